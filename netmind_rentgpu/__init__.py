@@ -1,0 +1,105 @@
+"""Rent GPUs on NetMind from Python.
+
+    from netmind_rentgpu import AsyncRentGPU
+
+    async with AsyncRentGPU() as gpu:
+        machines = await gpu.machines.list()
+
+The names below are the public ones. Each is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from netmind_rentgpu.client import AsyncRentGPU
+    from netmind_rentgpu.documented import CurrencyName, GPUName, RegionCode
+    from netmind_rentgpu.errors import (
+        APIConnectionError,
+        APIStatusError,
+        APITimeoutError,
+        AuthenticationError,
+        ClientStateError,
+        ConfigurationError,
+        ConflictError,
+        InsufficientBalanceError,
+        InvalidArgumentError,
+        InvalidField,
+        InvalidRequestError,
+        NotFoundError,
+        PermissionDeniedError,
+        RateLimitError,
+        RentGPUError,
+        ServerError,
+        TransportError,
+        UnexpectedResponseError,
+    )
+    from netmind_rentgpu.models import Auth, Container, Image, ImageType, Machine, PaymentType, SSHEndpoint
+    from netmind_rentgpu.profile import ServiceProfile
+    from netmind_rentgpu.settings import DEFAULT, Retries, Timeouts
+    from netmind_rentgpu.version import __version__
+    from netmind_rentgpu.wire.paging import AsyncPager, Page
+
+__all__ = [
+    "DEFAULT",
+    "APIConnectionError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AsyncPager",
+    "AsyncRentGPU",
+    "Auth",
+    "AuthenticationError",
+    "ClientStateError",
+    "ConfigurationError",
+    "ConflictError",
+    "Container",
+    "CurrencyName",
+    "GPUName",
+    "Image",
+    "ImageType",
+    "InsufficientBalanceError",
+    "InvalidArgumentError",
+    "InvalidField",
+    "InvalidRequestError",
+    "Machine",
+    "NotFoundError",
+    "Page",
+    "PaymentType",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "RegionCode",
+    "RentGPUError",
+    "Retries",
+    "SSHEndpoint",
+    "ServerError",
+    "ServiceProfile",
+    "Timeouts",
+    "TransportError",
+    "UnexpectedResponseError",
+    "__version__",
+]
+
+_ROOMS = {
+    "client": ("AsyncRentGPU",),
+    "documented": ("CurrencyName", "GPUName", "RegionCode"),
+    "models": ("Auth", "Container", "Image", "ImageType", "Machine", "PaymentType", "SSHEndpoint"),
+    "profile": ("ServiceProfile",),
+    "settings": ("DEFAULT", "Retries", "Timeouts"),
+    "version": ("__version__",),
+    "wire.paging": ("AsyncPager", "Page"),
+}
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_ROOM_OF.get(name, 'errors')}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

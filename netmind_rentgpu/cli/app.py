@@ -1,0 +1,33 @@
+"""The commands and their options: the only file that knows click."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from netmind_rentgpu.errors import RentGPUError
+from netmind_rentgpu.version import __version__
+
+__all__ = ["app"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__)
+def app() -> None:
+    """Rent GPUs on NetMind."""
+
+
+@app.command()
+@click.option("--live", is_flag=True, help="Read the real service instead, with the token in NETMIND_API_KEY. Rents nothing.")
+@click.option("--seed", default=7, show_default=True, help="What the emulated machines and prices follow from.")
+@click.option("--boot-seconds", default=2.0, show_default=True, help="About how long an emulated container takes to start.")
+def demo(*, live: bool, seed: int, boot_seconds: float) -> None:
+    """Rent, use and return a GPU on a local emulator, which needs no account."""
+    from netmind_rentgpu.cli.demo import Demo
+
+    show = Demo()
+    try:
+        asyncio.run(show.live() if live else show.emulated(seed, boot_seconds))
+    except RentGPUError as error:
+        raise click.ClickException(str(error)) from error

@@ -1,0 +1,164 @@
+"""`netmind-rentgpu demo`: every call of the service, in the order a renter makes them, shown as it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from netmind_rentgpu.client import AsyncRentGPU
+from netmind_rentgpu.errors import RentGPUError
+from netmind_rentgpu.models import Container, ImageType, Machine, PaymentType
+
+__all__ = ["Demo"]
+
+_ROWS = 6
+_LONGEST_START = 300.0
+
+
+class Demo:
+    """Tells the story on a console."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(highlight=False)
+        self._steps = 0
+
+    async def emulated(self, seed: int, boot_seconds: float) -> None:
+        """Make all thirteen calls against an emulator that lives as long as this does.
+
+        Raises:
+            RentGPUError: a call failed, or something was still rented in the end.
+        """
+        from netmind_rentgpu.emulator import Emulator
+
+        async with (
+            Emulator(seed=seed, boot_seconds=boot_seconds) as emulator,
+            AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu,
+        ):
+            self._say(f"An emulated service is at {emulator.url}; nothing here costs money.\n")
+            await self._rent_and_return(gpu)
+            still = await gpu.containers.list()
+            self._say("")
+            for charge in emulator.charges:
+                self._say(
+                    f"The bill: {charge.name} ran {charge.seconds:.1f} s at {charge.hourly_price} USD an hour, "
+                    f"{charge.cost:.6f} USD."
+                )
+            if emulator.running or still.items:
+                raise RentGPUError(f"still rented: {', '.join(charge.name for charge in emulator.running)}")
+            self._say(f"[bold green]Nothing is still rented.[/] Spent: {emulator.spent:.6f} USD.")
+
+    async def live(self) -> None:
+        """Read the real service with the user's token, and rent nothing.
+
+        Raises:
+            RentGPUError: a call failed.
+        """
+        async with AsyncRentGPU() as gpu:
+            self._say(f"Reading {gpu!r}. Nothing is rented.\n")
+            machines = await gpu.machines.list()
+            self._step("gpu.machines.list()", f"{len(machines)} machines")
+            self._show_machines(machines)
+            auths = await gpu.auths.list()
+            self._step("gpu.auths.list()", f"{len(auths)} on the first page")
+            if auths.items:
+                auth = await gpu.auths.get(auths.items[0].id)
+                self._step(f"gpu.auths.get({auth.id})", f"made {auth.created_at}")
+            images = await gpu.images.list()
+            self._step("gpu.images.list()", f"{len(images)} on the first page")
+            if images.items:
+                image = await gpu.images.get(images.items[0].id)
+                self._step(f"gpu.images.get({image.id})", f"{image.name}: {image.image_name}:{image.image_tag}")
+            rented = [container async for container in gpu.containers.list()]
+            self._step("gpu.containers.list()", f"{len(rented)} rented")
+            if rented:
+                container = await gpu.containers.get(rented[0].id)
+                self._step(f"gpu.containers.get({container.id})", f"{container.name}, status {container.status}")
+
+    async def _rent_and_return(self, gpu: AsyncRentGPU) -> None:
+        machines = await gpu.machines.list()
+        self._step("gpu.machines.list()", f"{len(machines)} machines")
+        self._show_machines(machines)
+        machine = machines[0]
+
+        auth = await gpu.auths.create(secrets.token_urlsafe(16))
+        self._step("gpu.auths.create(...)", f"a password for SSH, kept as auth {auth.id}")
+        self._step("gpu.auths.list()", f"this account keeps {len(await gpu.auths.list())}")
+        auth = await gpu.auths.get(auth.id)
+        self._step(f"gpu.auths.get({auth.id})", f"made {auth.created_at}; no print of it shows the password")
+
+        official = [image async for image in gpu.images.list(image_type=ImageType.OFFICIAL)]
+        self._step("gpu.images.list()", f"{len(official)} official: {', '.join(str(image.name) for image in official)}")
+        image = await gpu.images.create(
+            name="demo", image_name="pytorch/pytorch", image_tag="2.4.0", image_label="pytorch", onstart="nvidia-smi"
+        )
+        self._step("gpu.images.create(...)", f"an image of our own, {image.id}")
+        image = await gpu.images.get(image.id)
+        self._step(f"gpu.images.get({image.id})", f"{image.image_name}:{image.image_tag}, {image.image_type}")
+
+        container = await gpu.containers.create(
+            name=f"demo-{secrets.token_hex(4)}",
+            auth_id=auth.id,
+            gpu=1,
+            node_name=machine.node_name,
+            image_template_id=image.id,
+            payment_type=PaymentType.USD,
+        )
+        try:
+            self._step("gpu.containers.create(...)", f"{container.name}, {machine.gpu_name} on {machine.node_name}")
+            rented = await gpu.containers.list()
+            self._step("gpu.containers.list()", f"{len(rented)} rented")
+            container = await self._until_endpoint(gpu, container)
+            await gpu.containers.stop(container.id)
+            self._step(f"gpu.containers.stop({container.id})", "stopped")
+            await gpu.containers.restart(container.id)
+            self._step(f"gpu.containers.restart({container.id})", "starting again")
+            await self._until_endpoint(gpu, container)
+        finally:
+            await gpu.containers.delete(container.id, missing_ok=True)
+            self._step(f"gpu.containers.delete({container.id})", "deleted")
+
+    async def _until_endpoint(self, gpu: AsyncRentGPU, container: Container) -> Container:
+        """Follow a container until `ssh` names an endpoint."""
+        columns: tuple[Any, ...] = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        with Progress(
+            *columns, console=self._console, transient=True, disable=not self._console.is_terminal
+        ) as progress:
+            task = progress.add_task("")
+            async with asyncio.timeout(_LONGEST_START):
+                while True:
+                    container = await gpu.containers.get(container.id)
+                    progress.update(task, description=f"{container.name}: status {container.status}, no endpoint yet")
+                    if container.ssh_endpoint is not None:
+                        break
+                    await asyncio.sleep(0.2)
+            seconds = progress.tasks[0].elapsed or 0.0
+        self._step(f"gpu.containers.get({container.id})", f"after {seconds:.1f} s: {container.ssh}")
+        return container
+
+    def _show_machines(self, machines: list[Machine]) -> None:
+        table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+        for title in ("node", "GPU", "region"):
+            table.add_column(title, no_wrap=True)
+        for title in ("GPUs", "GB each", "USD an hour"):
+            table.add_column(title, justify="right")
+        for machine in machines[:_ROWS]:
+            cells = (machine.node_name, machine.gpu_name, machine.region)
+            numbers = (machine.gpu_count, machine.gpu_memory, machine.price)
+            table.add_row(*("-" if cell is None else str(cell) for cell in (*cells, *numbers)))
+        if len(machines) > _ROWS:
+            table.add_row(f"and {len(machines) - _ROWS} more", *[""] * 5)
+        self._console.print(table)
+
+    def _step(self, call: str, result: str) -> None:
+        self._steps += 1
+        # Texts of the service's may hold square brackets, which are not markup here.
+        self._console.print(f"{self._steps:2}. {call}", style="cyan", markup=False)
+        self._console.print(f"    {result}", markup=False)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text)

@@ -1,0 +1,205 @@
+"""`AsyncRentGPU`: settings, one transport, the resources.
+
+Nothing that costs time is imported before the first client is made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import unquote
+
+from netmind_rentgpu.errors import InvalidArgumentError
+from netmind_rentgpu.profile import ServiceProfile
+from netmind_rentgpu.settings import DEFAULT, RetriesOption, Settings, TimeoutOption
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from aiohttp import ClientSession
+
+    from netmind_rentgpu.resources.auths import AsyncAuths
+    from netmind_rentgpu.resources.containers import AsyncContainers
+    from netmind_rentgpu.resources.images import AsyncImages
+    from netmind_rentgpu.resources.machines import AsyncMachines
+
+__all__ = ["AsyncRentGPU"]
+
+
+class AsyncRentGPU:
+    """NetMind's Rent GPU service, for asyncio.
+
+    Use it as `async with AsyncRentGPU() as gpu: ...`, or call `close()` in the end. Making one needs no running loop; from
+    its first call on it belongs to the loop of that call. All calls share one pool of connections.
+
+    Calls that failed are sent again as `Retries` says. A create, of anything, is sent again only if it surely was not sent
+    or was refused with a 429; it goes over a fresh connection, so that a stale one leaves no doubt about that (with a
+    session of the caller's own, over whatever connection that session chooses). A 429 pauses the whole client for as long
+    as the service asks, if that is not longer than `Retries.max_retry_after`.
+
+    Attributes:
+        machines, auths, images, containers: the service's resources.
+    """
+
+    machines: AsyncMachines
+    auths: AsyncAuths
+    images: AsyncImages
+    containers: AsyncContainers
+
+    def __init__(
+        self,
+        token: str | None = None,
+        *,
+        base_url: str | None = None,
+        profile: ServiceProfile | str | os.PathLike[str] | None = None,
+        timeout: TimeoutOption = DEFAULT,
+        retries: RetriesOption = DEFAULT,
+        max_connections: int = 100,
+        session: ClientSession | None = None,
+        proxy: str | None = None,
+        ssl_context: SSLContext | None = None,
+        allow_insecure_http: bool = False,
+    ) -> None:
+        """Set up a client; nothing is opened before the first call.
+
+        Args:
+            token: the API token; else `NETMIND_API_KEY`, else `NETMIND_API_TOKEN`.
+            base_url: else `NETMIND_BASE_URL`, else https://api.netmind.ai. The token is sent there and nowhere else.
+            profile: what to assume where the service's documentation is silent: a value, or the path of a TOML file; else
+                the file that `NETMIND_RENTGPU_PROFILE` names, else the defaults.
+            timeout: `Timeouts`, or seconds for a call as a whole. Every call takes one of its own, too.
+            retries: `Retries`, or how often to send a call again at most.
+            max_connections: how many requests may be under way at once; the others wait for their turn.
+            session: an aiohttp session to use; it is not closed here. Its cookies, headers and connector apply.
+            proxy: an http:// or https:// URL; else the system's settings, as urllib reads them.
+            ssl_context: for certificates of one's own; else the system's are trusted.
+            allow_insecure_http: let the token go over plain http to another machine.
+
+        Raises:
+            ConfigurationError: no token, or a URL, proxy, profile or session that cannot be used.
+            InvalidArgumentError: a timeout, a retry setting or `max_connections` out of range.
+        """
+        self._settings = Settings.resolve(
+            token=token,
+            base_url=base_url,
+            proxy=proxy,
+            timeout=timeout,
+            retries=retries,
+            max_connections=max_connections,
+            allow_insecure_http=allow_insecure_http,
+            environment=os.environ,
+        )
+        resolved = ServiceProfile.resolve(profile, os.environ)
+
+        from netmind_rentgpu.resources.auths import AsyncAuths
+        from netmind_rentgpu.resources.containers import AsyncContainers
+        from netmind_rentgpu.resources.images import AsyncImages
+        from netmind_rentgpu.resources.machines import AsyncMachines
+        from netmind_rentgpu.wire.caller import Caller
+        from netmind_rentgpu.wire.transport import Transport
+
+        secret = self._settings.token
+        transport = Transport(
+            self._settings,
+            authorization=f"Bearer {secret}" if resolved.authorization == "bearer" else secret,
+            session=session,
+            ssl_context=ssl_context,
+        )
+        self._caller = Caller(transport, self._settings, resolved)
+        self.machines = AsyncMachines(self._caller)
+        self.auths = AsyncAuths(self._caller)
+        self.images = AsyncImages(self._caller)
+        self.containers = AsyncContainers(self._caller)
+
+    @property
+    def profile(self) -> ServiceProfile:
+        """What this client assumes where the service's documentation is silent."""
+        return self._caller.profile
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str | int | float] | None = None,
+        json: Any = None,
+        timeout: TimeoutOption = DEFAULT,
+    ) -> Any:
+        """Make any call and return its JSON as it came; None where the answer is empty.
+
+        The way out where the typed calls do not do what is needed. GET, HEAD, OPTIONS, PUT and DELETE are repeated after a
+        failure, other methods as a create.
+
+        Args:
+            method: such as GET.
+            path: below /v1/rentgpu/, as `machines` or `containers/7/stop`; from the host's root if it begins with a slash.
+            params: the query.
+            json: the body.
+
+        Raises:
+            InvalidArgumentError: a path that could lead elsewhere, or a body that is not JSON.
+            RentGPUError: any of the client's errors.
+        """
+        from netmind_rentgpu.wire.outcome import Request
+        from netmind_rentgpu.wire.payload import dump
+
+        verb = method.upper()
+        if not (verb.isascii() and verb.isalpha()):
+            raise InvalidArgumentError("method", f"must be an HTTP method: {method!r}")
+        try:
+            dump(json)
+        except TypeError as error:
+            raise InvalidArgumentError("json", str(error)) from None
+        repeatable = verb in ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
+        request = Request(
+            method=verb,
+            path=_full_path(path),
+            query={name: str(value) for name, value in (params or {}).items()},
+            body=json,
+            repeatable=repeatable,
+            fresh=not repeatable,
+            secrets=_secrets_in(json),
+        )
+        return (await self._caller.call(request, timeout)).payload
+
+    async def close(self) -> None:
+        """Close the client's connections. Closing twice is closing once.
+
+        Raises:
+            ClientStateError: the client was used in another event loop.
+        """
+        await self._caller.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"AsyncRentGPU(base_url={self._settings.base_url!r})"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a client holds connections and a token, and cannot be pickled; make one in each process")
+
+
+def _full_path(path: str) -> str:
+    segments = unquote(path).split("/")
+    if not path or "?" in path or "#" in path or "\\" in path or "://" in path or ".." in segments or "." in segments:
+        raise InvalidArgumentError("path", f"must be a plain path: {path!r}")
+    if not path.isprintable():
+        raise InvalidArgumentError("path", "holds characters that cannot be sent")
+    from netmind_rentgpu.resources.arguments import API
+
+    return f"/{path.lstrip('/')}" if path.startswith("/") else f"{API}{path}"
+
+
+def _secrets_in(json: Any) -> tuple[str, ...]:
+    """Find what the typed calls treat as secret, so that an error does not repeat it here either."""
+    if not isinstance(json, Mapping):
+        return ()
+    return tuple(value for name in ("value", "docker_passwd") if isinstance(value := json.get(name), str))

@@ -1,0 +1,18 @@
+"""A local Rent GPU service, for tests and for trying things out without an account.
+
+    from netmind_rentgpu.emulator import Emulator
+
+    async with Emulator(seed=7) as emulator:
+        print(emulator.url, emulator.token)
+
+It writes and checks the wire by itself and shares no code with the client, so that one mistake cannot hide on both sides.
+What the service's documentation leaves open (status numbers, the form of `ssh`, error bodies) it makes up: a program that
+works here has not been shown to work there.
+"""
+
+from __future__ import annotations
+
+from netmind_rentgpu.emulator.billing import Charge
+from netmind_rentgpu.emulator.server import Emulator
+
+__all__ = ["Charge", "Emulator"]

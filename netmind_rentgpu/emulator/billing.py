@@ -1,0 +1,79 @@
+"""What ran, for how long, at what price, and what still runs."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import attrs
+
+__all__ = ["Bill", "Charge"]
+
+_SECONDS_IN_AN_HOUR = 3600
+
+
+@attrs.frozen(kw_only=True)
+class Charge:
+    """One container's part of the bill.
+
+    Attributes:
+        hourly_price: US dollars for an hour of all its GPUs.
+        seconds: from its creation to its deletion, or until now.
+        cost: US dollars.
+        running: it has not been deleted, and goes on costing.
+    """
+
+    container_id: int
+    name: str
+    node_name: str
+    gpu: int
+    hourly_price: Decimal
+    seconds: float
+    running: bool
+
+    @property
+    def cost(self) -> Decimal:
+        """What it has cost, in US dollars."""
+        return self.hourly_price * Decimal(repr(self.seconds)) / _SECONDS_IN_AN_HOUR
+
+
+@attrs.define(kw_only=True)
+class _Entry:
+    container_id: int
+    name: str
+    node_name: str
+    gpu: int
+    hourly_price: Decimal
+    began: float
+    ended: float | None = None
+
+
+class Bill:
+    """The account's bill. Whether a stop ends billing is not documented; here only a delete does."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, _Entry] = {}
+
+    def begin(self, container_id: int, name: str, node_name: str, gpu: int, price: Decimal, now: float) -> None:
+        """Start charging for a container; `price` is for an hour of one GPU."""
+        self._entries[container_id] = _Entry(
+            container_id=container_id, name=name, node_name=node_name, gpu=gpu, hourly_price=price * gpu, began=now
+        )
+
+    def end(self, container_id: int, now: float) -> None:
+        """Stop charging for a container."""
+        self._entries[container_id].ended = now
+
+    def charges(self, now: float) -> list[Charge]:
+        """Return every container that ever ran, in the order of creation."""
+        return [
+            Charge(
+                container_id=entry.container_id,
+                name=entry.name,
+                node_name=entry.node_name,
+                gpu=entry.gpu,
+                hourly_price=entry.hourly_price,
+                seconds=max(0.0, (now if entry.ended is None else entry.ended) - entry.began),
+                running=entry.ended is None,
+            )
+            for entry in self._entries.values()
+        ]

@@ -1,0 +1,112 @@
+"""The documented checks of a request, and the 422 body in FastAPI's shape that says what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["Checker", "InvalidRequest", "Refusal"]
+
+_MISSING = object()
+_UNKNOWN_MEMBER = "value is not a valid enumeration member"
+
+
+class Refusal(Exception):
+    """An answer other than 200."""
+
+    def __init__(self, status: int, body: Any) -> None:
+        super().__init__(f"{status}: {body}")
+        self.status = status
+        self.body = body
+
+
+class InvalidRequest(Refusal):
+    """A 422 that names each rejected field."""
+
+    def __init__(self, errors: list[dict[str, Any]]) -> None:
+        super().__init__(422, {"detail": errors})
+
+
+class Checker:
+    """Reads the fields of one part of a request and gathers what is wrong with them.
+
+    Args:
+        part: `query`, `body`, `path` or `header`.
+        textual: all values came as texts, so that a number is a text of digits.
+    """
+
+    def __init__(self, part: str, values: Mapping[str, Any], *, textual: bool) -> None:
+        self._part = part
+        self._values = values
+        self._textual = textual
+        self._errors: list[dict[str, Any]] = []
+
+    def raise_if_wrong(self) -> None:
+        """Raise InvalidRequest if any field read so far was wrong."""
+        if self._errors:
+            raise InvalidRequest(self._errors)
+
+    def text(
+        self, name: str, *, default: Any = _MISSING, shortest: int | None = None, longest: int | None = None
+    ) -> Any:
+        """Read a text; without a default it must be there."""
+        value = self._value(name, default)
+        if value is None or value is default:
+            return value
+        if not isinstance(value, str):
+            return self._wrong(name, "str type expected", "type_error.str")
+        if shortest is not None and len(value) < shortest:
+            message = f"ensure this value has at least {shortest} characters"
+            return self._wrong(name, message, "value_error.any_str.min_length", limit_value=shortest)
+        if longest is not None and len(value) > longest:
+            message = f"ensure this value has at most {longest} characters"
+            return self._wrong(name, message, "value_error.any_str.max_length", limit_value=longest)
+        return value
+
+    def integer(
+        self, name: str, *, default: Any = _MISSING, least: int | None = None, most: int | None = None
+    ) -> Any:
+        """Read a whole number; without a default it must be there."""
+        value = self._value(name, default)
+        if value is None or value is default:
+            return value
+        if self._textual:
+            try:
+                value = int(value) if value.isascii() and len(value) < 20 else None
+            except ValueError:
+                value = None
+        if type(value) is not int:
+            return self._wrong(name, "value is not a valid integer", "type_error.integer")
+        if least is not None and value < least:
+            message = f"ensure this value is greater than or equal to {least}"
+            return self._wrong(name, message, "value_error.number.not_ge", limit_value=least)
+        if most is not None and value > most:
+            message = f"ensure this value is less than or equal to {most}"
+            return self._wrong(name, message, "value_error.number.not_le", limit_value=most)
+        return value
+
+    def member(self, name: str, members: tuple[Any, ...], *, default: Any = _MISSING) -> Any:
+        """Read one of a few values."""
+        value = self.integer(name, default=default) if isinstance(members[0], int) else self.text(name, default=default)
+        if value is None or value in members:
+            return value
+        permitted = ", ".join(repr(member) for member in members)
+        return self._wrong(
+            name, f"{_UNKNOWN_MEMBER}; permitted: {permitted}", "type_error.enum", enum_values=list(members)
+        )
+
+    def _value(self, name: str, default: Any) -> Any:
+        value = self._values.get(name, _MISSING)
+        if value is _MISSING or value is None:
+            if default is not _MISSING:
+                return default
+            if value is None:
+                return self._wrong(name, "none is not an allowed value", "type_error.none.not_allowed")
+            return self._wrong(name, "field required", "value_error.missing")
+        return value
+
+    def _wrong(self, name: str, message: str, kind: str, **context: Any) -> None:
+        error: dict[str, Any] = {"loc": [self._part, name], "msg": message, "type": kind}
+        if context:
+            error["ctx"] = context
+        self._errors.append(error)

@@ -1,0 +1,241 @@
+"""Everything this package raises, in one tree.
+
+    RentGPUError
+    ├── ConfigurationError          token, URL, proxy, profile or session cannot be used
+    ├── InvalidArgumentError        an argument breaks a documented limit (also a ValueError)
+    ├── ClientStateError            the client is closed, or belongs to another event loop
+    ├── TransportError              no answer came; `maybe_processed` says whether it may have been acted on
+    │   ├── APIConnectionError
+    │   └── APITimeoutError         (also a TimeoutError)
+    ├── APIStatusError              the service answered with an error
+    │   ├── AuthenticationError         the token was not accepted
+    │   ├── PermissionDeniedError
+    │   ├── InsufficientBalanceError
+    │   ├── NotFoundError
+    │   ├── ConflictError
+    │   ├── InvalidRequestError         `fields` says what was rejected
+    │   ├── RateLimitError              `retry_after` says for how long
+    │   └── ServerError
+    └── UnexpectedResponseError     an answer that is not what the service documents
+
+Errors can be pickled. None of them holds a token, an SSH password or a docker password. This module touches nothing else
+of the package.
+"""
+
+from __future__ import annotations
+
+import copyreg
+from typing import Any
+
+import attrs
+
+__all__ = [
+    "APIConnectionError",
+    "APIStatusError",
+    "APITimeoutError",
+    "AuthenticationError",
+    "ClientStateError",
+    "ConfigurationError",
+    "ConflictError",
+    "InsufficientBalanceError",
+    "InvalidArgumentError",
+    "InvalidField",
+    "InvalidRequestError",
+    "NotFoundError",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "RentGPUError",
+    "ServerError",
+    "TransportError",
+    "UnexpectedResponseError",
+]
+
+
+class RentGPUError(Exception):
+    """The base of all that this package raises."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The constructors of subclasses take keywords that the default way of unpickling would not pass.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # in no stub, but what protocol 2 is written for
+
+
+class ConfigurationError(RentGPUError):
+    """The client cannot be set up: token, base URL, proxy, profile or session. Nothing was sent."""
+
+
+class InvalidArgumentError(RentGPUError, ValueError):
+    """An argument breaks a limit that the service documents, or cannot be put on the wire. Nothing was sent.
+
+    Attributes:
+        argument: the argument's name.
+    """
+
+    def __init__(self, argument: str, problem: str) -> None:
+        super().__init__(f"{argument}: {problem}")
+        self.argument = argument
+
+
+class ClientStateError(RentGPUError):
+    """The client is closed, or was first used in another event loop."""
+
+
+class TransportError(RentGPUError):
+    """No answer came from the service.
+
+    Attributes:
+        maybe_processed: False where the request surely never reached the service; True where it may have acted on it.
+    """
+
+    def __init__(self, message: str, *, maybe_processed: bool) -> None:
+        super().__init__(message)
+        self.maybe_processed = maybe_processed
+
+
+class APIConnectionError(TransportError):
+    """The connection could not be made, or broke before an answer came."""
+
+
+class APITimeoutError(TransportError, TimeoutError):
+    """A timeout passed before an answer came, or before a connection was free."""
+
+
+class APIStatusError(RentGPUError):
+    """The service answered with an error.
+
+    Attributes:
+        status: the HTTP status.
+        code: the service's own error code, where its body has one.
+        message: what the service said, as it said it.
+        body: the answer's body, parsed where it is JSON, with passwords masked.
+        request_id: the answer's request id, where it has one.
+        method, path: the call.
+        earlier_attempt_unclear: True where the call was sent more than once and an earlier attempt may have been acted on,
+            so that a 404 to a delete may be that attempt's own work.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        status: int,
+        code: str | None,
+        message: str,
+        body: Any,
+        request_id: str | None,
+        method: str,
+        path: str,
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.body = body
+        self.earlier_attempt_unclear = False
+        self.request_id = request_id
+        self.method = method
+        self.path = path
+
+
+class AuthenticationError(APIStatusError):
+    """The token was not accepted."""
+
+
+class PermissionDeniedError(APIStatusError):
+    """The token was accepted, the call was not."""
+
+
+class InsufficientBalanceError(APIStatusError):
+    """The balance that the call would be charged to is too low."""
+
+
+class NotFoundError(APIStatusError):
+    """There is no such thing under this account."""
+
+
+class ConflictError(APIStatusError):
+    """The thing is in a state that does not allow the call."""
+
+
+@attrs.frozen
+class InvalidField:
+    """One field that the service rejected; the names are the wire's.
+
+    Attributes:
+        loc: where it stands, as ("body", "name").
+        msg: what is wrong with it.
+        type: the service's own word for that.
+    """
+
+    loc: tuple[str | int, ...]
+    msg: str
+    type: str
+
+
+class InvalidRequestError(APIStatusError):
+    """The service refused the request's content.
+
+    Attributes:
+        fields: what was rejected, where the service says so (a 422 does).
+    """
+
+    def __init__(self, text: str, *, fields: tuple[InvalidField, ...], **details: Any) -> None:
+        super().__init__(text, **details)
+        self.fields = fields
+
+
+class RateLimitError(APIStatusError):
+    """Too many requests.
+
+    Attributes:
+        retry_after: seconds the service asks to wait, where it says so.
+    """
+
+    def __init__(self, text: str, *, retry_after: float | None, **details: Any) -> None:
+        super().__init__(text, **details)
+        self.retry_after = retry_after
+
+
+class ServerError(APIStatusError):
+    """The service failed (5xx). Whether it acted on the request is not known.
+
+    Attributes:
+        retry_after: seconds the service asks to wait, where it says so.
+    """
+
+    def __init__(self, text: str, *, retry_after: float | None, **details: Any) -> None:
+        super().__init__(text, **details)
+        self.retry_after = retry_after
+
+
+class UnexpectedResponseError(RentGPUError):
+    """An answer that is not what the service documents: a redirect, not JSON, cut short, too large, or another shape.
+
+    The service has most likely acted on the request.
+
+    Attributes:
+        status: the HTTP status.
+        json_path: where in the body the trouble is, as `$[3].id`; `$` for the whole of it.
+        truncated: True where the connection broke inside the body.
+        request_id: the answer's request id, where it has one.
+        method, path: the call.
+    """
+
+    def __init__(
+        self,
+        problem: str,
+        *,
+        status: int,
+        method: str,
+        path: str,
+        json_path: str = "$",
+        truncated: bool = False,
+        request_id: str | None = None,
+    ) -> None:
+        place = "" if json_path == "$" else f" at {json_path}"
+        super().__init__(f"{method} {path} was answered with {status}, but{place} {problem}")
+        self.status = status
+        self.json_path = json_path
+        self.truncated = truncated
+        self.request_id = request_id
+        self.method = method
+        self.path = path

@@ -1,0 +1,95 @@
+"""Checks of arguments against what the service documents. What it does not document is left to the service."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
+from netmind_rentgpu.errors import InvalidArgumentError
+
+__all__ = ["API", "bound", "count", "identifier", "image_options", "names", "password", "text", "whole"]
+
+API: Final = "/v1/rentgpu/"
+"""What every path begins with."""
+PASSWORD_LENGTH: Final = (8, 32)
+MOST_GPUS: Final = 12
+IMAGE_OPTIONS: Final = ("--add-host", "-e", "-h", "-w")
+
+
+def text(argument: str, value: str) -> str:
+    """Return a text as it is."""
+    if not isinstance(value, str):
+        raise InvalidArgumentError(argument, "must be a text")
+    return value
+
+
+def whole(argument: str, value: int) -> int:
+    """Return a whole number as it is."""
+    if type(value) is not int:
+        raise InvalidArgumentError(argument, f"must be a whole number: {value!r}")
+    return value
+
+
+def identifier(argument: str, value: int) -> int:
+    """Return an id as it is. It becomes a part of the path, so nothing but a whole number will do."""
+    return whole(argument, value)
+
+
+def count(argument: str, value: int, most: int | None = None) -> int:
+    """Return a whole number from 1 up."""
+    if whole(argument, value) < 1 or (most is not None and value > most):
+        limits = "at least 1" if most is None else f"from 1 to {most}"
+        raise InvalidArgumentError(argument, f"must be {limits}: {value}")
+    return value
+
+
+def password(value: str) -> str:
+    """Return an SSH password, documented to be 8 to 32 characters. No error shows it."""
+    shortest, longest = PASSWORD_LENGTH
+    if not shortest <= len(text("value", value)) <= longest:
+        raise InvalidArgumentError("value", f"must have {shortest} to {longest} characters; it has {len(value)}")
+    return value
+
+
+def bound(argument: str, value: Decimal | float) -> Decimal:
+    """Return a bound on a price as a Decimal."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+        raise InvalidArgumentError(argument, f"must be a number: {value!r}")
+    try:
+        found = Decimal(str(value))
+    except InvalidOperation:
+        found = Decimal("NaN")
+    if not math.isfinite(found):
+        raise InvalidArgumentError(argument, f"must be a finite number: {value!r}")
+    return found
+
+
+def names(argument: str, value: Iterable[str] | str) -> list[str]:
+    """Return a list of names that can be joined with commas. A single text is one name."""
+    found = [value] if isinstance(value, str) else list(value)
+    if not found:
+        raise InvalidArgumentError(argument, "names nothing; leave it out for no filter")
+    for name in found:
+        if "," in text(argument, name) or not name:
+            raise InvalidArgumentError(argument, f"is sent as a comma-separated list, where {name!r} cannot stand")
+    return found
+
+
+def image_options(value: str) -> str:
+    """Return an image's container options, of which only four are documented. No error shows their values."""
+    try:
+        words = iter(shlex.split(text("options", value)))
+    except ValueError as error:
+        raise InvalidArgumentError("options", f"cannot be read: {error}") from None
+    for position, word in enumerate(words, start=1):
+        option = next((known for known in IMAGE_OPTIONS if word.startswith(known)), None)
+        if option is None or (option == "--add-host" and word != option and word[len(option)] != "="):
+            raise InvalidArgumentError(
+                "options", f"only {', '.join(IMAGE_OPTIONS)} are supported; option {position} is none of them"
+            )
+        if word == option:
+            next(words, None)
+    return value

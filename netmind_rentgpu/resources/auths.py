@@ -1,0 +1,96 @@
+"""Auths: the passwords of containers' SSH logins. They cannot be deleted, so do not make one for each container."""
+
+from __future__ import annotations
+
+import asyncio
+
+from netmind_rentgpu.models import Auth
+from netmind_rentgpu.resources import arguments
+from netmind_rentgpu.resources.listing import list_pager
+from netmind_rentgpu.settings import DEFAULT, TimeoutOption
+from netmind_rentgpu.wire.caller import Caller
+from netmind_rentgpu.wire.outcome import Request
+from netmind_rentgpu.wire.paging import AsyncPager, PageSize
+
+__all__ = ["AsyncAuths"]
+
+_PATH = f"{arguments.API}auths/"
+
+
+class AsyncAuths:
+    """`client.auths`."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._sizes = PageSize(caller.profile.page_size)
+        self._ensuring = asyncio.Lock()
+
+    async def create(self, value: str, *, timeout: TimeoutOption = DEFAULT) -> Auth:
+        """Store a password (`POST /v1/rentgpu/auths/`).
+
+        Args:
+            value: 8 to 32 characters.
+
+        Raises:
+            InvalidArgumentError: the password is too short or too long.
+            RentGPUError: any of the client's errors; a create is not repeated once it may have been acted on.
+        """
+        request = Request(
+            method="POST",
+            path=_PATH,
+            body={"value": arguments.password(value)},
+            repeatable=False,
+            fresh=True,
+            secrets=(value,),
+        )
+        return await self._caller.one(Auth, request, timeout)
+
+    def list(
+        self,
+        *,
+        marker: int | str | None = None,
+        page_size: int | None = None,
+        timeout: TimeoutOption = DEFAULT,
+    ) -> AsyncPager[Auth]:
+        """List the account's passwords (`GET /v1/rentgpu/auths/`): await it for a page, iterate it for all.
+
+        Args:
+            marker: an id to go on after.
+            page_size: how many to ask for at a time; the profile's where it is None, fewer where the service refuses it.
+            timeout: for each page.
+
+        Raises:
+            InvalidArgumentError: `marker` or `page_size` cannot be sent.
+            RentGPUError: any of the client's errors.
+        """
+        return list_pager(self._caller, Auth, _PATH, {}, self._sizes, marker=marker, page_size=page_size, timeout=timeout)
+
+    async def get(self, auth_id: int, *, timeout: TimeoutOption = DEFAULT) -> Auth:
+        """Get one password (`GET /v1/rentgpu/auths/{auth_id}`).
+
+        Raises:
+            NotFoundError: there is none with that id.
+            RentGPUError: any other of the client's errors.
+        """
+        request = Request(method="GET", path=f"{_PATH}{arguments.identifier('auth_id', auth_id)}")
+        return await self._caller.one(Auth, request, timeout)
+
+    async def ensure(self, value: str, *, timeout: TimeoutOption = DEFAULT) -> Auth:
+        """Find a password among the account's, and store it only if it is not there.
+
+        Calls of one client do not race each other; another client's may.
+
+        Args:
+            value: 8 to 32 characters.
+            timeout: for each request.
+
+        Raises:
+            InvalidArgumentError: the password is too short or too long.
+            RentGPUError: any of the client's errors.
+        """
+        arguments.password(value)
+        async with self._ensuring:
+            async for auth in self.list(timeout=timeout):
+                if auth.value == value:
+                    return auth
+            return await self.create(value, timeout=timeout)

@@ -1,0 +1,151 @@
+"""Containers: rented environments. Each costs money until it is deleted."""
+
+from __future__ import annotations
+
+from netmind_rentgpu.errors import NotFoundError
+from netmind_rentgpu.models import Container, PaymentType
+from netmind_rentgpu.resources import arguments
+from netmind_rentgpu.resources.listing import list_pager
+from netmind_rentgpu.settings import DEFAULT, TimeoutOption
+from netmind_rentgpu.wire.caller import Caller
+from netmind_rentgpu.wire.outcome import Request
+from netmind_rentgpu.wire.paging import AsyncPager, PageSize
+
+__all__ = ["AsyncContainers"]
+
+_PATH = f"{arguments.API}containers/"
+
+
+class AsyncContainers:
+    """`client.containers`."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._sizes = PageSize(caller.profile.page_size)
+
+    async def create(
+        self,
+        *,
+        name: str,
+        auth_id: int,
+        node_name: str,
+        image_template_id: int,
+        payment_type: PaymentType | str | int,
+        gpu: int = 1,
+        timeout: TimeoutOption = DEFAULT,
+    ) -> Container:
+        """Rent a container (`POST /v1/rentgpu/containers/`). It costs money from now on until it is deleted.
+
+        Sent over a connection of its own, and never again once the service may have acted on it. Where the error is a
+        `TransportError` with `maybe_processed`, a `ServerError` or an `UnexpectedResponseError`, look for the name in
+        `list()`: the container may exist.
+
+        Args:
+            name: the only mark by which it can be found again should the answer be lost, so make it unique.
+            auth_id: an `Auth`'s id: the SSH login's password.
+            node_name: a `Machine`'s.
+            image_template_id: an `Image`'s id.
+            payment_type: the balance to charge; its number is the profile's.
+            gpu: how many GPUs, 1 to 12.
+
+        Raises:
+            InvalidArgumentError: an argument beyond a documented limit, or a payment type without a number.
+            InsufficientBalanceError: the balance is too low.
+            RentGPUError: any other of the client's errors.
+        """
+        body = {
+            "name": arguments.text("name", name),
+            "auth_id": arguments.identifier("auth_id", auth_id),
+            "gpu": arguments.count("gpu", gpu, arguments.MOST_GPUS),
+            "node_name": arguments.text("node_name", node_name),
+            "image_template_id": arguments.identifier("image_template_id", image_template_id),
+            "payment_type": self._caller.codec.payment_type_number(payment_type),
+        }
+        request = Request(method="POST", path=_PATH, body=body, repeatable=False, fresh=True)
+        return await self._caller.one(Container, request, timeout)
+
+    def list(
+        self,
+        *,
+        marker: int | str | None = None,
+        page_size: int | None = None,
+        timeout: TimeoutOption = DEFAULT,
+    ) -> AsyncPager[Container]:
+        """List the account's containers (`GET /v1/rentgpu/containers/`): await it for a page, iterate it for all.
+
+        A container that was created a moment ago may be missing: `ServiceProfile.list_lag`.
+
+        Args:
+            marker: an id to go on after.
+            page_size: how many to ask for at a time; the profile's where it is None, fewer where the service refuses it.
+            timeout: for each page.
+
+        Raises:
+            InvalidArgumentError: `marker` or `page_size` cannot be sent.
+            RentGPUError: any of the client's errors.
+        """
+        return list_pager(self._caller, Container, _PATH, {}, self._sizes, marker=marker, page_size=page_size, timeout=timeout)
+
+    async def get(self, container_id: int, *, timeout: TimeoutOption = DEFAULT) -> Container:
+        """Get one container (`GET /v1/rentgpu/containers/{container_id}`).
+
+        Raises:
+            NotFoundError: there is none with that id.
+            RentGPUError: any other of the client's errors.
+        """
+        return await self._caller.one(Container, Request(method="GET", path=_path(container_id)), timeout)
+
+    async def stop(self, container_id: int, *, timeout: TimeoutOption = DEFAULT) -> Container:
+        """Stop a container (`POST /v1/rentgpu/containers/{container_id}/stop`).
+
+        Whether a stopped container still costs money is not documented: delete what is not needed.
+
+        Raises:
+            NotFoundError: there is none with that id.
+            RentGPUError: any other of the client's errors.
+        """
+        return await self._caller.one(
+            Container, Request(method="POST", path=f"{_path(container_id)}/stop"), timeout
+        )
+
+    async def restart(self, container_id: int, *, timeout: TimeoutOption = DEFAULT) -> Container:
+        """Restart a container (`POST /v1/rentgpu/containers/{container_id}/restart`).
+
+        Not repeated once it may have been acted on, since a second restart would end what the first has started. Whether
+        the SSH endpoint stays the same is not documented.
+
+        Raises:
+            NotFoundError: there is none with that id.
+            RentGPUError: any other of the client's errors.
+        """
+        return await self._caller.one(
+            Container, Request(method="POST", path=f"{_path(container_id)}/restart", repeatable=False), timeout
+        )
+
+    async def delete(
+        self, container_id: int, *, missing_ok: bool = False, timeout: TimeoutOption = DEFAULT
+    ) -> Container | None:
+        """Delete a container (`DELETE /v1/rentgpu/containers/{container_id}`), which ends what it costs.
+
+        Args:
+            missing_ok: take it for done if there is none with that id. It is taken for done in any case where an earlier
+                attempt of this same call may have deleted it.
+
+        Returns:
+            The container as it was, where the service says so; it may answer with nothing.
+
+        Raises:
+            NotFoundError: there is none with that id.
+            RentGPUError: any other of the client's errors.
+        """
+        request = Request(method="DELETE", path=_path(container_id))
+        try:
+            return await self._caller.one_or_none(Container, request, timeout)
+        except NotFoundError as error:
+            if missing_ok or error.earlier_attempt_unclear:
+                return None
+            raise
+
+
+def _path(container_id: int) -> str:
+    return f"{_PATH}{arguments.identifier('container_id', container_id)}"

@@ -1,0 +1,196 @@
+"""Images: what containers are started from. They cannot be deleted, so do not make one for each container."""
+
+from __future__ import annotations
+
+import asyncio
+
+from netmind_rentgpu.models import Image, ImageType
+from netmind_rentgpu.resources import arguments
+from netmind_rentgpu.resources.listing import list_pager
+from netmind_rentgpu.settings import DEFAULT, TimeoutOption
+from netmind_rentgpu.wire.caller import Caller
+from netmind_rentgpu.wire.outcome import Request
+from netmind_rentgpu.wire.paging import AsyncPager, PageSize
+
+__all__ = ["AsyncImages"]
+
+_PATH = f"{arguments.API}images/"
+_DEFAULT_REGISTRY = "https://index.docker.io/v1/"
+
+
+class AsyncImages:
+    """`client.images`."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._sizes = PageSize(caller.profile.page_size)
+        self._ensuring = asyncio.Lock()
+
+    async def create(
+        self,
+        *,
+        name: str,
+        image_name: str,
+        image_tag: str,
+        image_label: str,
+        description: str | None = None,
+        docker_username: str | None = None,
+        docker_passwd: str | None = None,
+        docker_registry: str | None = None,
+        public_port: str | None = None,
+        onstart: str | None = None,
+        options: str | None = None,
+        timeout: TimeoutOption = DEFAULT,
+    ) -> Image:
+        """Make a custom image (`POST /v1/rentgpu/images/`).
+
+        Args:
+            name: the name it is listed under.
+            image_name: such as pytorch/pytorch.
+            image_tag: such as 2.4.0 or latest.
+            image_label: such as pytorch or tensorflow.
+            docker_username, docker_passwd: for a private registry.
+            docker_registry: the service's default is Docker Hub.
+            public_port: a port to expose.
+            onstart: a command to run when a container starts.
+            options: for the container; only --add-host, -e, -h and -w are supported.
+
+        Raises:
+            InvalidArgumentError: an option that is not supported, or an argument that is no text.
+            RentGPUError: any of the client's errors; a create is not repeated once it may have been acted on.
+        """
+        body = _content(
+            name=name,
+            image_name=image_name,
+            image_tag=image_tag,
+            image_label=image_label,
+            description=description,
+            docker_username=docker_username,
+            docker_passwd=docker_passwd,
+            docker_registry=docker_registry,
+            public_port=public_port,
+            onstart=onstart,
+            options=options,
+        )
+        return await self._create(body, timeout)
+
+    def list(
+        self,
+        *,
+        image_type: ImageType | str | int = ImageType.OFFICIAL,
+        marker: int | str | None = None,
+        page_size: int | None = None,
+        timeout: TimeoutOption = DEFAULT,
+    ) -> AsyncPager[Image]:
+        """List images of one type (`GET /v1/rentgpu/images/`): await it for a page, iterate it for all.
+
+        Args:
+            image_type: whose images; its number is the profile's.
+            marker: an id to go on after.
+            page_size: how many to ask for at a time; the profile's where it is None, fewer where the service refuses it.
+            timeout: for each page.
+
+        Raises:
+            InvalidArgumentError: the profile has no number for `image_type`, or an argument cannot be sent.
+            RentGPUError: any of the client's errors.
+        """
+        query = {"image_type": str(self._caller.codec.image_type_number(image_type))}
+        return list_pager(self._caller, Image, _PATH, query, self._sizes, marker=marker, page_size=page_size, timeout=timeout)
+
+    async def get(self, image_id: int, *, timeout: TimeoutOption = DEFAULT) -> Image:
+        """Get one image (`GET /v1/rentgpu/images/{image_id}`).
+
+        Raises:
+            NotFoundError: there is none with that id.
+            RentGPUError: any other of the client's errors.
+        """
+        request = Request(method="GET", path=f"{_PATH}{arguments.identifier('image_id', image_id)}")
+        return await self._caller.one(Image, request, timeout)
+
+    async def ensure(
+        self,
+        *,
+        name: str,
+        image_name: str,
+        image_tag: str,
+        image_label: str,
+        description: str | None = None,
+        docker_username: str | None = None,
+        docker_passwd: str | None = None,
+        docker_registry: str | None = None,
+        public_port: str | None = None,
+        onstart: str | None = None,
+        options: str | None = None,
+        timeout: TimeoutOption = DEFAULT,
+    ) -> Image:
+        """Find a custom image with just this content, and make it only if there is none.
+
+        What is left out is compared with what the service would put there: nothing, or its default registry. Calls of one
+        client do not race each other; another client's may.
+
+        Args:
+            timeout: for each request. The others: as `create`.
+
+        Raises:
+            InvalidArgumentError: as `create`.
+            RentGPUError: any of the client's errors.
+        """
+        body = _content(
+            name=name,
+            image_name=image_name,
+            image_tag=image_tag,
+            image_label=image_label,
+            description=description,
+            docker_username=docker_username,
+            docker_passwd=docker_passwd,
+            docker_registry=docker_registry,
+            public_port=public_port,
+            onstart=onstart,
+            options=options,
+        )
+        async with self._ensuring:
+            async for image in self.list(image_type=ImageType.CUSTOM, timeout=timeout):
+                if all((getattr(image, field) or None) == wanted for field, wanted in _stored(body).items()):
+                    return image
+            return await self._create(body, timeout)
+
+    async def _create(self, body: dict[str, str], timeout: TimeoutOption) -> Image:
+        password = body.get("docker_passwd")
+        request = Request(
+            method="POST",
+            path=_PATH,
+            body=body,
+            repeatable=False,
+            fresh=True,
+            secrets=(password,) if password else (),
+        )
+        return await self._caller.one(Image, request, timeout)
+
+
+_FIELDS = (
+    "name",
+    "image_name",
+    "image_tag",
+    "image_label",
+    "description",
+    "docker_username",
+    "docker_passwd",
+    "docker_registry",
+    "public_port",
+    "onstart",
+    "options",
+)
+
+
+def _content(**fields: str | None) -> dict[str, str]:
+    """Check an image's content and leave out what was not given."""
+    content = {name: arguments.text(name, value) for name, value in fields.items() if value is not None}
+    if "options" in content:
+        arguments.image_options(content["options"])
+    return content
+
+
+def _stored(body: dict[str, str]) -> dict[str, str | None]:
+    """Return what the service will have stored for a content; empty and missing texts are the same."""
+    stored = {field: body.get(field) or None for field in _FIELDS}
+    return {**stored, "docker_registry": stored["docker_registry"] or _DEFAULT_REGISTRY}

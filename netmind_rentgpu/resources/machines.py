@@ -1,0 +1,108 @@
+"""Machines: what can be rented, where, and for how much."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+
+from netmind_rentgpu.documented import CurrencyName, GPUName, RegionCode
+from netmind_rentgpu.models import Machine
+from netmind_rentgpu.resources import arguments
+from netmind_rentgpu.settings import DEFAULT, TimeoutOption
+from netmind_rentgpu.wire.caller import Caller
+from netmind_rentgpu.wire.outcome import Request
+
+__all__ = ["AsyncMachines"]
+
+
+class AsyncMachines:
+    """`client.machines`."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    async def list(
+        self,
+        *,
+        gpu_names: Iterable[GPUName] | GPUName | None = None,
+        region: RegionCode | None = None,
+        gpu: int | None = None,
+        currency: CurrencyName | None = None,
+        min_memory: int | None = None,
+        max_memory: int | None = None,
+        min_disk: int | None = None,
+        max_disk: int | None = None,
+        min_price: Decimal | float | None = None,
+        max_price: Decimal | float | None = None,
+        timeout: TimeoutOption = DEFAULT,
+    ) -> list[Machine]:
+        """List the machines on offer, in the service's order (`GET /v1/rentgpu/machines`; not paged).
+
+        Every filter is sent, and applied again here: the service does not document how it reads them. A price bound is
+        sent only if it is a whole number, since the query takes no other.
+
+        Args:
+            gpu_names: any of these GPUs.
+            region: a two-letter code.
+            gpu: at least so many GPUs.
+            currency: the currency of prices and of price bounds; the profile's where it is None.
+            min_memory, max_memory, min_disk, max_disk: in the units the service lists; which of a machine's fields they
+                are about is a guess: `ServiceProfile.memory_field` and `disk_field`.
+            min_price, max_price: on `Machine.price`. A machine whose price cannot be read is left out.
+
+        Raises:
+            InvalidArgumentError: an argument that cannot be sent.
+            RentGPUError: any of the client's errors.
+        """
+        profile = self._caller.profile
+        wanted = None if gpu_names is None else arguments.names("gpu_names", gpu_names)
+        ranges = {
+            "memory": (profile.memory_field, min_memory, max_memory),
+            "disk": (profile.disk_field, min_disk, max_disk),
+        }
+        lowest = None if min_price is None else arguments.bound("min_price", min_price)
+        highest = None if max_price is None else arguments.bound("max_price", max_price)
+
+        query = {"currency": profile.currency if currency is None else arguments.text("currency", currency)}
+        if region is not None:
+            query["region"] = arguments.text("region", region)
+        if gpu is not None and (profile.gpu_names_parameter != "gpu" or wanted is None):
+            query["gpu"] = str(arguments.count("gpu", gpu))
+        if wanted is not None:
+            query[profile.gpu_names_parameter] = ",".join(wanted)
+        for what, (_, least, most) in ranges.items():
+            for argument, limit in ((f"min_{what}", least), (f"max_{what}", most)):
+                if limit is not None:
+                    query[argument] = str(arguments.whole(argument, limit))
+        for argument, price in (("min_price", lowest), ("max_price", highest)):
+            if price is not None and price == price.to_integral_value():
+                query[argument] = str(int(price))
+
+        request = Request(method="GET", path=f"{arguments.API}machines", query=query)
+        machines, _ = await self._caller.many(Machine, request, timeout)
+        kinds = None if wanted is None else {_same(name) for name in wanted}
+        return [
+            machine
+            for machine in machines
+            if (kinds is None or machine.gpu_name is None or _same(machine.gpu_name) in kinds)
+            and (region is None or machine.region is None or _same(machine.region) == _same(region))
+            and (gpu is None or machine.gpu_count is None or machine.gpu_count >= gpu)
+            and all(_within(getattr(machine, field), least, most) for field, least, most in ranges.values())
+            and _price_within(machine.price, lowest, highest)
+        ]
+
+
+def _same(name: str) -> str:
+    """Reduce a name to what tells it from others, however it is spaced: one of the documented ones holds a blank."""
+    return re.sub(r"[^a-z0-9]", "", name.casefold())
+
+
+def _within(value: float | None, least: float | None, most: float | None) -> bool:
+    return value is None or ((least is None or value >= least) and (most is None or value <= most))
+
+
+def _price_within(price: Decimal | None, lowest: Decimal | None, highest: Decimal | None) -> bool:
+    if price is None:
+        return lowest is None and highest is None
+    return (lowest is None or price >= lowest) and (highest is None or price <= highest)

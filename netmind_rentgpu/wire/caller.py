@@ -1,0 +1,259 @@
+"""One call, from its arguments to its model: a slot, a deadline, tries, a log line for each.
+
+The plain loop over `retry`'s decisions. It knows neither aiohttp nor what the calls mean; clock, sleep and randomness come
+in from outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from random import random
+from typing import Any, NamedTuple, Protocol
+
+from netmind_rentgpu.errors import (
+    APIStatusError,
+    APITimeoutError,
+    RateLimitError,
+    RentGPUError,
+    ServerError,
+    TransportError,
+    UnexpectedResponseError,
+)
+from netmind_rentgpu.profile import ServiceProfile
+from netmind_rentgpu.settings import DEFAULT, Settings, TimeoutOption, Timeouts, timeouts_for
+from netmind_rentgpu.wire.codec import Codec, Model, ShapeError
+from netmind_rentgpu.wire.outcome import Answer, Request, payload, unexpected
+from netmind_rentgpu.wire.retry import delay_before_retry
+
+__all__ = ["Caller", "Reply"]
+
+logger = logging.getLogger("netmind_rentgpu")
+logger.addHandler(logging.NullHandler())
+
+
+class Sender(Protocol):
+    """What a call needs of a transport."""
+
+    @property
+    def connection_limit(self) -> int | None: ...
+    def check_usable(self) -> None: ...
+    async def send(self, request: Request, timeouts: Timeouts, remaining: float | None) -> Answer: ...
+    async def close(self) -> None: ...
+
+
+class Reply(NamedTuple):
+    """A good answer and its parsed body."""
+
+    answer: Answer
+    payload: Any
+
+
+class Caller:
+    """Makes calls over one transport."""
+
+    def __init__(
+        self,
+        transport: Sender,
+        settings: Settings,
+        profile: ServiceProfile,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        random: Callable[[], float] = random,
+    ) -> None:
+        self._transport = transport
+        self._settings = settings
+        self._profile = profile
+        self._clock = clock
+        self._sleep = sleep
+        self._random = random
+        self._slots = asyncio.Semaphore(min(settings.max_connections, transport.connection_limit or 2**31))
+        self._paused_until = 0.0
+        self.codec = Codec(profile)
+
+    @property
+    def profile(self) -> ServiceProfile:
+        """What is assumed of the service."""
+        return self._profile
+
+    async def one(self, model: type[Model], request: Request, timeout: TimeoutOption = DEFAULT) -> Model:
+        """Make a call that answers with one object.
+
+        Raises:
+            RentGPUError: as the client documents.
+        """
+        reply = await self.call(request, timeout)
+        try:
+            return self.codec.one(model, reply.payload)
+        except ShapeError as error:
+            raise _misshapen(request, reply, error) from error
+
+    async def one_or_none(self, model: type[Model], request: Request, timeout: TimeoutOption = DEFAULT) -> Model | None:
+        """Make a call that answers with one object, with null, or with nothing."""
+        reply = await self.call(request, timeout)
+        if reply.payload is None or reply.payload == {}:
+            return None
+        try:
+            return self.codec.one(model, reply.payload)
+        except ShapeError as error:
+            raise _misshapen(request, reply, error) from error
+
+    async def many(
+        self, model: type[Model], request: Request, timeout: TimeoutOption = DEFAULT
+    ) -> tuple[list[Model], tuple[UnexpectedResponseError, ...]]:
+        """Make a call that answers with a list; return what could be read, and an error for each item that could not."""
+        reply = await self.call(request, timeout)
+        try:
+            items, unreadable = self.codec.many(model, reply.payload)
+        except ShapeError as error:
+            raise _misshapen(request, reply, error) from error
+        for problem in unreadable:
+            logger.warning("%s %s left out an item that cannot be read: %s", request.method, request.path, problem)
+        return items, tuple(_misshapen(request, reply, problem) for problem in unreadable)
+
+    async def call(self, request: Request, timeout: TimeoutOption = DEFAULT) -> Reply:
+        """Make a call: wait for a slot, send, and send again where `Retries` allows it.
+
+        Raises:
+            RentGPUError: as the client documents.
+        """
+        self._transport.check_usable()
+        timeouts = timeouts_for(timeout, self._settings.timeouts)
+        attempt = 0
+        started: float | None = None
+        unclear = False
+        while True:
+            attempt += 1
+            await self._take_slot(request, timeouts, started, unclear)
+            now = self._clock()
+            if started is None:
+                started = now
+            try:
+                self._transport.check_usable()
+                return await self._attempt(request, timeouts, started, now, attempt)
+            except (TransportError, APIStatusError, UnexpectedResponseError) as error:
+                self._mark_unclear(error, unclear)
+                unclear = unclear or _may_have_acted(error)
+                delay = self._delay(request, timeouts, error, attempt, started)
+                if delay is None:
+                    if attempt > 1:
+                        error.add_note(f"sent {attempt} times over {self._clock() - started:.3g} s")
+                    raise
+            finally:
+                self._slots.release()
+            await self._sleep(delay)
+
+    async def close(self) -> None:
+        """Close the transport."""
+        await self._transport.close()
+
+    async def _attempt(
+        self, request: Request, timeouts: Timeouts, started: float, now: float, attempt: int
+    ) -> Reply:
+        remaining = None if timeouts.total is None else started + timeouts.total - now
+        if remaining is not None and remaining <= 0:
+            raise APITimeoutError(
+                f"{request.method} {request.path}: no answer within {timeouts.total:g} s", maybe_processed=False
+            )
+        try:
+            answer = await self._transport.send(request, timeouts, remaining)
+        except RentGPUError as error:
+            self._log(request, type(error).__name__, attempt, now, getattr(error, "request_id", None))
+            raise
+        self._log(request, answer.status, attempt, now, answer.request_id)
+        return Reply(
+            answer,
+            payload(
+                request,
+                answer,
+                validation_errors_key=self._profile.validation_errors_key,
+                token=self._settings.token,
+                now=datetime.now(UTC),
+            ),
+        )
+
+    async def _take_slot(self, request: Request, timeouts: Timeouts, started: float | None, unclear: bool) -> None:
+        """Wait until the client is not paused and a connection may be used, at most as long as the timeouts allow."""
+        now = self._clock()
+        if now >= self._paused_until and not self._slots.locked():
+            await self._slots.acquire()
+            return
+        bounds = [timeouts.slot]
+        if started is not None and timeouts.total is not None:
+            bounds.append(max(0.0, started + timeouts.total - now))
+        bound = min((bound for bound in bounds if bound is not None), default=None)
+        try:
+            async with asyncio.timeout(bound):
+                while True:
+                    if (pause := self._paused_until - self._clock()) > 0:
+                        await self._sleep(pause)
+                    await self._slots.acquire()
+                    if self._clock() >= self._paused_until:
+                        break
+                    self._slots.release()
+        except TimeoutError as error:
+            paused = self._clock() < self._paused_until
+            reason = "the service asked for a pause (429)" if paused else "none of the client's connections was free"
+            raise APITimeoutError(
+                f"{request.method} {request.path}: not sent within {bound:g} s: {reason}", maybe_processed=unclear
+            ) from error
+
+    def _delay(
+        self, request: Request, timeouts: Timeouts, error: RentGPUError, attempt: int, started: float
+    ) -> float | None:
+        now = self._clock()
+        retries = self._settings.retries
+        delay = delay_before_retry(
+            retries,
+            error,
+            repeatable=request.repeatable,
+            attempt=attempt,
+            elapsed=now - started,
+            remaining=None if timeouts.total is None else started + timeouts.total - now,
+            random=self._random(),
+        )
+        if isinstance(error, RateLimitError):
+            asked = error.retry_after
+            if asked is not None and asked <= retries.max_retry_after:
+                self._paused_until = max(self._paused_until, now + asked)
+            elif asked is None and delay is not None:
+                self._paused_until = max(self._paused_until, now + delay)
+        return delay
+
+    @staticmethod
+    def _mark_unclear(error: RentGPUError, unclear: bool) -> None:
+        """Let an error know of earlier attempts: what they may have done counts, whatever the last one met."""
+        if not unclear:
+            return
+        if isinstance(error, TransportError):
+            error.maybe_processed = True
+        elif isinstance(error, APIStatusError):
+            error.earlier_attempt_unclear = True
+
+    def _log(
+        self, request: Request, result: int | str, attempt: int, began: float, request_id: str | None
+    ) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug(
+                "%s %s -> %s, attempt %d, %.1f ms, request id %s",
+                request.method,
+                request.path,
+                result,
+                attempt,
+                (self._clock() - began) * 1000,
+                request_id or "-",
+            )
+
+
+def _may_have_acted(error: RentGPUError) -> bool:
+    if isinstance(error, TransportError):
+        return error.maybe_processed
+    return isinstance(error, (ServerError, UnexpectedResponseError)) or getattr(error, "status", None) == 408
+
+
+def _misshapen(request: Request, reply: Reply, error: ShapeError) -> UnexpectedResponseError:
+    return unexpected(request, reply.answer, error.problem, json_path=error.json_path)

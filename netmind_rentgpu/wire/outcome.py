@@ -1,0 +1,286 @@
+"""What an answer means: status, headers and body -> payload, or the right error. Pure.
+
+Outside 200 and 422 the service documents nothing, so an error is told by what its body says as well as by its status;
+`api/CONTRACT.md`, "Unknown", lists the bodies that were seen.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import html
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+
+from netmind_rentgpu.errors import (
+    APIStatusError,
+    AuthenticationError,
+    ConflictError,
+    InsufficientBalanceError,
+    InvalidField,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+    UnexpectedResponseError,
+)
+from netmind_rentgpu.wire.payload import NotJSONError, dump, parse
+
+__all__ = ["Answer", "Request", "payload", "unexpected"]
+
+MASK = "***"
+_TEXT_SHOWN = 500
+_REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amzn-requestid", "cf-ray")
+
+_BALANCE = re.compile(
+    r"insufficient[\s_-]*(?:account[\s_-]*)?(?:balance|funds?|credits?)"
+    r"|(?:balance|funds?|credits?)\W+(?:is\s+|are\s+)?(?:not\s+enough|insufficient|too\s+low)"
+    r"|not\s+enough\s+(?:balance|funds?|credits?)",
+    re.IGNORECASE,
+)
+_CREDENTIAL = re.compile(
+    r"(?:invalid|wrong|bad|missing|expired|unknown|incorrect|no)\W+(?:api\W*)?(?:token|key|credentials?)\b"
+    r"|(?:token|api\W*key|credentials?)\W+(?:is\s+|are\s+|has\s+)?(?:invalid|wrong|missing|expired|unknown|incorrect)"
+    r"|unauthori[sz]ed|(?:not|un)\W?authenticated|authentication",
+    re.IGNORECASE,
+)
+
+
+@attrs.frozen(kw_only=True)
+class Request:
+    """One call, as it is put on the wire.
+
+    Attributes:
+        path: from the host's root, percent-encoding left to the transport.
+        repeatable: sending it twice does what sending it once does.
+        fresh: it must not go over a connection that was used before.
+        secrets: what must not be shown should the answer repeat it.
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, str] = attrs.field(factory=dict)
+    body: Any = attrs.field(default=None, repr=False)
+    repeatable: bool = True
+    fresh: bool = False
+    secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
+
+
+@attrs.frozen
+class Answer:
+    """A whole answer. Its headers are looked up in lower case."""
+
+    status: int
+    headers: Mapping[str, str] = attrs.field(repr=False)
+    body: bytes = attrs.field(repr=False)
+
+    @property
+    def request_id(self) -> str | None:
+        """The id the service, or what stands before it, gave the request."""
+        return next((self.headers[name] for name in _REQUEST_ID_HEADERS if self.headers.get(name)), None)
+
+
+def unexpected(
+    request: Request, answer: Answer, problem: str, *, json_path: str = "$", truncated: bool = False
+) -> UnexpectedResponseError:
+    """Build the error for an answer that is not what the service documents."""
+    return UnexpectedResponseError(
+        problem,
+        status=answer.status,
+        method=request.method,
+        path=request.path,
+        json_path=json_path,
+        truncated=truncated,
+        request_id=answer.request_id,
+    )
+
+
+def payload(request: Request, answer: Answer, *, validation_errors_key: str, token: str, now: datetime) -> Any:
+    """Return the JSON value of a good answer; None where its body is empty.
+
+    Raises:
+        APIStatusError: the service answered with an error.
+        UnexpectedResponseError: a redirect, or not JSON.
+    """
+    if 200 <= answer.status < 300:
+        if not answer.body:
+            return None
+        try:
+            return parse(answer.body)
+        except NotJSONError as error:
+            looks = " (it looks like a page of HTML)" if _is_html(answer.body.decode(errors="replace")) else ""
+            raise unexpected(request, answer, f"the body is not JSON: {error}{looks}") from None
+    if answer.status < 400:
+        target = _mask_text(answer.headers.get("location", ""), (token, *request.secrets))
+        towards = f" to {target.partition('?')[0][:200]}" if target else ""
+        raise unexpected(request, answer, f"redirects{towards} are not followed: they could take the token elsewhere")
+    raise _status_error(request, answer, validation_errors_key, (token, *request.secrets), now)
+
+
+def _status_error(
+    request: Request, answer: Answer, validation_errors_key: str, secrets: tuple[str, ...], now: datetime
+) -> APIStatusError:
+    body = _masked_body(answer.body, secrets)
+    message, code = _message(body)
+    kind = _kind(answer.status, message, code, is_list=_rejected(body, validation_errors_key) is not None)
+    details: dict[str, Any] = {
+        "status": answer.status,
+        "code": code,
+        "message": message,
+        "body": body,
+        "request_id": answer.request_id,
+        "method": request.method,
+        "path": request.path,
+    }
+    said = f": {message}" if message else ""
+    text = f"{request.method} {request.path} was answered with {answer.status}{said}"
+    if kind is RateLimitError or kind is ServerError:
+        retry_after = _retry_after(answer.headers, now)
+        wait = f" (it asks to wait {retry_after:g} s)" if retry_after is not None else ""
+        return kind(text + wait, retry_after=retry_after, **details)
+    if kind is InvalidRequestError:
+        return InvalidRequestError(text, fields=_fields(body, validation_errors_key), **details)
+    return kind(text + _ADVICE.get(kind, ""), **details)
+
+
+_ADVICE: Mapping[type[APIStatusError], str] = {
+    AuthenticationError: " (check the API token, and whether the service wants it bare: ServiceProfile.authorization)",
+    InsufficientBalanceError: " (top up the balance that payment_type names, or choose another payment_type)",
+}
+
+
+def _kind(status: int, message: str, code: str | None, *, is_list: bool) -> type[Any]:
+    """Choose the error's class by the status, and by the text where the status alone does not tell."""
+    text = f"{message} {code or ''}"
+    if status == 429:
+        return RateLimitError
+    if status >= 500:
+        return ServerError
+    if status == 401:
+        return AuthenticationError
+    if status == 402:
+        return InsufficientBalanceError
+    if status in (400, 403, 409, 422) and not is_list and _BALANCE.search(text):
+        return InsufficientBalanceError
+    if status == 403 or (status == 400 and _CREDENTIAL.search(text) and not is_list):
+        return AuthenticationError if _CREDENTIAL.search(text) else PermissionDeniedError
+    return {
+        400: InvalidRequestError,
+        404: NotFoundError,
+        409: ConflictError,
+        422: InvalidRequestError,
+    }.get(status, APIStatusError)
+
+
+def _message(body: Any) -> tuple[str, str | None]:
+    """Find what the service said, and its own code, in any of the forms that were seen."""
+    if isinstance(body, str):
+        return _shown(body), None
+    if not isinstance(body, dict):
+        return "", None
+    error = body.get("error")
+    nested = error if isinstance(error, dict) else {}
+    code = next((str(value) for value in (body.get("code"), nested.get("code")) if isinstance(value, (str, int))), None)
+    detail = body.get("detail")
+    if isinstance(detail, dict):
+        inner, inner_code = _message(detail)
+        return inner, code or inner_code
+    candidates = (detail, nested.get("message"), body.get("message"), error, body.get("msg"))
+    said = next((value for value in candidates if isinstance(value, str) and value.strip()), None)
+    if said is None and isinstance(detail, list):
+        said = "; ".join(_rejection(item) for item in detail)
+    return _shown(said or code or ""), code
+
+
+def _rejection(item: Any) -> str:
+    if isinstance(item, str):
+        return item
+    field = _field(item)
+    return f"{'.'.join(map(str, field.loc))}: {field.msg}" if field else "?"
+
+
+def _rejected(body: Any, key: str) -> list[Any] | None:
+    found = body.get(key) if isinstance(body, dict) else None
+    return found if isinstance(found, list) else None
+
+
+def _fields(body: Any, key: str) -> tuple[InvalidField, ...]:
+    return tuple(field for item in _rejected(body, key) or () if (field := _field(item)) is not None)
+
+
+def _field(item: Any) -> InvalidField | None:
+    if not isinstance(item, dict) or not isinstance(item.get("loc"), list):
+        return None
+    loc = tuple(part if type(part) is int else str(part) for part in item["loc"])
+    return InvalidField(loc, str(item.get("msg", "")), str(item.get("type", "")))
+
+
+def _shown(text: str) -> str:
+    """Cut a text to a line that can stand in a message; of a page of HTML, its title."""
+    if _is_html(text):
+        title = re.search(r"<title[^>]*>([^<]{1,200})", text, re.IGNORECASE)
+        return f"a page of HTML, {title[1].strip()!r}" if title else "a page of HTML"
+    line = " ".join(text.split())
+    return line if len(line) <= _TEXT_SHOWN else line[:_TEXT_SHOWN] + "…"
+
+
+def _is_html(text: str) -> bool:
+    return text.lstrip()[:15].lower().startswith(("<!doctype html", "<html", "<head", "<body", "<center"))
+
+
+def _masked_body(body: bytes, secrets: Iterable[str]) -> Any:
+    """Parse an error's body as far as it can be, with every secret in it masked."""
+    if not body:
+        return None
+    try:
+        return _masked(parse(body), tuple(secrets))
+    except NotJSONError:
+        return _mask_text(body.decode(errors="replace"), secrets)
+
+
+def _masked(value: Any, secrets: tuple[str, ...]) -> Any:
+    if isinstance(value, str):
+        return _mask_text(value, secrets)
+    if isinstance(value, list):
+        return [_masked(item, secrets) for item in value]
+    if isinstance(value, dict):
+        # A 422 in pydantic's second form repeats the rejected value, or all of the body, as `input`.
+        return {
+            _mask_text(key, secrets): MASK
+            if key in ("input", "value", "docker_passwd") and not isinstance(item, bool)
+            else _masked(item, secrets)
+            for key, item in value.items()
+        }
+    return value
+
+
+def _mask_text(text: str, secrets: Iterable[str]) -> str:
+    for secret in sorted(filter(None, secrets), key=len, reverse=True):
+        # A text that is not JSON may hold the secret as JSON, Python, a URL or HTML would write it.
+        forms = (secret, json.dumps(secret)[1:-1], dump(secret).decode()[1:-1], repr(secret)[1:-1])
+        for form in (*forms, quote(secret, safe=""), html.escape(secret)):
+            text = text.replace(form, MASK)
+    return text
+
+
+def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    """Read `Retry-After`, in seconds or as a date; None where it is missing or unreadable."""
+    value = headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            moment = email.utils.parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        seconds = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now).total_seconds()
+    return max(0.0, seconds) if math.isfinite(seconds) else None

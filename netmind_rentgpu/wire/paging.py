@@ -1,0 +1,241 @@
+"""Lists that come in pages: one object to await (a page) and to iterate (every item of every page).
+
+`Walk` decides what to ask for next and when the list has ended; it is pure. `AsyncPager` does the asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+import attrs
+
+from netmind_rentgpu.errors import InvalidRequestError, NotFoundError, UnexpectedResponseError
+
+__all__ = ["AsyncPager", "Page", "PageSize", "Walk"]
+
+
+class Identified(Protocol):
+    """What can stand in a list: an item with an id."""
+
+    @property
+    def id(self) -> int: ...
+
+
+Item = TypeVar("Item", bound=Identified)
+
+
+@attrs.frozen
+class Page(Generic[Item]):
+    """One page of a list.
+
+    Attributes:
+        items: in the service's order.
+        next_marker: the `marker` that asks for what comes after; None where the list has ended. The service does not say
+            how long a list is, so the last page may have a marker too, and an empty page after it.
+        unreadable: an error for each item that could not be read.
+    """
+
+    items: tuple[Item, ...]
+    next_marker: int | None = None
+    unreadable: tuple[UnexpectedResponseError, ...] = ()
+
+    def __iter__(self) -> Iterator[Item]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+Fetch = Callable[[int | str | None, int], Awaitable[tuple[list[Item], tuple[UnexpectedResponseError, ...]]]]
+"""Asks for one page: (marker, limit) -> items in order, and what could not be read."""
+
+
+class Walk:
+    """One walk over a list whose length is not told, which may change meanwhile, and whose markers may die.
+
+    A page ends the list if it is shorter than an earlier one of this walk (the service may send fewer items than were
+    asked for, so the limit says nothing). A page with nothing new, or a marker the service does not know, may mean the end,
+    or only that the marker's item was deleted. So it is confirmed with an earlier item's marker, further back each time,
+    and at last from the start: the list has ended if what came just before is found there and nothing new follows it.
+
+    Attributes:
+        marker: what to ask for next.
+        done: there is nothing more to ask for.
+        complete: the end was seen, and not merely given up for.
+    """
+
+    def __init__(self, marker: int | str | None = None) -> None:
+        self.marker = marker
+        self.done = False
+        self.complete = False
+        self._start = marker
+        self._given: list[int] = []
+        self._position: dict[int, int] = {}
+        self._longest = 0
+        self._pages = 0
+        self._silent = 0
+        self._back = 0
+        self._just_seen: int | None = None
+        self._empty_after: int | str | None = None
+
+    def received(self, ids: Sequence[int], count: int) -> list[int]:
+        """Take in the page that `marker` led to; return the indexes in `ids` of what is new.
+
+        Args:
+            ids: the ids of the items that could be read, in order.
+            count: how many items the page had.
+        """
+        new = [index for index, item in enumerate(ids) if self._remember(item)]
+        short = count < self._longest
+        self._longest = max(self._longest, count)
+        if new:
+            self._pages += 1
+            self._silent = self._back = 0
+            self._just_seen = self._empty_after = None
+        else:
+            self._silent += 1
+        if ids and short:
+            self._end(complete=True)
+        elif new:
+            self.marker = ids[-1]
+        else:
+            self._nothing_new(ids)
+        return new
+
+    def marker_refused(self) -> bool:
+        """Take in that the service does not know `marker`; return False if that is where the caller wanted to start."""
+        if not self._given:
+            return False
+        self.received((), 0)
+        return True
+
+    def limit_lowered(self) -> None:
+        """Take in that shorter pages are asked for from now on."""
+        self._longest = 0
+
+    def _remember(self, item: int) -> bool:
+        if item in self._position:
+            return False
+        self._position[item] = len(self._given)
+        self._given.append(item)
+        return True
+
+    def _end(self, *, complete: bool) -> None:
+        self.done = True
+        self.complete = complete
+
+    def _nothing_new(self, ids: Sequence[int]) -> None:
+        if not ids and (self.marker is None or self.marker == self._just_seen):
+            self._end(complete=True)
+        elif self._silent > self._pages + 24:
+            # The service ignores markers, or moves its list about faster than it can be read.
+            self._end(complete=False)
+        elif ids and self._follows_marker(ids):
+            if ids[-1] in (self.marker, self._empty_after):
+                self._end(complete=True)
+            else:
+                self._just_seen = self.marker = ids[-1]
+        elif ids and self.marker == self._just_seen:
+            self._end(complete=False)
+        else:
+            if not ids and not self._back:
+                self._empty_after = self.marker
+            self._step_back()
+
+    def _follows_marker(self, ids: Sequence[int]) -> bool:
+        """Tell whether a page is what comes after the marker, and not the list from its start again."""
+        if self.marker is None:
+            return True
+        after = self._position.get(self.marker, -1) if isinstance(self.marker, int) else -1
+        return all(self._position[item] >= after for item in ids)
+
+    def _step_back(self) -> None:
+        """Ask again from an earlier item: the last but one, then a page back, then four times as far each time."""
+        if self.marker == self._start:
+            # There is nothing before what the caller wanted to start from.
+            self._end(complete=False)
+            return
+        self._just_seen = None
+        self._back = max(self._longest, self._back * 4) if self._back else 1
+        position = len(self._given) - 1 - self._back
+        self.marker = self._given[position] if position >= 0 else self._start
+
+
+class PageSize:
+    """The largest page a service lets one ask for, as far as it has been found out."""
+
+    STEPS = (100, 50, 20, 10, 5, 1)
+
+    def __init__(self, largest: int) -> None:
+        self._largest = largest
+
+    def limit(self, wanted: int | None) -> int:
+        """Return how many items to ask for."""
+        return self._largest if wanted is None else min(wanted, self._largest)
+
+    def lower(self, refused: int) -> bool:
+        """Take in that a limit was refused; return False if there is no smaller one to try."""
+        smaller = next((step for step in self.STEPS if step < refused), None)
+        if smaller is None:
+            return False
+        self._largest = min(self._largest, smaller)
+        return True
+
+
+class AsyncPager(Generic[Item]):
+    """A list on the service. Await it for its first page, iterate it for every item.
+
+    One page is held at a time. Items that were given once are not given again: lists move while they are walked.
+    """
+
+    def __init__(self, fetch: Fetch[Item], *, marker: int | str | None, page_size: int | None, sizes: PageSize) -> None:
+        self._fetch = fetch
+        self._marker = marker
+        self._page_size = page_size
+        self._sizes = sizes
+
+    def __await__(self) -> Generator[Any, None, Page[Item]]:
+        return self.first_page().__await__()
+
+    async def first_page(self) -> Page[Item]:
+        """Return the first page, or the one after `marker`."""
+        items, unreadable = await self._page_after(self._marker, None)
+        return Page(tuple(items), items[-1].id if items else None, unreadable)
+
+    async def pages(self) -> AsyncIterator[Page[Item]]:
+        """Give page after page, each without the items of earlier ones; never an empty one."""
+        walk = Walk(self._marker)
+        while not walk.done:
+            try:
+                items, unreadable = await self._page_after(walk.marker, walk)
+            except NotFoundError:
+                if not walk.marker_refused():
+                    raise
+                continue
+            new = walk.received([item.id for item in items], len(items) + len(unreadable))
+            if new or unreadable:
+                next_marker = None if walk.done else items[-1].id
+                yield Page(tuple(items[index] for index in new), next_marker, unreadable)
+
+    async def __aiter__(self) -> AsyncIterator[Item]:
+        async for page in self.pages():
+            for item in page.items:
+                yield item
+
+    async def _page_after(
+        self, marker: int | str | None, walk: Walk | None
+    ) -> tuple[list[Item], tuple[UnexpectedResponseError, ...]]:
+        while True:
+            limit = self._sizes.limit(self._page_size)
+            try:
+                return await self._fetch(marker, limit)
+            except InvalidRequestError as error:
+                if not _refuses_limit(error) or not self._sizes.lower(limit):
+                    raise
+                if walk is not None:
+                    walk.limit_lowered()
+
+
+def _refuses_limit(error: InvalidRequestError) -> bool:
+    return any("limit" in field.loc for field in error.fields) or (not error.fields and "limit" in error.message.lower())

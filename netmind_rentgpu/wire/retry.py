@@ -1,0 +1,58 @@
+"""May a call that failed be sent again, and when. Pure: `Retries` says what for."""
+
+from __future__ import annotations
+
+from netmind_rentgpu.errors import RateLimitError, RentGPUError, ServerError, TransportError, UnexpectedResponseError
+from netmind_rentgpu.settings import Retries
+
+__all__ = ["delay_before_retry", "may_repeat"]
+
+_PASSING_STATUSES = frozenset({408, 500, 502, 503, 504})
+
+
+def may_repeat(error: RentGPUError, *, repeatable: bool) -> bool:
+    """Tell whether a request that failed so may be sent again, whatever it does.
+
+    Args:
+        repeatable: sending the request twice does what sending it once does.
+    """
+    if isinstance(error, TransportError):
+        return repeatable or not error.maybe_processed
+    if isinstance(error, RateLimitError):
+        return True
+    if isinstance(error, UnexpectedResponseError):
+        return repeatable and error.truncated
+    return repeatable and getattr(error, "status", None) in _PASSING_STATUSES
+
+
+def delay_before_retry(
+    retries: Retries,
+    error: RentGPUError,
+    *,
+    repeatable: bool,
+    attempt: int,
+    elapsed: float,
+    remaining: float | None,
+    random: float,
+) -> float | None:
+    """Return how many seconds to wait before the next attempt, or None to give up.
+
+    Args:
+        attempt: how often the call has been sent, the failure included.
+        elapsed: seconds since the call first held a connection.
+        remaining: seconds until the call's total timeout; None without one.
+        random: from 0 up to 1.
+    """
+    if attempt >= retries.max_attempts or not may_repeat(error, repeatable=repeatable):
+        return None
+    # The exponent is bounded so that a large number of attempts cannot overflow.
+    delay = min(retries.max_delay, retries.base_delay * 2.0 ** min(attempt - 1, 64)) * random
+    asked = error.retry_after if isinstance(error, (RateLimitError, ServerError)) else None
+    if asked is not None:
+        if asked > retries.max_retry_after:
+            return None
+        # Those who were told the same time must not all come back at once.
+        delay = asked + min(delay, retries.base_delay)
+    if elapsed + delay > retries.max_elapsed or (remaining is not None and delay >= remaining):
+        return None
+    return delay

@@ -1,0 +1,247 @@
+"""One request over HTTP, sent once: the only file that knows aiohttp's client.
+
+Connections are pooled, redirects are not followed, and the token goes to the configured origin alone. What goes wrong
+becomes a `TransportError` that says whether the service may have acted, or an `UnexpectedResponseError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import sys
+from collections.abc import Mapping
+from ssl import SSLContext
+from typing import Final
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import aiohttp
+from yarl import URL
+
+from netmind_rentgpu.errors import (
+    APIConnectionError,
+    APITimeoutError,
+    ClientStateError,
+    ConfigurationError,
+    RentGPUError,
+    TransportError,
+)
+from netmind_rentgpu.settings import Settings, Timeouts
+from netmind_rentgpu.version import __version__
+from netmind_rentgpu.wire.outcome import Answer, Request, unexpected
+from netmind_rentgpu.wire.payload import dump
+
+__all__ = ["Transport"]
+
+LARGEST_BODY: Final = 16 * 1024 * 1024
+# Before these versions asyncio leaks TLS connections that the server does not close, and aiohttp has to see to it.
+_LEAKS_TLS_CONNECTIONS: Final = sys.version_info < (3, 12, 8) or (3, 13, 0) <= sys.version_info < (3, 13, 1)
+
+
+class Transport:
+    """Sends requests to one origin with one token."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        authorization: str,
+        session: aiohttp.ClientSession | None = None,
+        ssl_context: SSLContext | None = None,
+    ) -> None:
+        """Prepare; nothing is opened, and no running loop is needed, before the first request.
+
+        Args:
+            authorization: the whole value of the header.
+            session: the caller's own, which is never closed here.
+
+        Raises:
+            ConfigurationError: the session cannot be used.
+        """
+        if session is not None and session.auth is not None:
+            raise ConfigurationError("the session has a login of its own (auth=...), which would replace the API token")
+        self._base_url = settings.base_url
+        self._headers = {
+            "Authorization": authorization,
+            "Accept": "application/json",
+            "User-Agent": f"netmind-rentgpu/{__version__} Python/{platform.python_version()} aiohttp/{aiohttp.__version__}",
+        }
+        if session is not None and not session.auto_decompress:
+            self._headers["Accept-Encoding"] = "identity"
+        self._ssl: SSLContext | bool = True if ssl_context is None else ssl_context
+        self._proxy, self._proxy_headers = _proxy(settings.proxy)
+        if self._proxy_headers and settings.base_url.startswith("http://"):
+            # Without a tunnel there is no request that only the proxy sees.
+            self._headers |= self._proxy_headers
+        self._own_session = session is None
+        self._session = session
+        self._fresh_session: aiohttp.ClientSession | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+
+    @property
+    def connection_limit(self) -> int | None:
+        """How many connections the caller's own session allows; None where only the client's limit counts."""
+        connector = None if self._own_session or self._session is None else self._session.connector
+        return (connector.limit or None) if connector is not None else None
+
+    def check_usable(self) -> None:
+        """Raise ClientStateError if the client is closed or belongs to another event loop."""
+        if self._closed:
+            raise ClientStateError("this client is closed; make a new one")
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise ClientStateError("this client was first used in another event loop; make one client for each loop")
+
+    async def send(self, request: Request, timeouts: Timeouts, remaining: float | None) -> Answer:
+        """Send a request once and read the whole answer.
+
+        Args:
+            timeouts: of which `connect` and `read` are used.
+            remaining: seconds until the call as a whole has to be over.
+
+        Raises:
+            TransportError: no answer came.
+            UnexpectedResponseError: the answer was cut short or is too large.
+            ClientStateError: the session is closed.
+        """
+        head: Answer | None = None
+        chunks: list[bytes] = []
+        size = 0
+        try:
+            async with self._session_for(request).request(
+                request.method,
+                URL(self._base_url + request.path),
+                params=request.query or None,
+                data=None if request.body is None else dump(request.body),
+                headers=self._headers if request.body is None else {**self._headers, "Content-Type": "application/json"},
+                allow_redirects=False,
+                raise_for_status=False,
+                proxy=self._proxy,
+                proxy_headers=self._proxy_headers,
+                ssl=self._ssl,
+                timeout=aiohttp.ClientTimeout(total=remaining, connect=timeouts.connect, sock_read=timeouts.read),
+            ) as response:
+                head = Answer(response.status, response.headers, b"")
+                while chunk := await response.content.readany():
+                    chunks.append(chunk)
+                    size += len(chunk)
+                    if size > LARGEST_BODY:
+                        raise unexpected(request, head, f"the body is larger than {LARGEST_BODY // 1024**2} MiB")
+                return Answer(head.status, head.headers, b"".join(chunks))
+        except RuntimeError as error:
+            raise ClientStateError(f"the session cannot be used: {error}") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            failure: Exception = error
+        # Raised here and not above, so that the error's context cannot lead to what `_shown_cause` takes out.
+        if head is not None and not isinstance(failure, TimeoutError):
+            if head.status >= 400:
+                return Answer(head.status, head.headers, b"".join(chunks))
+            raise unexpected(request, head, "the body was cut short", truncated=True) from _shown_cause(failure)
+        raise self._translated(request, failure, timeouts) from _shown_cause(failure)
+
+    async def close(self) -> None:
+        """Close what was opened here. Closing twice is closing once.
+
+        Raises:
+            ClientStateError: the client was used in another event loop.
+        """
+        if self._closed:
+            return
+        if self._loop is not None:
+            self.check_usable()
+        self._closed = True
+        if self._own_session and self._session is not None:
+            await self._session.close()
+        if self._fresh_session is not None:
+            await self._fresh_session.close()
+
+    def _session_for(self, request: Request) -> aiohttp.ClientSession:
+        if not self._own_session:
+            assert self._session is not None
+            return self._session
+        if request.fresh:
+            if self._fresh_session is None:
+                self._fresh_session = _new_session(reuse_connections=False)
+            return self._fresh_session
+        if self._session is None:
+            self._session = _new_session(reuse_connections=True)
+        return self._session
+
+    def _translated(self, request: Request, error: Exception, timeouts: Timeouts) -> RentGPUError:
+        call = f"{request.method} {request.path}"
+        if self._closed:
+            return APIConnectionError(f"{call}: the client was closed meanwhile", maybe_processed=True)
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return APITimeoutError(f"{call}: no connection {_within(timeouts.connect)}", maybe_processed=False)
+        if isinstance(error, aiohttp.SocketTimeoutError):
+            return APITimeoutError(f"{call}: the service said nothing {_within(timeouts.read)}", maybe_processed=True)
+        if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError) and error.errno is None:
+            return APITimeoutError(f"{call}: no whole answer {_within(timeouts.total)}", maybe_processed=True)
+        if isinstance(error, aiohttp.InvalidURL):
+            return ConfigurationError(f"{call}: the URL cannot be used")
+        return self._broken(call, error)
+
+    def _broken(self, call: str, error: Exception) -> TransportError:
+        never_sent = isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ClientConnectorCertificateError))
+        if isinstance(error, aiohttp.ClientProxyConnectionError):
+            what = f"no connection to the proxy ({error.os_error})"
+        elif isinstance(error, aiohttp.ClientHttpProxyError):
+            never_sent = True
+            what = f"the proxy refused with {error.status}"
+        elif isinstance(error, aiohttp.ClientConnectorDNSError):
+            what = f"the name {error.host} cannot be resolved ({error.os_error})"
+        elif isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)):
+            what = f"no safe connection to the service ({_tls_problem(error)})"
+        elif isinstance(error, aiohttp.ClientConnectorError):
+            what = f"no connection to the service ({error.os_error})"
+        elif isinstance(error, aiohttp.ServerDisconnectedError):
+            what = "the service closed the connection without an answer"
+        elif isinstance(error, aiohttp.ClientResponseError):
+            what = "the answer is not HTTP"
+        else:
+            what = f"the connection broke ({error})"
+        return APIConnectionError(f"{call}: {what}", maybe_processed=not never_sent)
+
+
+def _within(seconds: float | None) -> str:
+    return "in time" if seconds is None else f"within {seconds:g} s"
+
+
+def _tls_problem(error: aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError) -> Exception:
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return error.certificate_error
+    return error.os_error
+
+
+def _shown_cause(error: Exception) -> Exception:
+    """Return what may stand as a public error's cause: one kind of aiohttp's errors holds the headers that were sent."""
+    if isinstance(error, aiohttp.ClientResponseError):
+        return aiohttp.ClientError(f"{type(error).__name__}: {error.status}, {error.message}")
+    return error
+
+
+def _proxy(proxy: str | None) -> tuple[URL | None, Mapping[str, str] | None]:
+    """Take the login out of a proxy's URL, so that no error of aiohttp's can show it."""
+    if proxy is None:
+        return None, None
+    parts = urlsplit(proxy)
+    url = URL(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
+    if parts.username is None:
+        return url, None
+    login = aiohttp.encode_basic_auth(unquote(parts.username), unquote(parts.password or ""))
+    return url, {"Proxy-Authorization": login}
+
+
+def _new_session(*, reuse_connections: bool) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            # The caller's slots are the limit: a wait in this pool would count as time spent on the request.
+            limit=0,
+            force_close=not reuse_connections,
+            enable_cleanup_closed=_LEAKS_TLS_CONNECTIONS,
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+    )
