@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import unquote
 
 from netmind_rentgpu.errors import InvalidArgumentError
@@ -202,4 +202,5 @@ def _secrets_in(json: Any) -> tuple[str, ...]:
     """Find what the typed calls treat as secret, so that an error does not repeat it here either."""
     if not isinstance(json, Mapping):
         return ()
-    return tuple(value for name in ("value", "docker_passwd") if isinstance(value := json.get(name), str))
+    fields = cast("Mapping[Any, Any]", json)
+    return tuple(value for name in ("value", "docker_passwd") if isinstance(value := fields.get(name), str))

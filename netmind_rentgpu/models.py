@@ -78,7 +78,7 @@ PaymentType.CNY = PaymentType("CNY")
 class _Model:
     """What all models share: the rest of the payload, and that secrets stay out of pickles."""
 
-    extra: Mapping[str, Any] = attrs.field(factory=dict, repr=False, hash=False)
+    extra: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False, hash=False)
     _secrets: ClassVar[frozenset[str]] = frozenset()
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -22,20 +22,20 @@ __all__ = ["ServiceProfile"]
 PROFILE_VARIABLE = "NETMIND_RENTGPU_PROFILE"
 
 
-def _one_of(*choices: str) -> Callable[[Any, attrs.Attribute[str], str], None]:
-    def check(profile: Any, field: attrs.Attribute[str], value: str) -> None:
+def _one_of(*choices: str) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
+    def check(_: Any, field: attrs.Attribute[Any], value: object) -> None:
         if value not in choices:
             raise ConfigurationError(f"profile: {field.name} must be one of {', '.join(choices)}, not {value!r}")
 
     return check
 
 
-def _text(profile: Any, field: attrs.Attribute[str], value: str) -> None:
+def _text(_: Any, field: attrs.Attribute[str], value: str) -> None:
     if not isinstance(value, str) or not value:
         raise ConfigurationError(f"profile: {field.name} must be a text")
 
 
-def _positive(profile: Any, field: attrs.Attribute[int], value: int) -> None:
+def _positive(_: Any, field: attrs.Attribute[int], value: int) -> None:
     if type(value) is not int or value < 1:
         raise ConfigurationError(f"profile: {field.name} must be a whole number above 0, not {value!r}")
 
@@ -50,13 +50,13 @@ def _duration(value: timedelta | float) -> timedelta:
     return value  # type: ignore[return-value]  # what is no duration is refused by the field's check
 
 
-def _not_negative(profile: Any, field: attrs.Attribute[timedelta], value: timedelta) -> None:
+def _not_negative(_: Any, field: attrs.Attribute[timedelta], value: timedelta) -> None:
     if not isinstance(value, timedelta) or value < timedelta(0):
         raise ConfigurationError(f"profile: {field.name} must be a duration (in a file: seconds), not {value!r}")
 
 
-def _above_zero(profile: Any, field: attrs.Attribute[timedelta], value: timedelta) -> None:
-    _not_negative(profile, field, value)
+def _above_zero(_: Any, field: attrs.Attribute[timedelta], value: timedelta) -> None:
+    _not_negative(_, field, value)
     if not value:
         raise ConfigurationError(f"profile: {field.name} must be above 0")
 
@@ -65,7 +65,7 @@ def _frozen_numbers(value: Mapping[str, int]) -> Mapping[str, int]:
     return MappingProxyType(dict(value)) if isinstance(value, Mapping) else value
 
 
-def _numbers(profile: Any, field: attrs.Attribute[Mapping[str, int]], value: Mapping[str, int]) -> None:
+def _numbers(_: Any, field: attrs.Attribute[Mapping[str, int]], value: Mapping[str, int]) -> None:
     if not isinstance(value, Mapping) or not all(
         isinstance(name, str) and type(number) is int for name, number in value.items()
     ):
@@ -123,9 +123,10 @@ class ServiceProfile:
     list_lag: timedelta = attrs.field(default=timedelta(seconds=30), converter=_duration, validator=_not_negative)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        values = {field.name: getattr(self, field.name) for field in attrs.fields(ServiceProfile)}
-        plain = {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
-        return _from_values, (plain,)
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in attrs.fields(ServiceProfile)}
+        for name in ("image_types", "payment_types", "container_statuses"):
+            values[name] = dict(values[name])
+        return _from_values, (values,)
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str]) -> ServiceProfile:

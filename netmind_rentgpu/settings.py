@@ -34,7 +34,7 @@ DEFAULT: Final = _Default.DEFAULT
 """Stands for "as the client is set", where None means something else."""
 
 
-def _seconds(instance: Any, field: attrs.Attribute[float | None], value: float | None) -> None:
+def _seconds(_: Any, field: attrs.Attribute[Any], value: float | None) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
@@ -59,7 +59,7 @@ class Timeouts:
     slot: float | None = attrs.field(default=120.0, validator=_seconds)
 
 
-TimeoutOption: TypeAlias = Timeouts | float | None | Literal[_Default.DEFAULT]
+TimeoutOption: TypeAlias = Timeouts | float | Literal[_Default.DEFAULT] | None
 """`Timeouts`, or a number of seconds for `total` alone; None takes the limit off `total`."""
 
 
@@ -81,11 +81,11 @@ def _require_count(argument: str, value: int, minimum: int) -> None:
         raise InvalidArgumentError(argument, f"must be a whole number, at least {minimum}: {value!r}")
 
 
-def _at_least_one(instance: Any, field: attrs.Attribute[int], value: int) -> None:
+def _at_least_one(_: Any, field: attrs.Attribute[int], value: int) -> None:
     _require_count(field.name, value, 1)
 
 
-def _delay(instance: Any, field: attrs.Attribute[float], value: float) -> None:
+def _delay(_: Any, field: attrs.Attribute[float], value: float) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
         raise InvalidArgumentError(field.name, f"must be a number of seconds, at least 0: {value!r}")
 
@@ -152,7 +152,9 @@ class Settings:
             ConfigurationError: no token, or a URL or proxy that cannot be used.
             InvalidArgumentError: a timeout, a retry setting or `max_connections` out of range.
         """
-        url = _base_url(base_url or environment.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL, allow_insecure_http)
+        url = _base_url(
+            base_url or environment.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL, allow_insecure_http=allow_insecure_http
+        )
         if retries is DEFAULT:
             retries = Retries()
         elif not isinstance(retries, Retries):
@@ -188,7 +190,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _base_url(url: str, allow_insecure_http: bool) -> SplitResult:
+def _base_url(url: str, *, allow_insecure_http: bool) -> SplitResult:
     try:
         parts = urlsplit(url.strip())
         _ = parts.port

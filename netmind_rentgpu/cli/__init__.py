@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 
 __all__ = ["main"]
 
 
 def main() -> None:
     """Run the command line, or say what it needs."""
-    try:
-        import click  # noqa: F401  # only whether it is there
-        import rich  # noqa: F401  # only whether it is there
-    except ImportError as error:
-        sys.exit(f"netmind-rentgpu: {error.name} is missing; install the command line with: pip install 'netmind-rentgpu[cli]'")
+    missing = [name for name in ("click", "rich") if find_spec(name) is None]
+    if missing:
+        sys.exit(f"netmind-rentgpu: {' and '.join(missing)} missing; run: pip install 'netmind-rentgpu[cli]'")
 
     from netmind_rentgpu.cli.app import app
 

@@ -19,9 +19,13 @@ def app() -> None:
 
 
 @app.command()
-@click.option("--live", is_flag=True, help="Read the real service instead, with the token in NETMIND_API_KEY. Rents nothing.")
+@click.option(
+    "--live", is_flag=True, help="Read the real service instead, with the token in NETMIND_API_KEY. Rents nothing."
+)
 @click.option("--seed", default=7, show_default=True, help="What the emulated machines and prices follow from.")
-@click.option("--boot-seconds", default=2.0, show_default=True, help="About how long an emulated container takes to start.")
+@click.option(
+    "--boot-seconds", default=2.0, show_default=True, help="About how long an emulated container takes to start."
+)
 def demo(*, live: bool, seed: int, boot_seconds: float) -> None:
     """Rent, use and return a GPU on a local emulator, which needs no account."""
     from netmind_rentgpu.cli.demo import Demo

@@ -22,7 +22,10 @@ async def _serve(emulator: Emulator) -> None:
         print(f"export NETMIND_API_KEY={emulator.token}", flush=True)
         await stop.wait()
         for charge in emulator.running:
-            print(f"still rented: {charge.name} ({charge.container_id}), {charge.hourly_price} USD an hour", file=sys.stderr)
+            print(
+                f"still rented: {charge.name} ({charge.container_id}), {charge.hourly_price} USD an hour",
+                file=sys.stderr,
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

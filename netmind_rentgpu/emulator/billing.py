@@ -53,7 +53,7 @@ class Bill:
     def __init__(self) -> None:
         self._entries: dict[int, _Entry] = {}
 
-    def begin(self, container_id: int, name: str, node_name: str, gpu: int, price: Decimal, now: float) -> None:
+    def begin(self, container_id: int, *, name: str, node_name: str, gpu: int, price: Decimal, now: float) -> None:
         """Start charging for a container; `price` is for an hour of one GPU."""
         self._entries[container_id] = _Entry(
             container_id=container_id, name=name, node_name=node_name, gpu=gpu, hourly_price=price * gpu, began=now

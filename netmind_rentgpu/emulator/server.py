@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
-from random import Random
 from types import TracebackType
 from typing import Any, Self
 
@@ -49,11 +48,9 @@ class Emulator:
             token: made up from the seed where it is None.
             clock: seconds since 1970; containers start and costs grow by it.
         """
-        self.token = token or f"emulator-{Random(f'token-{seed}').getrandbits(64):016x}"
+        self.token = token or f"emulator-token-{seed:08x}"
         self._port = port
-        self._service = Service(
-            seed=seed, machines=machines, boot_seconds=boot_seconds, token=self.token, clock=clock
-        )
+        self._service = Service(seed=seed, machines=machines, boot_seconds=boot_seconds, token=self.token, clock=clock)
         self._runner: web.AppRunner | None = None
         self._url: str | None = None
 
@@ -90,14 +87,14 @@ class Emulator:
         except BaseException:
             await runner.cleanup()
             raise
-        self._url = "http://127.0.0.1:{}".format(runner.addresses[0][1])
+        self._url = f"http://127.0.0.1:{runner.addresses[0][1]}"
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._runner is not None
-        await self._runner.cleanup()
+        if self._runner is not None:
+            await self._runner.cleanup()
 
     def __repr__(self) -> str:
         return f"<Emulator at {self._url or 'no port yet'}>"
@@ -175,9 +172,7 @@ def _with_body(call: Callable[[Any], Any]) -> _Handler:
                 [{"loc": ["body", position], "msg": "the body is not JSON", "type": "value_error.jsondecode"}]
             ) from None
         if not isinstance(body, dict):
-            raise InvalidRequest(
-                [{"loc": ["body"], "msg": "value is not a valid dict", "type": "type_error.dict"}]
-            )
+            raise InvalidRequest([{"loc": ["body"], "msg": "value is not a valid dict", "type": "type_error.dict"}])
         return web.json_response(call(body))
 
     return handle

@@ -53,7 +53,7 @@ class Service:
     def __init__(
         self, *, seed: int, machines: int, boot_seconds: float, token: str, clock: Callable[[], float]
     ) -> None:
-        self._random = Random(seed)
+        self._random = Random(seed)  # noqa: S311  # to be repeatable is the point
         self._clock = clock
         self._boot_seconds = boot_seconds
         self._token = token
@@ -71,7 +71,11 @@ class Service:
         if header is None:
             raise Refusal(
                 422,
-                {"detail": [{"loc": ["header", "authorization"], "msg": "field required", "type": "value_error.missing"}]},
+                {
+                    "detail": [
+                        {"loc": ["header", "authorization"], "msg": "field required", "type": "value_error.missing"}
+                    ]
+                },
             )
         if header != f"Bearer {self._token}":
             raise Refusal(403, {"error": {"message": "Invalid api token"}})
@@ -125,7 +129,8 @@ class Service:
 
     def get_auth(self, auth_id: int) -> dict[str, Any]:
         """`GET /v1/rentgpu/auths/{auth_id}`."""
-        return _found(self._auths, auth_id, "Auth")
+        auth: dict[str, Any] = _found(self._auths, auth_id, "Auth")
+        return auth
 
     # Images
 
@@ -146,7 +151,8 @@ class Service:
 
     def get_image(self, image_id: int) -> dict[str, Any]:
         """`GET /v1/rentgpu/images/{image_id}`."""
-        return _found(self._images, image_id, "Image")
+        image: dict[str, Any] = _found(self._images, image_id, "Image")
+        return image
 
     def _add_image(self, content: dict[str, Any]) -> dict[str, Any]:
         image_id = len(self._images) + 1
@@ -198,7 +204,7 @@ class Service:
             port=20_000 + container_id % 40_000,
         )
         self._containers[container_id] = container
-        self.bill.begin(container_id, name, node_name, gpu, node.price, now)
+        self.bill.begin(container_id, name=name, node_name=node_name, gpu=gpu, price=node.price, now=now)
         return self._shown(container)
 
     def list_containers(self, query: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -235,9 +241,8 @@ class Service:
         return self._boot_seconds * self._random.uniform(0.75, 1.25)
 
     def _shown(self, container: _Container) -> dict[str, Any]:
-        if container.up_at is None:
-            status = STOPPED
-        else:
+        status = STOPPED
+        if container.up_at is not None:
             status = RUNNING if self._clock() >= container.up_at else STARTING
         up = status == RUNNING
         return {

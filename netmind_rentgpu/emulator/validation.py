@@ -11,7 +11,7 @@ _MISSING = object()
 _UNKNOWN_MEMBER = "value is not a valid enumeration member"
 
 
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818  # it is an answer
     """An answer other than 200."""
 
     def __init__(self, status: int, body: Any) -> None:
@@ -63,9 +63,7 @@ class Checker:
             return self._wrong(name, message, "value_error.any_str.max_length", limit_value=longest)
         return value
 
-    def integer(
-        self, name: str, *, default: Any = _MISSING, least: int | None = None, most: int | None = None
-    ) -> Any:
+    def integer(self, name: str, *, default: Any = _MISSING, least: int | None = None, most: int | None = None) -> Any:
         """Read a whole number; without a default it must be there."""
         value = self._value(name, default)
         if value is None or value is default:

@@ -63,7 +63,9 @@ class AsyncAuths:
             InvalidArgumentError: `marker` or `page_size` cannot be sent.
             RentGPUError: any of the client's errors.
         """
-        return list_pager(self._caller, Auth, _PATH, {}, self._sizes, marker=marker, page_size=page_size, timeout=timeout)
+        return list_pager(
+            self._caller, Auth, _PATH, {}, self._sizes, marker=marker, page_size=page_size, timeout=timeout
+        )
 
     async def get(self, auth_id: int, *, timeout: TimeoutOption = DEFAULT) -> Auth:
         """Get one password (`GET /v1/rentgpu/auths/{auth_id}`).

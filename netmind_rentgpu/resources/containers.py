@@ -84,7 +84,9 @@ class AsyncContainers:
             InvalidArgumentError: `marker` or `page_size` cannot be sent.
             RentGPUError: any of the client's errors.
         """
-        return list_pager(self._caller, Container, _PATH, {}, self._sizes, marker=marker, page_size=page_size, timeout=timeout)
+        return list_pager(
+            self._caller, Container, _PATH, {}, self._sizes, marker=marker, page_size=page_size, timeout=timeout
+        )
 
     async def get(self, container_id: int, *, timeout: TimeoutOption = DEFAULT) -> Container:
         """Get one container (`GET /v1/rentgpu/containers/{container_id}`).
@@ -104,9 +106,7 @@ class AsyncContainers:
             NotFoundError: there is none with that id.
             RentGPUError: any other of the client's errors.
         """
-        return await self._caller.one(
-            Container, Request(method="POST", path=f"{_path(container_id)}/stop"), timeout
-        )
+        return await self._caller.one(Container, Request(method="POST", path=f"{_path(container_id)}/stop"), timeout)
 
     async def restart(self, container_id: int, *, timeout: TimeoutOption = DEFAULT) -> Container:
         """Restart a container (`POST /v1/rentgpu/containers/{container_id}/restart`).

@@ -95,7 +95,9 @@ class AsyncImages:
             RentGPUError: any of the client's errors.
         """
         query = {"image_type": str(self._caller.codec.image_type_number(image_type))}
-        return list_pager(self._caller, Image, _PATH, query, self._sizes, marker=marker, page_size=page_size, timeout=timeout)
+        return list_pager(
+            self._caller, Image, _PATH, query, self._sizes, marker=marker, page_size=page_size, timeout=timeout
+        )
 
     async def get(self, image_id: int, *, timeout: TimeoutOption = DEFAULT) -> Image:
         """Get one image (`GET /v1/rentgpu/images/{image_id}`).

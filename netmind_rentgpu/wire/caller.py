@@ -128,7 +128,7 @@ class Caller:
         unclear = False
         while True:
             attempt += 1
-            await self._take_slot(request, timeouts, started, unclear)
+            await self._take_slot(request, timeouts, started, unclear=unclear)
             now = self._clock()
             if started is None:
                 started = now
@@ -136,7 +136,7 @@ class Caller:
                 self._transport.check_usable()
                 return await self._attempt(request, timeouts, started, now, attempt)
             except (TransportError, APIStatusError, UnexpectedResponseError) as error:
-                self._mark_unclear(error, unclear)
+                self._mark_unclear(error, unclear=unclear)
                 unclear = unclear or _may_have_acted(error)
                 delay = self._delay(request, timeouts, error, attempt, started)
                 if delay is None:
@@ -151,9 +151,7 @@ class Caller:
         """Close the transport."""
         await self._transport.close()
 
-    async def _attempt(
-        self, request: Request, timeouts: Timeouts, started: float, now: float, attempt: int
-    ) -> Reply:
+    async def _attempt(self, request: Request, timeouts: Timeouts, started: float, now: float, attempt: int) -> Reply:
         remaining = None if timeouts.total is None else started + timeouts.total - now
         if remaining is not None and remaining <= 0:
             raise APITimeoutError(
@@ -176,7 +174,7 @@ class Caller:
             ),
         )
 
-    async def _take_slot(self, request: Request, timeouts: Timeouts, started: float | None, unclear: bool) -> None:
+    async def _take_slot(self, request: Request, timeouts: Timeouts, started: float | None, *, unclear: bool) -> None:
         """Wait until the client is not paused and a connection may be used, at most as long as the timeouts allow."""
         now = self._clock()
         if now >= self._paused_until and not self._slots.locked():
@@ -225,7 +223,7 @@ class Caller:
         return delay
 
     @staticmethod
-    def _mark_unclear(error: RentGPUError, unclear: bool) -> None:
+    def _mark_unclear(error: RentGPUError, *, unclear: bool) -> None:
         """Let an error know of earlier attempts: what they may have done counts, whatever the last one met."""
         if not unclear:
             return
@@ -234,9 +232,7 @@ class Caller:
         elif isinstance(error, APIStatusError):
             error.earlier_attempt_unclear = True
 
-    def _log(
-        self, request: Request, result: int | str, attempt: int, began: float, request_id: str | None
-    ) -> None:
+    def _log(self, request: Request, result: int | str, attempt: int, began: float, request_id: str | None) -> None:
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug(
                 "%s %s -> %s, attempt %d, %.1f ms, request id %s",

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 import attrs
 from cattrs import Converter
-from cattrs.gen import AttributeOverride, make_dict_structure_fn, override
+from cattrs.gen import make_dict_structure_fn, override
 
 from netmind_rentgpu.errors import InvalidArgumentError
 from netmind_rentgpu.models import Auth, Container, Image, ImageType, Machine, PaymentType
@@ -78,8 +78,10 @@ def _text_or_whole(value: Any, _: Any = None) -> str | int | None:
 def _texts(value: Any, _: Any = None) -> tuple[str, ...] | None:
     if value is None:
         return None
-    if type(value) is list and all(type(item) is str for item in value):
-        return tuple(value)
+    if type(value) is list:
+        texts = cast("list[Any]", value)
+        if all(type(item) is str for item in texts):
+            return tuple(texts)
     raise ValueError("not a list of texts")
 
 
@@ -145,9 +147,9 @@ class Codec:
         Raises:
             ShapeError: it is no object, or has no readable identity.
         """
-        if type(payload) is not dict:
+        if not isinstance(payload, dict):
             raise ShapeError(json_path, _mismatch(payload, "an object"))
-        found = self._structure[model](payload, json_path)
+        found = self._structure[model](cast("dict[str, Any]", payload), json_path)
         if model is Container and self._status_names and (name := self._status_names.get(found.status)):
             found = attrs.evolve(found, status_name=name)
         return cast(Model, found)
@@ -158,11 +160,11 @@ class Codec:
         Raises:
             ShapeError: it is no list, or nothing in it can be read.
         """
-        if type(payload) is not list:
+        if not isinstance(payload, list):
             raise ShapeError("$", _mismatch(payload, "a list"))
         found: list[Model] = []
         unreadable: list[ShapeError] = []
-        for position, item in enumerate(payload):
+        for position, item in enumerate(cast("list[Any]", payload)):
             try:
                 found.append(self.one(model, item, f"$[{position}]"))
             except ShapeError as error:
@@ -191,8 +193,15 @@ class Codec:
 
 
 def _mismatch(payload: Any, wanted: str) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a text", int: "a number", float: "a number", bool: "a boolean"}
-    return f"is {kinds.get(type(payload), 'empty or null')} where {wanted} belongs"
+    kinds: dict[type, str] = {
+        dict: "an object",
+        list: "a list",
+        str: "a text",
+        int: "a number",
+        float: "a number",
+        bool: "a boolean",
+    }
+    return f"is {kinds.get(type(cast('object', payload)), 'empty or null')} where {wanted} belongs"
 
 
 def _number_of(argument: str, value: str | int, numbers: Mapping[str, int]) -> int:
@@ -228,10 +237,10 @@ def _structurer(
     attrs.resolve_types(model)
     fields = {field.name: field for field in attrs.fields(model) if field.name not in _NOT_ON_THE_WIRE}
     names = fields.keys()
-    left_out: dict[str, AttributeOverride] = {
+    left_out: dict[str, Any] = {
         field.name: override(omit=True) for field in attrs.fields(model) if field.name in _NOT_ON_THE_WIRE
     }
-    read_all: Callable[[Any, Any], Any] = make_dict_structure_fn(model, converter, **cast(Any, left_out))
+    read_all: Callable[[Any, Any], Any] = make_dict_structure_fn(model, converter, **left_out)
 
     def field_by_field(payload: dict[str, Any], json_path: str) -> Any:
         values: dict[str, Any] = {}
@@ -248,7 +257,7 @@ def _structurer(
     def structure(payload: dict[str, Any], json_path: str) -> Any:
         try:
             found = read_all(payload, model)
-        except Exception:
+        except Exception:  # noqa: BLE001  # whatever it stumbled over, each field is now read by itself
             return field_by_field(payload, json_path)
         if not payload.keys() <= names:
             extra = {name: value for name, value in payload.items() if name not in names}

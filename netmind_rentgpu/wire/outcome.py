@@ -31,12 +31,13 @@ from netmind_rentgpu.errors import (
     ServerError,
     UnexpectedResponseError,
 )
-from netmind_rentgpu.wire.payload import NotJSONError, dump, parse
+from netmind_rentgpu.wire.payload import NotJSONError, as_array, as_object, dump, parse
 
 __all__ = ["Answer", "Request", "payload", "unexpected"]
 
 MASK = "***"
 _TEXT_SHOWN = 500
+_ECHOED = frozenset({"input", "value", "docker_passwd"})
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amzn-requestid", "cf-ray")
 
 _BALANCE = re.compile(
@@ -66,7 +67,7 @@ class Request:
 
     method: str
     path: str
-    query: Mapping[str, str] = attrs.field(factory=dict)
+    query: Mapping[str, str] = attrs.field(factory=dict[str, str])
     body: Any = attrs.field(default=None, repr=False)
     repeatable: bool = True
     fresh: bool = False
@@ -141,12 +142,12 @@ def _status_error(
     }
     said = f": {message}" if message else ""
     text = f"{request.method} {request.path} was answered with {answer.status}{said}"
-    if kind is RateLimitError or kind is ServerError:
+    if issubclass(kind, (RateLimitError, ServerError)):
         retry_after = _retry_after(answer.headers, now)
         wait = f" (it asks to wait {retry_after:g} s)" if retry_after is not None else ""
         return kind(text + wait, retry_after=retry_after, **details)
-    if kind is InvalidRequestError:
-        return InvalidRequestError(text, fields=_fields(body, validation_errors_key), **details)
+    if issubclass(kind, InvalidRequestError):
+        return kind(text, fields=_fields(body, validation_errors_key), **details)
     return kind(text + _ADVICE.get(kind, ""), **details)
 
 
@@ -156,7 +157,7 @@ _ADVICE: Mapping[type[APIStatusError], str] = {
 }
 
 
-def _kind(status: int, message: str, code: str | None, *, is_list: bool) -> type[Any]:
+def _kind(status: int, message: str, code: str | None, *, is_list: bool) -> type[APIStatusError]:  # noqa: PLR0911  # a table
     """Choose the error's class by the status, and by the text where the status alone does not tell."""
     text = f"{message} {code or ''}"
     if status == 429:
@@ -183,19 +184,20 @@ def _message(body: Any) -> tuple[str, str | None]:
     """Find what the service said, and its own code, in any of the forms that were seen."""
     if isinstance(body, str):
         return _shown(body), None
-    if not isinstance(body, dict):
+    fields = as_object(body)
+    if fields is None:
         return "", None
-    error = body.get("error")
-    nested = error if isinstance(error, dict) else {}
-    code = next((str(value) for value in (body.get("code"), nested.get("code")) if isinstance(value, (str, int))), None)
-    detail = body.get("detail")
-    if isinstance(detail, dict):
+    nested = as_object(fields.get("error")) or {}
+    codes = (fields.get("code"), nested.get("code"))
+    code = next((str(value) for value in codes if isinstance(value, (str, int))), None)
+    detail = fields.get("detail")
+    if as_object(detail) is not None:
         inner, inner_code = _message(detail)
         return inner, code or inner_code
-    candidates = (detail, nested.get("message"), body.get("message"), error, body.get("msg"))
+    candidates = (detail, nested.get("message"), fields.get("message"), fields.get("error"), fields.get("msg"))
     said = next((value for value in candidates if isinstance(value, str) and value.strip()), None)
-    if said is None and isinstance(detail, list):
-        said = "; ".join(_rejection(item) for item in detail)
+    if said is None:
+        said = "; ".join(_rejection(item) for item in as_array(detail) or ())
     return _shown(said or code or ""), code
 
 
@@ -207,8 +209,8 @@ def _rejection(item: Any) -> str:
 
 
 def _rejected(body: Any, key: str) -> list[Any] | None:
-    found = body.get(key) if isinstance(body, dict) else None
-    return found if isinstance(found, list) else None
+    fields = as_object(body)
+    return None if fields is None else as_array(fields.get(key))
 
 
 def _fields(body: Any, key: str) -> tuple[InvalidField, ...]:
@@ -216,10 +218,12 @@ def _fields(body: Any, key: str) -> tuple[InvalidField, ...]:
 
 
 def _field(item: Any) -> InvalidField | None:
-    if not isinstance(item, dict) or not isinstance(item.get("loc"), list):
+    members = as_object(item) or {}
+    path = as_array(members.get("loc"))
+    if path is None:
         return None
-    loc = tuple(part if type(part) is int else str(part) for part in item["loc"])
-    return InvalidField(loc, str(item.get("msg", "")), str(item.get("type", "")))
+    loc = tuple(part if type(part) is int else str(part) for part in path)
+    return InvalidField(loc, str(members.get("msg", "")), str(members.get("type", "")))
 
 
 def _shown(text: str) -> str:
@@ -248,15 +252,13 @@ def _masked_body(body: bytes, secrets: Iterable[str]) -> Any:
 def _masked(value: Any, secrets: tuple[str, ...]) -> Any:
     if isinstance(value, str):
         return _mask_text(value, secrets)
-    if isinstance(value, list):
-        return [_masked(item, secrets) for item in value]
-    if isinstance(value, dict):
+    if (items := as_array(value)) is not None:
+        return [_masked(item, secrets) for item in items]
+    if (members := as_object(value)) is not None:
         # A 422 in pydantic's second form repeats the rejected value, or all of the body, as `input`.
         return {
-            _mask_text(key, secrets): MASK
-            if key in ("input", "value", "docker_passwd") and not isinstance(item, bool)
-            else _masked(item, secrets)
-            for key, item in value.items()
+            _mask_text(name, secrets): MASK if name in _ECHOED else _masked(member, secrets)
+            for name, member in members.items()
         }
     return value
 

@@ -238,4 +238,6 @@ class AsyncPager(Generic[Item]):
 
 
 def _refuses_limit(error: InvalidRequestError) -> bool:
-    return any("limit" in field.loc for field in error.fields) or (not error.fields and "limit" in error.message.lower())
+    return any("limit" in field.loc for field in error.fields) or (
+        not error.fields and "limit" in error.message.lower()
+    )

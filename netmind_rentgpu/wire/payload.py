@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import orjson
 
-__all__ = ["NotJSONError", "dump", "parse"]
+__all__ = ["NotJSONError", "as_array", "as_object", "dump", "parse"]
 
 
 class NotJSONError(Exception):
@@ -34,3 +34,13 @@ def dump(value: Any) -> bytes:
         TypeError: the value holds what JSON cannot.
     """
     return orjson.dumps(value)
+
+
+def as_object(value: object) -> dict[str, Any] | None:
+    """Return a JSON value that is an object as one; None for any other."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else None
+
+
+def as_array(value: object) -> list[Any] | None:
+    """Return a JSON value that is an array as one; None for any other."""
+    return cast("list[Any]", value) if isinstance(value, list) else None

@@ -11,7 +11,7 @@ import platform
 import sys
 from collections.abc import Mapping
 from ssl import SSLContext
-from typing import Final
+from typing import Final, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import aiohttp
@@ -115,7 +115,9 @@ class Transport:
                 URL(self._base_url + request.path),
                 params=request.query or None,
                 data=None if request.body is None else dump(request.body),
-                headers=self._headers if request.body is None else {**self._headers, "Content-Type": "application/json"},
+                headers=self._headers
+                if request.body is None
+                else {**self._headers, "Content-Type": "application/json"},
                 allow_redirects=False,
                 raise_for_status=False,
                 proxy=self._proxy,
@@ -158,10 +160,7 @@ class Transport:
             await self._fresh_session.close()
 
     def _session_for(self, request: Request) -> aiohttp.ClientSession:
-        if not self._own_session:
-            assert self._session is not None
-            return self._session
-        if request.fresh:
+        if request.fresh and self._own_session:
             if self._fresh_session is None:
                 self._fresh_session = _new_session(reuse_connections=False)
             return self._fresh_session
@@ -211,8 +210,8 @@ def _within(seconds: float | None) -> str:
 
 def _tls_problem(error: aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError) -> Exception:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return error.certificate_error
-    return error.os_error
+        return cast("Exception", error.certificate_error)
+    return cast("Exception", error.os_error)
 
 
 def _shown_cause(error: Exception) -> Exception:
