@@ -72,6 +72,9 @@ class Transport:
         if self._proxy_headers and settings.base_url.startswith("http://"):
             # Without a tunnel there is no request that only the proxy sees.
             self._headers |= self._proxy_headers
+        # A session's own middlewares are replaced by a request's. Where this aiohttp no longer tells which they are, they stay.
+        theirs = () if session is None else getattr(session, "_middlewares", None)
+        self._send_once = None if theirs is None else (_send_once, *theirs)
         self._own_session = session is None
         self._session = session
         self._fresh_session: aiohttp.ClientSession | None = None
@@ -123,6 +126,7 @@ class Transport:
                 proxy=self._proxy,
                 proxy_headers=self._proxy_headers,
                 ssl=self._ssl,
+                middlewares=None if request.method == "GET" else self._send_once,
                 timeout=aiohttp.ClientTimeout(total=remaining, connect=timeouts.connect, sock_read=timeouts.read),
             ) as response:
                 head = Answer(response.status, response.headers, b"")
@@ -134,8 +138,10 @@ class Transport:
                 return Answer(head.status, head.headers, b"".join(chunks))
         except RuntimeError as error:
             raise ClientStateError(f"the session cannot be used: {error}") from error
+        except _SentOnceError as error:
+            failure: Exception = error.original
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            failure: Exception = error
+            failure = error
         # Raised here and not above, so that the error's context cannot lead to what `_shown_cause` takes out.
         if head is not None and not isinstance(failure, TimeoutError):
             if head.status >= 400:
@@ -202,6 +208,25 @@ class Transport:
         else:
             what = f"the connection broke ({error})"
         return APIConnectionError(f"{call}: {what}", maybe_processed=not never_sent)
+
+
+class _SentOnceError(aiohttp.ClientError):
+    """Carries an error past aiohttp, which would otherwise send the request again by itself."""
+
+    def __init__(self, original: Exception) -> None:
+        super().__init__()
+        self.original = original
+
+
+async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Keep aiohttp from repeating a DELETE on a dead connection: the 404 to the second would hide that the first was done."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        failure = error
+    raise _SentOnceError(failure)
 
 
 def _within(seconds: float | None) -> str:

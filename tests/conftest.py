@@ -1,0 +1,90 @@
+"""Fixtures for all tests: an emulator on a port, a client on it, and time that only moves when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+from unittest import mock
+
+import aiohttp
+import pytest
+from aioresponses import aioresponses
+
+from netmind_rentgpu import AsyncRentGPU, Retries
+from netmind_rentgpu.emulator import Emulator
+
+# Retries that do not wait: what a test is about is whether a call is sent again, not how long that takes.
+AT_ONCE = Retries(base_delay=0, max_delay=0)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the machine's own settings out of the tests."""
+    for name in (
+        "NETMIND_API_KEY",
+        "NETMIND_API_TOKEN",
+        "NETMIND_BASE_URL",
+        "NETMIND_RENTGPU_PROFILE",
+        *(f"{scheme}_proxy" for scheme in ("http", "https", "all", "no")),
+        *(f"{scheme}_PROXY" for scheme in ("HTTP", "HTTPS", "ALL", "NO")),
+    ):
+        monkeypatch.delenv(name, raising=False)
+
+
+class Clock:
+    """A clock that a test moves, and a sleep that moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def emulator(clock: Clock) -> AsyncIterator[Emulator]:
+    async with Emulator(seed=7, boot_seconds=10, clock=clock) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+async def gpu(emulator: Emulator) -> AsyncIterator[AsyncRentGPU]:
+    async with AsyncRentGPU(emulator.token, base_url=emulator.url, retries=AT_ONCE) as gpu:
+        yield gpu
+
+
+class _Response(aiohttp.ClientResponse):
+    """aioresponses 0.7.9 builds responses as aiohttp did before 3.14, without a stream writer (its issue 289)."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **{"stream_writer": mock.Mock(), **keywords})
+
+
+class Responses(aioresponses):
+    """aioresponses that works with the aiohttp of today."""
+
+    def add(self, *arguments: Any, **keywords: Any) -> None:
+        super().add(*arguments, **{"response_class": _Response, **keywords})
+
+
+@pytest.fixture
+def responses() -> Iterator[Responses]:
+    with Responses() as responses:
+        yield responses
