@@ -1,0 +1,196 @@
+"""What an answer means. The bodies are those of the contract, "Unknown", and what comes from gateways in front."""
+
+import json
+import pickle
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from netmind_rentgpu import (
+    APIStatusError,
+    AuthenticationError,
+    ConflictError,
+    InsufficientBalanceError,
+    InvalidField,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+    UnexpectedResponseError,
+)
+from netmind_rentgpu.wire.outcome import Answer, Request, payload
+
+REQUEST = Request(method="POST", path="/v1/rentgpu/containers/", secrets=('pass"word\\ü',))
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def read(status: int, body: Any, *, request: Request = REQUEST, key: str = "detail", **headers: str) -> Any:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, raw)
+    return payload(request, answer, validation_errors_key=key, token="the-token", now=NOW)
+
+
+BODIES = [
+    (400, {"detail": "balance not enough, please top up"}, InsufficientBalanceError, "balance not enough, please top up"),
+    (403, {"error": {"message": "Invalid api token"}}, AuthenticationError, "Invalid api token"),
+    (403, {"message": "Invalid API key"}, AuthenticationError, "Invalid API key"),
+    (
+        403,
+        {"code": "INSUFFICIENT_BALANCE", "message": "Insufficient account balance"},
+        InsufficientBalanceError,
+        "Insufficient account balance",
+    ),
+    (402, {}, InsufficientBalanceError, ""),
+    (402, b"", InsufficientBalanceError, ""),
+    (401, {"detail": "whatever"}, AuthenticationError, "whatever"),
+    (400, {"error": "Invalid token"}, AuthenticationError, "Invalid token"),
+    (403, {"detail": "You may not do this"}, PermissionDeniedError, "You may not do this"),
+    (403, b"<html><head><title>403 Forbidden</title></head></html>", PermissionDeniedError, "a page of HTML, '403 Forbidden'"),
+    (400, {"detail": "node is full"}, InvalidRequestError, "node is full"),
+    (404, {"detail": "Not Found"}, NotFoundError, "Not Found"),
+    (409, {"detail": "already stopped"}, ConflictError, "already stopped"),
+    (409, {"message": "not enough credits"}, InsufficientBalanceError, "not enough credits"),
+    (418, {"code": 17}, APIStatusError, "17"),
+    (422, {"detail": "wrong"}, InvalidRequestError, "wrong"),
+    (429, {"detail": "slow down"}, RateLimitError, "slow down"),
+    (500, b"Internal Server Error", ServerError, "Internal Server Error"),
+    (502, b"<!DOCTYPE html><html><body>Bad</body></html>", ServerError, "a page of HTML"),
+    (503, b"\xff\xfe", ServerError, "\ufffd\ufffd"),
+    (504, [], ServerError, ""),
+    (400, {"detail": {"code": "E1", "message": "inner"}}, InvalidRequestError, "inner"),
+    (400, {"detail": ["first", {"loc": ["body", "x"], "msg": "second"}, 3]}, InvalidRequestError, "first; body.x: second; ?"),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "kind", "message"), BODIES)
+def test_the_error_is_told_by_status_and_text(status: int, body: Any, kind: type[APIStatusError], message: str) -> None:
+    with pytest.raises(APIStatusError) as caught:
+        read(status, body, x_request_id="r-1")
+    error = caught.value
+    assert type(error) is kind
+    assert (error.status, error.message, error.request_id) == (status, message, "r-1")
+    assert (error.method, error.path) == ("POST", "/v1/rentgpu/containers/")
+    text = str(error)
+    assert text.startswith(f"POST /v1/rentgpu/containers/ was answered with {status}")
+    assert message in text
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), str(again), again.body) == (kind, text, error.body)
+
+
+def test_what_to_do_is_said_where_there_is_something() -> None:
+    with pytest.raises(AuthenticationError, match=r"ServiceProfile\.authorization"):
+        read(401, {})
+    with pytest.raises(InsufficientBalanceError, match="top up"):
+        read(402, {})
+
+
+def test_the_code() -> None:
+    for body in ({"code": "X"}, {"error": {"code": "X"}}, {"detail": {"code": "X"}}):
+        with pytest.raises(ConflictError) as caught:
+            read(409, body)
+        assert caught.value.code == "X"
+        assert caught.value.message == "X"
+
+
+V1 = {"detail": [{"loc": ["body", "gpu"], "msg": "ensure this value is less than or equal to 12", "type": "v", "ctx": {}}]}
+
+
+def test_the_fields_of_a_422() -> None:
+    with pytest.raises(InvalidRequestError, match=r"body\.gpu: ensure this value") as caught:
+        read(422, V1)
+    assert caught.value.fields == (
+        InvalidField(("body", "gpu"), "ensure this value is less than or equal to 12", "v"),
+    )
+    with pytest.raises(InvalidRequestError) as caught:
+        read(422, {"errors": V1["detail"]}, key="errors")
+    assert len(caught.value.fields) == 1
+
+
+@pytest.mark.parametrize("detail", [[None, 3, {}, {"loc": "x"}], {"loc": []}, None, [[]]])
+def test_a_422_of_another_shape_is_still_one(detail: Any) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        read(422, {"detail": detail})
+    assert caught.value.fields == ()
+
+
+def test_a_rejected_text_about_balance_is_no_balance_error() -> None:
+    body = {"detail": [{"loc": ["body", "name"], "msg": "insufficient balance is no name", "type": "v"}]}
+    with pytest.raises(InvalidRequestError):
+        read(422, body)
+
+
+PASSWORD = 'pass"word\\ü'
+ECHOES = [
+    json.dumps({"detail": [{"loc": ["body", "value"], "msg": "too short", "type": "t", "input": PASSWORD}]}).encode(),
+    json.dumps({"detail": [{"loc": ["body"], "msg": "m", "type": "t", "input": {"value": PASSWORD, "x": 1}}]}).encode(),
+    json.dumps({"detail": f"'{PASSWORD}' is too short, says the-token"}).encode(),
+    json.dumps({"detail": {PASSWORD: [PASSWORD]}, "value": 12345678}, ensure_ascii=False).encode(),
+    f"you sent {PASSWORD} with the-token".encode(),
+    f"you sent {json.dumps(PASSWORD)}".encode(),
+    f"you sent {PASSWORD!r}".encode(),
+    b"you sent pass%22word%5C%C3%BC",
+    "<p>pass&quot;word\\ü".encode(),
+]
+
+
+@pytest.mark.parametrize("status", [400, 403, 422, 500])
+@pytest.mark.parametrize("body", ECHOES)
+def test_no_error_repeats_a_secret(status: int, body: bytes) -> None:
+    with pytest.raises(APIStatusError) as caught:
+        read(status, body)
+    error = caught.value
+    shown = f"{error} {error!r} {error.message!r} {error.body!r} {getattr(error, 'fields', '')} {pickle.dumps(error)!r}"
+    for secret in ("word", "the-token", "12345678"):
+        assert secret not in shown
+    assert "***" in shown
+
+
+def test_a_redirect_does_not_repeat_the_token() -> None:
+    with pytest.raises(UnexpectedResponseError, match=r"to https://x/\*\*\* are not followed"):
+        read(302, b"", location="https://x/the-token?q=1")
+    with pytest.raises(UnexpectedResponseError, match="redirects are not followed"):
+        read(304, b"")
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("5", 5),
+        ("0.5", 0.5),
+        ("-3", 0),
+        ("Thu, 01 Jan 2026 00:00:30 GMT", 30),
+        ("Thu, 01 Jan 2026 00:00:30", 30),
+        ("Wed, 31 Dec 2025 00:00:00 GMT", 0),
+        ("soon", None),
+        ("nan", None),
+        ("inf", None),
+        ("", None),
+    ],
+)
+def test_retry_after(header: str, seconds: float | None) -> None:
+    for status in (429, 503):
+        with pytest.raises((RateLimitError, ServerError)) as caught:
+            read(status, {}, retry_after=header)
+        assert caught.value.retry_after == seconds
+        assert ("it asks to wait" in str(caught.value)) is (seconds is not None)
+
+
+def test_a_long_text_is_cut() -> None:
+    with pytest.raises(ServerError) as caught:
+        read(500, b"x" * 10_000)
+    assert len(caught.value.message) == 501
+
+
+def test_good_answers() -> None:
+    assert read(200, {"a": 1}) == {"a": 1}
+    assert read(201, [1]) == [1]
+    assert read(204, b"") is None
+    assert read(200, b"") is None
+
+
+def test_html_instead_of_json() -> None:
+    with pytest.raises(UnexpectedResponseError, match="looks like a page of HTML") as caught:
+        read(200, b"<html>the-token</html>")
+    assert "the-token" not in repr(caught.value)
