@@ -80,7 +80,9 @@ class AsyncMachines:
                 query[argument] = str(int(price))
 
         request = Request(method="GET", path=f"{arguments.API}machines", query=query)
-        machines, _ = await self._caller.many(Machine, request, timeout)
+        machines, unreadable = await self._caller.many(Machine, request, timeout)
+        if unreadable and not machines:
+            raise unreadable[0]
         kinds = None if wanted is None else {_same(name) for name in wanted}
         return [
             machine

@@ -158,7 +158,7 @@ class Codec:
         """Read a list: what could be read, in order, and what was wrong with the rest.
 
         Raises:
-            ShapeError: it is no list, or nothing in it can be read.
+            ShapeError: it is no list.
         """
         if not isinstance(payload, list):
             raise ShapeError("$", _mismatch(payload, "a list"))
@@ -169,8 +169,6 @@ class Codec:
                 found.append(self.one(model, item, f"$[{position}]"))
             except ShapeError as error:
                 unreadable.append(error)
-        if unreadable and not found:
-            raise unreadable[0]
         return found, unreadable
 
     def payment_type_number(self, payment_type: PaymentType | str | int) -> int:

@@ -37,7 +37,7 @@ class Page(Generic[Item]):
     """
 
     items: tuple[Item, ...]
-    next_marker: int | None = None
+    next_marker: int | str | None = None
     unreadable: tuple[UnexpectedResponseError, ...] = ()
 
     def __iter__(self) -> Iterator[Item]:
@@ -62,7 +62,7 @@ class Walk:
     Attributes:
         marker: what to ask for next.
         done: there is nothing more to ask for.
-        complete: the end was seen, and not merely given up for.
+        complete: the end was seen, and all before it could be read.
     """
 
     def __init__(self, marker: int | str | None = None) -> None:
@@ -76,8 +76,14 @@ class Walk:
         self._pages = 0
         self._silent = 0
         self._back = 0
+        self._blind = False
         self._just_seen: int | None = None
         self._empty_after: int | str | None = None
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was given yet."""
+        return not self._given
 
     def received(self, ids: Sequence[int], count: int) -> list[int]:
         """Take in the page that `marker` led to; return the indexes in `ids` of what is new.
@@ -89,14 +95,16 @@ class Walk:
         new = [index for index, item in enumerate(ids) if self._remember(item)]
         short = count < self._longest
         self._longest = max(self._longest, count)
+        self._blind = self._blind or count > len(ids)
         if new:
             self._pages += 1
             self._silent = self._back = 0
             self._just_seen = self._empty_after = None
         else:
             self._silent += 1
-        if ids and short:
-            self._end(complete=True)
+        if count and (short or not ids):
+            # Nothing can follow, or what follows cannot be asked for: no item here has an id.
+            self._end(complete=bool(ids))
         elif new:
             self.marker = ids[-1]
         else:
@@ -123,7 +131,7 @@ class Walk:
 
     def _end(self, *, complete: bool) -> None:
         self.done = True
-        self.complete = complete
+        self.complete = complete and not self._blind
 
     def _nothing_new(self, ids: Sequence[int]) -> None:
         if not ids and (self.marker is None or self.marker == self._just_seen):
@@ -165,7 +173,7 @@ class Walk:
 class PageSize:
     """The largest page a service lets one ask for, as far as it has been found out."""
 
-    STEPS = (100, 50, 20, 10, 5, 1)
+    STEPS = (100, 50, 20, 10, 5, 2)
 
     def __init__(self, largest: int) -> None:
         self._largest = largest
@@ -200,7 +208,9 @@ class AsyncPager(Generic[Item]):
 
     async def first_page(self) -> Page[Item]:
         """Return the first page, or the one after `marker`."""
-        items, unreadable = await self._page_after(self._marker, None)
+        items, unreadable = await self._page_after(self._marker, self._sizes.limit(self._page_size), None)
+        if unreadable and not items:
+            raise unreadable[0]
         return Page(tuple(items), items[-1].id if items else None, unreadable)
 
     async def pages(self) -> AsyncIterator[Page[Item]]:
@@ -208,14 +218,18 @@ class AsyncPager(Generic[Item]):
         walk = Walk(self._marker)
         while not walk.done:
             try:
-                items, unreadable = await self._page_after(walk.marker, walk)
+                # Where a marker's own item is listed again, pages of one item would never get past it.
+                limit = max(2, self._sizes.limit(self._page_size))
+                items, unreadable = await self._page_after(walk.marker, limit, walk)
             except NotFoundError:
                 if not walk.marker_refused():
                     raise
                 continue
+            if unreadable and not items and walk.empty:
+                raise unreadable[0]
             new = walk.received([item.id for item in items], len(items) + len(unreadable))
             if new or unreadable:
-                next_marker = None if walk.done else items[-1].id
+                next_marker = None if walk.done else walk.marker
                 yield Page(tuple(items[index] for index in new), next_marker, unreadable)
 
     async def __aiter__(self) -> AsyncIterator[Item]:
@@ -224,15 +238,15 @@ class AsyncPager(Generic[Item]):
                 yield item
 
     async def _page_after(
-        self, marker: int | str | None, walk: Walk | None
+        self, marker: int | str | None, limit: int, walk: Walk | None
     ) -> tuple[list[Item], tuple[UnexpectedResponseError, ...]]:
         while True:
-            limit = self._sizes.limit(self._page_size)
             try:
                 return await self._fetch(marker, limit)
             except InvalidRequestError as error:
                 if not _refuses_limit(error) or not self._sizes.lower(limit):
                     raise
+                limit = self._sizes.limit(limit)
                 if walk is not None:
                     walk.limit_lowered()
 

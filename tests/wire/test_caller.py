@@ -24,6 +24,7 @@ from netmind_rentgpu import (
     Timeouts,
     UnexpectedResponseError,
 )
+from netmind_rentgpu.resources.machines import AsyncMachines
 from netmind_rentgpu.settings import Settings
 from netmind_rentgpu.wire.caller import Caller
 from netmind_rentgpu.wire.outcome import Answer, Request
@@ -336,7 +337,7 @@ async def test_one_strange_item_does_not_blind_a_list(make: Any, caplog: pytest.
 
 async def test_a_list_in_which_nothing_can_be_read_is_unexpected(make: Any) -> None:
     with pytest.raises(UnexpectedResponseError) as caught:
-        await make(Script(ok([None, 3]))).many(Machine, GET)
+        await AsyncMachines(make(Script(ok([None, 3])))).list()
     assert caught.value.json_path == "$[0]"
 
 

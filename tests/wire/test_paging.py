@@ -1,0 +1,301 @@
+"""Walking a list that is moved, cut and clamped: in no world does it end too early, or give an item twice."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netmind_rentgpu import Auth, InvalidField, InvalidRequestError, NotFoundError, UnexpectedResponseError
+from netmind_rentgpu.wire.paging import AsyncPager, PageSize, Walk
+
+DETAILS: dict[str, Any] = {"code": None, "message": "", "body": None, "request_id": None, "method": "GET", "path": "/"}
+
+
+@dataclass
+class World:
+    """A service's list, and how it pages: what the contract leaves open."""
+
+    ids: list[int]
+    cap: int | None = None
+    refuses: bool = False
+    descending: bool = False
+    inclusive: bool = False
+    dead_marker: str = "by value"  # or: "empty", "first page", "404"
+    unreadable: frozenset[int] = frozenset()
+    after_page: Callable[["World", list[int]], None] = lambda world, page: None
+    asked: list[tuple[int | str | None, int]] = field(default_factory=list)
+
+    async def fetch(self, marker: int | str | None, limit: int) -> tuple[list[Auth], tuple[UnexpectedResponseError, ...]]:
+        self.asked.append((marker, limit))
+        if self.cap is not None and limit > self.cap:
+            if self.refuses:
+                rejected = InvalidField(("query", "limit"), "too large", "value_error")
+                raise InvalidRequestError("", fields=(rejected,), status=422, **DETAILS)
+            limit = self.cap
+        page = self.page(None if marker is None else int(marker), limit)
+        readable = [item for item in page if item not in self.unreadable]
+        self.after_page(self, page)
+        errors = [UnexpectedResponseError("", status=200, method="", path="") for _ in range(len(page) - len(readable))]
+        return [Auth(id=item) for item in readable], tuple(errors)
+
+    def page(self, marker: int | None, limit: int) -> list[int]:
+        ordered = sorted(self.ids, reverse=self.descending)
+        if marker is None:
+            return ordered[:limit]
+        if marker not in ordered and self.dead_marker != "by value":
+            if self.dead_marker == "404":
+                raise NotFoundError("", status=404, **DETAILS)
+            return [] if self.dead_marker == "empty" else ordered[:limit]
+        if self.descending:
+            rest = [item for item in ordered if item < marker or (self.inclusive and item == marker)]
+        else:
+            rest = [item for item in ordered if item > marker or (self.inclusive and item == marker)]
+        return rest[:limit]
+
+    def pager(self, *, marker: int | str | None = None, page_size: int | None = None, largest: int = 100) -> AsyncPager[Auth]:
+        return AsyncPager(self.fetch, marker=marker, page_size=page_size, sizes=PageSize(largest))
+
+
+async def ids_of(pager: AsyncPager[Auth]) -> list[int]:
+    return [item.id async for item in pager]
+
+
+WORLDS = [
+    {"descending": descending, "inclusive": inclusive, "dead_marker": dead}
+    for descending in (False, True)
+    for inclusive in (False, True)
+    for dead in ("by value", "empty", "first page", "404")
+]
+
+
+async def test_pages_of_one_get_past_an_inclusive_marker() -> None:
+    service = World([1, 2, 3], inclusive=True)
+    assert await ids_of(service.pager(page_size=1)) == [1, 2, 3]
+    assert len(await World([1, 2, 3]).pager(page_size=1)) == 1
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=str)
+@pytest.mark.parametrize("count", [0, 1, 2, 9, 10, 11, 20, 25])
+@pytest.mark.parametrize("cap", [5, 10, None])
+async def test_a_list_that_holds_still_is_given_whole(world: dict[str, Any], count: int, cap: int | None) -> None:
+    service = World(list(range(1, count + 1)), cap=cap, **world)
+    assert sorted(await ids_of(service.pager(page_size=10))) == list(range(1, count + 1))
+    # A page each (an inclusive marker costs a place on each), the empty one, and what confirms it.
+    size = min(cap or 10, 10) - world["inclusive"]
+    assert len(service.asked) <= count // size + 4
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=str)
+@pytest.mark.parametrize("page_size", [2, 3, 10, 100])
+async def test_deleting_as_one_goes_reaches_everything(world: dict[str, Any], page_size: int) -> None:
+    service = World(list(range(1, 61)), **world)
+    given_out = []
+    async for item in service.pager(page_size=page_size):
+        given_out.append(item.id)
+        service.ids.remove(item.id)
+    assert sorted(given_out) == list(range(1, 61))
+    assert service.ids == []
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=str)
+async def test_every_marker_dies_and_much_before_it_lives(world: dict[str, Any]) -> None:
+    def kill_the_last(service: World, page: list[int]) -> None:
+        if page and page[-1] in service.ids:
+            service.ids.remove(page[-1])
+
+    service = World(list(range(1, 101)), after_page=kill_the_last, **world)
+    found = await ids_of(service.pager(page_size=10))
+    assert len(found) == len(set(found))
+    assert set(service.ids) <= set(found)
+
+
+@st.composite
+def moving_worlds(draw: st.DrawFn) -> tuple[World, set[int], int]:
+    stable = draw(st.sets(st.integers(1, 400), max_size=40))
+    passing = draw(st.sets(st.integers(1, 400), max_size=40)) - stable
+    events = draw(st.lists(st.tuples(st.booleans(), st.sampled_from(sorted(passing) or [0])), max_size=60))
+    remaining = iter(events)
+
+    def move(service: World, page: list[int]) -> None:
+        for appears, item in (event for event, _ in zip(remaining, range(3), strict=False)):
+            if item == 0:
+                continue
+            if appears and item not in service.ids:
+                service.ids.append(item)
+            elif not appears and item in service.ids:
+                service.ids.remove(item)
+
+    world = World(
+        sorted(stable | passing),
+        cap=draw(st.sampled_from([None, 2, 3, 7])),
+        refuses=draw(st.booleans()),
+        descending=draw(st.booleans()),
+        inclusive=draw(st.booleans()),
+        dead_marker=draw(st.sampled_from(["by value", "empty", "first page", "404"])),
+        after_page=move,
+    )
+    return world, stable, draw(st.integers(2, 12))
+
+
+@given(moving_worlds())
+def test_what_was_there_throughout_is_given_once(drawn: tuple[World, set[int], int]) -> None:
+    import anyio
+
+    world, stable, page_size = drawn
+    found = anyio.run(ids_of, world.pager(page_size=page_size))
+    assert len(found) == len(set(found))
+    assert stable <= set(found)
+    assert len(world.asked) < 400
+
+
+async def test_awaited_it_is_a_page() -> None:
+    service = World(list(range(1, 26)))
+    page = await service.pager(page_size=10)
+    assert [item.id for item in page] == list(range(1, 11))
+    assert (len(page), page.next_marker, page.unreadable) == (10, 10, ())
+    rest = await service.pager(page_size=10, marker=page.next_marker).first_page()
+    assert [item.id for item in rest.items] == list(range(11, 21))
+    assert (await World([]).pager()).next_marker is None
+
+
+async def test_pages_and_resuming() -> None:
+    service = World(list(range(1, 26)))
+    pages = [page async for page in service.pager(page_size=10).pages()]
+    assert [len(page) for page in pages] == [10, 10, 5]
+    assert [page.next_marker for page in pages] == [10, 20, None]
+    assert await ids_of(service.pager(page_size=10, marker=20)) == [21, 22, 23, 24, 25]
+    assert await ids_of(service.pager(page_size=10, marker="20")) == [21, 22, 23, 24, 25]
+    assert await ids_of(service.pager(page_size=10, marker=25)) == []
+
+
+async def test_a_marker_of_the_callers_that_is_not_known_is_told() -> None:
+    with pytest.raises(NotFoundError):
+        await ids_of(World([1, 2, 3], dead_marker="404").pager(marker=99))
+
+
+async def test_resuming_does_not_go_back_before_its_marker() -> None:
+    def delete_all(service: World, page: list[int]) -> None:
+        service.ids = [item for item in service.ids if item < 10]
+
+    service = World(list(range(1, 21)), dead_marker="empty", after_page=delete_all)
+    assert await ids_of(service.pager(page_size=5, marker=10)) == [11, 12, 13, 14, 15]
+
+
+async def test_a_refused_limit_is_lowered_and_remembered() -> None:
+    service = World(list(range(1, 31)), cap=10, refuses=True)
+    sizes = PageSize(100)
+    pager = AsyncPager(service.fetch, marker=None, page_size=None, sizes=sizes)
+    assert len(await ids_of(pager)) == 30
+    assert [limit for _, limit in service.asked[:4]] == [100, 50, 20, 10]
+    service.asked.clear()
+    assert len(await ids_of(pager)) == 30
+    assert {limit for _, limit in service.asked} == {10}
+
+
+async def test_a_limit_that_is_lowered_on_the_way_does_not_look_like_the_end() -> None:
+    service = World(list(range(1, 101)))
+
+    def tighten(world: World, page: list[int]) -> None:
+        world.cap, world.refuses = 10, True
+
+    service.after_page = tighten
+    assert len(await ids_of(service.pager(page_size=50))) == 100
+
+
+async def test_a_limit_refused_to_the_last_is_raised() -> None:
+    with pytest.raises(InvalidRequestError):
+        await ids_of(World([1], cap=0, refuses=True).pager())
+
+
+async def test_a_refusal_of_something_else_is_raised_at_once() -> None:
+    asked: list[int] = []
+
+    async def fetch(marker: object, limit: int) -> Any:
+        asked.append(limit)
+        raise InvalidRequestError("", fields=(InvalidField(("query", "marker"), "", ""),), status=422, **DETAILS)
+
+    with pytest.raises(InvalidRequestError):
+        await ids_of(AsyncPager(fetch, marker=None, page_size=None, sizes=PageSize(100)))
+    assert asked == [100]
+
+
+async def test_a_limit_refused_in_plain_words_is_lowered() -> None:
+    asked: list[int] = []
+
+    async def fetch(marker: object, limit: int) -> Any:
+        asked.append(limit)
+        if limit > 10:
+            details = {**DETAILS, "message": "Limit must not exceed 10"}
+            raise InvalidRequestError("", fields=(), status=400, **details)
+        return [], ()
+
+    assert await ids_of(AsyncPager(fetch, marker=None, page_size=None, sizes=PageSize(100))) == []
+    assert asked[-1] == 10
+
+
+async def test_what_cannot_be_read_counts_for_the_length_of_a_page() -> None:
+    service = World(list(range(1, 31)), unreadable=frozenset({3, 10, 20, 30}))
+    pages = [page async for page in service.pager(page_size=10).pages()]
+    assert [item.id for page in pages for item in page] == [n for n in range(1, 31) if n not in (3, 10, 20, 30)]
+    assert sum(len(page.unreadable) for page in pages) >= 4
+
+
+async def test_a_list_of_which_nothing_can_be_read_is_unexpected() -> None:
+    service = World([1, 2, 3], unreadable=frozenset({1, 2, 3}))
+    with pytest.raises(UnexpectedResponseError):
+        await ids_of(service.pager())
+    with pytest.raises(UnexpectedResponseError):
+        await service.pager()
+
+
+def test_a_walk_that_could_not_read_all_is_not_complete() -> None:
+    walk = Walk()
+    walk.received([1, 2], 3)
+    walk.received([4], 1)
+    assert (walk.done, walk.complete) == (True, False)
+    walk = Walk()
+    walk.received([1, 2], 2)
+    walk.received([], 2)
+    assert (walk.done, walk.complete) == (True, False)
+
+
+@pytest.mark.parametrize("answers", [[[1, 2, 3]], [[1, 2], [2, 1]], [[1, 2, 3], []]], ids=str)
+async def test_a_service_that_ignores_markers_is_not_walked_for_ever(answers: list[list[int]]) -> None:
+    asked = []
+
+    async def fetch(marker: object, limit: int) -> Any:
+        asked.append(marker)
+        return [Auth(id=item) for item in answers[len(asked) % len(answers)]], ()
+
+    found = await ids_of(AsyncPager(fetch, marker=None, page_size=None, sizes=PageSize(100)))
+    assert len(found) == len(set(found))
+    assert len(asked) < 40
+
+
+def walk(pages: Sequence[Sequence[int]]) -> Walk:
+    walk = Walk()
+    for page in pages:
+        assert not walk.done
+        walk.received(page, len(page))
+    return walk
+
+
+def test_a_walk_knows_whether_it_saw_the_end() -> None:
+    assert (walk([[]]).done, walk([[]]).complete) == (True, True)
+    assert walk([[1, 2], [3]]).complete
+    confirmed = walk([[1, 2], []])
+    assert (confirmed.done, confirmed.marker) == (False, 1)
+    confirmed.received([2], 1)
+    assert confirmed.complete
+    ignoring = walk([[1, 2]] * 4)
+    assert (ignoring.done, ignoring.complete) == (True, False)
+
+
+def test_one_page_is_held_at_a_time() -> None:
+    long = Walk()
+    for start in range(0, 10_000, 100):
+        long.received(range(start, start + 100), 100)
+    assert long.marker == 9_999
