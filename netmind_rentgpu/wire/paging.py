@@ -6,13 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import attrs
 
 from netmind_rentgpu.errors import InvalidRequestError, NotFoundError, UnexpectedResponseError
 
 __all__ = ["AsyncPager", "Page", "PageSize", "Walk"]
+
+
+_MOST_SILENT: Final = 24
+_MOST_CONTRADICTIONS: Final = 3
 
 
 class Identified(Protocol):
@@ -77,7 +81,9 @@ class Walk:
         self._silent = 0
         self._back = 0
         self._blind = False
-        self._just_seen: int | None = None
+        self._from = 0
+        self._contradictions = 0
+        self._alive: int | None = None
         self._empty_after: int | str | None = None
 
     @property
@@ -99,7 +105,7 @@ class Walk:
         if new:
             self._pages += 1
             self._silent = self._back = 0
-            self._just_seen = self._empty_after = None
+            self._alive = self._empty_after = None
         else:
             self._silent += 1
         if count and (short or not ids):
@@ -134,21 +140,23 @@ class Walk:
         self.complete = complete and not self._blind
 
     def _nothing_new(self, ids: Sequence[int]) -> None:
-        if not ids and (self.marker is None or self.marker == self._just_seen):
+        if not ids and self.marker is None:
             self._end(complete=True)
-        elif self._silent > self._pages + 24:
+        elif self._silent > self._pages + _MOST_SILENT or self._contradictions > _MOST_CONTRADICTIONS:
             # The service ignores markers, or moves its list about faster than it can be read.
             self._end(complete=False)
         elif ids and self._follows_marker(ids):
             if ids[-1] in (self.marker, self._empty_after):
+                # It is still there, so it was there when nothing came after it.
                 self._end(complete=True)
             else:
-                self._just_seen = self.marker = ids[-1]
-        elif ids and self.marker == self._just_seen:
-            self._end(complete=False)
+                self._alive = self.marker = ids[-1]
+                self._back = 0
         else:
-            if not ids and not self._back:
+            if not ids:
                 self._empty_after = self.marker
+            elif self.marker == self._alive:
+                self._contradictions += 1
             self._step_back()
 
     def _follows_marker(self, ids: Sequence[int]) -> bool:
@@ -159,14 +167,15 @@ class Walk:
         return all(self._position[item] >= after for item in ids)
 
     def _step_back(self) -> None:
-        """Ask again from an earlier item: the last but one, then a page back, then four times as far each time."""
+        """Ask again from an earlier item: the one before, then a page back, then four times as far each time."""
         if self.marker == self._start:
             # There is nothing before what the caller wanted to start from.
             self._end(complete=False)
             return
-        self._just_seen = None
+        if not self._back:
+            self._from = self._position[cast("int", self.marker)]
         self._back = max(self._longest, self._back * 4) if self._back else 1
-        position = len(self._given) - 1 - self._back
+        position = self._from - self._back
         self.marker = self._given[position] if position >= 0 else self._start
 
 

@@ -111,7 +111,9 @@ def test_every_documented_field_is_read(codec: Codec, model: type[Any], field: s
 
 @pytest.mark.parametrize(("model", "field"), EACH_FIELD)
 @pytest.mark.parametrize("value", [None, "missing"])
-def test_any_field_but_the_identity_may_be_null_or_missing(codec: Codec, model: type[Any], field: str, value: Any) -> None:
+def test_any_field_but_the_identity_may_be_null_or_missing(
+    codec: Codec, model: type[Any], field: str, value: Any
+) -> None:
     payload = {name: item for name, item in SAMPLES[model].items() if name != field}
     if value is None:
         payload[field] = None
@@ -142,7 +144,15 @@ def test_what_cannot_be_read_is_none_and_kept_aside(codec: Codec, model: type[An
 
 
 def test_nothing_is_turned_into_something_else(codec: Codec) -> None:
-    payload = {**SAMPLES[Container], "name": 5, "gpu": "2", "ssh": False, "enable_vscode": 1, "cpu": "4", "auth_id": True}
+    payload = {
+        **SAMPLES[Container],
+        "name": 5,
+        "gpu": "2",
+        "ssh": False,
+        "enable_vscode": 1,
+        "cpu": "4",
+        "auth_id": True,
+    }
     found = codec.one(Container, payload)
     assert (found.name, found.gpu, found.ssh, found.enable_vscode, found.cpu, found.auth_id) == (None,) * 6
     assert found.extra == {"name": 5, "gpu": "2", "ssh": False, "enable_vscode": 1, "cpu": "4", "auth_id": True}

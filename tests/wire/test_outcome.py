@@ -33,7 +33,12 @@ def read(status: int, body: Any, *, request: Request = REQUEST, key: str = "deta
 
 
 BODIES = [
-    (400, {"detail": "balance not enough, please top up"}, InsufficientBalanceError, "balance not enough, please top up"),
+    (
+        400,
+        {"detail": "balance not enough, please top up"},
+        InsufficientBalanceError,
+        "balance not enough, please top up",
+    ),
     (403, {"error": {"message": "Invalid api token"}}, AuthenticationError, "Invalid api token"),
     (403, {"message": "Invalid API key"}, AuthenticationError, "Invalid API key"),
     (
@@ -47,7 +52,12 @@ BODIES = [
     (401, {"detail": "whatever"}, AuthenticationError, "whatever"),
     (400, {"error": "Invalid token"}, AuthenticationError, "Invalid token"),
     (403, {"detail": "You may not do this"}, PermissionDeniedError, "You may not do this"),
-    (403, b"<html><head><title>403 Forbidden</title></head></html>", PermissionDeniedError, "a page of HTML, '403 Forbidden'"),
+    (
+        403,
+        b"<html><head><title>403 Forbidden</title></head></html>",
+        PermissionDeniedError,
+        "a page of HTML, '403 Forbidden'",
+    ),
     (400, {"detail": "node is full"}, InvalidRequestError, "node is full"),
     (404, {"detail": "Not Found"}, NotFoundError, "Not Found"),
     (409, {"detail": "already stopped"}, ConflictError, "already stopped"),
@@ -60,7 +70,12 @@ BODIES = [
     (503, b"\xff\xfe", ServerError, "\ufffd\ufffd"),
     (504, [], ServerError, ""),
     (400, {"detail": {"code": "E1", "message": "inner"}}, InvalidRequestError, "inner"),
-    (400, {"detail": ["first", {"loc": ["body", "x"], "msg": "second"}, 3]}, InvalidRequestError, "first; body.x: second; ?"),
+    (
+        400,
+        {"detail": ["first", {"loc": ["body", "x"], "msg": "second"}, 3]},
+        InvalidRequestError,
+        "first; body.x: second; ?",
+    ),
 ]
 
 
@@ -94,15 +109,15 @@ def test_the_code() -> None:
         assert caught.value.message == "X"
 
 
-V1 = {"detail": [{"loc": ["body", "gpu"], "msg": "ensure this value is less than or equal to 12", "type": "v", "ctx": {}}]}
+V1 = {
+    "detail": [{"loc": ["body", "gpu"], "msg": "ensure this value is less than or equal to 12", "type": "v", "ctx": {}}]
+}
 
 
 def test_the_fields_of_a_422() -> None:
     with pytest.raises(InvalidRequestError, match=r"body\.gpu: ensure this value") as caught:
         read(422, V1)
-    assert caught.value.fields == (
-        InvalidField(("body", "gpu"), "ensure this value is less than or equal to 12", "v"),
-    )
+    assert caught.value.fields == (InvalidField(("body", "gpu"), "ensure this value is less than or equal to 12", "v"),)
     with pytest.raises(InvalidRequestError) as caught:
         read(422, {"errors": V1["detail"]}, key="errors")
     assert len(caught.value.fields) == 1

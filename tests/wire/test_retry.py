@@ -63,9 +63,12 @@ def delay(error: RentGPUError, **situation: object) -> float | None:
 
 
 def test_the_delay_doubles_up_to_its_bound() -> None:
-    assert [delay_before_retry(
-        Retries(max_attempts=99), server(502), repeatable=True, attempt=n, elapsed=0, remaining=None, random=1
-    ) for n in range(1, 8)] == [0.5, 1, 2, 4, 8, 8, 8]
+    assert [
+        delay_before_retry(
+            Retries(max_attempts=99), server(502), repeatable=True, attempt=n, elapsed=0, remaining=None, random=1
+        )
+        for n in range(1, 8)
+    ] == [0.5, 1, 2, 4, 8, 8, 8]
     assert delay(server(502), random=0.0) == 0
     assert delay(server(502), random=0.5) == 0.25
 

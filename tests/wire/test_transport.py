@@ -73,7 +73,9 @@ async def test_faults_are_retried_for_a_get_and_never_for_a_create(
             assert 4 <= len(server.seen) <= 8
 
 
-@pytest.mark.parametrize("fault", [hostile.close, hostile.reset, hostile.cut_body, hostile.reset_body, hostile.not_http])
+@pytest.mark.parametrize(
+    "fault", [hostile.close, hostile.reset, hostile.cut_body, hostile.reset_body, hostile.not_http]
+)
 async def test_a_get_outlives_a_fault(fault: hostile.Behaviour) -> None:
     async with Hostile([fault, fault, answer()]) as server, client(server) as gpu:
         assert (await gpu.containers.get(1)).id == 1
@@ -346,7 +348,10 @@ async def test_cookies_are_not_kept() -> None:
 
 @pytest.mark.parametrize("fault", [hostile.close, hostile.reset])
 async def test_a_delete_is_not_repeated_behind_our_back(fault: hostile.Behaviour) -> None:
-    async with Hostile([answer(), fault, answer({"detail": "Container not found"}, 404)]) as server, client(server) as gpu:
+    async with (
+        Hostile([answer(), fault, answer({"detail": "Container not found"}, 404)]) as server,
+        client(server) as gpu,
+    ):
         await gpu.containers.get(1)
         # The first delete was read and then lost; what the second is told is the first one's work.
         assert await gpu.containers.delete(1) is None
