@@ -24,7 +24,6 @@ of the package.
 
 from __future__ import annotations
 
-import copyreg
 from typing import Any
 
 import attrs
@@ -56,7 +55,14 @@ class RentGPUError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The constructors of subclasses take keywords that the default way of unpickling would not pass.
-        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # in no stub, but what protocol 2 is written for
+        return _rebuild, (type(self), self.args), self.__dict__
+
+
+def _rebuild(kind: type[RentGPUError], args: tuple[Any, ...]) -> RentGPUError:
+    error = kind.__new__(kind)
+    # An OSError takes its arguments from __init__ alone, so they are set here for all.
+    error.args = args
+    return error
 
 
 class ConfigurationError(RentGPUError):

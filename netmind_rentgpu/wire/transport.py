@@ -72,7 +72,7 @@ class Transport:
         if self._proxy_headers and settings.base_url.startswith("http://"):
             # Without a tunnel there is no request that only the proxy sees.
             self._headers |= self._proxy_headers
-        # A session's own middlewares are replaced by a request's. Where this aiohttp no longer tells which they are, they stay.
+        # A request's middlewares replace its session's, so those are named too. Where they can't be told, they stay.
         theirs = () if session is None else getattr(session, "_middlewares", None)
         self._send_once = None if theirs is None else (_send_once, *theirs)
         self._own_session = session is None
@@ -219,7 +219,7 @@ class _SentOnceError(aiohttp.ClientError):
 
 
 async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Keep aiohttp from repeating a DELETE on a dead connection: the 404 to the second would hide that the first was done."""
+    """Keep aiohttp from repeating a DELETE by itself: the 404 to the second would hide that the first was done."""
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:

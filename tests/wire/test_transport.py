@@ -196,7 +196,7 @@ async def test_an_unknown_host(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
     async with client("https://gpu.invalid") as gpu:
-        with pytest.raises(APIConnectionError, match="gpu.invalid cannot be resolved") as caught:
+        with pytest.raises(APIConnectionError, match=r"gpu\.invalid cannot be resolved") as caught:
             await create(gpu)
         assert caught.value.maybe_processed is False
 

@@ -1,0 +1,70 @@
+"""The tree of errors."""
+
+import pickle
+from typing import Any
+
+import pytest
+
+import netmind_rentgpu
+from netmind_rentgpu import errors
+
+DETAILS: dict[str, Any] = {
+    "status": 400,
+    "code": "C",
+    "message": "m",
+    "body": {"a": [1]},
+    "request_id": "r",
+    "method": "GET",
+    "path": "/x",
+}
+EXAMPLES = [
+    errors.ConfigurationError("text"),
+    errors.InvalidArgumentError("gpu", "too many"),
+    errors.ClientStateError("text"),
+    errors.APIConnectionError("text", maybe_processed=True),
+    errors.APITimeoutError("text", maybe_processed=False),
+    *(
+        kind("text", **DETAILS)
+        for kind in (
+            errors.APIStatusError,
+            errors.AuthenticationError,
+            errors.PermissionDeniedError,
+            errors.InsufficientBalanceError,
+            errors.NotFoundError,
+            errors.ConflictError,
+        )
+    ),
+    errors.InvalidRequestError("text", fields=(errors.InvalidField(("body",), "m", "t"),), **DETAILS),
+    errors.RateLimitError("text", retry_after=1.5, **DETAILS),
+    errors.ServerError("text", retry_after=None, **DETAILS),
+    errors.UnexpectedResponseError("text", status=200, method="GET", path="/x", json_path="$.a", truncated=True),
+]
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_errors_pickle(error: errors.RentGPUError, protocol: int) -> None:
+    error.add_note("a note")
+    again = pickle.loads(pickle.dumps(error, protocol))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
+
+
+def test_every_public_error_is_in_the_tree_and_has_an_example() -> None:
+    public = {
+        value
+        for name in netmind_rentgpu.__all__
+        if isinstance(value := getattr(netmind_rentgpu, name), type) and issubclass(value, BaseException)
+    }
+    assert all(issubclass(kind, errors.RentGPUError) for kind in public)
+    assert {type(error) for error in EXAMPLES} == public - {errors.RentGPUError, errors.TransportError}
+    tree = errors.__doc__ or ""
+    assert all(kind.__name__ in tree for kind in public)
+
+
+def test_errors_are_also_what_they_look_like() -> None:
+    assert issubclass(errors.InvalidArgumentError, ValueError)
+    assert issubclass(errors.APITimeoutError, TimeoutError)
+    assert str(errors.APITimeoutError("text", maybe_processed=True)) == "text"
+    assert str(errors.InvalidArgumentError("gpu", "too many")) == "gpu: too many"

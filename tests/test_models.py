@@ -1,0 +1,112 @@
+"""Models as values."""
+
+import copy
+import pickle
+
+import attrs
+import pytest
+
+from netmind_rentgpu import Auth, Container, Image, ImageType, Machine, PaymentType, SSHEndpoint
+
+
+@pytest.mark.parametrize(
+    ("text", "endpoint"),
+    [
+        ("ssh root@host.example -p 30022", SSHEndpoint("host.example", 30022, "root")),
+        ("ssh -p 30022 root@host.example", SSHEndpoint("host.example", 30022, "root")),
+        ("ssh -p30022 root@host.example", SSHEndpoint("host.example", 30022, "root")),
+        ("ssh host.example -p 30022 -l root", SSHEndpoint("host.example", 30022, "root")),
+        ("ssh -o StrictHostKeyChecking=no -i key root@10.0.0.7 -p 22", SSHEndpoint("10.0.0.7", 22, "root")),
+        ("ssh -v root@host.example", SSHEndpoint("host.example", 22, "root")),
+        ("  ssh  root@host.example  -p  30022 \n", SSHEndpoint("host.example", 30022, "root")),
+        ("ssh ssh://root@host.example:30022", SSHEndpoint("host.example", 30022, "root")),
+        ("host.example:30022", SSHEndpoint("host.example", 30022)),
+        ("root@host.example:30022", SSHEndpoint("host.example", 30022, "root")),
+        ("root@host.example", SSHEndpoint("host.example", 22, "root")),
+        ("10.0.0.7:30022", SSHEndpoint("10.0.0.7", 30022)),
+        ("ssh://root@host.example:30022", SSHEndpoint("host.example", 30022, "root")),
+        ("ssh://host.example", SSHEndpoint("host.example")),
+        ("ssh://root@[2001:db8::1]:30022", SSHEndpoint("2001:db8::1", 30022, "root")),
+        ("[2001:db8::1]:30022", SSHEndpoint("2001:db8::1", 30022)),
+        ("", None),
+        ("   ", None),
+        ("text", None),
+        ("pending", None),
+        ("not ready yet", None),
+        ("ssh", None),
+        ("ssh -p 30022", None),
+        ("ssh root@host.example -p", None),
+        ("ssh root@host.example -p many", None),
+        ("host.example:0", None),
+        ("host.example:65536", None),
+        ("host.example:٣٠", None),
+        ("https://host.example:30022", None),
+        ("ssh -oProxyCommand=evil", None),
+        ("ssh -p 22 --", None),
+        ("-oProxyCommand=evil:22", None),
+        ("root@-oProxyCommand=evil:22", None),
+        ("-l@host.example:22", None),
+        ("ssh -l -oProxyCommand=evil host.example", None),
+        ("host;rm -rf:22", None),
+        ("host`id`:22", None),
+        ("ssh root@[::1", None),
+    ],
+)
+def test_an_endpoint_is_read_in_every_form(text: str, endpoint: SSHEndpoint | None) -> None:
+    assert SSHEndpoint.parse(text) == endpoint
+    assert Container(id=1, ssh=text).ssh_endpoint == endpoint
+
+
+def test_without_a_text_there_is_no_endpoint() -> None:
+    assert Container(id=1).ssh_endpoint is None
+
+
+@pytest.mark.parametrize("kind", [ImageType, PaymentType])
+def test_enumerations_are_open(kind: type[ImageType | PaymentType]) -> None:
+    unknown = kind(17)
+    assert (str(unknown), repr(unknown)) == ("17", f"{kind.__name__}(17)")
+    assert unknown == kind(17)
+    assert unknown != kind("17")
+    assert len({unknown, kind(17)}) == 1
+    assert pickle.loads(pickle.dumps(unknown)) == unknown
+    for name in kind._members:
+        member = getattr(kind, name)
+        assert (str(member), repr(member)) == (name, f"{kind.__name__}.{name}")
+        assert member == kind(name)
+        assert pickle.loads(pickle.dumps(member)) == member
+    assert ImageType("USD") != PaymentType("USD")
+
+
+SECRETS = [
+    (Auth(id=1, value="canary", extra={"value": "canary", "new": 1}), "value"),
+    (
+        Image(id=1, docker_passwd="canary", onstart="x", options="y", extra={"docker_passwd": 1, "new": 1}),
+        "docker_passwd",
+    ),
+]
+
+
+@pytest.mark.parametrize(("model", "field"), SECRETS, ids=["Auth", "Image"])
+def test_secrets_are_in_no_repr_and_no_pickle(model: Auth | Image, field: str) -> None:
+    assert "canary" not in f"{model} {model!r}"
+    assert b"canary" not in pickle.dumps(model)
+    again = pickle.loads(pickle.dumps(model))
+    assert getattr(again, field) is None
+    assert again.extra == {"new": 1}
+    assert again == attrs.evolve(model, **{field: None}, extra={"new": 1})
+    # A copy in the same process is the value itself.
+    assert getattr(copy.copy(model), field) == getattr(copy.deepcopy([model])[0], field) == "canary"
+
+
+def test_what_a_user_runs_in_an_image_is_not_shown() -> None:
+    assert "HF_TOKEN" not in repr(Image(id=1, onstart="HF_TOKEN=1 run", options="-e HF_TOKEN=1"))
+
+
+def test_models_are_values() -> None:
+    one, other = Container(id=1, extra={"a": [1]}), Container(id=1, extra={"a": [1]})
+    assert one == other
+    assert hash(one) == hash(other)
+    assert pickle.loads(pickle.dumps(one)) == one
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        one.id = 2  # type: ignore[misc]  # what the test is about
+    assert pickle.loads(pickle.dumps(Machine(node_name="n", labels=("a",)))).labels == ("a",)

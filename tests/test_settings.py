@@ -1,0 +1,181 @@
+"""What a client is told, and what it refuses to be told."""
+
+import pickle
+from typing import Any
+
+import pytest
+
+from netmind_rentgpu import AsyncRentGPU, ConfigurationError, InvalidArgumentError, Retries, Timeouts
+from netmind_rentgpu.settings import DEFAULT, Settings, timeouts_for
+
+
+def resolve(environment: dict[str, str] | None = None, **arguments: Any) -> Settings:
+    defaults = {
+        "token": "token",
+        "base_url": None,
+        "proxy": None,
+        "timeout": DEFAULT,
+        "retries": DEFAULT,
+        "max_connections": 100,
+        "allow_insecure_http": False,
+    }
+    return Settings.resolve(**{**defaults, **arguments}, environment=environment or {})
+
+
+def test_the_token_comes_from_the_argument_or_the_environment() -> None:
+    both = {"NETMIND_API_KEY": "key", "NETMIND_API_TOKEN": "other"}
+    assert resolve(both).token == "token"
+    assert resolve(both, token=None).token == "key"
+    assert resolve({"NETMIND_API_TOKEN": "other"}, token=None).token == "other"
+    assert resolve({"NETMIND_API_KEY": "", "NETMIND_API_TOKEN": "other"}, token=None).token == "other"
+    assert resolve(token=" token\n").token == "token"
+
+
+@pytest.mark.parametrize("token", [None, "", "  ", "a\nb", "pässword", "a\x00"])
+def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: str | None) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        resolve(token=token)
+    assert token is None or not token.strip() or token not in str(caught.value)
+
+
+def test_the_token_is_not_shown() -> None:
+    settings = resolve(token="canary", proxy="http://user:canary@proxy:1")
+    assert "canary" not in repr(settings)
+    with pytest.raises(TypeError):
+        pickle.dumps(settings)
+    client = AsyncRentGPU("canary")
+    assert repr(client) == "AsyncRentGPU(base_url='https://api.netmind.ai')"
+    with pytest.raises(TypeError):
+        pickle.dumps(client)
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        (None, "https://api.netmind.ai"),
+        ("https://gateway.example/netmind/", "https://gateway.example/netmind"),
+        ("https://gateway.example:8443", "https://gateway.example:8443"),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("http://127.1.2.3", "http://127.1.2.3"),
+        ("http://localhost:8000/", "http://localhost:8000"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+    ],
+)
+def test_the_base_url(url: str | None, kept: str) -> None:
+    assert resolve(base_url=url).base_url == kept
+    assert resolve({"NETMIND_BASE_URL": url or ""}).base_url == kept
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "api.netmind.ai",
+        "ftp://api.netmind.ai",
+        "https://",
+        "https://user:canary@api.netmind.ai",
+        "https://api.netmind.ai?x=1",
+        "https://api.netmind.ai#x",
+        "https://api.netmind.ai:port",
+        "http://api.netmind.ai",
+        "http://127.0.0.1.evil.example",
+        "http://localhost.evil.example",
+        "http://10.0.0.1",
+        "http://0.0.0.0",
+    ],
+)
+def test_a_base_url_that_cannot_be_used_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        resolve(base_url=url)
+    assert "canary" not in str(caught.value)
+
+
+def test_plain_http_to_another_machine_only_if_asked_for() -> None:
+    assert resolve(base_url="http://10.0.0.1", allow_insecure_http=True).base_url == "http://10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("environment", "proxy"),
+    [
+        ({"https_proxy": "http://proxy:1"}, "http://proxy:1"),
+        ({"HTTPS_PROXY": "http://proxy:1"}, "http://proxy:1"),
+        ({"all_proxy": "http://proxy:1"}, "http://proxy:1"),
+        ({"https_proxy": "proxy:1"}, "http://proxy:1"),
+        ({"http_proxy": "http://proxy:1"}, None),
+        ({"https_proxy": "http://proxy:1", "no_proxy": "netmind.ai"}, None),
+        ({"https_proxy": "http://proxy:1", "no_proxy": "*"}, None),
+        ({"https_proxy": "http://proxy:1", "no_proxy": "example.com"}, "http://proxy:1"),
+        ({}, None),
+    ],
+)
+def test_the_systems_proxy(environment: dict[str, str], proxy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert resolve().proxy == proxy
+    assert resolve(proxy="http://mine:2").proxy == "http://mine:2"
+
+
+def test_loopback_needs_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://proxy:1")
+    assert resolve(base_url="http://127.0.0.1:8000").proxy is None
+    assert resolve(base_url="http://10.0.0.1", allow_insecure_http=True).proxy == "http://proxy:1"
+
+
+@pytest.mark.parametrize("proxy", ["socks5://user:canary@proxy:1", "http://", "http://proxy:port", "http://proxy:0"])
+def test_a_proxy_that_cannot_be_used_is_refused_and_not_shown(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        resolve(proxy=proxy)
+    assert "canary" not in str(caught.value)
+    monkeypatch.setenv("https_proxy", proxy)
+    with pytest.raises(ConfigurationError):
+        resolve()
+
+
+def test_timeouts() -> None:
+    mine = Timeouts(total=7, connect=1, read=2, slot=3)
+    assert resolve().timeouts == Timeouts()
+    assert resolve(timeout=mine).timeouts == mine
+    assert resolve(timeout=5).timeouts == Timeouts(total=5)
+    assert resolve(timeout=None).timeouts == Timeouts(total=None)
+    assert timeouts_for(DEFAULT, mine) is mine
+    assert timeouts_for(5, mine) == Timeouts(total=5, connect=1, read=2, slot=3)
+    assert timeouts_for(None, mine) == Timeouts(total=None, connect=1, read=2, slot=3)
+    assert all(value is not None for value in (Timeouts().total, Timeouts().connect, Timeouts().read, Timeouts().slot))
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "5", True])
+def test_what_is_no_time(value: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="total: must be a number of seconds above 0"):
+        timeouts_for(value, Timeouts())
+    with pytest.raises(InvalidArgumentError, match="read: must be a number of seconds above 0"):
+        Timeouts(read=value)
+
+
+def test_retries() -> None:
+    assert resolve().retries == Retries()
+    assert resolve(retries=0).retries == Retries(max_attempts=1)
+    assert resolve(retries=2).retries == Retries(max_attempts=3)
+    mine = Retries(max_attempts=9, base_delay=0.1)
+    assert resolve(retries=mine).retries is mine
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"retries": -1}, "retries: must be a whole number, at least 0"),
+        ({"retries": True}, "retries: must be a whole number, at least 0"),
+        ({"retries": "3"}, "retries: must be a whole number, at least 0"),
+        ({"max_connections": 0}, "max_connections: must be a whole number, at least 1"),
+        ({"max_connections": 2.5}, "max_connections: must be a whole number, at least 1"),
+    ],
+    ids=str,
+)
+def test_what_is_no_count(arguments: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=problem):
+        resolve(**arguments)
+
+
+@pytest.mark.parametrize("field", ["base_delay", "max_delay", "max_retry_after", "max_elapsed"])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "5", True])
+def test_what_is_no_delay(field: str, value: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"{field}: must be a number of seconds"):
+        Retries(**{field: value})
