@@ -128,9 +128,11 @@ def payload(request: Request, answer: Answer, *, validation_errors_key: str, tok
 def _status_error(
     request: Request, answer: Answer, validation_errors_key: str, secrets: tuple[str, ...], now: datetime
 ) -> APIStatusError:
-    body = _masked_body(answer.body, secrets)
+    raw = _body(answer.body)
+    # A secret may be a word that the classification goes by, so that looks at what was really said.
+    kind = _kind(answer.status, *_message(raw), is_list=_rejected(raw, validation_errors_key) is not None)
+    body = _masked(raw, secrets)
     message, code = _message(body)
-    kind = _kind(answer.status, message, code, is_list=_rejected(body, validation_errors_key) is not None)
     details: dict[str, Any] = {
         "status": answer.status,
         "code": code,
@@ -239,14 +241,14 @@ def _is_html(text: str) -> bool:
     return text.lstrip()[:15].lower().startswith(("<!doctype html", "<html", "<head", "<body", "<center"))
 
 
-def _masked_body(body: bytes, secrets: Iterable[str]) -> Any:
-    """Parse an error's body as far as it can be, with every secret in it masked."""
+def _body(body: bytes) -> Any:
+    """Parse an error's body as far as it can be."""
     if not body:
         return None
     try:
-        return _masked(parse(body), tuple(secrets))
+        return parse(body)
     except NotJSONError:
-        return _mask_text(body.decode(errors="replace"), secrets)
+        return body.decode(errors="replace")
 
 
 def _masked(value: Any, secrets: tuple[str, ...]) -> Any:

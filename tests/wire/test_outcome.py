@@ -209,3 +209,12 @@ def test_html_instead_of_json() -> None:
     with pytest.raises(UnexpectedResponseError, match="looks like a page of HTML") as caught:
         read(200, b"<html>the-token</html>")
     assert "the-token" not in repr(caught.value)
+
+
+def test_a_secret_that_is_a_common_word_changes_no_classification() -> None:
+    request = Request(method="POST", path="/x", secrets=("balance", "token"))
+    with pytest.raises(InsufficientBalanceError) as caught:
+        read(403, {"message": "Insufficient account balance"}, request=request)
+    assert caught.value.message == "Insufficient account ***"
+    with pytest.raises(AuthenticationError):
+        read(403, {"message": "Invalid api token"}, request=request)

@@ -1,0 +1,123 @@
+"""The command line, as a user starts it."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import netmind_rentgpu.cli
+from netmind_rentgpu import AsyncRentGPU, PaymentType, __version__
+from netmind_rentgpu.cli.app import app
+from netmind_rentgpu.emulator import Emulator
+
+PROGRAM = str(Path(sys.executable).with_name("netmind-rentgpu"))
+CALLS = [
+    "gpu.machines.list()",
+    "gpu.auths.create(...)",
+    "gpu.auths.list()",
+    "gpu.auths.get(1)",
+    "gpu.images.list()",
+    "gpu.images.create(...)",
+    "gpu.images.get(6)",
+    "gpu.containers.create(...)",
+    "gpu.containers.list()",
+    "gpu.containers.get(1001)",
+    "gpu.containers.stop(1001)",
+    "gpu.containers.restart(1001)",
+    "gpu.containers.get(1001)",
+    "gpu.containers.delete(1001)",
+]
+
+
+def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PROGRAM, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **environment},
+    )
+
+
+def test_the_demo_makes_all_thirteen_calls_and_leaves_nothing(tmp_path: Path) -> None:
+    done = run("demo", "--boot-seconds", "0.1", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.findall(r"^ ?\d+\. (.+)$", done.stdout, re.MULTILINE) == CALLS
+    assert len(set(CALLS)) == 13
+    assert "Nothing is still rented." in done.stdout
+    assert "ssh root@127.0.0.1 -p 21001" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_on_a_terminal_it_shows_progress(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    with subprocess.Popen(
+        [PROGRAM, "demo", "--boot-seconds", "0.5"], stdout=slave, stderr=slave, cwd=tmp_path
+    ) as process:
+        os.close(slave)
+        shown = b""
+        while True:
+            try:
+                piece = os.read(master, 65536)
+            except OSError:
+                break
+            shown += piece
+        assert process.wait(60) == 0
+    os.close(master)
+    assert b"status 0, no endpoint yet" in shown
+    assert b"Nothing is still rented." in shown
+
+
+async def test_live_reads_and_rents_nothing(tmp_path: Path) -> None:
+    import anyio
+
+    async with Emulator(seed=7) as emulator:
+        environment = {"NETMIND_BASE_URL": emulator.url, "NETMIND_API_KEY": emulator.token}
+        empty = await anyio.to_thread.run_sync(lambda: run("demo", "--live", cwd=tmp_path, **environment))
+        assert (empty.returncode, empty.stderr) == (0, "")
+        assert "60 machines" in empty.stdout
+        assert "0 rented" in empty.stdout
+
+        async with AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu:
+            auth = await gpu.auths.create("canary-password")
+            await gpu.containers.create(
+                name="[mine]",
+                auth_id=auth.id,
+                node_name=(await gpu.machines.list())[0].node_name,
+                image_template_id=1,
+                payment_type=PaymentType.USD,
+            )
+        full = await anyio.to_thread.run_sync(lambda: run("demo", "--live", cwd=tmp_path, **environment))
+        assert (full.returncode, full.stderr) == (0, "")
+        assert "gpu.auths.get(1)" in full.stdout
+        assert "[mine], status 0" in full.stdout
+        assert "canary" not in full.stdout
+        assert len(emulator.charges) == 1
+
+
+def test_live_without_a_token_says_what_is_missing(tmp_path: Path) -> None:
+    done = run("demo", "--live", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Error: no API token: pass token=..., or set NETMIND_API_KEY or NETMIND_API_TOKEN\n"
+
+
+def test_help_and_version() -> None:
+    runner = CliRunner()
+    assert __version__ in runner.invoke(app, ["--version"]).output
+    assert "demo" in runner.invoke(app, ["--help"]).output
+    assert isinstance(app, click.Group)
+
+
+def test_without_its_libraries_it_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netmind_rentgpu.cli, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as caught:
+        netmind_rentgpu.cli.main()
+    assert caught.value.code == "netmind-rentgpu: click and rich missing; run: pip install 'netmind-rentgpu[cli]'"

@@ -1,0 +1,73 @@
+"""`gpu.auths`, against the emulator."""
+
+import asyncio
+
+import pytest
+
+from netmind_rentgpu import AsyncRentGPU, Auth, InvalidArgumentError, NotFoundError
+
+
+async def test_create_get_and_list(gpu: AsyncRentGPU) -> None:
+    auth = await gpu.auths.create("a-password")
+    assert (auth.id, auth.value, auth.extra) == (1, "a-password", {})
+    assert auth.created_at is not None
+    assert await gpu.auths.get(auth.id) == auth
+    assert (await gpu.auths.list()).items == (auth,)
+    with pytest.raises(NotFoundError):
+        await gpu.auths.get(99)
+
+
+async def test_a_long_list(gpu: AsyncRentGPU) -> None:
+    made = [await gpu.auths.create(f"password-{number}") for number in range(25)]
+    assert [auth async for auth in gpu.auths.list()] == made
+    assert [auth async for auth in gpu.auths.list(page_size=7)] == made
+    assert [auth async for auth in gpu.auths.list(marker=20)] == made[20:]
+    page = await gpu.auths.list(page_size=10)
+    assert (page.items, page.next_marker) == (tuple(made[:10]), 10)
+
+
+async def test_ensure_creates_once(gpu: AsyncRentGPU) -> None:
+    for number in range(15):
+        await gpu.auths.create(f"password-{number}")
+    first = await gpu.auths.ensure("the-password")
+    assert first.id == 16
+    assert await gpu.auths.ensure("the-password") == first
+    assert (await gpu.auths.ensure("password-3")).id == 4
+
+
+async def test_ensuring_at_once_creates_once(gpu: AsyncRentGPU) -> None:
+    found = await asyncio.gather(*(gpu.auths.ensure("the-password") for _ in range(20)))
+    assert {auth.id for auth in found} == {1}
+
+
+async def test_a_cancelled_ensure_holds_up_nobody(gpu: AsyncRentGPU) -> None:
+    tasks = [asyncio.create_task(gpu.auths.ensure("the-password")) for _ in range(3)]
+    await asyncio.sleep(0)
+    tasks[0].cancel()
+    assert isinstance(await tasks[1], Auth)
+    assert isinstance(await tasks[2], Auth)
+
+
+@pytest.mark.parametrize("length", [0, 7, 33])
+async def test_a_password_of_the_wrong_length_is_refused_and_not_shown(gpu: AsyncRentGPU, length: int) -> None:
+    password = "x" * length
+    for call in (gpu.auths.create, gpu.auths.ensure):
+        with pytest.raises(InvalidArgumentError, match=f"8 to 32 characters; it has {length}") as caught:
+            await call(password)
+        assert not password or password not in str(caught.value)
+
+
+@pytest.mark.parametrize("length", [8, 32])
+async def test_the_limits_themselves_are_allowed(gpu: AsyncRentGPU, length: int) -> None:
+    assert (await gpu.auths.create("ü" * length)).value == "ü" * length
+
+
+async def test_arguments_that_cannot_be_sent(gpu: AsyncRentGPU) -> None:
+    with pytest.raises(InvalidArgumentError, match="value: must be a text"):
+        await gpu.auths.create(12345678)  # type: ignore[arg-type]  # what the test is about
+    with pytest.raises(InvalidArgumentError, match="auth_id: must be a whole number"):
+        await gpu.auths.get("1/../../machines")  # type: ignore[arg-type]  # what the test is about
+    with pytest.raises(InvalidArgumentError, match="page_size: must be at least 1"):
+        gpu.auths.list(page_size=0)
+    with pytest.raises(InvalidArgumentError, match="marker: must be an id"):
+        gpu.auths.list(marker=1.5)  # type: ignore[arg-type]  # what the test is about

@@ -1,0 +1,99 @@
+"""`gpu.images`, against the emulator."""
+
+from typing import Any
+
+import pytest
+
+from netmind_rentgpu import AsyncRentGPU, ImageType, InvalidArgumentError, NotFoundError, ServiceProfile
+from netmind_rentgpu.emulator import Emulator
+
+REQUIRED: dict[str, str] = {
+    "name": "mine",
+    "image_name": "pytorch/pytorch",
+    "image_tag": "2.4.0",
+    "image_label": "pytorch",
+}
+ALL: dict[str, str] = {
+    **REQUIRED,
+    "description": "what it is for",
+    "docker_username": "me",
+    "docker_passwd": "registry-password",
+    "docker_registry": "https://registry.example/v1/",
+    "public_port": "8080",
+    "onstart": "echo hello",
+    "options": "-e A=B --add-host x:10.0.0.1 -h name -w /root",
+}
+
+
+async def test_every_argument_comes_back(gpu: AsyncRentGPU) -> None:
+    image = await gpu.images.create(**ALL)
+    assert {name: getattr(image, name) for name in ALL} == ALL
+    assert (image.image_type, image.extra) == (ImageType.CUSTOM, {})
+    assert await gpu.images.get(image.id) == image
+    with pytest.raises(NotFoundError):
+        await gpu.images.get(99)
+
+
+async def test_what_is_left_out_is_the_services_default(gpu: AsyncRentGPU) -> None:
+    image = await gpu.images.create(**REQUIRED)
+    assert image.docker_registry == "https://index.docker.io/v1/"
+    for name in ALL.keys() - REQUIRED.keys() - {"docker_registry"}:
+        assert getattr(image, name) is None
+
+
+async def test_lists_by_type(gpu: AsyncRentGPU) -> None:
+    mine = await gpu.images.create(**REQUIRED)
+    official = [image async for image in gpu.images.list()]
+    assert [image.image_label for image in official] == ["pytorch", "pytorch", "tensorflow", "ubuntu"]
+    assert official == [image async for image in gpu.images.list(image_type="OFFICIAL", page_size=2)]
+    assert [image.image_type async for image in gpu.images.list(image_type=1)] == [ImageType.PUBLIC]
+    assert (await gpu.images.list(image_type=ImageType.CUSTOM)).items == (mine,)
+    assert (await gpu.images.list(marker="1", page_size=1)).items == (official[1],)
+
+
+async def test_the_numbers_are_the_profiles(emulator: Emulator) -> None:
+    profile = ServiceProfile(image_types={"PUBLIC": 0})
+    async with AsyncRentGPU(emulator.token, base_url=emulator.url, profile=profile) as gpu:
+        found = [image.image_type async for image in gpu.images.list(image_type=ImageType.PUBLIC)]
+        assert found == [ImageType.PUBLIC] * 4
+        with pytest.raises(InvalidArgumentError, match="no number for 'OFFICIAL'"):
+            gpu.images.list()
+
+
+@pytest.mark.parametrize("content", [REQUIRED, ALL], ids=["required", "all"])
+async def test_ensure_finds_by_content(gpu: AsyncRentGPU, content: dict[str, str]) -> None:
+    first = await gpu.images.ensure(**content)
+    assert await gpu.images.ensure(**content) == first
+    for name in content:
+        other: dict[str, Any] = {**content, name: "-h other" if name == "options" else "other"}
+        assert (await gpu.images.ensure(**other)).id != first.id
+    if content is REQUIRED:
+        same = {**REQUIRED, "docker_registry": "https://index.docker.io/v1/", "description": ""}
+        assert await gpu.images.ensure(**same) == first
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["", "-e A=B", "-eA=B", "--add-host=x:1.2.3.4", "--add-host x:1.2.3.4 -e 'A=b c'", "-w /x -h y", "-e --privileged"],
+)
+async def test_the_documented_options_are_taken(gpu: AsyncRentGPU, options: str) -> None:
+    assert (await gpu.images.create(**REQUIRED, options=options)).options == options
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["--privileged", "-v /:/host", "-e A=B --privileged", "canary", "--add-hosts x", "-e A=canary -p 1", "-e 'canary"],
+)
+async def test_other_options_are_refused_and_their_values_not_shown(gpu: AsyncRentGPU, options: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        await gpu.images.create(**REQUIRED, options=options)
+    assert caught.value.argument == "options"
+    assert "canary" not in str(caught.value)
+
+
+async def test_arguments_that_cannot_be_sent(gpu: AsyncRentGPU) -> None:
+    content: dict[str, Any] = {**REQUIRED, "public_port": 8080}
+    with pytest.raises(InvalidArgumentError, match="public_port: must be a text"):
+        await gpu.images.create(**content)
+    with pytest.raises(InvalidArgumentError, match="image_id: must be a whole number"):
+        await gpu.images.get(True)

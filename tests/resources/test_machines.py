@@ -1,0 +1,166 @@
+"""`gpu.machines`, against the emulator."""
+
+from decimal import Decimal
+from typing import Any, get_args
+
+import pytest
+from hostile import Hostile, answer
+
+from netmind_rentgpu import AsyncRentGPU, GPUName, InvalidArgumentError, Machine, RegionCode, ServiceProfile
+from netmind_rentgpu.emulator import Emulator
+
+RTX_4090 = "NVIDIA_GeForce_RTX_4090"
+
+
+async def test_every_field_is_read(gpu: AsyncRentGPU) -> None:
+    machines = await gpu.machines.list()
+    assert len(machines) == 60
+    for machine in machines:
+        assert machine.extra == {}
+        assert None not in [getattr(machine, name) for name in Machine.__attrs_attrs__[1:] for name in [name.name]]
+    assert all(type(machine.price) is Decimal for machine in machines)
+
+
+async def test_each_filter_narrows(gpu: AsyncRentGPU) -> None:
+    everything = await gpu.machines.list()
+    region = everything[0].region
+    assert region is not None
+    prices = sorted(machine.price or 0 for machine in everything)
+    middle = prices[len(prices) // 2]
+    for arguments, holds in (
+        ({"gpu_names": [RTX_4090]}, lambda m: m.gpu_name == RTX_4090),
+        ({"gpu_names": RTX_4090}, lambda m: m.gpu_name == RTX_4090),
+        (
+            {"gpu_names": ["NVIDIA_ A800_PCIe_40GB", "TITAN_V"]},
+            lambda m: m.gpu_name in ("NVIDIA_ A800_PCIe_40GB", "TITAN_V"),
+        ),
+        ({"region": region}, lambda m: m.region == region),
+        ({"gpu": 4}, lambda m: m.gpu_count >= 4),
+        ({"min_memory": 256}, lambda m: m.memory_total >= 256),
+        ({"max_memory": 64}, lambda m: m.memory_total <= 64),
+        ({"min_disk": 1600}, lambda m: m.disk_total >= 1600),
+        ({"max_disk": 400}, lambda m: m.disk_total <= 400),
+        ({"min_price": 1}, lambda m: m.price >= 1),
+        ({"max_price": 1}, lambda m: m.price <= 1),
+        ({"max_price": middle}, lambda m: m.price <= middle),
+        ({"min_price": Decimal("0.5"), "max_price": 0.9}, lambda m: Decimal("0.5") <= m.price <= Decimal("0.9")),
+    ):
+        keywords: dict[str, Any] = arguments
+        found = await gpu.machines.list(**keywords)
+        assert found == [machine for machine in everything if holds(machine)]
+        assert 0 < len(found) < len(everything)
+
+
+async def test_another_currency_has_other_prices(gpu: AsyncRentGPU) -> None:
+    dollars, yuan = await gpu.machines.list(), await gpu.machines.list(currency="CNY")
+    assert (yuan[0].price or 0) > (dollars[0].price or 0)
+
+
+async def asked(arguments: dict[str, Any], profile: ServiceProfile | None = None) -> dict[str, str]:
+    from urllib.parse import parse_qsl
+
+    async with Hostile([answer([])]) as server, AsyncRentGPU("t", base_url=server.url, profile=profile) as gpu:
+        await gpu.machines.list(**arguments)
+        return dict(parse_qsl(server.seen[0].target.partition("?")[2]))
+
+
+async def test_what_is_asked() -> None:
+    assert await asked({}) == {"currency": "USD"}
+    assert await asked(
+        {
+            "gpu_names": [RTX_4090, "NVIDIA_ A800_PCIe_40GB"],
+            "region": "US",
+            "gpu": 2,
+            "currency": "NMT",
+            "min_memory": 1,
+            "max_memory": 2,
+            "min_disk": 3,
+            "max_disk": 4,
+            "min_price": 0,
+            "max_price": Decimal("2.0"),
+        }
+    ) == {
+        "gpu_names": f"{RTX_4090},NVIDIA_ A800_PCIe_40GB",
+        "region": "US",
+        "gpu": "2",
+        "currency": "NMT",
+        "min_memory": "1",
+        "max_memory": "2",
+        "min_disk": "3",
+        "max_disk": "4",
+        "min_price": "0",
+        "max_price": "2",
+    }
+    # The query takes whole numbers only, and half a bound is no bound of the user's.
+    assert await asked({"max_price": Decimal("0.5")}) == {"currency": "USD"}
+
+
+async def test_what_is_asked_is_the_profiles() -> None:
+    profile = ServiceProfile(gpu_names_parameter="gpu", currency="CNY")
+    assert await asked({"gpu_names": [RTX_4090], "gpu": 2}, profile) == {"currency": "CNY", "gpu": RTX_4090}
+    assert await asked({"gpu": 2}, profile) == {"currency": "CNY", "gpu": "2"}
+
+
+MACHINES = [
+    {"node_name": "plain", "gpu_name": "NVIDIA GeForce RTX 4090", "region": "us", "gpu_count": 1, "price": "0.4"},
+    {"node_name": "nulls", "gpu_name": None, "region": None, "gpu_count": None, "price": None},
+    {"node_name": "other", "gpu_name": "TITAN_V", "region": "JP", "gpu_count": 8, "price": 0.9},
+    {"node_name": "odd", "gpu_name": RTX_4090, "region": "US", "gpu_count": 4, "price": "ask us", "memory_total": 10},
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ({}, ["plain", "nulls", "other", "odd"]),
+        ({"gpu_names": [RTX_4090]}, ["plain", "nulls", "odd"]),
+        ({"region": "US"}, ["plain", "nulls", "odd"]),
+        ({"gpu": 4}, ["nulls", "other", "odd"]),
+        ({"min_memory": 11}, ["plain", "nulls", "other"]),
+        # What costs an unknown price is not cheap enough.
+        ({"max_price": Decimal("0.5")}, ["plain"]),
+        ({"min_price": 0}, ["plain", "other"]),
+    ],
+    ids=str,
+)
+async def test_filters_hold_even_where_the_service_ignores_them(arguments: dict[str, Any], names: list[str]) -> None:
+    async with Hostile([answer(MACHINES)]) as server, AsyncRentGPU("t", base_url=server.url) as gpu:
+        assert [machine.node_name for machine in await gpu.machines.list(**arguments)] == names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        ({"gpu_names": []}, "gpu_names: names nothing"),
+        ({"gpu_names": ["a,b"]}, "gpu_names: is sent as a comma-separated list"),
+        ({"gpu_names": [""]}, "gpu_names: is sent as a comma-separated list"),
+        ({"gpu_names": [3]}, "gpu_names: must be a text"),
+        ({"gpu": 0}, "gpu: must be at least 1"),
+        ({"gpu": "1"}, "gpu: must be a whole number"),
+        ({"gpu": True}, "gpu: must be a whole number"),
+        ({"min_memory": 1.5}, "min_memory: must be a whole number"),
+        ({"max_price": "1"}, "max_price: must be a number"),
+        ({"max_price": True}, "max_price: must be a number"),
+        ({"max_price": float("nan")}, "max_price: must be a finite number"),
+        ({"min_price": Decimal("Infinity")}, "min_price: must be a finite number"),
+        ({"region": 3}, "region: must be a text"),
+        ({"currency": 3}, "currency: must be a text"),
+    ],
+    ids=str,
+)
+async def test_arguments_that_cannot_be_sent(gpu: AsyncRentGPU, arguments: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=problem) as caught:
+        await gpu.machines.list(**arguments)
+    assert caught.value.argument == problem.partition(":")[0]
+
+
+async def test_the_documented_names_are_offered_and_known_to_the_emulator(
+    emulator: Emulator, gpu: AsyncRentGPU
+) -> None:
+    offered = {name for part in get_args(GPUName) for name in get_args(part)}
+    assert len(offered) == 43
+    assert len({name for part in get_args(RegionCode) for name in get_args(part)}) == 32
+    assert {machine.gpu_name for machine in await gpu.machines.list()} == offered
+    assert {machine.region for machine in await gpu.machines.list()} <= {
+        n for p in get_args(RegionCode) for n in get_args(p)
+    }

@@ -1,0 +1,93 @@
+"""The house: arrows run one way, one file knows each outside library, the emulator stands apart."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import netmind_rentgpu
+
+PACKAGE = Path(netmind_rentgpu.__file__).parent
+# From the ground floor up. A room may import from those before it.
+FLOORS = [
+    "version",
+    "errors",
+    "documented",
+    "models",
+    "profile",
+    "settings",
+    "wire.payload",
+    "wire.codec",
+    "wire.outcome",
+    "wire.retry",
+    "wire.transport",
+    "wire.caller",
+    "wire.paging",
+    "resources.arguments",
+    "resources.listing",
+    "resources.machines",
+    "resources.auths",
+    "resources.images",
+    "resources.containers",
+    "client",
+    "cli.demo",
+    "cli.app",
+    "cli",
+]
+KNOWS = {
+    "aiohttp": {"wire.transport", "emulator.server", "client"},
+    "cattrs": {"wire.codec"},
+    "orjson": {"wire.payload"},
+    "click": {"cli.app"},
+    "rich": {"cli.demo"},
+    "yarl": {"wire.transport"},
+}
+
+
+def rooms() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        yield name.removesuffix(".__init__").removesuffix("__init__"), ast.parse(path.read_text())
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            yield node.module or ""
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+ROOMS = dict(rooms())
+
+
+def test_every_room_has_its_floor() -> None:
+    assert {name for name in ROOMS if name and not name.startswith("emulator")} == {*FLOORS, "wire", "resources"}
+
+
+@pytest.mark.parametrize("room", [name for name in ROOMS if name])
+def test_arrows_run_one_way(room: str) -> None:
+    own = [name.removeprefix("netmind_rentgpu.") for name in imports(ROOMS[room]) if name.startswith("netmind_rentgpu")]
+    if room.startswith("emulator"):
+        assert all(name.startswith("emulator") for name in own)
+        return
+    for name in own:
+        if name == "resources":
+            continue  # `from netmind_rentgpu.resources import arguments`
+        if name == "emulator":
+            assert room == "cli.demo"
+            continue
+        assert FLOORS.index(name) < FLOORS.index(room), f"{room} imports {name}"
+
+
+@pytest.mark.parametrize("library", KNOWS)
+def test_one_file_knows_each_library(library: str) -> None:
+    who = {room for room, tree in ROOMS.items() if any(name.split(".")[0] == library for name in imports(tree))}
+    assert who == KNOWS[library]
+
+
+def test_no_file_is_two_rooms() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        assert len(path.read_text().splitlines()) <= 400, path

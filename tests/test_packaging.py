@@ -1,0 +1,26 @@
+"""What is tested is what is shipped."""
+
+import os
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import netmind_rentgpu
+
+PACKAGE = Path(netmind_rentgpu.__file__).parent
+
+
+@pytest.mark.skipif("CI" not in os.environ, reason="an editable install is fine while developing")
+def test_the_tests_import_the_wheel_and_not_the_source_folder() -> None:
+    assert PACKAGE.parent.name == "site-packages"
+    installed = metadata.distribution("netmind-rentgpu")
+    assert {str(file) for file in installed.files or ()} >= {"netmind_rentgpu/py.typed", "netmind_rentgpu/client.py"}
+
+
+def test_the_version_is_the_packages() -> None:
+    assert metadata.version("netmind-rentgpu") == netmind_rentgpu.__version__
+
+
+def test_the_types_are_shipped() -> None:
+    assert (PACKAGE / "py.typed").exists()
