@@ -57,7 +57,7 @@ GPUName: TypeAlias = (
     ]
     | str
 )
-"""A GPU's name, as in `gpu_names`. One of the documented names holds a space."""
+"""A GPU's name, as in `gpu_names`. One of them holds a blank: so the vendor's page spells it."""
 
 RegionCode: TypeAlias = (
     Literal[

@@ -156,6 +156,8 @@ class ServiceProfile:
         """Return the profile an argument means: itself, a TOML file's, or what `NETMIND_RENTGPU_PROFILE` names."""
         if isinstance(profile, ServiceProfile):
             return profile
+        if profile is not None and not isinstance(profile, (str, os.PathLike)):
+            raise ConfigurationError(f"profile must be a ServiceProfile or a path, not {type(profile).__name__}")
         path = profile or environment.get(PROFILE_VARIABLE)
         return cls.from_toml(path) if path else cls()
 

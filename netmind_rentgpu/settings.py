@@ -73,7 +73,10 @@ def timeouts_for(option: TimeoutOption, client: Timeouts) -> Timeouts:
         return client
     if isinstance(option, Timeouts):
         return option
-    return attrs.evolve(client, total=option)
+    try:
+        return attrs.evolve(client, total=option)
+    except InvalidArgumentError:
+        raise InvalidArgumentError("timeout", f"must be Timeouts, seconds above 0, or None: {option!r}") from None
 
 
 def _require_count(argument: str, value: int, minimum: int) -> None:
@@ -152,6 +155,9 @@ class Settings:
             ConfigurationError: no token, or a URL or proxy that cannot be used.
             InvalidArgumentError: a timeout, a retry setting or `max_connections` out of range.
         """
+        for argument, value in (("token", token), ("base_url", base_url), ("proxy", proxy)):
+            if value is not None and not isinstance(value, str):
+                raise ConfigurationError(f"{argument} must be a text, not {type(value).__name__}")
         url = _base_url(
             base_url or environment.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL, allow_insecure_http=allow_insecure_http
         )
@@ -171,8 +177,9 @@ class Settings:
 
 
 def _token(token: str | None, environment: Mapping[str, str]) -> str:
-    found = token or next((environment[name] for name in TOKEN_VARIABLES if environment.get(name)), "")
-    found = found.strip()
+    if token is None:
+        token = next((environment[name] for name in TOKEN_VARIABLES if environment.get(name)), "")
+    found = token.strip()
     if not found:
         raise ConfigurationError(f"no API token: pass token=..., or set {' or '.join(TOKEN_VARIABLES)}")
     if not (found.isascii() and found.isprintable()):
@@ -200,6 +207,8 @@ def _base_url(url: str, *, allow_insecure_http: bool) -> SplitResult:
         raise ConfigurationError("the base URL must not hold a user name or password")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError(f"the base URL must look like {DEFAULT_BASE_URL}: {url!r}")
+    if "/v1/rentgpu" in parts.path:
+        raise ConfigurationError(f"the base URL must end before /v1/rentgpu: {url!r}")
     if parts.query or parts.fragment:
         raise ConfigurationError(f"the base URL must not hold a query or fragment: {url!r}")
     if parts.scheme == "http" and not (allow_insecure_http or is_loopback(parts.hostname)):

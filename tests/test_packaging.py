@@ -11,7 +11,7 @@ import netmind_rentgpu
 PACKAGE = Path(netmind_rentgpu.__file__).parent
 
 
-@pytest.mark.skipif("CI" not in os.environ, reason="an editable install is fine while developing")
+@pytest.mark.skipif("CI" not in os.environ, reason="the install may be an editable one; CI's is not")
 def test_the_tests_import_the_wheel_and_not_the_source_folder() -> None:
     assert PACKAGE.parent.name == "site-packages"
     installed = metadata.distribution("netmind-rentgpu")

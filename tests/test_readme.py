@@ -4,7 +4,9 @@ import os
 import re
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
+from string import Template
 
 import attrs
 import pytest
@@ -16,8 +18,8 @@ README = Path(__file__).parent.parent / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^## (.+?)$|^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 OUTPUT = {
-    "Rent a GPU": r"NVIDIA_GeForce_RTX_4090 in \w\w, 0\.\d+ an hour: SSHEndpoint\(host='127\.0\.0\.1', port=\d+, .*\)\n",
-    "Lists": r"\['PyTorch 2\.4', 'PyTorch 2\.1'\] 2\n\['TensorFlow 2\.16', 'Ubuntu 22\.04'\]\n",
+    "Rent a GPU": r"NVIDIA_GeForce_RTX_4090 in \w\w, 0\.\d+ an hour: ssh root@127\.0\.0\.1 -p \d+\n",
+    "Lists": r"2 \['PyTorch 2\.4', 'PyTorch 2\.1'\]\n(\w+ \['TensorFlow 2\.16', 'Ubuntu 22\.04'\]\n)(4 \[\]\n)?\[.*\]\n",
     "Errors": r"404 Container not found\n",
     "The emulator": r"60 machines\nstill rented: \[\] spent: 0 USD\n",
 }
@@ -58,6 +60,30 @@ async def test_a_program_runs_as_it_stands(section: str, tmp_path: Path) -> None
         assert (done.returncode, done.stderr) == (0, "")
         assert re.fullmatch(OUTPUT[section], done.stdout), done.stdout
         assert emulator.running == []
+
+
+def test_the_emulators_command_prints_what_is_shown(tmp_path: Path) -> None:
+    shown = re.search(r"^\$ \.venv/bin/(python .*)\n(export .*\nexport .*)$", TEXT, re.MULTILINE)
+    assert shown
+    arguments = shown[1].split()[1:]
+    process = subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            if not first:  # the port is taken on this machine
+                pytest.skip("port 8000 is taken")
+            assert first + process.stdout.readline() == f"{shown[2]}\n"
+            variables = dict(re.findall(r"^export (\w+)=(\S+)$", shown[2], re.MULTILINE))
+            curl = re.search(r'^\$ curl -H "(\S+): (.+?)" "(.+)"$', TEXT, re.MULTILINE)
+            assert curl
+            name, value, url = (Template(part).substitute(variables) for part in curl.groups())
+            with urllib.request.urlopen(urllib.request.Request(url, headers={name: value}), timeout=30) as answer:
+                assert answer.status == 200
+        finally:
+            process.terminate()
 
 
 def test_there_are_two_commands() -> None:

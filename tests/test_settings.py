@@ -31,6 +31,18 @@ def test_the_token_comes_from_the_argument_or_the_environment() -> None:
     assert resolve(token=" token\n").token == "token"
 
 
+def test_an_empty_token_is_not_replaced_by_another_accounts() -> None:
+    with pytest.raises(ConfigurationError):
+        resolve({"NETMIND_API_KEY": "key"}, token="")
+
+
+@pytest.mark.parametrize("argument", ["token", "base_url", "proxy", "profile", "session"])
+def test_an_argument_of_the_wrong_type_is_named(argument: str) -> None:
+    arguments: dict[str, Any] = {"token": "t", argument: 5}
+    with pytest.raises(ConfigurationError, match=rf"{argument} must be .*, not int"):
+        AsyncRentGPU(**arguments)
+
+
 @pytest.mark.parametrize("token", [None, "", "  ", "a\nb", "pässword", "a\x00"])
 def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: str | None) -> None:
     with pytest.raises(ConfigurationError) as caught:
@@ -81,6 +93,8 @@ def test_the_base_url(url: str | None, kept: str) -> None:
         "http://localhost.evil.example",
         "http://10.0.0.1",
         "http://0.0.0.0",
+        "https://api.netmind.ai/v1/rentgpu",
+        "https://api.netmind.ai/v1/rentgpu/",
     ],
 )
 def test_a_base_url_that_cannot_be_used_is_refused(url: str) -> None:
@@ -144,7 +158,7 @@ def test_timeouts() -> None:
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "5", True])
 def test_what_is_no_time(value: Any) -> None:
-    with pytest.raises(InvalidArgumentError, match="total: must be a number of seconds above 0"):
+    with pytest.raises(InvalidArgumentError, match="timeout: must be Timeouts, seconds above 0, or None"):
         timeouts_for(value, Timeouts())
     with pytest.raises(InvalidArgumentError, match="read: must be a number of seconds above 0"):
         Timeouts(read=value)

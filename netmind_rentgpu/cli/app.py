@@ -24,7 +24,11 @@ def app() -> None:
 )
 @click.option("--seed", default=7, show_default=True, help="What the emulated machines and prices follow from.")
 @click.option(
-    "--boot-seconds", default=2.0, show_default=True, help="About how long an emulated container takes to start."
+    "--boot-seconds",
+    type=click.FloatRange(min=0),
+    default=2.0,
+    show_default=True,
+    help="About how long an emulated container takes to start.",
 )
 def demo(*, live: bool, seed: int, boot_seconds: float) -> None:
     """Rent, use and return a GPU on a local emulator, which needs no account."""

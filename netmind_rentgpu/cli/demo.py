@@ -7,8 +7,11 @@ import secrets
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from netmind_rentgpu.client import AsyncRentGPU
 from netmind_rentgpu.errors import RentGPUError
@@ -18,6 +21,7 @@ __all__ = ["Demo"]
 
 _ROWS = 6
 _LONGEST_START = 300.0
+_INDENT = (0, 0, 0, 4)
 
 
 class Demo:
@@ -59,7 +63,7 @@ class Demo:
             RentGPUError: a call failed.
         """
         async with AsyncRentGPU() as gpu:
-            self._say(f"Reading {gpu!r}. Nothing is rented.\n")
+            self._say(f"{gpu!r}: this only reads, and rents nothing.\n")
             machines = await gpu.machines.list()
             self._step("gpu.machines.list()", f"{len(machines)} machines")
             self._show_machines(machines)
@@ -124,41 +128,48 @@ class Demo:
 
     async def _until_endpoint(self, gpu: AsyncRentGPU, container: Container) -> Container:
         """Follow a container until `ssh` names an endpoint."""
+        self._call(f"gpu.containers.get({container.id})")
         columns: tuple[Any, ...] = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         with Progress(
             *columns, console=self._console, transient=True, disable=not self._console.is_terminal
         ) as progress:
-            task = progress.add_task("")
+            task = progress.add_task("asking,")
             async with asyncio.timeout(_LONGEST_START):
                 while True:
                     container = await gpu.containers.get(container.id)
-                    progress.update(task, description=f"{container.name}: status {container.status}, no endpoint yet")
+                    progress.update(task, description=f"{container.name}: status {container.status}, no endpoint yet,")
                     if container.ssh_endpoint is not None:
                         break
                     await asyncio.sleep(0.2)
             seconds = progress.tasks[0].elapsed or 0.0
-        self._step(f"gpu.containers.get({container.id})", f"after {seconds:.1f} s: {container.ssh}")
+        self._result(f"after {seconds:.1f} s: {container.ssh}")
         return container
 
     def _show_machines(self, machines: list[Machine]) -> None:
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
         for title in ("node", "GPU", "region"):
             table.add_column(title, no_wrap=True)
-        for title in ("GPUs", "GB each", "USD an hour"):
+        for title in ("GPUs", "GB each", "USD/h"):
             table.add_column(title, justify="right")
         for machine in machines[:_ROWS]:
             cells = (machine.node_name, machine.gpu_name, machine.region)
             numbers = (machine.gpu_count, machine.gpu_memory, machine.price)
-            table.add_row(*("-" if cell is None else str(cell) for cell in (*cells, *numbers)))
+            table.add_row(*("-" if cell is None else escape(str(cell)) for cell in (*cells, *numbers)))
         if len(machines) > _ROWS:
-            table.add_row(f"and {len(machines) - _ROWS} more", *[""] * 5)
-        self._console.print(table)
+            table.add_row(f"and {len(machines) - _ROWS} more")
+        self._console.print(Padding(table, _INDENT))
 
     def _step(self, call: str, result: str) -> None:
+        self._call(call)
+        self._result(result)
+
+    def _call(self, call: str) -> None:
         self._steps += 1
-        # Texts of the service's may hold square brackets, which are not markup here.
-        self._console.print(f"{self._steps:2}. {call}", style="cyan", markup=False)
-        self._console.print(f"    {result}", markup=False)
+        self._console.print(Text(f"{self._steps:2}. {call}", style="cyan"))
+
+    def _result(self, result: str) -> None:
+        # A plain Text: what the service says may hold square brackets, which are no markup here.
+        self._console.print(Padding(Text(result), _INDENT))
 
     def _say(self, text: str) -> None:
         self._console.print(text)

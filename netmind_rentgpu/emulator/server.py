@@ -23,6 +23,8 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Emulator:
     """A Rent GPU service on a port of this machine, for as long as the `async with` block.
 
+    There is no balance that runs out: `spent` grows for as long as something is rented.
+
     Attributes:
         url: what to give a client as base URL.
         token: the one API token that it accepts.

@@ -22,14 +22,14 @@ IMAGE_OPTIONS: Final = ("--add-host", "-e", "-h", "-w")
 def text(argument: str, value: str) -> str:
     """Return a text as it is."""
     if not isinstance(value, str):
-        raise InvalidArgumentError(argument, "must be a text")
+        raise InvalidArgumentError(argument, f"must be a text, not {type(value).__name__}")
     return value
 
 
 def whole(argument: str, value: int) -> int:
     """Return a whole number as it is."""
     if type(value) is not int:
-        raise InvalidArgumentError(argument, f"must be a whole number: {value!r}")
+        raise InvalidArgumentError(argument, f"must be a whole number, not {type(value).__name__}")
     return value
 
 
@@ -50,14 +50,14 @@ def password(value: str) -> str:
     """Return an SSH password, documented to be 8 to 32 characters. No error shows it."""
     shortest, longest = PASSWORD_LENGTH
     if not shortest <= len(text("value", value)) <= longest:
-        raise InvalidArgumentError("value", f"must have {shortest} to {longest} characters; it has {len(value)}")
+        raise InvalidArgumentError("value", f"a password has {shortest} to {longest} characters, this one {len(value)}")
     return value
 
 
 def bound(argument: str, value: Decimal | float) -> Decimal:
     """Return a bound on a price as a Decimal."""
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
-        raise InvalidArgumentError(argument, f"must be a number: {value!r}")
+        raise InvalidArgumentError(argument, f"must be a number, not {type(value).__name__}")
     try:
         found = Decimal(str(value))
     except InvalidOperation:
@@ -69,6 +69,8 @@ def bound(argument: str, value: Decimal | float) -> Decimal:
 
 def names(argument: str, value: Iterable[str] | str) -> list[str]:
     """Return a list of names that can be joined with commas. A single text is one name."""
+    if not isinstance(value, Iterable):
+        raise InvalidArgumentError(argument, f"must be texts, not {type(value).__name__}")
     found = [value] if isinstance(value, str) else list(value)
     if not found:
         raise InvalidArgumentError(argument, "names nothing; leave it out for no filter")
@@ -84,12 +86,12 @@ def image_options(value: str) -> str:
         words = iter(shlex.split(text("options", value)))
     except ValueError as error:
         raise InvalidArgumentError("options", f"cannot be read: {error}") from None
-    for position, word in enumerate(words, start=1):
+    for word in words:
         option = next((known for known in IMAGE_OPTIONS if word.startswith(known)), None)
         if option is None or (option == "--add-host" and word != option and word[len(option)] != "="):
-            raise InvalidArgumentError(
-                "options", f"only {', '.join(IMAGE_OPTIONS)} are supported; option {position} is none of them"
-            )
+            # What is no option may be a value, and that a secret.
+            shown = word.partition("=")[0] if word.startswith("--") else word[:2] if word.startswith("-") else "a word"
+            raise InvalidArgumentError("options", f"only {', '.join(IMAGE_OPTIONS)} are supported, not {shown}")
         if word == option:
             next(words, None)
     return value

@@ -44,7 +44,7 @@ class AsyncMachines:
 
         Args:
             gpu_names: any of these GPUs.
-            region: a two-letter code.
+            region: a two-letter code in capitals. A name that the service does not know matches nothing.
             gpu: at least so many GPUs.
             currency: the currency of prices and of price bounds; the profile's where it is None.
             min_memory, max_memory, min_disk, max_disk: in the units the service lists; which of a machine's fields they

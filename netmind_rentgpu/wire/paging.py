@@ -35,8 +35,9 @@ class Page(Generic[Item]):
 
     Attributes:
         items: in the service's order.
-        next_marker: the `marker` that asks for what comes after; None where the list has ended. The service does not say
-            how long a list is, so the last page may have a marker too, and an empty page after it.
+        next_marker: the `marker` that asks for what comes after; None where the list has ended (to ask with None would be
+            to begin anew). The service does not say how long a list is, so the last page may have a marker too, and an
+            empty page after it. `pages()` sees to all that.
         unreadable: an error for each item that could not be read.
     """
 
@@ -49,6 +50,9 @@ class Page(Generic[Item]):
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.items[index]
 
 
 Fetch = Callable[[int | str | None, int], Awaitable[tuple[list[Item], tuple[UnexpectedResponseError, ...]]]]
@@ -211,6 +215,9 @@ class AsyncPager(Generic[Item]):
         self._marker = marker
         self._page_size = page_size
         self._sizes = sizes
+
+    def __repr__(self) -> str:
+        return "<AsyncPager: await it for a page, iterate it with 'async for' for every item>"
 
     def __await__(self) -> Generator[Any, None, Page[Item]]:
         return self.first_page().__await__()

@@ -57,6 +57,8 @@ class Transport:
         Raises:
             ConfigurationError: the session cannot be used.
         """
+        if session is not None and not isinstance(session, aiohttp.ClientSession):
+            raise ConfigurationError(f"session must be an aiohttp.ClientSession, not {type(session).__name__}")
         if session is not None and session.auth is not None:
             raise ConfigurationError("the session has a login of its own (auth=...), which would replace the API token")
         self._base_url = settings.base_url

@@ -45,7 +45,7 @@ async def test_it_serves_until_it_is_interrupted(how: signal.Signals, tmp_path: 
         finally:
             process.kill()
     assert (process.returncode, out) == (0, "")
-    assert re.fullmatch(r"still rented: left-behind \(1001\), \d\.\d+ USD an hour\n", err)
+    assert re.fullmatch(r"serving until interrupted\nstill rented: left-behind \(1001\), \d\.\d+ USD an hour\n", err)
 
 
 def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,3 +55,11 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
         port = taken.getsockname()[1]
         assert main(["--port", str(port)]) == 1
     assert f"cannot serve on port {port}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("port", ["65536", "-1", "many"])
+def test_what_is_no_port(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--port", port])
+    assert caught.value.code == 2
+    assert "--port" in capsys.readouterr().err

@@ -91,6 +91,14 @@ async def test_other_options_are_refused_and_their_values_not_shown(gpu: AsyncRe
     assert "canary" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "shown"), [("--privileged=canary", "--privileged"), ("-pcanary", "-p"), ("-e A=B canary", "a word")]
+)
+async def test_the_option_that_is_refused_is_named(gpu: AsyncRentGPU, options: str, shown: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"not {shown}$"):
+        await gpu.images.create(**REQUIRED, options=options)
+
+
 async def test_arguments_that_cannot_be_sent(gpu: AsyncRentGPU) -> None:
     content: dict[str, Any] = {**REQUIRED, "public_port": 8080}
     with pytest.raises(InvalidArgumentError, match="public_port: must be a text"):

@@ -160,6 +160,8 @@ async def test_awaited_it_is_a_page() -> None:
     service = World(list(range(1, 26)))
     page = await service.pager(page_size=10)
     assert [item.id for item in page] == list(range(1, 11))
+    assert page[2].id == 3
+    assert "async for" in repr(service.pager())
     assert (len(page), page.next_marker, page.unreadable) == (10, 10, ())
     rest = await service.pager(page_size=10, marker=page.next_marker).first_page()
     assert [item.id for item in rest.items] == list(range(11, 21))

@@ -1,0 +1,10 @@
+"""Print every dependency pinned to the lowest version that pyproject.toml allows, for pip."""
+
+import re
+import tomllib
+from pathlib import Path
+
+project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
+extras = project["optional-dependencies"]
+for requirement in [*project["dependencies"], *extras["cli"], *extras["test"]]:
+    print(re.sub(r"\[.*\]|\s", "", requirement).replace(">=", "=="))
