@@ -160,9 +160,11 @@ class Caller:
         try:
             answer = await self._transport.send(request, timeouts, remaining)
         except RentGPUError as error:
-            self._log(request, type(error).__name__, attempt, now, getattr(error, "request_id", None))
+            if logger.isEnabledFor(logging.DEBUG):
+                self._log(request, type(error).__name__, attempt, now, getattr(error, "request_id", None))
             raise
-        self._log(request, answer.status, attempt, now, answer.request_id)
+        if logger.isEnabledFor(logging.DEBUG):
+            self._log(request, answer.status, attempt, now, answer.request_id)
         return Reply(
             answer,
             payload(
@@ -233,16 +235,15 @@ class Caller:
             error.earlier_attempt_unclear = True
 
     def _log(self, request: Request, result: int | str, attempt: int, began: float, request_id: str | None) -> None:
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug(
-                "%s %s -> %s, attempt %d, %.1f ms, request id %s",
-                request.method,
-                request.path,
-                result,
-                attempt,
-                (self._clock() - began) * 1000,
-                request_id or "-",
-            )
+        logger.debug(
+            "%s %s -> %s, attempt %d, %.1f ms, request id %s",
+            request.method,
+            request.path,
+            result,
+            attempt,
+            (self._clock() - began) * 1000,
+            request_id or "-",
+        )
 
 
 def _may_have_acted(error: RentGPUError) -> bool:
