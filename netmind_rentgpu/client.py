@@ -134,7 +134,7 @@ class AsyncRentGPU:
 
         Args:
             method: such as GET.
-            path: below /v1/rentgpu/, as `machines` or `containers/7/stop`; from the host's root if it begins with a slash.
+            path: below /v1/rentgpu/, as `machines` or `containers/7/stop`; below the base URL if it begins with a slash.
             params: the query.
             json: the body.
 
@@ -156,7 +156,7 @@ class AsyncRentGPU:
         request = Request(
             method=verb,
             path=_full_path(path),
-            query={name: str(value) for name, value in (params or {}).items()},
+            query=_query(params or {}),
             body=json,
             repeatable=repeatable,
             fresh=not repeatable,
@@ -196,6 +196,20 @@ def _full_path(path: str) -> str:
     from netmind_rentgpu.resources.arguments import API
 
     return f"/{path.lstrip('/')}" if path.startswith("/") else f"{API}{path}"
+
+
+def _query(params: Mapping[str, str | int | float]) -> dict[str, str]:
+    query: dict[str, str] = {}
+    for name, value in params.items():
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise InvalidArgumentError("params", f"{name} must be a text or a number, not {type(value).__name__}")
+        query[name] = str(value)
+    if not "".join((*query, *query.values())).isascii():
+        from netmind_rentgpu.resources import arguments
+
+        for value in (*query, *query.values()):
+            arguments.text("params", value)
+    return query
 
 
 def _secrets_in(json: Any) -> tuple[str, ...]:

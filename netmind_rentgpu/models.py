@@ -220,6 +220,7 @@ class Container(_Model):
 
 
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
+_FLAGS = re.compile(r"-[46AaCfGgKkNnqsTtVvXxYy]+")
 _USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*")
 
 
@@ -241,8 +242,8 @@ class SSHEndpoint:
     def parse(cls, text: str) -> SSHEndpoint | None:
         """Read an endpoint from any form the `ssh` field is thought to take; None where there is none to be read.
 
-        Read are `ssh root@host -p 30022` with the options in any place, `host:port`, `user@host:port`, and a URL. A host
-        or user that a command line could take for an option is refused.
+        Read are `ssh root@host -p 30022` with -p, -l, -o, -i and flags in any place, `host:port`, `user@host:port`, and a
+        URL. A command with any other option is not, nor a host or user that a command line could take for an option.
         """
         words = text.split()
         if not words:
@@ -266,7 +267,11 @@ def _from_command(words: list[str]) -> SSHEndpoint | None:
             options[word[:2]] = word[2:] or next(remaining, "")
         elif word[:2] in ("-o", "-i"):
             _ = word[2:] or next(remaining, "")
-        elif not word.startswith("-") and destination is None:
+        elif word.startswith("-"):
+            # An option that may take the next word, or lead by way of another host, leaves the destination in doubt.
+            if not _FLAGS.fullmatch(word):
+                return None
+        elif destination is None:
             destination = word
     if destination is None:
         return None
@@ -293,7 +298,7 @@ def _checked(host: str, port: str, username: str | None) -> SSHEndpoint | None:
         return None
     if username is not None and not _USER_NAME.fullmatch(username):
         return None
-    if not _HOST_NAME.fullmatch(host):
+    if not _HOST_NAME.fullmatch(host) or host.replace(".", "").isdigit():
         try:
             ipaddress.ip_address(host)
         except ValueError:

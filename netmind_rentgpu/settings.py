@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final, Literal, TypeAlias
@@ -49,8 +50,8 @@ class Timeouts:
         total: the whole call, its retries and the pauses between them included, from when it first holds a connection.
         connect: finding and connecting to the host, TLS included.
         read: the longest silence while an answer is awaited or read.
-        slot: the longest wait until one of the client's connections is free (or a pause that the service asked for is
-            over) before the call is first sent.
+        slot: the longest wait, each time before the call is sent, until one of the client's connections is free and a
+            pause that the service asked for is over.
     """
 
     total: float | None = attrs.field(default=120.0, validator=_seconds)
@@ -107,8 +108,8 @@ class Retries:
     Attributes:
         max_attempts: how often a call is sent at most; 1 for no retries.
         base_delay, max_delay, max_retry_after: seconds.
-        max_elapsed: no retry starts later than this many seconds after the call first held a connection, whether or not
-            the call has a total timeout.
+        max_elapsed: no retry is planned for later than this many seconds after the call first held a connection, whether
+            or not the call has a total timeout. (It may still have to wait for a connection then.)
     """
 
     max_attempts: int = attrs.field(default=4, validator=_at_least_one)
@@ -166,10 +167,20 @@ class Settings:
         elif not isinstance(retries, Retries):
             _require_count("retries", retries, 0)
             retries = Retries(max_attempts=retries + 1)
+        chosen = _checked_proxy(proxy) if proxy else _proxy_from_environment(url)
+        if (
+            chosen
+            and url.scheme == "http"
+            and not allow_insecure_http
+            and not is_loopback(urlsplit(chosen).hostname or "")
+        ):
+            raise ConfigurationError(
+                "the proxy would see the token in plain http; use https, or pass allow_insecure_http=True"
+            )
         return cls(
             token=_token(token, environment),
             base_url=urlunsplit(url),
-            proxy=_checked_proxy(proxy) if proxy else _proxy_from_environment(url),
+            proxy=chosen,
             timeouts=timeouts_for(timeout, Timeouts()),
             retries=retries,
             max_connections=max_connections,
@@ -197,6 +208,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _is_host(host: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        return re.fullmatch(r"[\w.-]+", host.encode("idna").decode()) is not None
+    except UnicodeError:
+        return False
+
+
 def _base_url(url: str, *, allow_insecure_http: bool) -> SplitResult:
     try:
         parts = urlsplit(url.strip())
@@ -207,6 +229,8 @@ def _base_url(url: str, *, allow_insecure_http: bool) -> SplitResult:
         raise ConfigurationError("the base URL must not hold a user name or password")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError(f"the base URL must look like {DEFAULT_BASE_URL}: {url!r}")
+    if not _is_host(parts.hostname):
+        raise ConfigurationError(f"the base URL's host cannot be read: {url!r}")
     if "/v1/rentgpu" in parts.path:
         raise ConfigurationError(f"the base URL must end before /v1/rentgpu: {url!r}")
     if parts.query or parts.fragment:

@@ -104,6 +104,68 @@ async def test_closing_ends_what_is_under_way() -> None:
             assert "closed meanwhile" in str(error)
 
 
+async def test_a_close_that_is_cancelled_still_closes() -> None:
+    def behave(peer: Peer) -> None:
+        if peer.server.seen[-1].method == "GET":
+            answer()(peer)
+
+    for turns in range(4):
+        async with Hostile([behave]) as server:
+            gpu = AsyncRentGPU("t", base_url=server.url, retries=0)
+            await gpu.containers.get(1)
+            create = asyncio.ensure_future(gpu.containers.create(**CREATE))
+            await server.until(lambda: len(server.seen) == 2)
+            closing = asyncio.ensure_future(gpu.close())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            closing.cancel()
+            await asyncio.gather(closing, return_exceptions=True)
+            with anyio.fail_after(10):
+                await gpu.close()
+                with pytest.raises(APIConnectionError):
+                    await create
+                await server.until(lambda: not server.open)
+    with anyio.move_on_after(0.05):
+        async with Hostile([answer()]) as server, AsyncRentGPU("t", base_url=server.url) as gpu:
+            await gpu.containers.get(1)
+            await gpu.containers.create(**CREATE)
+            await anyio.sleep_forever()
+    gc.collect()
+
+
+async def test_a_sessions_limit_per_host_counts_too() -> None:
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=100, limit_per_host=2))
+    assert AsyncRentGPU("t", session=session)._caller._transport.connection_limit == 2
+    await session.close()
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+    assert AsyncRentGPU("t", session=session)._caller._transport.connection_limit is None
+    await session.close()
+
+
+async def test_a_login_from_netrc_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password canary\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    async with Hostile([answer()]) as server, aiohttp.ClientSession(trust_env=True) as session:
+        async with AsyncRentGPU("t", base_url=server.url, session=session) as gpu:
+            with pytest.raises(ConfigurationError, match="netrc"):
+                await gpu.containers.create(**CREATE)
+        assert server.seen == []
+
+
+async def test_a_middleware_that_fails_after_the_answer_leaves_doubt() -> None:
+    async def fail(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        await handler(request)
+        raise RuntimeError("canary")
+
+    async with Hostile([answer()]) as server, aiohttp.ClientSession(middlewares=[fail]) as session:
+        async with AsyncRentGPU("t", base_url=server.url, session=session) as gpu:
+            with pytest.raises(APIConnectionError, match=r"failed \(RuntimeError\)") as caught:
+                await gpu.containers.create(**CREATE)
+    assert caught.value.maybe_processed is True
+
+
 async def test_a_session_of_ones_own_is_used_and_not_closed(emulator: Emulator) -> None:
     headers = {"X-Mine": "yes", "Authorization": "not this one"}
     async with Hostile([answer()]) as server, aiohttp.ClientSession(headers=headers) as session:
@@ -155,7 +217,7 @@ async def test_a_session_that_cannot_be_used() -> None:
     gpu = AsyncRentGPU("t", session=aiohttp.ClientSession())
     session = gpu._caller._transport._session  # type: ignore[attr-defined]  # to close it behind the client's back
     await session.close()
-    with pytest.raises(ClientStateError, match="session cannot be used"):
+    with pytest.raises(ClientStateError, match="session is closed"):
         await gpu.containers.get(1)
     await gpu.close()
 
@@ -205,7 +267,10 @@ async def test_a_tunnel_that_the_proxy_refuses() -> None:
         assert request.headers["proxy-authorization"] == aiohttp.encode_basic_auth("me", "canary")
         # The token is for the service, not for the proxy.
         assert "authorization" not in request.headers
-        assert "canary" not in repr(caught.value.__cause__)
+        cause = caught.value.__cause__
+        login = aiohttp.encode_basic_auth("me", "canary")
+        for secret in ("canary", login, login.removeprefix("Basic ")):
+            assert secret not in f"{cause!r} {cause} {vars(cause)}"
         assert caught.value.__context__ is None
 
 
@@ -301,6 +366,11 @@ async def test_a_double_slash_stays_on_the_host(gpu: AsyncRentGPU) -> None:
 async def test_a_request_that_cannot_be_sent(gpu: AsyncRentGPU) -> None:
     with pytest.raises(InvalidArgumentError, match="method"):
         await gpu.request("GET /", "machines")
+    wrong: Any = {"a": None}
+    with pytest.raises(InvalidArgumentError, match="params: a must be a text or a number"):
+        await gpu.request("GET", "machines", params=wrong)
+    with pytest.raises(InvalidArgumentError, match="params: holds half a character"):
+        await gpu.request("GET", "machines", params={"region": "\udcff"})
     with pytest.raises(InvalidArgumentError, match="json"):
         await gpu.request("POST", "auths/", json={"value": object()})
 

@@ -93,6 +93,9 @@ def test_the_base_url(url: str | None, kept: str) -> None:
         "http://localhost.evil.example",
         "http://10.0.0.1",
         "http://0.0.0.0",
+        "https://a..b",
+        "https://h\\evil",
+        "https://a b",
         "https://api.netmind.ai/v1/rentgpu",
         "https://api.netmind.ai/v1/rentgpu/",
     ],
@@ -132,6 +135,20 @@ def test_loopback_needs_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://proxy:1")
     assert resolve(base_url="http://127.0.0.1:8000").proxy is None
     assert resolve(base_url="http://10.0.0.1", allow_insecure_http=True).proxy == "http://proxy:1"
+
+
+def test_a_proxy_elsewhere_does_not_see_the_token_in_plain_http() -> None:
+    with pytest.raises(ConfigurationError, match="the proxy would see the token"):
+        resolve(base_url="http://127.0.0.1:1", proxy="http://proxy:1")
+    assert resolve(base_url="http://127.0.0.1:1", proxy="http://proxy:1", allow_insecure_http=True).proxy
+    assert resolve(base_url="http://127.0.0.1:1", proxy="http://127.0.0.1:2").proxy
+
+
+@pytest.mark.parametrize("proxy", ["http://me:canary\udcff@h:1", "http://us%3Aer:canary@h:1"])
+def test_a_proxys_login_that_cannot_be_sent_is_not_shown(proxy: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        AsyncRentGPU("t", proxy=proxy)
+    assert "canary" not in f"{caught.value!r} {caught.value.__context__!r} {caught.value.__cause__!r}"
 
 
 @pytest.mark.parametrize("proxy", ["socks5://user:canary@proxy:1", "http://", "http://proxy:port", "http://proxy:0"])

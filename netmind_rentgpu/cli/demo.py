@@ -134,13 +134,14 @@ class Demo:
             *columns, console=self._console, transient=True, disable=not self._console.is_terminal
         ) as progress:
             task = progress.add_task("asking,")
-            async with asyncio.timeout(_LONGEST_START):
-                while True:
-                    container = await gpu.containers.get(container.id)
-                    progress.update(task, description=f"{container.name}: status {container.status}, no endpoint yet,")
-                    if container.ssh_endpoint is not None:
-                        break
-                    await asyncio.sleep(0.2)
+            while True:
+                container = await gpu.containers.get(container.id)
+                progress.update(task, description=f"{container.name}: status {container.status}, no endpoint yet,")
+                if container.ssh_endpoint is not None:
+                    break
+                if (progress.tasks[0].elapsed or 0.0) > _LONGEST_START:
+                    raise RentGPUError(f"{container.name} names no endpoint after {_LONGEST_START:g} s")
+                await asyncio.sleep(0.2)
             seconds = progress.tasks[0].elapsed or 0.0
         self._result(f"after {seconds:.1f} s: {container.ssh}")
         return container

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
@@ -23,6 +22,8 @@ def text(argument: str, value: str) -> str:
     """Return a text as it is."""
     if not isinstance(value, str):
         raise InvalidArgumentError(argument, f"must be a text, not {type(value).__name__}")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise InvalidArgumentError(argument, "holds half a character, which cannot be sent")
     return value
 
 
@@ -30,6 +31,8 @@ def whole(argument: str, value: int) -> int:
     """Return a whole number as it is."""
     if type(value) is not int:
         raise InvalidArgumentError(argument, f"must be a whole number, not {type(value).__name__}")
+    if not -(2**63) <= value < 2**63:
+        raise InvalidArgumentError(argument, "is too large a number to be sent")
     return value
 
 
@@ -60,10 +63,10 @@ def bound(argument: str, value: Decimal | float) -> Decimal:
         raise InvalidArgumentError(argument, f"must be a number, not {type(value).__name__}")
     try:
         found = Decimal(str(value))
-    except InvalidOperation:
+    except (InvalidOperation, ValueError):
         found = Decimal("NaN")
-    if not math.isfinite(found):
-        raise InvalidArgumentError(argument, f"must be a finite number: {value!r}")
+    if not found.is_finite() or found.adjusted() > 18:
+        raise InvalidArgumentError(argument, "must be a finite number of a price's size")
     return found
 
 

@@ -24,6 +24,7 @@ class AsyncAuths:
         self._caller = caller
         self._sizes = PageSize(caller.profile.page_size)
         self._ensuring = asyncio.Lock()
+        self._made: dict[str, Auth] = {}
 
     async def create(self, value: str, *, timeout: TimeoutOption = DEFAULT) -> Auth:
         """Store a password (`POST /v1/rentgpu/auths/`).
@@ -91,8 +92,12 @@ class AsyncAuths:
             RentGPUError: any of the client's errors.
         """
         arguments.password(value)
-        async with self._ensuring:
+        async with self._caller.one_at_a_time(self._ensuring, timeout):
+            # A list may lag behind what was just created.
+            if value in self._made:
+                return self._made[value]
             async for auth in self.list(timeout=timeout):
                 if auth.value == value:
                     return auth
-            return await self.create(value, timeout=timeout)
+            self._made[value] = await self.create(value, timeout=timeout)
+            return self._made[value]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from netmind_rentgpu.models import Image, ImageType
 from netmind_rentgpu.resources import arguments
@@ -25,6 +26,7 @@ class AsyncImages:
         self._caller = caller
         self._sizes = PageSize(caller.profile.page_size)
         self._ensuring = asyncio.Lock()
+        self._made: dict[tuple[str | None, ...], Image] = {}
 
     async def create(
         self,
@@ -150,11 +152,16 @@ class AsyncImages:
             onstart=onstart,
             options=options,
         )
-        async with self._ensuring:
+        wanted = _stored(body)
+        async with self._caller.one_at_a_time(self._ensuring, timeout):
+            # A list may lag behind what was just created.
+            if wanted in self._made:
+                return self._made[wanted]
             async for image in self.list(image_type=ImageType.CUSTOM, timeout=timeout):
-                if all((getattr(image, field) or None) == wanted for field, wanted in _stored(body).items()):
+                if _stored({field: getattr(image, field) for field in _FIELDS}) == wanted:
                     return image
-            return await self._create(body, timeout)
+            self._made[wanted] = await self._create(body, timeout)
+            return self._made[wanted]
 
     async def _create(self, body: dict[str, str], timeout: TimeoutOption) -> Image:
         password = body.get("docker_passwd")
@@ -192,7 +199,7 @@ def _content(**fields: str | None) -> dict[str, str]:
     return content
 
 
-def _stored(body: dict[str, str]) -> dict[str, str | None]:
-    """Return what the service will have stored for a content; empty and missing texts are the same."""
-    stored = {field: body.get(field) or None for field in _FIELDS}
-    return {**stored, "docker_registry": stored["docker_registry"] or _DEFAULT_REGISTRY}
+def _stored(content: Mapping[str, str | None]) -> tuple[str | None, ...]:
+    """Return what the service has stored for a content, in a form that compares; empty and missing texts are the same."""
+    registry = content.get("docker_registry") or _DEFAULT_REGISTRY
+    return tuple(registry if field == "docker_registry" else content.get(field) or None for field in _FIELDS)

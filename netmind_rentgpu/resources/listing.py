@@ -45,4 +45,4 @@ def list_pager(
             asked["marker"] = str(after)
         return await caller.many(model, Request(method="GET", path=path, query=asked), timeout)
 
-    return AsyncPager(fetch, marker=marker, page_size=page_size, sizes=sizes)
+    return AsyncPager(fetch, path=path, marker=marker, page_size=page_size, sizes=sizes)

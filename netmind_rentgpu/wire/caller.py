@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from random import random
 from typing import Any, NamedTuple, Protocol
@@ -147,6 +148,30 @@ class Caller:
                 self._slots.release()
             await self._sleep(delay)
 
+    def check_usable(self) -> None:
+        """Raise ClientStateError if the client is closed or belongs to another event loop."""
+        self._transport.check_usable()
+
+    @asynccontextmanager
+    async def one_at_a_time(self, lock: asyncio.Lock, timeout: TimeoutOption) -> AsyncGenerator[None]:
+        """Hold a lock that several calls share, which is waited for at most as long as for a slot.
+
+        Raises:
+            APITimeoutError: it was not free in time.
+        """
+        self.check_usable()
+        bound = timeouts_for(timeout, self._settings.timeouts).slot
+        try:
+            async with asyncio.timeout(bound):
+                await lock.acquire()
+        except TimeoutError as error:
+            text = f"not sent within {bound:g} s: an earlier call of the same kind is not done"
+            raise APITimeoutError(text, maybe_processed=False) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
     async def close(self) -> None:
         """Close the transport."""
         await self._transport.close()
@@ -190,7 +215,8 @@ class Caller:
             async with asyncio.timeout(bound):
                 while True:
                     if (pause := self._paused_until - self._clock()) > 0:
-                        await self._sleep(pause)
+                        # Those who waited for the same end must not all go on at once.
+                        await self._sleep(pause + self._settings.retries.base_delay * self._random())
                     await self._slots.acquire()
                     if self._clock() >= self._paused_until:
                         break

@@ -204,6 +204,8 @@ def _mismatch(payload: Any, wanted: str) -> str:
 
 def _number_of(argument: str, value: str | int, numbers: Mapping[str, int]) -> int:
     if type(value) is int:
+        if not 0 <= value < 2**31:
+            raise InvalidArgumentError(argument, "is not a number that an enumeration could have")
         return value
     number = numbers.get(value) if isinstance(value, str) else None
     if number is None:

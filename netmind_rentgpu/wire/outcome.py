@@ -37,6 +37,12 @@ __all__ = ["Answer", "Request", "payload", "unexpected"]
 
 MASK = "***"
 _TEXT_SHOWN = 500
+_LARGEST_ERROR_READ = 256 * 1024
+_DEEPEST = 50
+_TITLE = re.compile(r"<title[^>]{0,100}>([^<]{1,200})", re.IGNORECASE)
+# What is no whole JSON cannot be masked by its fields' names, so where it might hold any of them it is not shown.
+_MAY_HOLD_SECRETS = re.compile(r"^\s*[\[{]|value|passw|pwd|token|authorization", re.IGNORECASE)
+_HIDDEN = "a body that is not JSON"
 _ECHOED = frozenset({"input", "value", "docker_passwd"})
 _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amzn-requestid", "cf-ray")
 
@@ -52,6 +58,8 @@ _CREDENTIAL = re.compile(
     r"|unauthori[sz]ed|(?:not|un)\W?authenticated|authentication",
     re.IGNORECASE,
 )
+# In a 400 it may as well be the request's content that is wrong: "Unknown key: gpus".
+_TOKEN = re.compile(r"(?:invalid|wrong|missing|expired|incorrect)\W+(?:api\W*)?(?:token|api\W*key)\b", re.IGNORECASE)
 
 
 @attrs.frozen(kw_only=True)
@@ -85,7 +93,8 @@ class Answer:
     @property
     def request_id(self) -> str | None:
         """The id the service, or what stands before it, gave the request."""
-        return next((self.headers[name] for name in _REQUEST_ID_HEADERS if self.headers.get(name)), None)
+        found = next((self.headers[name] for name in _REQUEST_ID_HEADERS if self.headers.get(name)), None)
+        return None if found is None else _printable(found)
 
 
 def unexpected(
@@ -119,7 +128,7 @@ def payload(request: Request, answer: Answer, *, validation_errors_key: str, tok
             looks = " (it looks like a page of HTML)" if _is_html(answer.body.decode(errors="replace")) else ""
             raise unexpected(request, answer, f"the body is not JSON: {error}{looks}") from None
     if answer.status < 400:
-        target = _mask_text(answer.headers.get("location", ""), (token, *request.secrets))
+        target = _mask_text(_printable(answer.headers.get("location", "")), (token, *request.secrets))
         towards = f" to {target.partition('?')[0][:200]}" if target else ""
         raise unexpected(request, answer, f"redirects{towards} are not followed: they could take the token elsewhere")
     raise _status_error(request, answer, validation_errors_key, (token, *request.secrets), now)
@@ -128,11 +137,13 @@ def payload(request: Request, answer: Answer, *, validation_errors_key: str, tok
 def _status_error(
     request: Request, answer: Answer, validation_errors_key: str, secrets: tuple[str, ...], now: datetime
 ) -> APIStatusError:
-    raw = _body(answer.body)
+    raw = _body(answer.body[:_LARGEST_ERROR_READ])
     # A secret may be a word that the classification goes by, so that looks at what was really said.
-    kind = _kind(answer.status, *_message(raw), is_list=_rejected(raw, validation_errors_key) is not None)
+    kind = _kind(
+        answer.status, *_message(raw, validation_errors_key), is_list=_rejected(raw, validation_errors_key) is not None
+    )
     body = _masked(raw, secrets)
-    message, code = _message(body)
+    message, code = _message(body, validation_errors_key)
     details: dict[str, Any] = {
         "status": answer.status,
         "code": code,
@@ -172,8 +183,10 @@ def _kind(status: int, message: str, code: str | None, *, is_list: bool) -> type
         return InsufficientBalanceError
     if status in (400, 403, 409, 422) and not is_list and _BALANCE.search(text):
         return InsufficientBalanceError
-    if status == 403 or (status == 400 and _CREDENTIAL.search(text) and not is_list):
+    if status == 403:
         return AuthenticationError if _CREDENTIAL.search(text) else PermissionDeniedError
+    if status == 400 and not is_list and _TOKEN.search(text):
+        return AuthenticationError
     return {
         400: InvalidRequestError,
         404: NotFoundError,
@@ -182,7 +195,7 @@ def _kind(status: int, message: str, code: str | None, *, is_list: bool) -> type
     }.get(status, APIStatusError)
 
 
-def _message(body: Any) -> tuple[str, str | None]:
+def _message(body: Any, key: str, depth: int = 0) -> tuple[str, str | None]:
     """Find what the service said, and its own code, in any of the forms that were seen."""
     if isinstance(body, str):
         return _shown(body), None
@@ -193,13 +206,13 @@ def _message(body: Any) -> tuple[str, str | None]:
     codes = (fields.get("code"), nested.get("code"))
     code = next((str(value) for value in codes if isinstance(value, (str, int))), None)
     detail = fields.get("detail")
-    if as_object(detail) is not None:
-        inner, inner_code = _message(detail)
+    if as_object(detail) is not None and depth < _DEEPEST:
+        inner, inner_code = _message(detail, key, depth + 1)
         return inner, code or inner_code
     candidates = (detail, nested.get("message"), fields.get("message"), fields.get("error"), fields.get("msg"))
     said = next((value for value in candidates if isinstance(value, str) and value.strip()), None)
     if said is None:
-        said = "; ".join(_rejection(item) for item in as_array(detail) or ())
+        said = "; ".join(_rejection(item) for item in as_array(detail) or _rejected(fields, key) or ())
     return _shown(said or code or ""), code
 
 
@@ -231,10 +244,15 @@ def _field(item: Any) -> InvalidField | None:
 def _shown(text: str) -> str:
     """Cut a text to a line that can stand in a message; of a page of HTML, its title."""
     if _is_html(text):
-        title = re.search(r"<title[^>]*>([^<]{1,200})", text, re.IGNORECASE)
+        title = _TITLE.search(text[:4096])
         return f"a page of HTML, {title[1].strip()!r}" if title else "a page of HTML"
     line = " ".join(text.split())
     return line if len(line) <= _TEXT_SHOWN else line[:_TEXT_SHOWN] + "…"
+
+
+def _printable(header: str) -> str:
+    """Let a header be printed: bytes that are not UTF-8 come as characters that no stream takes."""
+    return header.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_html(text: str) -> bool:
@@ -248,18 +266,21 @@ def _body(body: bytes) -> Any:
     try:
         return parse(body)
     except NotJSONError:
-        return body.decode(errors="replace")
+        text = body.decode(errors="replace")
+        return _shown(text) if _is_html(text) else text if not _MAY_HOLD_SECRETS.search(text) else _HIDDEN
 
 
-def _masked(value: Any, secrets: tuple[str, ...]) -> Any:
+def _masked(value: Any, secrets: tuple[str, ...], depth: int = 0) -> Any:
     if isinstance(value, str):
         return _mask_text(value, secrets)
+    if depth == _DEEPEST and isinstance(value, (list, dict)):
+        return "…"
     if (items := as_array(value)) is not None:
-        return [_masked(item, secrets) for item in items]
+        return [_masked(item, secrets, depth + 1) for item in items]
     if (members := as_object(value)) is not None:
         # A 422 in pydantic's second form repeats the rejected value, or all of the body, as `input`.
         return {
-            _mask_text(name, secrets): MASK if name in _ECHOED else _masked(member, secrets)
+            _mask_text(name, secrets): MASK if name in _ECHOED else _masked(member, secrets, depth + 1)
             for name, member in members.items()
         }
     return value
@@ -284,7 +305,7 @@ def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
     except ValueError:
         try:
             moment = email.utils.parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         seconds = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now).total_seconds()
     return max(0.0, seconds) if math.isfinite(seconds) else None

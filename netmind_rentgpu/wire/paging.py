@@ -16,7 +16,7 @@ __all__ = ["AsyncPager", "Page", "PageSize", "Walk"]
 
 
 _MOST_SILENT: Final = 24
-_MOST_CONTRADICTIONS: Final = 3
+_MOST_CONTRADICTIONS: Final = 10
 
 
 class Identified(Protocol):
@@ -71,13 +71,16 @@ class Walk:
         marker: what to ask for next.
         done: there is nothing more to ask for.
         complete: the end was seen, and all before it could be read.
+        gave_up: there may be more, which cannot be reached.
     """
 
     def __init__(self, marker: int | str | None = None) -> None:
         self.marker = marker
         self.done = False
         self.complete = False
+        self.gave_up = False
         self._start = marker
+        self._limit = 0
         self._given: list[int] = []
         self._position: dict[int, int] = {}
         self._longest = 0
@@ -95,14 +98,17 @@ class Walk:
         """Nothing was given yet."""
         return not self._given
 
-    def received(self, ids: Sequence[int], count: int) -> list[int]:
+    def received(self, ids: Sequence[int], count: int, limit: int) -> list[int]:
         """Take in the page that `marker` led to; return the indexes in `ids` of what is new.
 
         Args:
             ids: the ids of the items that could be read, in order.
             count: how many items the page had.
+            limit: how many were asked for. Pages that were asked for with different limits do not compare.
         """
         new = [index for index, item in enumerate(ids) if self._remember(item)]
+        if limit != self._limit:
+            self._limit, self._longest = limit, 0
         short = count < self._longest
         self._longest = max(self._longest, count)
         self._blind = self._blind or count > len(ids)
@@ -112,9 +118,11 @@ class Walk:
             self._alive = self._empty_after = None
         else:
             self._silent += 1
-        if count and (short or not ids):
-            # Nothing can follow, or what follows cannot be asked for: no item here has an id.
-            self._end(complete=bool(ids))
+        if count and short:
+            self._end(complete=True)
+        elif not new and count > len(ids):
+            # What follows cannot be asked for: what is new here has no id.
+            self._give_up()
         elif new:
             self.marker = ids[-1]
         else:
@@ -125,12 +133,8 @@ class Walk:
         """Take in that the service does not know `marker`; return False if that is where the caller wanted to start."""
         if not self._given:
             return False
-        self.received((), 0)
+        self.received((), 0, self._limit)
         return True
-
-    def limit_lowered(self) -> None:
-        """Take in that shorter pages are asked for from now on."""
-        self._longest = 0
 
     def _remember(self, item: int) -> bool:
         if item in self._position:
@@ -143,12 +147,16 @@ class Walk:
         self.done = True
         self.complete = complete and not self._blind
 
+    def _give_up(self) -> None:
+        self.gave_up = True
+        self._end(complete=False)
+
     def _nothing_new(self, ids: Sequence[int]) -> None:
         if not ids and self.marker is None:
             self._end(complete=True)
         elif self._silent > self._pages + _MOST_SILENT or self._contradictions > _MOST_CONTRADICTIONS:
             # The service ignores markers, or moves its list about faster than it can be read.
-            self._end(complete=False)
+            self._give_up()
         elif ids and self._follows_marker(ids):
             if ids[-1] in (self.marker, self._empty_after):
                 # It is still there, so it was there when nothing came after it.
@@ -184,24 +192,26 @@ class Walk:
 
 
 class PageSize:
-    """The largest page a service lets one ask for, as far as it has been found out."""
+    """How many items to ask a list for: as many as are wanted, as long as the service does not refuse so many."""
 
     STEPS = (100, 50, 20, 10, 5, 2)
 
-    def __init__(self, largest: int) -> None:
-        self._largest = largest
+    def __init__(self, usual: int) -> None:
+        self._usual = usual
+        self._allowed: int | None = None
 
     def limit(self, wanted: int | None) -> int:
         """Return how many items to ask for."""
-        return self._largest if wanted is None else min(wanted, self._largest)
+        limit = self._usual if wanted is None else wanted
+        return limit if self._allowed is None else min(limit, self._allowed)
 
-    def lower(self, refused: int) -> bool:
-        """Take in that a limit was refused; return False if there is no smaller one to try."""
-        smaller = next((step for step in self.STEPS if step < refused), None)
-        if smaller is None:
-            return False
-        self._largest = min(self._largest, smaller)
-        return True
+    def smaller(self, refused: int) -> int | None:
+        """Return what to try after a limit was refused; None if there is nothing smaller."""
+        return next((step for step in self.STEPS if step < refused), None)
+
+    def remember(self, allowed: int) -> None:
+        """Take in that a limit worked after a larger one was refused."""
+        self._allowed = allowed
 
 
 class AsyncPager(Generic[Item]):
@@ -210,8 +220,11 @@ class AsyncPager(Generic[Item]):
     One page is held at a time. Items that were given once are not given again: lists move while they are walked.
     """
 
-    def __init__(self, fetch: Fetch[Item], *, marker: int | str | None, page_size: int | None, sizes: PageSize) -> None:
+    def __init__(
+        self, fetch: Fetch[Item], *, path: str, marker: int | str | None, page_size: int | None, sizes: PageSize
+    ) -> None:
         self._fetch = fetch
+        self._path = path
         self._marker = marker
         self._page_size = page_size
         self._sizes = sizes
@@ -224,29 +237,37 @@ class AsyncPager(Generic[Item]):
 
     async def first_page(self) -> Page[Item]:
         """Return the first page, or the one after `marker`."""
-        items, unreadable = await self._page_after(self._marker, self._sizes.limit(self._page_size), None)
+        items, unreadable, _ = await self._page_after(self._marker, self._sizes.limit(self._page_size))
         if unreadable and not items:
             raise unreadable[0]
         return Page(tuple(items), items[-1].id if items else None, unreadable)
 
     async def pages(self) -> AsyncIterator[Page[Item]]:
-        """Give page after page, each without the items of earlier ones; never an empty one."""
+        """Give page after page, each without the items of earlier ones; never an empty one.
+
+        Raises:
+            UnexpectedResponseError: a page is not as documented, or, after all that could be reached was given, there may
+                be more that cannot be reached.
+            RentGPUError: any other of the client's errors.
+        """
         walk = Walk(self._marker)
         while not walk.done:
             try:
                 # Where a marker's own item is listed again, pages of one item would never get past it.
                 limit = max(2, self._sizes.limit(self._page_size))
-                items, unreadable = await self._page_after(walk.marker, limit, walk)
+                items, unreadable, limit = await self._page_after(walk.marker, limit)
             except NotFoundError:
                 if not walk.marker_refused():
                     raise
                 continue
             if unreadable and not items and walk.empty:
                 raise unreadable[0]
-            new = walk.received([item.id for item in items], len(items) + len(unreadable))
+            new = walk.received([item.id for item in items], len(items) + len(unreadable), limit)
             if new or unreadable:
                 next_marker = None if walk.done else walk.marker
                 yield Page(tuple(items[index] for index in new), next_marker, unreadable)
+        if walk.gave_up:
+            raise self._unreachable()
 
     async def __aiter__(self) -> AsyncIterator[Item]:
         async for page in self.pages():
@@ -254,20 +275,30 @@ class AsyncPager(Generic[Item]):
                 yield item
 
     async def _page_after(
-        self, marker: int | str | None, limit: int, walk: Walk | None
-    ) -> tuple[list[Item], tuple[UnexpectedResponseError, ...]]:
+        self, marker: int | str | None, limit: int
+    ) -> tuple[list[Item], tuple[UnexpectedResponseError, ...], int]:
+        """Ask for a page; return it with the limit that the service took."""
+        refused = False
         while True:
             try:
-                return await self._fetch(marker, limit)
+                items, unreadable = await self._fetch(marker, limit)
             except InvalidRequestError as error:
-                if not _refuses_limit(error) or not self._sizes.lower(limit):
+                smaller = self._sizes.smaller(limit) if _refuses_limit(error) else None
+                if smaller is None:
                     raise
-                limit = self._sizes.limit(limit)
-                if walk is not None:
-                    walk.limit_lowered()
+                limit, refused = smaller, True
+            else:
+                if refused:
+                    self._sizes.remember(limit)
+                return items, unreadable, limit
+
+    def _unreachable(self) -> UnexpectedResponseError:
+        return UnexpectedResponseError(
+            "the list could not be read to its end: markers lead nowhere", status=200, method="GET", path=self._path
+        )
 
 
 def _refuses_limit(error: InvalidRequestError) -> bool:
-    return any("limit" in field.loc for field in error.fields) or (
-        not error.fields and "limit" in error.message.lower()
-    )
+    if error.fields:
+        return any("limit" in field.loc for field in error.fields)
+    return error.status == 422 and "limit" in error.message.lower()

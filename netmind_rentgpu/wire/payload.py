@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, cast
 
 import orjson
@@ -16,6 +17,9 @@ class NotJSONError(Exception):
 def parse(body: bytes) -> Any:
     """Parse a JSON text in UTF-8.
 
+    What orjson refuses but Python's own parser reads, is read: half a character in a name, or NaN, must not hide all that
+    stands around it. The half becomes U+FFFD, NaN and the infinities become texts.
+
     Raises:
         NotJSONError: it is none.
     """
@@ -24,7 +28,21 @@ def parse(body: bytes) -> Any:
     except orjson.JSONDecodeError as error:
         # The parser's own error keeps the whole text, passwords included, so it must not become this one's cause.
         problem = f"{error.msg} (line {error.lineno}, column {error.colno})"
+    try:
+        return _whole_characters(json.loads(body.decode(), parse_constant=str))
+    except (ValueError, RecursionError):
+        pass
     raise NotJSONError(problem)
+
+
+def _whole_characters(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if (items := as_array(value)) is not None:
+        return [_whole_characters(item) for item in items]
+    if (members := as_object(value)) is not None:
+        return {_whole_characters(name): _whole_characters(member) for name, member in members.items()}
+    return value
 
 
 def dump(value: Any) -> bytes:

@@ -15,6 +15,8 @@ from typing import Final, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import aiohttp
+import attrs
+from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from netmind_rentgpu.errors import (
@@ -81,13 +83,16 @@ class Transport:
         self._session = session
         self._fresh_session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
     def connection_limit(self) -> int | None:
         """How many connections the caller's own session allows; None where only the client's limit counts."""
         connector = None if self._own_session or self._session is None else self._session.connector
-        return (connector.limit or None) if connector is not None else None
+        if connector is None:
+            return None
+        return min((limit for limit in (connector.limit, connector.limit_per_host) if limit), default=None)
 
     def check_usable(self) -> None:
         """Raise ClientStateError if the client is closed or belongs to another event loop."""
@@ -111,7 +116,9 @@ class Transport:
             UnexpectedResponseError: the answer was cut short or is too large.
             ClientStateError: the session is closed.
         """
+        connect = _shorter(timeouts.connect, remaining)
         head: Answer | None = None
+        silence: asyncio.Timeout | None = None
         chunks: list[bytes] = []
         size = 0
         try:
@@ -128,44 +135,53 @@ class Transport:
                 proxy=self._proxy,
                 proxy_headers=self._proxy_headers,
                 ssl=self._ssl,
-                middlewares=None if request.method == "GET" else self._send_once,
-                timeout=aiohttp.ClientTimeout(total=remaining, connect=timeouts.connect, sock_read=timeouts.read),
+                middlewares=self._send_once,
+                timeout=aiohttp.ClientTimeout(total=remaining, connect=connect, sock_read=timeouts.read),
             ) as response:
                 head = Answer(response.status, response.headers, b"")
-                while chunk := await response.content.readany():
+                content = response.content
+                while not content.at_eof():
+                    chunk = content.read_nowait()
+                    if not chunk:
+                        # aiohttp's own timer does not see a stream that its parser gave up on.
+                        async with asyncio.timeout(timeouts.read) as silence:
+                            chunk = await content.readany()
                     chunks.append(chunk)
                     size += len(chunk)
-                    if size > LARGEST_BODY:
-                        raise unexpected(request, head, f"the body is larger than {LARGEST_BODY // 1024**2} MiB")
+                    _check_size(request, head, size)
                 return Answer(head.status, head.headers, b"".join(chunks))
-        except RuntimeError as error:
-            raise ClientStateError(f"the session cannot be used: {error}") from error
+        except RentGPUError:
+            raise
         except _SentOnceError as error:
             failure: Exception = error.original
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  # parsers and a session's middlewares may raise anything
             failure = error
         # Raised here and not above, so that the error's context cannot lead to what `_shown_cause` takes out.
         if head is not None and not isinstance(failure, TimeoutError):
             if head.status >= 400:
                 return Answer(head.status, head.headers, b"".join(chunks))
             raise unexpected(request, head, "the body was cut short", truncated=True) from _shown_cause(failure)
-        raise self._translated(request, failure, timeouts) from _shown_cause(failure)
+        if silence is not None and silence.expired():
+            failure = aiohttp.SocketTimeoutError()
+        raise self._translated(request, failure, attrs.evolve(timeouts, connect=connect)) from _shown_cause(failure)
 
     async def close(self) -> None:
-        """Close what was opened here. Closing twice is closing once.
+        """Close what was opened here. Closing twice is closing once, and a close that is cancelled goes on.
 
         Raises:
             ClientStateError: the client was used in another event loop.
         """
-        if self._closed:
-            return
-        if self._loop is not None:
-            self.check_usable()
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop:
+            raise ClientStateError("this client was used in another event loop; close it there")
         self._closed = True
-        if self._own_session and self._session is not None:
-            await self._session.close()
-        if self._fresh_session is not None:
-            await self._fresh_session.close()
+        if self._closing is None:
+            self._closing = loop.create_task(self._close_sessions())
+        await asyncio.shield(self._closing)
+
+    async def _close_sessions(self) -> None:
+        sessions = (self._session if self._own_session else None, self._fresh_session)
+        await asyncio.gather(*(session.close() for session in sessions if session is not None))
 
     def _session_for(self, request: Request) -> aiohttp.ClientSession:
         if request.fresh and self._own_session:
@@ -176,8 +192,12 @@ class Transport:
             self._session = _new_session(reuse_connections=True)
         return self._session
 
-    def _translated(self, request: Request, error: Exception, timeouts: Timeouts) -> RentGPUError:
+    def _translated(  # noqa: PLR0911  # a table
+        self, request: Request, error: Exception, timeouts: Timeouts
+    ) -> RentGPUError:
         call = f"{request.method} {request.path}"
+        if isinstance(error, RuntimeError) and self._session is not None and self._session.closed:
+            return ClientStateError(f"{call}: the session is closed")
         if self._closed:
             return APIConnectionError(f"{call}: the client was closed meanwhile", maybe_processed=True)
         if isinstance(error, aiohttp.ConnectionTimeoutError):
@@ -186,8 +206,9 @@ class Transport:
             return APITimeoutError(f"{call}: the service said nothing {_within(timeouts.read)}", maybe_processed=True)
         if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError) and error.errno is None:
             return APITimeoutError(f"{call}: no whole answer {_within(timeouts.total)}", maybe_processed=True)
-        if isinstance(error, aiohttp.InvalidURL):
-            return ConfigurationError(f"{call}: the URL cannot be used")
+        if isinstance(error, ValueError) and "AUTHORIZATION" in str(error):
+            # Raised before anything is sent, where a session with trust_env finds the host in netrc.
+            return ConfigurationError(f"{call}: the session has a login of its own for this host (netrc)")
         return self._broken(call, error)
 
     def _broken(self, call: str, error: Exception) -> TransportError:
@@ -207,8 +228,10 @@ class Transport:
             what = "the service closed the connection without an answer"
         elif isinstance(error, aiohttp.ClientResponseError):
             what = "the answer is not HTTP"
+        elif isinstance(error, (aiohttp.ClientError, OSError)):
+            what = f"the connection broke ({_shown_cause(error)})"
         else:
-            what = f"the connection broke ({error})"
+            what = f"the session or the parser failed ({type(error).__name__})"
         return APIConnectionError(f"{call}: {what}", maybe_processed=not never_sent)
 
 
@@ -242,9 +265,9 @@ def _tls_problem(error: aiohttp.ClientConnectorCertificateError | aiohttp.Client
 
 
 def _shown_cause(error: Exception) -> Exception:
-    """Return what may stand as a public error's cause: one kind of aiohttp's errors holds the headers that were sent."""
-    if isinstance(error, aiohttp.ClientResponseError):
-        return aiohttp.ClientError(f"{type(error).__name__}: {error.status}, {error.message}")
+    """Return what may stand as a public error's cause: some of aiohttp's hold the headers sent, or bytes of the answer."""
+    if isinstance(error, (aiohttp.ClientResponseError, aiohttp.ClientPayloadError, HttpProcessingError)):
+        return aiohttp.ClientError(type(error).__name__)
     return error
 
 
@@ -253,11 +276,32 @@ def _proxy(proxy: str | None) -> tuple[URL | None, Mapping[str, str] | None]:
     if proxy is None:
         return None, None
     parts = urlsplit(proxy)
-    url = URL(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
-    if parts.username is None:
-        return url, None
-    login = aiohttp.encode_basic_auth(unquote(parts.username), unquote(parts.password or ""))
+    url = login = None
+    try:
+        url = URL(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
+        if parts.username is None:
+            return url, None
+        login = aiohttp.encode_basic_auth(unquote(parts.username), unquote(parts.password or ""), "utf-8")
+    except ValueError:
+        # Raised outside, for the error that is handled here holds the login.
+        login = None
+    if url is None or login is None:
+        raise ConfigurationError("the proxy's host, user name or password cannot be sent")
     return url, {"Proxy-Authorization": login}
+
+
+def _check_size(request: Request, head: Answer, size: int) -> None:
+    if size > LARGEST_BODY:
+        raise unexpected(request, head, f"the body is larger than {LARGEST_BODY // 1024**2} MiB")
+
+
+def _shorter(connect: float | None, remaining: float | None) -> float | None:
+    """End connecting just before the call as a whole would end, so that it is known that nothing was sent."""
+    if remaining is None:
+        return connect
+    # aiohttp rounds timers of more than 5 s up to whole seconds.
+    before = remaining * 0.98 if remaining <= 5 else remaining - 1
+    return before if connect is None else min(connect, before)
 
 
 def _new_session(*, reuse_connections: bool) -> aiohttp.ClientSession:

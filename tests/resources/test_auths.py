@@ -2,9 +2,20 @@
 
 import asyncio
 
+import anyio
 import pytest
+from hostile import Hostile, Peer, answer, stall
 
-from netmind_rentgpu import AsyncRentGPU, Auth, InvalidArgumentError, NotFoundError
+from netmind_rentgpu import (
+    APIConnectionError,
+    APITimeoutError,
+    AsyncRentGPU,
+    Auth,
+    ClientStateError,
+    InvalidArgumentError,
+    NotFoundError,
+    Timeouts,
+)
 
 
 async def test_create_get_and_list(gpu: AsyncRentGPU) -> None:
@@ -48,6 +59,56 @@ async def test_a_cancelled_ensure_holds_up_nobody(gpu: AsyncRentGPU) -> None:
     assert isinstance(await tasks[2], Auth)
 
 
+async def test_a_list_that_lags_does_not_make_another() -> None:
+    made = 0
+
+    def behave(peer: Peer) -> None:
+        nonlocal made
+        if peer.server.seen[-1].method == "GET":
+            answer([])(peer)
+        else:
+            made += 1
+            answer({"id": made, "value": "the-password"})(peer)
+
+    async with Hostile([behave]) as server, AsyncRentGPU("t", base_url=server.url) as gpu:
+        found = await asyncio.gather(*(gpu.auths.ensure("the-password") for _ in range(5)))
+        images = [await gpu.images.ensure(name="a", image_name="b", image_tag="c", image_label="d") for _ in range(3)]
+    assert {auth.id for auth in found} == {1}
+    assert {image.id for image in images} == {2}
+
+
+async def test_an_image_without_a_registry_has_the_usual_one() -> None:
+    image = {"id": 7, "name": "a", "image_name": "b", "image_tag": "c", "image_label": "d", "docker_registry": None}
+    async with Hostile([answer([image])]) as server, AsyncRentGPU("t", base_url=server.url) as gpu:
+        assert (await gpu.images.ensure(name="a", image_name="b", image_tag="c", image_label="d")).id == 7
+
+
+async def test_waiting_for_another_ensure_has_a_bound() -> None:
+    async with Hostile([stall]) as server, AsyncRentGPU("t", base_url=server.url) as gpu:
+        first = asyncio.create_task(gpu.auths.ensure("the-password"))
+        await server.until(lambda: bool(server.seen))
+        with anyio.fail_after(10), pytest.raises(APITimeoutError, match="an earlier call") as caught:
+            await gpu.auths.ensure("the-password", timeout=Timeouts(slot=0.01))
+        assert caught.value.maybe_processed is False
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+
+
+def test_ensure_in_another_loop_is_refused() -> None:
+    client = AsyncRentGPU("t", base_url="http://127.0.0.1:1", retries=0)
+
+    async def use() -> None:
+        await client.auths.ensure("the-password")
+
+    with asyncio.Runner() as runner:
+        with pytest.raises(APIConnectionError):
+            runner.run(use())
+        with pytest.raises(ClientStateError):
+            asyncio.run(use())
+        runner.run(client.close())
+
+
 @pytest.mark.parametrize("length", [0, 7, 33])
 async def test_a_password_of_the_wrong_length_is_refused_and_not_shown(gpu: AsyncRentGPU, length: int) -> None:
     password = "x" * length
@@ -63,6 +124,8 @@ async def test_the_limits_themselves_are_allowed(gpu: AsyncRentGPU, length: int)
 
 
 async def test_arguments_that_cannot_be_sent(gpu: AsyncRentGPU) -> None:
+    with pytest.raises(InvalidArgumentError, match="value: holds half a character"):
+        await gpu.auths.create("\udcff" * 8)
     with pytest.raises(InvalidArgumentError, match="value: must be a text"):
         await gpu.auths.create(12345678)  # type: ignore[arg-type]  # what the test is about
     with pytest.raises(InvalidArgumentError, match="auth_id: must be a whole number"):

@@ -135,12 +135,15 @@ async def test_the_payment_type_is_always_sent_with_the_profiles_number(wanted: 
         ({"gpu": 13}, "gpu: must be from 1 to 12"),
         ({"gpu": 1.0}, "gpu: must be a whole number"),
         ({"name": None}, "name: must be a text"),
+        ({"name": "a\udcff"}, "name: holds half a character"),
+        ({"auth_id": 2**64}, "auth_id: is too large a number"),
+        ({"auth_id": 10**5000}, "auth_id: is too large a number"),
+        ({"payment_type": 2**70}, "payment_type: is not a number that an enumeration could have"),
         ({"auth_id": "1"}, "auth_id: must be a whole number"),
         ({"image_template_id": None}, "image_template_id: must be a whole number"),
         ({"node_name": 7}, "node_name: must be a text"),
         ({"payment_type": "EUR"}, "payment_type: the profile has no number for 'EUR'; it has USD, NMT, CNY"),
     ],
-    ids=str,
 )
 async def test_arguments_beyond_a_limit_are_not_sent(
     emulator: Emulator, gpu: AsyncRentGPU, wanted: dict[str, Any], change: dict[str, Any], problem: str

@@ -173,15 +173,45 @@ async def test_a_429_pauses_the_whole_client(make: Any, clock: Any) -> None:
         await caller.call(GET)
     began = clock.now
     await caller.call(GET)
-    assert clock.now - began == 20
+    # With a share of the backoff on top, so that those who waited do not all go on at once.
+    assert clock.now - began == 20.5
+
+
+async def test_calls_that_already_queue_obey_a_pause_too(make: Any, clock: Any) -> None:
+    script = Script(status(429, retry_after="20"), ok(1))
+    script.gate = asyncio.Event()
+    times: list[float] = []
+    caller = make(script, max_connections=1, retries=Retries(max_attempts=1))
+    script.on_send = lambda: times.append(clock.now)
+    calls = [asyncio.create_task(caller.call(GET)) for _ in range(3)]
+    await anyio.wait_all_tasks_blocked()
+    script.gate.set()
+    ends = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(end).__name__ for end in ends] == ["RateLimitError", "Reply", "Reply"]
+    assert [moment - times[0] >= 20 for moment in times] == [False, True, True]
 
 
 async def test_a_429_that_names_no_time_pauses_for_the_backoff(make: Any, clock: Any) -> None:
+    caller = make(Script(status(429), status(429), ok(1)), retries=Retries(max_attempts=2))
+    with pytest.raises(RateLimitError):
+        await caller.call(GET)
+    # The call's own wait; its last refusal names no time to wait for.
+    assert (clock.slept, caller._paused_until) == ([0.5], clock.now)
+
+
+async def test_another_call_waits_out_a_429_that_names_no_time(make: Any, clock: Any) -> None:
     script = Script(status(429), ok(1))
     caller = make(script)
-    both = await asyncio.gather(caller.call(GET), caller.call(GET))
-    assert [reply.payload for reply in both] == [1, 1]
-    assert clock.slept[0] == 0.5
+    times: list[float] = []
+    script.on_send = lambda: times.append(clock.now)
+
+    async def other() -> None:
+        await asyncio.sleep(0)
+        await caller.call(GET)
+
+    await asyncio.gather(caller.call(GET), other())
+    assert len(times) == 3
+    assert min(times[1:]) - times[0] >= 0.5
 
 
 async def test_a_call_does_not_wait_for_a_pause_longer_than_its_slot_timeout(make: Any, clock: Any) -> None:

@@ -121,6 +121,7 @@ def test_the_fields_of_a_422() -> None:
     with pytest.raises(InvalidRequestError) as caught:
         read(422, {"errors": V1["detail"]}, key="errors")
     assert len(caught.value.fields) == 1
+    assert "body.gpu: ensure" in str(caught.value)
 
 
 @pytest.mark.parametrize("detail", [[None, 3, {}, {"loc": "x"}], {"loc": []}, None, [[]]])
@@ -159,7 +160,59 @@ def test_no_error_repeats_a_secret(status: int, body: bytes) -> None:
     shown = f"{error} {error!r} {error.message!r} {error.body!r} {getattr(error, 'fields', '')} {pickle.dumps(error)!r}"
     for secret in ("word", "the-token", "12345678"):
         assert secret not in shown
-    assert "***" in shown
+    assert "***" in shown or "a body that is not JSON" in shown
+
+
+CUT = json.dumps([{"id": 1, "value": "correct-horse"}, {"id": 2, "value": "battery-staple"}]).encode()
+
+
+@pytest.mark.parametrize(
+    "body", [CUT[:-1], CUT[:50], CUT.replace(b'"', b"'"), b"Traceback: value='correct-horse'", b"token correct-horse"]
+)
+def test_what_cannot_be_masked_is_not_shown(body: bytes) -> None:
+    request = Request(method="GET", path="/v1/rentgpu/auths/")
+    with pytest.raises(ServerError, match="a body that is not JSON") as caught:
+        read(500, body, request=request)
+    assert b"correct" not in pickle.dumps(caught.value)
+
+
+def test_a_page_of_html_is_shown_by_its_title_alone() -> None:
+    with pytest.raises(ServerError) as caught:
+        read(502, b"<html><title>Bad gateway</title>you sent canary</html>")
+    assert caught.value.body == "a page of HTML, 'Bad gateway'"
+
+
+def test_a_deep_body_is_cut_and_a_strange_date_is_no_date() -> None:
+    for opening, closing in ((b"[", b"]"), (b'{"detail":', b"}")):
+        with pytest.raises(ServerError) as caught:
+            read(500, opening * 600 + b"1" + closing * 600)
+        assert "…" in str(caught.value.body)
+    with pytest.raises(RateLimitError) as limited:
+        read(429, {}, retry_after="Thu, 01 Jan 2026 00:00:30 +99999999999999")
+    assert limited.value.retry_after is None
+
+
+@pytest.mark.parametrize("body", [b"<html>" + b"<title" * 500_000, b"<html>" + b" " * 4_000_000, b"x " * 4_000_000])
+def test_a_large_error_page_is_read_in_no_time(body: bytes) -> None:
+    import time
+
+    began = time.process_time()
+    with pytest.raises(ServerError):
+        read(502, body)
+    # A bound against what is quadratic, which would take hours.
+    assert time.process_time() - began < 5
+
+
+def test_headers_that_are_not_utf_8_can_be_printed() -> None:
+    with pytest.raises(UnexpectedResponseError) as caught:
+        read(302, b"", location="http://h/\udcff", x_request_id="\udcff")
+    assert f"{caught.value} {caught.value.request_id}".encode()
+
+
+def test_a_400_about_something_else_is_no_login_error() -> None:
+    for text in ("Unknown key: gpus", "Invalid credentials for docker registry"):
+        with pytest.raises(InvalidRequestError):
+            read(400, {"detail": text})
 
 
 def test_a_redirect_does_not_repeat_the_token() -> None:

@@ -60,7 +60,7 @@ class World:
     def pager(
         self, *, marker: int | str | None = None, page_size: int | None = None, largest: int = 100
     ) -> AsyncPager[Auth]:
-        return AsyncPager(self.fetch, marker=marker, page_size=page_size, sizes=PageSize(largest))
+        return AsyncPager(self.fetch, path="/x", marker=marker, page_size=page_size, sizes=PageSize(largest))
 
 
 async def ids_of(pager: AsyncPager[Auth]) -> list[int]:
@@ -194,7 +194,7 @@ async def test_resuming_does_not_go_back_before_its_marker() -> None:
 async def test_a_refused_limit_is_lowered_and_remembered() -> None:
     service = World(list(range(1, 31)), cap=10, refuses=True)
     sizes = PageSize(100)
-    pager = AsyncPager(service.fetch, marker=None, page_size=None, sizes=sizes)
+    pager = AsyncPager(service.fetch, path="/x", marker=None, page_size=None, sizes=sizes)
     assert len(await ids_of(pager)) == 30
     assert [limit for _, limit in service.asked[:4]] == [100, 50, 20, 10]
     service.asked.clear()
@@ -225,7 +225,7 @@ async def test_a_refusal_of_something_else_is_raised_at_once() -> None:
         raise InvalidRequestError("", fields=(InvalidField(("query", "marker"), "", ""),), status=422, **DETAILS)
 
     with pytest.raises(InvalidRequestError):
-        await ids_of(AsyncPager(fetch, marker=None, page_size=None, sizes=PageSize(100)))
+        await ids_of(AsyncPager(fetch, path="/x", marker=None, page_size=None, sizes=PageSize(100)))
     assert asked == [100]
 
 
@@ -236,10 +236,10 @@ async def test_a_limit_refused_in_plain_words_is_lowered() -> None:
         asked.append(limit)
         if limit > 10:
             details = {**DETAILS, "message": "Limit must not exceed 10"}
-            raise InvalidRequestError("", fields=(), status=400, **details)
+            raise InvalidRequestError("", fields=(), status=422, **details)
         return [], ()
 
-    assert await ids_of(AsyncPager(fetch, marker=None, page_size=None, sizes=PageSize(100))) == []
+    assert await ids_of(AsyncPager(fetch, path="/x", marker=None, page_size=None, sizes=PageSize(100))) == []
     assert asked[-1] == 10
 
 
@@ -260,16 +260,16 @@ async def test_a_list_of_which_nothing_can_be_read_is_unexpected() -> None:
 
 def test_a_walk_that_could_not_read_all_is_not_complete() -> None:
     walk = Walk()
-    walk.received([1, 2], 3)
-    walk.received([4], 1)
+    walk.received([1, 2], 3, 10)
+    walk.received([4], 1, 10)
     assert (walk.done, walk.complete) == (True, False)
     walk = Walk()
-    walk.received([1, 2], 2)
-    walk.received([], 2)
+    walk.received([1, 2], 2, 10)
+    walk.received([], 2, 10)
     assert (walk.done, walk.complete) == (True, False)
 
 
-@pytest.mark.parametrize("answers", [[[1, 2, 3]], [[1, 2], [2, 1]], [[1, 2, 3], []]], ids=str)
+@pytest.mark.parametrize("answers", [[[1, 2, 3]], [[1, 2], [2, 1]]], ids=str)
 async def test_a_service_that_ignores_markers_is_not_walked_for_ever(answers: list[list[int]]) -> None:
     asked = []
 
@@ -277,16 +277,79 @@ async def test_a_service_that_ignores_markers_is_not_walked_for_ever(answers: li
         asked.append(marker)
         return [Auth(id=item) for item in answers[len(asked) % len(answers)]], ()
 
-    found = await ids_of(AsyncPager(fetch, marker=None, page_size=None, sizes=PageSize(100)))
-    assert len(found) == len(set(found))
+    found = []
+    with pytest.raises(UnexpectedResponseError, match="could not be read to its end"):
+        async for item in AsyncPager(fetch, path="/x", marker=None, page_size=None, sizes=PageSize(100)):
+            found.append(item.id)
+    assert sorted(found) == sorted(answers[0])
     assert len(asked) < 40
+
+
+async def test_another_walks_smaller_pages_do_not_look_like_the_end() -> None:
+    service = World(list(range(1, 1001)))
+    sizes = PageSize(100)
+
+    def pager() -> AsyncPager[Auth]:
+        return AsyncPager(service.fetch, path="/x", marker=None, page_size=None, sizes=sizes)
+
+    walk = aiter(pager())
+    found = [(await anext(walk)).id for _ in range(100)]
+    service.cap, service.refuses = 50, True
+    assert len(await pager()) == 50
+    found += [item.id async for item in walk]
+    assert found == list(range(1, 1001))
+
+
+async def test_a_rate_limit_in_a_400_is_not_about_the_limit() -> None:
+    service = World([1, 2, 3])
+    sizes = PageSize(100)
+
+    async def fetch(marker: object, limit: int) -> Any:
+        details = {**DETAILS, "message": "rate limit reached, slow down"}
+        raise InvalidRequestError("", fields=(), status=400, **details)
+
+    with pytest.raises(InvalidRequestError):
+        await AsyncPager(fetch, path="/x", marker=None, page_size=None, sizes=sizes)
+    assert await ids_of(AsyncPager(service.fetch, path="/x", marker=None, page_size=None, sizes=sizes)) == [1, 2, 3]
+    assert {limit for _, limit in service.asked} == {100}
+
+
+async def test_a_limit_that_nothing_cures_is_not_remembered() -> None:
+    sizes = PageSize(100)
+    refusing = World([1], cap=0, refuses=True)
+    with pytest.raises(InvalidRequestError):
+        await AsyncPager(refusing.fetch, path="/x", marker=None, page_size=None, sizes=sizes)
+    assert sizes.limit(None) == 100
+
+
+async def test_a_page_size_may_be_larger_than_the_usual_one() -> None:
+    service = World([1])
+    await service.pager(page_size=500)
+    assert service.asked == [(None, 500)]
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        World(list(range(1, 21)), cap=2, inclusive=True, unreadable=frozenset({5})),
+        World(list(range(1, 31)), cap=10, unreadable=frozenset(range(11, 21))),
+    ],
+    ids=["behind an inclusive marker", "a whole page"],
+)
+async def test_what_cannot_be_passed_is_told_after_all_that_can_be_reached(service: World) -> None:
+    found = []
+    with pytest.raises(UnexpectedResponseError, match="could not be read to its end"):
+        async for item in service.pager():
+            found.append(item.id)
+    assert found == [item for item in range(1, len(found) + 1) if item not in service.unreadable]
+    assert len(found) > 2
 
 
 def walk(pages: Sequence[Sequence[int]]) -> Walk:
     walk = Walk()
     for page in pages:
         assert not walk.done
-        walk.received(page, len(page))
+        walk.received(page, len(page), 10)
     return walk
 
 
@@ -295,16 +358,16 @@ def test_a_walk_knows_whether_it_saw_the_end() -> None:
     assert walk([[1, 2], [3]]).complete
     confirmed = walk([[1, 2], []])
     assert (confirmed.done, confirmed.marker) == (False, 1)
-    confirmed.received([2], 1)
+    confirmed.received([2], 1, 10)
     assert confirmed.complete
     ignoring = Walk()
     while not ignoring.done:
-        ignoring.received([1, 2], 2)
+        ignoring.received([1, 2], 2, 10)
     assert (ignoring.done, ignoring.complete) == (True, False)
 
 
 def test_one_page_is_held_at_a_time() -> None:
     long = Walk()
     for start in range(0, 10_000, 100):
-        long.received(range(start, start + 100), 100)
+        long.received(range(start, start + 100), 100, 100)
     assert long.marker == 9_999
