@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from itertools import pairwise
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import attrs
@@ -88,7 +89,8 @@ class Walk:
         self._silent = 0
         self._back = 0
         self._blind = False
-        self._from = 0
+        self._orders = {"ascending", "descending"}
+        self._dead_end = 0
         self._contradictions = 0
         self._alive: int | None = None
         self._empty_after: int | str | None = None
@@ -106,6 +108,7 @@ class Walk:
             count: how many items the page had.
             limit: how many were asked for. Pages that were asked for with different limits do not compare.
         """
+        self._learn_order(ids)
         new = [index for index, item in enumerate(ids) if self._remember(item)]
         if limit != self._limit:
             self._limit, self._longest = limit, 0
@@ -165,17 +168,30 @@ class Walk:
                 self._alive = self.marker = ids[-1]
                 self._back = 0
         else:
-            if not ids:
+            if not ids and not self._back:
                 self._empty_after = self.marker
-            elif self.marker == self._alive:
+            elif ids and self.marker == self._alive:
                 self._contradictions += 1
             self._step_back()
 
+    def _learn_order(self, ids: Sequence[int]) -> None:
+        """Find out whether the list is sorted by id, either way, as far as it has been seen."""
+        for one, next_one in pairwise(ids):
+            self._orders &= {"ascending" if one < next_one else "descending"}
+
+    def _in_order(self) -> list[int]:
+        """Return what was given, as the list would have it: things that appear on the way may stand anywhere."""
+        if len(self._orders) != 1:
+            return self._given
+        return sorted(self._given, reverse="descending" in self._orders)
+
     def _follows_marker(self, ids: Sequence[int]) -> bool:
         """Tell whether a page is what comes after the marker, and not the list from its start again."""
-        if self.marker is None:
+        if not isinstance(self.marker, int):
             return True
-        after = self._position.get(self.marker, -1) if isinstance(self.marker, int) else -1
+        if len(self._orders) == 1:
+            return min(ids) >= self.marker if "ascending" in self._orders else max(ids) <= self.marker
+        after = self._position.get(self.marker, -1)
         return all(self._position[item] >= after for item in ids)
 
     def _step_back(self) -> None:
@@ -185,10 +201,11 @@ class Walk:
             self._end(complete=False)
             return
         if not self._back:
-            self._from = self._position[cast("int", self.marker)]
+            self._dead_end = cast("int", self.marker)
         self._back = max(self._longest, self._back * 4) if self._back else 1
-        position = self._from - self._back
-        self.marker = self._given[position] if position >= 0 else self._start
+        given = self._in_order()
+        position = given.index(self._dead_end) - self._back
+        self.marker = given[position] if position >= 0 else self._start
 
 
 class PageSize:

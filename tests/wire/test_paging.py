@@ -345,6 +345,17 @@ async def test_what_cannot_be_passed_is_told_after_all_that_can_be_reached(servi
     assert len(found) > 2
 
 
+async def test_what_lives_behind_many_that_died_is_found_to_be_the_end() -> None:
+    def kill_all_but_one(service: World, page: list[int]) -> None:
+        service.ids = [5]
+
+    service = World([1, 2, 3, 5], dead_marker="empty", cap=2, after_page=kill_all_but_one)
+    assert await ids_of(service.pager()) == [1, 2, 5]
+    lone = World([1, 2, 3, 5], dead_marker="empty", descending=True, after_page=kill_all_but_one)
+    assert await ids_of(lone.pager()) == [5, 3, 2, 1]
+    assert len(lone.asked) < 10
+
+
 def walk(pages: Sequence[Sequence[int]]) -> Walk:
     walk = Walk()
     for page in pages:
