@@ -25,14 +25,15 @@ from netmind_rentgpu import (
     UnexpectedResponseError,
 )
 
-# Short, so that a test of a timeout is quick; still far above what a call over loopback takes.
+# For tests that wait for a timeout; the others have time enough on any machine.
 SHORT = Timeouts(total=20, connect=0.5, read=0.3)
+LONG = Timeouts(total=60, connect=20, read=20)
 AT_ONCE = Retries(base_delay=0, max_delay=0)
 
 
 def client(server: Hostile | str, **settings: Any) -> AsyncRentGPU:
     url = server if isinstance(server, str) else server.url
-    return AsyncRentGPU("token", base_url=url, **{"timeout": SHORT, "retries": AT_ONCE, **settings})
+    return AsyncRentGPU("token", base_url=url, **{"timeout": LONG, "retries": AT_ONCE, **settings})
 
 
 async def create(gpu: AsyncRentGPU) -> Container:
@@ -58,7 +59,7 @@ async def test_faults_are_retried_for_a_get_and_never_for_a_create(
     behaviour: hostile.Behaviour, error: type[RentGPUError], attributes: dict[str, object]
 ) -> None:
     with anyio.fail_after(30):
-        async with Hostile([behaviour]) as server, client(server) as gpu:
+        async with Hostile([behaviour]) as server, client(server, timeout=SHORT) as gpu:
             with pytest.raises(error) as caught:
                 await create(gpu)
             assert {name: getattr(caught.value, name) for name in attributes} == attributes
@@ -180,7 +181,7 @@ async def test_a_full_listener_is_a_connect_timeout() -> None:
             for filler in fillers:
                 filler.setblocking(False)
                 filler.connect_ex(listener.getsockname())
-            async with client(url, retries=0) as gpu:
+            async with client(url, retries=0, timeout=SHORT) as gpu:
                 with pytest.raises(APITimeoutError, match=r"no connection within 0\.5 s") as caught:
                     await create(gpu)
                 assert caught.value.maybe_processed is False
@@ -308,7 +309,7 @@ async def test_none_takes_a_limit_off() -> None:
     def slow(peer: hostile.Peer) -> None:
         asyncio.get_running_loop().call_later(0.4, answer(), peer)
 
-    async with Hostile([slow]) as server, client(server, retries=0) as gpu:
+    async with Hostile([slow]) as server, client(server, retries=0, timeout=SHORT) as gpu:
         with pytest.raises(APITimeoutError, match=r"nothing within 0\.3 s"):
             await gpu.containers.get(1, timeout=None)
         assert (await gpu.containers.get(1, timeout=Timeouts(total=None, connect=None, read=None, slot=None))).id == 1
@@ -396,7 +397,7 @@ def bad_chunk(peer: hostile.Peer) -> None:
 
 async def test_a_stream_that_the_parser_gives_up_on_ends() -> None:
     with anyio.fail_after(20):
-        async with Hostile([bad_chunk]) as server, client(server, max_connections=1) as gpu:
+        async with Hostile([bad_chunk]) as server, client(server, max_connections=1, timeout=SHORT) as gpu:
             for _ in range(2):
                 with pytest.raises((APITimeoutError, UnexpectedResponseError)) as caught:
                     await create(gpu)
