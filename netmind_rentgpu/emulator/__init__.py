@@ -13,6 +13,8 @@ works here has not been shown to work there.
 from __future__ import annotations
 
 from netmind_rentgpu.emulator.billing import Charge
+from netmind_rentgpu.emulator.presets import preset_names, preset_world
 from netmind_rentgpu.emulator.server import Emulator
+from netmind_rentgpu.emulator.world import World
 
-__all__ = ["Charge", "Emulator"]
+__all__ = ["Charge", "Emulator", "World", "preset_names", "preset_world"]

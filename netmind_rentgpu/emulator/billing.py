@@ -17,9 +17,9 @@ class Charge:
 
     Attributes:
         hourly_price: US dollars for an hour of all its GPUs.
-        seconds: from its creation to its deletion, or until now.
+        seconds: from its creation to its deletion, or until now, without the time in which it cost nothing.
         cost: US dollars.
-        running: it has not been deleted, and goes on costing.
+        running: it has not been deleted.
     """
 
     container_id: int
@@ -43,12 +43,16 @@ class _Entry:
     node_name: str
     gpu: int
     hourly_price: Decimal
-    began: float
-    ended: float | None = None
+    began: float | None
+    before: float = 0.0
+    ended: bool = False
+
+    def seconds(self, now: float) -> float:
+        return self.before + (0.0 if self.began is None else max(0.0, now - self.began))
 
 
 class Bill:
-    """The account's bill. Whether a stop ends billing is not documented; here only a delete does."""
+    """The account's bill. Whether a stop ends billing is not documented; the world decides."""
 
     def __init__(self) -> None:
         self._entries: dict[int, _Entry] = {}
@@ -60,8 +64,20 @@ class Bill:
         )
 
     def end(self, container_id: int, now: float) -> None:
-        """Stop charging for a container."""
-        self._entries[container_id].ended = now
+        """Stop charging for a container, for good."""
+        self.pause(container_id, now)
+        self._entries[container_id].ended = True
+
+    def pause(self, container_id: int, now: float) -> None:
+        """Stop charging for a container until it is resumed."""
+        entry = self._entries[container_id]
+        entry.before, entry.began = entry.seconds(now), None
+
+    def resume(self, container_id: int, now: float) -> None:
+        """Charge for a container again; nothing changes for one that was not paused."""
+        entry = self._entries[container_id]
+        if entry.began is None:
+            entry.began = now
 
     def charges(self, now: float) -> list[Charge]:
         """Return every container that ever ran, in the order of creation."""
@@ -72,8 +88,8 @@ class Bill:
                 node_name=entry.node_name,
                 gpu=entry.gpu,
                 hourly_price=entry.hourly_price,
-                seconds=max(0.0, (now if entry.ended is None else entry.ended) - entry.began),
-                running=entry.ended is None,
+                seconds=entry.seconds(now),
+                running=not entry.ended,
             )
             for entry in self._entries.values()
         ]

@@ -12,8 +12,10 @@ from typing import Any, Self
 from aiohttp import web
 
 from netmind_rentgpu.emulator.billing import Charge
+from netmind_rentgpu.emulator.presets import preset_world
 from netmind_rentgpu.emulator.service import Service
 from netmind_rentgpu.emulator.validation import Checker, InvalidRequest, Refusal
+from netmind_rentgpu.emulator.world import World
 
 __all__ = ["Emulator"]
 
@@ -23,7 +25,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Emulator:
     """A Rent GPU service on a port of this machine, for as long as the `async with` block.
 
-    There is no balance that runs out: `spent` grows for as long as something is rented.
+    Nothing happens in the background: what a container is follows from what time it is.
 
     Attributes:
         url: what to give a client as base URL.
@@ -38,6 +40,8 @@ class Emulator:
         machines: int = 60,
         boot_seconds: float = 2.0,
         token: str | None = None,
+        world: World | str = "documented",
+        balance: Decimal | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """Set up a service; it is there from `async with` on.
@@ -48,11 +52,21 @@ class Emulator:
             machines: how many machines there are.
             boot_seconds: about how long a container takes until `ssh` names an endpoint.
             token: made up from the seed where it is None.
+            world: how the service behaves where its documentation is silent: a `World`, or the name of a preset.
+            balance: US dollars; once as much is spent, creates are refused. None for a balance that never ends.
             clock: seconds since 1970; containers start and costs grow by it.
         """
         self.token = token or f"emulator-token-{seed:08x}"
         self._port = port
-        self._service = Service(seed=seed, machines=machines, boot_seconds=boot_seconds, token=self.token, clock=clock)
+        self._service = Service(
+            seed=seed,
+            machines=machines,
+            boot_seconds=boot_seconds,
+            token=self.token,
+            balance=balance,
+            world=preset_world(world) if isinstance(world, str) else world,
+            clock=clock,
+        )
         self._runner: web.AppRunner | None = None
         self._url: str | None = None
 
@@ -103,7 +117,7 @@ class Emulator:
 
     def _application(self) -> web.Application:
         service = self._service
-        application = web.Application(middlewares=[_answer_refusals, self._authorized])
+        application = web.Application(middlewares=[self._answer_refusals, self._authorized])
         prefix = "/v1/rentgpu"
         containers = f"{prefix}/containers"
         routes = [
@@ -125,23 +139,25 @@ class Emulator:
         return application
 
     @web.middleware
+    async def _answer_refusals(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        try:
+            try:
+                return await handler(request)
+            except web.HTTPNotFound:
+                return await _redirect_or_not_found(request)
+            except web.HTTPMethodNotAllowed as error:
+                allowed = ", ".join(sorted(error.allowed_methods))
+                body = {"detail": "Method Not Allowed"}
+                raise Refusal(405, body, by_gateway=True, headers={"Allow": allowed}) from None
+        except Refusal as refusal:
+            content, kind = self._service.dialect.refusal(refusal)
+            return web.Response(status=refusal.status, body=content or None, content_type=kind, headers=refusal.headers)
+
+    @web.middleware
     async def _authorized(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         if request.match_info.http_exception is None:
             self._service.authorize(request.headers.get("Authorization"))
         return await handler(request)
-
-
-@web.middleware
-async def _answer_refusals(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except Refusal as refusal:
-        return web.json_response(refusal.body, status=refusal.status)
-    except web.HTTPNotFound:
-        return await _redirect_or_not_found(request)
-    except web.HTTPMethodNotAllowed as error:
-        body = {"detail": "Method Not Allowed"}
-        return web.json_response(body, status=405, headers={"Allow": ", ".join(sorted(error.allowed_methods))})
 
 
 async def _redirect_or_not_found(request: web.Request) -> web.Response:
@@ -151,7 +167,7 @@ async def _redirect_or_not_found(request: web.Request) -> web.Response:
     match = await request.app.router.resolve(request.clone(rel_url=request.rel_url.with_path(other or "/")))
     if match.http_exception is None:
         return web.Response(status=307, headers={"Location": str(request.url.with_path(other))})
-    return web.json_response({"detail": "Not Found"}, status=404)
+    raise Refusal(404, {"detail": "Not Found"}, by_gateway=True)
 
 
 def _with_query(call: Callable[[Any], Any]) -> _Handler:
@@ -168,7 +184,7 @@ def _with_body(call: Callable[[Any], Any]) -> _Handler:
             raise InvalidRequest([{"loc": ["body"], "msg": "field required", "type": "value_error.missing"}])
         try:
             body = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             position = getattr(error, "pos", 0)
             raise InvalidRequest(
                 [{"loc": ["body", position], "msg": "the body is not JSON", "type": "value_error.jsondecode"}]

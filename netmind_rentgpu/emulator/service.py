@@ -5,8 +5,7 @@ Nothing happens in the background: what a container is, follows from when it was
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -14,15 +13,18 @@ from typing import Any
 import attrs
 
 from netmind_rentgpu.emulator.billing import Bill, Charge
+from netmind_rentgpu.emulator.dialect import Dialect
 from netmind_rentgpu.emulator.inventory import Node, draw_nodes, official_images
-from netmind_rentgpu.emulator.validation import Checker, Refusal
+from netmind_rentgpu.emulator.validation import Checker, InvalidRequest, Refusal
+from netmind_rentgpu.emulator.world import World
 
 __all__ = ["RUNNING", "STARTING", "STOPPED", "Service"]
 
 # The service documents no status numbers. These are made up; no client may depend on them.
 STARTING, RUNNING, STOPPED = 0, 1, 2
 
-_LARGEST_PAGE = 100
+_HOST = "127.0.0.1"
+_LIST_LAG = 20.0
 # Only USD is documented. The rates are made up.
 _RATES = {"USD": Decimal(1), "NMT": Decimal(4), "CNY": Decimal("7.2")}
 _IMAGE_DEFAULTS = {
@@ -43,6 +45,7 @@ class _Container:
     fields: dict[str, Any]
     node: Node
     gpu: int
+    created: float
     up_at: float | None
     port: int
 
@@ -51,8 +54,20 @@ class Service:
     """Everything behind the thirteen calls, for one account."""
 
     def __init__(
-        self, *, seed: int, machines: int, boot_seconds: float, token: str, clock: Callable[[], float]
+        self,
+        *,
+        seed: int,
+        machines: int,
+        boot_seconds: float,
+        token: str,
+        balance: Decimal | None,
+        world: World,
+        clock: Callable[[], float],
     ) -> None:
+        self.world = world
+        self.dialect = Dialect(world)
+        self._balance = balance
+        self._deleted: dict[int, _Container] = {}
         self._random = Random(seed)  # noqa: S311  # to be repeatable is the point
         self._clock = clock
         self._boot_seconds = boot_seconds
@@ -69,16 +84,11 @@ class Service:
     def authorize(self, header: str | None) -> None:
         """Check an `Authorization` header."""
         if header is None:
-            raise Refusal(
-                422,
-                {
-                    "detail": [
-                        {"loc": ["header", "authorization"], "msg": "field required", "type": "value_error.missing"}
-                    ]
-                },
+            raise InvalidRequest(
+                [{"loc": ["header", "authorization"], "msg": "field required", "type": "value_error.missing"}]
             )
-        if header != f"Bearer {self._token}":
-            raise Refusal(403, {"error": {"message": "Invalid api token"}})
+        if header != (f"Bearer {self._token}" if self.world.token == "bearer" else self._token):  # noqa: S105  # a form, no token
+            raise self.dialect.bad_token()
 
     def charges(self) -> list[Charge]:
         """Return what each container has cost until now."""
@@ -110,7 +120,26 @@ class Service:
             and _within(node.disk_per_gpu * node.gpu_count, limits["min_disk"], limits["max_disk"])
             and _within(node.price * rate, limits["min_price"], limits["max_price"])
         ]
-        return [_machine(node, rate) for node in sorted(found, key=lambda node: (node.price, node.name))]
+        return [self._machine(node, rate) for node in sorted(found, key=lambda node: (node.price, node.name))]
+
+    def _machine(self, node: Node, rate: Decimal) -> dict[str, Any]:
+        price = self.dialect.price(node.price * rate)
+        listing = {
+            **node.listing,
+            "node_name": node.name,
+            "gpu_name": node.gpu_name,
+            "gpu_id": node.gpu_id,
+            "gpu_count": node.gpu_count,
+            "region": node.region,
+            "price": price,
+            "original_price": price,
+            "cpu_per_gpu": node.cpu_per_gpu,
+            "memory_per_gpu": node.memory_per_gpu,
+            "memory_total": node.memory_per_gpu * node.gpu_count,
+            "disk_per_gpu": node.disk_per_gpu,
+            "disk_total": node.disk_per_gpu * node.gpu_count,
+        }
+        return self.dialect.thing("machine", listing)
 
     # Auths
 
@@ -121,16 +150,15 @@ class Service:
         check.raise_if_wrong()
         auth_id = len(self._auths) + 1
         self._auths[auth_id] = {"id": auth_id, "value": value, "created_at": self._stamp()}
-        return self._auths[auth_id]
+        return self.get_auth(auth_id)
 
     def list_auths(self, query: Mapping[str, str]) -> list[dict[str, Any]]:
         """`GET /v1/rentgpu/auths/`."""
-        return _page(self._auths.values(), query)
+        return self.dialect.page("auth", self._auths.values(), query)
 
     def get_auth(self, auth_id: int) -> dict[str, Any]:
         """`GET /v1/rentgpu/auths/{auth_id}`."""
-        auth: dict[str, Any] = _found(self._auths, auth_id, "Auth")
-        return auth
+        return self.dialect.thing("auth", _found(self._auths, auth_id, "Auth"))
 
     # Images
 
@@ -140,25 +168,24 @@ class Service:
         content = {name: check.text(name) for name in ("name", "image_name", "image_tag", "image_label")}
         content |= {name: check.text(name, default=default) for name, default in _IMAGE_DEFAULTS.items()}
         check.raise_if_wrong()
-        return self._add_image({**content, "image_type": 2})
+        return self.get_image(self._add_image({**content, "image_type": 2}))
 
     def list_images(self, query: Mapping[str, str]) -> list[dict[str, Any]]:
         """`GET /v1/rentgpu/images/`."""
         check = Checker("query", query, textual=True)
         image_type = check.member("image_type", (0, 1, 2), default=0)
         check.raise_if_wrong()
-        return _page([image for image in self._images.values() if image["image_type"] == image_type], query)
+        images = [image for image in self._images.values() if image["image_type"] == image_type]
+        return self.dialect.page("image", images, query)
 
     def get_image(self, image_id: int) -> dict[str, Any]:
         """`GET /v1/rentgpu/images/{image_id}`."""
-        image: dict[str, Any] = _found(self._images, image_id, "Image")
-        return image
+        return self.dialect.thing("image", _found(self._images, image_id, "Image"))
 
-    def _add_image(self, content: dict[str, Any]) -> dict[str, Any]:
+    def _add_image(self, content: dict[str, Any]) -> int:
         image_id = len(self._images) + 1
-        image = {**_IMAGE_DEFAULTS, **content, "id": image_id, "created_at": self._stamp()}
-        self._images[image_id] = image
-        return image
+        self._images[image_id] = {**_IMAGE_DEFAULTS, **content, "id": image_id, "created_at": self._stamp()}
+        return image_id
 
     # Containers
 
@@ -175,6 +202,12 @@ class Service:
         _found(self._auths, auth_id, "Auth")
         _found(self._images, image_id, "Image")
         node = _found(self._nodes, node_name, "Node")
+        if self._balance is not None and sum(charge.cost for charge in self.charges()) >= self._balance:
+            raise self.dialect.balance_refusal()
+        if self.world.long_names == "cut at 24":
+            name = name[:24]
+        if self.world.names == "unique" and any(one.fields["name"] == name for one in self._containers.values()):
+            raise Refusal(409, {"detail": "a container of that name exists"})
         if node.free < gpu:
             raise Refusal(400, {"detail": f"node {node_name} has {node.free} free GPUs, {gpu} were asked for"})
 
@@ -194,12 +227,13 @@ class Service:
                 "cpu": node.cpu_per_gpu * gpu,
                 "disk_size": 200,
                 "memory": node.memory_per_gpu * gpu,
-                "gpu_name": node.gpu_id,
+                "gpu_name": self.dialect.container_gpu(node.gpu_id, node.gpu_name),
                 "id": container_id,
                 "created_at": self._stamp(),
             },
             node=node,
             gpu=gpu,
+            created=now,
             up_at=now + self._boot_time(),
             port=20_000 + container_id % 40_000,
         )
@@ -209,8 +243,10 @@ class Service:
 
     def list_containers(self, query: Mapping[str, str]) -> list[dict[str, Any]]:
         """`GET /v1/rentgpu/containers/`."""
-        page = _page([container.fields for container in self._containers.values()], query)
-        return [self._shown(self._containers[fields["id"]]) for fields in page]
+        lag = 0 if self.world.list_lag == "none" else _LIST_LAG
+        now = self._clock()
+        listed = [one for one in self._containers.values() if now - one.created >= lag]
+        return self.dialect.page("container", map(self._fields, listed), query)
 
     def get_container(self, container_id: int) -> dict[str, Any]:
         """`GET /v1/rentgpu/containers/{container_id}`."""
@@ -220,27 +256,40 @@ class Service:
         """`POST /v1/rentgpu/containers/{container_id}/stop`."""
         container = _found(self._containers, container_id, "Container")
         container.up_at = None
+        if self.world.stop_billing == "ends":
+            self.bill.pause(container_id, self._clock())
         return self._shown(container)
 
     def restart_container(self, container_id: int) -> dict[str, Any]:
         """`POST /v1/rentgpu/containers/{container_id}/restart`."""
         container = _found(self._containers, container_id, "Container")
         container.up_at = self._clock() + self._boot_time()
+        if self.world.restart_port == "changed":
+            container.port += 1
+        self.bill.resume(container_id, self._clock())
         return self._shown(container)
 
-    def delete_container(self, container_id: int) -> dict[str, Any]:
+    def delete_container(self, container_id: int) -> Any:
         """`DELETE /v1/rentgpu/containers/{container_id}`: gives the stock back and ends the bill."""
+        if container_id in self._deleted:
+            refusal = self.dialect.second_delete()
+            if refusal is not None:
+                raise refusal
+            return self.dialect.deleted(self._shown(self._deleted[container_id]))
         container = _found(self._containers, container_id, "Container")
         shown = self._shown(container)
-        del self._containers[container_id]
+        self._deleted[container_id] = self._containers.pop(container_id)
         container.node.taken -= container.gpu
         self.bill.end(container_id, self._clock())
-        return shown
+        return self.dialect.deleted(shown)
 
     def _boot_time(self) -> float:
         return self._boot_seconds * self._random.uniform(0.75, 1.25)
 
     def _shown(self, container: _Container) -> dict[str, Any]:
+        return self.dialect.thing("container", self._fields(container))
+
+    def _fields(self, container: _Container) -> dict[str, Any]:
         status = STOPPED
         if container.up_at is not None:
             status = RUNNING if self._clock() >= container.up_at else STARTING
@@ -248,34 +297,15 @@ class Service:
         return {
             **container.fields,
             "status": status,
-            "ssh": f"ssh root@127.0.0.1 -p {container.port}" if up else "",
-            "exposed_service": "",
-            "vscode_service": "",
-            "jupyter_service": "",
+            "ssh": self.dialect.ssh(_HOST, container.port, up=up),
+            **{
+                f"{name}_service": self.dialect.service(name, _HOST, container.port, up=up)
+                for name in ("exposed", "vscode", "jupyter")
+            },
         }
 
-    def _stamp(self) -> str:
-        moment = datetime.fromtimestamp(self._clock(), UTC)
-        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _machine(node: Node, rate: Decimal) -> dict[str, Any]:
-    price = str((node.price * rate).quantize(Decimal("0.0001")))
-    return {
-        **node.listing,
-        "node_name": node.name,
-        "gpu_name": node.gpu_name,
-        "gpu_id": node.gpu_id,
-        "gpu_count": node.gpu_count,
-        "region": node.region,
-        "price": price,
-        "original_price": price,
-        "cpu_per_gpu": node.cpu_per_gpu,
-        "memory_per_gpu": node.memory_per_gpu,
-        "memory_total": node.memory_per_gpu * node.gpu_count,
-        "disk_per_gpu": node.disk_per_gpu,
-        "disk_total": node.disk_per_gpu * node.gpu_count,
-    }
+    def _stamp(self) -> Any:
+        return self.dialect.stamp(self._clock())
 
 
 def _within(value: Any, least: int | None, most: int | None) -> bool:
@@ -286,13 +316,3 @@ def _found(things: Mapping[Any, Any], key: Any, kind: str) -> Any:
     if key not in things:
         raise Refusal(404, {"detail": f"{kind} not found"})
     return things[key]
-
-
-def _page(things: Iterable[dict[str, Any]], query: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Return what comes after `marker`, in the order of ids, `limit` at most; too large a limit is cut."""
-    check = Checker("query", query, textual=True)
-    marker = check.integer("marker", default=None)
-    limit = check.integer("limit", default=10, least=1)
-    check.raise_if_wrong()
-    after = [thing for thing in things if marker is None or thing["id"] > marker]
-    return after[: min(limit, _LARGEST_PAGE)]

@@ -12,12 +12,20 @@ _UNKNOWN_MEMBER = "value is not a valid enumeration member"
 
 
 class Refusal(Exception):  # noqa: N818  # it is an answer
-    """An answer other than 200."""
+    """An answer other than 200 with JSON; a body of bytes is sent as it is.
 
-    def __init__(self, status: int, body: Any) -> None:
+    Attributes:
+        by_gateway: what stands before a service would answer so, too.
+    """
+
+    def __init__(
+        self, status: int, body: Any, *, by_gateway: bool = False, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(f"{status}: {body}")
         self.status = status
         self.body = body
+        self.by_gateway = by_gateway
+        self.headers = headers
 
 
 class InvalidRequest(Refusal):
@@ -104,7 +112,9 @@ class Checker:
         return value
 
     def _wrong(self, name: str, message: str, kind: str, **context: Any) -> None:
-        error: dict[str, Any] = {"loc": [self._part, name], "msg": message, "type": kind}
+        # `input` is for worlds that repeat what was rejected: for a missing field, all that stands beside it.
+        rejected = self._values.get(name, dict(self._values))
+        error: dict[str, Any] = {"loc": [self._part, name], "msg": message, "type": kind, "input": rejected}
         if context:
             error["ctx"] = context
         self._errors.append(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netmind_rentgpu.errors import NotFoundError
+from netmind_rentgpu.errors import APIStatusError, ConflictError, InvalidRequestError, NotFoundError
 from netmind_rentgpu.models import Container, PaymentType
 from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.resources.listing import list_pager
@@ -135,16 +135,29 @@ class AsyncContainers:
             The container as it was, where the service says so; it may answer with nothing.
 
         Raises:
-            NotFoundError: there is none with that id.
+            NotFoundError: there is none with that id (where the service says so in another way, it is that error).
             RentGPUError: any other of the client's errors.
         """
         request = Request(method="DELETE", path=_path(container_id))
         try:
             return await self._caller.one_or_none(Container, request, timeout)
         except NotFoundError as error:
-            if missing_ok or error.earlier_attempt_unclear:
-                return None
-            raise
+            gone: APIStatusError = error
+        except (ConflictError, InvalidRequestError) as error:
+            # What a second delete answers is not documented. If it is about one that is gone, there is nothing to get.
+            if not await self._is_gone(container_id, timeout):
+                raise
+            gone = error
+        if missing_ok or gone.earlier_attempt_unclear:
+            return None
+        raise gone
+
+    async def _is_gone(self, container_id: int, timeout: TimeoutOption) -> bool:
+        try:
+            await self.get(container_id, timeout=timeout)
+        except NotFoundError:
+            return True
+        return False
 
 
 def _path(container_id: int) -> str:

@@ -11,8 +11,9 @@ import html
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -138,29 +139,28 @@ def _status_error(
     request: Request, answer: Answer, validation_errors_key: str, secrets: tuple[str, ...], now: datetime
 ) -> APIStatusError:
     raw = _body(answer.body[:_LARGEST_ERROR_READ])
+    mask = partial(_mask_text, secrets=secrets)
     # A secret may be a word that the classification goes by, so that looks at what was really said.
-    kind = _kind(
-        answer.status, *_message(raw, validation_errors_key), is_list=_rejected(raw, validation_errors_key) is not None
-    )
-    body = _masked(raw, secrets)
-    message, code = _message(body, validation_errors_key)
+    said, said_code = _message(raw, validation_errors_key, str)
+    kind = _kind(answer.status, said, said_code, is_list=_rejected(raw, validation_errors_key) is not None)
+    message, code = _message(raw, validation_errors_key, mask)
     details: dict[str, Any] = {
         "status": answer.status,
         "code": code,
         "message": message,
-        "body": body,
+        "body": _masked(raw, secrets),
         "request_id": answer.request_id,
         "method": request.method,
         "path": request.path,
     }
-    said = f": {message}" if message else ""
-    text = f"{request.method} {request.path} was answered with {answer.status}{said}"
+    saying = f": {message}" if message else ""
+    text = f"{request.method} {request.path} was answered with {answer.status}{saying}"
     if issubclass(kind, (RateLimitError, ServerError)):
         retry_after = _retry_after(answer.headers, now)
         wait = f" (it asks to wait {retry_after:g} s)" if retry_after is not None else ""
         return kind(text + wait, retry_after=retry_after, **details)
     if issubclass(kind, InvalidRequestError):
-        return kind(text, fields=_fields(body, validation_errors_key), **details)
+        return kind(text, fields=_fields(raw, validation_errors_key, mask), **details)
     return kind(text + _ADVICE.get(kind, ""), **details)
 
 
@@ -195,25 +195,25 @@ def _kind(status: int, message: str, code: str | None, *, is_list: bool) -> type
     }.get(status, APIStatusError)
 
 
-def _message(body: Any, key: str, depth: int = 0) -> tuple[str, str | None]:
+def _message(body: Any, key: str, mask: Callable[[str], str], depth: int = 0) -> tuple[str, str | None]:
     """Find what the service said, and its own code, in any of the forms that were seen."""
     if isinstance(body, str):
-        return _shown(body), None
+        return _shown(mask(body)), None
     fields = as_object(body)
     if fields is None:
         return "", None
     nested = as_object(fields.get("error")) or {}
     codes = (fields.get("code"), nested.get("code"))
-    code = next((str(value) for value in codes if isinstance(value, (str, int))), None)
+    code = next((mask(str(value)) for value in codes if isinstance(value, (str, int))), None)
     detail = fields.get("detail")
     if as_object(detail) is not None and depth < _DEEPEST:
-        inner, inner_code = _message(detail, key, depth + 1)
+        inner, inner_code = _message(detail, key, mask, depth + 1)
         return inner, code or inner_code
     candidates = (detail, nested.get("message"), fields.get("message"), fields.get("error"), fields.get("msg"))
     said = next((value for value in candidates if isinstance(value, str) and value.strip()), None)
     if said is None:
         said = "; ".join(_rejection(item) for item in as_array(detail) or _rejected(fields, key) or ())
-    return _shown(said or code or ""), code
+    return _shown(mask(said) if said else code or ""), code
 
 
 def _rejection(item: Any) -> str:
@@ -228,8 +228,16 @@ def _rejected(body: Any, key: str) -> list[Any] | None:
     return None if fields is None else as_array(fields.get(key))
 
 
-def _fields(body: Any, key: str) -> tuple[InvalidField, ...]:
-    return tuple(field for item in _rejected(body, key) or () if (field := _field(item)) is not None)
+def _fields(body: Any, key: str, mask: Callable[[str], str]) -> tuple[InvalidField, ...]:
+    found = (field for item in _rejected(body, key) or () if (field := _field(item)) is not None)
+    return tuple(
+        InvalidField(
+            tuple(mask(part) if isinstance(part, str) else part for part in field.loc),
+            mask(field.msg),
+            mask(field.type),
+        )
+        for field in found
+    )
 
 
 def _field(item: Any) -> InvalidField | None:

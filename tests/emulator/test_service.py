@@ -108,7 +108,8 @@ def missing(part: str, name: str) -> dict[str, Any]:
             {"params": {"max_price": "0.5", "min_disk": ""}},
             [["query", "min_disk"], ["query", "max_price"]],
         ),
-        ("GET", "auths/", {"params": {"limit": "0"}}, [["query", "limit"]]),
+        ("GET", "auths/", {"params": {"limit": "-1"}}, [["query", "limit"]]),
+        ("POST", "auths/", {"data": b"[" * 100_000}, [["body", 0]]),
         ("GET", "auths/", {"params": {"marker": "x", "limit": "y"}}, [["query", "marker"], ["query", "limit"]]),
         ("GET", "images/", {"params": {"image_type": "3"}}, [["query", "image_type"]]),
         ("GET", "images/", {"params": {"image_type": "OFFICIAL"}}, [["query", "image_type"]]),
@@ -212,6 +213,10 @@ async def test_pages(http: aiohttp.ClientSession) -> None:
     assert await ids(marker=10) == [11, 12]
     assert await ids(marker=12) == []
     assert await ids(limit=1000) == list(range(1, 13))
+    assert await ids(limit=0) == []
+    # An image's marker is documented as a text.
+    assert (await ask(http, "GET", "images/", params={"marker": "abc"}))[0] == 200
+    assert [image["id"] for image in (await ask(http, "GET", "images/", params={"marker": "2"}))[1]] == [3, 4]
 
 
 async def test_time_brings_a_container_up(http: aiohttp.ClientSession, clock: Any) -> None:

@@ -251,6 +251,21 @@ def test_a_long_text_is_cut() -> None:
     assert len(caught.value.message) == 501
 
 
+def test_a_short_token_garbles_no_structure() -> None:
+    request = Request(method="POST", path="/x", secrets=("t",))
+    with pytest.raises(InvalidRequestError) as caught:
+        read(422, {"detail": [{"loc": ["body", "gpu"], "msg": "not that", "type": "value"}]}, request=request)
+    assert caught.value.fields == (InvalidField(("body", "gpu"), "no*** ***ha***", "value"),)
+
+
+def test_a_secret_that_stands_where_a_text_is_cut_is_masked_whole() -> None:
+    request = Request(method="POST", path="/x", secrets=("canary-password",))
+    for text in ("x" * 490 + "canary-password", "a canary-password" * 40):
+        with pytest.raises(ServerError) as caught:
+            read(500, {"detail": text}, request=request)
+        assert "canary" not in f"{caught.value} {caught.value.message} {caught.value.body}"
+
+
 def test_good_answers() -> None:
     assert read(200, {"a": 1}) == {"a": 1}
     assert read(201, [1]) == [1]

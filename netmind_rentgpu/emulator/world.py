@@ -1,0 +1,104 @@
+"""What the service's documentation leaves open, as switches: an emulated service can be any of the plausible ones.
+
+Each switch is one open question of `api/CONTRACT.md`. The first value of each is the default: what is documented where
+anything is, else the plainest.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias, get_args
+
+import attrs
+
+__all__ = ["World"]
+
+Token: TypeAlias = Literal["bearer", "bare"]
+BadToken: TypeAlias = Literal["403 error", "403 message", "401 detail"]
+Limit: TypeAlias = Literal["100", "50", "10", "5", "none"]
+OverLimit: TypeAlias = Literal["clamp", "refuse"]
+Order: TypeAlias = Literal["ascending", "descending"]
+Marker: TypeAlias = Literal["exclusive", "inclusive"]
+DeadMarker: TypeAlias = Literal["by value", "empty page", "first page", "404"]
+ListLag: TypeAlias = Literal["none", "20 s"]
+Stamps: TypeAlias = Literal["zone", "naive", "space", "missing"]
+DeleteAnswer: TypeAlias = Literal["object", "null", "empty", "204"]
+SecondDelete: TypeAlias = Literal["404", "200", "400", "409"]
+SSHForm: TypeAlias = Literal["ssh user@host -p port", "ssh -p port user@host", "host:port", "url", "other text"]
+NotYet: TypeAlias = Literal["empty", "null", "absent"]
+Services: TypeAlias = Literal["empty", "null", "absent", "url"]
+GPUName: TypeAlias = Literal["number", "text"]
+OptionalFields: TypeAlias = Literal["there", "null", "absent"]
+Numbers: TypeAlias = Literal["integers", "floats"]
+Prices: TypeAlias = Literal["text", "number"]
+NewFields: TypeAlias = Literal["no", "yes"]
+Members: TypeAlias = Literal["usual", "new"]
+ValidationErrors: TypeAlias = Literal["pydantic 1", "pydantic 2"]
+Names: TypeAlias = Literal["any", "unique"]
+LongNames: TypeAlias = Literal["kept", "cut at 24"]
+BalanceRefusal: TypeAlias = Literal["400 detail", "403 code", "402 empty"]
+StopBilling: TypeAlias = Literal["goes on", "ends"]
+RestartPort: TypeAlias = Literal["kept", "changed"]
+Errors: TypeAlias = Literal["json", "html from a gateway"]
+
+
+def _switch(values: Any) -> Any:
+    choices = get_args(values)
+    return attrs.field(default=choices[0], validator=attrs.validators.in_(choices), metadata={"values": choices})
+
+
+@attrs.frozen(kw_only=True)
+class World:
+    """How an emulated service behaves where the documentation is silent.
+
+    Attributes:
+        token: how the API token stands in the `Authorization` header.
+        bad_token: the answer to a wrong one.
+        limit, over_limit: the largest page, and what becomes of a request for a larger one.
+        order, marker, dead_marker: how lists are sorted; whether the marker's own item is listed again; what a marker leads
+            to whose item was deleted.
+        list_lag: how long a new container is missing from the list.
+        stamps: the form of `created_at`.
+        delete_answer, second_delete: what a delete answers, and what the next one does.
+        ssh, ssh_not_yet, services: the form of those fields; of `ssh` before a container is up.
+        gpu_name: what stands in a container's field of that name.
+        optional_fields: the fields that a renter can do without.
+        numbers, prices, new_fields, members: numbers for integers, for prices; fields and members nobody documented.
+        validation_errors: the form of a 422; the second repeats the rejected value.
+        names, long_names: of containers.
+        balance_refusal: the answer to a create that the balance does not allow.
+        stop_billing, restart_port: whether a stop ends the bill; whether a restart keeps the SSH port.
+        errors: whether errors other than 422 come from the service or from a gateway before it.
+    """
+
+    token: Token = _switch(Token)
+    bad_token: BadToken = _switch(BadToken)
+    limit: Limit = _switch(Limit)
+    over_limit: OverLimit = _switch(OverLimit)
+    order: Order = _switch(Order)
+    marker: Marker = _switch(Marker)
+    dead_marker: DeadMarker = _switch(DeadMarker)
+    list_lag: ListLag = _switch(ListLag)
+    stamps: Stamps = _switch(Stamps)
+    delete_answer: DeleteAnswer = _switch(DeleteAnswer)
+    second_delete: SecondDelete = _switch(SecondDelete)
+    ssh: SSHForm = _switch(SSHForm)
+    ssh_not_yet: NotYet = _switch(NotYet)
+    services: Services = _switch(Services)
+    gpu_name: GPUName = _switch(GPUName)
+    optional_fields: OptionalFields = _switch(OptionalFields)
+    numbers: Numbers = _switch(Numbers)
+    prices: Prices = _switch(Prices)
+    new_fields: NewFields = _switch(NewFields)
+    members: Members = _switch(Members)
+    validation_errors: ValidationErrors = _switch(ValidationErrors)
+    names: Names = _switch(Names)
+    long_names: LongNames = _switch(LongNames)
+    balance_refusal: BalanceRefusal = _switch(BalanceRefusal)
+    stop_billing: StopBilling = _switch(StopBilling)
+    restart_port: RestartPort = _switch(RestartPort)
+    errors: Errors = _switch(Errors)
+
+    @classmethod
+    def switches(cls) -> dict[str, tuple[str, ...]]:
+        """Return every switch and its values, the default first."""
+        return {field.name: field.metadata["values"] for field in attrs.fields(cls)}

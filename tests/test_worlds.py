@@ -1,0 +1,284 @@
+"""The client in every world: what a renter does works whichever way the real service turns out."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC
+from decimal import Decimal
+from itertools import combinations
+from typing import Any
+
+import attrs
+import pytest
+
+from netmind_rentgpu import (
+    AsyncRentGPU,
+    AuthenticationError,
+    ConflictError,
+    Container,
+    InsufficientBalanceError,
+    InvalidRequestError,
+    Machine,
+    NotFoundError,
+    PaymentType,
+    PermissionDeniedError,
+    Retries,
+    ServiceProfile,
+)
+from netmind_rentgpu.emulator import Emulator, World, preset_names, preset_world
+
+REQUIRED = {"name": "mine", "image_name": "a/b", "image_tag": "1", "image_label": "c"}
+BOOT, LAG = 13, 20
+
+
+@pytest.fixture(params=preset_names())
+def world(request: pytest.FixtureRequest) -> World:
+    return preset_world(request.param)
+
+
+@pytest.fixture
+async def emulator(world: World, clock: Any) -> AsyncIterator[Emulator]:
+    async with Emulator(seed=7, boot_seconds=10, world=world, balance=Decimal(1000), clock=clock) as emulator:
+        yield emulator
+
+
+def client(emulator: Emulator, world: World, token: str | None = None) -> AsyncRentGPU:
+    # What cannot be seen from outside is told by the profile.
+    profile = ServiceProfile(authorization=world.token)
+    retries = Retries(base_delay=0)
+    return AsyncRentGPU(token or emulator.token, base_url=emulator.url, profile=profile, retries=retries)
+
+
+@pytest.fixture
+async def gpu(emulator: Emulator, world: World) -> AsyncIterator[AsyncRentGPU]:
+    async with client(emulator, world) as gpu:
+        yield gpu
+
+
+async def create(gpu: AsyncRentGPU, machine: Machine, name: str = "mine") -> Container:
+    auth = await gpu.auths.ensure("a-password")
+    return await gpu.containers.create(
+        name=name,
+        auth_id=auth.id,
+        node_name=machine.node_name,
+        image_template_id=1,
+        payment_type=PaymentType.USD,
+    )
+
+
+async def test_a_renters_whole_story(emulator: Emulator, gpu: AsyncRentGPU, world: World, clock: Any) -> None:
+    machine = (await gpu.machines.list(gpu_names=["NVIDIA_GeForce_RTX_4090"], max_price=Decimal("0.9")))[0]
+    image = await gpu.images.ensure(**REQUIRED)
+    assert (await gpu.images.get(image.id)).id == image.id
+    container = await create(gpu, machine)
+    assert container.ssh_endpoint is None
+    clock.now += BOOT
+    ready = await gpu.containers.get(container.id)
+    if world.ssh == "other text":
+        assert (ready.ssh, ready.ssh_endpoint) == ("see the console for how to log in", None)
+    else:
+        assert ready.ssh_endpoint is not None
+        assert (ready.ssh_endpoint.host, ready.ssh_endpoint.port) == ("127.0.0.1", 21001)
+    await gpu.containers.stop(container.id)
+    assert (await gpu.containers.get(container.id)).ssh_endpoint is None
+    await gpu.containers.restart(container.id)
+    clock.now += BOOT
+    again = await gpu.containers.get(container.id)
+    if again.ssh_endpoint is not None:
+        assert again.ssh_endpoint.port == (21001 if world.restart_port == "kept" else 21002)
+    deleted = await gpu.containers.delete(container.id)
+    assert (deleted is None) is (world.delete_answer != "object")
+    assert emulator.running == []
+    assert await gpu.containers.delete(container.id, missing_ok=True) in (None, deleted)
+    with pytest.raises(NotFoundError):
+        await gpu.containers.get(container.id)
+
+
+async def test_what_is_asked_for_once_is_made_once(gpu: AsyncRentGPU, emulator: Emulator, world: World) -> None:
+    for number in range(12):
+        await gpu.auths.create(f"password-{number}")
+    first = await gpu.auths.ensure("password-11")
+    assert first.id == 12
+    made = await asyncio.gather(*(gpu.auths.ensure("another-password") for _ in range(3)))
+    assert {auth.id for auth in made} == {13}
+    image = await gpu.images.ensure(**REQUIRED)
+    assert (await gpu.images.ensure(**REQUIRED)).id == image.id
+    # Another client finds by content what this one made.
+    async with client(emulator, world) as other:
+        assert (await other.auths.ensure("another-password")).id == 13
+        found = (await other.images.ensure(**REQUIRED)).id
+        # Where the service hides a part of an image, its content cannot be told to be the same; none of it is here.
+        assert found == image.id
+
+
+@pytest.mark.parametrize("page_size", [None, 1, 7])
+async def test_lists_are_whole(gpu: AsyncRentGPU, clock: Any, page_size: int | None) -> None:
+    machines = await gpu.machines.list()
+    made = [(await create(gpu, machine, f"c{number}")).id for number, machine in enumerate(machines[:33])]
+    clock.now += LAG
+    assert sorted([one.id async for one in gpu.containers.list(page_size=page_size)]) == made
+    assert sorted([one.id for page in [p async for p in gpu.containers.list().pages()] for one in page]) == made
+    gone = []
+    async for container in gpu.containers.list(page_size=page_size):
+        await gpu.containers.delete(container.id)
+        gone.append(container.id)
+    assert sorted(gone) == made
+    assert [one async for one in gpu.containers.list()] == []
+
+
+async def test_a_new_container_may_lag(gpu: AsyncRentGPU, world: World, clock: Any) -> None:
+    container = await create(gpu, (await gpu.machines.list())[0])
+    listed = [one.id async for one in gpu.containers.list()]
+    assert listed == ([container.id] if world.list_lag == "none" else [])
+    clock.now += LAG
+    assert [one.id async for one in gpu.containers.list()] == [container.id]
+
+
+async def test_what_can_be_read_is_read(gpu: AsyncRentGPU, world: World, clock: Any) -> None:
+    machines = await gpu.machines.list()
+    container = await create(gpu, machines[0])
+    things: list[Any] = [*machines, *await gpu.images.list(), *await gpu.auths.list(), container]
+    new = {"new_field", "tags"} if world.new_fields == "yes" else set()
+    for thing in things:
+        assert thing.extra.keys() == new
+    for machine in machines:
+        assert type(machine.price) is Decimal
+        assert None not in (machine.gpu_name, machine.gpu_count, machine.memory_total, machine.region)
+    for thing in (*await gpu.images.list(), *await gpu.auths.list(), container):
+        assert type(thing.id) is int
+        if world.stamps == "missing" or world.optional_fields != "there":
+            assert thing.created_at is None
+        else:
+            assert thing.created_at.astimezone(UTC).timestamp() == int(clock.now)
+    assert (container.gpu, type(container.gpu)) == (1, int)
+    assert container.status == (40 if world.members == "new" else 0)
+    if world.optional_fields == "there":
+        assert isinstance(container.gpu_name, int if world.gpu_name == "number" else str)
+
+
+async def test_filters_hold(gpu: AsyncRentGPU) -> None:
+    everything = await gpu.machines.list()
+    found = await gpu.machines.list(min_price=Decimal("0.2"), max_price=Decimal("0.6"), gpu=2)
+    assert found == [
+        m for m in everything if Decimal("0.2") <= (m.price or 0) <= Decimal("0.6") and (m.gpu_count or 0) >= 2
+    ]
+    assert 0 < len(found) < len(everything)
+
+
+async def test_a_wrong_token(emulator: Emulator, world: World) -> None:
+    # A page of HTML with a 403 does not say what is wrong.
+    silent = world.errors == "html from a gateway" and world.bad_token != "401 detail"
+    async with client(emulator, world, token="wrong-token") as gpu:
+        with pytest.raises(PermissionDeniedError if silent else AuthenticationError):
+            await gpu.machines.list()
+
+
+async def test_the_token_in_the_other_form(emulator: Emulator, world: World) -> None:
+    other = attrs.evolve(world, token="bare" if world.token == "bearer" else "bearer")
+    async with client(emulator, other) as gpu:
+        with pytest.raises((PermissionDeniedError, AuthenticationError)):
+            await gpu.machines.list()
+
+
+async def test_a_balance_that_is_too_low(emulator: Emulator, gpu: AsyncRentGPU, clock: Any) -> None:
+    container = await create(gpu, (await gpu.machines.list())[-1])
+    clock.now += 3600 * 1000
+    with pytest.raises(InsufficientBalanceError):
+        await create(gpu, (await gpu.machines.list())[0], "second")
+    await gpu.containers.delete(container.id)
+    assert len(emulator.charges) == 1
+
+
+async def test_what_is_rejected_is_named_and_not_repeated(gpu: AsyncRentGPU) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        await gpu.request("POST", "auths/", json={"value": "canary"})
+    assert [field.loc for field in caught.value.fields] == [("body", "value")]
+    assert "canary" not in f"{caught.value} {caught.value!r} {caught.value.body}"
+    with pytest.raises(InvalidRequestError) as caught:
+        await gpu.request("POST", "images/", json={"docker_passwd": "canary", "name": 5})
+    assert ("body", "image_tag") in [field.loc for field in caught.value.fields]
+    assert "canary" not in f"{caught.value} {caught.value!r} {caught.value.body}"
+
+
+async def test_names(gpu: AsyncRentGPU, world: World) -> None:
+    machine = (await gpu.machines.list(gpu=2))[0]
+    name = "a-name-of-32-characters-xxxxxxxx"
+    first = await create(gpu, machine, name)
+    assert first.name == (name if world.long_names == "kept" else name[:24])
+    if world.names == "unique":
+        with pytest.raises(ConflictError):
+            await create(gpu, machine, name)
+    else:
+        assert (await create(gpu, machine, name)).id != first.id
+
+
+async def test_what_is_not_there(gpu: AsyncRentGPU) -> None:
+    for call in (
+        gpu.containers.get,
+        gpu.containers.stop,
+        gpu.containers.restart,
+        gpu.containers.delete,
+        gpu.images.get,
+    ):
+        with pytest.raises(NotFoundError):
+            await call(9999)
+    assert await gpu.containers.delete(9999, missing_ok=True) is None
+
+
+async def test_a_delete_that_is_refused_is_no_delete() -> None:
+    from hostile import CONTAINER, Hostile, Peer, answer
+
+    def behave(peer: Peer) -> None:
+        deleting = peer.server.seen[-1].method == "DELETE"
+        (answer({"detail": "still starting"}, 409) if deleting else answer(CONTAINER))(peer)
+
+    async with Hostile([behave]) as server, AsyncRentGPU("t", base_url=server.url) as gpu:
+        with pytest.raises(ConflictError):
+            await gpu.containers.delete(1, missing_ok=True)
+
+
+async def test_a_stop_and_the_bill(emulator: Emulator, gpu: AsyncRentGPU, world: World, clock: Any) -> None:
+    container = await create(gpu, (await gpu.machines.list())[0])
+    clock.now += 100
+    await gpu.containers.stop(container.id)
+    clock.now += 100
+    assert emulator.charges[0].seconds == (200 if world.stop_billing == "goes on" else 100)
+    await gpu.containers.restart(container.id)
+    clock.now += 100
+    assert emulator.charges[0].seconds == (300 if world.stop_billing == "goes on" else 200)
+    assert len(emulator.running) == 1
+
+
+def test_the_presets_cover_every_pair(capsys: pytest.CaptureFixture[str]) -> None:
+    switches = World.switches()
+    worlds = [attrs.asdict(preset_world(name)) for name in preset_names()]
+    wanted = {
+        ((one, first), (other, second))
+        for one, other in combinations(switches, 2)
+        for first in switches[one]
+        for second in switches[other]
+    }
+    covered = {pair for world in worlds for pair in combinations(world.items(), 2)}
+    with capsys.disabled():
+        print(
+            f"\n{len(worlds)} presets of {len(switches)} switches cover {len(covered & wanted)} of {len(wanted)} pairs"
+        )
+    assert covered == wanted
+    assert worlds[0] == attrs.asdict(World())
+
+
+def test_the_presets_are_the_same_in_every_process() -> None:
+    import subprocess
+    import sys
+
+    code = "from netmind_rentgpu.emulator import *; print([preset_world(name) for name in preset_names()])"
+    here = str([preset_world(name) for name in preset_names()])
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert there.strip() == here
+
+
+def test_a_world_that_is_none() -> None:
+    impossible: dict[str, Any] = {"ssh": "telnet"}
+    with pytest.raises(ValueError, match="ssh"):
+        World(**impossible)
+    with pytest.raises(KeyError):
+        preset_world("nowhere")
