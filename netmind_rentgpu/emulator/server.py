@@ -12,6 +12,7 @@ from typing import Any, Self
 from aiohttp import web
 
 from netmind_rentgpu.emulator.billing import Charge
+from netmind_rentgpu.emulator.openapi import openapi
 from netmind_rentgpu.emulator.presets import preset_world
 from netmind_rentgpu.emulator.service import Service
 from netmind_rentgpu.emulator.validation import Checker, InvalidRequest, Refusal
@@ -19,6 +20,7 @@ from netmind_rentgpu.emulator.world import World
 
 __all__ = ["Emulator"]
 
+_DESCRIPTION = "/openapi.json"
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -135,7 +137,7 @@ class Emulator:
             web.post(f"{containers}/{{container_id}}/restart", _with_container(service.restart_container)),
             web.delete(f"{containers}/{{container_id}}", _with_container(service.delete_container)),
         ]
-        application.add_routes(routes)
+        application.add_routes([*routes, web.get(_DESCRIPTION, _describe, allow_head=False)])
         return application
 
     @web.middleware
@@ -155,9 +157,13 @@ class Emulator:
 
     @web.middleware
     async def _authorized(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        if request.match_info.http_exception is None:
+        if request.match_info.http_exception is None and request.path != _DESCRIPTION:
             self._service.authorize(request.headers.get("Authorization"))
         return await handler(request)
+
+
+async def _describe(_: web.Request) -> web.StreamResponse:
+    return web.json_response(openapi())
 
 
 async def _redirect_or_not_found(request: web.Request) -> web.Response:

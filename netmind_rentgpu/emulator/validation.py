@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 __all__ = ["Checker", "InvalidRequest", "Refusal"]
 
 _MISSING = object()
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
 _UNKNOWN_MEMBER = "value is not a valid enumeration member"
 
 
@@ -77,11 +79,11 @@ class Checker:
         if value is None or value is default:
             return value
         if self._textual:
-            try:
-                value = int(value) if value.isascii() and len(value) < 20 else None
-            except ValueError:
-                value = None
-        if type(value) is not int:
+            value = int(value) if _WHOLE_NUMBER.fullmatch(value) else None
+        elif type(value) is float and value.is_integer():
+            # To JSON, 5.0 is a whole number.
+            value = int(value)
+        if type(value) is not int or not -(2**63) <= value < 2**63:
             return self._wrong(name, "value is not a valid integer", "type_error.integer")
         if least is not None and value < least:
             message = f"ensure this value is greater than or equal to {least}"

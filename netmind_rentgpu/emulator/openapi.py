@@ -1,0 +1,177 @@
+"""The emulated service's own description: what is documented, as OpenAPI, and the errors that the emulator adds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["openapi"]
+
+_INTEGER = {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1}
+_ENUMERATION = {"type": "integer", "enum": [0, 1, 2]}
+_NUMBER = {"type": "number"}
+_TEXT = {"type": "string"}
+_FLAG = {"type": "boolean"}
+_TEXT_OR_NULL = {"type": ["string", "null"]}
+
+
+def _object(fields: dict[str, Any], required: list[str] | None = None) -> dict[str, Any]:
+    return {"type": "object", "properties": fields, "required": list(fields) if required is None else required}
+
+
+_MACHINE = _object(
+    {
+        **dict.fromkeys(
+            (
+                *("on_demand", "node_name", "cluster", "gpu_name", "cpu_name", "region", "price", "original_price"),
+                *("organization", "driver_version", "cuda_version"),
+            ),
+            _TEXT,
+        ),
+        **dict.fromkeys(
+            (
+                *(
+                    "gpu_count",
+                    "gpu_memory",
+                    "cpu_count",
+                    "cpu_per_gpu",
+                    "memory_per_gpu",
+                    "memory_total",
+                    "disk_per_gpu",
+                ),
+                *("disk_total", "network_upload_speed", "network_download_speed", "up_time", "online_rate", "gpu_id"),
+            ),
+            _NUMBER,
+        ),
+        "labels": {"type": "array", "items": _TEXT},
+        "nvlink_status": _FLAG,
+    }
+)
+_PASSWORD = {"type": "string", "minLength": 8, "maxLength": 32}
+_AUTH = _object({"id": _INTEGER, "value": _TEXT, "created_at": _TEXT})
+_IMAGE_REQUIRED = ["name", "image_name", "image_tag", "image_label"]
+_IMAGE_OPTIONAL = [
+    "description",
+    "docker_username",
+    "docker_passwd",
+    "docker_registry",
+    "public_port",
+    "onstart",
+    "options",
+]
+_IMAGE = _object(
+    {
+        **dict.fromkeys(_IMAGE_REQUIRED, _TEXT),
+        **dict.fromkeys(_IMAGE_OPTIONAL, _TEXT_OR_NULL),
+        "image_type": _ENUMERATION,
+        "id": _INTEGER,
+        "created_at": _TEXT,
+    }
+)
+_CONTAINER = _object(
+    {
+        **dict.fromkeys(("name", "node_name", "ssh", "exposed_service", "vscode_service", "jupyter_service"), _TEXT),
+        **dict.fromkeys(("auth_id", "gpu", "image_template_id", "disk_size", "gpu_name", "id", "status"), _INTEGER),
+        **dict.fromkeys(("cpu", "memory"), _NUMBER),
+        **dict.fromkeys(("enable_vscode", "enable_jupyter"), _FLAG),
+        "created_at": _TEXT,
+    }
+)
+_CREATE_AUTH = _object({"value": _PASSWORD})
+_CREATE_IMAGE = _object(
+    {**dict.fromkeys(_IMAGE_REQUIRED, _TEXT), **dict.fromkeys(_IMAGE_OPTIONAL, _TEXT_OR_NULL)}, _IMAGE_REQUIRED
+)
+_CREATE_CONTAINER = _object(
+    {
+        "name": _TEXT,
+        "auth_id": _INTEGER,
+        "gpu": {"type": "integer", "minimum": 1, "maximum": 12},
+        "node_name": _TEXT,
+        "image_template_id": _INTEGER,
+        "payment_type": _ENUMERATION,
+    }
+)
+_VALIDATION_ERROR = _object(
+    {"detail": {"type": "array", "items": _object({"loc": {"type": "array"}, "msg": _TEXT, "type": _TEXT})}}
+)
+_CURRENCY = {"type": "string", "enum": ["USD", "NMT", "CNY"]}
+_LIMIT = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+_MACHINE_QUERY = {
+    "currency": _CURRENCY,
+    "region": _TEXT,
+    "gpu": _INTEGER,
+    "gpu_names": _TEXT,
+    **dict.fromkeys(("min_memory", "max_memory", "min_disk", "max_disk", "min_price", "max_price"), _INTEGER),
+}
+
+
+def openapi() -> dict[str, Any]:
+    """Return the description of the documented world, in OpenAPI 3.1."""
+    prefix = "/v1/rentgpu"
+    one = f"{prefix}/containers/{{container_id}}"
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Rent GPU (emulated)", "version": "1"},
+        "paths": {
+            f"{prefix}/machines": {"get": _call("List machines", _many(_MACHINE), query=_MACHINE_QUERY)},
+            f"{prefix}/auths/": {
+                "post": _call("Create auth", _AUTH, body=_CREATE_AUTH),
+                "get": _call("List auths", _many(_AUTH), query={"marker": _INTEGER, "limit": _LIMIT}),
+            },
+            f"{prefix}/auths/{{auth_id}}": {"get": _call("Get auth", _AUTH, path="auth_id")},
+            f"{prefix}/images/": {
+                "post": _call("Create image", _IMAGE, body=_CREATE_IMAGE),
+                "get": _call(
+                    "List images",
+                    _many(_IMAGE),
+                    query={"image_type": _ENUMERATION, "marker": _TEXT, "limit": _LIMIT},
+                ),
+            },
+            f"{prefix}/images/{{image_id}}": {"get": _call("Get image", _IMAGE, path="image_id")},
+            f"{prefix}/containers/": {
+                "post": _call("Create container", _CONTAINER, body=_CREATE_CONTAINER),
+                "get": _call("List containers", _many(_CONTAINER), query={"marker": _INTEGER, "limit": _LIMIT}),
+            },
+            one: {
+                "get": _call("Get container", _CONTAINER, path="container_id"),
+                "delete": _call("Delete container", _CONTAINER, path="container_id"),
+            },
+            f"{one}/stop": {"post": _call("Stop container", _CONTAINER, path="container_id")},
+            f"{one}/restart": {"post": _call("Restart container", _CONTAINER, path="container_id")},
+        },
+    }
+
+
+def _many(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": schema}
+
+
+def _call(
+    summary: str,
+    answer: dict[str, Any],
+    *,
+    query: dict[str, Any] | None = None,
+    body: dict[str, Any] | None = None,
+    path: str | None = None,
+) -> dict[str, Any]:
+    parameters: list[dict[str, Any]] = [{"name": "Authorization", "in": "header", "required": True, "schema": _TEXT}]
+    parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in (query or {}).items()]
+    if path:
+        parameters.append({"name": path, "in": "path", "required": True, "schema": _INTEGER})
+    responses = {"200": ("Successful Response", answer), "422": ("Validation Error", _VALIDATION_ERROR)}
+    # Not documented by the service; this is what the emulator says.
+    responses["403"] = ("The token is not accepted", _object({}))
+    if path or body:
+        responses["404"] = ("There is no such thing", _object({"detail": _TEXT}))
+    if body is _CREATE_CONTAINER:
+        responses["400"] = ("Out of stock, or of balance", _object({"detail": _TEXT}))
+    call: dict[str, Any] = {
+        "summary": summary,
+        "parameters": parameters,
+        "responses": {
+            status: {"description": text, "content": {"application/json": {"schema": schema}}}
+            for status, (text, schema) in responses.items()
+        },
+    }
+    if body:
+        call["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    return call
