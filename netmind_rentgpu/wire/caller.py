@@ -177,7 +177,7 @@ class Caller:
         await self._transport.close()
 
     async def _attempt(self, request: Request, timeouts: Timeouts, started: float, now: float, attempt: int) -> Reply:
-        remaining = None if timeouts.total is None else started + timeouts.total - now
+        remaining = timeouts.total if timeouts.total is None or now == started else started + timeouts.total - now
         if remaining is not None and remaining <= 0:
             raise APITimeoutError(
                 f"{request.method} {request.path}: no answer within {timeouts.total:g} s", maybe_processed=False
@@ -190,15 +190,15 @@ class Caller:
             raise
         if logger.isEnabledFor(logging.DEBUG):
             self._log(request, answer.status, attempt, now, answer.request_id)
-        return Reply(
+        return Reply(answer, self._read(request, answer))
+
+    def _read(self, request: Request, answer: Answer) -> Any:
+        return payload(
+            request,
             answer,
-            payload(
-                request,
-                answer,
-                validation_errors_key=self._profile.validation_errors_key,
-                token=self._settings.token,
-                now=datetime.now(UTC),
-            ),
+            validation_errors_key=self._profile.validation_errors_key,
+            token=self._settings.token,
+            now=datetime.now(UTC),
         )
 
     async def _take_slot(self, request: Request, timeouts: Timeouts, started: float | None, *, unclear: bool) -> None:

@@ -43,6 +43,15 @@ class ShapeError(Exception):
         self.problem = problem
 
 
+class _FieldError(Exception):
+    """What names a thing cannot be read."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(field, problem)
+        self.field = field
+        self.problem = problem
+
+
 def _text(value: Any, _: Any = None) -> str | None:
     if value is None or type(value) is str:
         return value
@@ -139,7 +148,6 @@ class Codec:
     def __init__(self, profile: ServiceProfile) -> None:
         self._profile = profile
         self._structure = _structurers(profile)
-        self._status_names = {number: name for name, number in profile.container_statuses.items()}
 
     def one(self, model: type[Model], payload: Any, json_path: str = "$") -> Model:
         """Read one model from a parsed payload.
@@ -149,10 +157,10 @@ class Codec:
         """
         if not isinstance(payload, dict):
             raise ShapeError(json_path, _mismatch(payload, "an object"))
-        found = self._structure[model](cast("dict[str, Any]", payload), json_path)
-        if model is Container and self._status_names and (name := self._status_names.get(found.status)):
-            found = attrs.evolve(found, status_name=name)
-        return cast(Model, found)
+        try:
+            return cast(Model, self._structure[model](payload))
+        except _FieldError as error:
+            raise ShapeError(f"{json_path}.{error.field}", error.problem) from None
 
     def many(self, model: type[Model], payload: Any) -> tuple[list[Model], list[ShapeError]]:
         """Read a list: what could be read, in order, and what was wrong with the rest.
@@ -164,11 +172,15 @@ class Codec:
             raise ShapeError("$", _mismatch(payload, "a list"))
         found: list[Model] = []
         unreadable: list[ShapeError] = []
+        structure = self._structure[model]
         for position, item in enumerate(cast("list[Any]", payload)):
+            if type(item) is not dict:
+                unreadable.append(ShapeError(f"$[{position}]", _mismatch(item, "an object")))
+                continue
             try:
-                found.append(self.one(model, item, f"$[{position}]"))
-            except ShapeError as error:
-                unreadable.append(error)
+                found.append(structure(item))
+            except _FieldError as error:
+                unreadable.append(ShapeError(f"$[{position}].{error.field}", error.problem))
         return found, unreadable
 
     def payment_type_number(self, payment_type: PaymentType | str | int) -> int:
@@ -216,7 +228,7 @@ def _number_of(argument: str, value: str | int, numbers: Mapping[str, int]) -> i
 
 
 @lru_cache(maxsize=16)
-def _structurers(profile: ServiceProfile) -> Mapping[type[Any], Callable[[Any, str], Any]]:
+def _structurers(profile: ServiceProfile) -> Mapping[type[Any], Callable[[Any], Any]]:
     """Build the readers of all models for a profile. Generating them takes milliseconds, so they are shared."""
     converter = Converter(detailed_validation=False)
     image_types = {number: ImageType(name) for name, number in profile.image_types.items()}
@@ -228,12 +240,26 @@ def _structurers(profile: ServiceProfile) -> Mapping[type[Any], Callable[[Any, s
     readers = {**_READERS, ImageType | None: image_type}
     for kind, reader in readers.items():
         converter.register_structure_hook(kind, reader)
-    return {model: _structurer(model, converter, readers) for model in _MODELS}
+    structurers = {model: _structurer(model, converter, readers) for model in _MODELS}
+    if profile.container_statuses:
+        structurers[Container] = _with_status_names(structurers[Container], profile)
+    return structurers
+
+
+def _with_status_names(structure: Callable[[Any], Any], profile: ServiceProfile) -> Callable[[Any], Any]:
+    names = {number: name for name, number in profile.container_statuses.items()}
+
+    def named(payload: dict[str, Any]) -> Any:
+        container = structure(payload)
+        name = names.get(container.status)
+        return container if name is None else attrs.evolve(container, status_name=name)
+
+    return named
 
 
 def _structurer(
     model: type[Any], converter: Converter, readers: Mapping[Any, Callable[[Any, Any], Any]]
-) -> Callable[[Any, str], Any]:
+) -> Callable[[Any], Any]:
     attrs.resolve_types(model)
     fields = {field.name: field for field in attrs.fields(model) if field.name not in _NOT_ON_THE_WIRE}
     names = fields.keys()
@@ -242,7 +268,7 @@ def _structurer(
     }
     read_all: Callable[[Any, Any], Any] = make_dict_structure_fn(model, converter, **left_out)
 
-    def field_by_field(payload: dict[str, Any], json_path: str) -> Any:
+    def field_by_field(payload: dict[str, Any]) -> Any:
         values: dict[str, Any] = {}
         extra = {name: value for name, value in payload.items() if name not in names}
         for name, field in fields.items():
@@ -250,19 +276,18 @@ def _structurer(
                 values[name] = readers[field.type](payload.get(name), field.type)
             except ValueError as error:
                 if field.default is attrs.NOTHING:
-                    raise ShapeError(f"{json_path}.{name}", str(error)) from None
+                    raise _FieldError(name, str(error)) from None
                 extra[name] = payload[name]
         return model(**values, extra=extra)
 
-    def structure(payload: dict[str, Any], json_path: str) -> Any:
+    def structure(payload: dict[str, Any]) -> Any:
         try:
             found = read_all(payload, model)
         except Exception:  # noqa: BLE001  # whatever it stumbled over, each field is now read by itself
-            return field_by_field(payload, json_path)
-        if not payload.keys() <= names:
-            extra = {name: value for name, value in payload.items() if name not in names}
+            return field_by_field(payload)
+        if unknown := payload.keys() - names:
             # Nobody else has seen this instance yet, and building it twice would cost as much as reading it.
-            object.__setattr__(found, "extra", extra)
+            object.__setattr__(found, "extra", {name: payload[name] for name in unknown})
         return found
 
     return structure

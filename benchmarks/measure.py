@@ -1,0 +1,31 @@
+"""Interleaved timing: each round times every candidate once, so that a machine's moods meet them all alike."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+
+def ratios(rounds: Sequence[Mapping[str, float]], baseline: str) -> dict[str, tuple[float, float, float]]:
+    """Return each candidate's ratio to the baseline of the same round: the median, and the middle half's two ends."""
+    found: dict[str, tuple[float, float, float]] = {}
+    for name in rounds[0]:
+        each = sorted(one[name] / one[baseline] for one in rounds)
+        quarter = len(each) // 4
+        found[name] = statistics.median(each), each[quarter], each[-1 - quarter]
+    return found
+
+
+def report(
+    title: str, rounds: Sequence[Mapping[str, float]], baseline: str, unit: str, limits: Mapping[str, float]
+) -> bool:
+    """Print a table; return whether every limit was kept by the median."""
+    print(f"\n{title} ({len(rounds)} interleaved rounds; ratio to {baseline!r}: median, middle half)")
+    kept = True
+    for name, (median, low, high) in ratios(rounds, baseline).items():
+        value = statistics.median(one[name] for one in rounds)
+        limit = limits.get(name)
+        verdict = "" if limit is None else f"  limit {limit:g}: {'kept' if median <= limit else 'MISSED'}"
+        kept = kept and (limit is None or median <= limit)
+        print(f"  {name:42} {value:10.2f} {unit}   x{median:.3f} ({low:.3f} to {high:.3f}){verdict}")
+    return kept
