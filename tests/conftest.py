@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from unittest import mock
 
 import aiohttp
+import canaries
 import pytest
 from aioresponses import aioresponses
 
-from netmind_rentgpu import AsyncRentGPU, Retries
+from netmind_rentgpu import AsyncRentGPU, RentGPUError, Retries
 from netmind_rentgpu.emulator import Emulator
+from netmind_rentgpu.wire.codec import Codec
 
 # Retries that do not wait: what a test is about is whether a call is sent again, not how long that takes.
 AT_ONCE = Retries(base_delay=0, max_delay=0)
@@ -35,6 +38,46 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         *(f"{scheme}_PROXY" for scheme in ("HTTP", "HTTPS", "ALL", "NO")),
     ):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def no_secret_shows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Search all that a test produced for the secrets that it used."""
+    watch = canaries.Watch()
+
+    def raised(self: RentGPUError, *arguments: Any) -> None:
+        super(RentGPUError, self).__init__(*arguments)
+        watch.errors.append(self)
+
+    def one(self: Codec, *arguments: Any) -> Any:
+        found = read_one(self, *arguments)
+        watch.things.append(found)
+        return found
+
+    def many(self: Codec, *arguments: Any) -> Any:
+        found = read_many(self, *arguments)
+        watch.things.extend(found[0][:20])
+        return found
+
+    def made(self: AsyncRentGPU, *arguments: Any, **keywords: Any) -> None:
+        make(self, *arguments, **keywords)
+        watch.things += [self, self._settings, self._caller, self.auths, self.images, self.containers]
+
+    read_one, read_many, make = Codec.one, Codec.many, AsyncRentGPU.__init__
+    monkeypatch.setattr(RentGPUError, "__init__", raised, raising=False)
+    monkeypatch.setattr(Codec, "one", one)
+    monkeypatch.setattr(Codec, "many", many)
+    monkeypatch.setattr(AsyncRentGPU, "__init__", made)
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(watch)
+    root.setLevel(logging.DEBUG)
+    yield
+    root.setLevel(level)
+    root.removeHandler(watch)
+    for where, text in watch.shown():
+        for secret in canaries.ALL:
+            assert secret.encode() not in text, f"{secret.partition('-')[0]} in {where}"
 
 
 class Clock:
@@ -60,7 +103,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def emulator(clock: Clock) -> AsyncIterator[Emulator]:
-    async with Emulator(seed=7, boot_seconds=10, clock=clock) as emulator:
+    async with Emulator(seed=7, boot_seconds=10, token=canaries.TOKEN, clock=clock) as emulator:
         yield emulator
 
 
