@@ -129,12 +129,18 @@ class Caller:
         unclear = False
         while True:
             attempt += 1
-            await self._take_slot(request, timeouts, started, unclear=unclear)
             now = self._clock()
+            waited = now < self._paused_until or self._slots.locked()
+            if waited:
+                await self._wait_for_slot(request, timeouts, started, unclear=unclear)
+                now = self._clock()
+            else:
+                await self._slots.acquire()
             if started is None:
                 started = now
             try:
-                self._transport.check_usable()
+                if waited or attempt > 1:
+                    self._transport.check_usable()
                 return await self._attempt(request, timeouts, started, now, attempt)
             except (TransportError, APIStatusError, UnexpectedResponseError) as error:
                 self._mark_unclear(error, unclear=unclear)
@@ -198,18 +204,16 @@ class Caller:
             answer,
             validation_errors_key=self._profile.validation_errors_key,
             token=self._settings.token,
-            now=datetime.now(UTC),
+            now=_now,
         )
 
-    async def _take_slot(self, request: Request, timeouts: Timeouts, started: float | None, *, unclear: bool) -> None:
+    async def _wait_for_slot(
+        self, request: Request, timeouts: Timeouts, started: float | None, *, unclear: bool
+    ) -> None:
         """Wait until the client is not paused and a connection may be used, at most as long as the timeouts allow."""
-        now = self._clock()
-        if now >= self._paused_until and not self._slots.locked():
-            await self._slots.acquire()
-            return
         bounds = [timeouts.slot]
         if started is not None and timeouts.total is not None:
-            bounds.append(max(0.0, started + timeouts.total - now))
+            bounds.append(max(0.0, started + timeouts.total - self._clock()))
         bound = min((bound for bound in bounds if bound is not None), default=None)
         try:
             async with asyncio.timeout(bound):
@@ -270,6 +274,10 @@ class Caller:
             (self._clock() - began) * 1000,
             request_id or "-",
         )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _may_have_acted(error: RentGPUError) -> bool:

@@ -113,7 +113,9 @@ def unexpected(
     )
 
 
-def payload(request: Request, answer: Answer, *, validation_errors_key: str, token: str, now: datetime) -> Any:
+def payload(
+    request: Request, answer: Answer, *, validation_errors_key: str, token: str, now: Callable[[], datetime]
+) -> Any:
     """Return the JSON value of a good answer; None where its body is empty.
 
     Raises:
@@ -132,7 +134,7 @@ def payload(request: Request, answer: Answer, *, validation_errors_key: str, tok
         target = _mask_text(_printable(answer.headers.get("location", "")), (token, *request.secrets))
         towards = f" to {target.partition('?')[0][:200]}" if target else ""
         raise unexpected(request, answer, f"redirects{towards} are not followed: they could take the token elsewhere")
-    raise _status_error(request, answer, validation_errors_key, (token, *request.secrets), now)
+    raise _status_error(request, answer, validation_errors_key, (token, *request.secrets), now())
 
 
 def _status_error(

@@ -29,7 +29,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def read(status: int, body: Any, *, request: Request = REQUEST, key: str = "detail", **headers: str) -> Any:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, raw)
-    return payload(request, answer, validation_errors_key=key, token="the-token", now=NOW)
+    return payload(request, answer, validation_errors_key=key, token="the-token", now=lambda: NOW)
 
 
 BODIES = [

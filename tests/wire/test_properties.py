@@ -131,7 +131,7 @@ def test_any_answer_is_a_payload_or_an_error(status: int, headers: dict[str, str
     request = Request(method="POST", path="/x", secrets=("secret-1",))
     now = datetime(2026, 1, 1, tzinfo=UTC)
     try:
-        payload(request, Answer(status, headers, body), validation_errors_key=key, token="secret-2", now=now)
+        payload(request, Answer(status, headers, body), validation_errors_key=key, token="secret-2", now=lambda: now)
     except (APIStatusError, UnexpectedResponseError) as error:
         assert error.status == status
         assert str(pickle.loads(pickle.dumps(error))) == str(error)
