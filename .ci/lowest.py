@@ -1,4 +1,4 @@
-"""Print every dependency pinned to the lowest version that pyproject.toml allows, for pip."""
+"""Print what users install, pinned to the lowest versions that pyproject.toml allows, for pip."""
 
 import re
 import tomllib
@@ -6,5 +6,5 @@ from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
 extras = project["optional-dependencies"]
-for requirement in [*project["dependencies"], *extras["cli"], *extras["test"]]:
+for requirement in [*project["dependencies"], *extras["cli"]]:
     print(re.sub(r"\[.*\]|\s", "", requirement).replace(">=", "=="))

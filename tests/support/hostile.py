@@ -6,7 +6,8 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ssl import SSLContext
 from typing import Any, Self
@@ -215,3 +216,20 @@ def endless_body(peer: Peer) -> None:
             asyncio.get_running_loop().call_soon(more)
 
     more()
+
+
+@contextmanager
+def full_listener() -> Iterator[str]:
+    """Give the URL of a port that takes no more connections: its backlog is full, and the kernel drops what else knocks."""
+    fillers = [socket.socket() for _ in range(4)]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            for filler in fillers:
+                filler.close()

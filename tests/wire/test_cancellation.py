@@ -110,21 +110,11 @@ async def test_while_waiting_to_try_again() -> None:
 
 
 async def test_while_connecting() -> None:
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        async with AsyncRentGPU("t", base_url=f"http://127.0.0.1:{listener.getsockname()[1]}") as gpu:
+    with hostile.full_listener() as url:
+        async with AsyncRentGPU("t", base_url=url) as gpu:
             task = asyncio.ensure_future(gpu.containers.get(1))
             await anyio.wait_all_tasks_blocked()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert leased(gpu) == 0
-        for filler in fillers:
-            filler.close()

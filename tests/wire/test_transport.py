@@ -171,24 +171,12 @@ async def test_nothing_listens() -> None:
 
 
 async def test_a_full_listener_is_a_connect_timeout() -> None:
-    # A backlog of zero that is full: the kernel drops what else knocks.
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        fillers = [socket.socket() for _ in range(4)]
-        try:
-            for filler in fillers:
-                filler.setblocking(False)
-                filler.connect_ex(listener.getsockname())
-            async with client(url, retries=0, timeout=SHORT) as gpu:
-                with pytest.raises(APITimeoutError, match=r"no connection within 0\.5 s") as caught:
-                    await create(gpu)
-                assert caught.value.maybe_processed is False
-                assert isinstance(caught.value, TimeoutError)
-        finally:
-            for filler in fillers:
-                filler.close()
+    with hostile.full_listener() as url:
+        async with client(url, retries=0, timeout=SHORT) as gpu:
+            with pytest.raises(APITimeoutError, match=r"no connection within 0\.5 s") as caught:
+                await create(gpu)
+        assert caught.value.maybe_processed is False
+        assert isinstance(caught.value, TimeoutError)
 
 
 async def test_an_unknown_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,20 +412,11 @@ async def test_no_cause_holds_the_token_or_the_answer() -> None:
 
 
 async def test_a_short_total_to_a_full_listener_was_surely_not_sent() -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(listener.getsockname())
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with hostile.full_listener() as url:
         async with client(url, timeout=Timeouts(total=0.4, connect=10), retries=0) as gpu:
             with pytest.raises(APITimeoutError, match="no connection within") as caught:
                 await create(gpu)
         assert caught.value.maybe_processed is False
-        for filler in fillers:
-            filler.close()
 
 
 async def test_a_get_that_was_seen_once_stays_in_doubt() -> None:
