@@ -18,6 +18,7 @@ __all__ = ["AsyncPager", "Page", "PageSize", "Walk"]
 
 _MOST_SILENT: Final = 24
 _MOST_CONTRADICTIONS: Final = 10
+_MOST_WALKS: Final = 5
 
 
 class Identified(Protocol):
@@ -94,6 +95,19 @@ class Walk:
         self._contradictions = 0
         self._alive: int | None = None
         self._empty_after: int | str | None = None
+
+    @property
+    def sorted_by_id(self) -> bool:
+        """What was seen of the list was sorted by id, one way or the other."""
+        return len(self._given) < 2 or any(
+            all((one < other) is (order == "ascending") for one, other in pairwise(self._given))
+            for order in self._orders
+        )
+
+    @property
+    def seen(self) -> list[int]:
+        """What was given, in the order in which it came."""
+        return self._given
 
     @property
     def empty(self) -> bool:
@@ -234,7 +248,8 @@ class PageSize:
 class AsyncPager(Generic[Item]):
     """A list on the service. Await it for its first page, iterate it for every item.
 
-    One page is held at a time. Items that were given once are not given again: lists move while they are walked.
+    One page is held at a time. Items that were given once are not given again: lists move while they are walked. A list that
+    turns out not to be sorted by id is walked until it was the same twice, since what moves in it can be passed by.
     """
 
     def __init__(
@@ -267,7 +282,30 @@ class AsyncPager(Generic[Item]):
                 be more that cannot be reached.
             RentGPUError: any other of the client's errors.
         """
-        walk = Walk(self._marker)
+        given: set[int] = set()
+        before: list[int] | None = None
+        gave_up = False
+        for _ in range(_MOST_WALKS):
+            walk = Walk(self._marker)
+            async for page in self._walk(walk):
+                new = tuple(item for item in page.items if item.id not in given)
+                given.update(item.id for item in new)
+                if new or (page.unreadable and before is None):
+                    yield attrs.evolve(page, items=new)
+            # In a list that is not sorted by id, a thing may have moved from where the walk was yet to come to where it had
+            # been. So such a list is walked until it has been the same twice.
+            gave_up = walk.gave_up
+            if gave_up:
+                settled = before is not None and sorted(walk.seen) == sorted(before)
+            else:
+                settled = walk.sorted_by_id or walk.seen == before
+            if settled:
+                break
+            before = walk.seen
+        if gave_up:
+            raise self._unreachable()
+
+    async def _walk(self, walk: Walk) -> AsyncIterator[Page[Item]]:
         while not walk.done:
             try:
                 # Where a marker's own item is listed again, pages of one item would never get past it.
@@ -283,8 +321,6 @@ class AsyncPager(Generic[Item]):
             if new or unreadable:
                 next_marker = None if walk.done else walk.marker
                 yield Page(tuple(items[index] for index in new), next_marker, unreadable)
-        if walk.gave_up:
-            raise self._unreachable()
 
     async def __aiter__(self) -> AsyncIterator[Item]:
         async for page in self.pages():
