@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from unittest import mock
@@ -12,10 +13,15 @@ import aiohttp
 import canaries
 import pytest
 from aioresponses import aioresponses
+from hypothesis import settings
 
 from netmind_rentgpu import AsyncRentGPU, RentGPUError, Retries
 from netmind_rentgpu.emulator import Emulator
 from netmind_rentgpu.wire.codec import Codec
+
+# No example has to be quick on a busy machine. CI sees the same examples every time; elsewhere each run looks for new ones.
+settings.register_profile("tests", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("tests")
 
 # Retries that do not wait: what a test is about is whether a call is sent again, not how long that takes.
 AT_ONCE = Retries(base_delay=0, max_delay=0)
