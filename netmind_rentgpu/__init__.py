@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from netmind_rentgpu.models import Auth, Container, Image, ImageType, Machine, PaymentType, SSHEndpoint
     from netmind_rentgpu.profile import ServiceProfile
     from netmind_rentgpu.settings import DEFAULT, Retries, Timeouts
+    from netmind_rentgpu.sync import Pager, RentGPU
     from netmind_rentgpu.version import __version__
     from netmind_rentgpu.wire.paging import AsyncPager, Page
 
@@ -66,10 +67,12 @@ __all__ = [
     "Machine",
     "NotFoundError",
     "Page",
+    "Pager",
     "PaymentType",
     "PermissionDeniedError",
     "RateLimitError",
     "RegionCode",
+    "RentGPU",
     "RentGPUError",
     "Retries",
     "SSHEndpoint",
@@ -87,6 +90,7 @@ _ROOMS = {
     "models": ("Auth", "Container", "Image", "ImageType", "Machine", "PaymentType", "SSHEndpoint"),
     "profile": ("ServiceProfile",),
     "settings": ("DEFAULT", "Retries", "Timeouts"),
+    "sync": ("Pager", "RentGPU"),
     "version": ("__version__",),
     "wire.paging": ("AsyncPager", "Page"),
 }

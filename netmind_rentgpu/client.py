@@ -91,8 +91,9 @@ class AsyncRentGPU:
             allow_insecure_http=allow_insecure_http,
             environment=os.environ,
         )
-        resolved = ServiceProfile.resolve(profile, os.environ)
+        self._connect(ServiceProfile.resolve(profile, os.environ), session, ssl_context)
 
+    def _connect(self, profile: ServiceProfile, session: ClientSession | None, ssl_context: SSLContext | None) -> None:
         from netmind_rentgpu.resources.auths import AsyncAuths
         from netmind_rentgpu.resources.containers import AsyncContainers
         from netmind_rentgpu.resources.images import AsyncImages
@@ -103,11 +104,13 @@ class AsyncRentGPU:
         secret = self._settings.token
         transport = Transport(
             self._settings,
-            authorization=f"Bearer {secret}" if resolved.authorization == "bearer" else secret,
+            authorization=f"Bearer {secret}" if profile.authorization == "bearer" else secret,
             session=session,
             ssl_context=ssl_context,
         )
-        self._caller = Caller(transport, self._settings, resolved)
+        self._session = session
+        self._ssl_context = ssl_context
+        self._caller = Caller(transport, self._settings, profile)
         self.machines = AsyncMachines(self._caller)
         self.auths = AsyncAuths(self._caller)
         self.images = AsyncImages(self._caller)
@@ -182,6 +185,13 @@ class AsyncRentGPU:
 
     def __repr__(self) -> str:
         return f"AsyncRentGPU(base_url={self._settings.base_url!r})"
+
+    def __copy__(self) -> Self:
+        """Return a client with the same settings, and with connections of its own."""
+        other = object.__new__(type(self))
+        other._settings = self._settings
+        other._connect(self._caller.profile, self._session, self._ssl_context)
+        return other
 
     def __reduce__(self) -> Any:
         raise TypeError("a client holds connections and a token, and cannot be pickled; make one in each process")

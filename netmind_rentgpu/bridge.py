@@ -1,0 +1,403 @@
+"""From synchronous code to the event loop and back: the only file that knows `BlockingPortal`.
+
+One daemon thread with one loop serves the whole process. It starts at the first call and is ended by `atexit`. A call is
+submitted by hand, and its result, or its very error, comes back to the thread that waits. What can happen meanwhile:
+
+* An interrupted caller (Ctrl-C, or whatever a signal handler raises) cancels its task natively, so that cleanup may await,
+  and waits for that. It may be interrupted between any two bytecodes: so locks are C's own, never held across a wait, and
+  nothing is awaited that is not cancelled on every way out.
+* A forked child has neither thread nor loop. It must not touch what its parent has open, for they share the same sockets
+  and the same epoll. So it leaves all that alone for ever, and starts anew.
+* Garbage is collected in any thread, at any time, so what happens then takes no lock and waits for nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import inspect
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
+from contextvars import copy_context
+from copy import copy
+from queue import SimpleQueue
+from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, cast
+from weakref import WeakSet
+
+import anyio
+from anyio.from_thread import BlockingPortal
+
+from netmind_rentgpu.errors import ClientStateError, ConfigurationError, RentGPUError
+
+__all__ = ["Held", "call", "in_the_likeness", "iterate", "synced"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_LONGEST_END: Final = 5.0
+
+
+class Closable(Protocol):
+    """What can be closed, and copied into one that has nothing open yet."""
+
+    async def close(self) -> None: ...
+    def __copy__(self) -> Any: ...
+
+
+Value = TypeVar("Value", bound=Closable)
+
+
+def call(function: Callable[P, Awaitable[R]], /, *arguments: P.args, **keywords: P.kwargs) -> R:
+    """Call an asynchronous function in the loop and wait for it.
+
+    It sees the caller's context variables. Its error is raised as it is.
+
+    Raises:
+        ClientStateError: this is the loop's own thread, which cannot wait for itself, or the interpreter is exiting.
+        ConfigurationError: the loop that was asked for cannot be had.
+    """
+    loop = _running_loop()
+    submitted = _Call(function, arguments, keywords)
+    try:
+        loop.submit(submitted)
+        submitted.wait()
+    except BaseException:
+        loop.withdraw(submitted)
+        raise
+    if submitted.error is None:
+        return cast(R, submitted.result)
+    try:
+        raise submitted.error
+    finally:
+        # The error's traceback holds this frame, which must not hold the error.
+        del submitted
+
+
+def synced(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[Any, P], R]:
+    """Make the synchronous method of the same name, arguments, result and errors."""
+
+    def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> R:
+        return call(method, self._async, *arguments, **keywords)
+
+    return in_the_likeness(synchronous, method)
+
+
+def iterate(iterator: AsyncIterator[R]) -> Iterator[R]:
+    """Give the items of an asynchronous iterator, each fetched by a call of its own.
+
+    So each comes from another task, and the iterator must hold no timeout or task group across a `yield`.
+    """
+    generation = _generation
+    end = object()
+    try:
+        while True:
+            if generation != _generation:
+                raise ClientStateError("this iteration was begun before the process forked; begin it again")
+            item: Any = call(cast("Callable[..., Awaitable[Any]]", anext), iterator, end)
+            if item is end:
+                return
+            yield item
+    except GeneratorExit:
+        # It was left halfway, or collected. asyncio closes the asynchronous generator in its loop.
+        if generation != _generation:
+            _park(iterator)
+        raise
+
+
+def in_the_likeness(
+    function: Callable[P, R], method: Callable[..., Any], returned: str | None = None
+) -> Callable[P, R]:
+    """Give a method the name, documentation and signature of the asynchronous one.
+
+    Not by `functools.wraps`: who follows its `__wrapped__` would take the method for a coroutine function.
+
+    Args:
+        returned: the annotation of the result, where it is another.
+    """
+    signature = inspect.signature(method)
+    if returned is not None:
+        signature = signature.replace(return_annotation=returned)
+    function.__name__ = method.__name__
+    function.__qualname__ = method.__qualname__.removeprefix("Async")
+    function.__doc__ = method.__doc__
+    function.__signature__ = signature  # type: ignore[attr-defined]  # what `inspect.signature` looks for
+    return function
+
+
+class Held(Generic[Value]):
+    """The asynchronous object behind synchronous ones.
+
+    It is closed when the last of those is collected, or when the interpreter exits. In a forked child a copy takes its
+    place.
+    """
+
+    def __init__(self, value: Value) -> None:
+        self._value = value
+        self._generation = _generation
+        self._closed = False
+        _held.add(self)
+
+    @property
+    def value(self) -> Value:
+        """The object, for this process.
+
+        Raises:
+            ClientStateError: it was closed.
+        """
+        if self._closed:
+            raise ClientStateError("this client is closed; make a new one")
+        if self._generation != _generation:
+            with _lock:
+                if self._generation != _generation:
+                    self._value = copy(self._value)
+                    self._generation = _generation
+        return self._value
+
+    @property
+    def open_here(self) -> Value | None:
+        """The object, if this process may have something open through it."""
+        return None if self._closed or self._generation != _generation else self._value
+
+    def close(self) -> None:
+        """Close the object. Closing twice is closing once."""
+        value = self.open_here
+        if value is not None and _loop is not None:
+            call(value.close)
+        self._closed = True
+
+    def __del__(self) -> None:
+        value, loop = self.open_here, _loop
+        if value is not None and loop is not None:
+            loop.post(value.close)
+
+
+class _Call:
+    """A function on its way through the loop."""
+
+    __slots__ = ("_arguments", "_context", "_finished", "_function", "_keywords", "_signal", "_task", "error", "result")
+
+    def __init__(
+        self, function: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> None:
+        self._function = function
+        self._arguments = arguments
+        self._keywords = keywords
+        self._context = copy_context()
+        self._task: asyncio.Task[None] | None = None
+        self._finished = False
+        # Not threading.Event: a signal that arrives while it takes its inner lock leaves that locked for ever.
+        self._signal: SimpleQueue[None] = SimpleQueue()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    @property
+    def finished(self) -> bool:
+        return self._finished
+
+    def wait(self) -> None:
+        while not self._finished:
+            self._signal.get()
+
+    def start(self, calls: set[_Call]) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(calls), context=self._context)
+
+    def cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        elif not self._finished:
+            # Submitting was interrupted: it will never start.
+            self.finish()
+
+    def finish(self, error: BaseException | None = None) -> None:
+        self.error = error
+        self._finished = True
+        self._signal.put(None)
+
+    async def _run(self, calls: set[_Call]) -> None:
+        error: BaseException | None = None
+        try:
+            self.result = await self._function(*self._arguments, **self._keywords)
+        except asyncio.CancelledError as cancelled:
+            error = ClientStateError("the call was cancelled: the event loop that it ran in has ended")
+            error.__cause__ = cancelled
+        except BaseException as raised:  # noqa: BLE001  # the caller gets it; some of them would end the loop
+            # The traceback goes on with the caller's frames, so this one is left out.
+            error = raised.with_traceback(raised.__traceback__.tb_next if raised.__traceback__ else None)
+        calls.discard(self)
+        self.finish(error)
+
+
+class _Loop:
+    """A daemon thread, and the event loop in it."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.ident: int | None = None
+        # The thread's frames hold `self`, and in a forked child nothing ever unwinds those: what is parked is immortal.
+        self.parked: list[object] = []
+        self._stopping = False
+        self._came_up = False
+        self._call_soon: Callable[..., object] = _not_running
+        self._portal: BlockingPortal | None = None
+        self._failure: BaseException | None = None
+        self._calls: set[_Call] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._not_ready = threading.Lock()
+        self._not_ready.acquire()
+        self._thread = threading.Thread(target=self._run, name="netmind_rentgpu", daemon=True)
+
+    def start(self) -> None:
+        try:
+            self._thread.start()
+        except BaseException:
+            # It was interrupted, and the thread may or may not have come up: give it up.
+            self.stop()
+            self.ended = True
+            raise
+
+    def check_usable(self) -> None:
+        if not self._came_up:
+            with self._not_ready:
+                pass
+        if self._stopping:
+            raise ClientStateError("the interpreter is exiting; nothing more can be called")
+        if threading.get_ident() == self.ident:
+            raise ClientStateError(
+                "a synchronous client was called from the event loop that serves it, which cannot wait for itself;"
+                " use AsyncRentGPU there, or call from another thread"
+            )
+        if self._failure is not None:
+            raise ConfigurationError(f"no event loop can be had: {self._failure}") from self._failure
+
+    def submit(self, call: _Call) -> None:
+        self._calls.add(call)
+        self._soon(call, call.start, self._calls)
+
+    def withdraw(self, call: _Call) -> None:
+        """Cancel a call and wait until it has cleaned up; whatever interrupts that cancels again."""
+        while not call.finished:
+            with suppress(BaseException):
+                self._soon(call, call.cancel)
+                call.wait()
+        self._calls.discard(call)
+
+    def post(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Have something done, by and by, that nobody waits for."""
+        with suppress(RuntimeError):
+            self._call_soon(self._begin, function)
+
+    def stop(self) -> None:
+        """Close what is open and end, within a bound."""
+        self._stopping = True
+        if self._portal is not None:
+            self.post(self._portal.stop)
+            self._thread.join(_LONGEST_END)
+
+    def _soon(self, call: _Call, callback: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._call_soon(callback, *arguments)
+        except RuntimeError:
+            call.finish(_ended())
+
+    def _begin(self, function: Callable[[], Awaitable[None]]) -> None:
+        async def run() -> None:
+            with suppress(RentGPUError):
+                await function()
+
+        task = asyncio.get_running_loop().create_task(run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _run(self) -> None:
+        self.ident = threading.get_ident()
+        try:
+            anyio.run(self._serve, backend="asyncio", backend_options=_loop_options())
+        except BaseException as error:  # noqa: BLE001  # there is nobody above to tell
+            self._failure = error
+        finally:
+            self.ended = True
+            if not self._came_up:
+                self._not_ready.release()
+            for call in tuple(self._calls):
+                call.finish(_ended())
+
+    async def _serve(self) -> None:
+        async with BlockingPortal() as portal:
+            self._portal = portal
+            self._call_soon = asyncio.get_running_loop().call_soon_threadsafe
+            self._came_up = True
+            self._not_ready.release()
+            if not self._stopping:
+                await portal.sleep_until_stopped()
+            open_values = [value for held in tuple(_held) if (value := held.open_here) is not None]
+            await asyncio.gather(*(value.close() for value in open_values), return_exceptions=True)
+
+
+def _not_running(*_: object) -> None:
+    raise RuntimeError("the event loop does not run yet")
+
+
+def _ended() -> ClientStateError:
+    return ClientStateError("the event loop that the call was to run in has ended")
+
+
+def _loop_options() -> dict[str, Any]:
+    if os.environ.get("NETMIND_RENTGPU_UVLOOP") == "1":
+        return {"use_uvloop": True}
+    # Named, since a policy that was set for the program's own loops is not meant for this one.
+    return {"loop_factory": asyncio.SelectorEventLoop}
+
+
+_lock = threading.Lock()
+_loop: _Loop | None = None
+_held: WeakSet[Held[Any]] = WeakSet()
+_generation = 0
+"""How many forks lie between this process and the one that loaded this module."""
+
+
+def _running_loop() -> _Loop:
+    global _loop  # noqa: PLW0603  # there is one for the process
+    loop = _loop
+    if loop is None or loop.ended:
+        with _lock:
+            if _loop is None or _loop.ended:
+                loop = _Loop()
+                loop.start()
+                _loop = loop
+            loop = _loop
+    loop.check_usable()
+    return loop
+
+
+def _park(thing: object) -> None:
+    """Keep something that a fork brought along from ever being collected: its end would be the parent's loss."""
+    if _inherited:
+        _inherited[0].parked.append(thing)
+
+
+_inherited: list[_Loop] = []
+
+
+def _after_fork() -> None:
+    global _lock, _loop, _generation  # noqa: PLW0603  # there is one for the process
+    _lock = threading.Lock()
+    inherited, _loop = _loop, None
+    if inherited is not None:
+        _inherited.insert(0, inherited)
+        for held in _held:
+            _park(held.open_here)
+    _generation += 1
+
+
+def _at_exit() -> None:
+    if _loop is not None:
+        _loop.stop()
+
+
+# Registered when this is first imported, and so run after whatever the program registers once it has a client.
+atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_after_fork)

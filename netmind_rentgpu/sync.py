@@ -1,0 +1,235 @@
+"""`RentGPU`: what is bridged of `AsyncRentGPU`, by name. No logic: that is the asynchronous side's, or the bridge's."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from itertools import chain
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+from netmind_rentgpu.bridge import Held, call, in_the_likeness, iterate, synced
+from netmind_rentgpu.client import AsyncRentGPU
+from netmind_rentgpu.profile import ServiceProfile
+from netmind_rentgpu.resources.auths import AsyncAuths
+from netmind_rentgpu.resources.containers import AsyncContainers
+from netmind_rentgpu.resources.images import AsyncImages
+from netmind_rentgpu.resources.machines import AsyncMachines
+from netmind_rentgpu.settings import DEFAULT, RetriesOption, TimeoutOption
+from netmind_rentgpu.wire.paging import AsyncPager, Identified, Page
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+__all__ = ["Auths", "Containers", "Images", "Machines", "Pager", "RentGPU"]
+
+Item = TypeVar("Item", bound=Identified)
+P = ParamSpec("P")
+
+
+class Pager(Generic[Item]):
+    """A list on the service. Iterate it for every item, or take its `first_page()`, or its `pages()`.
+
+    One page is held at a time. Items that were given once are not given again: lists move while they are walked. A list that
+    turns out not to be sorted by id is walked until it was the same twice, since what moves in it can be passed by.
+    """
+
+    def __init__(self, begin: Callable[[], AsyncPager[Item]]) -> None:
+        begin()  # to check the arguments now and not at the first page
+        self._begin = begin
+
+    def __repr__(self) -> str:
+        return "<Pager: iterate it for every item, or take its first_page()>"
+
+    def first_page(self) -> Page[Item]:
+        """Return the first page, or the one after `marker`."""
+        return call(self._begin().first_page)
+
+    def pages(self) -> Iterator[Page[Item]]:
+        """Give page after page, each without the items of earlier ones; never an empty one.
+
+        Raises:
+            UnexpectedResponseError: a page is not as documented, or, after all that could be reached was given, there may
+                be more that cannot be reached.
+            RentGPUError: any other of the client's errors.
+        """
+        return iterate(self._begin().pages())
+
+    def __iter__(self) -> Iterator[Item]:
+        return chain.from_iterable(self.pages())
+
+
+def _paged(
+    method: Callable[Concatenate[Any, P], AsyncPager[Item]],
+) -> Callable[Concatenate[Any, P], Pager[Item]]:
+    def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> Pager[Item]:
+        return Pager(lambda: method(self._async, *arguments, **keywords))
+
+    returned = inspect.signature(method).return_annotation.replace("AsyncPager", "Pager")
+    return in_the_likeness(synchronous, method, returned)
+
+
+class _Resource:
+    def __init__(self, client: Held[AsyncRentGPU]) -> None:
+        self._client = client
+
+
+class Machines(_Resource):
+    """`client.machines`."""
+
+    @property
+    def _async(self) -> AsyncMachines:
+        return self._client.value.machines
+
+    list = synced(AsyncMachines.list)
+
+
+class Auths(_Resource):
+    """`client.auths`."""
+
+    @property
+    def _async(self) -> AsyncAuths:
+        return self._client.value.auths
+
+    create = synced(AsyncAuths.create)
+    list = _paged(AsyncAuths.list)
+    get = synced(AsyncAuths.get)
+    ensure = synced(AsyncAuths.ensure)
+
+
+class Images(_Resource):
+    """`client.images`."""
+
+    @property
+    def _async(self) -> AsyncImages:
+        return self._client.value.images
+
+    create = synced(AsyncImages.create)
+    list = _paged(AsyncImages.list)
+    get = synced(AsyncImages.get)
+    ensure = synced(AsyncImages.ensure)
+
+
+class Containers(_Resource):
+    """`client.containers`."""
+
+    @property
+    def _async(self) -> AsyncContainers:
+        return self._client.value.containers
+
+    create = synced(AsyncContainers.create)
+    list = _paged(AsyncContainers.list)
+    get = synced(AsyncContainers.get)
+    stop = synced(AsyncContainers.stop)
+    restart = synced(AsyncContainers.restart)
+    delete = synced(AsyncContainers.delete)
+
+
+class RentGPU:
+    """NetMind's Rent GPU service, for programs that are not asynchronous.
+
+    Use it as `with RentGPU() as gpu: ...`, or call `close()` in the end; one that is forgotten is closed when it is
+    collected or the interpreter exits. It has the methods, arguments, results and errors of `AsyncRentGPU`, and any number
+    of threads may share it. All clients are served by one event loop, in a thread that starts at the first call; with
+    `NETMIND_RENTGPU_UVLOOP=1` in the environment that loop is uvloop's. After a fork a client goes on in both processes,
+    with connections of their own.
+
+    Calls that failed are sent again as `Retries` says. A create, of anything, is sent again only if it surely was not sent
+    or was refused with a 429; it goes over a fresh connection, so that a stale one leaves no doubt about that. A 429 pauses
+    the whole client for as long as the service asks, if that is not longer than `Retries.max_retry_after`. What interrupts a
+    call, such as Ctrl-C, cancels it; a create that was interrupted may have been done.
+
+    Attributes:
+        machines, auths, images, containers: the service's resources.
+    """
+
+    machines: Machines
+    auths: Auths
+    images: Images
+    containers: Containers
+
+    def __init__(
+        self,
+        token: str | None = None,
+        *,
+        base_url: str | None = None,
+        profile: ServiceProfile | str | os.PathLike[str] | None = None,
+        timeout: TimeoutOption = DEFAULT,
+        retries: RetriesOption = DEFAULT,
+        max_connections: int = 100,
+        proxy: str | None = None,
+        ssl_context: SSLContext | None = None,
+        allow_insecure_http: bool = False,
+    ) -> None:
+        """Set up a client; nothing is opened before the first call.
+
+        Of `AsyncRentGPU`'s arguments, `session` is missing: a session belongs to the event loop that it was made in.
+
+        Args:
+            token: the API token; else `NETMIND_API_KEY`, else `NETMIND_API_TOKEN`.
+            base_url: else `NETMIND_BASE_URL`, else https://api.netmind.ai. The token is sent there and nowhere else.
+            profile: what to assume where the service's documentation is silent: a value, or the path of a TOML file; else
+                the file that `NETMIND_RENTGPU_PROFILE` names, else the defaults.
+            timeout: `Timeouts`, or seconds for a call as a whole. Every call takes one of its own, too.
+            retries: `Retries`, or how often to send a call again at most.
+            max_connections: how many requests may be under way at once; the others wait for their turn.
+            proxy: an http:// or https:// URL; else the system's settings, as urllib reads them.
+            ssl_context: for certificates of one's own; else the system's are trusted.
+            allow_insecure_http: let the token go over plain http to another machine.
+
+        Raises:
+            ConfigurationError: no token, or a URL, proxy or profile that cannot be used.
+            InvalidArgumentError: a timeout, a retry setting or `max_connections` out of range.
+        """
+        self._client = Held(
+            AsyncRentGPU(
+                token,
+                base_url=base_url,
+                profile=profile,
+                timeout=timeout,
+                retries=retries,
+                max_connections=max_connections,
+                proxy=proxy,
+                ssl_context=ssl_context,
+                allow_insecure_http=allow_insecure_http,
+            )
+        )
+        self._text = repr(self._client.value).removeprefix("Async")
+        self.machines = Machines(self._client)
+        self.auths = Auths(self._client)
+        self.images = Images(self._client)
+        self.containers = Containers(self._client)
+
+    @property
+    def _async(self) -> AsyncRentGPU:
+        return self._client.value
+
+    @property
+    def profile(self) -> ServiceProfile:
+        """What this client assumes where the service's documentation is silent."""
+        return self._async.profile
+
+    request = synced(AsyncRentGPU.request)
+
+    def close(self) -> None:
+        """Close the client's connections. Closing twice is closing once.
+
+        Raises:
+            ClientStateError: this is the thread of the client's own event loop.
+        """
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return self._text
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a client holds connections and a token, and cannot be pickled; make one in each process")
