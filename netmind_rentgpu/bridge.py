@@ -18,13 +18,13 @@ import atexit
 import inspect
 import os
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
 from contextvars import copy_context
 from copy import copy
 from queue import SimpleQueue
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, cast
-from weakref import WeakSet
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -96,7 +96,7 @@ def iterate(iterator: AsyncIterator[R]) -> Iterator[R]:
     try:
         while True:
             if generation != _generation:
-                raise ClientStateError("this iteration was begun before the process forked; begin it again")
+                raise ClientStateError("the event loop that this iteration was begun in is gone; begin it again")
             item: Any = call(cast("Callable[..., Awaitable[Any]]", anext), iterator, end)
             if item is end:
                 return
@@ -131,19 +131,20 @@ def in_the_likeness(
 class Held(Generic[Value]):
     """The asynchronous object behind synchronous ones.
 
-    It is closed when the last of those is collected, or when the interpreter exits. In a forked child a copy takes its
-    place.
+    It is closed when the last of those is collected, or when the interpreter exits. Where its loop is gone, as in a forked
+    child, a copy takes its place.
     """
 
     def __init__(self, value: Value) -> None:
         self._value = value
         self._generation = _generation
         self._closed = False
-        _held.add(self)
+        _open[id(self)] = value
+        weakref.finalize(self, _close_later, id(self)).atexit = False
 
     @property
     def value(self) -> Value:
-        """The object, for this process.
+        """The object, for the loop of now.
 
         Raises:
             ClientStateError: it was closed.
@@ -153,32 +154,41 @@ class Held(Generic[Value]):
         if self._generation != _generation:
             with _lock:
                 if self._generation != _generation:
-                    self._value = copy(self._value)
+                    self._value = _open[id(self)] = copy(self._value)
                     self._generation = _generation
         return self._value
 
-    @property
-    def open_here(self) -> Value | None:
-        """The object, if this process may have something open through it."""
-        return None if self._closed or self._generation != _generation else self._value
-
     def close(self) -> None:
         """Close the object. Closing twice is closing once."""
-        value = self.open_here
+        value = _open.get(id(self))
         if value is not None and _loop is not None:
             call(value.close)
         self._closed = True
+        _open.pop(id(self), None)
 
-    def __del__(self) -> None:
-        value, loop = self.open_here, _loop
-        if value is not None and loop is not None:
-            loop.post(value.close)
+
+def _close_later(key: int) -> None:
+    value = _open.pop(key, None)
+    if value is not None and _loop is not None:
+        _loop.post(value.close)
 
 
 class _Call:
     """A function on its way through the loop."""
 
-    __slots__ = ("_arguments", "_context", "_finished", "_function", "_keywords", "_signal", "_task", "error", "result")
+    __slots__ = (
+        "_arguments",
+        "_began",
+        "_context",
+        "_finished",
+        "_function",
+        "_keywords",
+        "_signal",
+        "_task",
+        "_withdrawn",
+        "error",
+        "result",
+    )
 
     def __init__(
         self, function: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...], keywords: dict[str, Any]
@@ -188,6 +198,8 @@ class _Call:
         self._keywords = keywords
         self._context = copy_context()
         self._task: asyncio.Task[None] | None = None
+        self._began = False
+        self._withdrawn = False
         self._finished = False
         # Not threading.Event: a signal that arrives while it takes its inner lock leaves that locked for ever.
         self._signal: SimpleQueue[None] = SimpleQueue()
@@ -206,28 +218,38 @@ class _Call:
         self._task = asyncio.get_running_loop().create_task(self._run(calls), context=self._context)
 
     def cancel(self) -> None:
+        self._withdrawn = True
         if self._task is not None:
             self._task.cancel()
-        elif not self._finished:
-            # Submitting was interrupted: it will never start.
+        if not self._began and not self._finished:
+            # Submitting was interrupted, or the task had not had its first turn: there is nothing to clean up.
             self.finish()
 
     def finish(self, error: BaseException | None = None) -> None:
+        if _exiting:
+            # Only daemon threads wait now, which are not to go on while the interpreter is taken apart.
+            return
         self.error = error
         self._finished = True
         self._signal.put(None)
 
     async def _run(self, calls: set[_Call]) -> None:
+        self._began = True
         error: BaseException | None = None
         try:
             self.result = await self._function(*self._arguments, **self._keywords)
         except asyncio.CancelledError as cancelled:
-            error = ClientStateError("the call was cancelled: the event loop that it ran in has ended")
+            if self._task is not None and self._task.cancelling() and not self._withdrawn:
+                # The loop is ending. The caller is told when it has ended, and a call would start another.
+                return
+            error = ClientStateError("the call was cancelled from within")
             error.__cause__ = cancelled
         except BaseException as raised:  # noqa: BLE001  # the caller gets it; some of them would end the loop
             # The traceback goes on with the caller's frames, so this one is left out.
             error = raised.with_traceback(raised.__traceback__.tb_next if raised.__traceback__ else None)
         calls.discard(self)
+        # A task's end runs Python code, in which an interrupt would be lost, so it must not come in the caller's thread.
+        self._task = None
         self.finish(error)
 
 
@@ -235,7 +257,6 @@ class _Loop:
     """A daemon thread, and the event loop in it."""
 
     def __init__(self) -> None:
-        self.ended = False
         self.ident: int | None = None
         # The thread's frames hold `self`, and in a forked child nothing ever unwinds those: what is parked is immortal.
         self.parked: list[object] = []
@@ -256,15 +277,12 @@ class _Loop:
         except BaseException:
             # It was interrupted, and the thread may or may not have come up: give it up.
             self.stop()
-            self.ended = True
             raise
 
     def check_usable(self) -> None:
         if not self._came_up:
             with self._not_ready:
                 pass
-        if self._stopping:
-            raise ClientStateError("the interpreter is exiting; nothing more can be called")
         if threading.get_ident() == self.ident:
             raise ClientStateError(
                 "a synchronous client was called from the event loop that serves it, which cannot wait for itself;"
@@ -319,7 +337,7 @@ class _Loop:
         except BaseException as error:  # noqa: BLE001  # there is nobody above to tell
             self._failure = error
         finally:
-            self.ended = True
+            _lose(self)
             if not self._came_up:
                 self._not_ready.release()
             for call in tuple(self._calls):
@@ -331,10 +349,12 @@ class _Loop:
             self._call_soon = asyncio.get_running_loop().call_soon_threadsafe
             self._came_up = True
             self._not_ready.release()
-            if not self._stopping:
-                await portal.sleep_until_stopped()
-            open_values = [value for held in tuple(_held) if (value := held.open_here) is not None]
-            await asyncio.gather(*(value.close() for value in open_values), return_exceptions=True)
+            try:
+                if not self._stopping:
+                    await portal.sleep_until_stopped()
+            finally:
+                mine = tuple(_open.values()) if _loop is self else ()
+                await asyncio.gather(*(value.close() for value in mine), return_exceptions=True)
 
 
 def _not_running(*_: object) -> None:
@@ -354,17 +374,21 @@ def _loop_options() -> dict[str, Any]:
 
 _lock = threading.Lock()
 _loop: _Loop | None = None
-_held: WeakSet[Held[Any]] = WeakSet()
+_exiting = False
 _generation = 0
-"""How many forks lie between this process and the one that loaded this module."""
+"""Which loop it is: what belongs to an earlier one is of no use any more."""
+_open: dict[int, Closable] = {}
+"""What may have something open in the loop of now. Kept here, so that it cannot be collected before it is closed."""
 
 
 def _running_loop() -> _Loop:
     global _loop  # noqa: PLW0603  # there is one for the process
+    if _exiting:
+        raise ClientStateError("the interpreter is exiting; nothing more can be called")
     loop = _loop
-    if loop is None or loop.ended:
+    if loop is None:
         with _lock:
-            if _loop is None or _loop.ended:
+            if _loop is None:
                 loop = _Loop()
                 loop.start()
                 _loop = loop
@@ -373,27 +397,40 @@ def _running_loop() -> _Loop:
     return loop
 
 
+def _lose(loop: _Loop) -> None:
+    """Take in that a loop has ended; the next call starts another."""
+    global _loop, _generation  # noqa: PLW0603  # there is one for the process
+    with _lock:
+        if _loop is loop:
+            _loop = None
+            _open.clear()
+            _generation += 1
+
+
 def _park(thing: object) -> None:
     """Keep something that a fork brought along from ever being collected: its end would be the parent's loss."""
-    if _inherited:
-        _inherited[0].parked.append(thing)
+    if _inherited is not None:
+        _inherited.parked.append(thing)
 
 
-_inherited: list[_Loop] = []
+_inherited: _Loop | None = None
 
 
 def _after_fork() -> None:
-    global _lock, _loop, _generation  # noqa: PLW0603  # there is one for the process
+    global _lock, _loop, _generation, _inherited  # noqa: PLW0603  # there is one for the process
     _lock = threading.Lock()
     inherited, _loop = _loop, None
     if inherited is not None:
-        _inherited.insert(0, inherited)
-        for held in _held:
-            _park(held.open_here)
+        inherited.parked.append(_inherited)
+        _inherited = inherited
+        inherited.parked.extend(_open.values())
+    _open.clear()
     _generation += 1
 
 
 def _at_exit() -> None:
+    global _exiting  # noqa: PLW0603  # there is one for the process
+    _exiting = True
     if _loop is not None:
         _loop.stop()
 

@@ -91,5 +91,5 @@ class Bill:
                 seconds=entry.seconds(now),
                 running=not entry.ended,
             )
-            for entry in self._entries.values()
+            for entry in tuple(self._entries.values())  # another thread may look while it serves
         ]

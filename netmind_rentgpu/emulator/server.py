@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from decimal import Decimal
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,7 +32,8 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Emulator:
     """A Rent GPU service on a port of this machine, for as long as the `async with` block.
 
-    Nothing happens in the background: what a container is follows from what time it is.
+    Nothing happens in the background: what a container is follows from what time it is. In a program that is not
+    asynchronous, `with` serves from a thread.
 
     Attributes:
         url: what to give a client as base URL.
@@ -71,12 +77,15 @@ class Emulator:
         )
         self._runner: web.AppRunner | None = None
         self._url: str | None = None
+        self._stop: Callable[[], object] | None = None
+        self._thread: threading.Thread | None = None
+        self._process: int | None = None
 
     @property
     def url(self) -> str:
         """The base URL, as http://127.0.0.1:PORT."""
         if self._url is None:
-            raise RuntimeError("the emulator has no URL before it is started with 'async with'")
+            raise RuntimeError("the emulator has no URL before it is started with 'async with' or 'with'")
         return self._url
 
     @property
@@ -113,6 +122,40 @@ class Emulator:
     ) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def __enter__(self) -> Self:
+        started: Future[None] = Future()
+        self._process = os.getpid()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(started)), name="netmind_rentgpu.emulator", daemon=True
+        )
+        self._thread.start()
+        started.result()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # A child that was forked within the block leaves it, too, but the server is its parent's.
+        if self._stop is not None and self._thread is not None and self._process == os.getpid():
+            self._stop()
+            self._thread.join()
+
+    async def _serve(self, started: Future[None]) -> None:
+        """Serve until told to stop; what keeps it from starting is for the thread that waits for that."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        try:
+            await self.__aenter__()
+        except Exception as error:  # noqa: BLE001  # told elsewhere
+            started.set_exception(error)
+            return
+        self._stop = partial(loop.call_soon_threadsafe, stop.set)
+        started.set_result(None)
+        try:
+            await stop.wait()
+        finally:
+            await self.__aexit__(None, None, None)
 
     def __repr__(self) -> str:
         return f"<Emulator at {self._url or 'no port yet'}>"

@@ -53,7 +53,7 @@ class AsyncAuths:
         page_size: int | None = None,
         timeout: TimeoutOption = DEFAULT,
     ) -> AsyncPager[Auth]:
-        """List the account's passwords (`GET /v1/rentgpu/auths/`): await it for a page, iterate it for all.
+        """List the account's passwords (`GET /v1/rentgpu/auths/`): iterate it for all, or take a `first_page()`.
 
         Args:
             marker: an id to go on after.

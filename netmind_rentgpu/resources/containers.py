@@ -71,7 +71,7 @@ class AsyncContainers:
         page_size: int | None = None,
         timeout: TimeoutOption = DEFAULT,
     ) -> AsyncPager[Container]:
-        """List the account's containers (`GET /v1/rentgpu/containers/`): await it for a page, iterate it for all.
+        """List the account's containers (`GET /v1/rentgpu/containers/`): iterate it for all, or take a `first_page()`.
 
         A container that was created a moment ago may be missing: `ServiceProfile.list_lag`.
 

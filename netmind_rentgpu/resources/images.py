@@ -84,7 +84,7 @@ class AsyncImages:
         page_size: int | None = None,
         timeout: TimeoutOption = DEFAULT,
     ) -> AsyncPager[Image]:
-        """List images of one type (`GET /v1/rentgpu/images/`): await it for a page, iterate it for all.
+        """List images of one type (`GET /v1/rentgpu/images/`): iterate it for all, or take a `first_page()`.
 
         Args:
             image_type: whose images; its number is the profile's.

@@ -1,0 +1,62 @@
+"""Programs that run in a process of their own, so that signals, forks and exits are real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from textwrap import dedent
+
+LONGEST = 40.0
+"""Seconds; a bound against hanging, not a measure of anything."""
+BEGIN = """
+import asyncio, gc, os, random, signal, sys, threading, time, traceback
+from netmind_rentgpu import *
+from netmind_rentgpu import bridge
+"""
+
+
+@dataclass
+class Program:
+    """A program, and what it printed and how it ended once it has run."""
+
+    code: str
+    environment: dict[str, str] = field(default_factory=dict)
+    pid: int = 0
+    status: int | None = None
+    output: str = ""
+    errors: str = ""
+
+    async def run(self, url: str, started: Callable[[], None] = lambda: None) -> Program:
+        """Run with a client's settings in the environment and every warning an error.
+
+        Python's own warning of a fork in a process with threads is the one exception.
+        """
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-W", "error", "-W", "ignore:This process:DeprecationWarning"),
+            *("-c", BEGIN + dedent(self.code)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "NETMIND_BASE_URL": url, "NETMIND_API_KEY": "token", **self.environment},
+        )
+        self.pid = process.pid
+        started()
+        try:
+            async with asyncio.timeout(LONGEST):
+                output, errors = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        self.status, self.output, self.errors = process.returncode, output.decode(), errors.decode()
+        return self
+
+    def assert_silent(self, output: str | None = None) -> None:
+        """Assert that it succeeded, wrote nothing to stderr, and printed what it should."""
+        assert (self.status, self.errors) == (0, ""), self.output + self.errors
+        if output is not None:
+            assert self.output == output

@@ -1,0 +1,612 @@
+"""What a synchronous program meets: signals, exits, forks, threads. Each in a process of its own."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from hostile import Hostile, Peer, answer
+from programs import Program
+
+
+def _target(peer: Peer) -> str:
+    return peer.server.seen[-1].target.rpartition("/")[2]
+
+
+def _connections(server: Hostile, target: str) -> list[int]:
+    return [seen.connection for seen in server.seen if seen.target.rpartition("/")[2] == target]
+
+
+GET = answer()
+
+
+async def test_ctrl_c_cancels_the_call_and_the_client_goes_on() -> None:
+    program = Program("""
+        with RentGPU() as gpu:
+            for _ in range(10):
+                try:
+                    gpu.containers.get(1)  # is never answered: the server has the program interrupted instead
+                except KeyboardInterrupt as error:
+                    print(type(error).__name__)
+                assert gpu.containers.get(2).id == 1
+            assert not bridge._loop._calls
+    """)
+
+    def interrupt(peer: Peer) -> None:
+        if _target(peer) == "1":
+            os.kill(program.pid, signal.SIGINT)
+        else:
+            GET(peer)
+
+    async with Hostile([interrupt]) as server:
+        await program.run(server.url)
+        program.assert_silent("KeyboardInterrupt\n" * 10)
+        assert len(_connections(server, "1")) == len(_connections(server, "2")) == 10
+
+
+async def test_an_interrupted_call_cleans_up_before_the_interrupt_comes_out() -> None:
+    program = Program("""
+        async def work():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0.05)
+                print("cleaned up")
+
+        try:
+            bridge.call(work)
+        except KeyboardInterrupt:
+            print("interrupted")
+    """)
+    (await program.run("http://127.0.0.1:1")).assert_silent("cleaned up\ninterrupted\n")
+
+
+async def test_a_second_interrupt_cancels_the_cleanup() -> None:
+    program = Program("""
+        async def work():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                await asyncio.sleep(60)
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)
+                try:
+                    await asyncio.sleep(60)
+                except asyncio.CancelledError:
+                    print("cancelled again")
+                    raise
+
+        try:
+            bridge.call(work)
+        except KeyboardInterrupt:
+            print("interrupted")
+    """)
+    (await program.run("http://127.0.0.1:1")).assert_silent("cancelled again\ninterrupted\n")
+
+
+async def test_interrupts_at_random_moments_leave_nothing_behind() -> None:
+    program = Program("""
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        interrupted = 0
+        with RentGPU() as gpu:
+            gpu.containers.get(1)
+            for _ in range(300):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, random.random() * 0.005 + 1e-6)
+                    while True:
+                        gpu.containers.get(1)
+                except KeyboardInterrupt:
+                    interrupted += 1
+                assert gpu.containers.get(1).id == 1
+                assert not bridge._loop._calls
+        print(interrupted)
+    """)
+    async with Hostile([GET]) as server:
+        (await program.run(server.url)).assert_silent("300\n")
+
+
+async def test_interrupts_while_the_thread_starts() -> None:
+    # Each child starts a bridge of its own.
+    program = Program("""
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        gpu = RentGPU()
+        gpu.containers.get(1)
+        for _ in range(60):
+            if (pid := os.fork()) == 0:
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, random.random() * 0.003 + 1e-6)
+                    while True:
+                        gpu.containers.get(1)
+                except KeyboardInterrupt:
+                    pass
+                assert gpu.containers.get(1).id == 1
+                sys.exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        print("done")
+    """)
+    async with Hostile([GET]) as server:
+        (await program.run(server.url)).assert_silent("done\n")
+
+
+async def test_whatever_a_signal_handler_raises_comes_out() -> None:
+    program = Program("""
+        def on_signal(*_):
+            sys.exit(0)
+
+        signal.signal(signal.SIGTERM, on_signal)
+        RentGPU().containers.get(1)
+    """)
+
+    def terminate(_: Peer) -> None:
+        os.kill(program.pid, signal.SIGTERM)
+
+    async with Hostile([terminate]) as server:
+        (await program.run(server.url)).assert_silent("")
+
+
+ENDINGS = {
+    "never used": "gpu = RentGPU()",
+    "never closed": "gpu = RentGPU(); gpu.containers.get(1)",
+    "closed twice": "gpu = RentGPU(); gpu.containers.get(1); gpu.close(); gpu.close()",
+    "closed unused": "RentGPU().close(); assert bridge._loop is None",
+    "collected": "gpu = RentGPU(); gpu.containers.get(1); del gpu; gc.collect()",
+    "collected in a cycle": "gpu = RentGPU(); gpu.containers.get(1); gpu.me = gpu; del gpu; gc.collect()",
+    "sys.exit": "gpu = RentGPU(); gpu.containers.get(1); sys.exit(0)",
+    "sys.exit in a with": """
+        with RentGPU() as gpu:
+            gpu.containers.get(1)
+            sys.exit(0)
+        """,
+    "an iteration left halfway": "gpu = RentGPU(); items = iter(gpu.containers.list()); next(items)",
+    "in a daemon thread's call": """
+        gpu = RentGPU()
+        threading.Thread(target=gpu.containers.get, args=(9,), daemon=True).start()
+        gpu.containers.get(8)  # is answered once the thread's call is under way
+        """,
+    "used while the interpreter exits": """
+        import atexit
+        gpu = RentGPU()
+        atexit.register(gpu.containers.get, 1)
+        """,
+    "used by a thread that outlives the main one": """
+        gpu = RentGPU()
+        threading.Thread(target=lambda: (threading.main_thread().join(), gpu.containers.get(1))).start()
+        """,
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+async def test_every_end_is_silent(ending: str) -> None:
+    waiting: list[Peer] = []
+
+    def serve(peer: Peer) -> None:
+        target = _target(peer)
+        if target in ("8", "9"):
+            waiting.append(peer)
+            if {_target_of(server, other) for other in waiting} == {"8", "9"}:
+                GET(next(other for other in waiting if _target_of(server, other) == "8"))
+        elif "limit" in target:
+            answer([{"id": 1}, {"id": 2}])(peer)
+        else:
+            GET(peer)
+
+    async with Hostile([serve]) as server:
+        (await Program(ENDINGS[ending]).run(server.url)).assert_silent("")
+
+
+def _target_of(server: Hostile, peer: Peer) -> str:
+    return next(seen.target.rpartition("/")[2] for seen in server.seen if seen.connection == peer.number)
+
+
+async def test_an_uncaught_error_is_all_that_is_told() -> None:
+    program = Program("""
+        gpu = RentGPU()
+        gpu.containers.get(1)
+        raise ZeroDivisionError("the user's own")
+    """)
+    async with Hostile([GET]) as server:
+        await program.run(server.url)
+    assert program.status == 1
+    assert program.errors.splitlines()[0] == "Traceback (most recent call last):"
+    assert program.errors.splitlines()[-1] == "ZeroDivisionError: the user's own"
+    assert len(program.errors.splitlines()) == 3
+
+
+async def test_a_call_after_the_end_is_refused() -> None:
+    program = Program("""
+        gpu = RentGPU()
+        gpu.containers.get(1)
+        bridge._at_exit()
+        try:
+            gpu.containers.get(1)
+        except ClientStateError as error:
+            print(error)
+    """)
+    async with Hostile([GET]) as server:
+        (await program.run(server.url)).assert_silent("the interpreter is exiting; nothing more can be called\n")
+
+
+async def test_a_call_that_cancels_itself_says_so() -> None:
+    program = Program("""
+        async def work():
+            raise asyncio.CancelledError
+
+        try:
+            bridge.call(work)
+        except ClientStateError as error:
+            print(error)
+    """)
+    (await program.run("http://127.0.0.1:1")).assert_silent("the call was cancelled from within\n")
+
+
+async def test_a_loop_that_breaks_down_fails_its_calls_and_is_replaced() -> None:
+    program = Program("""
+        async def breaks():
+            asyncio.get_running_loop().call_soon(sys.exit, 3)
+            await asyncio.Event().wait()
+
+        gpu = RentGPU()
+        gpu.containers.get(1)
+        try:
+            bridge.call(breaks)
+        except ClientStateError as error:
+            print(error)
+        print(gpu.containers.get(1).id)
+    """)
+    async with Hostile([GET]) as server:
+        await program.run(server.url)
+    program.assert_silent("the event loop that the call was to run in has ended\n1\n")
+
+
+CHILDS_END = {
+    "os._exit": "os._exit(0)",
+    "sys.exit": "sys.exit(0)",
+    "an error": "sys.excepthook = lambda *_: os._exit(0); raise ZeroDivisionError",
+    "close": "gpu.close(); sys.exit(0)",
+    "collection": "del gpu, items; gc.collect(); sys.exit(0)",
+    "a fork of its own": """
+    pid = os.fork()
+    assert gpu.containers.get(2).id == 1
+    if pid: os.waitpid(pid, 0)
+    sys.exit(0)
+    """,
+    "nothing called": "sys.exit(0)",
+    "multiprocessing's": """
+    import multiprocessing
+    process = multiprocessing.get_context("fork").Process(target=gpu.containers.get, args=(2,))
+    process.start(); process.join()
+    sys.exit(process.exitcode)
+    """,
+}
+
+
+@pytest.mark.parametrize("end", CHILDS_END)
+async def test_a_fork_while_idle(end: str) -> None:
+    call = "" if end == "nothing called" else "assert gpu.containers.get(2).id == 1"
+    ending = CHILDS_END[end].strip().replace("\n", "\n        ").replace("            ", "        ")
+    program = Program(f"""
+    gpu = RentGPU()
+    gpu.containers.get(1)
+    items = iter(gpu.containers.list(page_size=2))
+    next(items)
+    for _ in range(3):
+        if (pid := os.fork()) == 0:
+            {call}
+            {ending.replace(chr(10), chr(10) + "    ")}
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert gpu.containers.get(1).id == 1
+    print(sum(1 for _ in items))
+    """)
+
+    def serve(peer: Peer) -> None:
+        if "limit" in _target(peer):
+            first = "marker" not in _target(peer)
+            answer([{"id": 1}, {"id": 2}] if first else [{"id": 3}])(peer)
+        else:
+            GET(peer)
+
+    async with Hostile([serve]) as server:
+        (await program.run(server.url)).assert_silent("2\n")
+        assert set(_connections(server, "1")) == {1}
+        assert 1 not in _connections(server, "2")
+
+
+async def test_a_fork_while_a_call_is_in_flight() -> None:
+    program = Program("""
+        gpu = RentGPU()
+        answers = []
+        thread = threading.Thread(target=lambda: answers.append(gpu.containers.get(1)))
+        thread.start()
+        gpu.containers.get(3)  # is answered once the thread's call is under way
+        if (pid := os.fork()) == 0:
+            assert gpu.containers.get(2).id == 1
+            sys.exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        gpu.containers.get(4)  # has the thread's call answered
+        thread.join()
+        print(answers[0].id)
+    """)
+    held: dict[str, Peer] = {}
+
+    def serve(peer: Peer) -> None:
+        held[_target(peer)] = peer
+        if {"1", "3"} <= held.keys() and _target(peer) in ("1", "3"):
+            GET(held["3"])
+        elif _target(peer) in ("2", "4"):
+            GET(peer)
+            if _target(peer) == "4":
+                GET(held["1"])
+
+    async with Hostile([serve]) as server:
+        (await program.run(server.url)).assert_silent("1\n")
+        assert len(_connections(server, "1")) == 1
+        assert not {*_connections(server, "1"), *_connections(server, "3")} & {*_connections(server, "2")}
+
+
+async def test_a_fork_while_the_bridges_lock_is_held() -> None:
+    program = Program("""
+        gpu = RentGPU()
+        taken, over = threading.Event(), threading.Event()
+
+        def hold():
+            with bridge._lock:
+                taken.set()
+                over.wait()
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        taken.wait()
+        if (pid := os.fork()) == 0:
+            assert gpu.containers.get(2).id == 1
+            sys.exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        over.set()
+        thread.join()
+        print(gpu.containers.get(1).id)
+    """)
+    async with Hostile([GET]) as server:
+        (await program.run(server.url)).assert_silent("1\n")
+
+
+async def test_an_iteration_does_not_go_on_in_a_child() -> None:
+    program = Program("""
+        gpu = RentGPU()
+        pager = gpu.containers.list(page_size=2)
+        items = iter(pager)
+        next(items)
+        if (pid := os.fork()) == 0:
+            next(items)  # of the page that is there
+            try:
+                next(items)
+            except ClientStateError as error:
+                print(error)
+            print(len(list(pager)), flush=True)
+            sys.exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        print(sum(1 for _ in items))
+    """)
+
+    def serve(peer: Peer) -> None:
+        first = "marker" not in _target(peer)
+        answer([{"id": 1}, {"id": 2}] if first else [{"id": 3}])(peer)
+
+    async with Hostile([serve]) as server:
+        (await program.run(server.url)).assert_silent(
+            "the event loop that this iteration was begun in is gone; begin it again\n3\n2\n"
+        )
+
+
+async def test_a_closed_client_is_closed_in_a_child_too() -> None:
+    program = Program("""
+        gpu = RentGPU()
+        gpu.containers.get(1)
+        gpu.close()
+        if (pid := os.fork()) == 0:
+            gpu.close()
+            try:
+                gpu.containers.get(1)
+            except ClientStateError as error:
+                print(error, flush=True)
+            sys.exit(0)
+        os.waitpid(pid, 0)
+    """)
+    async with Hostile([GET]) as server:
+        (await program.run(server.url)).assert_silent("this client is closed; make a new one\n")
+
+
+async def test_a_child_keeps_the_settings_that_its_parent_was_made_with() -> None:
+    program = Program("""
+        gpu = RentGPU(timeout=30, retries=1)
+        os.environ.clear()
+        gpu.containers.get(1)
+        if (pid := os.fork()) == 0:
+            assert gpu.containers.get(2).id == 1
+            sys.exit(0)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    """)
+    async with Hostile([GET]) as server:
+        (await program.run(server.url)).assert_silent("")
+        assert {seen.headers["authorization"] for seen in server.seen} == {"Bearer token"}
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+async def test_multiprocessing(method: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("""\
+import multiprocessing, sys
+from netmind_rentgpu import RentGPU
+
+gpu = RentGPU()
+
+def work(number):
+    return gpu.containers.get(number).id
+
+if __name__ == "__main__":
+    assert work(1) == 1
+    with multiprocessing.get_context(sys.argv[1]).Pool(3) as pool:
+        print(sum(pool.map(work, [2] * 12)))
+        pool.close()
+        pool.join()
+    assert work(1) == 1
+""")
+    program = Program(f"""
+        import runpy
+        sys.argv = [{str(script)!r}, {method!r}]
+        sys.path.insert(0, {str(tmp_path)!r})
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    """)
+    # A script of one's own, since the methods but fork read it again in each child.
+    program.code = f"os.execv(sys.executable, [*sys.orig_argv[:5], {str(script)!r}, {method!r}])"
+    async with Hostile([GET]) as server:
+        (await program.run(server.url)).assert_silent("12\n")
+        assert set(_connections(server, "1")) >= {1}
+        assert 1 not in _connections(server, "2")
+
+
+async def test_a_prefork_server() -> None:
+    program = Program("""
+        gpu = RentGPU()
+        gpu.containers.get(1)
+        reading, writing = os.pipe()
+
+        def worker():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+            gpu.containers.get(2)
+            os.write(writing, b"x")
+            while True:
+                gpu.containers.get(2)
+
+        workers = []
+        for _ in range(3):
+            if (pid := os.fork()) == 0:
+                worker()
+            workers.append(pid)
+        for pid in workers:
+            os.read(reading, 1)
+            gpu.containers.get(1)
+        for pid in workers:
+            os.kill(pid, signal.SIGTERM)
+        for pid in workers:
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        gpu.containers.get(1)
+    """)
+    async with Hostile([GET]) as server:
+        (await program.run(server.url)).assert_silent("")
+        assert set(_connections(server, "1")) == {1}
+        assert len(set(_connections(server, "2"))) == 3
+
+
+async def test_many_threads_share_a_client_and_a_loop() -> None:
+    program = Program("""
+        gpu = RentGPU()
+        found = []
+
+        def work():
+            for _ in range(20):
+                found.append(gpu.containers.get(1).id)
+
+        threads = [threading.Thread(target=work) for _ in range(64)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        assert found == [1] * 64 * 20
+        print([thread.name for thread in threading.enumerate()])
+    """)
+    async with Hostile([GET]) as server:
+        (await program.run(server.url)).assert_silent("['MainThread', 'netmind_rentgpu']\n")
+        assert server.connections <= 64
+
+
+@pytest.mark.parametrize("end", ["gpu.close()", "del gpu"])
+async def test_a_thousand_clients_leave_nothing_behind(end: str) -> None:
+    program = Program(f"""
+        import tracemalloc
+
+        def use(number):
+            for _ in range(number):
+                gpu = RentGPU()
+                gpu.containers.get(1)
+                {end}
+            bridge.call(asyncio.sleep, 0)  # what was scheduled is done by now
+            while len(asyncio.all_tasks(bridge.call(loop))) > 1:
+                bridge.call(asyncio.sleep, 0)
+            gc.collect()
+            return tracemalloc.get_traced_memory()[0], len(os.listdir("/proc/self/fd")), threading.active_count()
+
+        async def loop():
+            return asyncio.get_running_loop()
+
+        tracemalloc.start()
+        before = use(300)
+        after = use(1000)
+        print((after[0] - before[0]) / 1000 < 1024, after[1] - before[1], after[2] - before[2])
+        if (after[0] - before[0]) / 1000 >= 1024: print(before, after)
+    """)
+    async with Hostile([GET]) as server:
+        (await program.run(server.url)).assert_silent("True 0 0\n")
+        assert server.connections == 1300
+
+
+async def test_uvloop_runs_it_where_it_is_asked_for() -> None:
+    pytest.importorskip("uvloop")
+    code = """
+        async def loop():
+            return type(asyncio.get_running_loop()).__module__
+
+        gpu = RentGPU()
+        gpu.containers.get(1)
+        if (pid := os.fork()) == 0:
+            gpu.containers.get(2)
+            sys.exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        gpu.containers.get(1)
+        print(bridge.call(loop))
+    """
+    async with Hostile([GET]) as server:
+        asked = await Program(code, {"NETMIND_RENTGPU_UVLOOP": "1"}).run(server.url)
+        asked.assert_silent("uvloop\n")
+        assert set(_connections(server, "1")) == {1}
+        # A policy of the program's own is for the program's own loops.
+        policy = "import uvloop, warnings; warnings.simplefilter('ignore'); uvloop.install()"
+        not_asked = await Program(policy + "\n" + "\n".join(line[8:] for line in code.splitlines())).run(server.url)
+        not_asked.assert_silent("asyncio.unix_events\n")
+
+
+async def test_uvloop_that_is_missing_is_told() -> None:
+    program = Program(
+        """
+        sys.modules["uvloop"] = None
+        for _ in range(2):
+            try:
+                RentGPU().containers.get(1)
+            except ConfigurationError as error:
+                print(type(error.__cause__).__name__)
+        """,
+        {"NETMIND_RENTGPU_UVLOOP": "1"},
+    )
+    (await program.run("http://127.0.0.1:1")).assert_silent("ModuleNotFoundError\n" * 2)
+
+
+async def test_the_asynchronous_half_needs_none_of_this() -> None:
+    program = Program("""
+        async def main():
+            async with AsyncRentGPU() as gpu:
+                assert (await gpu.containers.get(1)).id == 1
+
+        asyncio.run(main())
+        loaded = {"netmind_rentgpu.bridge", "netmind_rentgpu.sync", "anyio", "anyio.from_thread"} & {*sys.modules}
+        print(sorted(loaded))
+    """)
+    program.code = program.code.replace("        ", "")
+    async with Hostile([GET]) as server:
+        # Without the module's common beginning, which imports the bridge.
+        program = Program(
+            "os.execv(sys.executable, [*sys.orig_argv[:5], '-c', 'import asyncio, sys\\n"
+            "from netmind_rentgpu import AsyncRentGPU\\n"
+            "async def main():\\n"
+            "    async with AsyncRentGPU() as gpu:\\n"
+            "        assert (await gpu.containers.get(1)).id == 1\\n"
+            "asyncio.run(main())\\n"
+            'loaded = {"netmind_rentgpu.bridge", "netmind_rentgpu.sync", "anyio.from_thread"} & {*sys.modules}\\n'
+            "print(sorted(loaded))'])"
+        )
+        (await program.run(server.url)).assert_silent("[]\n")
