@@ -13,6 +13,7 @@ submitted by hand, and its result, or its very error, comes back to the thread t
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import atexit
 import inspect
@@ -55,7 +56,7 @@ def call(function: Callable[P, Awaitable[R]], /, *arguments: P.args, **keywords:
     It sees the caller's context variables. Its error is raised as it is.
 
     Raises:
-        ClientStateError: this is the loop's own thread, which cannot wait for itself, or the interpreter is exiting.
+        ClientStateError: this is the loop's own thread, which cannot wait for itself; or the interpreter is exiting.
         ConfigurationError: the loop that was asked for cannot be had.
     """
     loop = _running_loop()
@@ -260,8 +261,9 @@ class _Loop:
         self.ident: int | None = None
         # The thread's frames hold `self`, and in a forked child nothing ever unwinds those: what is parked is immortal.
         self.parked: list[object] = []
-        self._stopping = False
-        self._came_up = False
+        self.came_up = False
+        self._launched = False
+        self._launching = threading.Lock()
         self._call_soon: Callable[..., object] = _not_running
         self._portal: BlockingPortal | None = None
         self._failure: BaseException | None = None
@@ -272,15 +274,20 @@ class _Loop:
         self._thread = threading.Thread(target=self._run, name="netmind_rentgpu", daemon=True)
 
     def start(self) -> None:
-        try:
-            self._thread.start()
-        except BaseException:
-            # It was interrupted, and the thread may or may not have come up: give it up.
-            self.stop()
-            raise
+        """Start the thread, or see that it is being started.
+
+        `Thread.start` waits for the thread, and an interrupt during that breaks its locks. So another thread calls it, which
+        no signal reaches, and which is itself started by one call into C.
+        """
+        if not self._launched:
+            try:
+                _thread.start_new_thread(self._launch, ())
+            except RuntimeError as error:
+                raise ClientStateError(f"the event loop's thread cannot be started: {error}") from error
+            self._launched = True
 
     def check_usable(self) -> None:
-        if not self._came_up:
+        if not self.came_up:
             with self._not_ready:
                 pass
         if threading.get_ident() == self.ident:
@@ -310,7 +317,6 @@ class _Loop:
 
     def stop(self) -> None:
         """Close what is open and end, within a bound."""
-        self._stopping = True
         if self._portal is not None:
             self.post(self._portal.stop)
             self._thread.join(_LONGEST_END)
@@ -330,6 +336,16 @@ class _Loop:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def _launch(self) -> None:
+        # An interrupt can make `start` begin twice.
+        if not self._launching.acquire(blocking=False):
+            return
+        try:
+            self._thread.start()
+        except Exception as error:  # noqa: BLE001  # those who wait for the thread are told
+            self._failure = error
+            self._over()
+
     def _run(self) -> None:
         self.ident = threading.get_ident()
         try:
@@ -337,24 +353,25 @@ class _Loop:
         except BaseException as error:  # noqa: BLE001  # there is nobody above to tell
             self._failure = error
         finally:
-            _lose(self)
-            if not self._came_up:
-                self._not_ready.release()
-            for call in tuple(self._calls):
-                call.finish(_ended())
+            self._over()
+
+    def _over(self) -> None:
+        _lose(self)
+        if not self.came_up:
+            self._not_ready.release()
+        for call in tuple(self._calls):
+            call.finish(_ended())
 
     async def _serve(self) -> None:
         async with BlockingPortal() as portal:
             self._portal = portal
             self._call_soon = asyncio.get_running_loop().call_soon_threadsafe
-            self._came_up = True
+            self.came_up = True
             self._not_ready.release()
             try:
-                if not self._stopping:
-                    await portal.sleep_until_stopped()
+                await portal.sleep_until_stopped()
             finally:
-                mine = tuple(_open.values()) if _loop is self else ()
-                await asyncio.gather(*(value.close() for value in mine), return_exceptions=True)
+                await asyncio.gather(*(value.close() for value in tuple(_open.values())), return_exceptions=True)
 
 
 def _not_running(*_: object) -> None:
@@ -386,13 +403,10 @@ def _running_loop() -> _Loop:
     if _exiting:
         raise ClientStateError("the interpreter is exiting; nothing more can be called")
     loop = _loop
-    if loop is None:
+    if loop is None or not loop.came_up:
         with _lock:
-            if _loop is None:
-                loop = _Loop()
-                loop.start()
-                _loop = loop
-            loop = _loop
+            loop = _loop = _loop or _Loop()
+            loop.start()
     loop.check_usable()
     return loop
 
