@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from itertools import chain
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
 
 from netmind_rentgpu.bridge import Held, call, in_the_likeness, iterate, synced
 from netmind_rentgpu.client import AsyncRentGPU
@@ -82,7 +82,7 @@ class Machines(_Resource):
     def _async(self) -> AsyncMachines:
         return self._client.value.machines
 
-    list = synced(AsyncMachines.list)
+    list: Final = synced(AsyncMachines.list)
 
 
 class Auths(_Resource):
@@ -92,10 +92,10 @@ class Auths(_Resource):
     def _async(self) -> AsyncAuths:
         return self._client.value.auths
 
-    create = synced(AsyncAuths.create)
-    list = _paged(AsyncAuths.list)
-    get = synced(AsyncAuths.get)
-    ensure = synced(AsyncAuths.ensure)
+    create: Final = synced(AsyncAuths.create)
+    list: Final = _paged(AsyncAuths.list)
+    get: Final = synced(AsyncAuths.get)
+    ensure: Final = synced(AsyncAuths.ensure)
 
 
 class Images(_Resource):
@@ -105,10 +105,10 @@ class Images(_Resource):
     def _async(self) -> AsyncImages:
         return self._client.value.images
 
-    create = synced(AsyncImages.create)
-    list = _paged(AsyncImages.list)
-    get = synced(AsyncImages.get)
-    ensure = synced(AsyncImages.ensure)
+    create: Final = synced(AsyncImages.create)
+    list: Final = _paged(AsyncImages.list)
+    get: Final = synced(AsyncImages.get)
+    ensure: Final = synced(AsyncImages.ensure)
 
 
 class Containers(_Resource):
@@ -118,12 +118,12 @@ class Containers(_Resource):
     def _async(self) -> AsyncContainers:
         return self._client.value.containers
 
-    create = synced(AsyncContainers.create)
-    list = _paged(AsyncContainers.list)
-    get = synced(AsyncContainers.get)
-    stop = synced(AsyncContainers.stop)
-    restart = synced(AsyncContainers.restart)
-    delete = synced(AsyncContainers.delete)
+    create: Final = synced(AsyncContainers.create)
+    list: Final = _paged(AsyncContainers.list)
+    get: Final = synced(AsyncContainers.get)
+    stop: Final = synced(AsyncContainers.stop)
+    restart: Final = synced(AsyncContainers.restart)
+    delete: Final = synced(AsyncContainers.delete)
 
 
 class RentGPU:
@@ -210,7 +210,7 @@ class RentGPU:
         """What this client assumes where the service's documentation is silent."""
         return self._async.profile
 
-    request = synced(AsyncRentGPU.request)
+    request: Final = synced(AsyncRentGPU.request)
 
     def close(self) -> None:
         """Close the client's connections. Closing twice is closing once.

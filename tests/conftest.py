@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -65,11 +66,13 @@ def no_secret_shows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         watch.things.extend(found[0][:20])
         return found
 
+    read_one, read_many, make = Codec.one, Codec.many, AsyncRentGPU.__init__
+
+    @functools.wraps(make)
     def made(self: AsyncRentGPU, *arguments: Any, **keywords: Any) -> None:
         make(self, *arguments, **keywords)
         watch.things += [self, self._settings, self._caller, self.auths, self.images, self.containers]
 
-    read_one, read_many, make = Codec.one, Codec.many, AsyncRentGPU.__init__
     monkeypatch.setattr(RentGPUError, "__init__", raised, raising=False)
     monkeypatch.setattr(Codec, "one", one)
     monkeypatch.setattr(Codec, "many", many)

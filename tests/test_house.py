@@ -31,12 +31,15 @@ FLOORS = [
     "resources.images",
     "resources.containers",
     "client",
+    "bridge",
+    "sync",
     "cli.demo",
     "cli.app",
     "cli",
 ]
 KNOWS = {
     "aiohttp": {"wire.transport", "emulator.server", "client"},
+    "anyio": {"bridge"},
     "cattrs": {"wire.codec"},
     "orjson": {"wire.payload"},
     "click": {"cli.app"},

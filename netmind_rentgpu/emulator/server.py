@@ -64,7 +64,7 @@ class Emulator:
             balance: US dollars; once as much is spent, creates are refused. None for a balance that never ends.
             clock: seconds since 1970; containers start and costs grow by it.
         """
-        self.token = token or f"emulator-token-{seed:08x}"
+        self.token: str = token or f"emulator-token-{seed:08x}"
         self._port = port
         self._service = Service(
             seed=seed,

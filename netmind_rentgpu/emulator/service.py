@@ -65,7 +65,7 @@ class Service:
         clock: Callable[[], float],
     ) -> None:
         self.world = world
-        self.dialect = Dialect(world)
+        self.dialect: Dialect = Dialect(world)
         self._balance = balance
         self._deleted: dict[int, _Container] = {}
         self._random = Random(seed)  # noqa: S311  # to be repeatable is the point
@@ -77,7 +77,7 @@ class Service:
         self._images: dict[int, dict[str, Any]] = {}
         self._containers: dict[int, _Container] = {}
         self._next_container_id = 1001
-        self.bill = Bill()
+        self.bill: Bill = Bill()
         for content in official_images():
             self._add_image(content)
 

@@ -32,7 +32,7 @@ from netmind_rentgpu.wire.retry import delay_before_retry
 
 __all__ = ["Caller", "Reply"]
 
-logger = logging.getLogger("netmind_rentgpu")
+logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 logger.addHandler(logging.NullHandler())
 
 
@@ -74,7 +74,7 @@ class Caller:
         self._random = random
         self._slots = asyncio.Semaphore(min(settings.max_connections, transport.connection_limit or 2**31))
         self._paused_until = 0.0
-        self.codec = Codec(profile)
+        self.codec: Codec = Codec(profile)
 
     @property
     def profile(self) -> ServiceProfile:

@@ -78,9 +78,9 @@ class Walk:
 
     def __init__(self, marker: int | str | None = None) -> None:
         self.marker = marker
-        self.done = False
-        self.complete = False
-        self.gave_up = False
+        self.done: bool = False
+        self.complete: bool = False
+        self.gave_up: bool = False
         self._start = marker
         self._limit = 0
         self._given: list[int] = []

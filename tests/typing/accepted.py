@@ -11,7 +11,9 @@ from netmind_rentgpu import (
     ImageType,
     Machine,
     Page,
+    Pager,
     PaymentType,
+    RentGPU,
     Retries,
     ServiceProfile,
     SSHEndpoint,
@@ -57,3 +59,38 @@ async def everything() -> None:
         assert_type(container.extra["x"], Any)
         assert_type(await gpu.containers.delete(container.id, missing_ok=True), Container | None)
         assert_type(await gpu.request("GET", "machines", params={"gpu": 1}), Any)
+
+
+def everything_synchronously() -> None:
+    with RentGPU(
+        "token",
+        base_url="https://x",
+        profile=ServiceProfile(list_lag=3, payment_types={"USD": 0}),
+        timeout=Timeouts(total=None),
+        retries=Retries(max_attempts=2),
+        max_connections=10,
+        proxy="http://proxy",
+    ) as gpu:
+        assert_type(gpu, RentGPU)
+        machines = gpu.machines.list(
+            gpu_names=["NVIDIA_GeForce_RTX_4090", "one of tomorrow"], region="US", max_price=Decimal("0.5"), timeout=5
+        )
+        assert_type(machines, list[Machine])
+        assert_type(gpu.auths.create("a-password"), Auth)
+        assert_type(gpu.auths.ensure("a-password", timeout=None), Auth)
+        assert_type(gpu.auths.list(), Pager[Auth])
+        assert_type(gpu.auths.list().first_page(), Page[Auth])
+        assert_type(gpu.images.get(1), Image)
+        assert_type(gpu.images.create(name="n", image_name="i", image_tag="t", image_label="l"), Image)
+        assert_type(list(gpu.images.list(image_type=ImageType.CUSTOM)), list[Image])
+        for page in gpu.containers.list(page_size=5, marker=7).pages():
+            assert_type(page, Page[Container])
+        container = gpu.containers.create(
+            name="n", auth_id=1, node_name="n", image_template_id=1, payment_type=PaymentType.USD
+        )
+        assert_type(container, Container)
+        assert_type(gpu.containers.stop(container.id), Container)
+        assert_type(gpu.containers.delete(container.id, missing_ok=True), Container | None)
+        assert_type(gpu.request("GET", "machines", params={"gpu": 1}), Any)
+        assert_type(gpu.profile, ServiceProfile)
+        assert_type(gpu.close(), None)

@@ -1,6 +1,8 @@
 """What type checkers must reject: each line marked so. Checked by CI, never run."""
 
-from netmind_rentgpu import AsyncRentGPU, PaymentType, Timeouts
+from aiohttp import ClientSession
+
+from netmind_rentgpu import AsyncRentGPU, PaymentType, RentGPU, Timeouts
 
 
 async def mistakes(gpu: AsyncRentGPU) -> None:
@@ -26,3 +28,29 @@ async def mistakes(gpu: AsyncRentGPU) -> None:
     container.name = "other"  # reject
     container.ssh_endpoint.host  # reject
     (await gpu.auths.list()).items[0].value.upper()  # reject
+
+
+def synchronous_mistakes(gpu: RentGPU, session: ClientSession) -> None:
+    RentGPU(token=7)  # reject
+    RentGPU(session=session)  # reject
+    gpu.machines.list("US")  # reject
+    gpu.machines.list(gpu="1")  # reject
+    gpu.auths.create()  # reject
+    gpu.auths.create(value=12345678)  # reject
+    gpu.images.create(name="n")  # reject
+    gpu.containers.create(name="n", auth_id=1, node_name="n", image_template_id=1)  # reject
+    gpu.containers.get("1")  # reject
+    gpu.containers.get(1).nonsense  # reject
+    gpu.containers.get(1).name.upper()  # reject
+    gpu.containers.list(page_size="2")  # reject
+    gpu.containers.list().items  # reject
+    gpu.containers.start(1)  # reject
+    gpu.request("GET")  # reject
+
+
+async def mixed_up(gpu: RentGPU) -> None:
+    await gpu.containers.get(1)  # reject
+    async for _ in gpu.containers.list():  # reject
+        pass
+    async with gpu:  # reject
+        pass

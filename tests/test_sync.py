@@ -1,0 +1,408 @@
+"""`RentGPU` beside `AsyncRentGPU`: the same names, arguments, results and errors; and how it behaves in one process."""
+
+import contextvars
+import copy
+import inspect
+import logging
+import pickle
+import threading
+import traceback
+from collections.abc import Iterator
+from typing import Any
+
+import canaries
+import pytest
+
+import netmind_rentgpu
+from netmind_rentgpu import (
+    APIConnectionError,
+    AsyncPager,
+    AsyncRentGPU,
+    Auth,
+    ClientStateError,
+    ConfigurationError,
+    Container,
+    Image,
+    ImageType,
+    InvalidArgumentError,
+    InvalidRequestError,
+    Machine,
+    NotFoundError,
+    Page,
+    Pager,
+    PaymentType,
+    RentGPU,
+    Retries,
+    bridge,
+    sync,
+)
+from netmind_rentgpu.emulator import Emulator
+from netmind_rentgpu.resources.auths import AsyncAuths
+from netmind_rentgpu.resources.containers import AsyncContainers
+from netmind_rentgpu.resources.images import AsyncImages
+from netmind_rentgpu.resources.machines import AsyncMachines
+
+PAIRS: list[tuple[type[Any], type[Any]]] = [
+    (AsyncRentGPU, RentGPU),
+    (AsyncMachines, sync.Machines),
+    (AsyncAuths, sync.Auths),
+    (AsyncImages, sync.Images),
+    (AsyncContainers, sync.Containers),
+    (AsyncPager, Pager),
+]
+# What the synchronous side has not, and why.
+MISSING_ARGUMENTS = {"session": "a session belongs to the event loop that it was made in"}
+
+
+def public(kind: type[Any]) -> set[str]:
+    return {name for name in [*dir(kind), *getattr(kind, "__annotations__", {})] if not name.startswith("_")}
+
+
+@pytest.fixture
+def served(clock: Any) -> Iterator[Emulator]:
+    with Emulator(seed=7, boot_seconds=10, token=canaries.TOKEN, clock=clock) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def gpu(served: Emulator) -> Iterator[RentGPU]:
+    with RentGPU(served.token, base_url=served.url, retries=Retries(base_delay=0, max_delay=0)) as gpu:
+        yield gpu
+
+
+# Parity
+
+
+def test_every_asynchronous_name_has_its_pair() -> None:
+    exported = {name for name in netmind_rentgpu.__all__ if name.startswith("Async")}
+    assert exported <= {one.__name__ for one, _ in PAIRS}
+    for one, other in PAIRS:
+        assert public(one) == public(other)
+        assert one.__name__ == f"Async{other.__name__}"
+    assert public(AsyncRentGPU) >= {"machines", "auths", "images", "containers", "request", "close", "profile"}
+
+
+METHODS = [
+    (one, other, name)
+    for one, other in PAIRS
+    for name in sorted(public(one))
+    if callable(inspect.getattr_static(one, name, None))
+]
+
+
+@pytest.mark.parametrize(("one", "other", "name"), [(*pair, "__init__") for pair in PAIRS[:1]] + METHODS)
+def test_signatures_and_documentation_are_the_same(one: type[Any], other: type[Any], name: str) -> None:
+    theirs, ours = inspect.signature(getattr(one, name)), inspect.signature(getattr(other, name))
+    expected = [parameter for parameter in theirs.parameters.values() if parameter.name not in MISSING_ARGUMENTS]
+    assert list(ours.parameters.values()) == expected
+    returned = theirs.return_annotation.replace("AsyncPager", "Pager").replace("AsyncIterator", "Iterator")
+    assert ours.return_annotation == returned
+    assert getattr(other, name).__name__ == name
+    assert getattr(other, name).__qualname__ == f"{other.__name__}.{name}"
+    documented = getattr(other, name).__doc__
+    if name not in ("__init__", "close"):
+        assert documented == getattr(one, name).__doc__
+        return
+    # Each paragraph on an argument is the same; what differs is said once, in the open.
+    lines = {line.strip() for line in getattr(one, name).__doc__.splitlines()}
+    extra = [line.strip() for line in documented.splitlines() if line.strip() not in lines]
+    assert (
+        extra
+        == {
+            "__init__": [
+                f"Of `AsyncRentGPU`'s arguments, `session` is missing: {MISSING_ARGUMENTS['session']}.",
+                "ConfigurationError: no token, or a URL, proxy or profile that cannot be used.",
+            ],
+            "close": ["ClientStateError: this is the thread of the client's own event loop."],
+        }[name]
+    )
+
+
+@pytest.mark.parametrize(("one", "other", "name"), METHODS)
+def test_nothing_synchronous_is_a_coroutine_function(one: type[Any], other: type[Any], name: str) -> None:
+    method = getattr(other, name)
+    assert not inspect.iscoroutinefunction(method)
+    assert not inspect.isasyncgenfunction(method)
+    assert not hasattr(method, "__wrapped__")
+
+
+def test_no_class_can_be_used_asynchronously() -> None:
+    for _, other in PAIRS:
+        for name in ("__await__", "__aiter__", "__anext__", "__aenter__", "__aexit__"):
+            assert not hasattr(other, name)
+
+
+# The thirteen calls
+
+
+def test_the_whole_service(gpu: RentGPU, served: Emulator, clock: Any) -> None:
+    machines = gpu.machines.list(gpu_names=["NVIDIA_GeForce_RTX_4090"])
+    assert machines
+    assert {type(machine) for machine in machines} == {Machine}
+    auth = gpu.auths.create(canaries.PASSWORD)
+    assert gpu.auths.get(auth.id) == auth == gpu.auths.ensure(canaries.PASSWORD)
+    assert list(gpu.auths.list()) == [auth]
+    image = gpu.images.create(name="n", image_name="i", image_tag="t", image_label="l")
+    assert gpu.images.ensure(name="n", image_name="i", image_tag="t", image_label="l") == image
+    assert isinstance(gpu.images.get(image.id), Image)
+    official = gpu.images.list(image_type=ImageType.OFFICIAL, page_size=2)
+    assert len(list(official)) == len(list(official)) > 2
+    container = gpu.containers.create(
+        name="n",
+        auth_id=auth.id,
+        node_name=machines[0].node_name,
+        image_template_id=image.id,
+        payment_type=PaymentType.USD,
+    )
+    assert isinstance(container, Container)
+    assert [charge.name for charge in served.running] == ["n"]
+    clock.now += 60
+    assert gpu.containers.get(container.id).ssh_endpoint is not None
+    assert [item.id for item in gpu.containers.list()] == [container.id]
+    gpu.containers.stop(container.id)
+    gpu.containers.restart(container.id)
+    gpu.containers.delete(container.id)
+    assert gpu.containers.delete(container.id, missing_ok=True) is None
+    assert served.running == []
+    assert isinstance(gpu.request("GET", "machines", params={"gpu": 1}), list)
+
+
+def test_no_result_is_asynchronous(gpu: RentGPU) -> None:
+    results = [
+        gpu.machines.list(),
+        gpu.images.list(),
+        gpu.images.list().pages(),
+        iter(gpu.images.list()),
+        gpu.images.list().first_page(),
+        gpu.auths.create("long-enough"),
+        gpu.request("GET", "machines"),
+        gpu.profile,
+        gpu.close(),
+    ]
+    for result in results:
+        assert not inspect.isawaitable(result)
+        assert not hasattr(result, "__aiter__")
+        assert not hasattr(result, "__aenter__")
+
+
+def test_a_pager_gives_items_pages_and_the_first_page(gpu: RentGPU) -> None:
+    pager = gpu.images.list(page_size=2)
+    assert isinstance(pager, Pager)
+    page = pager.first_page()
+    assert isinstance(page, Page)
+    assert len(page) == 2
+    pages = list(pager.pages())
+    assert [image for page in pages for image in page] == list(pager)
+    assert page.items == pages[0].items
+    assert list(gpu.images.list(marker=page.next_marker)) == list(pager)[2:]
+    with pytest.raises(InvalidArgumentError):
+        gpu.images.list(page_size=0)  # now, and not at the first page
+    assert repr(pager) == "<Pager: iterate it for every item, or take its first_page()>"
+
+
+def test_an_iteration_that_is_left_can_be_begun_again(gpu: RentGPU) -> None:
+    pager = gpu.images.list(page_size=2)
+    for _ in range(3):
+        next(iter(pager))
+        pages = pager.pages()
+        next(pages)
+        pages.close()  # type: ignore[attr-defined]
+    assert len(list(pager)) > 2
+
+
+# Errors
+
+
+def test_errors_are_the_asynchronous_ones(gpu: RentGPU) -> None:
+    with pytest.raises(NotFoundError) as caught:
+        gpu.containers.get(999)
+    assert (caught.value.status, caught.value.method) == (404, "GET")
+    assert caught.value.path.endswith("/containers/999")
+    with pytest.raises(InvalidRequestError) as refused:
+        gpu.request("POST", "auths/", json={})
+    assert refused.value.fields
+    assert type(pickle.loads(pickle.dumps(caught.value))) is NotFoundError
+
+
+def _ours(error: BaseException) -> list[str]:
+    files = (bridge.__file__, sync.__file__)
+    return [frame.name for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
+
+
+@pytest.mark.parametrize("what", ["call", "create", "page", "item", "pages", "request"])
+def test_at_most_two_frames_are_added_to_a_traceback(what: str) -> None:
+    with RentGPU("token", base_url="http://127.0.0.1:1", retries=0) as gpu:
+        call = {
+            "call": lambda: gpu.containers.get(1),
+            "create": lambda: gpu.auths.create("long-enough"),
+            "page": lambda: gpu.images.list().first_page(),
+            "item": lambda: next(iter(gpu.images.list())),
+            "pages": lambda: next(gpu.images.list().pages()),
+            "request": lambda: gpu.request("GET", "machines"),
+        }[what]
+        for _ in range(2):
+            with pytest.raises(APIConnectionError) as caught:
+                call()
+            assert 1 <= len(_ours(caught.value)) <= 2
+            assert isinstance(caught.value.__cause__, OSError)
+            assert caught.value.__context__ is None
+
+
+def test_it_is_the_very_same_error_and_nothing_holds_it() -> None:
+    error = ZeroDivisionError("of the call")
+    error.__cause__ = cause = KeyError("why")
+
+    async def fails() -> None:
+        raise error
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        bridge.call(fails)
+    assert caught.value is error
+    assert caught.value.__cause__ is cause
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    assert [frame.f_code.co_name for frame in frames][-2:] == ["call", "fails"]
+    assert not any(error in frame.f_locals.values() for frame in frames if frame.f_code.co_name == "call")
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_what_is_no_exception_comes_out_and_leaves_the_loop_running(kind: type[BaseException]) -> None:
+    async def fails() -> None:
+        raise kind
+
+    with pytest.raises(kind):
+        bridge.call(fails)
+
+    async def works() -> int:
+        return 1
+
+    assert bridge.call(works) == 1
+
+
+def test_wrong_arguments_are_the_callers_error(gpu: RentGPU) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'nonsense'"):
+        gpu.containers.get(1, nonsense=2)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="missing"):
+        gpu.containers.get()  # type: ignore[call-arg]
+
+
+# State
+
+
+def test_after_close_every_call_is_refused(served: Emulator) -> None:
+    gpu = RentGPU(served.token, base_url=served.url)
+    pager = gpu.images.list()
+    iterator = gpu.images.list(page_size=2).pages()
+    next(iterator)
+    gpu.close()
+    gpu.close()
+    for call in (
+        gpu.machines.list,
+        gpu.images.list,
+        lambda: gpu.containers.get(1),
+        pager.first_page,
+        lambda: next(iterator),
+    ):
+        with pytest.raises(ClientStateError, match="closed"):
+            call()
+
+
+def test_the_resources_keep_their_client_open(served: Emulator) -> None:
+    assert RentGPU(served.token, base_url=served.url).machines.list()
+    images = RentGPU(served.token, base_url=served.url).images.list()
+    assert list(images)
+
+
+def test_a_client_says_what_it_is_and_cannot_be_pickled() -> None:
+    gpu = RentGPU(canaries.TOKEN, base_url="http://127.0.0.1:1")
+    assert repr(gpu) == "RentGPU(base_url='http://127.0.0.1:1')"
+    for copied in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match="cannot be pickled"):
+            copied(gpu)  # type: ignore[operator]
+    with pytest.raises(ConfigurationError):
+        RentGPU()
+    with pytest.raises(TypeError, match="session"):
+        RentGPU("token", session=None)  # type: ignore[call-arg]
+
+
+async def test_a_copy_of_an_asynchronous_client_has_connections_of_its_own(emulator: Emulator) -> None:
+    async with AsyncRentGPU(emulator.token, base_url=emulator.url, timeout=7) as gpu:
+        other = copy.copy(gpu)
+        assert other._settings == gpu._settings
+        await other.machines.list()
+        await other.close()
+        assert await gpu.machines.list()
+
+
+# Where it is called
+
+
+async def test_it_works_inside_a_running_loop() -> None:
+    with Emulator(seed=7) as emulator, RentGPU(emulator.token, base_url=emulator.url) as gpu:
+        assert gpu.machines.list()
+        assert list(gpu.images.list())
+
+
+class Reacting(logging.Handler):
+    """Calls the client where its own log lines are written: in the loop's thread."""
+
+    def __init__(self, calls: list[Any]) -> None:
+        super().__init__(logging.DEBUG)
+        self.calls = calls
+        self.errors: list[Exception] = []
+        self.seen: list[Any] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if threading.current_thread() is threading.main_thread():
+            return
+        self.seen.append(TASTE.get())
+        for call in self.calls:
+            try:
+                call()
+            except Exception as error:  # noqa: BLE001
+                self.errors.append(error)
+
+
+TASTE = contextvars.ContextVar("taste", default="none")
+
+
+def test_from_the_loops_own_thread_it_says_what_to_do_and_sees_the_callers_context(gpu: RentGPU) -> None:
+    iterator = iter(gpu.images.list())
+    calls = [lambda: gpu.containers.get(1), gpu.images.list().first_page, lambda: next(iterator), gpu.close]
+    handler = Reacting(calls)
+    logger = logging.getLogger("netmind_rentgpu")
+    logger.addHandler(handler)
+    token = TASTE.set("sweet")
+    try:
+        gpu.machines.list()
+    finally:
+        TASTE.reset(token)
+        logger.removeHandler(handler)
+    assert [type(error) for error in handler.errors] == [ClientStateError] * 4
+    assert all("AsyncRentGPU" in str(error) for error in handler.errors)
+    assert handler.seen == ["sweet"]
+    assert gpu.machines.list()
+
+
+def test_a_client_that_is_dropped_in_the_loops_own_thread_is_closed(served: Emulator) -> None:
+    box = [RentGPU(served.token, base_url=served.url)]
+    box[0].machines.list()
+    inside = box[0]._async
+
+    async def drop() -> None:
+        box.clear()
+
+    bridge.call(drop)
+
+    async def closed() -> None:
+        while not inside._caller._transport._closed:  # type: ignore[attr-defined]
+            await bridge.asyncio.sleep(0)
+
+    bridge.call(bridge.asyncio.wait_for, closed(), 10)
+
+
+def test_secrets_stay_hidden(gpu: RentGPU) -> None:
+    auth = gpu.auths.create(canaries.PASSWORD)
+    assert isinstance(auth, Auth)
+    for thing in (gpu, gpu.auths, gpu.auths.list(), auth, gpu.auths.list().first_page()):
+        assert canaries.PASSWORD not in repr(thing)
+        assert canaries.TOKEN not in repr(thing)
