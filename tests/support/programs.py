@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from textwrap import dedent
 
 LONGEST = 40.0
 """Seconds; a bound against hanging, not a measure of anything."""
+WARNINGS = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
+"""Every warning is an error, but Python's own of a fork in a process with threads."""
 BEGIN = """
 import asyncio, gc, os, random, signal, sys, threading, time, traceback
 from netmind_rentgpu import *
@@ -29,28 +32,26 @@ class Program:
     output: str = ""
     errors: str = ""
 
-    async def run(self, url: str, started: Callable[[], None] = lambda: None) -> Program:
-        """Run with a client's settings in the environment and every warning an error.
-
-        Python's own warning of a fork in a process with threads is the one exception.
-        """
+    async def run(self, url: str, warnings: Sequence[str] = WARNINGS) -> Program:
+        """Run with a client's settings in the environment."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *("-W", "error", "-W", "ignore:This process:DeprecationWarning"),
+            *warnings,
             *("-c", BEGIN + dedent(self.code)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env={**os.environ, "NETMIND_BASE_URL": url, "NETMIND_API_KEY": "token", **self.environment},
+            start_new_session=True,
         )
         self.pid = process.pid
-        started()
         try:
             async with asyncio.timeout(LONGEST):
                 output, errors = await process.communicate()
         finally:
             if process.returncode is None:
-                process.kill()
+                # Its children, too.
+                os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         self.status, self.output, self.errors = process.returncode, output.decode(), errors.decode()
         return self
