@@ -22,6 +22,7 @@ def app() -> None:
 @click.option(
     "--live", is_flag=True, help="Read the real service instead, with the token in NETMIND_API_KEY. Rents nothing."
 )
+@click.option("--sync", "synchronous", is_flag=True, help="Tell it through RentGPU, the synchronous client.")
 @click.option("--seed", default=7, show_default=True, help="What the emulated machines and prices follow from.")
 @click.option(
     "--boot-seconds",
@@ -30,12 +31,15 @@ def app() -> None:
     show_default=True,
     help="About how long an emulated container takes to start.",
 )
-def demo(*, live: bool, seed: int, boot_seconds: float) -> None:
+def demo(*, live: bool, synchronous: bool, seed: int, boot_seconds: float) -> None:
     """Rent, use and return a GPU on a local emulator, which needs no account."""
     from netmind_rentgpu.cli.demo import Demo
 
     show = Demo()
     try:
-        asyncio.run(show.live() if live else show.emulated(seed, boot_seconds))
+        if synchronous:
+            show.live_synchronously() if live else show.emulated_synchronously(seed, boot_seconds)
+        else:
+            asyncio.run(show.live() if live else show.emulated(seed, boot_seconds))
     except RentGPUError as error:
         raise click.ClickException(str(error)) from error

@@ -1,10 +1,16 @@
-"""`netmind-rentgpu demo`: every call of the service, in the order a renter makes them, shown as it goes."""
+"""`netmind-rentgpu demo`: every call of the service, in the order a renter makes them, shown as it goes.
+
+The story is told once, for both clients: it yields what a call gave it, and whoever tells it sends back the result.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from typing import Any
+import time
+from collections.abc import Generator
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,11 +22,20 @@ from rich.text import Text
 from netmind_rentgpu.client import AsyncRentGPU
 from netmind_rentgpu.errors import RentGPUError
 from netmind_rentgpu.models import Container, ImageType, Machine, PaymentType
+from netmind_rentgpu.sync import Pager, RentGPU
+from netmind_rentgpu.wire.paging import AsyncPager
+
+if TYPE_CHECKING:
+    from netmind_rentgpu.emulator import Emulator
 
 __all__ = ["Demo"]
 
+Story: TypeAlias = Generator[Any, Any, Any]
+"""Yields calls (of the asynchronous client) or their results (of the synchronous one), or seconds to wait."""
+
 _ROWS = 6
 _LONGEST_START = 300.0
+_BETWEEN_TWO_LOOKS = 0.2
 _INDENT = (0, 0, 0, 4)
 
 
@@ -43,18 +58,21 @@ class Demo:
             Emulator(seed=seed, boot_seconds=boot_seconds) as emulator,
             AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu,
         ):
-            self._say(f"An emulated service is at {emulator.url}; nothing here costs money.\n")
-            await self._rent_and_return(gpu)
-            still = await gpu.containers.list()
-            self._say("")
-            for charge in emulator.charges:
-                self._say(
-                    f"The bill: {charge.name} ran {charge.seconds:.1f} s at {charge.hourly_price} USD an hour, "
-                    f"{charge.cost:.6f} USD."
-                )
-            if emulator.running or still.items:
-                raise RentGPUError(f"still rented: {', '.join(charge.name for charge in emulator.running)}")
-            self._say(f"[bold green]Nothing is still rented.[/] Spent: {emulator.spent:.6f} USD.")
+            await _told(self._emulated(gpu, emulator))
+
+    def emulated_synchronously(self, seed: int, boot_seconds: float) -> None:
+        """Do the same through the synchronous client.
+
+        Raises:
+            RentGPUError: a call failed, or something was still rented in the end.
+        """
+        from netmind_rentgpu.emulator import Emulator
+
+        with (
+            Emulator(seed=seed, boot_seconds=boot_seconds) as emulator,
+            RentGPU(emulator.token, base_url=emulator.url) as gpu,
+        ):
+            _told_synchronously(self._emulated(gpu, emulator))
 
     async def live(self) -> None:
         """Read the real service with the user's token, and rent nothing.
@@ -63,48 +81,75 @@ class Demo:
             RentGPUError: a call failed.
         """
         async with AsyncRentGPU() as gpu:
-            self._say(f"{gpu!r}: this only reads, and rents nothing.\n")
-            machines = await gpu.machines.list()
-            self._step("gpu.machines.list()", f"{len(machines)} machines")
-            self._show_machines(machines)
-            auths = await gpu.auths.list()
-            self._step("gpu.auths.list()", f"{len(auths)} on the first page")
-            if auths.items:
-                auth = await gpu.auths.get(auths.items[0].id)
-                self._step(f"gpu.auths.get({auth.id})", f"made {auth.created_at}")
-            images = await gpu.images.list()
-            self._step("gpu.images.list()", f"{len(images)} on the first page")
-            if images.items:
-                image = await gpu.images.get(images.items[0].id)
-                self._step(f"gpu.images.get({image.id})", f"{image.name}: {image.image_name}:{image.image_tag}")
-            rented = [container async for container in gpu.containers.list()]
-            self._step("gpu.containers.list()", f"{len(rented)} rented")
-            if rented:
-                container = await gpu.containers.get(rented[0].id)
-                self._step(f"gpu.containers.get({container.id})", f"{container.name}, status {container.status}")
+            await _told(self._live(gpu))
 
-    async def _rent_and_return(self, gpu: AsyncRentGPU) -> None:
-        machines = await gpu.machines.list()
+    def live_synchronously(self) -> None:
+        """Do the same through the synchronous client.
+
+        Raises:
+            RentGPUError: a call failed.
+        """
+        with RentGPU() as gpu:
+            _told_synchronously(self._live(gpu))
+
+    def _emulated(self, gpu: AsyncRentGPU | RentGPU, emulator: Emulator) -> Story:
+        self._say(f"An emulated service is at {emulator.url}; nothing here costs money.\n")
+        yield from self._rent_and_return(gpu)
+        still = yield gpu.containers.list().first_page()
+        self._say("")
+        for charge in emulator.charges:
+            self._say(
+                f"The bill: {charge.name} ran {charge.seconds:.1f} s at {charge.hourly_price} USD an hour, "
+                f"{charge.cost:.6f} USD."
+            )
+        if emulator.running or still.items:
+            raise RentGPUError(f"still rented: {', '.join(charge.name for charge in emulator.running)}")
+        self._say(f"[bold green]Nothing is still rented.[/] Spent: {emulator.spent:.6f} USD.")
+
+    def _live(self, gpu: AsyncRentGPU | RentGPU) -> Story:
+        self._say(f"{gpu!r}: this only reads, and rents nothing.\n")
+        machines = yield gpu.machines.list()
+        self._step("gpu.machines.list()", f"{len(machines)} machines")
+        self._show_machines(machines)
+        auths = yield gpu.auths.list().first_page()
+        self._step("gpu.auths.list()", f"{len(auths)} on the first page")
+        if auths.items:
+            auth = yield gpu.auths.get(auths.items[0].id)
+            self._step(f"gpu.auths.get({auth.id})", f"made {auth.created_at}")
+        images = yield gpu.images.list().first_page()
+        self._step("gpu.images.list()", f"{len(images)} on the first page")
+        if images.items:
+            image = yield gpu.images.get(images.items[0].id)
+            self._step(f"gpu.images.get({image.id})", f"{image.name}: {image.image_name}:{image.image_tag}")
+        rented = yield gpu.containers.list()
+        self._step("gpu.containers.list()", f"{len(rented)} rented")
+        if rented:
+            container = yield gpu.containers.get(rented[0].id)
+            self._step(f"gpu.containers.get({container.id})", f"{container.name}, status {container.status}")
+
+    def _rent_and_return(self, gpu: AsyncRentGPU | RentGPU) -> Story:
+        machines = yield gpu.machines.list()
         self._step("gpu.machines.list()", f"{len(machines)} machines")
         self._show_machines(machines)
         machine = machines[0]
 
-        auth = await gpu.auths.create(secrets.token_urlsafe(16))
+        auth = yield gpu.auths.create(secrets.token_urlsafe(16))
         self._step("gpu.auths.create(...)", f"a password for SSH, kept as auth {auth.id}")
-        self._step("gpu.auths.list()", f"this account keeps {len(await gpu.auths.list())}")
-        auth = await gpu.auths.get(auth.id)
+        auths = yield gpu.auths.list()
+        self._step("gpu.auths.list()", f"this account keeps {len(auths)}")
+        auth = yield gpu.auths.get(auth.id)
         self._step(f"gpu.auths.get({auth.id})", f"made {auth.created_at}; no print of it shows the password")
 
-        official = [image async for image in gpu.images.list(image_type=ImageType.OFFICIAL)]
+        official = yield gpu.images.list(image_type=ImageType.OFFICIAL)
         self._step("gpu.images.list()", f"{len(official)} official: {', '.join(str(image.name) for image in official)}")
-        image = await gpu.images.create(
+        image = yield gpu.images.create(
             name="demo", image_name="pytorch/pytorch", image_tag="2.4.0", image_label="pytorch", onstart="nvidia-smi"
         )
         self._step("gpu.images.create(...)", f"an image of our own, {image.id}")
-        image = await gpu.images.get(image.id)
+        image = yield gpu.images.get(image.id)
         self._step(f"gpu.images.get({image.id})", f"{image.image_name}:{image.image_tag}, {image.image_type}")
 
-        container = await gpu.containers.create(
+        container = yield gpu.containers.create(
             name=f"demo-{secrets.token_hex(4)}",
             auth_id=auth.id,
             gpu=1,
@@ -114,19 +159,19 @@ class Demo:
         )
         try:
             self._step("gpu.containers.create(...)", f"{container.name}, {machine.gpu_name} on {machine.node_name}")
-            rented = await gpu.containers.list()
+            rented = yield gpu.containers.list()
             self._step("gpu.containers.list()", f"{len(rented)} rented")
-            container = await self._until_endpoint(gpu, container)
-            await gpu.containers.stop(container.id)
+            yield from self._until_endpoint(gpu, container)
+            yield gpu.containers.stop(container.id)
             self._step(f"gpu.containers.stop({container.id})", "stopped")
-            await gpu.containers.restart(container.id)
+            yield gpu.containers.restart(container.id)
             self._step(f"gpu.containers.restart({container.id})", "starting again")
-            await self._until_endpoint(gpu, container)
+            yield from self._until_endpoint(gpu, container)
         finally:
-            await gpu.containers.delete(container.id, missing_ok=True)
+            yield gpu.containers.delete(container.id, missing_ok=True)
             self._step(f"gpu.containers.delete({container.id})", "deleted")
 
-    async def _until_endpoint(self, gpu: AsyncRentGPU, container: Container) -> Container:
+    def _until_endpoint(self, gpu: AsyncRentGPU | RentGPU, container: Container) -> Story:
         """Follow a container until `ssh` names an endpoint."""
         self._call(f"gpu.containers.get({container.id})")
         columns: tuple[Any, ...] = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -135,16 +180,15 @@ class Demo:
         ) as progress:
             task = progress.add_task("asking,")
             while True:
-                container = await gpu.containers.get(container.id)
+                container = yield gpu.containers.get(container.id)
                 progress.update(task, description=f"{container.name}: status {container.status}, no endpoint yet,")
                 if container.ssh_endpoint is not None:
                     break
                 if (progress.tasks[0].elapsed or 0.0) > _LONGEST_START:
                     raise RentGPUError(f"{container.name} names no endpoint after {_LONGEST_START:g} s")
-                await asyncio.sleep(0.2)
+                yield _BETWEEN_TWO_LOOKS
             seconds = progress.tasks[0].elapsed or 0.0
         self._result(f"after {seconds:.1f} s: {container.ssh}")
-        return container
 
     def _show_machines(self, machines: list[Machine]) -> None:
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
@@ -174,3 +218,41 @@ class Demo:
 
     def _say(self, text: str) -> None:
         self._console.print(text)
+
+
+async def _told(story: Story) -> None:
+    """Tell a story through the asynchronous client."""
+    go_on = partial(next, story)
+    while True:
+        try:
+            step = go_on()
+        except StopIteration:
+            return
+        try:
+            go_on = partial(story.send, await _result(step))
+        except BaseException as error:  # noqa: BLE001  # the story cleans up, and raises it again
+            go_on = partial(story.throw, error)
+
+
+async def _result(step: Any) -> Any:
+    if isinstance(step, float):
+        return await asyncio.sleep(step)
+    if isinstance(step, AsyncPager):
+        return [item async for item in cast("AsyncPager[Any]", step)]
+    return await step
+
+
+def _told_synchronously(story: Story) -> None:
+    """Tell a story through the synchronous client, whose calls have been made when they are yielded."""
+    go_on = partial(next, story)
+    while True:
+        try:
+            step = go_on()
+        except StopIteration:
+            return
+        try:
+            if isinstance(step, float):
+                time.sleep(step)
+            go_on = partial(story.send, list(cast("Pager[Any]", step)) if isinstance(step, Pager) else step)
+        except BaseException as error:  # noqa: BLE001  # the story cleans up, and raises it again
+            go_on = partial(story.throw, error)

@@ -3,6 +3,7 @@
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,8 +48,9 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
     )
 
 
-def test_the_demo_makes_all_thirteen_calls_and_leaves_nothing(tmp_path: Path) -> None:
-    done = run("demo", "--boot-seconds", "0.1", cwd=tmp_path)
+@pytest.mark.parametrize("through", [(), ("--sync",)])
+def test_the_demo_makes_all_thirteen_calls_and_leaves_nothing(tmp_path: Path, through: tuple[str, ...]) -> None:
+    done = run("demo", "--boot-seconds", "0.1", *through, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.findall(r"^ ?\d+\. (.+)$", done.stdout, re.MULTILINE) == CALLS
     assert len(set(CALLS)) == 13
@@ -76,12 +78,13 @@ def test_on_a_terminal_it_shows_progress(tmp_path: Path) -> None:
     assert b"Nothing is still rented." in shown
 
 
-async def test_live_reads_and_rents_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("through", [(), ("--sync",)])
+async def test_live_reads_and_rents_nothing(tmp_path: Path, through: tuple[str, ...]) -> None:
     import anyio
 
     async with Emulator(seed=7) as emulator:
         environment = {"NETMIND_BASE_URL": emulator.url, "NETMIND_API_KEY": emulator.token}
-        empty = await anyio.to_thread.run_sync(lambda: run("demo", "--live", cwd=tmp_path, **environment))
+        empty = await anyio.to_thread.run_sync(lambda: run("demo", "--live", *through, cwd=tmp_path, **environment))
         assert (empty.returncode, empty.stderr) == (0, "")
         assert "60 machines" in empty.stdout
         assert "0 rented" in empty.stdout
@@ -95,12 +98,33 @@ async def test_live_reads_and_rents_nothing(tmp_path: Path) -> None:
                 image_template_id=1,
                 payment_type=PaymentType.USD,
             )
-        full = await anyio.to_thread.run_sync(lambda: run("demo", "--live", cwd=tmp_path, **environment))
+        full = await anyio.to_thread.run_sync(lambda: run("demo", "--live", *through, cwd=tmp_path, **environment))
         assert (full.returncode, full.stderr) == (0, "")
         assert "gpu.auths.get(1)" in full.stdout
         assert "[mine], status 0" in full.stdout
         assert "canary" not in full.stdout
         assert len(emulator.charges) == 1
+
+
+@pytest.mark.parametrize("through", [(), ("--sync",)])
+def test_an_interrupted_demo_returns_what_it_rented(tmp_path: Path, through: tuple[str, ...]) -> None:
+    with subprocess.Popen(
+        [PROGRAM, "demo", "--boot-seconds", "3600", *through],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        told = ""
+        while "gpu.containers.get(1001)" not in told:
+            told += process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        told += process.stdout.read()
+        assert process.wait(60) != 0
+    assert "gpu.containers.delete(1001)" in told
+    assert "stop(1001)" not in told
 
 
 def test_live_without_a_token_says_what_is_missing(tmp_path: Path) -> None:
