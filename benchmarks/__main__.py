@@ -6,9 +6,15 @@ import argparse
 import platform
 import sys
 
-from benchmarks import calls, decoding, importing
+from benchmarks import bridging, calls, decoding, importing, synchronous
 
-ALL = {"calls": calls.run, "decoding": decoding.run, "importing": importing.run}
+ALL = {
+    "calls": calls.run,
+    "decoding": decoding.run,
+    "importing": importing.run,
+    "synchronous": synchronous.run,
+    "bridging": bridging.run,
+}
 
 
 def main() -> int:

@@ -8,8 +8,6 @@ then the argument's check and the model.
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable
 
@@ -17,6 +15,7 @@ import aiohttp
 import orjson
 
 from benchmarks.measure import report
+from benchmarks.server import PATH, serving
 from netmind_rentgpu import DEFAULT, AsyncRentGPU, Container, ServiceProfile, Timeouts
 from netmind_rentgpu.settings import Settings
 from netmind_rentgpu.wire.caller import Caller
@@ -24,7 +23,6 @@ from netmind_rentgpu.wire.outcome import Request
 from netmind_rentgpu.wire.transport import Transport
 
 LIMIT = 1.15
-PATH = "/v1/rentgpu/containers/1"
 BARE = "bare aiohttp and orjson"
 
 
@@ -97,9 +95,5 @@ async def _run(url: str, rounds: int) -> bool:
 
 def run(rounds: int) -> bool:
     """Measure against a server in a process of its own."""
-    with subprocess.Popen([sys.executable, "-m", "benchmarks.server"], stdout=subprocess.PIPE, text=True) as server:
-        try:
-            port = server.stdout.readline().strip() if server.stdout else ""
-            return asyncio.run(_run(f"http://127.0.0.1:{port}", rounds))
-        finally:
-            server.kill()
+    with serving() as url:
+        return asyncio.run(_run(url, rounds))

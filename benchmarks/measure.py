@@ -17,15 +17,26 @@ def ratios(rounds: Sequence[Mapping[str, float]], baseline: str) -> dict[str, tu
 
 
 def report(
-    title: str, rounds: Sequence[Mapping[str, float]], baseline: str, unit: str, limits: Mapping[str, float]
+    title: str,
+    rounds: Sequence[Mapping[str, float]],
+    baseline: str,
+    unit: str,
+    limits: Mapping[str, float],
+    *,
+    floors: Mapping[str, float] | None = None,
 ) -> bool:
-    """Print a table; return whether every limit was kept by the median."""
+    """Print a table; return whether the medians kept every limit, which they may not pass, and every floor."""
     print(f"\n{title} ({len(rounds)} interleaved rounds; ratio to {baseline!r}: median, middle half)")
     kept = True
     for name, (median, low, high) in ratios(rounds, baseline).items():
         value = statistics.median(one[name] for one in rounds)
-        limit = limits.get(name)
-        verdict = "" if limit is None else f"  limit {limit:g}: {'kept' if median <= limit else 'MISSED'}"
-        kept = kept and (limit is None or median <= limit)
+        verdict = ""
+        for word, bound, good in (
+            ("limit", limit := limits.get(name), limit is None or median <= limit),
+            ("at least", floor := (floors or {}).get(name), floor is None or median >= floor),
+        ):
+            if bound is not None:
+                verdict = f"  {word} {bound:g}: {'kept' if good else 'MISSED'}"
+            kept = kept and good
         print(f"  {name:42} {value:10.2f} {unit}   x{median:.3f} ({low:.3f} to {high:.3f}){verdict}")
     return kept

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+PATH = "/v1/rentgpu/containers/1"
 
 CONTAINER = {
     "name": "bench-0123456789abcdef",
@@ -45,6 +51,17 @@ async def _serve() -> None:
     server = await asyncio.get_running_loop().create_server(_Connection, "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    """Run the server in a process of its own; give its URL."""
+    with subprocess.Popen([sys.executable, "-m", "benchmarks.server"], stdout=subprocess.PIPE, text=True) as server:
+        try:
+            port = server.stdout.readline().strip() if server.stdout else ""
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.kill()
 
 
 if __name__ == "__main__":
