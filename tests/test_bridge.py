@@ -85,7 +85,9 @@ async def test_a_second_interrupt_cancels_the_cleanup() -> None:
 
 
 async def test_interrupts_at_random_moments_leave_nothing_behind() -> None:
-    program = Program("""
+    program = Program(
+        measured=False,
+        code="""
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         interrupted = 0
         with RentGPU() as gpu:
@@ -100,14 +102,17 @@ async def test_interrupts_at_random_moments_leave_nothing_behind() -> None:
                 assert gpu.containers.get(1).id == 1
                 assert not bridge._loop._calls
         print(interrupted)
-    """)
+    """,
+    )
     async with Hostile([GET]) as server:
         (await program.run(server.url)).assert_silent("300\n")
 
 
 async def test_interrupts_while_the_thread_starts() -> None:
     # Each child starts a bridge of its own.
-    program = Program("""
+    program = Program(
+        measured=False,
+        code="""
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         gpu = RentGPU()
         gpu.containers.get(1)
@@ -123,7 +128,8 @@ async def test_interrupts_while_the_thread_starts() -> None:
                 sys.exit(7)
             assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
         print("done")
-    """)
+    """,
+    )
     async with Hostile([GET]) as server:
         (await program.run(server.url)).assert_silent("done\n")
 

@@ -23,10 +23,14 @@ from netmind_rentgpu import bridge
 
 @dataclass
 class Program:
-    """A program, and what it printed and how it ended once it has run."""
+    """A program, and what it printed and how it ended once it has run.
+
+    One that is interrupted at any moment is not measured: coverage's tracer has a lock that an interrupt can leave locked.
+    """
 
     code: str
     environment: dict[str, str] = field(default_factory=dict)
+    measured: bool = True
     pid: int = 0
     status: int | None = None
     output: str = ""
@@ -34,6 +38,9 @@ class Program:
 
     async def run(self, url: str, warnings: Sequence[str] = WARNINGS) -> Program:
         """Run with a client's settings in the environment."""
+        environment = {
+            name: value for name, value in os.environ.items() if self.measured or not name.startswith("COVERAGE_")
+        }
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *warnings,
@@ -41,7 +48,7 @@ class Program:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "NETMIND_BASE_URL": url, "NETMIND_API_KEY": "token", **self.environment},
+            env={**environment, "NETMIND_BASE_URL": url, "NETMIND_API_KEY": "token", **self.environment},
             start_new_session=True,
         )
         self.pid = process.pid
