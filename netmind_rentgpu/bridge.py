@@ -19,17 +19,17 @@ import atexit
 import inspect
 import os
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import suppress
-from contextvars import copy_context
 from copy import copy
-from queue import SimpleQueue
 from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, cast
 
 import anyio
 from anyio.from_thread import BlockingPortal
 
+from netmind_rentgpu.crossing import Crossing
 from netmind_rentgpu.errors import ClientStateError, ConfigurationError, RentGPUError
 
 __all__ = ["Held", "call", "in_the_likeness", "iterate", "synced"]
@@ -60,13 +60,15 @@ def call(function: Callable[P, Awaitable[R]], /, *arguments: P.args, **keywords:
         ConfigurationError: the loop that was asked for cannot be had.
     """
     loop = _running_loop()
-    submitted = _Call(function, arguments, keywords)
+    submitted = Crossing(function, arguments, keywords)
     try:
         loop.submit(submitted)
         submitted.wait()
     except BaseException:
         loop.withdraw(submitted)
         raise
+    if _exiting:
+        _hold_back()
     if submitted.error is None:
         return cast(R, submitted.result)
     try:
@@ -174,86 +176,6 @@ def _close_later(key: int) -> None:
         _loop.post(value.close)
 
 
-class _Call:
-    """A function on its way through the loop."""
-
-    __slots__ = (
-        "_arguments",
-        "_began",
-        "_context",
-        "_finished",
-        "_function",
-        "_keywords",
-        "_signal",
-        "_task",
-        "_withdrawn",
-        "error",
-        "result",
-    )
-
-    def __init__(
-        self, function: Callable[..., Awaitable[Any]], arguments: tuple[Any, ...], keywords: dict[str, Any]
-    ) -> None:
-        self._function = function
-        self._arguments = arguments
-        self._keywords = keywords
-        self._context = copy_context()
-        self._task: asyncio.Task[None] | None = None
-        self._began = False
-        self._withdrawn = False
-        self._finished = False
-        # Not threading.Event: a signal that arrives while it takes its inner lock leaves that locked for ever.
-        self._signal: SimpleQueue[None] = SimpleQueue()
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    @property
-    def finished(self) -> bool:
-        return self._finished
-
-    def wait(self) -> None:
-        while not self._finished:
-            self._signal.get()
-
-    def start(self, calls: set[_Call]) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run(calls), context=self._context)
-
-    def cancel(self) -> None:
-        self._withdrawn = True
-        if self._task is not None:
-            self._task.cancel()
-        if not self._began and not self._finished:
-            # Submitting was interrupted, or the task had not had its first turn: there is nothing to clean up.
-            self.finish()
-
-    def finish(self, error: BaseException | None = None) -> None:
-        if _exiting:
-            # Only daemon threads wait now, which are not to go on while the interpreter is taken apart.
-            return
-        self.error = error
-        self._finished = True
-        self._signal.put(None)
-
-    async def _run(self, calls: set[_Call]) -> None:
-        self._began = True
-        error: BaseException | None = None
-        try:
-            self.result = await self._function(*self._arguments, **self._keywords)
-        except asyncio.CancelledError as cancelled:
-            if self._task is not None and self._task.cancelling() and not self._withdrawn:
-                # The loop is ending. The caller is told when it has ended, and a call would start another.
-                return
-            error = ClientStateError("the call was cancelled from within")
-            error.__cause__ = cancelled
-        except BaseException as raised:  # noqa: BLE001  # the caller gets it; some of them would end the loop
-            # The traceback goes on with the caller's frames, so this one is left out.
-            error = raised.with_traceback(raised.__traceback__.tb_next if raised.__traceback__ else None)
-        calls.discard(self)
-        # A task's end runs Python code, in which an interrupt would be lost, so it must not come in the caller's thread.
-        self._task = None
-        self.finish(error)
-
-
 class _Loop:
     """A daemon thread, and the event loop in it."""
 
@@ -267,7 +189,7 @@ class _Loop:
         self._call_soon: Callable[..., object] = _not_running
         self._portal: BlockingPortal | None = None
         self._failure: BaseException | None = None
-        self._calls: set[_Call] = set()
+        self._calls: set[Crossing] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._not_ready = threading.Lock()
         self._not_ready.acquire()
@@ -298,11 +220,11 @@ class _Loop:
         if self._failure is not None:
             raise ConfigurationError(f"no event loop can be had: {self._failure}") from self._failure
 
-    def submit(self, call: _Call) -> None:
+    def submit(self, call: Crossing) -> None:
         self._calls.add(call)
         self._soon(call, call.start, self._calls)
 
-    def withdraw(self, call: _Call) -> None:
+    def withdraw(self, call: Crossing) -> None:
         """Cancel a call and wait until it has cleaned up; whatever interrupts that cancels again."""
         while not call.finished:
             with suppress(BaseException):
@@ -321,7 +243,7 @@ class _Loop:
             self.post(self._portal.stop)
             self._thread.join(_LONGEST_END)
 
-    def _soon(self, call: _Call, callback: Callable[..., None], *arguments: Any) -> None:
+    def _soon(self, call: Crossing, callback: Callable[..., None], *arguments: Any) -> None:
         try:
             self._call_soon(callback, *arguments)
         except RuntimeError:
@@ -401,6 +323,7 @@ _open: dict[int, Closable] = {}
 def _running_loop() -> _Loop:
     global _loop  # noqa: PLW0603  # there is one for the process
     if _exiting:
+        _hold_back()
         raise ClientStateError("the interpreter is exiting; nothing more can be called")
     loop = _loop
     if loop is None or not loop.came_up:
@@ -440,6 +363,15 @@ def _after_fork() -> None:
         inherited.parked.extend(_open.values())
     _open.clear()
     _generation += 1
+
+
+def _hold_back() -> None:
+    """Keep a daemon thread from going on, and complaining, while the interpreter is taken apart.
+
+    Not for ever, for somebody may wait for that thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        time.sleep(_LONGEST_END)
 
 
 def _at_exit() -> None:

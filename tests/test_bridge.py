@@ -169,6 +169,18 @@ ENDINGS = {
         threading.Thread(target=gpu.containers.get, args=(9,), daemon=True).start()
         gpu.containers.get(8)  # is answered once the thread's call is under way
         """,
+    "in the calls of daemon threads": """
+        gpu = RentGPU()
+
+        def call():
+            while True:
+                gpu.containers.get(1)
+
+        for _ in range(8):
+            threading.Thread(target=call, daemon=True).start()
+        for _ in range(20):
+            gpu.containers.get(1)
+        """,
     "used while the interpreter exits": """
         import atexit
         gpu = RentGPU()

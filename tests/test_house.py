@@ -31,6 +31,7 @@ FLOORS = [
     "resources.images",
     "resources.containers",
     "client",
+    "crossing",
     "bridge",
     "sync",
     "cli.demo",
