@@ -89,12 +89,16 @@ def synced(
     return in_the_likeness(synchronous, method)
 
 
-def iterate(iterator: AsyncIterator[R]) -> Iterator[R]:
+def iterate(begin: Callable[[], AsyncIterator[R]]) -> Iterator[R]:
     """Give the items of an asynchronous iterator, each fetched by a call of its own.
 
     So each comes from another task, and the iterator must hold no timeout or task group across a `yield`.
+
+    Args:
+        begin: makes the iterator; called when the first item is asked for.
     """
     generation = _generation
+    iterator = begin()
     end = object()
     try:
         while True:
@@ -156,8 +160,11 @@ class Held(Generic[Value]):
             raise ClientStateError("this client is closed; make a new one")
         if self._generation != _generation:
             with _lock:
+                new, key = copy(self._value), id(self)
+                # Another thread, or a signal handler's own call, may have been first. No call may stand between these lines,
+                # for there a handler could come in.
                 if self._generation != _generation:
-                    self._value = _open[id(self)] = copy(self._value)
+                    self._value = _open[key] = new
                     self._generation = _generation
         return self._value
 
@@ -278,9 +285,9 @@ class _Loop:
             self._over()
 
     def _over(self) -> None:
-        _lose(self)
         if not self.came_up:
             self._not_ready.release()
+        _lose(self)
         for call in tuple(self._calls):
             call.finish(_ended())
 
@@ -311,7 +318,7 @@ def _loop_options() -> dict[str, Any]:
     return {"loop_factory": asyncio.SelectorEventLoop}
 
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _loop: _Loop | None = None
 _exiting = False
 _generation = 0
@@ -328,7 +335,12 @@ def _running_loop() -> _Loop:
     loop = _loop
     if loop is None or not loop.came_up:
         with _lock:
-            loop = _loop = _loop or _Loop()
+            if _loop is None:
+                new = _Loop()
+                # A signal handler may have made a call of its own meanwhile: hence a lock that lets it in, and this.
+                if _loop is None:
+                    _loop = new
+            loop = _loop
             loop.start()
     loop.check_usable()
     return loop
@@ -355,7 +367,7 @@ _inherited: _Loop | None = None
 
 def _after_fork() -> None:
     global _lock, _loop, _generation, _inherited  # noqa: PLW0603  # there is one for the process
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     inherited, _loop = _loop, None
     if inherited is not None:
         inherited.parked.append(_inherited)

@@ -54,7 +54,7 @@ class Pager(Generic[Item]):
                 be more that cannot be reached.
             RentGPUError: any other of the client's errors.
         """
-        return iterate(self._begin().pages())
+        return iterate(lambda: self._begin().pages())
 
     def __iter__(self) -> Iterator[Item]:
         return chain.from_iterable(self.pages())

@@ -134,6 +134,30 @@ async def test_interrupts_while_the_thread_starts() -> None:
         (await program.run(server.url)).assert_silent("done\n")
 
 
+async def test_a_signal_handler_may_call() -> None:
+    program = Program(
+        measured=False,
+        code="""
+        def on_signal(*_):
+            found.append(gpu.containers.get(1).id)
+
+        signal.signal(signal.SIGALRM, on_signal)
+        gpu = RentGPU()
+        for _ in range(40):
+            if (pid := os.fork()) == 0:
+                found = []
+                signal.setitimer(signal.ITIMER_REAL, random.random() * 0.003 + 1e-6)
+                while not found:
+                    assert gpu.containers.get(1).id == 1
+                assert found == [1]
+                sys.exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    """,
+    )
+    async with Hostile([GET]) as server:
+        (await program.run(server.url)).assert_silent("")
+
+
 async def test_whatever_a_signal_handler_raises_comes_out() -> None:
     program = Program("""
         def on_signal(*_):
@@ -420,13 +444,14 @@ async def test_an_iteration_does_not_go_on_in_a_child() -> None:
         pager = gpu.containers.list(page_size=2)
         items = iter(pager)
         next(items)
+        later = pager.pages()
         if (pid := os.fork()) == 0:
             next(items)  # of the page that is there
             try:
                 next(items)
             except ClientStateError as error:
                 print(error)
-            print(len(list(pager)), flush=True)
+            print(len(list(pager)), len(list(later)), flush=True)
             sys.exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         print(sum(1 for _ in items))
@@ -438,7 +463,7 @@ async def test_an_iteration_does_not_go_on_in_a_child() -> None:
 
     async with Hostile([serve]) as server:
         (await program.run(server.url)).assert_silent(
-            "the event loop that this iteration was begun in is gone; begin it again\n3\n2\n"
+            "the event loop that this iteration was begun in is gone; begin it again\n3 2\n2\n"
         )
 
 
