@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from netmind_rentgpu.bridged import Pager
     from netmind_rentgpu.client import AsyncRentGPU
     from netmind_rentgpu.documented import CurrencyName, GPUName, RegionCode
     from netmind_rentgpu.errors import (
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from netmind_rentgpu.models import Auth, Container, Image, ImageType, Machine, PaymentType, SSHEndpoint
     from netmind_rentgpu.profile import ServiceProfile
     from netmind_rentgpu.settings import DEFAULT, Retries, Timeouts
-    from netmind_rentgpu.sync import Pager, RentGPU
+    from netmind_rentgpu.sync import RentGPU
     from netmind_rentgpu.version import __version__
     from netmind_rentgpu.wire.paging import AsyncPager, Page
 
@@ -85,12 +86,13 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "bridged": ("Pager",),
     "client": ("AsyncRentGPU",),
     "documented": ("CurrencyName", "GPUName", "RegionCode"),
     "models": ("Auth", "Container", "Image", "ImageType", "Machine", "PaymentType", "SSHEndpoint"),
     "profile": ("ServiceProfile",),
     "settings": ("DEFAULT", "Retries", "Timeouts"),
-    "sync": ("Pager", "RentGPU"),
+    "sync": ("RentGPU",),
     "version": ("__version__",),
     "wire.paging": ("AsyncPager", "Page"),
 }

@@ -16,28 +16,36 @@ from __future__ import annotations
 import _thread
 import asyncio
 import atexit
-import inspect
+import importlib
 import os
+import signal
+import sys
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import suppress
 from copy import copy
-from typing import Any, Concatenate, Final, Generic, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast
 
 import anyio
 from anyio.from_thread import BlockingPortal
 
 from netmind_rentgpu.crossing import Crossing
 from netmind_rentgpu.errors import ClientStateError, ConfigurationError, RentGPUError
+from netmind_rentgpu.loops import loop_factory
 
-__all__ = ["Held", "call", "in_the_likeness", "iterate", "synced"]
+__all__ = ["Held", "call", "iterate"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Item = TypeVar("Item")
 
 _LONGEST_END: Final = 5.0
+# Raised by what a thread itself does, and for faulthandler to report.
+_FAULTS: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+# Else anyio imports it in the loop's thread, and a fork during that leaves its lock locked in the child.
+importlib.import_module("anyio._backends._asyncio")
 
 
 class Closable(Protocol):
@@ -62,10 +70,15 @@ def call(function: Callable[P, Awaitable[R]], /, *arguments: P.args, **keywords:
     loop = _running_loop()
     submitted = Crossing(function, arguments, keywords)
     try:
-        loop.submit(submitted)
-        submitted.wait()
-    except BaseException:
-        loop.withdraw(submitted)
+        try:
+            loop.submit(submitted)
+            submitted.wait()
+        except BaseException as error:
+            loop.withdraw(submitted, error)
+            raise
+    except BaseException as error:
+        # Where two signals come together, the second is raised before the first has had anything done.
+        loop.withdraw(submitted, error)
         raise
     if _exiting:
         _hold_back()
@@ -78,24 +91,14 @@ def call(function: Callable[P, Awaitable[R]], /, *arguments: P.args, **keywords:
         del submitted
 
 
-def synced(
-    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
-) -> Callable[Concatenate[Any, P], R]:
-    """Make the synchronous method of the same name, arguments, result and errors."""
-
-    def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> R:
-        return call(method, self._async, *arguments, **keywords)
-
-    return in_the_likeness(synchronous, method)
-
-
-def iterate(begin: Callable[[], AsyncIterator[R]]) -> Iterator[R]:
-    """Give the items of an asynchronous iterator, each fetched by a call of its own.
+def iterate(begin: Callable[[], AsyncIterator[R]], each: Callable[[R], Iterable[Item]]) -> Iterator[Item]:
+    """Iterate an asynchronous iterator, whose items are fetched by a call each.
 
     So each comes from another task, and the iterator must hold no timeout or task group across a `yield`.
 
     Args:
-        begin: makes the iterator; called when the first item is asked for.
+        begin: makes the iterator; called when the first item is asked for. What it refers to is kept as long.
+        each: what to give for an item.
     """
     generation = _generation
     iterator = begin()
@@ -107,32 +110,12 @@ def iterate(begin: Callable[[], AsyncIterator[R]]) -> Iterator[R]:
             item: Any = call(cast("Callable[..., Awaitable[Any]]", anext), iterator, end)
             if item is end:
                 return
-            yield item
+            yield from each(item)
     except GeneratorExit:
         # It was left halfway, or collected. asyncio closes the asynchronous generator in its loop.
         if generation != _generation:
             _park(iterator)
         raise
-
-
-def in_the_likeness(
-    function: Callable[P, R], method: Callable[..., Any], returned: str | None = None
-) -> Callable[P, R]:
-    """Give a method the name, documentation and signature of the asynchronous one.
-
-    Not by `functools.wraps`: who follows its `__wrapped__` would take the method for a coroutine function.
-
-    Args:
-        returned: the annotation of the result, where it is another.
-    """
-    signature = inspect.signature(method)
-    if returned is not None:
-        signature = signature.replace(return_annotation=returned)
-    function.__name__ = method.__name__
-    function.__qualname__ = method.__qualname__.removeprefix("Async")
-    function.__doc__ = method.__doc__
-    function.__signature__ = signature  # type: ignore[attr-defined]  # what `inspect.signature` looks for
-    return function
 
 
 class Held(Generic[Value]):
@@ -200,6 +183,7 @@ class _Loop:
         self._tasks: set[asyncio.Task[None]] = set()
         self._not_ready = threading.Lock()
         self._not_ready.acquire()
+        self._factory = loop_factory()
         self._thread = threading.Thread(target=self._run, name="netmind_rentgpu", daemon=True)
 
     def start(self) -> None:
@@ -224,20 +208,32 @@ class _Loop:
                 "a synchronous client was called from the event loop that serves it, which cannot wait for itself;"
                 " use AsyncRentGPU there, or call from another thread"
             )
-        if self._failure is not None:
+        if self._failure is not None and not self.came_up:
             raise ConfigurationError(f"no event loop can be had: {self._failure}") from self._failure
 
     def submit(self, call: Crossing) -> None:
         self._calls.add(call)
         self._soon(call, call.start, self._calls)
 
-    def withdraw(self, call: Crossing) -> None:
-        """Cancel a call and wait until it has cleaned up; whatever interrupts that cancels again."""
+    def withdraw(self, call: Crossing, interrupt: BaseException) -> None:
+        """Cancel a call and wait until it has cleaned up; whatever interrupts that cancels again.
+
+        Raises:
+            BaseException: the last interrupt, if it was another and does not rank below the first.
+        """
         while not call.finished:
-            with suppress(BaseException):
+            try:
                 self._soon(call, call.cancel)
                 call.wait()
+            except BaseException as another:  # noqa: BLE001  # raised when the call has ended
+                if isinstance(interrupt, Exception) or not isinstance(another, Exception):
+                    interrupt = another
         self._calls.discard(call)
+        try:
+            if interrupt is not sys.exception():
+                raise interrupt
+        finally:
+            del interrupt
 
     def post(self, function: Callable[[], Awaitable[None]]) -> None:
         """Have something done, by and by, that nobody waits for."""
@@ -277,8 +273,11 @@ class _Loop:
 
     def _run(self) -> None:
         self.ident = threading.get_ident()
+        # The kernel gives a signal to any thread that takes it, and one that this thread takes does not end the main one's
+        # wait. A subprocess that is started from here has to be given its signals back.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _FAULTS)
         try:
-            anyio.run(self._serve, backend="asyncio", backend_options=_loop_options())
+            anyio.run(self._serve, backend="asyncio", backend_options={"loop_factory": self._factory})
         except BaseException as error:  # noqa: BLE001  # there is nobody above to tell
             self._failure = error
         finally:
@@ -309,13 +308,6 @@ def _not_running(*_: object) -> None:
 
 def _ended() -> ClientStateError:
     return ClientStateError("the event loop that the call was to run in has ended")
-
-
-def _loop_options() -> dict[str, Any]:
-    if os.environ.get("NETMIND_RENTGPU_UVLOOP") == "1":
-        return {"use_uvloop": True}
-    # Named, since a policy that was set for the program's own loops is not meant for this one.
-    return {"loop_factory": asyncio.SelectorEventLoop}
 
 
 _lock = threading.RLock()

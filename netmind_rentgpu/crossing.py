@@ -96,4 +96,8 @@ class Crossing:
         under_way.discard(self)
         # A task's end runs Python code, in which an interrupt would be lost, so it must not come in the caller's thread.
         self._task = None
-        self.finish(error)
+        try:
+            self.finish(error)
+        finally:
+            # The error's traceback leads to this frame (from 3.12 on), which must not lead back.
+            del error, self

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable, Iterator
-from itertools import chain
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self
 
-from netmind_rentgpu.bridge import Held, call, in_the_likeness, iterate, synced
+from netmind_rentgpu.bridge import Held
+from netmind_rentgpu.bridged import Pager, paged, synced
 from netmind_rentgpu.client import AsyncRentGPU
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.resources.auths import AsyncAuths
@@ -17,57 +15,11 @@ from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.images import AsyncImages
 from netmind_rentgpu.resources.machines import AsyncMachines
 from netmind_rentgpu.settings import DEFAULT, RetriesOption, TimeoutOption
-from netmind_rentgpu.wire.paging import AsyncPager, Identified, Page
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
 __all__ = ["Auths", "Containers", "Images", "Machines", "Pager", "RentGPU"]
-
-Item = TypeVar("Item", bound=Identified)
-P = ParamSpec("P")
-
-
-class Pager(Generic[Item]):
-    """A list on the service. Iterate it for every item, or take its `first_page()`, or its `pages()`.
-
-    One page is held at a time. Items that were given once are not given again: lists move while they are walked. A list that
-    turns out not to be sorted by id is walked until it was the same twice, since what moves in it can be passed by.
-    """
-
-    def __init__(self, begin: Callable[[], AsyncPager[Item]]) -> None:
-        begin()  # to check the arguments now and not at the first page
-        self._begin = begin
-
-    def __repr__(self) -> str:
-        return "<Pager: iterate it for every item, or take its first_page()>"
-
-    def first_page(self) -> Page[Item]:
-        """Return the first page, or the one after `marker`."""
-        return call(self._begin().first_page)
-
-    def pages(self) -> Iterator[Page[Item]]:
-        """Give page after page, each without the items of earlier ones; never an empty one.
-
-        Raises:
-            UnexpectedResponseError: a page is not as documented, or, after all that could be reached was given, there may
-                be more that cannot be reached.
-            RentGPUError: any other of the client's errors.
-        """
-        return iterate(lambda: self._begin().pages())
-
-    def __iter__(self) -> Iterator[Item]:
-        return chain.from_iterable(self.pages())
-
-
-def _paged(
-    method: Callable[Concatenate[Any, P], AsyncPager[Item]],
-) -> Callable[Concatenate[Any, P], Pager[Item]]:
-    def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> Pager[Item]:
-        return Pager(lambda: method(self._async, *arguments, **keywords))
-
-    returned = inspect.signature(method).return_annotation.replace("AsyncPager", "Pager")
-    return in_the_likeness(synchronous, method, returned)
 
 
 class _Resource:
@@ -93,7 +45,7 @@ class Auths(_Resource):
         return self._client.value.auths
 
     create: Final = synced(AsyncAuths.create)
-    list: Final = _paged(AsyncAuths.list)
+    list: Final = paged(AsyncAuths.list)
     get: Final = synced(AsyncAuths.get)
     ensure: Final = synced(AsyncAuths.ensure)
 
@@ -106,7 +58,7 @@ class Images(_Resource):
         return self._client.value.images
 
     create: Final = synced(AsyncImages.create)
-    list: Final = _paged(AsyncImages.list)
+    list: Final = paged(AsyncImages.list)
     get: Final = synced(AsyncImages.get)
     ensure: Final = synced(AsyncImages.ensure)
 
@@ -119,7 +71,7 @@ class Containers(_Resource):
         return self._client.value.containers
 
     create: Final = synced(AsyncContainers.create)
-    list: Final = _paged(AsyncContainers.list)
+    list: Final = paged(AsyncContainers.list)
     get: Final = synced(AsyncContainers.get)
     stop: Final = synced(AsyncContainers.stop)
     restart: Final = synced(AsyncContainers.restart)

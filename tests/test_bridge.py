@@ -20,6 +20,11 @@ def _connections(server: Hostile, target: str) -> list[int]:
 GET = answer()
 
 
+def serve_list(peer: Peer) -> None:
+    """Serve a list of three, two to a page; it ends with a page that is shorter."""
+    answer([{"id": 3}] if "marker" in _target(peer) else [{"id": 1}, {"id": 2}])(peer)
+
+
 async def test_ctrl_c_cancels_the_call_and_the_client_goes_on() -> None:
     program = Program("""
         with RentGPU() as gpu:
@@ -158,6 +163,127 @@ async def test_a_signal_handler_may_call() -> None:
         (await program.run(server.url)).assert_silent("")
 
 
+async def test_a_finalizer_may_call_while_a_child_makes_its_client() -> None:
+    program = Program("""
+        class Late:
+            def __del__(self):
+                try:
+                    gpu.containers.get(1)
+                except ClientStateError:
+                    pass  # collected in the loop's thread
+
+        gpu = RentGPU()
+        gpu.containers.get(1)
+        gc.set_threshold(10)
+        for _ in range(10):
+            if (pid := os.fork()) == 0:
+                for _ in range(3):
+                    late = Late()
+                    late.me = late
+                    del late
+                    gpu.containers.get(1)
+                sys.exit(7)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    """)
+    async with Hostile([GET]) as server:
+        (await program.run(server.url)).assert_silent("")
+
+
+async def test_two_signals_together_cancel_the_call() -> None:
+    program = Program(
+        measured=False,
+        code="""
+        class Stop(BaseException): pass
+        def stop(*_): raise Stop
+
+        signal.signal(signal.SIGUSR1, stop)
+        signal.signal(signal.SIGUSR2, stop)
+        main = threading.main_thread().ident
+
+        async def work():
+            try:
+                began.set()
+                await asyncio.sleep(60)
+            finally:
+                ended.append(1)
+
+        def both():
+            began.wait()
+            signal.pthread_kill(main, signal.SIGUSR1)
+            signal.pthread_kill(main, signal.SIGUSR2)
+
+        for number in range(30):
+            began, ended = threading.Event(), []
+            thread = threading.Thread(target=both)
+            thread.start()
+            try:
+                bridge.call(work)
+            except Stop:
+                pass
+            thread.join()
+            assert ended
+            assert not bridge._loop._calls
+    """,
+    )
+    (await program.run("http://127.0.0.1:1")).assert_silent("")
+
+
+async def test_a_ctrl_c_that_comes_with_another_signal_is_noticed_at_once() -> None:
+    program = Program(
+        measured=False,
+        code="""
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        gpu = RentGPU()
+        for _ in range(20):
+            try:
+                gpu.containers.get(1)  # is never answered
+            except KeyboardInterrupt:
+                pass
+    """,
+    )
+
+    def both(_: Peer) -> None:
+        os.kill(program.pid, signal.SIGINT)
+        os.kill(program.pid, signal.SIGTERM)
+
+    async with Hostile([both]) as server:
+        (await program.run(server.url)).assert_silent("")
+        assert len(server.seen) == 20
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("ValueError", "KeyboardInterrupt", "KeyboardInterrupt ValueError"),
+        ("KeyboardInterrupt", "ValueError", "KeyboardInterrupt None"),
+        ("ValueError", "KeyError", "KeyError ValueError"),
+        ("SystemExit", "KeyboardInterrupt", "KeyboardInterrupt SystemExit"),
+    ],
+)
+async def test_an_interrupt_during_the_cleanup_is_not_lost(first: str, second: str, expected: str) -> None:
+    program = Program(f"""
+        def on_first(*_): raise {first}
+        def on_second(*_): raise {second}
+
+        signal.signal(signal.SIGUSR1, on_first)
+        signal.signal(signal.SIGUSR2, on_second)
+
+        async def work():
+            try:
+                os.kill(os.getpid(), signal.SIGUSR1)
+                await asyncio.sleep(60)
+            finally:
+                os.kill(os.getpid(), signal.SIGUSR2)
+                await asyncio.sleep(60)
+
+        try:
+            bridge.call(work)
+        except BaseException as error:
+            print(type(error).__name__, error.__context__ and type(error.__context__).__name__)
+    """)
+    (await program.run("http://127.0.0.1:1")).assert_silent(f"{expected}\n")
+
+
 async def test_whatever_a_signal_handler_raises_comes_out() -> None:
     program = Program("""
         def on_signal(*_):
@@ -211,6 +337,49 @@ ENDINGS = {
         gpu.containers.get(1)
         atexit.register(gpu.containers.get, 1)
         """,
+    "creating while the interpreter exits": """
+        import atexit
+        gpu = RentGPU(base_url=os.environ["NETMIND_BASE_URL"].replace("127.0.0.1", "localhost"))
+        gpu.containers.get(1)
+        atexit.register(gpu.auths.create, "long-enough")
+        """,
+    "creating in a thread that outlives the main one": """
+        gpu = RentGPU(base_url=os.environ["NETMIND_BASE_URL"].replace("127.0.0.1", "localhost"))
+        gpu.containers.get(1)
+        threading.Thread(target=lambda: (threading.main_thread().join(), gpu.auths.create("long-enough"))).start()
+        """,
+    "a name whose look-up hangs": """
+        import socket
+        looking = threading.Event()
+        socket.getaddrinfo = lambda *_, **__: (looking.set(), time.sleep(60))
+        threading.Thread(target=lambda: (looking.wait(), os.kill(os.getpid(), signal.SIGINT))).start()
+        try:
+            RentGPU(base_url="https://a-name").containers.get(1)
+        except KeyboardInterrupt:
+            pass
+        """,
+    "a list of a client that nobody keeps": """
+        assert [item.id for item in RentGPU().containers.list()] == [1, 2, 3]
+        items = iter(RentGPU().containers.list())
+        gc.collect()
+        assert next(items).id == 1
+        assert [item.id for page in RentGPU().containers.list().pages() for item in page] == [1, 2, 3]
+        """,
+    "an iteration that threads share": """
+        gpu = RentGPU()
+        for _ in range(30):
+            items = iter(gpu.containers.list())
+
+            def take():
+                try:
+                    for _ in items: pass
+                except ValueError:
+                    pass
+
+            threads = [threading.Thread(target=take) for _ in range(4)]
+            for thread in threads: thread.start()
+            for thread in threads: thread.join()
+        """,
     "used by a thread that outlives the main one": """
         gpu = RentGPU()
         gpu.containers.get(1)
@@ -230,7 +399,9 @@ async def test_every_end_is_silent(ending: str) -> None:
             if {_target_of(server, other) for other in waiting} == {"8", "9"}:
                 GET(next(other for other in waiting if _target_of(server, other) == "8"))
         elif "limit" in target:
-            answer([{"id": 1}, {"id": 2}])(peer)
+            serve_list(peer)
+        elif peer.server.seen[-1].method == "POST":
+            answer({"id": 1})(peer)
         else:
             GET(peer)
 
@@ -370,8 +541,7 @@ async def test_a_fork_while_idle(end: str) -> None:
 
     def serve(peer: Peer) -> None:
         if "limit" in _target(peer):
-            first = "marker" not in _target(peer)
-            answer([{"id": 1}, {"id": 2}] if first else [{"id": 3}])(peer)
+            serve_list(peer)
         else:
             GET(peer)
 
@@ -457,14 +627,77 @@ async def test_an_iteration_does_not_go_on_in_a_child() -> None:
         print(sum(1 for _ in items))
     """)
 
-    def serve(peer: Peer) -> None:
-        first = "marker" not in _target(peer)
-        answer([{"id": 1}, {"id": 2}] if first else [{"id": 3}])(peer)
-
-    async with Hostile([serve]) as server:
+    async with Hostile([serve_list]) as server:
         (await program.run(server.url)).assert_silent(
             "the event loop that this iteration was begun in is gone; begin it again\n3 2\n2\n"
         )
+
+
+async def test_an_iteration_that_was_not_begun_goes_on_in_a_child() -> None:
+    program = Program("""
+        gpu = RentGPU()
+        items, pages = iter(gpu.containers.list()), gpu.containers.list().pages()
+        if (pid := os.fork()) == 0:
+            print(len(list(items)), len(list(pages)), flush=True)
+            sys.exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        print(len(list(items)), len(list(pages)))
+    """)
+    async with Hostile([serve_list]) as server:
+        (await program.run(server.url)).assert_silent("3 2\n3 2\n")
+
+
+async def test_a_fork_while_the_first_call_is_made() -> None:
+    program = Program("""
+        import subprocess
+        if "again" not in sys.argv:
+            for delay in (0.001, 0.003, 0.005, 0.01):
+                subprocess.run([*sys.orig_argv, "again", str(delay)], check=True)
+            sys.exit(0)
+        gpu = RentGPU()
+        thread = threading.Thread(target=lambda: gpu.containers.get(1))
+        thread.start()
+        thread.join(float(sys.argv[-1]))
+        if (pid := os.fork()) == 0:
+            assert gpu.containers.get(2).id == 1
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        thread.join()
+    """)
+    async with Hostile([GET]) as server:
+        (await program.run(server.url)).assert_silent("")
+
+
+async def test_a_failed_call_keeps_nothing_of_its_caller() -> None:
+    program = Program("""
+        class Big:
+            count = 0
+            def __init__(self): Big.count += 1
+            def __del__(self): Big.count -= 1
+
+        async def fails():
+            raise ValueError
+
+        async def cancels():
+            raise asyncio.CancelledError
+
+        def once(call):
+            big = Big()
+            try:
+                call()
+            except (ValueError, RentGPUError):
+                pass
+
+        gpu = RentGPU()
+        gc.disable()
+        for call in (lambda: bridge.call(fails), lambda: gpu.containers.get(1), lambda: gpu.auths.create("short")):
+            for _ in range(10):
+                once(call)
+            bridge.call(asyncio.sleep, 0)
+            print(Big.count)
+    """)
+    async with Hostile([answer({"detail": "no"}, status=404)]) as server:
+        (await program.run(server.url)).assert_silent("0\n0\n0\n")
 
 
 async def test_a_closed_client_is_closed_in_a_child_too() -> None:
@@ -639,7 +872,7 @@ async def test_uvloop_runs_it_where_it_is_asked_for() -> None:
         # A policy of the program's own is for the program's own loops.
         policy = "import uvloop, warnings; warnings.simplefilter('ignore'); uvloop.install()"
         not_asked = await Program(policy + "\n" + "\n".join(line[8:] for line in code.splitlines())).run(server.url)
-        not_asked.assert_silent("asyncio.unix_events\n")
+        not_asked.assert_silent("netmind_rentgpu.loops\n")
 
 
 async def test_uvloop_that_is_missing_is_told() -> None:

@@ -34,6 +34,8 @@ from netmind_rentgpu import (
     RentGPU,
     Retries,
     bridge,
+    bridged,
+    crossing,
     sync,
 )
 from netmind_rentgpu.emulator import Emulator
@@ -225,7 +227,7 @@ def test_errors_are_the_asynchronous_ones(gpu: RentGPU) -> None:
 
 
 def _ours(error: BaseException) -> list[str]:
-    files = (bridge.__file__, sync.__file__)
+    files = (bridge.__file__, bridged.__file__, crossing.__file__, sync.__file__)
     return [frame.name for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
 
 

@@ -19,10 +19,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from netmind_rentgpu.bridged import Pager
 from netmind_rentgpu.client import AsyncRentGPU
 from netmind_rentgpu.errors import RentGPUError
 from netmind_rentgpu.models import Container, ImageType, Machine, PaymentType
-from netmind_rentgpu.sync import Pager, RentGPU
+from netmind_rentgpu.sync import RentGPU
 from netmind_rentgpu.wire.paging import AsyncPager
 
 if TYPE_CHECKING:
