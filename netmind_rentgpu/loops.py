@@ -33,6 +33,8 @@ class _SelectorLoop(asyncio.SelectorEventLoop):
             # By now the loop may have been closed.
             with suppress(RuntimeError):
                 self.call_soon_threadsafe(tell, result, error)
+            # The error's traceback holds this frame, which must not hold the error.
+            del error
 
         def tell(result: Any, error: Exception | None) -> None:
             if found.done():
