@@ -31,6 +31,7 @@ class Program:
     code: str
     environment: dict[str, str] = field(default_factory=dict)
     measured: bool = True
+    begin: str = BEGIN
     pid: int = 0
     status: int | None = None
     output: str = ""
@@ -44,7 +45,7 @@ class Program:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *warnings,
-            *("-c", BEGIN + dedent(self.code)),
+            *("-c", self.begin + dedent(self.code)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
