@@ -17,7 +17,7 @@ from aioresponses import aioresponses
 from hypothesis import settings
 
 from netmind_rentgpu import AsyncRentGPU, RentGPUError, Retries
-from netmind_rentgpu.emulator import Emulator
+from netmind_rentgpu.emulator import Clock, Emulator
 from netmind_rentgpu.wire.codec import Codec
 
 # No example has to be quick on a busy machine. CI sees the same examples every time; elsewhere each run looks for new ones.
@@ -89,11 +89,11 @@ def no_secret_shows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             assert secret.encode() not in text, f"{secret.partition('-')[0]} in {where}"
 
 
-class Clock:
+class MovedClock(Clock):
     """A clock that a test moves, and a sleep that moves it."""
 
     def __init__(self) -> None:
-        self.now = 1_700_000_000.0
+        super().__init__(scale=0, start=1_700_000_000.0)
         self.slept: list[float] = []
 
     def __call__(self) -> float:
@@ -101,17 +101,17 @@ class Clock:
 
     async def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
-        self.now += seconds
+        self.advance(seconds)
         await asyncio.sleep(0)
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> MovedClock:
+    return MovedClock()
 
 
 @pytest.fixture
-async def emulator(clock: Clock) -> AsyncIterator[Emulator]:
+async def emulator(clock: MovedClock) -> AsyncIterator[Emulator]:
     async with Emulator(seed=7, boot_seconds=10, token=canaries.TOKEN, clock=clock) as emulator:
         yield emulator
 

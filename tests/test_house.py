@@ -41,7 +41,7 @@ FLOORS = [
     "cli",
 ]
 KNOWS = {
-    "aiohttp": {"wire.transport", "emulator.server", "client"},
+    "aiohttp": {"wire.transport", "emulator.web", "client"},
     "anyio": {"bridge"},
     "cattrs": {"wire.codec"},
     "orjson": {"wire.payload"},

@@ -158,7 +158,7 @@ def test_the_whole_service(gpu: RentGPU, served: Emulator, clock: Any) -> None:
     )
     assert isinstance(container, Container)
     assert [charge.name for charge in served.running] == ["n"]
-    clock.now += 60
+    clock.advance(60)
     assert gpu.containers.get(container.id).ssh_endpoint is not None
     assert [item.id for item in gpu.containers.list()] == [container.id]
     gpu.containers.stop(container.id)

@@ -81,7 +81,7 @@ async def test_a_renters_whole_story(emulator: Emulator, gpu: AsyncRentGPU, worl
     assert (await gpu.images.get(image.id)).id == image.id
     container = await create(gpu, machine)
     assert container.ssh_endpoint is None
-    clock.now += BOOT
+    clock.advance(BOOT)
     ready = await gpu.containers.get(container.id)
     if world.ssh == "other text":
         assert (ready.ssh, ready.ssh_endpoint) == ("see the console for how to log in", None)
@@ -91,7 +91,7 @@ async def test_a_renters_whole_story(emulator: Emulator, gpu: AsyncRentGPU, worl
     await gpu.containers.stop(container.id)
     assert (await gpu.containers.get(container.id)).ssh_endpoint is None
     await gpu.containers.restart(container.id)
-    clock.now += BOOT
+    clock.advance(BOOT)
     again = await gpu.containers.get(container.id)
     if again.ssh_endpoint is not None:
         assert again.ssh_endpoint.port == (21001 if world.restart_port == "kept" else 21002)
@@ -124,7 +124,7 @@ async def test_what_is_asked_for_once_is_made_once(gpu: AsyncRentGPU, emulator: 
 async def test_lists_are_whole(gpu: AsyncRentGPU, clock: Any, page_size: int | None) -> None:
     machines = await gpu.machines.list()
     made = [(await create(gpu, machine, f"c{number}")).id for number, machine in enumerate(machines[:33])]
-    clock.now += LAG
+    clock.advance(LAG)
     assert sorted([one.id async for one in gpu.containers.list(page_size=page_size)]) == made
     assert sorted([one.id for page in [p async for p in gpu.containers.list().pages()] for one in page]) == made
     gone = []
@@ -139,7 +139,7 @@ async def test_a_new_container_may_lag(gpu: AsyncRentGPU, world: World, clock: A
     container = await create(gpu, (await gpu.machines.list())[0])
     listed = [one.id async for one in gpu.containers.list()]
     assert listed == ([container.id] if world.list_lag == "none" else [])
-    clock.now += LAG
+    clock.advance(LAG)
     assert [one.id async for one in gpu.containers.list()] == [container.id]
 
 
@@ -191,7 +191,7 @@ async def test_the_token_in_the_other_form(emulator: Emulator, world: World) -> 
 
 async def test_a_balance_that_is_too_low(emulator: Emulator, gpu: AsyncRentGPU, clock: Any) -> None:
     container = await create(gpu, (await gpu.machines.list())[-1])
-    clock.now += 3600 * 1000
+    clock.advance(3600 * 1000)
     with pytest.raises(InsufficientBalanceError):
         await create(gpu, (await gpu.machines.list())[0], "second")
     await gpu.containers.delete(container.id)
@@ -247,12 +247,12 @@ async def test_a_delete_that_is_refused_is_no_delete() -> None:
 
 async def test_a_stop_and_the_bill(emulator: Emulator, gpu: AsyncRentGPU, world: World, clock: Any) -> None:
     container = await create(gpu, (await gpu.machines.list())[0])
-    clock.now += 100
+    clock.advance(100)
     await gpu.containers.stop(container.id)
-    clock.now += 100
+    clock.advance(100)
     assert emulator.charges[0].seconds == (200 if world.stop_billing == "goes on" else 100)
     await gpu.containers.restart(container.id)
-    clock.now += 100
+    clock.advance(100)
     assert emulator.charges[0].seconds == (300 if world.stop_billing == "goes on" else 200)
     assert len(emulator.running) == 1
 

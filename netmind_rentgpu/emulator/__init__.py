@@ -13,8 +13,22 @@ works here has not been shown to work there.
 from __future__ import annotations
 
 from netmind_rentgpu.emulator.billing import Charge
+from netmind_rentgpu.emulator.clock import Clock
+from netmind_rentgpu.emulator.faults import Fault, Faults
 from netmind_rentgpu.emulator.presets import preset_names, preset_world
+from netmind_rentgpu.emulator.recording import RecordedRequest, Recording
 from netmind_rentgpu.emulator.server import Emulator
 from netmind_rentgpu.emulator.world import World
 
-__all__ = ["Charge", "Emulator", "World", "preset_names", "preset_world"]
+__all__ = [
+    "Charge",
+    "Clock",
+    "Emulator",
+    "Fault",
+    "Faults",
+    "RecordedRequest",
+    "Recording",
+    "World",
+    "preset_names",
+    "preset_world",
+]

@@ -6,9 +6,21 @@ import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
 
+import attrs
+
+from netmind_rentgpu.emulator.clock import Clock
+from netmind_rentgpu.emulator.faults import Fault
+from netmind_rentgpu.emulator.presets import preset_names, preset_world
 from netmind_rentgpu.emulator.server import Emulator
+from netmind_rentgpu.emulator.world import World
+
+# It may run for weeks.
+_KEPT_REQUESTS = 10_000
 
 
 async def _serve(emulator: Emulator) -> None:
@@ -22,11 +34,10 @@ async def _serve(emulator: Emulator) -> None:
         print(f"export NETMIND_API_KEY={emulator.token}", flush=True)
         print("serving until interrupted", file=sys.stderr, flush=True)
         await stop.wait()
-        for charge in emulator.running:
-            print(
-                f"still rented: {charge.name} ({charge.container_id}), {charge.hourly_price} USD an hour",
-                file=sys.stderr,
-            )
+        try:
+            emulator.assert_nothing_rented()
+        except AssertionError as leaked:
+            print(leaked, file=sys.stderr)
 
 
 def _port(text: str) -> int:
@@ -36,6 +47,50 @@ def _port(text: str) -> int:
     return port
 
 
+def _clock(text: str) -> Clock:
+    try:
+        return Clock(scale=float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _world(chosen: Sequence[str]) -> World:
+    """Read a world from the names of presets and from switches, each over those before it."""
+    world = World()
+    for text in chosen:
+        switch, equals, value = text.partition("=")
+        if not equals:
+            if text not in preset_names():
+                raise ValueError(f"--world: no preset is called {text}; there are {', '.join(preset_names())}")
+            world = preset_world(text)
+            continue
+        switches = World.switches()
+        if switch not in switches:
+            raise ValueError(f"--world: there is no switch {switch}; there are {', '.join(switches)}")
+        if value not in switches[switch]:
+            raise ValueError(f"--world: {switch} is one of {', '.join(map(repr, switches[switch]))}")
+        changes: dict[str, Any] = {switch: value}
+        world = attrs.evolve(world, **changes)
+    return world
+
+
+def _faults(path: Path | None) -> list[Fault]:
+    if path is None:
+        return []
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        return [Fault.from_mapping(table) for table in _tables(content)]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--faults: {path}: {error}") from None
+
+
+def _tables(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    tables = content.get("faults")
+    if set(content) != {"faults"} or not isinstance(tables, list):
+        raise ValueError("it holds something else than [[faults]] tables")
+    return cast("list[dict[str, Any]]", tables)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
@@ -43,10 +98,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="A local Rent GPU service. Prints its URL and token as shell commands, and serves until interrupted.",
     )
     parser.add_argument("--port", type=_port, default=0, help="on 127.0.0.1; 0 for any that is free (the default)")
-    parser.add_argument("--seed", type=int, default=0, help="what machines and prices follow from")
+    parser.add_argument("--seed", type=int, default=0, help="what machines, prices and chances follow from")
+    parser.add_argument(
+        "--world",
+        action="append",
+        default=[],
+        metavar="PRESET|SWITCH=VALUE",
+        help="how it behaves where the service's documentation is silent; may be repeated, the last one counts",
+    )
+    parser.add_argument(
+        "--time-scale",
+        type=_clock,
+        default=Clock(),
+        metavar="N",
+        help="seconds that pass there in each real one; 0 for a clock that stands still until it is moved",
+    )
+    parser.add_argument(
+        "--faults", type=Path, metavar="FILE", help="a TOML file of [[faults]], each with the fields of a Fault"
+    )
     options = parser.parse_args(arguments)
     try:
-        asyncio.run(_serve(Emulator(seed=options.seed, port=options.port)))
+        emulator = Emulator(
+            seed=options.seed,
+            port=options.port,
+            world=_world(options.world),
+            clock=options.time_scale,
+            faults=_faults(options.faults),
+            keep_requests=_KEPT_REQUESTS,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        asyncio.run(_serve(emulator))
     except OSError as error:
         print(f"cannot serve on port {options.port}: {error}", file=sys.stderr)
         return 1

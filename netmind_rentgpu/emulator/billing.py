@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from decimal import Decimal
 
 import attrs
 
-__all__ = ["Bill", "Charge"]
+__all__ = ["Bill", "Charge", "rented"]
 
 _SECONDS_IN_AN_HOUR = 3600
 
@@ -16,6 +17,7 @@ class Charge:
     """One container's part of the bill.
 
     Attributes:
+        container_id, name, node_name, gpu: of the container.
         hourly_price: US dollars for an hour of all its GPUs.
         seconds: from its creation to its deletion, or until now, without the time in which it cost nothing.
         cost: US dollars.
@@ -91,5 +93,19 @@ class Bill:
                 seconds=entry.seconds(now),
                 running=not entry.ended,
             )
-            for entry in tuple(self._entries.values())  # another thread may look while it serves
+            for entry in self._entries.values()
         ]
+
+
+def rented(charges: Iterable[Charge]) -> str | None:
+    """Say what is rented of some charges and what it costs; None where nothing is."""
+    running = [charge for charge in charges if charge.running]
+    if not running:
+        return None
+    hourly = sum((charge.hourly_price for charge in running), Decimal(0))
+    lines = [
+        f"  {charge.name} (container {charge.container_id}): {charge.gpu} GPU on {charge.node_name}, "
+        f"{charge.hourly_price} USD an hour, {charge.cost:.6f} USD in {charge.seconds:.1f} s"
+        for charge in running
+    ]
+    return "\n".join([f"{len(running)} still rented, for {hourly} USD an hour:", *lines])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -54,8 +55,8 @@ class Dialect:
             shown |= {"new_field": {"nested": [1, None]}, "tags": ["x"]}
         return shown
 
-    def page(self, kind: str, things: Iterable[Mapping[str, Any]], query: Mapping[str, str]) -> list[dict[str, Any]]:
-        """Write the page of a list that a query asks for."""
+    def page(self, kind: str, ids: Sequence[int], query: Mapping[str, str]) -> Sequence[int]:
+        """Choose the page of a list that a query asks for, from the ids of the whole in rising order."""
         world = self._world
         cap = None if world.limit == "none" else int(world.limit)
         check = Checker("query", query, textual=True)
@@ -66,19 +67,23 @@ class Dialect:
         check.raise_if_wrong()
         if isinstance(marker, str):
             marker = int(marker) if marker.isascii() and marker.isdigit() else -1
-        ordered = sorted(things, key=lambda thing: thing["id"], reverse=world.order == "descending")
-        after = ordered if marker is None else self._after(marker, ordered)
-        return [self.thing(kind, thing) for thing in after[: limit if cap is None else min(limit, cap)]]
+        count = limit if cap is None else min(limit, cap)
+        first, end = (0, len(ids)) if marker is None else self._after(marker, ids)
+        if world.order == "ascending":
+            return ids[first : min(end, first + count)]
+        return ids[max(first, end - count) : end][::-1]
 
-    def _after(self, marker: int, ordered: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    def _after(self, marker: int, ids: Sequence[int]) -> tuple[int, int]:
+        """Return between which two places the list goes on."""
         world = self._world
-        if world.dead_marker != "by value" and all(thing["id"] != marker for thing in ordered):
+        before, after = bisect_left(ids, marker), bisect_right(ids, marker)
+        if before == after and world.dead_marker != "by value":
             if world.dead_marker == "404":
                 raise Refusal(404, {"detail": "Marker not found"})
-            return [] if world.dead_marker == "empty page" else ordered
-        sign = -1 if world.order == "descending" else 1
-        least = 0 if world.marker == "inclusive" else 1
-        return [thing for thing in ordered if sign * (thing["id"] - marker) >= least]
+            return (0, 0) if world.dead_marker == "empty page" else (0, len(ids))
+        if world.order == "ascending":
+            return (before if world.marker == "inclusive" else after), len(ids)
+        return 0, (after if world.marker == "inclusive" else before)
 
     def stamp(self, moment: float) -> Any:
         """Write a time, given in seconds since 1970."""
@@ -152,13 +157,17 @@ class Dialect:
             case "200":
                 return None
 
-    def deleted(self, shown: dict[str, Any]) -> Any:
-        """Write what a delete answers; what is not JSON at all comes as a status."""
+    def deleted(self, shown: bytes) -> bytes:
+        """Write what a delete answers; what is not JSON at all comes as a status.
+
+        Args:
+            shown: how the container was shown.
+        """
         match self._world.delete_answer:
             case "object":
                 return shown
             case "null":
-                return None
+                return b"null"
             case "empty":
                 raise Refusal(200, b"")
             case "204":

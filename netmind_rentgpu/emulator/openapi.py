@@ -1,8 +1,11 @@
-"""The emulated service's own description: what is documented, as OpenAPI, and the errors that the emulator adds."""
+"""The emulated service's own description as OpenAPI: what is documented, the errors that the emulator adds, its controls."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
+
+from netmind_rentgpu.emulator.backstage import PREFIX
+from netmind_rentgpu.emulator.faults import CALLS, CALLS_OF, LARGEST, METHODS, OPTIONS, STATUSES, What
 
 __all__ = ["openapi"]
 
@@ -93,8 +96,84 @@ _CREATE_CONTAINER = _object(
 _VALIDATION_ERROR = _object(
     {"detail": {"type": "array", "items": _object({"loc": {"type": "array"}, "msg": _TEXT, "type": _TEXT})}}
 )
+_MESSAGE = _object({"detail": _TEXT})
 _CURRENCY = {"type": "string", "enum": ["USD", "NMT", "CNY"]}
 _LIMIT = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+_COUNT = {"type": "integer", "minimum": 1}
+_SECONDS = {"type": "number", "minimum": 0, "maximum": LARGEST}
+_FAULT_OPTIONS = {
+    "when": {"type": "string", "enum": ["before", "after"]},
+    "status": {"type": "integer", "enum": list(STATUSES)},
+    "retry_after": _SECONDS,
+    "seconds": _SECONDS,
+}
+
+
+def _fault(what: str) -> dict[str, Any]:
+    options = OPTIONS.get(what, {})
+    fault = _object(
+        {
+            "what": {"type": "string", "enum": [what]},
+            "call": {"type": "string", "enum": list(CALLS_OF.get(what, CALLS))},
+            "method": {"type": "string", "enum": list(METHODS)},
+            "path": _TEXT,
+            **{name: _FAULT_OPTIONS[name] for name in options},
+            "nth": _COUNT,
+            "times": {"type": ["integer", "null"], "minimum": 1},
+            "probability": {"type": "number", "minimum": 0, "maximum": 1},
+        },
+        ["what", *(["status"] if "status" in options else [])],
+    )
+    return {**fault, "additionalProperties": False}
+
+
+_FAULT = {"oneOf": [_fault(what) for what in get_args(What)]}
+_FAULTS = _object({"faults": {"type": "array", "items": _FAULT}})
+_REQUESTS = _object(
+    {
+        "connections": {"type": "integer"},
+        "requests": {
+            "type": "array",
+            "items": _object(
+                {
+                    **dict.fromkeys(("number", "connection"), _COUNT),
+                    **dict.fromkeys(("method", "path"), _TEXT),
+                    **dict.fromkeys(("call", "fault"), _TEXT_OR_NULL),
+                    "query": {"type": "object", "additionalProperties": _TEXT},
+                    "body": {},
+                    "time": _NUMBER,
+                    "status": {"type": ["integer", "null"]},
+                }
+            ),
+        },
+    }
+)
+_BILL = _object(
+    {
+        "spent": _TEXT,
+        "rented": _TEXT_OR_NULL,
+        "charges": {
+            "type": "array",
+            "items": _object(
+                {
+                    **dict.fromkeys(("container_id", "gpu"), _INTEGER),
+                    **dict.fromkeys(("name", "node_name", "hourly_price", "cost"), _TEXT),
+                    "seconds": _NUMBER,
+                    "running": _FLAG,
+                }
+            ),
+        },
+    }
+)
+_CLOCK = _object({"now": _NUMBER, "scale": _NUMBER})
+_MOVE = {
+    **_object(
+        {"advance": _SECONDS, "scale": {"type": "number", "minimum": 0, "maximum": 1_000_000}},
+        [],
+    ),
+    "minProperties": 1,
+    "additionalProperties": False,
+}
 _MACHINE_QUERY = {
     "currency": _CURRENCY,
     "region": _TEXT,
@@ -137,7 +216,30 @@ def openapi() -> dict[str, Any]:
             },
             f"{one}/stop": {"post": _call("Stop container", _CONTAINER, path="container_id")},
             f"{one}/restart": {"post": _call("Restart container", _CONTAINER, path="container_id")},
+            **_controls(),
         },
+    }
+
+
+def _controls() -> dict[str, Any]:
+    """Describe what is not the service's: how tests look behind the scenes. It needs no token."""
+    chosen = {"call": {"type": "string", "enum": list(CALLS)}, "method": _TEXT, "path": _TEXT}
+    return {
+        f"{PREFIX}/requests": {
+            "get": _control("What came in until now", _REQUESTS, query=chosen),
+            "delete": _control("Forget what came in", _REQUESTS),
+        },
+        f"{PREFIX}/bill": {"get": _control("What is rented, and what all has cost", _BILL)},
+        f"{PREFIX}/clock": {
+            "get": _control("What time it is", _CLOCK),
+            "post": _control("Move the clock forward, or let it go at another scale", _CLOCK, body=_MOVE),
+        },
+        f"{PREFIX}/faults": {
+            "get": _control("What goes wrong", _FAULTS),
+            "post": _control("Let something go wrong", _FAULTS, body=_FAULT),
+            "delete": _control("Let nothing go wrong any more", _FAULTS),
+        },
+        f"{PREFIX}/reset": {"post": _control("Begin again: nothing was ever rented, made or asked", _CLOCK)},
     }
 
 
@@ -153,25 +255,45 @@ def _call(
     body: dict[str, Any] | None = None,
     path: str | None = None,
 ) -> dict[str, Any]:
-    parameters: list[dict[str, Any]] = [{"name": "Authorization", "in": "header", "required": True, "schema": _TEXT}]
-    parameters += [{"name": name, "in": "query", "schema": schema} for name, schema in (query or {}).items()]
-    if path:
-        parameters.append({"name": path, "in": "path", "required": True, "schema": _INTEGER})
-    responses = {"200": ("Successful Response", answer), "422": ("Validation Error", _VALIDATION_ERROR)}
-    # Not documented by the service; this is what the emulator says.
-    responses["403"] = ("The token is not accepted", _object({}))
+    # Errors other than 422 are not documented by the service; these are what the emulator says.
+    errors = {"422": ("Validation Error", _VALIDATION_ERROR), "403": ("The token is not accepted", _object({}))}
     if path or body:
-        responses["404"] = ("There is no such thing", _object({"detail": _TEXT}))
+        errors["404"] = ("There is no such thing", _MESSAGE)
     if body is _CREATE_CONTAINER:
-        responses["400"] = ("Out of stock, or of balance", _object({"detail": _TEXT}))
-    call: dict[str, Any] = {
+        errors["400"] = ("Out of stock, or of balance", _MESSAGE)
+    call = _operation(summary, answer, errors, query, body)
+    call["parameters"] = [
+        {"name": "Authorization", "in": "header", "required": True, "schema": _TEXT},
+        *call["parameters"],
+        *([{"name": path, "in": "path", "required": True, "schema": _INTEGER}] if path else []),
+    ]
+    # As rules and recorded requests name it.
+    return {"operationId": summary.lower().replace(" ", "_"), **call}
+
+
+def _control(
+    summary: str, answer: dict[str, Any], *, query: dict[str, Any] | None = None, body: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    errors = {"422": ("What was sent makes no sense", _object({"detail": {}}))} if query or body else {}
+    return _operation(summary, answer, errors, query, body)
+
+
+def _operation(
+    summary: str,
+    answer: dict[str, Any],
+    errors: dict[str, tuple[str, dict[str, Any]]],
+    query: dict[str, Any] | None,
+    body: dict[str, Any] | None,
+) -> dict[str, Any]:
+    responses = {"200": ("Successful Response", answer), **errors}
+    operation: dict[str, Any] = {
         "summary": summary,
-        "parameters": parameters,
+        "parameters": [{"name": name, "in": "query", "schema": schema} for name, schema in (query or {}).items()],
         "responses": {
             status: {"description": text, "content": {"application/json": {"schema": schema}}}
             for status, (text, schema) in responses.items()
         },
     }
     if body:
-        call["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
-    return call
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    return operation

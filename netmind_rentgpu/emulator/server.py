@@ -1,32 +1,30 @@
-"""The emulated service on a port: the only file of the emulator that knows aiohttp."""
+"""`Emulator`: the service on a port, for as long as a block lasts, and what tests ask of it."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import threading
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from decimal import Decimal
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from aiohttp import web
-
-from netmind_rentgpu.emulator.billing import Charge
-from netmind_rentgpu.emulator.openapi import openapi
+from netmind_rentgpu.emulator.backstage import Backstage
+from netmind_rentgpu.emulator.billing import Charge, rented
+from netmind_rentgpu.emulator.clock import Clock
+from netmind_rentgpu.emulator.faults import Fault, Faults
 from netmind_rentgpu.emulator.presets import preset_world
+from netmind_rentgpu.emulator.recording import Recording
 from netmind_rentgpu.emulator.service import Service
-from netmind_rentgpu.emulator.validation import Checker, InvalidRequest, Refusal
+from netmind_rentgpu.emulator.web import Server
 from netmind_rentgpu.emulator.world import World
 
 __all__ = ["Emulator"]
 
-_DESCRIPTION = "/openapi.json"
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_HOST = "127.0.0.1"
 
 
 class Emulator:
@@ -50,32 +48,42 @@ class Emulator:
         token: str | None = None,
         world: World | str = "documented",
         balance: Decimal | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Clock | None = None,
+        faults: Iterable[Fault] = (),
+        keep_requests: int | None = None,
     ) -> None:
         """Set up a service; it is there from `async with` on.
 
         Args:
-            seed: machines, prices and start-up times follow from it.
+            seed: machines, prices, start-up times and what happens by chance follow from it.
             port: on 127.0.0.1; 0 for any that is free.
             machines: how many machines there are.
             boot_seconds: about how long a container takes until `ssh` names an endpoint.
             token: made up from the seed where it is None.
             world: how the service behaves where its documentation is silent: a `World`, or the name of a preset.
             balance: US dollars; once as much is spent, creates are refused. None for a balance that never ends.
-            clock: seconds since 1970; containers start and costs grow by it.
+            clock: containers start and costs grow by it; real time where it is None.
+            faults: what goes wrong, from the first request on.
+            keep_requests: how many of the newest requests to keep; None for all.
+
+        Raises:
+            KeyError: there is no preset of that name.
         """
         self.token: str = token or f"emulator-token-{seed:08x}"
         self._port = port
-        self._service = Service(
+        ticking = Clock() if clock is None else clock
+        make = partial(
+            Service,
             seed=seed,
             machines=machines,
             boot_seconds=boot_seconds,
             token=self.token,
             balance=balance,
             world=preset_world(world) if isinstance(world, str) else world,
-            clock=clock,
+            clock=ticking,
         )
-        self._runner: web.AppRunner | None = None
+        self._backstage = Backstage(make=make, seed=seed, faults=faults, keep=keep_requests, clock=ticking)
+        self._server: Server | None = None
         self._url: str | None = None
         self._stop: Callable[[], object] | None = None
         self._thread: threading.Thread | None = None
@@ -89,9 +97,24 @@ class Emulator:
         return self._url
 
     @property
+    def clock(self) -> Clock:
+        """What time it is there."""
+        return self._backstage.clock
+
+    @property
+    def faults(self) -> Faults:
+        """What goes wrong there; `faults.add(Fault(...))` adds to it."""
+        return self._backstage.faults
+
+    @property
+    def requests(self) -> Recording:
+        """What it was asked until now."""
+        return self._backstage.recorder.recording()
+
+    @property
     def charges(self) -> list[Charge]:
         """What each container has cost until now, those that are gone included."""
-        return self._service.charges()
+        return self._backstage.charges()
 
     @property
     def running(self) -> list[Charge]:
@@ -103,25 +126,32 @@ class Emulator:
         """What all containers have cost until now, in US dollars."""
         return sum((charge.cost for charge in self.charges), Decimal(0))
 
+    def assert_nothing_rented(self) -> None:
+        """Check that every container was deleted.
+
+        Raises:
+            AssertionError: one was not; the message names each and what it costs.
+        """
+        leaked = rented(self.charges)
+        if leaked:
+            raise AssertionError(leaked)
+
+    def reset(self) -> None:
+        """Begin again: nothing was ever rented, made or asked, and the first faults are in force. Only the clock goes on."""
+        self._backstage.reset()
+
     async def __aenter__(self) -> Self:
-        if self._runner is not None:
+        if self._server is not None:
             raise RuntimeError("an emulator is started once; make another one")
-        runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1)
-        self._runner = runner
-        await runner.setup()
-        try:
-            await web.TCPSite(runner, "127.0.0.1", self._port).start()
-        except BaseException:
-            await runner.cleanup()
-            raise
-        self._url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        self._server = Server(self._backstage)
+        self._url = f"http://{_HOST}:{await self._server.start(_HOST, self._port)}"
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._runner is not None:
-            await self._runner.cleanup()
+        if self._server is not None:
+            await self._server.stop()
 
     def __enter__(self) -> Self:
         started: Future[None] = Future()
@@ -159,101 +189,3 @@ class Emulator:
 
     def __repr__(self) -> str:
         return f"<Emulator at {self._url or 'no port yet'}>"
-
-    def _application(self) -> web.Application:
-        service = self._service
-        application = web.Application(middlewares=[self._answer_refusals, self._authorized])
-        prefix = "/v1/rentgpu"
-        containers = f"{prefix}/containers"
-        routes = [
-            web.get(f"{prefix}/machines", _with_query(service.list_machines), allow_head=False),
-            web.post(f"{prefix}/auths/", _with_body(service.create_auth)),
-            web.get(f"{prefix}/auths/", _with_query(service.list_auths), allow_head=False),
-            web.get(f"{prefix}/auths/{{auth_id}}", _with_id("auth_id", service.get_auth), allow_head=False),
-            web.post(f"{prefix}/images/", _with_body(service.create_image)),
-            web.get(f"{prefix}/images/", _with_query(service.list_images), allow_head=False),
-            web.get(f"{prefix}/images/{{image_id}}", _with_id("image_id", service.get_image), allow_head=False),
-            web.post(f"{containers}/", _with_body(service.create_container)),
-            web.get(f"{containers}/", _with_query(service.list_containers), allow_head=False),
-            web.get(f"{containers}/{{container_id}}", _with_container(service.get_container), allow_head=False),
-            web.post(f"{containers}/{{container_id}}/stop", _with_container(service.stop_container)),
-            web.post(f"{containers}/{{container_id}}/restart", _with_container(service.restart_container)),
-            web.delete(f"{containers}/{{container_id}}", _with_container(service.delete_container)),
-        ]
-        application.add_routes([*routes, web.get(_DESCRIPTION, _describe, allow_head=False)])
-        return application
-
-    @web.middleware
-    async def _answer_refusals(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        try:
-            try:
-                return await handler(request)
-            except web.HTTPNotFound:
-                return await _redirect_or_not_found(request)
-            except web.HTTPMethodNotAllowed as error:
-                allowed = ", ".join(sorted(error.allowed_methods))
-                body = {"detail": "Method Not Allowed"}
-                raise Refusal(405, body, by_gateway=True, headers={"Allow": allowed}) from None
-        except Refusal as refusal:
-            content, kind = self._service.dialect.refusal(refusal)
-            return web.Response(status=refusal.status, body=content or None, content_type=kind, headers=refusal.headers)
-
-    @web.middleware
-    async def _authorized(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
-        if request.match_info.http_exception is None and request.path != _DESCRIPTION:
-            self._service.authorize(request.headers.get("Authorization"))
-        return await handler(request)
-
-
-async def _describe(_: web.Request) -> web.StreamResponse:
-    return web.json_response(openapi())
-
-
-async def _redirect_or_not_found(request: web.Request) -> web.Response:
-    """Send a path with the wrong slash at its end to the right one, as FastAPI does."""
-    path = request.path
-    other = path.rstrip("/") if path.endswith("/") else f"{path}/"
-    match = await request.app.router.resolve(request.clone(rel_url=request.rel_url.with_path(other or "/")))
-    if match.http_exception is None:
-        return web.Response(status=307, headers={"Location": str(request.url.with_path(other))})
-    raise Refusal(404, {"detail": "Not Found"}, by_gateway=True)
-
-
-def _with_query(call: Callable[[Any], Any]) -> _Handler:
-    async def handle(request: web.Request) -> web.StreamResponse:
-        return web.json_response(call(request.query))
-
-    return handle
-
-
-def _with_body(call: Callable[[Any], Any]) -> _Handler:
-    async def handle(request: web.Request) -> web.StreamResponse:
-        text = await request.read()
-        if not text:
-            raise InvalidRequest([{"loc": ["body"], "msg": "field required", "type": "value_error.missing"}])
-        try:
-            body = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            position = getattr(error, "pos", 0)
-            raise InvalidRequest(
-                [{"loc": ["body", position], "msg": "the body is not JSON", "type": "value_error.jsondecode"}]
-            ) from None
-        if not isinstance(body, dict):
-            raise InvalidRequest([{"loc": ["body"], "msg": "value is not a valid dict", "type": "type_error.dict"}])
-        return web.json_response(call(body))
-
-    return handle
-
-
-def _with_id(name: str, call: Callable[[int], Any]) -> _Handler:
-    async def handle(request: web.Request) -> web.StreamResponse:
-        check = Checker("path", request.match_info, textual=True)
-        number = check.integer(name)
-        check.raise_if_wrong()
-        return web.json_response(call(number))
-
-    return handle
-
-
-def _with_container(call: Callable[[int], Any]) -> _Handler:
-    return _with_id("container_id", call)

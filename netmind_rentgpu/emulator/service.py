@@ -1,30 +1,25 @@
-"""The emulated service itself: accounts for auths, images, containers and stock. No I/O; time comes from a clock.
-
-Nothing happens in the background: what a container is, follows from when it was started and what time it is.
-"""
+"""The emulated service itself: accounts for auths, images, machines and, through its fleet, containers. No I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
 from random import Random
 from typing import Any
 
-import attrs
-
-from netmind_rentgpu.emulator.billing import Bill, Charge
+from netmind_rentgpu.emulator.billing import Charge
+from netmind_rentgpu.emulator.clock import Clock, Timeline
 from netmind_rentgpu.emulator.dialect import Dialect
+from netmind_rentgpu.emulator.faults import Fault
+from netmind_rentgpu.emulator.fleet import Fleet, as_json
 from netmind_rentgpu.emulator.inventory import Node, draw_nodes, official_images
 from netmind_rentgpu.emulator.validation import Checker, InvalidRequest, Refusal
 from netmind_rentgpu.emulator.world import World
 
-__all__ = ["RUNNING", "STARTING", "STOPPED", "Service"]
+__all__ = ["Service"]
 
-# The service documents no status numbers. These are made up; no client may depend on them.
-STARTING, RUNNING, STOPPED = 0, 1, 2
-
-_HOST = "127.0.0.1"
-_LIST_LAG = 20.0
 # Only USD is documented. The rates are made up.
 _RATES = {"USD": Decimal(1), "NMT": Decimal(4), "CNY": Decimal("7.2")}
 _IMAGE_DEFAULTS = {
@@ -38,20 +33,12 @@ _IMAGE_DEFAULTS = {
 }
 
 
-@attrs.define(kw_only=True)
-class _Container:
-    """A container's record; `up_at` is when it is, or will be, ready, and None while it is stopped."""
-
-    fields: dict[str, Any]
-    node: Node
-    gpu: int
-    created: float
-    up_at: float | None
-    port: int
-
-
 class Service:
-    """Everything behind the thirteen calls, for one account."""
+    """Everything behind the thirteen calls, for one account. A call returns JSON, as bytes, or raises a Refusal.
+
+    Attributes:
+        timeline: what time it is, and what is to happen.
+    """
 
     def __init__(
         self,
@@ -62,24 +49,45 @@ class Service:
         token: str,
         balance: Decimal | None,
         world: World,
-        clock: Callable[[], float],
+        clock: Clock,
     ) -> None:
         self.world = world
         self.dialect: Dialect = Dialect(world)
-        self._balance = balance
-        self._deleted: dict[int, _Container] = {}
-        self._random = Random(seed)  # noqa: S311  # to be repeatable is the point
-        self._clock = clock
-        self._boot_seconds = boot_seconds
+        self.timeline: Timeline = Timeline(clock)
         self._token = token
-        self._nodes = {node.name: node for node in draw_nodes(self._random, machines)}
+        random = Random(seed)  # noqa: S311  # to be repeatable is the point
+        nodes = sorted(draw_nodes(random, machines), key=lambda node: (node.price, node.name))
+        self._nodes = {node.name: node for node in nodes}
+        self._machines: dict[tuple[str, str], bytes] = {}
         self._auths: dict[int, dict[str, Any]] = {}
         self._images: dict[int, dict[str, Any]] = {}
-        self._containers: dict[int, _Container] = {}
-        self._next_container_id = 1001
-        self.bill: Bill = Bill()
         for content in official_images():
             self._add_image(content)
+        self._fleet = Fleet(
+            world=world,
+            dialect=self.dialect,
+            timeline=self.timeline,
+            random=random,
+            boot_seconds=boot_seconds,
+            balance=balance,
+        )
+        # A test may look from another thread than the one that serves.
+        self._lock = threading.RLock()
+
+    def at_once(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """Go to the present, and make a call; nothing comes between."""
+        with self._lock:
+            self.timeline.settle()
+            return call(*arguments)
+
+    def later(self, seconds: float, call: Callable[..., bytes], *arguments: Any) -> None:
+        """Make a call in a while, by the clock; whether it is refused then, nobody learns."""
+
+        def act() -> None:
+            with suppress(Refusal):
+                call(*arguments)
+
+        self.timeline.plan(self.timeline.now + seconds, act)
 
     def authorize(self, header: str | None) -> None:
         """Check an `Authorization` header."""
@@ -92,11 +100,11 @@ class Service:
 
     def charges(self) -> list[Charge]:
         """Return what each container has cost until now."""
-        return self.bill.charges(self._clock())
+        return self._fleet.charges()
 
     # Machines
 
-    def list_machines(self, query: Mapping[str, str]) -> list[dict[str, Any]]:
+    def list_machines(self, query: Mapping[str, str]) -> bytes:
         """`GET /v1/rentgpu/machines`: what has enough free GPUs and passes every filter, the cheapest first."""
         check = Checker("query", query, textual=True)
         currency = check.member("currency", tuple(_RATES), default="USD")
@@ -120,9 +128,14 @@ class Service:
             and _within(node.disk_per_gpu * node.gpu_count, limits["min_disk"], limits["max_disk"])
             and _within(node.price * rate, limits["min_price"], limits["max_price"])
         ]
-        return [self._machine(node, rate) for node in sorted(found, key=lambda node: (node.price, node.name))]
+        return b"[%s]" % b",".join([self._machine(node, currency) for node in found])
 
-    def _machine(self, node: Node, rate: Decimal) -> dict[str, Any]:
+    def _machine(self, node: Node, currency: str) -> bytes:
+        if (node.name, currency) not in self._machines:
+            self._machines[node.name, currency] = as_json(self._listing(node, _RATES[currency]))
+        return self._machines[node.name, currency]
+
+    def _listing(self, node: Node, rate: Decimal) -> dict[str, Any]:
         price = self.dialect.price(node.price * rate)
         listing = {
             **node.listing,
@@ -143,7 +156,7 @@ class Service:
 
     # Auths
 
-    def create_auth(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    def create_auth(self, body: Mapping[str, Any]) -> bytes:
         """`POST /v1/rentgpu/auths/`."""
         check = Checker("body", body, textual=False)
         value = check.text("value", shortest=8, longest=32)
@@ -152,17 +165,18 @@ class Service:
         self._auths[auth_id] = {"id": auth_id, "value": value, "created_at": self._stamp()}
         return self.get_auth(auth_id)
 
-    def list_auths(self, query: Mapping[str, str]) -> list[dict[str, Any]]:
+    def list_auths(self, query: Mapping[str, str]) -> bytes:
         """`GET /v1/rentgpu/auths/`."""
-        return self.dialect.page("auth", self._auths.values(), query)
+        chosen = self.dialect.page("auth", tuple(self._auths), query)
+        return as_json([self.dialect.thing("auth", self._auths[one]) for one in chosen])
 
-    def get_auth(self, auth_id: int) -> dict[str, Any]:
+    def get_auth(self, auth_id: int) -> bytes:
         """`GET /v1/rentgpu/auths/{auth_id}`."""
-        return self.dialect.thing("auth", _found(self._auths, auth_id, "Auth"))
+        return as_json(self.dialect.thing("auth", _found(self._auths, auth_id, "Auth")))
 
     # Images
 
-    def create_image(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    def create_image(self, body: Mapping[str, Any]) -> bytes:
         """`POST /v1/rentgpu/images/`."""
         check = Checker("body", body, textual=False)
         content = {name: check.text(name) for name in ("name", "image_name", "image_tag", "image_label")}
@@ -170,17 +184,18 @@ class Service:
         check.raise_if_wrong()
         return self.get_image(self._add_image({**content, "image_type": 2}))
 
-    def list_images(self, query: Mapping[str, str]) -> list[dict[str, Any]]:
+    def list_images(self, query: Mapping[str, str]) -> bytes:
         """`GET /v1/rentgpu/images/`."""
         check = Checker("query", query, textual=True)
         image_type = check.member("image_type", (0, 1, 2), default=0)
         check.raise_if_wrong()
-        images = [image for image in self._images.values() if image["image_type"] == image_type]
-        return self.dialect.page("image", images, query)
+        ids = [one for one, image in self._images.items() if image["image_type"] == image_type]
+        chosen = self.dialect.page("image", ids, query)
+        return as_json([self.dialect.thing("image", self._images[one]) for one in chosen])
 
-    def get_image(self, image_id: int) -> dict[str, Any]:
+    def get_image(self, image_id: int) -> bytes:
         """`GET /v1/rentgpu/images/{image_id}`."""
-        return self.dialect.thing("image", _found(self._images, image_id, "Image"))
+        return as_json(self.dialect.thing("image", _found(self._images, image_id, "Image")))
 
     def _add_image(self, content: dict[str, Any]) -> int:
         image_id = len(self._images) + 1
@@ -189,123 +204,47 @@ class Service:
 
     # Containers
 
-    def create_container(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    def create_container(self, body: Mapping[str, Any], faults: Sequence[Fault] = ()) -> bytes:
         """`POST /v1/rentgpu/containers/`: takes stock and starts the bill."""
         check = Checker("body", body, textual=False)
-        name = check.text("name")
-        auth_id = check.integer("auth_id")
-        gpu = check.integer("gpu", least=1, most=12)
-        node_name = check.text("node_name")
-        image_id = check.integer("image_template_id")
-        check.member("payment_type", (0, 1, 2))
-        check.raise_if_wrong()
-        _found(self._auths, auth_id, "Auth")
-        _found(self._images, image_id, "Image")
-        node = _found(self._nodes, node_name, "Node")
-        if self._balance is not None and sum(charge.cost for charge in self.charges()) >= self._balance:
-            raise self.dialect.balance_refusal()
-        if self.world.long_names == "cut at 24":
-            name = name[:24]
-        if self.world.names == "unique" and any(one.fields["name"] == name for one in self._containers.values()):
-            raise Refusal(409, {"detail": "a container of that name exists"})
-        if node.free < gpu:
-            raise Refusal(400, {"detail": f"node {node_name} has {node.free} free GPUs, {gpu} were asked for"})
-
-        now = self._clock()
-        container_id = self._next_container_id
-        self._next_container_id += 1
-        node.taken += gpu
-        container = _Container(
-            fields={
-                "name": name,
-                "auth_id": auth_id,
-                "gpu": gpu,
-                "node_name": node_name,
-                "image_template_id": image_id,
-                "enable_vscode": False,
-                "enable_jupyter": False,
-                "cpu": node.cpu_per_gpu * gpu,
-                "disk_size": 200,
-                "memory": node.memory_per_gpu * gpu,
-                "gpu_name": self.dialect.container_gpu(node.gpu_id, node.gpu_name),
-                "id": container_id,
-                "created_at": self._stamp(),
-            },
-            node=node,
-            gpu=gpu,
-            created=now,
-            up_at=now + self._boot_time(),
-            port=20_000 + container_id % 40_000,
-        )
-        self._containers[container_id] = container
-        self.bill.begin(container_id, name=name, node_name=node_name, gpu=gpu, price=node.price, now=now)
-        return self._shown(container)
-
-    def list_containers(self, query: Mapping[str, str]) -> list[dict[str, Any]]:
-        """`GET /v1/rentgpu/containers/`."""
-        lag = 0 if self.world.list_lag == "none" else _LIST_LAG
-        now = self._clock()
-        listed = [one for one in self._containers.values() if now - one.created >= lag]
-        return self.dialect.page("container", map(self._fields, listed), query)
-
-    def get_container(self, container_id: int) -> dict[str, Any]:
-        """`GET /v1/rentgpu/containers/{container_id}`."""
-        return self._shown(_found(self._containers, container_id, "Container"))
-
-    def stop_container(self, container_id: int) -> dict[str, Any]:
-        """`POST /v1/rentgpu/containers/{container_id}/stop`."""
-        container = _found(self._containers, container_id, "Container")
-        container.up_at = None
-        if self.world.stop_billing == "ends":
-            self.bill.pause(container_id, self._clock())
-        return self._shown(container)
-
-    def restart_container(self, container_id: int) -> dict[str, Any]:
-        """`POST /v1/rentgpu/containers/{container_id}/restart`."""
-        container = _found(self._containers, container_id, "Container")
-        container.up_at = self._clock() + self._boot_time()
-        if self.world.restart_port == "changed":
-            container.port += 1
-        self.bill.resume(container_id, self._clock())
-        return self._shown(container)
-
-    def delete_container(self, container_id: int) -> Any:
-        """`DELETE /v1/rentgpu/containers/{container_id}`: gives the stock back and ends the bill."""
-        if container_id in self._deleted:
-            refusal = self.dialect.second_delete()
-            if refusal is not None:
-                raise refusal
-            return self.dialect.deleted(self._shown(self._deleted[container_id]))
-        container = _found(self._containers, container_id, "Container")
-        shown = self._shown(container)
-        self._deleted[container_id] = self._containers.pop(container_id)
-        container.node.taken -= container.gpu
-        self.bill.end(container_id, self._clock())
-        return self.dialect.deleted(shown)
-
-    def _boot_time(self) -> float:
-        return self._boot_seconds * self._random.uniform(0.75, 1.25)
-
-    def _shown(self, container: _Container) -> dict[str, Any]:
-        return self.dialect.thing("container", self._fields(container))
-
-    def _fields(self, container: _Container) -> dict[str, Any]:
-        status = STOPPED
-        if container.up_at is not None:
-            status = RUNNING if self._clock() >= container.up_at else STARTING
-        up = status == RUNNING
-        return {
-            **container.fields,
-            "status": status,
-            "ssh": self.dialect.ssh(_HOST, container.port, up=up),
-            **{
-                f"{name}_service": self.dialect.service(name, _HOST, container.port, up=up)
-                for name in ("exposed", "vscode", "jupyter")
-            },
+        wanted = {
+            "name": check.text("name"),
+            "auth_id": check.integer("auth_id"),
+            "gpu": check.integer("gpu", least=1, most=12),
+            "node_name": check.text("node_name"),
+            "image_template_id": check.integer("image_template_id"),
+            "payment_type": check.member("payment_type", (0, 1, 2)),
         }
+        check.raise_if_wrong()
+        _found(self._auths, wanted["auth_id"], "Auth")
+        _found(self._images, wanted["image_template_id"], "Image")
+        node = _found(self._nodes, wanted["node_name"], "Node")
+        if any(fault.what == "stock-out" for fault in faults):
+            raise self._fleet.stock_out(node, wanted["gpu"], free=0)
+        return self._fleet.rent(node, wanted, self._stamp(), faults)
+
+    def list_containers(self, query: Mapping[str, str]) -> bytes:
+        """`GET /v1/rentgpu/containers/`."""
+        return self._fleet.page(query)
+
+    def get_container(self, container_id: int) -> bytes:
+        """`GET /v1/rentgpu/containers/{container_id}`."""
+        return self._fleet.show(container_id)
+
+    def stop_container(self, container_id: int) -> bytes:
+        """`POST /v1/rentgpu/containers/{container_id}/stop`."""
+        return self._fleet.stop(container_id)
+
+    def restart_container(self, container_id: int, faults: Sequence[Fault] = ()) -> bytes:
+        """`POST /v1/rentgpu/containers/{container_id}/restart`."""
+        return self._fleet.restart(container_id, faults)
+
+    def delete_container(self, container_id: int) -> bytes:
+        """`DELETE /v1/rentgpu/containers/{container_id}`: gives the stock back and ends the bill."""
+        return self._fleet.delete(container_id)
 
     def _stamp(self) -> Any:
-        return self.dialect.stamp(self._clock())
+        return self.dialect.stamp(self.timeline.now)
 
 
 def _within(value: Any, least: int | None, most: int | None) -> bool:

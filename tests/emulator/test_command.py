@@ -1,27 +1,36 @@
 """`python -m netmind_rentgpu.emulator`, as a process of its own."""
 
+import json
 import re
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
+import aiohttp
 import pytest
 
 from netmind_rentgpu import AsyncRentGPU, PaymentType
 from netmind_rentgpu.emulator.__main__ import main
 
+
+class Serving(NamedTuple):
+    url: str
+    token: str
+    said: list[str]
+
+
 COMMAND = [sys.executable, "-W", "error", "-m", "netmind_rentgpu.emulator"]
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-async def test_it_serves_until_it_is_interrupted(how: signal.Signals, tmp_path: Path) -> None:
+@asynccontextmanager
+async def serving(options: list[str], folder: Path, how: signal.Signals = signal.SIGTERM) -> AsyncIterator[Serving]:
+    """Run the command; give its URL and token, and see it end well."""
     process = subprocess.Popen(
-        [*COMMAND, "--port", "0", "--seed", "7"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
+        [*COMMAND, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
     )
     with process:
         try:
@@ -30,22 +39,35 @@ async def test_it_serves_until_it_is_interrupted(how: signal.Signals, tmp_path: 
             token = re.fullmatch(r"export NETMIND_API_KEY=(\S+)\n", process.stdout.readline())
             assert url
             assert token
-            async with AsyncRentGPU(token[1], base_url=url[1]) as gpu:
-                machine = (await gpu.machines.list())[0]
-                auth = await gpu.auths.create("a-password")
-                await gpu.containers.create(
-                    name="left-behind",
-                    auth_id=auth.id,
-                    node_name=machine.node_name,
-                    image_template_id=1,
-                    payment_type=PaymentType.USD,
-                )
+            yield Serving(url[1], token[1], said := [])
             process.send_signal(how)
             out, err = process.communicate(timeout=30)
+            said.append(err)
         finally:
             process.kill()
     assert (process.returncode, out) == (0, "")
-    assert re.fullmatch(r"serving until interrupted\nstill rented: left-behind \(1001\), \d\.\d+ USD an hour\n", err)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+async def test_it_serves_until_it_is_interrupted(how: signal.Signals, tmp_path: Path) -> None:
+    async with (
+        serving(["--port", "0", "--seed", "7"], tmp_path, how) as served,
+        AsyncRentGPU(served.token, base_url=served.url) as gpu,
+    ):
+        machine = (await gpu.machines.list())[0]
+        auth = await gpu.auths.create("a-password")
+        await gpu.containers.create(
+            name="left-behind",
+            auth_id=auth.id,
+            node_name=machine.node_name,
+            image_template_id=1,
+            payment_type=PaymentType.USD,
+        )
+    assert re.fullmatch(
+        r"serving until interrupted\n1 still rented, for (\d\.\d+) USD an hour:\n"
+        r"  left-behind \(container 1001\): 1 GPU on node-\S+, \1 USD an hour, 0\.\d+ USD in \d+\.\d s\n",
+        served.said[0],
+    )
 
 
 def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,3 +85,76 @@ def test_what_is_no_port(port: str, capsys: pytest.CaptureFixture[str]) -> None:
         main(["--port", port])
     assert caught.value.code == 2
     assert "--port" in capsys.readouterr().err
+
+
+async def test_world_time_and_faults(tmp_path: Path) -> None:
+    faults = tmp_path / "faults.toml"
+    faults.write_text("""
+        [[faults]]
+        what = "status"
+        status = 502
+        call = "list_auths"
+        times = 2
+
+        [[faults]]
+        what = "vanishes"
+        seconds = 3600
+    """)
+    options = ["--world", "pairs-01", "--world", "limit=5", "--world", "token=bearer", "--time-scale", "0"]
+    async with (
+        serving([*options, "--faults", str(faults)], tmp_path) as (url, token, _),
+        aiohttp.ClientSession() as http,
+    ):
+        headers = {"Authorization": f"Bearer {token}"}
+        statuses = []
+        for number in range(9):
+            async with http.post(f"{url}/v1/rentgpu/auths/", json={"value": f"password-{number}"}, headers=headers):
+                pass
+        for _ in range(3):
+            async with http.get(f"{url}/v1/rentgpu/auths/", headers=headers) as answer:
+                statuses.append(answer.status)
+                body = await answer.read()
+        assert statuses == [502, 502, 200]
+        assert len(json.loads(body)) == 5
+        async with http.get(f"{url}/_emulator/clock") as answer:
+            assert (await answer.json())["scale"] == 0
+        async with http.get(f"{url}/_emulator/faults") as answer:
+            assert [fault["what"] for fault in (await answer.json())["faults"]] == ["status", "vanishes"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--world", "nowhere"], "no preset is called nowhere; there are documented, pairs-01"),
+        (["--world", "ssh=telnet"], "ssh is one of 'ssh user@host -p port'"),
+        (["--world", "telnet=yes"], "there is no switch telnet; there are token"),
+        (["--time-scale", "-1"], "a clock's scale is from 0 to 1,000,000"),
+        (["--time-scale", "fast"], "--time-scale"),
+        (["--faults", "missing.toml"], "--faults: missing.toml: "),
+    ],
+)
+def test_what_makes_no_sense(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(options)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[faults]]\nwhat = 'drop'\nhow = 'hard'", "unknown: how; a fault has what, call, method"),
+        ("[[faults]]\ncall = 'get_auth'", "a fault needs 'what': one of drop, status"),
+        ("[[faults]]\nwhat = 'sabotage'", "'what' must be in ('drop', "),
+        ("faults = 3", "something else than [[faults]] tables"),
+        ("faults = [3]", "a fault has what"),
+        ("[[fault]]\nwhat = 'drop'", "something else than [[faults]] tables"),
+        ("what = ", "Invalid value"),
+    ],
+)
+def test_files_that_hold_no_faults(text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "faults.toml"
+    path.write_text(text)
+    with pytest.raises(SystemExit):
+        main(["--faults", str(path)])
+    assert message in capsys.readouterr().err

@@ -227,25 +227,25 @@ async def test_time_brings_a_container_up(http: aiohttp.ClientSession, clock: An
         return container["status"], bool(container["ssh"])
 
     assert await shown() == (0, False)
-    clock.now += 7.4
+    clock.advance(7.4)
     assert await shown() == (0, False)
-    clock.now += 5.2
+    clock.advance(5.2)
     assert await shown() == (1, True)
     assert (await ask(http, "GET", "containers/"))[1][0]["ssh"].startswith("ssh root@127.0.0.1 -p ")
     await ask(http, "POST", f"{path}/stop")
-    clock.now += 100
+    clock.advance(100)
     assert await shown() == (2, False)
     await ask(http, "POST", f"{path}/restart")
     assert await shown() == (0, False)
-    clock.now += 12.6
+    clock.advance(12.6)
     assert await shown() == (1, True)
 
 
 async def test_the_bill(emulator: Emulator, http: aiohttp.ClientSession, clock: Any) -> None:
     first = await rent(http, gpu=2, name="first")
-    clock.now += 1800
+    clock.advance(1800)
     second = await rent(http, gpu=1, name="second")
-    clock.now += 1800
+    clock.advance(1800)
     charges = emulator.charges
     assert [(charge.name, charge.seconds, charge.running) for charge in charges] == [
         ("first", 3600, True),
@@ -258,7 +258,7 @@ async def test_the_bill(emulator: Emulator, http: aiohttp.ClientSession, clock: 
     # A stop does not end the bill, a delete does.
     await ask(http, "POST", f"containers/{second['id']}/stop")
     await ask(http, "DELETE", f"containers/{first['id']}")
-    clock.now += 1800
+    clock.advance(1800)
     assert [(charge.name, charge.seconds) for charge in emulator.running] == [("second", 3600)]
     assert [charge.seconds for charge in emulator.charges] == [3600, 3600]
     assert isinstance(emulator.spent, Decimal)

@@ -48,7 +48,7 @@ async def test_a_containers_life(
     assert container.memory == (machine.memory_per_gpu or 0) * 2
     assert container.gpu_name == machine.gpu_id
 
-    clock.now += 13
+    clock.advance(13)
     ready = await gpu.containers.get(container.id)
     assert ready.ssh_endpoint == SSHEndpoint("127.0.0.1", 21001, "root")
     assert ready.status != container.status
@@ -57,10 +57,10 @@ async def test_a_containers_life(
     assert (stopped.ssh_endpoint, stopped.id) == (None, container.id)
     restarted = await gpu.containers.restart(container.id)
     assert restarted.ssh_endpoint is None
-    clock.now += 13
+    clock.advance(13)
     assert (await gpu.containers.get(container.id)).ssh_endpoint is not None
 
-    clock.now += 3600 - 26
+    clock.advance(3600 - 26)
     gone = await gpu.containers.delete(container.id)
     assert isinstance(gone, Container)
     assert gone.id == container.id

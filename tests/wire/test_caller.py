@@ -281,7 +281,7 @@ async def test_the_total_starts_with_the_slot_and_covers_the_rest(make: Any, clo
     script = Script(status(502))
 
     def slow() -> None:
-        clock.now += 4
+        clock.advance(4)
 
     script.on_send = slow
     with pytest.raises(ServerError):
@@ -295,7 +295,7 @@ async def test_time_that_runs_out_while_waiting_for_another_slot(make: Any, cloc
     caller = make(script)
 
     async def oversleep(seconds: float) -> None:
-        clock.now += 100
+        clock.advance(100)
 
     caller._sleep = oversleep
     with pytest.raises(APITimeoutError) as caught:
@@ -308,7 +308,7 @@ async def test_without_a_total_retries_still_end(make: Any, clock: Any) -> None:
     script = Script(status(502))
 
     def slow() -> None:
-        clock.now += 50
+        clock.advance(50)
 
     script.on_send = slow
     with pytest.raises(ServerError):

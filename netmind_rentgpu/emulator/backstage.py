@@ -1,0 +1,135 @@
+"""Behind the scenes of an emulated service: what it does, what goes wrong, what came in, and what time it is.
+
+Python reaches it through `Emulator`, other languages through the paths below `PREFIX`, which no path of the service can
+meet: the service's own all begin with its version.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from typing import Any, cast
+
+import attrs
+
+from netmind_rentgpu.emulator.billing import Charge, rented
+from netmind_rentgpu.emulator.clock import Clock
+from netmind_rentgpu.emulator.faults import CALLS, Fault, Faults
+from netmind_rentgpu.emulator.recording import Recorder
+from netmind_rentgpu.emulator.service import Service
+from netmind_rentgpu.emulator.validation import Refusal
+
+__all__ = ["PREFIX", "Backstage"]
+
+PREFIX = "/_emulator"
+
+
+class Backstage:
+    """All that an emulator consists of, the port aside.
+
+    Attributes:
+        service, faults, recorder, clock: its parts; the first two are others after a reset.
+    """
+
+    def __init__(
+        self, *, make: Callable[[], Service], seed: int, faults: Iterable[Fault], keep: int | None, clock: Clock
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            make: makes the service, as it is in the beginning.
+            faults: that are in force in the beginning.
+            keep: how many requests to keep; None for all.
+        """
+        self._make = make
+        self._seed = seed
+        self._first_faults = tuple(faults)
+        self.recorder: Recorder = Recorder(keep)
+        self.clock: Clock = clock
+        self.service: Service = make()
+        self.faults: Faults = Faults(seed, self._first_faults)
+
+    def reset(self) -> None:
+        """Begin again: nothing was ever rented, made or asked. Only the clock goes on."""
+        self.service = self._make()
+        self.faults = Faults(self._seed, self._first_faults)
+        self.recorder.clear()
+
+    def charges(self) -> list[Charge]:
+        """Return what each container has cost until now."""
+        charges: list[Charge] = self.service.at_once(self.service.charges)
+        return charges
+
+    # Over HTTP: each takes the query or the JSON that came, and returns JSON.
+
+    def show_requests(self, query: Mapping[str, str]) -> Any:
+        """`GET /_emulator/requests`."""
+        unknown = query.keys() - {"call", "method", "path"}
+        if unknown:
+            raise _refused(f"unknown: {', '.join(sorted(unknown))}; requests are chosen by call, method or path")
+        if query.get("call", CALLS[0]) not in CALLS:
+            raise _refused(f"call must be one of {', '.join(CALLS)}")
+        chosen = self.recorder.recording().of(query.get("call"), method=query.get("method"), path=query.get("path"))
+        return {"connections": chosen.connections, "requests": [attrs.asdict(one) for one in chosen]}
+
+    def forget_requests(self) -> Any:
+        """`DELETE /_emulator/requests`."""
+        self.recorder.clear()
+        return self.show_requests({})
+
+    def show_bill(self) -> Any:
+        """`GET /_emulator/bill`."""
+        charges = self.charges()
+        return {
+            "spent": str(sum((charge.cost for charge in charges), Decimal(0))),
+            "rented": rented(charges),
+            "charges": [
+                {**attrs.asdict(charge), "hourly_price": str(charge.hourly_price), "cost": str(charge.cost)}
+                for charge in charges
+            ],
+        }
+
+    def show_clock(self) -> Any:
+        """`GET /_emulator/clock`."""
+        return {"now": self.clock.now, "scale": self.clock.scale}
+
+    def move_clock(self, body: Any) -> Any:
+        """`POST /_emulator/clock`."""
+        wanted = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+        if not wanted or wanted.keys() - {"advance", "scale"}:
+            raise _refused("give 'advance' (seconds), 'scale', or both")
+        for name, value in wanted.items():
+            if type(value) not in (int, float):
+                raise _refused(f"{name} must be a number")
+        try:
+            self.clock.advance(wanted.get("advance", 0), scale=wanted.get("scale"))
+        except ValueError as error:
+            raise _refused(str(error)) from None
+        return self.show_clock()
+
+    def show_faults(self) -> Any:
+        """`GET /_emulator/faults`."""
+        return {"faults": [fault.to_mapping() for fault in self.faults]}
+
+    def add_fault(self, body: Any) -> Any:
+        """`POST /_emulator/faults`."""
+        try:
+            fault = Fault.from_mapping(body)
+        except ValueError as error:
+            raise _refused(str(error)) from None
+        self.faults.add(fault)
+        return self.show_faults()
+
+    def clear_faults(self) -> Any:
+        """`DELETE /_emulator/faults`."""
+        self.faults.clear()
+        return self.show_faults()
+
+    def begin_again(self) -> Any:
+        """`POST /_emulator/reset`."""
+        self.reset()
+        return self.show_clock()
+
+
+def _refused(message: str) -> Refusal:
+    return Refusal(422, {"detail": message})

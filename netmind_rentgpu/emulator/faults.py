@@ -1,0 +1,277 @@
+"""What goes wrong, by rule: which request meets which fault. No I/O; who serves the request does what is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from random import Random
+from typing import Any, Literal, Self, TypeAlias, get_args
+
+import attrs
+
+__all__ = ["CALLS", "CALLS_OF", "LARGEST", "METHODS", "OPTIONS", "STATUSES", "Fault", "Faults", "Met", "What"]
+
+Call: TypeAlias = Literal[
+    "list_machines",
+    "create_auth",
+    "list_auths",
+    "get_auth",
+    "create_image",
+    "list_images",
+    "get_image",
+    "create_container",
+    "list_containers",
+    "get_container",
+    "stop_container",
+    "restart_container",
+    "delete_container",
+]
+CALLS: tuple[Call, ...] = get_args(Call)
+"""The service's calls, as rules and recorded requests name them."""
+
+What: TypeAlias = Literal[
+    "drop",
+    "status",
+    "rate limit",
+    "hang",
+    "slow",
+    "html",
+    "cut body",
+    "wrong json",
+    "wrong shape",
+    "stock-out",
+    "late commit",
+    "never starts",
+    "never reachable",
+    "dies",
+    "vanishes",
+    "moves",
+]
+# What each may be told beside which requests it is for, and the default.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "drop": {"when": "before"},
+    "status": {"when": "before", "status": None},
+    "rate limit": {"retry_after": None},
+    "hang": {"when": "before"},
+    "slow": {"when": "before", "seconds": 1.0},
+    "html": {"when": "before"},
+    "late commit": {"seconds": 5.0},
+    "vanishes": {"seconds": 10.0},
+}
+_BOOT = ("create_container", "restart_container")
+# Those that are for some calls only; the first is meant where none is named.
+CALLS_OF: dict[str, tuple[str, ...]] = {
+    "stock-out": ("create_container",),
+    "late commit": ("create_container", "create_auth", "create_image", *CALLS[-3:]),
+    "never starts": _BOOT,
+    "never reachable": _BOOT,
+    "dies": _BOOT,
+    "vanishes": _BOOT,
+    "moves": ("restart_container",),
+}
+_LIVES = frozenset({"never starts", "never reachable", "dies", "vanishes", "moves"})
+LARGEST = 1e9
+METHODS = ("GET", "POST", "DELETE")
+STATUSES = (400, 401, 403, 404, 408, 409, 500, 502, 503, 504)
+
+
+def _one_of(choices: Any) -> Any:
+    return attrs.validators.in_(choices)
+
+
+def _from(least: float, most: float) -> Any:
+    def check(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        # To Python, True is 1.
+        if type(value) not in (int, float) or not least <= value <= most:
+            raise ValueError(f"'{attribute.name}' must be a number from {least:g} to {most:g}, not {value!r}")
+
+    return check
+
+
+def _count(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if type(value) is not int or value < 1:
+        raise ValueError(f"'{attribute.name}' must be a whole number from 1 on, not {value!r}")
+
+
+def _or_none(validator: Any) -> Any:
+    return attrs.validators.optional(validator)
+
+
+def _whole(value: Any) -> Any:
+    """Read 5.0 as 5, as JSON does, and leave to the field's check what is no whole number."""
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+def _optional(validator: Any, converter: Any = None) -> Any:
+    return attrs.field(default=None, kw_only=True, validator=_or_none(validator), converter=converter)
+
+
+@attrs.frozen
+class Fault:
+    """A rule: some requests meet this.
+
+    What happens to an answer:
+        drop: the connection breaks without one.
+        status: an error, its number in `status`.
+        rate limit: 429, with `Retry-After: retry_after` where that is given; always before the service acts.
+        hang: nothing is answered, as long as the emulator runs.
+        slow: it takes `seconds` longer; a client that leaves meanwhile does not keep the service from acting.
+        html: a page of HTML with status 200, as from a gateway.
+        cut body: the connection breaks halfway through the body; the service has acted.
+        wrong json: what is not JSON, with status 200; the service has acted.
+        wrong shape: JSON of a shape that nobody documented; the service has acted.
+
+    What happens to a container:
+        stock-out: the machine refuses, though it is listed.
+        late commit: the connection breaks, and `seconds` later the service acts after all.
+        never starts: it stays as it is while it starts, for good.
+        never reachable: it seems to run, and names an endpoint where nothing listens (port 1).
+        dies: halfway through its start; it costs until it is deleted.
+        vanishes: `seconds` after it began to run it is gone, as if deleted.
+        moves: a restart brings it back on another address.
+
+    Attributes:
+        what: one of these.
+        call: for which of the service's calls, as `create_container`; any, where the fault is not for some only.
+        method, path: for which requests; in a path, * stands for anything.
+        when: before the service acts, or after.
+        status: of `status`: one of 400, 401, 403, 404, 408, 409, 500, 502, 503 and 504.
+        retry_after: seconds.
+        seconds: of `slow`, real ones; of the others, by the emulator's clock.
+        nth: the first of the matching requests that meets it, from 1 on.
+        times: how many of them, from that one on, meet it; None for all.
+        probability: with which each of those does, under the emulator's seed.
+    """
+
+    what: What = attrs.field(validator=_one_of(get_args(What)))
+    call: Call | None = _optional(_one_of(CALLS))
+    method: Literal["GET", "POST", "DELETE"] | None = _optional(_one_of(METHODS))
+    path: str | None = _optional(attrs.validators.instance_of(str))
+    when: Literal["before", "after"] | None = _optional(_one_of(("before", "after")))
+    status: int | None = _optional(_one_of(STATUSES), _whole)
+    retry_after: float | None = _optional(_from(0, LARGEST))
+    seconds: float | None = _optional(_from(0, LARGEST))
+    nth: int = attrs.field(default=1, kw_only=True, validator=_count, converter=_whole)
+    times: int | None = attrs.field(default=1, kw_only=True, validator=_or_none(_count), converter=_whole)
+    probability: float = attrs.field(default=1.0, kw_only=True, validator=_from(0, 1))
+
+    def __attrs_post_init__(self) -> None:
+        options = OPTIONS.get(self.what, {})
+        for name in ("when", "status", "retry_after", "seconds"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, options.get(name))
+            elif name not in options:
+                raise ValueError(f"{self.what!r} takes no {name}")
+        if self.what == "status" and self.status is None:
+            raise ValueError("'status' needs its number: status=502")
+        calls = CALLS_OF.get(self.what)
+        if calls is not None:
+            if self.call is None:
+                object.__setattr__(self, "call", calls[0])
+            elif self.call not in calls:
+                raise ValueError(f"{self.what!r} is for {', '.join(calls)}, not {self.call}")
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
+        """Read a rule from what TOML or JSON gives.
+
+        Raises:
+            ValueError: it is none.
+        """
+        names = [field.name for field in attrs.fields(cls)]
+        if not isinstance(mapping, Mapping):  # a file or a client may send anything
+            raise ValueError(f"a fault has {', '.join(names)}")  # noqa: TRY004  # what was sent is what is wrong
+        if unknown := sorted(mapping.keys() - set(names)):
+            raise ValueError(f"unknown: {', '.join(unknown)}; a fault has {', '.join(names)}")
+        if nothing := [name for name, value in mapping.items() if value is None and name != "times"]:
+            raise ValueError(f"{', '.join(nothing)} must not be null")
+        if "what" not in mapping:
+            raise ValueError(f"a fault needs 'what': one of {', '.join(get_args(What))}")
+        try:
+            return cls(**mapping)
+        except (TypeError, ValueError) as error:
+            # attrs' own go on with the whole attribute.
+            raise ValueError(str(error.args[0])) from None
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Write it as `from_mapping` reads it."""
+        return {name: value for name, value in attrs.asdict(self).items() if value is not None or name == "times"}
+
+
+@attrs.frozen
+class Met:
+    """What one request meets.
+
+    Attributes:
+        answer: what happens to it, if anything.
+        lives: what happens to the container that it starts.
+    """
+
+    answer: Fault | None = None
+    lives: tuple[Fault, ...] = ()
+
+    @property
+    def names(self) -> str | None:
+        """What all of that is called."""
+        met = (*(() if self.answer is None else (self.answer,)), *self.lives)
+        return ", ".join(fault.what for fault in met) or None
+
+
+_NOTHING = Met()
+
+
+@attrs.define
+class _Rule:
+    fault: Fault
+    random: Random
+    matched: int = 0
+
+    def hits(self, call: str, method: str, path: str) -> bool:
+        """Count a request; return whether it meets the fault."""
+        fault = self.fault
+        if (
+            fault.call not in (None, call)
+            or fault.method not in (None, method)
+            or (fault.path is not None and not fnmatchcase(path, fault.path))
+        ):
+            return False
+        self.matched += 1
+        if self.matched < fault.nth or (fault.times is not None and self.matched >= fault.nth + fault.times):
+            return False
+        return fault.probability >= 1 or self.random.random() < fault.probability
+
+
+class Faults:
+    """The rules in force. Of those that would change one answer, the first one added does."""
+
+    def __init__(self, seed: int, faults: Iterable[Fault] = ()) -> None:
+        self._seed = seed
+        self._added = 0
+        self._rules: list[_Rule] = []
+        for fault in faults:
+            self.add(fault)
+
+    def add(self, fault: Fault) -> None:
+        """Put a rule into force; it counts requests from now on."""
+        # A random sequence for each rule, so that one rule more leaves the others as they were.
+        random = Random(f"{self._seed} {self._added}")  # noqa: S311  # to be repeatable is the point
+        self._added += 1
+        self._rules = [*self._rules, _Rule(fault, random)]  # whoever looks at the old list can go on
+
+    def clear(self) -> None:
+        """Put all rules out of force."""
+        self._rules = []
+
+    def __iter__(self) -> Iterator[Fault]:
+        return (rule.fault for rule in self._rules)
+
+    def meet(self, call: str, method: str, path: str) -> Met:
+        """Count a request of the service, and decide what it meets."""
+        rules = self._rules
+        if not rules:
+            return _NOTHING
+        met = [rule.fault for rule in rules if rule.hits(call, method, path)]
+        return Met(
+            next((fault for fault in met if fault.what not in _LIVES), None),
+            tuple(fault for fault in met if fault.what in _LIVES),
+        )

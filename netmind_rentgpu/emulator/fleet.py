@@ -1,0 +1,273 @@
+"""The containers of an emulated service: their lives, the stock they take, and their bill.
+
+What a container is, follows from when it was started and what time it is; only what removes one is planned.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from math import inf
+from random import Random
+from typing import Any
+
+import attrs
+
+from netmind_rentgpu.emulator.billing import Bill, Charge
+from netmind_rentgpu.emulator.clock import Timeline
+from netmind_rentgpu.emulator.dialect import Dialect
+from netmind_rentgpu.emulator.faults import Fault
+from netmind_rentgpu.emulator.inventory import Node
+from netmind_rentgpu.emulator.validation import Refusal
+from netmind_rentgpu.emulator.world import World
+
+__all__ = ["FAILED", "RUNNING", "STARTING", "STOPPED", "Fleet", "as_json"]
+
+# The service documents no status numbers. These are made up; no client may depend on them.
+STARTING, RUNNING, STOPPED, FAILED = 0, 1, 2, 3
+
+_HOST = "127.0.0.1"
+_PORTS = range(21_001, 61_001)
+_NOTHING_LISTENS = 1
+_LIST_LAG = 20.0
+_FIRST_ID = 1001
+
+
+@attrs.define(kw_only=True)
+class _Container:
+    """A container's record.
+
+    Attributes:
+        up_at: when it runs, or will; never for what is stopped or does not start.
+        dies_at, vanishes_at: when that happens, where it does.
+        text: how it is shown, until `text_ends`.
+    """
+
+    fields: dict[str, Any]
+    node: Node
+    gpu: int
+    created: float
+    port: int
+    stopped: bool = False
+    reachable: bool = True
+    up_at: float = inf
+    dies_at: float = inf
+    vanishes_at: float = inf
+    text: bytes = b""
+    text_ends: float = -inf
+
+
+class Fleet:
+    """All containers of one account."""
+
+    def __init__(
+        self,
+        *,
+        world: World,
+        dialect: Dialect,
+        timeline: Timeline,
+        random: Random,
+        boot_seconds: float,
+        balance: Decimal | None,
+    ) -> None:
+        self._world = world
+        self._dialect = dialect
+        self._timeline = timeline
+        self._random = random
+        self._boot_seconds = boot_seconds
+        self._balance = balance
+        self._bill = Bill()
+        self._containers: dict[int, _Container] = {}
+        self._deleted: dict[int, bytes] = {}
+        # In rising order, and so in that of creation.
+        self._ids: list[int] = []
+        self._names: Counter[str] = Counter()
+        self._next_id = _FIRST_ID
+        self._ports_given = 0
+
+    def charges(self) -> list[Charge]:
+        """Return what each container has cost until now."""
+        return self._bill.charges(self._timeline.now)
+
+    def rent(self, node: Node, wanted: Mapping[str, Any], stamp: Any, faults: Sequence[Fault]) -> bytes:
+        """Start a container: take the stock, and begin its bill.
+
+        Args:
+            wanted: what the create says of it, checked.
+            stamp: its `created_at`.
+            faults: what happens to it.
+        """
+        gpu, name = wanted["gpu"], wanted["name"]
+        if self._balance is not None and sum(charge.cost for charge in self.charges()) >= self._balance:
+            raise self._dialect.balance_refusal()
+        if self._world.long_names == "cut at 24":
+            name = name[:24]
+        if self._world.names == "unique" and self._names[name]:
+            raise Refusal(409, {"detail": "a container of that name exists"})
+        if node.free < gpu:
+            raise self.stock_out(node, gpu)
+
+        container_id = self._next_id
+        self._next_id += 1
+        now = self._timeline.now
+        node.taken += gpu
+        container = _Container(
+            fields={
+                "name": name,
+                "auth_id": wanted["auth_id"],
+                "gpu": gpu,
+                "node_name": node.name,
+                "image_template_id": wanted["image_template_id"],
+                "enable_vscode": False,
+                "enable_jupyter": False,
+                "cpu": node.cpu_per_gpu * gpu,
+                "disk_size": 200,
+                "memory": node.memory_per_gpu * gpu,
+                "gpu_name": self._dialect.container_gpu(node.gpu_id, node.gpu_name),
+                "id": container_id,
+                "created_at": stamp,
+            },
+            node=node,
+            gpu=gpu,
+            created=now,
+            port=self._new_port(),
+        )
+        self._containers[container_id] = container
+        self._ids.append(container_id)
+        self._names[name] += 1
+        self._bill.begin(container_id, name=name, node_name=node.name, gpu=gpu, price=node.price, now=now)
+        self._boot(container, faults)
+        return self._shown(container)
+
+    @staticmethod
+    def stock_out(node: Node, gpu: int, free: int | None = None) -> Refusal:
+        """Refuse a create for want of GPUs."""
+        free = node.free if free is None else free
+        return Refusal(400, {"detail": f"node {node.name} has {free} free GPUs, {gpu} were asked for"})
+
+    def page(self, query: Mapping[str, str]) -> bytes:
+        """Show a page of the list."""
+        ids: Sequence[int] = self._ids
+        if self._world.list_lag != "none":
+            listed = self._timeline.now - _LIST_LAG
+            ids = ids[: bisect_right(ids, listed, key=lambda one: self._containers[one].created)]
+        chosen = self._dialect.page("container", ids, query)
+        return b"[%s]" % b",".join([self._shown(self._containers[one]) for one in chosen])
+
+    def show(self, container_id: int) -> bytes:
+        """Show one container."""
+        return self._shown(self._found(container_id))
+
+    def stop(self, container_id: int) -> bytes:
+        """Stop a container."""
+        container = self._found(container_id)
+        self._rest(container)
+        container.stopped = True
+        if self._world.stop_billing == "ends":
+            self._bill.pause(container_id, self._timeline.now)
+        return self._shown(container)
+
+    def restart(self, container_id: int, faults: Sequence[Fault]) -> bytes:
+        """Start a container again, whatever it does."""
+        container = self._found(container_id)
+        self._rest(container)
+        if self._world.restart_port == "changed" or any(fault.what == "moves" for fault in faults):
+            container.port = self._new_port()
+        self._bill.resume(container_id, self._timeline.now)
+        self._boot(container, faults)
+        return self._shown(container)
+
+    def delete(self, container_id: int) -> bytes:
+        """Delete a container, for good."""
+        if container_id in self._deleted:
+            refusal = self._dialect.second_delete()
+            if refusal is not None:
+                raise refusal
+        else:
+            self._remove(container_id, self._found(container_id))
+        return self._dialect.deleted(self._deleted[container_id])
+
+    def _found(self, container_id: int) -> _Container:
+        if container_id not in self._containers:
+            raise Refusal(404, {"detail": "Container not found"})
+        return self._containers[container_id]
+
+    def _remove(self, container_id: int, container: _Container) -> None:
+        self._deleted[container_id] = self._shown(container)
+        del self._containers[container_id]
+        del self._ids[bisect_left(self._ids, container_id)]
+        self._names[container.fields["name"]] -= 1
+        container.node.taken -= container.gpu
+        self._bill.end(container_id, self._timeline.now)
+
+    def _boot(self, container: _Container, faults: Sequence[Fault]) -> None:
+        now = self._timeline.now
+        seconds = self._boot_seconds * self._random.uniform(0.75, 1.25)
+        container.up_at = now + seconds
+        for fault in faults:
+            match fault.what:
+                case "never starts":
+                    container.up_at = inf
+                case "never reachable":
+                    container.reachable = False
+                case "dies":
+                    container.up_at, container.dies_at = inf, now + seconds / 2
+                case "vanishes":
+                    container.vanishes_at = container.up_at + (fault.seconds or 0.0)
+                case _:
+                    pass
+        if container.vanishes_at < inf:
+            moment = container.vanishes_at
+            self._timeline.plan(moment, lambda: self._vanish(container, moment))
+
+    def _vanish(self, container: _Container, moment: float) -> None:
+        # One that was stopped, restarted or deleted meanwhile does not.
+        container_id = container.fields["id"]
+        if container.vanishes_at == moment and container_id in self._containers:
+            self._remove(container_id, container)
+
+    def _rest(self, container: _Container) -> None:
+        """Bring a container to rest: nothing that was to happen to it does."""
+        container.stopped, container.reachable = False, True
+        container.up_at = container.dies_at = container.vanishes_at = inf
+        container.text_ends = -inf
+
+    def _new_port(self) -> int:
+        self._ports_given += 1
+        return _PORTS[(self._ports_given - 1) % len(_PORTS)]
+
+    def _shown(self, container: _Container) -> bytes:
+        now = self._timeline.now
+        if now >= container.text_ends:
+            changes = (container.up_at, container.dies_at)
+            container.text_ends = min((moment for moment in changes if moment > now), default=inf)
+            container.text = as_json(self._dialect.thing("container", self._fields(container)))
+        return container.text
+
+    def _fields(self, container: _Container) -> dict[str, Any]:
+        now = self._timeline.now
+        if container.stopped:
+            status = STOPPED
+        elif now >= container.dies_at:
+            status = FAILED
+        else:
+            status = RUNNING if now >= container.up_at else STARTING
+        up = status == RUNNING
+        port = container.port if container.reachable else _NOTHING_LISTENS
+        return {
+            **container.fields,
+            "status": status,
+            "ssh": self._dialect.ssh(_HOST, port, up=up),
+            **{
+                f"{name}_service": self._dialect.service(name, _HOST, port, up=up)
+                for name in ("exposed", "vscode", "jupyter")
+            },
+        }
+
+
+def as_json(value: Any) -> bytes:
+    """Write JSON."""
+    return json.dumps(value, separators=(",", ":")).encode()

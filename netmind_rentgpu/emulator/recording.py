@@ -1,0 +1,151 @@
+"""Every request that came in, for tests to count; secrets are masked before anything is kept."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast, overload
+
+import attrs
+
+__all__ = ["MASK", "RecordedRequest", "Recorder", "Recording"]
+
+MASK = "***"
+_SECRET_FIELDS = frozenset({"value", "docker_passwd"})
+
+
+@attrs.define(kw_only=True)
+class RecordedRequest:
+    """One request, as it came in.
+
+    Attributes:
+        number: from 1 on, in the order of arrival.
+        call: which of the thirteen it is, as `create_container`; None for what the service does not have.
+        method, path: as sent; the path without its query.
+        query: the last value of each name.
+        body: the JSON, with secrets masked; None where there is none, or where it is not JSON.
+        connection: the number of the connection it came over, from 1 on.
+        time: by the emulator's clock, in seconds since 1970.
+        fault: what it met, as a `Fault` calls it; None for nothing.
+        status: what was answered; None for nothing, or nothing yet.
+    """
+
+    number: int
+    call: str | None
+    method: str
+    path: str
+    query: dict[str, str]
+    body: Any
+    connection: int
+    time: float
+    fault: str | None = None
+    status: int | None = None
+
+
+class Recording(Sequence[RecordedRequest]):
+    """The requests until now, in the order of arrival.
+
+    assert len(emulator.requests.of("create_container")) == 1
+    assert len(emulator.requests.of(method="GET", path="/v1/rentgpu/containers/")) == 4
+    assert emulator.requests.connections == 2
+    """
+
+    def __init__(self, requests: Iterable[RecordedRequest]) -> None:
+        self._requests = tuple(requests)
+
+    def of(self, call: str | None = None, *, method: str | None = None, path: str | None = None) -> Recording:
+        """Return those of one call, method or path."""
+        return Recording(
+            one
+            for one in self._requests
+            if call in (None, one.call) and method in (None, one.method) and path in (None, one.path)
+        )
+
+    @property
+    def connections(self) -> int:
+        """Over how many connections they came."""
+        return len({one.connection for one in self._requests})
+
+    @overload
+    def __getitem__(self, index: int) -> RecordedRequest: ...
+    @overload
+    def __getitem__(self, index: slice) -> Recording: ...
+    def __getitem__(self, index: int | slice) -> RecordedRequest | Recording:
+        return Recording(self._requests[index]) if isinstance(index, slice) else self._requests[index]
+
+    def __len__(self) -> int:
+        return len(self._requests)
+
+    def __iter__(self) -> Iterator[RecordedRequest]:
+        return iter(self._requests)
+
+    def __repr__(self) -> str:
+        lines = [
+            f"  {one.number}. {one.method} {one.path} {one.query or ''} -> {one.status} {one.fault or ''}"
+            for one in self._requests
+        ]
+        return "\n".join([f"<{len(self)} requests>", *map(str.rstrip, lines)])
+
+
+class Recorder:
+    """Keeps the requests; of more than `keep`, the newest."""
+
+    def __init__(self, keep: int | None) -> None:
+        self._requests: deque[RecordedRequest] = deque(maxlen=keep)
+        self._count = 0
+
+    def add(
+        self,
+        *,
+        call: str | None,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        body: bytes,
+        connection: int,
+        time: float,
+    ) -> RecordedRequest:
+        """Keep a request.
+
+        Args:
+            body: as sent; what is kept of it has its secrets masked.
+        """
+        self._count += 1
+        request = RecordedRequest(
+            number=self._count,
+            call=call,
+            method=method,
+            path=path,
+            query=dict(query),
+            body=_masked_body(body) if body else None,
+            connection=connection,
+            time=time,
+        )
+        self._requests.append(request)
+        return request
+
+    def recording(self) -> Recording:
+        """Return what was kept until now."""
+        return Recording(self._requests.copy())  # another thread may add meanwhile
+
+    def clear(self) -> None:
+        """Forget all requests; numbers go on."""
+        self._requests.clear()
+
+
+def _masked_body(body: bytes) -> Any:
+    try:
+        return _masked(json.loads(body))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {
+            name: MASK if name in _SECRET_FIELDS and inner is not None else _masked(inner)
+            for name, inner in fields.items()
+        }
+    return [_masked(inner) for inner in cast("list[Any]", value)] if isinstance(value, list) else value
