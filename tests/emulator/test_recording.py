@@ -1,0 +1,124 @@
+"""What an emulator keeps of its requests."""
+
+import io
+from typing import Any
+
+import aiohttp
+import canaries
+import pytest
+
+from netmind_rentgpu import AsyncRentGPU, PaymentType, RateLimitError
+from netmind_rentgpu.emulator import Emulator, Fault, Recording
+from netmind_rentgpu.emulator.recording import Recorder
+
+
+async def test_one_create_two_connections_four_pages(emulator: Emulator, gpu: AsyncRentGPU, clock: Any) -> None:
+    for number in range(7):
+        await gpu.auths.create(f"password-{number}")
+    first = len(emulator.requests)
+    clock.advance(5)
+    assert len([auth async for auth in gpu.auths.list(page_size=2)]) == 7
+    container = await gpu.containers.create(
+        name="mine",
+        auth_id=1,
+        node_name=(await gpu.machines.list())[0].node_name,
+        image_template_id=1,
+        payment_type=PaymentType.USD,
+    )
+    asked = emulator.requests[first:]
+    assert len(asked.of("create_container")) == 1
+    assert len(asked.of("list_auths")) == 4
+    assert len(asked.of(method="GET", path="/v1/rentgpu/auths/")) == 4
+    assert [page.query.get("marker") for page in asked.of("list_auths")] == [None, "2", "4", "6"]
+    assert {page.query["limit"] for page in asked.of("list_auths")} == {"2"}
+    # Lists share a connection; a create goes over a fresh one.
+    assert (asked.of(method="GET").connections, asked.connections) == (1, 2)
+    (create,) = asked.of("create_container")
+    assert create.body == {
+        "name": "mine",
+        "auth_id": 1,
+        "gpu": 1,
+        "node_name": container.node_name,
+        "image_template_id": 1,
+        "payment_type": 0,
+    }
+    assert (create.number, create.method, create.path) == (first + 6, "POST", "/v1/rentgpu/containers/")
+    assert (create.time, create.status, create.fault) == (clock.now, 200, None)
+
+
+async def test_no_secret_is_kept(emulator: Emulator, gpu: AsyncRentGPU) -> None:
+    await gpu.auths.create(canaries.PASSWORD)
+    await gpu.images.create(
+        name="a", image_name="b", image_tag="c", image_label="d", docker_passwd=canaries.DOCKER_PASSWORD
+    )
+    headers = {"Authorization": f"Bearer {emulator.token}"}
+    async with aiohttp.ClientSession(f"{emulator.url}/v1/rentgpu/", headers=headers) as http:
+        for body in (
+            f'{{"value": "{canaries.PASSWORD}"',
+            f'[{{"value": "{canaries.PASSWORD}"}}, {{"a": {{"docker_passwd": ["{canaries.DOCKER_PASSWORD}"]}}}}]',
+            b"\xff" + canaries.PASSWORD.encode(),
+            b"[" * 100_000,
+            '{"docker_passwd": null}',
+        ):
+            async with http.post("auths/", data=body) as answer:
+                assert answer.status == 422
+    kept = emulator.requests
+    assert [one.body for one in kept.of("create_auth")] == [
+        {"value": "***"},
+        None,
+        [{"value": "***"}, {"a": {"docker_passwd": "***"}}],
+        None,
+        None,
+        {"docker_passwd": None},
+    ]
+    assert kept.of("create_image")[0].body["docker_passwd"] == "***"
+    for secret in canaries.ALL:
+        assert secret not in repr(list(kept)) + repr(kept)
+
+
+async def test_what_the_service_does_not_have_is_recorded_too(emulator: Emulator) -> None:
+    async with aiohttp.ClientSession(f"{emulator.url}/v1/rentgpu/") as http:
+        for method, path in (("GET", "nothing"), ("PUT", "machines"), ("GET", "auths")):
+            async with http.request(method, path, allow_redirects=False):
+                pass
+        async with http.get("machines"):
+            pass
+        async with http.get("/openapi.json"), http.get("/_emulator/bill"), http.get("/_emulator/nothing"):
+            pass
+        async with http.post("auths/", data=io.BytesIO(b" " * 2_000_000)) as answer:
+            assert answer.status == 413
+    assert [(one.call, one.path, one.status) for one in emulator.requests] == [
+        (None, "/v1/rentgpu/nothing", 404),
+        (None, "/v1/rentgpu/machines", 405),
+        (None, "/v1/rentgpu/auths", 307),
+        ("list_machines", "/v1/rentgpu/machines", 422),
+        (None, "/v1/rentgpu/auths/", 413),
+    ]
+
+
+async def test_it_prints_as_a_list(emulator: Emulator, gpu: AsyncRentGPU) -> None:
+    emulator.faults.add(Fault("rate limit", nth=2, times=None, retry_after=0))
+    await gpu.machines.list(region="US")
+    with pytest.raises(RateLimitError):
+        await gpu.auths.list()
+    lines = repr(emulator.requests).splitlines()
+    assert lines[0] == f"<{len(emulator.requests)} requests>"
+    assert lines[1].startswith("  1. GET /v1/rentgpu/machines {")
+    assert lines[1].endswith("-> 200")
+    assert lines[2] == "  2. GET /v1/rentgpu/auths/ {'limit': '100'} -> 429 rate limit"
+    assert repr(Recording([])) == "<0 requests>"
+
+
+def test_the_newest_are_kept() -> None:
+    recorder = Recorder(keep=2)
+    for number in range(5):
+        recorder.add(
+            call=None, method="GET", path=f"/{number}", query={}, body=b"", connection=number, time=float(number)
+        )
+    before = recorder.recording()
+    assert [(one.number, one.path) for one in before] == [(4, "/3"), (5, "/4")]
+    recorder.clear()
+    assert len(recorder.recording()) == 0
+    # What was handed out is no window: it stays as it was.
+    assert len(before) == 2
+    assert [one.number for one in before[1:]] == [5]
