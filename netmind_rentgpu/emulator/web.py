@@ -136,7 +136,7 @@ class Server:
                 Refusal(405, {"detail": "Method Not Allowed"}, by_gateway=True, headers={"Allow": allowed})
             )
         if not isinstance(error, web.HTTPNotFound):
-            return error
+            return self._refused(Refusal(error.status, {"detail": error.reason}, by_gateway=True))
         # A path with the wrong slash at its end is sent to the right one, as FastAPI does.
         path = request.path
         other = path.rstrip("/") if path.endswith("/") else f"{path}/"
