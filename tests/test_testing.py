@@ -1,0 +1,258 @@
+"""The pytest plugin, as users have it: runs of pytest in processes of their own, with warnings as errors."""
+
+import os
+import re
+import subprocess
+import sys
+from inspect import signature
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from netmind_rentgpu.emulator import Emulator
+from netmind_rentgpu.testing import EmulatorOptions
+
+BEGIN = """
+import asyncio, os, sys
+import pytest
+from netmind_rentgpu import AsyncRentGPU, PaymentType, RateLimitError, RentGPU
+from netmind_rentgpu.emulator import Clock, Emulator, Fault
+
+async def create(gpu, name="mine"):
+    auth = await gpu.auths.create("a-password")
+    machine = (await gpu.machines.list())[0]
+    return await gpu.containers.create(
+        name=name, auth_id=auth.id, node_name=machine.node_name, image_template_id=1, payment_type=PaymentType.USD
+    )
+"""
+ANYIO = """
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+"""
+
+
+def run(folder: Path, test: str, *options: str, conftest: str = "", ini: str = "") -> tuple[dict[str, int], str]:
+    """Run a test file; return how many tests did what, and all that was printed."""
+    (folder / "test_it.py").write_text(BEGIN + dedent(test))
+    (folder / "conftest.py").write_text(dedent(conftest))
+    if "no:asyncio" not in options and "asyncio_default_fixture_loop_scope" not in ini:
+        ini += "\nasyncio_default_fixture_loop_scope = function"  # it warns where that is unset
+    (folder / "pytest.ini").write_text(f"[pytest]\n{ini}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", "--strict-markers", *options, folder],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=folder,
+        env={**os.environ, "NETMIND_API_KEY": "the-real-one"},
+    )
+    last = done.stdout.strip().rpartition("\n")[2]
+    counts = {kind.rstrip("s"): int(number) for number, kind in re.findall(r"(\d+) (\w+)", last.rpartition(" in ")[0])}
+    return counts, done.stdout + done.stderr
+
+
+PLAIN = """
+def test_sync(rentgpu, rentgpu_emulator):
+    assert type(rentgpu) is RentGPU
+    assert len(rentgpu.machines.list()) == 60
+    assert len(rentgpu_emulator.requests.of("list_machines")) == 1
+"""
+
+
+def test_a_plain_test(tmp_path: Path) -> None:
+    counts, text = run(tmp_path, PLAIN, "-p", "no:anyio", "-p", "no:asyncio")
+    assert counts == {"passed": 1}, text
+
+
+ASYNC = """
+@pytest.fixture
+async def container(async_rentgpu):
+    container = await create(async_rentgpu)
+    yield container
+    await async_rentgpu.containers.delete(container.id)
+
+class TestIt:
+    {mark}
+    async def test_async(self, async_rentgpu, container, rentgpu_emulator):
+        assert type(async_rentgpu) is AsyncRentGPU
+        async with asyncio.timeout(30):
+            while (await async_rentgpu.containers.get(container.id)).ssh_endpoint is None:
+                await asyncio.sleep(0.01)
+        assert [one.name for one in rentgpu_emulator.running] == ["mine"]
+
+    {mark}
+    async def test_another(self, async_rentgpu, container):
+        assert [one.name async for one in async_rentgpu.containers.list()] == ["mine"]
+"""
+MANAGERS = {
+    "anyio's marker": (ASYNC.format(mark="@pytest.mark.anyio") + ANYIO, "", ()),
+    "anyio's marker, without pytest-asyncio": (
+        ASYNC.format(mark="@pytest.mark.anyio") + ANYIO,
+        "",
+        ("-p", "no:asyncio"),
+    ),
+    "anyio's auto mode": (ASYNC.format(mark="") + ANYIO, "anyio_mode = auto", ()),
+    "pytest-asyncio, strict": (
+        ASYNC.format(mark="@pytest.mark.asyncio").replace(
+            "@pytest.fixture", "import pytest_asyncio\n@pytest_asyncio.fixture"
+        ),
+        "",
+        (),
+    ),
+    "pytest-asyncio, auto": (ASYNC.format(mark=""), "asyncio_mode = auto", ("-p", "no:anyio")),
+    **{
+        f"pytest-asyncio, a loop for each {scope}": (
+            ASYNC.format(mark=f"@pytest.mark.asyncio(loop_scope='{scope}')").replace(
+                "@pytest.fixture", f"import pytest_asyncio\n@pytest_asyncio.fixture(loop_scope='{scope}')"
+            ),
+            "",
+            (),
+        )
+        for scope in ("class", "module", "package", "session")
+    },
+    "pytest-asyncio, one loop by default": (
+        ASYNC.format(mark=""),
+        "asyncio_mode = auto\nasyncio_default_test_loop_scope = session\nasyncio_default_fixture_loop_scope = session",
+        (),
+    ),
+}
+
+
+@pytest.mark.parametrize("manager", MANAGERS)
+def test_an_asynchronous_test(manager: str, tmp_path: Path) -> None:
+    test, ini, options = MANAGERS[manager]
+    counts, text = run(tmp_path, test, *options, ini=ini)
+    assert counts == {"passed": 2}, text
+
+
+def test_an_asynchronous_client_in_a_loop_of_the_tests_own(tmp_path: Path) -> None:
+    test = """
+    def test_it(async_rentgpu):
+        async def main():
+            async with async_rentgpu as gpu:
+                return await gpu.machines.list()
+        assert len(asyncio.run(main())) == 60
+
+    def test_unused(async_rentgpu):
+        pass
+    """
+    counts, text = run(tmp_path, test)
+    assert counts == {"passed": 2}, text
+
+
+def test_both_clients_see_one_service(tmp_path: Path) -> None:
+    test = """
+    @pytest.mark.asyncio
+    async def test_it(rentgpu, async_rentgpu):
+        auth = await async_rentgpu.auths.create("a-password")
+        assert (await asyncio.to_thread(rentgpu.auths.get, auth.id)).value == "a-password"
+    """
+    counts, text = run(tmp_path, test)
+    assert counts == {"passed": 1}, text
+
+
+LEAKS = """
+{mark}
+def test_leaks(rentgpu):
+    auth = rentgpu.auths.create("a-password")
+    machine = rentgpu.machines.list()[0]
+    rentgpu.containers.create(
+        name="forgotten", auth_id=auth.id, node_name=machine.node_name, image_template_id=1, payment_type=PaymentType.USD
+    )
+
+def test_does_not(rentgpu):
+    rentgpu.machines.list()
+"""
+
+
+def test_what_is_left_rented_fails_the_test(tmp_path: Path) -> None:
+    counts, text = run(tmp_path, LEAKS.format(mark=""))
+    assert counts == {"passed": 2, "error": 1}
+    assert "ERROR at teardown of test_leaks" in text
+    assert re.search(r"1 still rented, for 0\.\d+ USD an hour:\n  forgotten \(container 1001\): 1 GPU on node-", text)
+
+
+def test_unless_it_is_marked(tmp_path: Path) -> None:
+    counts, text = run(tmp_path, LEAKS.format(mark="@pytest.mark.rentgpu_may_leave_rented"))
+    assert counts == {"passed": 2}, text
+    assert "@pytest.mark.rentgpu_may_leave_rented: what the test leaves" in run(tmp_path, "", "--markers")[1]
+
+
+def test_every_emulator_of_a_test_is_looked_at(tmp_path: Path) -> None:
+    test = """
+    @pytest.mark.asyncio
+    async def test_it(rentgpu_emulator_factory):
+        first, second = rentgpu_emulator_factory(), rentgpu_emulator_factory(seed=2)
+        async with AsyncRentGPU(second.token, base_url=second.url) as gpu:
+            await create(gpu, "in-the-second")
+    """
+    counts, text = run(tmp_path, test)
+    assert counts == {"passed": 1, "error": 1}
+    assert "in-the-second (container 1001)" in text
+
+
+def test_a_world_faults_and_a_clock_of_ones_choice(tmp_path: Path) -> None:
+    test = """
+    @pytest.fixture
+    def rentgpu_emulator(rentgpu_emulator_factory):
+        return rentgpu_emulator_factory(
+            world="pairs-01", clock=Clock(scale=0, start=0), faults=[Fault("rate limit", call="get_auth", times=None)]
+        )
+
+    def test_it(rentgpu_emulator, rentgpu):
+        with pytest.raises(RateLimitError):
+            rentgpu.auths.get(1, timeout=0.5)
+        rentgpu_emulator.clock.advance(3600)
+        assert rentgpu_emulator.clock.now == 3600
+    """
+    # The token of that world is written another way.
+    counts, text = run(tmp_path, test.replace('world="pairs-01"', 'world="documented"'))
+    assert counts == {"passed": 1}, text
+
+
+def test_code_under_test_finds_the_emulator_and_a_state_file_of_its_own(tmp_path: Path) -> None:
+    test = """
+    BEFORE = dict(os.environ)
+    SEEN = []
+
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_it(rentgpu_emulator, number):
+        with RentGPU() as gpu:
+            assert len(gpu.machines.list()) == 60
+        assert os.environ["NETMIND_BASE_URL"] == rentgpu_emulator.url
+        SEEN.append(os.environ["NETMIND_RENTGPU_STATE"])
+        assert os.path.isdir(os.path.dirname(SEEN[-1]))
+
+    def test_afterwards():
+        now = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+        before = {name: value for name, value in BEFORE.items() if name != "PYTEST_CURRENT_TEST"}
+        assert now == before
+        assert len(set(SEEN)) == 2
+    """
+    counts, text = run(tmp_path, test)
+    assert counts == {"passed": 3}, text
+
+
+def test_no_proxy_comes_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    counts, text = run(tmp_path, PLAIN)
+    assert counts == {"passed": 1}, text
+
+
+def test_it_costs_nothing_where_it_is_not_used(tmp_path: Path) -> None:
+    test = """
+    def test_it():
+        loaded = sorted(name for name in sys.modules if name.startswith(("netmind_rentgpu", "aiohttp", "attr", "orjson")))
+        assert loaded == ["netmind_rentgpu", "netmind_rentgpu.testing"]
+    """
+    (tmp_path / "bare.py").write_text("import sys\n" + dedent(test))
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "bare.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
+    assert "1 passed" in done.stdout, done.stdout
+
+
+def test_the_factory_takes_what_an_emulator_takes() -> None:
+    assert set(EmulatorOptions.__annotations__) == set(signature(Emulator).parameters)
