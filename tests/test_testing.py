@@ -13,6 +13,8 @@ import pytest
 from netmind_rentgpu.emulator import Emulator
 from netmind_rentgpu.testing import EmulatorOptions
 
+# What the tests of the plugin do not need, and what would take most of their time.
+QUICK = [f"-pno:{plugin}" for plugin in ("cacheprovider", "hypothesispytest", "schemathesis")]
 BEGIN = """
 import asyncio, os, sys
 import pytest
@@ -41,7 +43,7 @@ def run(folder: Path, test: str, *options: str, conftest: str = "", ini: str = "
         ini += "\nasyncio_default_fixture_loop_scope = function"  # it warns where that is unset
     (folder / "pytest.ini").write_text(f"[pytest]\n{ini}\n")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", "--strict-markers", *options, folder],
+        [sys.executable, "-m", "pytest", *QUICK, "-W", "error", "--strict-markers", *options, folder],
         capture_output=True,
         text=True,
         timeout=120,
@@ -249,7 +251,7 @@ def test_it_costs_nothing_where_it_is_not_used(tmp_path: Path) -> None:
         assert loaded == ["netmind_rentgpu", "netmind_rentgpu.testing"]
     """
     (tmp_path / "bare.py").write_text("import sys\n" + dedent(test))
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "bare.py"]
+    command = [sys.executable, "-m", "pytest", *QUICK, "bare.py"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path)
     assert "1 passed" in done.stdout, done.stdout
 
