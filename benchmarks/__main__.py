@@ -6,7 +6,7 @@ import argparse
 import platform
 import sys
 
-from benchmarks import bridging, calls, decoding, importing, synchronous
+from benchmarks import bridging, calls, decoding, importing, load, synchronous
 
 ALL = {
     "calls": calls.run,
@@ -14,6 +14,7 @@ ALL = {
     "importing": importing.run,
     "synchronous": synchronous.run,
     "bridging": bridging.run,
+    "load": load.run,
 }
 
 

@@ -78,7 +78,7 @@ class Server:
             await self._runner.cleanup()
 
     def _application(self) -> web.Application:
-        application = web.Application(middlewares=[self._answer_refusals])
+        application = web.Application()
         prefix = "/v1/rentgpu"
         one = f"{prefix}/containers/{{container_id}}"
         container = _id("container_id")
@@ -114,39 +114,41 @@ class Server:
         for method, path, call in calls:
             application.router.add_route(method, path, partial(self._serve, call))
         for method, path, handler in controls:
-            application.router.add_route(method, path, handler)
+            application.router.add_route(method, path, partial(self._control, handler))
+        # Whatever no other path takes. A middleware would come before the service's own calls, too, and cost each its share.
+        application.router.add_route("*", "/{path:.*}", self._answer_what_is_not_there)
         return application
 
-    @web.middleware
-    async def _answer_refusals(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+    async def _control(self, handler: _Handler, request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
-        except Refusal as refusal:  # of a control
+        except Refusal as refusal:
             return self._refused(refusal)
-        except web.HTTPException as error:
-            answer = await self._answer_what_is_not_there(request, error)
-            if not request.path.startswith((f"{PREFIX}/", _DESCRIPTION)):
-                self._record(None, request, b"").status = answer.status
-            return answer
 
-    async def _answer_what_is_not_there(self, request: web.Request, error: web.HTTPException) -> web.StreamResponse:
-        if isinstance(error, web.HTTPMethodNotAllowed):
-            allowed = ", ".join(sorted(error.allowed_methods))
-            return self._refused(
-                Refusal(405, {"detail": "Method Not Allowed"}, by_gateway=True, headers={"Allow": allowed})
-            )
-        if not isinstance(error, web.HTTPNotFound):
-            return self._refused(Refusal(error.status, {"detail": error.reason}, by_gateway=True))
+    async def _answer_what_is_not_there(self, request: web.Request) -> web.StreamResponse:
+        answer = await self._misdirected(request)
+        if not request.path.startswith((f"{PREFIX}/", _DESCRIPTION)):
+            self._record(None, request, b"").status = answer.status
+        return answer
+
+    async def _misdirected(self, request: web.Request) -> web.Response:
+        allowed = await _methods(request)
+        if allowed:
+            headers = {"Allow": ", ".join(sorted(allowed))}
+            return self._refused(Refusal(405, {"detail": "Method Not Allowed"}, by_gateway=True, headers=headers))
         # A path with the wrong slash at its end is sent to the right one, as FastAPI does.
         path = request.path
         other = path.rstrip("/") if path.endswith("/") else f"{path}/"
-        match = await request.app.router.resolve(request.clone(rel_url=request.rel_url.with_path(other or "/")))
-        if match.http_exception is None:
+        if request.method in await _methods(request.clone(rel_url=request.rel_url.with_path(other or "/"))):
             return web.Response(status=307, headers={"Location": str(request.url.with_path(other))})
         return self._refused(Refusal(404, {"detail": "Not Found"}, by_gateway=True))
 
     async def _serve(self, call: _Call, request: web.Request) -> web.StreamResponse:
-        body = await request.read()
+        try:
+            body = await request.read()
+        except web.HTTPException as error:  # the body is too large
+            self._record(call.name, request, b"").status = error.status
+            return self._refused(Refusal(error.status, {"detail": error.reason}, by_gateway=True))
         record = self._record(call.name, request, body)
         met = self._backstage.faults.meet(call.name, request.method, request.path)
         if met.names is None:
@@ -283,6 +285,15 @@ async def _send_half(request: web.Request, answer: web.Response, content: bytes)
     await half.write(content[: len(content) // 2])
     if request.transport is not None:
         request.transport.close()
+
+
+async def _methods(request: web.Request) -> set[str]:
+    """Return the methods that a path can be asked with; none for a path that does not exist."""
+    found: set[str] = set()
+    for resource in request.app.router.resources():
+        _, allowed = await resource.resolve(request)
+        found |= allowed
+    return found - {"*"}
 
 
 def _control(call: Callable[[web.Request, bytes], Any]) -> _Handler:

@@ -92,7 +92,7 @@ async def test_what_the_service_does_not_have_is_recorded_too(emulator: Emulator
         (None, "/v1/rentgpu/machines", 405),
         (None, "/v1/rentgpu/auths", 307),
         ("list_machines", "/v1/rentgpu/machines", 422),
-        (None, "/v1/rentgpu/auths/", 413),
+        ("create_auth", "/v1/rentgpu/auths/", 413),
     ]
 
 
