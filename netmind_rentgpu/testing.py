@@ -13,7 +13,7 @@ It costs nothing where it is not used: neither the client nor the emulator is im
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
@@ -74,51 +74,90 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(closers, closers.__name__)
 
 
+class _Emulators:
+    """The emulators of one test: started, and looked at when it is over."""
+
+    def __init__(self, stack: ExitStack, environment: pytest.MonkeyPatch) -> None:
+        self._stack = stack
+        self._environment = environment
+        self._watched: list[tuple[Emulator, frozenset[int]]] = []
+
+    def start(self, **options: Unpack[EmulatorOptions]) -> Emulator:
+        from netmind_rentgpu.emulator import Emulator
+
+        settings: dict[str, Any] = {"boot_seconds": _BOOT_SECONDS, **options}
+        emulator = self._stack.enter_context(Emulator(**settings))
+        if not self._watched:
+            self.put_in_force(emulator)
+        else:
+            self._watch(emulator)
+        return emulator
+
+    def put_in_force(self, emulator: Emulator) -> None:
+        """Let clients that are made without a token or URL find it."""
+        self._environment.setenv("NETMIND_BASE_URL", emulator.url)
+        self._environment.setenv("NETMIND_API_KEY", emulator.token)
+        self._watch(emulator)
+
+    def _watch(self, emulator: Emulator) -> None:
+        # One that lives longer than the test may have had something rented before.
+        if all(emulator is not watched for watched, _ in self._watched):
+            self._watched.append((emulator, frozenset(one.container_id for one in emulator.running)))
+
+    def leaked(self) -> str:
+        """Say what the test left rented; an empty text for nothing."""
+        leaks: list[str] = []
+        for emulator, before in self._watched:
+            try:
+                emulator.assert_nothing_rented(apart_from=before)
+            except AssertionError as leaked:
+                leaks.append(str(leaked))
+        return "\n".join(leaks)
+
+
 @pytest.fixture
-def rentgpu_emulator_factory(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmulatorFactory]:
-    """Start emulators with a world, faults or a clock of the test's choice; they take what `Emulator` takes.
-
-    Clients of this test keep their state in a file of its own.
-    """
-    from netmind_rentgpu.emulator import Emulator
-
-    emulators: list[Emulator] = []
+def _rentgpu_emulators(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[_Emulators]:
     with ExitStack() as stack:
         environment = stack.enter_context(pytest.MonkeyPatch.context())
         environment.setenv("NETMIND_RENTGPU_STATE", str(tmp_path / "netmind-rentgpu.sqlite3"))
-        environment.delenv("NETMIND_RENTGPU_PROFILE", raising=False)
-
-        def start(**options: Unpack[EmulatorOptions]) -> Emulator:
-            settings: dict[str, Any] = {"boot_seconds": _BOOT_SECONDS, **options}
-            emulator = Emulator(**settings)
-            emulators.append(stack.enter_context(emulator))
-            return emulator
-
-        yield start
-    if request.node.get_closest_marker(_MAY_LEAVE) is None:
-        for emulator in emulators:
-            try:
-                emulator.assert_nothing_rented()
-            except AssertionError as leaked:
-                pytest.fail(str(leaked), pytrace=False)
+        # A test must never reach the real service, whatever the machine has in its environment.
+        for name in ("NETMIND_API_KEY", "NETMIND_API_TOKEN", "NETMIND_BASE_URL", "NETMIND_RENTGPU_PROFILE"):
+            environment.delenv(name, raising=False)
+        emulators = _Emulators(stack, environment)
+        yield emulators
+        leaked = emulators.leaked()
+    if leaked and request.node.get_closest_marker(_MAY_LEAVE) is None:
+        pytest.fail(leaked, pytrace=False)
 
 
 @pytest.fixture
-def rentgpu_emulator(rentgpu_emulator_factory: EmulatorFactory) -> Iterator[Emulator]:
+def rentgpu_emulator_factory(_rentgpu_emulators: _Emulators) -> EmulatorFactory:
+    """Start emulators with a world, faults or a clock of the test's choice; they take what `Emulator` takes.
+
+    Clients that are made without a token or URL find the first one, and keep their state in a file of the test's own.
+    """
+    return _rentgpu_emulators.start
+
+
+@pytest.fixture
+def rentgpu_emulator(rentgpu_emulator_factory: EmulatorFactory) -> Emulator:
     """Serve an emulated Rent GPU service for this test. Clients made without a token or URL find it, too."""
-    emulator = rentgpu_emulator_factory()
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("NETMIND_BASE_URL", emulator.url)
-        environment.setenv("NETMIND_API_KEY", emulator.token)
-        yield emulator
+    return rentgpu_emulator_factory()
 
 
 @pytest.fixture
-def rentgpu(rentgpu_emulator: Emulator) -> Iterator[RentGPU]:
+def _rentgpu_in_force(rentgpu_emulator: Emulator, _rentgpu_emulators: _Emulators) -> Emulator:
+    """Give `rentgpu_emulator`, which may be the user's own."""
+    _rentgpu_emulators.put_in_force(rentgpu_emulator)
+    return rentgpu_emulator
+
+
+@pytest.fixture
+def rentgpu(_rentgpu_in_force: Emulator) -> Iterator[RentGPU]:
     """Give a synchronous client of `rentgpu_emulator`."""
     from netmind_rentgpu.sync import RentGPU
 
-    with RentGPU(rentgpu_emulator.token, base_url=rentgpu_emulator.url) as gpu:
+    with RentGPU() as gpu:
         yield gpu
 
 
@@ -126,32 +165,40 @@ def rentgpu(rentgpu_emulator: Emulator) -> Iterator[RentGPU]:
 def async_rentgpu(request: pytest.FixtureRequest, _rentgpu_client: AsyncRentGPU) -> AsyncRentGPU:
     """Give an asynchronous client of `rentgpu_emulator`.
 
-    It is closed after the test, and after fixtures that use it, where pytest-asyncio or anyio's plugin runs the test. A test
+    It is closed after the test, and after fixtures that use it, where pytest-asyncio or anyio's plugin runs either. A test
     that runs a loop of its own closes it there: `async with async_rentgpu: ...`.
     """
-    marker = request.node.get_closest_marker("asyncio")
+    config = request.config
     if "anyio_backend" in request.fixturenames:
         request.getfixturevalue("_rentgpu_client_under_anyio")
-    elif marker is not None and request.config.pluginmanager.hasplugin("asyncio"):
-        # In whichever loop the test runs, for there the client belongs.
-        scope = marker.kwargs.get("loop_scope") or request.config.getini("asyncio_default_test_loop_scope")
-        request.getfixturevalue(f"_rentgpu_client_in_{scope}_loop")
+    elif config.pluginmanager.hasplugin("asyncio"):
+        # In the loop that it belongs to: the test's, or that of the fixtures of a test that is not asynchronous.
+        marker = request.node.get_closest_marker("asyncio")
+        if marker is None:
+            scope = config.getini("asyncio_default_fixture_loop_scope")
+        else:
+            scope = marker.kwargs.get("loop_scope") or config.getini("asyncio_default_test_loop_scope")
+        request.getfixturevalue(f"_rentgpu_client_in_{scope if scope in _LOOP_SCOPES else 'function'}_loop")
     return _rentgpu_client
 
 
 @pytest.fixture
-def _rentgpu_client(rentgpu_emulator: Emulator) -> AsyncRentGPU:
+def _rentgpu_client(_rentgpu_in_force: Emulator) -> AsyncRentGPU:
     from netmind_rentgpu.client import AsyncRentGPU
 
-    return AsyncRentGPU(rentgpu_emulator.token, base_url=rentgpu_emulator.url)
+    return AsyncRentGPU()
 
 
 def _closer(fixture: Callable[..., Any], name: str, **options: Any) -> Any:
     """Make a fixture that closes the client in the loop that the fixture runs in."""
 
     async def closing(_rentgpu_client: AsyncRentGPU) -> AsyncIterator[None]:
+        from netmind_rentgpu.errors import ClientStateError
+
         yield
-        await _rentgpu_client.close()
+        # One that was used in a loop of the test's own is for the test to close.
+        with suppress(ClientStateError):
+            await _rentgpu_client.close()
 
     return fixture(closing, name=name, **options)
 

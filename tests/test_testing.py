@@ -18,7 +18,9 @@ QUICK = [f"-pno:{plugin}" for plugin in ("cacheprovider", "hypothesispytest", "s
 BEGIN = """
 import asyncio, os, sys
 import pytest
-from netmind_rentgpu import AsyncRentGPU, PaymentType, RateLimitError, RentGPU
+from netmind_rentgpu import (
+    APIConnectionError, AsyncRentGPU, ConfigurationError, PaymentType, RateLimitError, RentGPU
+)
 from netmind_rentgpu.emulator import Clock, Emulator, Fault
 
 async def create(gpu, name="mine"):
@@ -187,13 +189,109 @@ def test_every_emulator_of_a_test_is_looked_at(tmp_path: Path) -> None:
     test = """
     @pytest.mark.asyncio
     async def test_it(rentgpu_emulator_factory):
-        first, second = rentgpu_emulator_factory(), rentgpu_emulator_factory(seed=2)
-        async with AsyncRentGPU(second.token, base_url=second.url) as gpu:
-            await create(gpu, "in-the-second")
+        for name in ("in-the-first", "in-the-second"):
+            emulator = rentgpu_emulator_factory()
+            async with AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu:
+                await create(gpu, name)
     """
     counts, text = run(tmp_path, test)
     assert counts == {"passed": 1, "error": 1}
-    assert "in-the-second (container 1001)" in text
+    assert text.count("in-the-first (container 1001)") == 1
+    assert text.count("in-the-second (container 1001)") == 1
+
+
+def test_a_create_that_is_done_late_is_a_leak(tmp_path: Path) -> None:
+    test = """
+    def test_it(rentgpu, rentgpu_emulator):
+        auth = rentgpu.auths.create("a-password")
+        node_name = rentgpu.machines.list()[0].node_name
+        rentgpu_emulator.faults.add(Fault("late commit", seconds=60))
+        with pytest.raises(APIConnectionError):
+            rentgpu.containers.create(
+                name="x", auth_id=auth.id, node_name=node_name, image_template_id=1, payment_type=PaymentType.USD
+            )
+    """
+    counts, text = run(tmp_path, test)
+    assert counts == {"passed": 1, "error": 1}
+    assert "1 still to be rented, by a late commit" in text
+
+
+@pytest.mark.parametrize("scope", ["function", "module", "session"])
+def test_an_emulator_of_the_users_own_is_looked_at_as_well(tmp_path: Path, scope: str) -> None:
+    test = f"""
+    @pytest.fixture(scope="{scope}")
+    def rentgpu_emulator():
+        with Emulator(boot_seconds=0) as emulator:
+            asyncio.run(create_with(emulator, "from-before"))
+            yield emulator
+
+    async def create_with(emulator, name):
+        async with AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu:
+            return await create(gpu, name)
+
+    def test_leaks(rentgpu, rentgpu_emulator):
+        asyncio.run(create_with(rentgpu_emulator, "forgotten"))
+
+    def test_does_not(rentgpu, rentgpu_emulator):
+        assert len(rentgpu_emulator.running) == {1 if scope == "function" else 2}
+        assert os.environ["NETMIND_BASE_URL"] == rentgpu_emulator.url
+        assert "NETMIND_RENTGPU_STATE" in os.environ
+        with RentGPU() as own:
+            assert own.containers.list().first_page().items == rentgpu.containers.list().first_page().items
+    """
+    counts, text = run(tmp_path, test)
+    assert counts == {"passed": 2, "error": 1}, text
+    assert "ERROR at teardown of test_leaks" in text
+    assert "1 still rented" in text
+    assert "forgotten (container 1002)" in text
+    assert "from-before" not in text.partition("=== ERRORS")[2].partition("short test summary")[0]
+
+
+def test_no_test_reaches_the_real_service(tmp_path: Path) -> None:
+    test = """
+    def test_before_there_is_an_emulator(rentgpu_emulator_factory):
+        with pytest.raises(ConfigurationError):
+            RentGPU()
+
+    def test_with_one(rentgpu_emulator_factory):
+        first, second = rentgpu_emulator_factory(), rentgpu_emulator_factory()
+        with RentGPU() as gpu:
+            gpu.machines.list()
+        assert (len(first.requests), len(second.requests)) == (1, 0)
+
+    @pytest.fixture
+    def rentgpu_emulator(rentgpu_emulator_factory):
+        rentgpu_emulator_factory()
+        return rentgpu_emulator_factory()
+
+    def test_with_another_one_in_force(rentgpu, rentgpu_emulator):
+        with RentGPU() as gpu:
+            gpu.machines.list()
+        assert len(rentgpu_emulator.requests) == 1
+    """
+    counts, text = run(tmp_path, test)
+    assert counts == {"passed": 3}, text
+
+
+@pytest.mark.parametrize("ini", ["", "asyncio_mode = auto"])
+def test_a_plain_test_on_an_asynchronous_fixture(ini: str, tmp_path: Path) -> None:
+    test = """
+    import gc
+    import pytest_asyncio
+
+    @pytest_asyncio.fixture
+    async def machines(async_rentgpu):
+        yield await async_rentgpu.machines.list()
+        await async_rentgpu.machines.list()
+
+    def test_it(machines):
+        assert len(machines) == 60
+
+    def test_afterwards():
+        gc.collect()
+    """
+    counts, text = run(tmp_path, test, ini=ini)
+    assert counts == {"passed": 2}, text
 
 
 def test_a_world_faults_and_a_clock_of_ones_choice(tmp_path: Path) -> None:
@@ -201,7 +299,7 @@ def test_a_world_faults_and_a_clock_of_ones_choice(tmp_path: Path) -> None:
     @pytest.fixture
     def rentgpu_emulator(rentgpu_emulator_factory):
         return rentgpu_emulator_factory(
-            world="pairs-01", clock=Clock(scale=0, start=0), faults=[Fault("rate limit", call="get_auth", times=None)]
+            world="pairs-01", clock=Clock(scale=0, start=0), faults=[Fault("rate limit", call="get_auth", times="all")]
         )
 
     def test_it(rentgpu_emulator, rentgpu):

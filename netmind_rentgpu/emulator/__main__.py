@@ -15,7 +15,7 @@ import attrs
 
 from netmind_rentgpu.emulator.clock import Clock
 from netmind_rentgpu.emulator.faults import Fault
-from netmind_rentgpu.emulator.presets import preset_names, preset_world
+from netmind_rentgpu.emulator.presets import preset_world
 from netmind_rentgpu.emulator.server import Emulator
 from netmind_rentgpu.emulator.world import World
 
@@ -60,9 +60,10 @@ def _world(chosen: Sequence[str]) -> World:
     for text in chosen:
         switch, equals, value = text.partition("=")
         if not equals:
-            if text not in preset_names():
-                raise ValueError(f"--world: no preset is called {text}; there are {', '.join(preset_names())}")
-            world = preset_world(text)
+            try:
+                world = preset_world(text)
+            except KeyError as error:
+                raise ValueError(f"--world: {error.args[0]}") from None
             continue
         switches = World.switches()
         if switch not in switches:
@@ -85,8 +86,8 @@ def _faults(path: Path | None) -> list[Fault]:
 
 
 def _tables(content: Mapping[str, Any]) -> list[dict[str, Any]]:
-    tables = content.get("faults")
-    if set(content) != {"faults"} or not isinstance(tables, list):
+    tables = content.get("faults", [])
+    if set(content) - {"faults"} or not isinstance(tables, list):
         raise ValueError("it holds something else than [[faults]] tables")
     return cast("list[dict[str, Any]]", tables)
 

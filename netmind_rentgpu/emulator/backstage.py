@@ -6,7 +6,7 @@ meet: the service's own all begin with its version.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ import attrs
 
 from netmind_rentgpu.emulator.billing import Charge, rented
 from netmind_rentgpu.emulator.clock import Clock
-from netmind_rentgpu.emulator.faults import CALLS, Fault, Faults
+from netmind_rentgpu.emulator.faults import Fault, Faults
 from netmind_rentgpu.emulator.recording import Recorder
 from netmind_rentgpu.emulator.service import Service
 from netmind_rentgpu.emulator.validation import Refusal
@@ -28,37 +28,48 @@ class Backstage:
     """All that an emulator consists of, the port aside.
 
     Attributes:
-        service, faults, recorder, clock: its parts; the first two are others after a reset.
+        service, faults, recorder, clock: its parts; the service is another one after a reset.
     """
 
     def __init__(
-        self, *, make: Callable[[], Service], seed: int, faults: Iterable[Fault], keep: int | None, clock: Clock
+        self,
+        *,
+        make: Callable[[], Service],
+        seed: int,
+        token: str,
+        faults: Iterable[Fault],
+        keep: int | None,
+        clock: Clock,
     ) -> None:
         """Put the parts together.
 
         Args:
             make: makes the service, as it is in the beginning.
+            token: what is masked wherever it is sent.
             faults: that are in force in the beginning.
             keep: how many requests to keep; None for all.
         """
         self._make = make
-        self._seed = seed
-        self._first_faults = tuple(faults)
-        self.recorder: Recorder = Recorder(keep)
+        self.recorder: Recorder = Recorder(keep, token=token)
         self.clock: Clock = clock
         self.service: Service = make()
-        self.faults: Faults = Faults(seed, self._first_faults)
+        self.faults: Faults = Faults(seed, faults)
 
     def reset(self) -> None:
         """Begin again: nothing was ever rented, made or asked. Only the clock goes on."""
         self.service = self._make()
-        self.faults = Faults(self._seed, self._first_faults)
+        self.faults.reset()
         self.recorder.clear()
 
     def charges(self) -> list[Charge]:
         """Return what each container has cost until now."""
         charges: list[Charge] = self.service.at_once(self.service.charges)
         return charges
+
+    def leaked(self, apart_from: Collection[int] = ()) -> str | None:
+        """Say what is rented and what it costs; None where nothing is, and nothing will be."""
+        charges = [charge for charge in self.charges() if charge.container_id not in apart_from]
+        return rented(charges, coming=self.service.coming)
 
     # Over HTTP: each takes the query or the JSON that came, and returns JSON.
 
@@ -67,9 +78,11 @@ class Backstage:
         unknown = query.keys() - {"call", "method", "path"}
         if unknown:
             raise _refused(f"unknown: {', '.join(sorted(unknown))}; requests are chosen by call, method or path")
-        if query.get("call", CALLS[0]) not in CALLS:
-            raise _refused(f"call must be one of {', '.join(CALLS)}")
-        chosen = self.recorder.recording().of(query.get("call"), method=query.get("method"), path=query.get("path"))
+        recording = self.recorder.recording()
+        try:
+            chosen = recording.of(query.get("call"), method=query.get("method"), path=query.get("path"))
+        except ValueError as error:
+            raise _refused(str(error)) from None
         return {"connections": chosen.connections, "requests": [attrs.asdict(one) for one in chosen]}
 
     def forget_requests(self) -> Any:
@@ -82,7 +95,7 @@ class Backstage:
         charges = self.charges()
         return {
             "spent": str(sum((charge.cost for charge in charges), Decimal(0))),
-            "rented": rented(charges),
+            "rented": self.leaked(),
             "charges": [
                 {**attrs.asdict(charge), "hourly_price": str(charge.hourly_price), "cost": str(charge.cost)}
                 for charge in charges

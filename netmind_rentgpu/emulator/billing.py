@@ -22,6 +22,7 @@ class Charge:
         seconds: from its creation to its deletion, or until now, without the time in which it cost nothing.
         cost: US dollars.
         running: it has not been deleted.
+        accruing: it costs now; a stopped one may not.
     """
 
     container_id: int
@@ -31,6 +32,7 @@ class Charge:
     hourly_price: Decimal
     seconds: float
     running: bool
+    accruing: bool
 
     @property
     def cost(self) -> Decimal:
@@ -90,22 +92,32 @@ class Bill:
                 node_name=entry.node_name,
                 gpu=entry.gpu,
                 hourly_price=entry.hourly_price,
-                seconds=entry.seconds(now),
+                # To the microsecond: seconds since 1970 hold no more.
+                seconds=round(entry.seconds(now), 6),
                 running=not entry.ended,
+                accruing=entry.began is not None,
             )
             for entry in self._entries.values()
         ]
 
 
-def rented(charges: Iterable[Charge]) -> str | None:
-    """Say what is rented of some charges and what it costs; None where nothing is."""
+def rented(charges: Iterable[Charge], *, coming: int = 0) -> str | None:
+    """Say what is rented of some charges and what it costs; None where nothing is.
+
+    Args:
+        coming: how many creates are still to be done, though their connections broke.
+    """
     running = [charge for charge in charges if charge.running]
-    if not running:
-        return None
-    hourly = sum((charge.hourly_price for charge in running), Decimal(0))
-    lines = [
-        f"  {charge.name} (container {charge.container_id}): {charge.gpu} GPU on {charge.node_name}, "
-        f"{charge.hourly_price} USD an hour, {charge.cost:.6f} USD in {charge.seconds:.1f} s"
-        for charge in running
-    ]
-    return "\n".join([f"{len(running)} still rented, for {hourly} USD an hour:", *lines])
+    lines: list[str] = []
+    if running:
+        hourly = sum((charge.hourly_price for charge in running if charge.accruing), Decimal(0))
+        lines.append(f"{len(running)} still rented, for {hourly} USD an hour:")
+    for charge in running:
+        price = f"{charge.hourly_price} USD an hour" if charge.accruing else "nothing as long as it is stopped"
+        lines.append(
+            f"  {charge.name} (container {charge.container_id}): {charge.gpu} GPU on {charge.node_name}, {price}, "
+            f"{charge.cost:.6f} USD in {charge.seconds:.1f} s"
+        )
+    if coming:
+        lines.append(f"{coming} still to be rented, by a late commit")
+    return "\n".join(lines) or None

@@ -37,21 +37,24 @@ class Clock:
         start = time.time() if start is None else start
         if not 0 <= start <= LATEST:
             raise ValueError(f"a clock shows the years 1970 to 9998, not {start!r} seconds since 1970")
-        # What it showed, at which moment of the machine's, and how fast it has gone since: one value, so that no thread
-        # ever sees the half of a change.
-        self._set: tuple[float, float, float] = (start, time.monotonic(), _checked_scale(scale))
-        self._moving = threading.Lock()
+        self._start = start
+        # How far it had gone, at which moment of the machine's, and how fast it goes since. Counted from the start, since
+        # seconds since 1970 leave little room for fractions.
+        self._gone = 0.0
+        self._since = time.monotonic()
+        self._scale: float = _checked_scale(scale)
+        self._lock = threading.Lock()  # one thread may look while another moves it
 
     @property
     def now(self) -> float:
         """What it shows, in seconds since 1970."""
-        shown, since, scale = self._set
-        return min(LATEST, shown + (time.monotonic() - since) * scale)
+        with self._lock:
+            return min(LATEST, self._start + self._gone_by(time.monotonic()))
 
     @property
     def scale(self) -> float:
         """How many seconds pass here in each real one; setting it leaves the time as it is."""
-        return self._set[2]
+        return self._scale
 
     @scale.setter
     def scale(self, scale: float) -> None:
@@ -66,9 +69,14 @@ class Clock:
         """
         if not 0 <= seconds <= _FURTHEST:
             raise ValueError(f"a clock goes forward, by 0 to {_FURTHEST:,.0f} seconds, not by {seconds!r}")
-        with self._moving:
-            scale = self.scale if scale is None else _checked_scale(scale)
-            self._set = (min(LATEST, self.now + seconds), time.monotonic(), scale)
+        scale = self._scale if scale is None else _checked_scale(scale)
+        with self._lock:
+            moment = time.monotonic()
+            self._gone = min(LATEST, self._gone_by(moment) + seconds)
+            self._since, self._scale = moment, scale
+
+    def _gone_by(self, moment: float) -> float:
+        return self._gone + (moment - self._since) * self._scale
 
     def __repr__(self) -> str:
         return f"Clock(scale={self.scale:g}, start={self.now!r})"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from random import Random
 from typing import Any, Literal, Self, TypeAlias, get_args
 
 import attrs
 
-__all__ = ["CALLS", "CALLS_OF", "LARGEST", "METHODS", "OPTIONS", "STATUSES", "Fault", "Faults", "Met", "What"]
+__all__ = ["CALLS", "CALLS_OF", "LARGEST", "METHODS", "OPTIONS", "STATUSES", "Fault", "Faults", "Starting", "What"]
 
 Call: TypeAlias = Literal[
     "list_machines",
@@ -90,7 +90,17 @@ def _from(least: float, most: float) -> Any:
 
 def _count(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if type(value) is not int or value < 1:
-        raise ValueError(f"'{attribute.name}' must be a whole number from 1 on, not {value!r}")
+        also = ', or "all"' if attribute.name == "times" else ""
+        raise ValueError(f"'{attribute.name}' must be a whole number from 1 on{also}, not {value!r}")
+
+
+def _times(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if value != "all":
+        _count(instance, attribute, value)
+
+
+def _usual_times(fault: Fault) -> int | Literal["all"]:
+    return 1 if fault.probability == 1 else "all"
 
 
 def _or_none(validator: Any) -> Any:
@@ -117,9 +127,9 @@ class Fault:
         hang: nothing is answered, as long as the emulator runs.
         slow: it takes `seconds` longer; a client that leaves meanwhile does not keep the service from acting.
         html: a page of HTML with status 200, as from a gateway.
-        cut body: the connection breaks halfway through the body; the service has acted.
-        wrong json: what is not JSON, with status 200; the service has acted.
-        wrong shape: JSON of a shape that nobody documented; the service has acted.
+        cut body: the connection breaks halfway through the service's answer, or before one without a body.
+        wrong json: the service's answer, but its body is not JSON.
+        wrong shape: the service's answer, but its body has a shape that nobody documented.
 
     What happens to a container:
         stock-out: the machine refuses, though it is listed.
@@ -138,9 +148,10 @@ class Fault:
         status: of `status`: one of 400, 401, 403, 404, 408, 409, 500, 502, 503 and 504.
         retry_after: seconds.
         seconds: of `slow`, real ones; of the others, by the emulator's clock.
-        nth: the first of the matching requests that meets it, from 1 on.
-        times: how many of them, from that one on, meet it; None for all.
-        probability: with which each of those does, under the emulator's seed.
+        nth: the first of the matching requests that can meet it, from 1 on. Of what happens to a container: the first of
+            the containers that are started so.
+        times: how many meet it at most, from that one on, or "all"; one, unless there is a probability.
+        probability: with which each of those meets it, under the emulator's seed.
     """
 
     what: What = attrs.field(validator=_one_of(get_args(What)))
@@ -152,8 +163,10 @@ class Fault:
     retry_after: float | None = _optional(_from(0, LARGEST))
     seconds: float | None = _optional(_from(0, LARGEST))
     nth: int = attrs.field(default=1, kw_only=True, validator=_count, converter=_whole)
-    times: int | None = attrs.field(default=1, kw_only=True, validator=_or_none(_count), converter=_whole)
     probability: float = attrs.field(default=1.0, kw_only=True, validator=_from(0, 1))
+    times: int | Literal["all"] = attrs.field(
+        default=attrs.Factory(_usual_times, takes_self=True), kw_only=True, validator=_times, converter=_whole
+    )
 
     def __attrs_post_init__(self) -> None:
         options = OPTIONS.get(self.what, {})
@@ -183,7 +196,7 @@ class Fault:
             raise ValueError(f"a fault has {', '.join(names)}")  # noqa: TRY004  # what was sent is what is wrong
         if unknown := sorted(mapping.keys() - set(names)):
             raise ValueError(f"unknown: {', '.join(unknown)}; a fault has {', '.join(names)}")
-        if nothing := [name for name, value in mapping.items() if value is None and name != "times"]:
+        if nothing := [name for name, value in mapping.items() if value is None]:
             raise ValueError(f"{', '.join(nothing)} must not be null")
         if "what" not in mapping:
             raise ValueError(f"a fault needs 'what': one of {', '.join(get_args(What))}")
@@ -195,29 +208,7 @@ class Fault:
 
     def to_mapping(self) -> dict[str, Any]:
         """Write it as `from_mapping` reads it."""
-        return {name: value for name, value in attrs.asdict(self).items() if value is not None or name == "times"}
-
-
-@attrs.frozen
-class Met:
-    """What one request meets.
-
-    Attributes:
-        answer: what happens to it, if anything.
-        lives: what happens to the container that it starts.
-    """
-
-    answer: Fault | None = None
-    lives: tuple[Fault, ...] = ()
-
-    @property
-    def names(self) -> str | None:
-        """What all of that is called."""
-        met = (*(() if self.answer is None else (self.answer,)), *self.lives)
-        return ", ".join(fault.what for fault in met) or None
-
-
-_NOTHING = Met()
+        return {name: value for name, value in attrs.asdict(self).items() if value is not None}
 
 
 @attrs.define
@@ -225,53 +216,93 @@ class _Rule:
     fault: Fault
     random: Random
     matched: int = 0
+    hit: int = 0
 
-    def hits(self, call: str, method: str, path: str) -> bool:
-        """Count a request; return whether it meets the fault."""
+    def matches(self, call: str, method: str, path: str) -> bool:
         fault = self.fault
-        if (
-            fault.call not in (None, call)
-            or fault.method not in (None, method)
-            or (fault.path is not None and not fnmatchcase(path, fault.path))
-        ):
-            return False
-        self.matched += 1
-        if self.matched < fault.nth or (fault.times is not None and self.matched >= fault.nth + fault.times):
+        return (
+            fault.call in (None, call)
+            and fault.method in (None, method)
+            and (fault.path is None or fnmatchcase(path, fault.path))
+        )
+
+    def would_hit(self) -> bool:
+        """Decide for the next request that matches."""
+        fault = self.fault
+        if self.matched + 1 < fault.nth or self.hit == fault.times:
             return False
         return fault.probability >= 1 or self.random.random() < fault.probability
 
 
 class Faults:
-    """The rules in force. Of those that would change one answer, the first one added does."""
+    """The rules in force. Of those that would change one answer, the first one added does, and the others wait."""
 
     def __init__(self, seed: int, faults: Iterable[Fault] = ()) -> None:
         self._seed = seed
+        self._first = tuple(faults)
         self._added = 0
-        self._rules: list[_Rule] = []
-        for fault in faults:
+        self._rules: tuple[_Rule, ...] = ()
+        self.reset()
+
+    def reset(self) -> None:
+        """Put into force what was in the beginning, and nothing else."""
+        self._added = 0
+        self.clear()
+        for fault in self._first:
             self.add(fault)
 
     def add(self, fault: Fault) -> None:
         """Put a rule into force; it counts requests from now on."""
+        if not isinstance(fault, Fault):  # tests are rarely type-checked
+            raise TypeError(f"a fault must be a Fault, not {fault!r}")
         # A random sequence for each rule, so that one rule more leaves the others as they were.
         random = Random(f"{self._seed} {self._added}")  # noqa: S311  # to be repeatable is the point
         self._added += 1
-        self._rules = [*self._rules, _Rule(fault, random)]  # whoever looks at the old list can go on
+        self._rules = (*self._rules, _Rule(fault, random))  # who looks at the old ones in another thread can go on
 
     def clear(self) -> None:
         """Put all rules out of force."""
-        self._rules = []
+        self._rules = ()
 
     def __iter__(self) -> Iterator[Fault]:
         return (rule.fault for rule in self._rules)
 
-    def meet(self, call: str, method: str, path: str) -> Met:
-        """Count a request of the service, and decide what it meets."""
-        rules = self._rules
-        if not rules:
-            return _NOTHING
-        met = [rule.fault for rule in rules if rule.hits(call, method, path)]
-        return Met(
-            next((fault for fault in met if fault.what not in _LIVES), None),
-            tuple(fault for fault in met if fault.what in _LIVES),
-        )
+    def meet(self, call: str, method: str, path: str) -> Fault | None:
+        """Count a request of the service, and decide what happens to its answer."""
+        met: _Rule | None = None
+        for rule in self._rules:
+            if rule.fault.what in _LIVES or not rule.matches(call, method, path):
+                continue
+            # Each draws for itself, whatever the others do.
+            if rule.would_hit() and met is None:
+                met = rule
+            rule.matched += 1
+        if met is None:
+            return None
+        met.hit += 1
+        return met.fault
+
+    def start(self, call: str, method: str, path: str) -> Starting:
+        """Decide what happens to the container that a request is about to start."""
+        rules = [rule for rule in self._rules if rule.fault.what in _LIVES and rule.matches(call, method, path)]
+        return Starting(rules, [rule for rule in rules if rule.would_hit()])
+
+
+class Starting:
+    """What happens to a container, if the service starts it.
+
+    Attributes:
+        faults: what happens to it.
+    """
+
+    def __init__(self, rules: Sequence[_Rule], hitting: Sequence[_Rule]) -> None:
+        self._rules = rules
+        self._hitting = hitting
+        self.faults: tuple[Fault, ...] = tuple(rule.fault for rule in hitting)
+
+    def done(self) -> None:
+        """Count it: the service did start it."""
+        for rule in self._rules:
+            rule.matched += 1
+        for rule in self._hitting:
+            rule.hit += 1

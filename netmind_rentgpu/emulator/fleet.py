@@ -210,18 +210,14 @@ class Fleet:
         now = self._timeline.now
         seconds = self._boot_seconds * self._random.uniform(0.75, 1.25)
         container.up_at = now + seconds
-        for fault in faults:
-            match fault.what:
-                case "never starts":
-                    container.up_at = inf
-                case "never reachable":
-                    container.reachable = False
-                case "dies":
-                    container.up_at, container.dies_at = inf, now + seconds / 2
-                case "vanishes":
-                    container.vanishes_at = container.up_at + (fault.seconds or 0.0)
-                case _:
-                    pass
+        fates = {fault.what: fault for fault in faults}
+        container.reachable = "never reachable" not in fates
+        if "never starts" in fates or "dies" in fates:
+            container.up_at = inf
+        if "dies" in fates:
+            container.dies_at = now + seconds / 2
+        if "vanishes" in fates:
+            container.vanishes_at = container.up_at + (fates["vanishes"].seconds or 0.0)
         if container.vanishes_at < inf:
             moment = container.vanishes_at
             self._timeline.plan(moment, lambda: self._vanish(container, moment))

@@ -119,7 +119,7 @@ def _fault(what: str) -> dict[str, Any]:
             "path": _TEXT,
             **{name: _FAULT_OPTIONS[name] for name in options},
             "nth": _COUNT,
-            "times": {"type": ["integer", "null"], "minimum": 1},
+            "times": {"anyOf": [_COUNT, {"type": "string", "enum": ["all"]}]},
             "probability": {"type": "number", "minimum": 0, "maximum": 1},
         },
         ["what", *(["status"] if "status" in options else [])],
@@ -159,7 +159,7 @@ _BILL = _object(
                     **dict.fromkeys(("container_id", "gpu"), _INTEGER),
                     **dict.fromkeys(("name", "node_name", "hourly_price", "cost"), _TEXT),
                     "seconds": _NUMBER,
-                    "running": _FLAG,
+                    **dict.fromkeys(("running", "accruing"), _FLAG),
                 }
             ),
         },

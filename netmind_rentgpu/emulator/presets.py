@@ -27,7 +27,10 @@ def preset_world(name: str) -> World:
     Raises:
         KeyError: there is none of that name.
     """
-    return _presets()[name]
+    presets = _presets()
+    if name not in presets:
+        raise KeyError(f"no preset is called {name}; there are {', '.join(presets)}")
+    return presets[name]
 
 
 def pairs_of(choices: dict[str, str]) -> Iterator[_Pair]:

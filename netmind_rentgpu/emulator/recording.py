@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast, overload
 
 import attrs
 
+from netmind_rentgpu.emulator.faults import CALLS
+from netmind_rentgpu.emulator.validation import parsed_json
+
 __all__ = ["MASK", "RecordedRequest", "Recorder", "Recording"]
 
 MASK = "***"
-_SECRET_FIELDS = frozenset({"value", "docker_passwd"})
+# Those of the service, and what else a client may send by mistake.
+_SECRET_FIELDS = frozenset(
+    {"value", "docker_passwd", "password", "passwd", "secret", "token", "api_key", "apikey", "authorization"}
+)
+_ENVIRONMENT = re.compile(r"(-e\s*\w+=)\S+")
 
 
 @attrs.define(kw_only=True)
@@ -22,8 +29,8 @@ class RecordedRequest:
     Attributes:
         number: from 1 on, in the order of arrival.
         call: which of the thirteen it is, as `create_container`; None for what the service does not have.
-        method, path: as sent; the path without its query.
-        query: the last value of each name.
+        method, path: as sent; the path decoded, and without its query.
+        query: the first value of each name, which is what the service reads.
         body: the JSON, with secrets masked; None where there is none, or where it is not JSON.
         connection: the number of the connection it came over, from 1 on.
         time: by the emulator's clock, in seconds since 1970.
@@ -55,7 +62,14 @@ class Recording(Sequence[RecordedRequest]):
         self._requests = tuple(requests)
 
     def of(self, call: str | None = None, *, method: str | None = None, path: str | None = None) -> Recording:
-        """Return those of one call, method or path."""
+        """Return those of one call, method or path.
+
+        Raises:
+            ValueError: the service has no such call.
+        """
+        if call is not None and call not in CALLS:
+            raise ValueError(f"no call is named {call}; there are {', '.join(CALLS)}")
+        method = None if method is None else method.upper()
         return Recording(
             one
             for one in self._requests
@@ -91,7 +105,8 @@ class Recording(Sequence[RecordedRequest]):
 class Recorder:
     """Keeps the requests; of more than `keep`, the newest."""
 
-    def __init__(self, keep: int | None) -> None:
+    def __init__(self, keep: int | None, *, token: str) -> None:
+        self._token = token
         self._requests: deque[RecordedRequest] = deque(maxlen=keep)
         self._count = 0
 
@@ -116,9 +131,9 @@ class Recorder:
             number=self._count,
             call=call,
             method=method,
-            path=path,
-            query=dict(query),
-            body=_masked_body(body) if body else None,
+            path=self._masked_text(path),
+            query={name: self._masked(query[name], name) for name in query},
+            body=self._masked_body(body) if body else None,
             connection=connection,
             time=time,
         )
@@ -133,19 +148,22 @@ class Recorder:
         """Forget all requests; numbers go on."""
         self._requests.clear()
 
+    def _masked_body(self, body: bytes) -> Any:
+        try:
+            content = parsed_json(body)
+            # What has no names may be a secret itself.
+            return self._masked(content) if isinstance(content, dict) else MASK
+        except (ValueError, RecursionError):
+            return None
 
-def _masked_body(body: bytes) -> Any:
-    try:
-        return _masked(json.loads(body))
-    except (ValueError, RecursionError):
-        return None
+    def _masked(self, value: Any, name: str = "") -> Any:
+        if value is not None and name.lower() in _SECRET_FIELDS:
+            return MASK
+        if isinstance(value, dict):
+            return {name: self._masked(inner, name) for name, inner in cast("dict[str, Any]", value).items()}
+        if isinstance(value, list):
+            return [self._masked(inner) for inner in cast("list[Any]", value)]
+        return self._masked_text(value) if isinstance(value, str) else value
 
-
-def _masked(value: Any) -> Any:
-    if isinstance(value, dict):
-        fields = cast("dict[str, Any]", value)
-        return {
-            name: MASK if name in _SECRET_FIELDS and inner is not None else _masked(inner)
-            for name, inner in fields.items()
-        }
-    return [_masked(inner) for inner in cast("list[Any]", value)] if isinstance(value, list) else value
+    def _masked_text(self, text: str) -> str:
+        return _ENVIRONMENT.sub(rf"\1{MASK}", text.replace(self._token, MASK))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from decimal import Decimal
 from functools import partial
@@ -13,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from netmind_rentgpu.emulator.backstage import Backstage
-from netmind_rentgpu.emulator.billing import Charge, rented
+from netmind_rentgpu.emulator.billing import Charge
 from netmind_rentgpu.emulator.clock import Clock
 from netmind_rentgpu.emulator.faults import Fault, Faults
 from netmind_rentgpu.emulator.presets import preset_world
@@ -68,7 +69,11 @@ class Emulator:
 
         Raises:
             KeyError: there is no preset of that name.
+            ValueError: a number is negative or none.
+            TypeError: a fault is no Fault.
         """
+        if not (machines >= 0 and 0 <= boot_seconds < math.inf):
+            raise ValueError(f"machines and boot_seconds must be 0 or more, not {machines!r} and {boot_seconds!r}")
         self.token: str = token or f"emulator-token-{seed:08x}"
         self._port = port
         ticking = Clock() if clock is None else clock
@@ -82,7 +87,9 @@ class Emulator:
             world=preset_world(world) if isinstance(world, str) else world,
             clock=ticking,
         )
-        self._backstage = Backstage(make=make, seed=seed, faults=faults, keep=keep_requests, clock=ticking)
+        self._backstage = Backstage(
+            make=make, seed=seed, token=self.token, faults=faults, keep=keep_requests, clock=ticking
+        )
         self._server: Server | None = None
         self._url: str | None = None
         self._stop: Callable[[], object] | None = None
@@ -118,7 +125,7 @@ class Emulator:
 
     @property
     def running(self) -> list[Charge]:
-        """What is rented now, and costs."""
+        """What is rented now."""
         return [charge for charge in self.charges if charge.running]
 
     @property
@@ -126,13 +133,16 @@ class Emulator:
         """What all containers have cost until now, in US dollars."""
         return sum((charge.cost for charge in self.charges), Decimal(0))
 
-    def assert_nothing_rented(self) -> None:
-        """Check that every container was deleted.
+    def assert_nothing_rented(self, *, apart_from: Collection[int] = ()) -> None:
+        """Check that every container was deleted, and that no create is still to be done by a late commit.
+
+        Args:
+            apart_from: ids of containers that may be there.
 
         Raises:
             AssertionError: one was not; the message names each and what it costs.
         """
-        leaked = rented(self.charges)
+        leaked = self._backstage.leaked(apart_from)
         if leaked:
             raise AssertionError(leaked)
 
@@ -141,8 +151,7 @@ class Emulator:
         self._backstage.reset()
 
     async def __aenter__(self) -> Self:
-        if self._server is not None:
-            raise RuntimeError("an emulator is started once; make another one")
+        self._check_new()
         self._server = Server(self._backstage)
         self._url = f"http://{_HOST}:{await self._server.start(_HOST, self._port)}"
         return self
@@ -153,7 +162,12 @@ class Emulator:
         if self._server is not None:
             await self._server.stop()
 
+    def _check_new(self) -> None:
+        if self._server is not None:
+            raise RuntimeError("an emulator is started once; make another one")
+
     def __enter__(self) -> Self:
+        self._check_new()
         started: Future[None] = Future()
         self._process = os.getpid()
         self._thread = threading.Thread(

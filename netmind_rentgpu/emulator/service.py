@@ -38,6 +38,7 @@ class Service:
 
     Attributes:
         timeline: what time it is, and what is to happen.
+        coming: how many creates are to be made later.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Service:
         self.world = world
         self.dialect: Dialect = Dialect(world)
         self.timeline: Timeline = Timeline(clock)
+        self.coming: int = 0
         self._token = token
         random = Random(seed)  # noqa: S311  # to be repeatable is the point
         nodes = sorted(draw_nodes(random, machines), key=lambda node: (node.price, node.name))
@@ -82,11 +84,14 @@ class Service:
 
     def later(self, seconds: float, call: Callable[..., bytes], *arguments: Any) -> None:
         """Make a call in a while, by the clock; whether it is refused then, nobody learns."""
+        creates = call == self.create_container
 
         def act() -> None:
+            self.coming -= creates
             with suppress(Refusal):
                 call(*arguments)
 
+        self.coming += creates
         self.timeline.plan(self.timeline.now + seconds, act)
 
     def authorize(self, header: str | None) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-__all__ = ["Checker", "InvalidRequest", "Refusal"]
+__all__ = ["Checker", "InvalidRequest", "Refusal", "json_object", "json_value", "parsed_json"]
 
 _MISSING = object()
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
@@ -35,6 +36,48 @@ class InvalidRequest(Refusal):
 
     def __init__(self, errors: list[dict[str, Any]]) -> None:
         super().__init__(422, {"detail": errors})
+
+
+def parsed_json(body: bytes) -> Any:
+    """Read JSON, and nothing that only Python takes for it.
+
+    Raises:
+        ValueError, RecursionError: it is none, or nested too deeply.
+    """
+    return json.loads(body, parse_constant=_no_constant)
+
+
+def json_value(body: bytes) -> Any:
+    """Read a body.
+
+    Raises:
+        InvalidRequest: it is not JSON.
+    """
+    try:
+        return parsed_json(body)
+    except (ValueError, RecursionError) as error:
+        position = getattr(error, "pos", 0)
+        raise InvalidRequest(
+            [{"loc": ["body", position], "msg": "the body is not JSON", "type": "value_error.jsondecode"}]
+        ) from None
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """Read a body that must be an object.
+
+    Raises:
+        InvalidRequest: it is not.
+    """
+    if not body:
+        raise InvalidRequest([{"loc": ["body"], "msg": "field required", "type": "value_error.missing"}])
+    content = json_value(body)
+    if not isinstance(content, dict):
+        raise InvalidRequest([{"loc": ["body"], "msg": "value is not a valid dict", "type": "type_error.dict"}])
+    return cast("dict[str, Any]", content)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 class Checker:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any, TypeAlias, cast
@@ -14,10 +15,11 @@ import attrs
 from aiohttp import web
 
 from netmind_rentgpu.emulator.backstage import PREFIX, Backstage
-from netmind_rentgpu.emulator.faults import Fault, Met
+from netmind_rentgpu.emulator.faults import Fault, Starting
 from netmind_rentgpu.emulator.openapi import openapi
 from netmind_rentgpu.emulator.recording import RecordedRequest
-from netmind_rentgpu.emulator.validation import Checker, InvalidRequest, Refusal
+from netmind_rentgpu.emulator.service import Service
+from netmind_rentgpu.emulator.validation import Checker, Refusal, json_object, json_value
 
 __all__ = ["Server"]
 
@@ -41,9 +43,33 @@ class _Call:
     read: Callable[[web.Request, bytes], Any]
     boots: bool = False
 
-    def arguments(self, request: web.Request, body: bytes, faults: Sequence[Fault]) -> tuple[Any, ...]:
-        """Read all of the method's arguments."""
-        return (self.read(request, body), faults) if self.boots else (self.read(request, body),)
+
+class _Asked:
+    """One request for a call, and the service that it came to: a reset may put another in its place meanwhile."""
+
+    __slots__ = ("body", "call", "record", "request", "service")
+
+    def __init__(
+        self, service: Service, call: _Call, request: web.Request, body: bytes, record: RecordedRequest
+    ) -> None:
+        self.service = service
+        self.call = call
+        self.request = request
+        self.body = body
+        self.record = record
+
+    @property
+    def method(self) -> Callable[..., bytes]:
+        """The service's method."""
+        return cast("Callable[..., bytes]", getattr(self.service, self.call.name))
+
+    def authorize(self) -> None:
+        """Check who asks."""
+        self.service.authorize(self.request.headers.get("Authorization"))
+
+    def argument(self) -> Any:
+        """Read the method's argument."""
+        return self.call.read(self.request, self.body)
 
 
 class Server:
@@ -52,6 +78,7 @@ class Server:
     def __init__(self, backstage: Backstage) -> None:
         self._backstage = backstage
         self._runner: web.AppRunner | None = None
+        self._listener: socket.socket | None = None
         self._connections: WeakKeyDictionary[asyncio.BaseTransport, int] = WeakKeyDictionary()
         self._connections_seen = 0
         self._stopping = asyncio.Event()
@@ -59,19 +86,26 @@ class Server:
 
     async def start(self, host: str, port: int) -> int:
         """Start to serve; return the port."""
-        runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1)
-        await runner.setup()
+        listener = socket.create_server((host, port), backlog=1024)
         try:
-            await web.TCPSite(runner, host, port).start()
+            self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1)
+            await self._runner.setup()
+            await web.SockSite(self._runner, listener).start()
         except BaseException:
-            await runner.cleanup()
+            listener.close()
+            await self.stop()
             raise
-        self._runner = runner
-        return int(runner.addresses[0][1])
+        self._listener = listener
+        return int(listener.getsockname()[1])
 
     async def stop(self) -> None:
         """Stop; whoever still waits for an answer gets none."""
         self._stopping.set()
+        if self._listener is not None:
+            # What was accepted must be a connection before the server closes, or asyncio leaves its socket open.
+            asyncio.get_running_loop().remove_reader(self._listener)
+            for _ in range(3):
+                await asyncio.sleep(0)
         for task in self._unfinished:
             task.cancel()
         if self._runner is not None:
@@ -103,9 +137,9 @@ class Server:
             ("DELETE", f"{PREFIX}/requests", _plain(behind.forget_requests)),
             ("GET", f"{PREFIX}/bill", _plain(behind.show_bill)),
             ("GET", f"{PREFIX}/clock", _plain(behind.show_clock)),
-            ("POST", f"{PREFIX}/clock", _control(lambda _, body: behind.move_clock(_json(body)))),
+            ("POST", f"{PREFIX}/clock", _control(lambda _, body: behind.move_clock(json_value(body)))),
             ("GET", f"{PREFIX}/faults", _plain(behind.show_faults)),
-            ("POST", f"{PREFIX}/faults", _control(lambda _, body: behind.add_fault(_json(body)))),
+            ("POST", f"{PREFIX}/faults", _control(lambda _, body: behind.add_fault(json_value(body)))),
             ("DELETE", f"{PREFIX}/faults", _plain(behind.clear_faults)),
             ("POST", f"{PREFIX}/reset", _plain(behind.begin_again)),
             ("GET", _DESCRIPTION, _plain(openapi)),
@@ -127,8 +161,12 @@ class Server:
 
     async def _answer_what_is_not_there(self, request: web.Request) -> web.StreamResponse:
         answer = await self._misdirected(request)
-        if not request.path.startswith((f"{PREFIX}/", _DESCRIPTION)):
-            self._record(None, request, b"").status = answer.status
+        try:
+            body = await request.read()
+        except (web.HTTPException, ConnectionError):
+            body = b""
+        if request.path not in (PREFIX, _DESCRIPTION) and not request.path.startswith(f"{PREFIX}/"):
+            self._record(None, request, body).status = answer.status
         return answer
 
     async def _misdirected(self, request: web.Request) -> web.Response:
@@ -149,63 +187,74 @@ class Server:
         except web.HTTPException as error:  # the body is too large
             self._record(call.name, request, b"").status = error.status
             return self._refused(Refusal(error.status, {"detail": error.reason}, by_gateway=True))
+        except ConnectionError:
+            self._record(call.name, request, b"")
+            return _dropped(request)
         record = self._record(call.name, request, body)
-        met = self._backstage.faults.meet(call.name, request.method, request.path)
-        if met.names is None:
-            answer: web.StreamResponse = self._act(call, request, body)
+        fault = self._backstage.faults.meet(call.name, request.method, request.path)
+        asked = _Asked(self._backstage.service, call, request, body, record)
+        if fault is None:
+            answer: web.StreamResponse | None = self._act(asked)
         else:
-            record.fault = met.names
-            left = await self._suffer(met, call, request, body)
-            if left is None:
-                if request.transport is not None:
-                    request.transport.abort()
-                return web.Response()  # which is written nowhere
-            answer = left
+            record.fault = fault.what
+            answer = await self._suffer(fault, asked)
+        if answer is None:
+            return _dropped(request)
         record.status = answer.status
         return answer
 
-    def _act(self, call: _Call, request: web.Request, body: bytes, faults: Sequence[Fault] = ()) -> web.Response:
+    def _act(self, asked: _Asked, *faults: Fault) -> web.Response:
         """Let the service do what it is asked for, and write its answer."""
-        service = self._backstage.service
         try:
-            service.authorize(request.headers.get("Authorization"))
-            arguments = call.arguments(request, body, faults)
-            return web.Response(body=service.at_once(getattr(service, call.name), *arguments), content_type=_JSON)
+            asked.authorize()
+            if not asked.call.boots:
+                return _answer(asked.service.at_once(asked.method, asked.argument()))
+            starting = self._starting(asked)
+            content = asked.service.at_once(asked.method, asked.argument(), (*faults, *starting.faults))
         except Refusal as refusal:
             return self._refused(refusal)
+        self._started(asked, starting)
+        return _answer(content)
 
-    async def _suffer(self, met: Met, call: _Call, request: web.Request, body: bytes) -> web.StreamResponse | None:
-        """Return the answer that is left of a request that meets faults; None where the connection breaks without one."""
-        fault = met.answer
-        if fault is None:
-            return self._act(call, request, body, met.lives)
-        if fault.what == "late commit":
-            return self._act_later(fault, call, request, body, met.lives)
-        act = partial(self._act, call, request, body, (*met.lives, fault))
-        if fault.when == "before" or fault.what == "rate limit":
-            return await self._instead(fault, act)
-        return await self._afterwards(fault, request, act())
-
-    def _act_later(
-        self, fault: Fault, call: _Call, request: web.Request, body: bytes, lives: Sequence[Fault]
-    ) -> web.Response | None:
-        service = self._backstage.service
+    def _act_later(self, fault: Fault, asked: _Asked) -> web.Response | None:
         try:
-            service.authorize(request.headers.get("Authorization"))
-            arguments = call.arguments(request, body, lives)
+            asked.authorize()
+            arguments: tuple[Any, ...] = (asked.argument(),)
         except Refusal as refusal:
             return self._refused(refusal)
-        service.at_once(service.later, fault.seconds, getattr(service, call.name), *arguments)
+        if asked.call.boots:
+            starting = self._starting(asked)
+            self._started(asked, starting)
+            arguments = (*arguments, starting.faults)
+        asked.service.at_once(asked.service.later, fault.seconds, asked.method, *arguments)
         return None
 
-    async def _instead(self, fault: Fault, act: Callable[[], web.Response]) -> web.Response | None:
+    def _starting(self, asked: _Asked) -> Starting:
+        return self._backstage.faults.start(asked.call.name, asked.request.method, asked.request.path)
+
+    @staticmethod
+    def _started(asked: _Asked, starting: Starting) -> None:
+        starting.done()
+        met = [fault.what for fault in starting.faults]
+        if met:
+            asked.record.fault = ", ".join([*([asked.record.fault] if asked.record.fault else []), *met])
+
+    async def _suffer(self, fault: Fault, asked: _Asked) -> web.StreamResponse | None:
+        """Return the answer that is left of a request that meets a fault; None where the connection breaks without one."""
+        if fault.what == "late commit":
+            return self._act_later(fault, asked)
+        if fault.when == "before" or fault.what == "rate limit":
+            return await self._instead(fault, asked)
+        return await self._afterwards(fault, asked.request, self._act(asked, fault))
+
+    async def _instead(self, fault: Fault, asked: _Asked) -> web.Response | None:
         """Let a fault come before the service acts, if it still does."""
         if fault.what != "slow":
             return await self._blocked(fault)
 
         async def slowly() -> web.Response:
             await asyncio.sleep(fault.seconds or 0)
-            return act()
+            return self._act(asked)
 
         # A task of its own: whoever leaves meanwhile does not keep the service from acting.
         task = asyncio.create_task(slowly())
@@ -218,13 +267,14 @@ class Server:
         content = done.body if isinstance(done.body, bytes) else b""
         match fault.what:
             case "slow":
-                await asyncio.sleep(fault.seconds or 0)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), fault.seconds)
             case "cut body":
-                await _send_half(request, done, content)
-            case "wrong json" if done.status < 300:
-                return web.Response(body=content[: len(content) // 2] or b"{", content_type=_JSON)
-            case "wrong shape" if done.status < 300:
-                return web.Response(body=b'{"unexpected":%s}' % (content or b"null"), content_type=_JSON)
+                return await _cut(request, done, content)
+            case "wrong json":
+                return _answer(content[: len(content) // 2] or b"{", done.status)
+            case "wrong shape":
+                return _answer(b'{"unexpected":%s}' % (content or b"null"), done.status)
             case "drop" | "status" | "hang" | "html":
                 return await self._blocked(fault)
             case _:  # a stock-out is the service's own answer
@@ -276,15 +326,28 @@ class Server:
         return number
 
 
-async def _send_half(request: web.Request, answer: web.Response, content: bytes) -> None:
-    """Send an answer's head and half of its body, and break the connection."""
-    half = web.StreamResponse(
-        status=answer.status, headers={"Content-Type": _JSON, "Content-Length": str(len(content))}
-    )
+def _answer(content: bytes, status: int = 200) -> web.Response:
+    return web.Response(body=content, status=status, content_type=_JSON)
+
+
+def _dropped(request: web.Request) -> web.Response:
+    """Break the connection; what is returned is written nowhere."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
+
+
+async def _cut(request: web.Request, answer: web.Response, content: bytes) -> web.StreamResponse | None:
+    """Send an answer's head and half of its body, and break the connection; None where there is nothing to cut."""
+    if len(content) < 2:
+        return None
+    headers = {"Content-Type": answer.content_type, "Content-Length": str(len(content))}
+    half = web.StreamResponse(status=answer.status, headers=headers)
     await half.prepare(request)
     await half.write(content[: len(content) // 2])
     if request.transport is not None:
         request.transport.close()
+    return half
 
 
 async def _methods(request: web.Request) -> set[str]:
@@ -312,22 +375,7 @@ def _query(request: web.Request, _: bytes) -> Any:
 
 
 def _body(_: web.Request, body: bytes) -> Any:
-    if not body:
-        raise InvalidRequest([{"loc": ["body"], "msg": "field required", "type": "value_error.missing"}])
-    content = _json(body)
-    if not isinstance(content, dict):
-        raise InvalidRequest([{"loc": ["body"], "msg": "value is not a valid dict", "type": "type_error.dict"}])
-    return cast("dict[str, Any]", content)
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        position = getattr(error, "pos", 0)
-        raise InvalidRequest(
-            [{"loc": ["body", position], "msg": "the body is not JSON", "type": "value_error.jsondecode"}]
-        ) from None
+    return json_object(body)
 
 
 def _id(name: str) -> Callable[[web.Request, bytes], int]:

@@ -127,3 +127,21 @@ def test_what_is_due_happens_in_order_each_at_its_moment() -> None:
     clock.advance(10)
     timeline.settle()
     assert seen[2:] == [("third", 30)]
+
+
+def test_no_thread_sees_it_go_back_while_another_moves_it() -> None:
+    clock = Clock(scale=3600)
+    done = threading.Event()
+
+    def move() -> None:
+        for number in range(20_000):
+            clock.advance(0, scale=3600 if number % 2 else 1)
+        done.set()
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    last = clock.now
+    while not done.is_set():
+        last, before = clock.now, last
+        assert last >= before
+    mover.join()

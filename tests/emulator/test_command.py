@@ -94,7 +94,8 @@ async def test_world_time_and_faults(tmp_path: Path) -> None:
         what = "status"
         status = 502
         call = "list_auths"
-        times = 2
+        times = "all"
+        nth = 2
 
         [[faults]]
         what = "vanishes"
@@ -106,16 +107,16 @@ async def test_world_time_and_faults(tmp_path: Path) -> None:
         aiohttp.ClientSession() as http,
     ):
         headers = {"Authorization": f"Bearer {token}"}
-        statuses = []
+        statuses, bodies = [], []
         for number in range(9):
             async with http.post(f"{url}/v1/rentgpu/auths/", json={"value": f"password-{number}"}, headers=headers):
                 pass
         for _ in range(3):
             async with http.get(f"{url}/v1/rentgpu/auths/", headers=headers) as answer:
                 statuses.append(answer.status)
-                body = await answer.read()
-        assert statuses == [502, 502, 200]
-        assert len(json.loads(body)) == 5
+                bodies.append(await answer.read())
+        assert statuses == [200, 502, 502]
+        assert len(json.loads(bodies[0])) == 5
         async with http.get(f"{url}/_emulator/clock") as answer:
             assert (await answer.json())["scale"] == 0
         async with http.get(f"{url}/_emulator/faults") as answer:

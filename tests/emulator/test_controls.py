@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from netmind_rentgpu import AsyncRentGPU, Container, PaymentType, Retries, ServerError
-from netmind_rentgpu.emulator import Clock, Emulator, Fault
+from netmind_rentgpu.emulator import Clock, Emulator, Fault, World
 
 
 @pytest.fixture
@@ -52,6 +52,7 @@ async def test_the_bill(emulator: Emulator, gpu: AsyncRentGPU, http: aiohttp.Cli
             "hourly_price": str(price),
             "seconds": 1800.0,
             "running": True,
+            "accruing": True,
             "cost": bill["spent"],
         }
     ]
@@ -81,10 +82,10 @@ async def test_the_clock(emulator: Emulator, http: aiohttp.ClientSession, clock:
 
 async def test_faults(emulator: Emulator, gpu: AsyncRentGPU, http: aiohttp.ClientSession) -> None:
     assert await ask(http, "GET", "faults") == {"faults": []}
-    fault = {"what": "status", "status": 502, "call": "get_auth", "times": None}
+    fault = {"what": "status", "status": 502, "call": "get_auth", "times": "all"}
     added = await ask(http, "POST", "faults", json=fault)
     assert added["faults"] == [{**fault, "when": "before", "nth": 1, "probability": 1.0}]
-    assert list(emulator.faults) == [Fault("status", status=502, call="get_auth", times=None)]
+    assert list(emulator.faults) == [Fault("status", status=502, call="get_auth", times="all")]
     with pytest.raises(ServerError):
         await gpu.auths.get(1)
     assert await ask(http, "DELETE", "faults") == {"faults": []}
@@ -142,6 +143,34 @@ async def test_beginning_again(clock: Any) -> None:
         assert (await create(gpu)).id == 1001
 
 
+async def test_what_is_stopped_and_costs_nothing_is_said_to(clock: Any) -> None:
+    world = World(stop_billing="ends")
+    async with (
+        Emulator(world=world, clock=clock) as emulator,
+        AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu,
+    ):
+        container = await create(gpu)
+        price = emulator.charges[0].hourly_price
+        clock.advance(360)
+        await gpu.containers.stop(container.id)
+        clock.advance(3600)
+        with pytest.raises(AssertionError) as caught:
+            emulator.assert_nothing_rented()
+        assert str(caught.value) == (
+            f"1 still rented, for 0 USD an hour:\n  mine (container 1001): 2 GPU on {container.node_name}, "
+            f"nothing as long as it is stopped, {price / 10:.6f} USD in 360.0 s"
+        )
+        emulator.assert_nothing_rented(apart_from=[container.id])
+
+
+async def test_seconds_are_exact(clock: Any, emulator: Emulator, gpu: AsyncRentGPU) -> None:
+    await create(gpu)
+    for _ in range(10):
+        clock.advance(0.1)
+    assert [charge.seconds for charge in emulator.charges] == [1.0]
+    assert emulator.spent == emulator.charges[0].hourly_price / 3600
+
+
 @pytest.mark.parametrize(
     ("method", "path", "arguments", "message"),
     [
@@ -155,7 +184,7 @@ async def test_beginning_again(clock: Any) -> None:
         ("POST", "faults", {"json": {}}, "a fault needs 'what'"),
         ("POST", "faults", {"json": []}, "a fault has what, call"),
         ("GET", "requests", {"params": {"name": "x"}}, "unknown: name; requests are chosen by call, method or path"),
-        ("GET", "requests", {"params": {"call": "x"}}, "call must be one of list_machines"),
+        ("GET", "requests", {"params": {"call": "x"}}, "no call is named x; there are list_machines"),
     ],
 )
 async def test_what_makes_no_sense(
@@ -170,7 +199,7 @@ async def test_what_makes_no_sense(
 
 async def test_a_body_that_is_not_json(http: aiohttp.ClientSession) -> None:
     for path in ("clock", "faults"):
-        for body in (b"", b"{", b"\xff"):
+        for body in (b"", b"{", b"\xff", b'{"advance": NaN}'):
             async with http.post(path, data=body) as answer:
                 assert answer.status == 422
 
@@ -187,7 +216,7 @@ def test_looking_from_another_thread_while_it_serves() -> None:
     import http.client
     import json
 
-    faults = [Fault("vanishes", seconds=0.001, times=None), Fault("late commit", nth=2, probability=0.5, times=None)]
+    faults = [Fault("vanishes", seconds=0.001, times="all"), Fault("late commit", nth=2, probability=0.5, times="all")]
     with Emulator(boot_seconds=0.001, machines=400, clock=Clock(scale=100), faults=faults) as emulator:
         looked: list[int] = []
         done = threading.Event()

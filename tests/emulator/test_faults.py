@@ -28,7 +28,7 @@ from netmind_rentgpu import (
     UnexpectedResponseError,
 )
 from netmind_rentgpu.emulator import Emulator, Fault, Faults
-from netmind_rentgpu.emulator.faults import CALLS, Met
+from netmind_rentgpu.emulator.faults import CALLS
 
 ONCE = Retries(max_attempts=1)
 
@@ -360,6 +360,83 @@ async def test_an_answer_and_a_life_at_once(emulator: Emulator, gpu: AsyncRentGP
     assert [one.status async for one in gpu.containers.list()] == [3]
 
 
+async def test_a_life_waits_for_a_container_to_meet(emulator: Emulator, gpu: AsyncRentGPU, clock: Any) -> None:
+    """A refused create starts no container, so that what was to happen to one happens to the next."""
+    emulator.faults.add(Fault("dies"))
+    emulator.faults.add(Fault("stock-out"))
+    emulator.faults.add(Fault("drop", call="create_container", nth=2))
+    for _ in range(2):
+        with pytest.raises(RentGPUError):
+            await create(gpu)
+    container = await create(gpu)
+    assert [one.fault for one in emulator.requests.of("create_container")] == ["stock-out", "drop", "dies"]
+    clock.advance(20)
+    assert (await gpu.containers.get(container.id)).status == 3
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("what", ["never starts", "dies"])
+async def test_what_never_runs_does_not_vanish(
+    emulator: Emulator, gpu: AsyncRentGPU, clock: Any, order: int, what: Any
+) -> None:
+    for fault in [Fault(what), Fault("vanishes")][::order]:
+        emulator.faults.add(fault)
+    container = await create(gpu)
+    clock.advance(1000)
+    assert (await gpu.containers.get(container.id)).status == (3 if what == "dies" else 0)
+
+
+@pytest.mark.parametrize("what", ["cut body", "wrong json", "wrong shape"])
+async def test_a_refusal_can_be_garbled_too(emulator: Emulator, gpu: AsyncRentGPU, what: Any) -> None:
+    emulator.faults.add(Fault(what, times=2))
+    status, headers, body = await Raw(emulator).ask("GET", "containers/7")
+    assert status == 404
+    assert {"cut body": cut, "wrong json": no_json, "wrong shape": other_shape}[what](200, headers, body)
+    with pytest.raises(NotFoundError):
+        await gpu.containers.get(7)
+
+
+@pytest.mark.parametrize("answer", ["empty", "204"])
+async def test_a_body_that_is_not_there_is_not_cut(clock: Any, answer: Any) -> None:
+    from netmind_rentgpu.emulator import World
+
+    faults = [Fault("cut body", call="delete_container")]
+    async with Emulator(world=World(delete_answer=answer), clock=clock, faults=faults) as emulator:
+        async with AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu:
+            container = await create(gpu)
+        assert (await Raw(emulator).ask("DELETE", f"containers/{container.id}"))[0] is None
+        emulator.assert_nothing_rented()
+
+
+async def test_a_late_commit_is_a_leak_before_it_is_done(emulator: Emulator, gpu: AsyncRentGPU, clock: Any) -> None:
+    emulator.faults.add(Fault("late commit", seconds=5))
+    with pytest.raises(APIConnectionError):
+        await create(gpu)
+    with pytest.raises(AssertionError, match=r"^1 still to be rented, by a late commit$"):
+        emulator.assert_nothing_rented()
+    clock.advance(5)
+    with pytest.raises(AssertionError, match=r"^1 still rented, for"):
+        emulator.assert_nothing_rented()
+    await gpu.containers.delete(1001)
+    emulator.assert_nothing_rented()
+
+
+async def test_a_reset_is_the_end_of_what_was_under_way(emulator: Emulator, gpu: AsyncRentGPU) -> None:
+    body = await wanted(gpu)
+    emulator.faults.add(Fault("slow", call="create_container", seconds=0.2))
+    asking = asyncio.create_task(Raw(emulator).ask("POST", "containers/", body))
+    async with asyncio.timeout(30):
+        while not emulator.requests.of("create_container"):
+            await asyncio.sleep(0)
+    faults = emulator.faults
+    emulator.reset()
+    await gpu.auths.create("a-password")
+    assert (await asking)[0] == 200
+    assert emulator.charges == []
+    faults.add(Fault("status", status=503, call="get_auth"))
+    assert (await Raw(emulator).ask("GET", "auths/1"))[0] == 503
+
+
 async def test_a_gateway_answers_as_its_world_does(clock: Any) -> None:
     from netmind_rentgpu.emulator import World
 
@@ -370,12 +447,16 @@ async def test_a_gateway_answers_as_its_world_does(clock: Any) -> None:
 
 
 async def test_stopping_answers_nobody_and_waits_for_nobody() -> None:
-    async with Emulator(faults=[Fault("hang"), Fault("slow", seconds=600, nth=2)]) as emulator:
-        waiting = [asyncio.create_task(Raw(emulator).ask("GET", "machines")) for _ in range(2)]
+    faults = [Fault("hang"), Fault("slow", seconds=600, nth=2), Fault("slow", seconds=600, nth=3, when="after")]
+    async with Emulator(faults=faults) as emulator:
+        before = asyncio.all_tasks()
+        waiting = [asyncio.create_task(Raw(emulator).ask("GET", "machines")) for _ in range(3)]
         async with asyncio.timeout(30):
-            while len(emulator.requests) < 2:
+            while len(emulator.requests) < 3:
                 await asyncio.sleep(0)
-    assert [(await task)[0] for task in waiting] == [None, None]
+    # The last one was answered, only too early: it had been done.
+    assert sorted([(await task)[0] or 0 for task in waiting]) == [0, 0, 200]
+    assert asyncio.all_tasks() <= before
 
 
 # Which requests a rule is for.
@@ -383,7 +464,7 @@ async def test_stopping_answers_nobody_and_waits_for_nobody() -> None:
 
 def hits(fault: Fault, requests: list[tuple[str, str, str]], seed: int = 0) -> list[int]:
     faults = Faults(seed, [fault])
-    return [number for number, request in enumerate(requests, 1) if faults.meet(*request) != Met()]
+    return [number for number, request in enumerate(requests, 1) if faults.meet(*request) is not None]
 
 
 GET = [("list_containers", "GET", "/v1/rentgpu/containers/")]
@@ -395,18 +476,20 @@ DELETE = [("delete_container", "DELETE", "/v1/rentgpu/containers/7")]
     ("rule", "expected"),
     [
         ({}, [1]),
-        ({"times": None}, [1, 2, 3, 4, 5, 6]),
+        ({"times": "all"}, [1, 2, 3, 4, 5, 6]),
         ({"nth": 3}, [3]),
         ({"nth": 3, "times": 2}, [3, 4]),
-        ({"nth": 5, "times": None}, [5, 6]),
+        ({"nth": 5, "times": "all"}, [5, 6]),
         ({"nth": 7}, []),
         ({"call": "get_container"}, [2]),
         ({"call": "get_container", "nth": 2}, [5]),
-        ({"method": "DELETE", "times": None}, [3, 6]),
-        ({"path": "*/containers/7", "times": None}, [2, 3, 5, 6]),
+        ({"method": "DELETE", "times": "all"}, [3, 6]),
+        ({"path": "*/containers/7", "times": "all"}, [2, 3, 5, 6]),
         ({"path": "*/containers/7", "method": "GET", "nth": 2}, [5]),
         ({"path": "/containers/7"}, []),
-        ({"probability": 0.0, "times": None}, []),
+        ({"probability": 0.0, "times": "all"}, []),
+        ({"probability": 0.999999, "call": "get_container"}, [2, 5]),
+        ({"probability": 0.999999, "times": 1}, [1]),
     ],
 )
 def test_which_requests_meet_a_fault(rule: dict[str, Any], expected: list[int]) -> None:
@@ -415,21 +498,34 @@ def test_which_requests_meet_a_fault(rule: dict[str, Any], expected: list[int]) 
 
 @given(st.integers(), st.floats(0, 1))
 def test_chance_follows_the_seed(seed: int, probability: float) -> None:
-    fault = Fault("drop", probability=probability, times=None)
+    fault = Fault("drop", probability=probability, times="all")
     assert hits(fault, GET * 200, seed) == hits(fault, GET * 200, seed)
     # Another rule does not change it.
-    faults = Faults(seed, [fault, Fault("hang", probability=0.5, times=None)])
-    met = [faults.meet(*GET[0]).answer for _ in range(200)]
+    faults = Faults(seed, [fault, Fault("hang", probability=0.5, times="all")])
+    met = [faults.meet(*GET[0]) for _ in range(200)]
     assert [number for number, answer in enumerate(met, 1) if answer == fault] == hits(fault, GET * 200, seed)
 
 
+def test_rules_for_the_same_requests_take_turns() -> None:
+    faults = Faults(0, [Fault("status", status=500, times=2), Fault("status", status=502), Fault("drop", nth=2)])
+    met = [faults.meet(*GET[0]) for _ in range(6)]
+    assert [None if fault is None else fault.status or fault.what for fault in met] == [
+        500,
+        500,
+        502,
+        "drop",
+        None,
+        None,
+    ]
+
+
 def test_chance_is_as_large_as_said() -> None:
-    assert 250 < len(hits(Fault("drop", probability=0.3, times=None), GET * 1000)) < 350
+    assert 250 < len(hits(Fault("drop", probability=0.3, times="all"), GET * 1000)) < 350
 
 
 def test_no_rule_costs_no_thought() -> None:
     faults = Faults(0)
-    assert faults.meet(*GET[0]) == Met()
+    assert faults.meet(*GET[0]) is None
     faults.add(Fault("drop"))
     assert list(faults) == [Fault("drop")]
     faults.clear()
@@ -457,7 +553,8 @@ def test_no_rule_costs_no_thought() -> None:
         ({"what": "late commit", "call": "get_auth"}, "'late commit' is for create_container, "),
         ({"what": "drop", "nth": 0}, "'nth' must be a whole number from 1 on, not 0"),
         ({"what": "drop", "nth": True}, "'nth' must be a whole number"),
-        ({"what": "drop", "times": 1.5}, "'times' must be a whole number"),
+        ({"what": "drop", "times": 1.5}, "'times' must be a whole number from 1 on, or \"all\", not 1.5"),
+        ({"what": "drop", "times": None}, "times must not be null"),
         ({"what": "drop", "probability": 1.1}, "'probability' must be a number from 0 to 1, not 1.1"),
         ({"what": "drop", "call": None}, "call must not be null"),
     ],
@@ -471,7 +568,7 @@ def test_rules_that_are_none(rule: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        Fault("drop", when="after", call="get_auth", nth=3, times=None),
+        Fault("drop", when="after", call="get_auth", nth=3, times="all"),
         Fault("status", status=502, method="GET", path="*"),
         Fault("vanishes", seconds=0.5, probability=0.25),
     ],

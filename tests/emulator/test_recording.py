@@ -1,5 +1,6 @@
 """What an emulator keeps of its requests."""
 
+import asyncio
 import io
 from typing import Any
 
@@ -59,17 +60,30 @@ async def test_no_secret_is_kept(emulator: Emulator, gpu: AsyncRentGPU) -> None:
             b"\xff" + canaries.PASSWORD.encode(),
             b"[" * 100_000,
             '{"docker_passwd": null}',
+            f'"{canaries.PASSWORD}"',
+            f'{{"Password": "{canaries.PASSWORD}", "a": [{{"token": "{canaries.PASSWORD}"}}, "{canaries.TOKEN}", 5]}}',
+            f'{{"options": "-w /x -e HF_TOKEN={canaries.PASSWORD} -e A=b"}}',
+            '{"value": NaN}',
         ):
             async with http.post("auths/", data=body) as answer:
                 assert answer.status == 422
+        query = {"value": canaries.PASSWORD, "region": canaries.TOKEN}
+        async with http.get(f"machines/{canaries.TOKEN}", params=query), http.get("machines", params=query):
+            pass
     kept = emulator.requests
+    assert kept[-1].query == {"value": "***", "region": "***"}
+    assert kept[-2].path == "/v1/rentgpu/machines/***"
     assert [one.body for one in kept.of("create_auth")] == [
         {"value": "***"},
         None,
-        [{"value": "***"}, {"a": {"docker_passwd": "***"}}],
+        "***",
         None,
         None,
         {"docker_passwd": None},
+        "***",
+        {"Password": "***", "a": [{"token": "***"}, "***", 5]},
+        {"options": "-w /x -e HF_TOKEN=*** -e A=***"},
+        None,
     ]
     assert kept.of("create_image")[0].body["docker_passwd"] == "***"
     for secret in canaries.ALL:
@@ -85,6 +99,10 @@ async def test_what_the_service_does_not_have_is_recorded_too(emulator: Emulator
             pass
         async with http.get("/openapi.json"), http.get("/_emulator/bill"), http.get("/_emulator/nothing"):
             pass
+        async with http.get("/_emulator"), http.get("machines?gpu=8&gpu=1"):
+            pass
+        async with http.post("containers", json={"name": "x"}, allow_redirects=False):
+            pass
         async with http.post("auths/", data=io.BytesIO(b" " * (1024**2 + 1))) as answer:
             assert answer.status == 413
     assert [(one.call, one.path, one.status) for one in emulator.requests] == [
@@ -92,12 +110,42 @@ async def test_what_the_service_does_not_have_is_recorded_too(emulator: Emulator
         (None, "/v1/rentgpu/machines", 405),
         (None, "/v1/rentgpu/auths", 307),
         ("list_machines", "/v1/rentgpu/machines", 422),
+        ("list_machines", "/v1/rentgpu/machines", 422),
+        (None, "/v1/rentgpu/containers", 307),
         ("create_auth", "/v1/rentgpu/auths/", 413),
     ]
+    assert emulator.requests[4].query == {"gpu": "8"}
+    assert emulator.requests[5].body == {"name": "x"}
+
+
+async def test_who_leaves_in_the_midst_of_a_body_is_recorded(
+    emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in ("/v1/rentgpu/auths/", "/nothing"):
+        _, writer = await asyncio.open_connection("127.0.0.1", int(emulator.url.rpartition(":")[2]))
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
+        await writer.drain()
+        async with asyncio.timeout(30):
+            async with aiohttp.ClientSession() as http, http.get(emulator.url):
+                pass
+        writer.transport.abort()
+    async with asyncio.timeout(30):
+        while len(emulator.requests.of(method="post")) < 2:
+            await asyncio.sleep(0)
+    assert [(one.call, one.path, one.body) for one in emulator.requests.of(method="post")] == [
+        ("create_auth", "/v1/rentgpu/auths/", None),
+        (None, "/nothing", None),
+    ]
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+async def test_a_call_that_is_none_is_not_simply_absent(emulator: Emulator) -> None:
+    with pytest.raises(ValueError, match="no call is named create_containers; there are list_machines"):
+        emulator.requests.of("create_containers")
 
 
 async def test_it_prints_as_a_list(emulator: Emulator, gpu: AsyncRentGPU) -> None:
-    emulator.faults.add(Fault("rate limit", nth=2, times=None, retry_after=0))
+    emulator.faults.add(Fault("rate limit", nth=2, times="all", retry_after=0))
     await gpu.machines.list(region="US")
     with pytest.raises(RateLimitError):
         await gpu.auths.list()
@@ -110,7 +158,7 @@ async def test_it_prints_as_a_list(emulator: Emulator, gpu: AsyncRentGPU) -> Non
 
 
 def test_the_newest_are_kept() -> None:
-    recorder = Recorder(keep=2)
+    recorder = Recorder(keep=2, token="the-token")
     for number in range(5):
         recorder.add(
             call=None, method="GET", path=f"/{number}", query={}, body=b"", connection=number, time=float(number)

@@ -4,6 +4,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
+from typing import Any
 
 import pytest
 from programs import Program
@@ -31,10 +32,46 @@ def test_it_serves_from_a_thread_until_the_block_is_left() -> None:
 
 
 def test_what_keeps_it_from_starting_is_raised() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="address already in use"):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="Address already in use"):
         Emulator(port=taken.getsockname()[1]).__enter__()
-    with Emulator() as emulator, pytest.raises(RuntimeError, match="started once"):
-        emulator.__enter__()
+    with Emulator() as emulator:
+        with pytest.raises(RuntimeError, match="started once"):
+            emulator.__enter__()
+    assert serving() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"boot_seconds": float("nan")}, ValueError, "0 or more, not 60 and nan"),
+        ({"boot_seconds": -5}, ValueError, "0 or more"),
+        ({"machines": -1}, ValueError, "0 or more"),
+        ({"world": "nowhere"}, KeyError, "no preset is called nowhere; there are documented, pairs-01"),
+        ({"faults": ["drop"]}, TypeError, "a fault must be a Fault, not 'drop'"),
+    ],
+)
+def test_settings_that_make_no_sense(options: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        Emulator(**options)
+
+
+async def test_whoever_connects_as_it_stops_leaves_nothing_behind() -> None:
+    program = Program(
+        """
+        import socket
+        from netmind_rentgpu.emulator import Emulator
+
+        for number in range(60):
+            with Emulator() as emulator:
+                address = ("127.0.0.1", int(emulator.url.rpartition(":")[2]))
+                callers = [socket.create_connection(address, timeout=30) for _ in range(number % 4)]
+            for caller in callers:
+                caller.close()
+        gc.collect()
+        """,
+        environment={"PYTHONASYNCIODEBUG": "1", "PYTHONDEVMODE": "1"},
+    )
+    (await program.run("http://127.0.0.1:1")).assert_silent("")
 
 
 def test_an_error_in_the_block_comes_out_and_stops_it() -> None:

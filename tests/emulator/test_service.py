@@ -266,7 +266,14 @@ async def test_the_bill(emulator: Emulator, http: aiohttp.ClientSession, clock: 
 
 def test_a_charge_says_what_it_costs() -> None:
     charge = Charge(
-        container_id=1, name="n", node_name="x", gpu=1, hourly_price=Decimal("0.36"), seconds=10.0, running=True
+        container_id=1,
+        name="n",
+        node_name="x",
+        gpu=1,
+        hourly_price=Decimal("0.36"),
+        seconds=10.0,
+        running=True,
+        accruing=True,
     )
     assert charge.cost == Decimal("0.001")
 
