@@ -14,11 +14,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 from urllib.request import Request, urlopen
 
 from aiohttp import web
@@ -29,7 +28,7 @@ from netmind_rentgpu.emulator import Emulator
 
 CONTAINERS, CLIENTS, SECONDS = 10_000, 500, 20.0
 LIMIT = 2.0
-PAGE = "/v1/rentgpu/containers/?limit=100&marker=6000"
+PAGE = "/v1/rentgpu/containers/?limit=100&marker={}"
 BARE = "a bare aiohttp handler"
 PAGES_A_ROUND, CONNECTIONS = 2000, 8
 # Of one GPU on average; enough for all of them and for those that come and go meanwhile.
@@ -199,37 +198,44 @@ async def _load(served: Served) -> bool:
 # One page.
 
 
-async def _pages(served: Served, count: int) -> None:
-    """Ask for the page over one kept connection, with as little of a client as will do."""
+async def _ask(served: Served, markers: Sequence[int]) -> None:
+    """Ask for pages over one kept connection, with as little of a client as will do."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(served.url.rpartition(":")[2]))
-    request = f"GET {PAGE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {served.token}\r\n\r\n".encode()
-    for _ in range(count):
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200")
-        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    for marker in markers:
+        head = f"GET {PAGE.format(marker)} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {served.token}\r\n\r\n"
+        writer.write(head.encode())
+        answer = await reader.readuntil(b"\r\n\r\n")
+        assert answer.startswith(b"HTTP/1.1 200")
+        length = int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
         await reader.readexactly(length)
     writer.close()
 
 
-async def _cost(served: Served) -> float:
+async def _cost(served: Served, markers: Sequence[int]) -> float:
     """Return the microseconds of the server's processor that a page takes."""
     before = served.processor_seconds()
-    await asyncio.gather(*(_pages(served, PAGES_A_ROUND // CONNECTIONS) for _ in range(CONNECTIONS)))
-    return (served.processor_seconds() - before) / PAGES_A_ROUND * 1e6
+    await asyncio.gather(*(_ask(served, markers[number::CONNECTIONS]) for number in range(CONNECTIONS)))
+    return (served.processor_seconds() - before) / len(markers) * 1e6
 
 
 def _compare(emulator: Served, rounds: int) -> bool:
-    page = emulator.get(PAGE)
+    page = emulator.get(PAGE.format(6000))
+    same = [6000] * PAGES_A_ROUND
+    # Each is another one, so that none can be shown as it was shown before.
+    different = list(range(2000, 2000 + PAGES_A_ROUND))
     with _serving("bytes", page) as bare:
-        assert bare.get(PAGE) == page
-        servers = {BARE: bare, "the emulator": emulator}
-        found: list[dict[str, Any]] = [
-            {name: asyncio.run(_cost(served)) for name, served in servers.items()} for _ in range(rounds)
+        assert bare.get(PAGE.format(6000)) == page
+        candidates = {
+            BARE: (bare, same),
+            "the emulator, the same page again": (emulator, same),
+            "the emulator, always another page": (emulator, different),
+        }
+        found = [
+            {name: asyncio.run(_cost(served, markers)) for name, (served, markers) in candidates.items()}
+            for _ in range(rounds)
         ]
-    items = len(json.loads(page))
-    title = f"A list page of {items} of {CONTAINERS} containers, {len(page)} bytes"
-    return report(title, found, BARE, "us", {"the emulator": LIMIT})
+    title = f"A list page of {len(json.loads(page))} of {CONTAINERS} containers, {len(page)} bytes"
+    return report(title, found, BARE, "us", dict.fromkeys(list(candidates)[1:], LIMIT))
 
 
 def run(rounds: int) -> bool:

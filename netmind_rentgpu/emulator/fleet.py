@@ -34,6 +34,9 @@ _PORTS = range(21_001, 61_001)
 _NOTHING_LISTENS = 1
 _LIST_LAG = 20.0
 _FIRST_ID = 1001
+# As many as a walk over 10,000 containers takes, with pages of 100.
+_PAGES_KEPT = 100
+_ASKED_ONCE = (-inf, b"")
 
 
 @attrs.define(kw_only=True)
@@ -84,6 +87,8 @@ class Fleet:
         self._deleted: dict[int, bytes] = {}
         # In rising order, and so in that of creation.
         self._ids: list[int] = []
+        # Pages as they were shown, until one of their containers changes by itself; what else changes one clears them.
+        self._pages: dict[tuple[int, int], tuple[float, bytes]] = {}
         self._names: Counter[str] = Counter()
         self._next_id = _FIRST_ID
         self._ports_given = 0
@@ -137,6 +142,7 @@ class Fleet:
         )
         self._containers[container_id] = container
         self._ids.append(container_id)
+        self._pages.clear()
         self._names[name] += 1
         self._bill.begin(container_id, name=name, node_name=node.name, gpu=gpu, price=node.price, now=now)
         self._boot(container, faults)
@@ -155,10 +161,25 @@ class Fleet:
             listed = self._timeline.now - _LIST_LAG
             ids = ids[: bisect_right(ids, listed, key=lambda one: self._containers[one].created)]
         chosen = self._dialect.page("container", ids, query)
-        now, shown, containers = self._timeline.now, self._shown, map(self._containers.__getitem__, chosen)
-        # A page is mostly of containers that have not changed: no call for those.
-        texts = [one.text if now < one.text_ends else shown(one) for one in containers]
-        return b"[%s]" % b",".join(texts)
+        if not chosen:
+            return b"[]"
+        # Between two changes these say which containers they are. A client that waits asks for the same pages all the time,
+        # so one that is asked for again is kept as it is shown.
+        key = (chosen[0], len(chosen))
+        kept = self._pages.get(key)
+        now, shown = self._timeline.now, self._shown
+        if kept is not None and now < kept[0]:
+            return kept[1]
+        containers = [self._containers[one] for one in chosen]
+        # Most have not changed: no call for those.
+        page = b"[%s]" % b",".join([one.text if now < one.text_ends else shown(one) for one in containers])
+        if kept is not None:
+            self._pages[key] = (min(one.text_ends for one in containers), page)
+        else:
+            if len(self._pages) >= _PAGES_KEPT:
+                self._pages.clear()
+            self._pages[key] = _ASKED_ONCE
+        return page
 
     def show(self, container_id: int) -> bytes:
         """Show one container."""
@@ -200,6 +221,7 @@ class Fleet:
 
     def _remove(self, container_id: int, container: _Container) -> None:
         self._deleted[container_id] = self._shown(container)
+        self._pages.clear()
         del self._containers[container_id]
         del self._ids[bisect_left(self._ids, container_id)]
         self._names[container.fields["name"]] -= 1
@@ -233,6 +255,7 @@ class Fleet:
         container.stopped, container.reachable = False, True
         container.up_at = container.dies_at = container.vanishes_at = inf
         container.text_ends = -inf
+        self._pages.clear()
 
     def _new_port(self) -> int:
         self._ports_given += 1

@@ -166,4 +166,5 @@ class Recorder:
         return self._masked_text(value) if isinstance(value, str) else value
 
     def _masked_text(self, text: str) -> str:
-        return _ENVIRONMENT.sub(rf"\1{MASK}", text.replace(self._token, MASK))
+        text = text.replace(self._token, MASK)
+        return _ENVIRONMENT.sub(rf"\1{MASK}", text) if "-e" in text else text

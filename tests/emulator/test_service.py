@@ -304,3 +304,30 @@ async def test_an_emulators_own_life() -> None:
     async with aiohttp.ClientSession() as http:
         with pytest.raises(aiohttp.ClientConnectorError):
             await http.get(emulator.url)
+
+
+async def test_a_page_that_is_asked_for_again_shows_what_changed_meanwhile(
+    http: aiohttp.ClientSession, clock: Any
+) -> None:
+    one = (await rent(http, gpu=4, name="one"))["id"]
+
+    async def seen() -> list[tuple[str, int]]:
+        answers = [(await ask(http, "GET", "containers/"))[1] for _ in range(3)]
+        assert answers[0] == answers[1] == answers[2]
+        return [(container["name"], container["status"]) for container in answers[0]]
+
+    assert await seen() == [("one", 0)]
+    clock.advance(20)
+    assert await seen() == [("one", 1)]
+    other = (await rent(http, gpu=4, name="other"))["id"]
+    assert await seen() == [("one", 1), ("other", 0)]
+    await ask(http, "POST", f"containers/{one}/stop")
+    assert await seen() == [("one", 2), ("other", 0)]
+    await ask(http, "POST", f"containers/{one}/restart")
+    assert await seen() == [("one", 0), ("other", 0)]
+    clock.advance(20)
+    assert await seen() == [("one", 1), ("other", 1)]
+    await ask(http, "DELETE", f"containers/{one}")
+    assert await seen() == [("other", 1)]
+    await ask(http, "DELETE", f"containers/{other}")
+    assert await seen() == []
