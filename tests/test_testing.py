@@ -15,6 +15,8 @@ from netmind_rentgpu.testing import EmulatorOptions
 
 # What the tests of the plugin do not need, and what would take most of their time.
 QUICK = [f"-pno:{plugin}" for plugin in ("cacheprovider", "hypothesispytest", "schemathesis")]
+# The short summary repeats an error, cut where `CI` is unset and whole where it is set.
+SAID_ONCE = ["-rN"]
 BEGIN = """
 import asyncio, os, sys
 import pytest
@@ -45,7 +47,7 @@ def run(folder: Path, test: str, *options: str, conftest: str = "", ini: str = "
         ini += "\nasyncio_default_fixture_loop_scope = function"  # it warns where that is unset
     (folder / "pytest.ini").write_text(f"[pytest]\n{ini}\n")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *QUICK, "-W", "error", "--strict-markers", *options, folder],
+        [sys.executable, "-m", "pytest", *QUICK, *SAID_ONCE, "-W", "error", "--strict-markers", *options, folder],
         capture_output=True,
         text=True,
         timeout=120,
