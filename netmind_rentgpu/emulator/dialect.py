@@ -55,8 +55,8 @@ class Dialect:
             shown |= {"new_field": {"nested": [1, None]}, "tags": ["x"]}
         return shown
 
-    def page(self, kind: str, ids: Sequence[int], query: Mapping[str, str]) -> Sequence[int]:
-        """Choose the page of a list that a query asks for, from the ids of the whole in rising order."""
+    def page(self, kind: str, ids: Sequence[int], query: Mapping[str, str]) -> slice:
+        """Choose the page of a list that a query asks for: a slice of the whole, whose ids are given in rising order."""
         world = self._world
         cap = None if world.limit == "none" else int(world.limit)
         check = Checker("query", query, textual=True)
@@ -70,8 +70,9 @@ class Dialect:
         count = limit if cap is None else min(limit, cap)
         first, end = (0, len(ids)) if marker is None else self._after(marker, ids)
         if world.order == "ascending":
-            return ids[first : min(end, first + count)]
-        return ids[max(first, end - count) : end][::-1]
+            return slice(first, min(end, first + count))
+        first = max(first, end - count)
+        return slice(end - 1, first - 1 if first else None, -1) if first < end else slice(0)
 
     def _after(self, marker: int, ids: Sequence[int]) -> tuple[int, int]:
         """Return between which two places the list goes on."""

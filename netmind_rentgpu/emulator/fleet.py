@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from math import inf
 from random import Random
 from typing import Any
@@ -34,9 +35,7 @@ _PORTS = range(21_001, 61_001)
 _NOTHING_LISTENS = 1
 _LIST_LAG = 20.0
 _FIRST_ID = 1001
-# As many as a walk over 10,000 containers takes, with pages of 100.
-_PAGES_KEPT = 100
-_ASKED_ONCE = (-inf, b"")
+_NOT_WRITTEN = b""
 
 
 @attrs.define(kw_only=True)
@@ -46,7 +45,6 @@ class _Container:
     Attributes:
         up_at: when it runs, or will; never for what is stopped or does not start.
         dies_at, vanishes_at: when that happens, where it does.
-        text: how it is shown, until `text_ends`.
     """
 
     fields: dict[str, Any]
@@ -59,8 +57,6 @@ class _Container:
     up_at: float = inf
     dies_at: float = inf
     vanishes_at: float = inf
-    text: bytes = b""
-    text_ends: float = -inf
 
 
 class Fleet:
@@ -85,10 +81,10 @@ class Fleet:
         self._bill = Bill()
         self._containers: dict[int, _Container] = {}
         self._deleted: dict[int, bytes] = {}
-        # In rising order, and so in that of creation.
+        # In rising order, and so in that of creation; and at the same places how each is shown, once that is written. A page
+        # is made of these alone: the containers lie scattered in memory, and to look at each costs more than all the rest.
         self._ids: list[int] = []
-        # Pages as they were shown, until one of their containers changes by itself; what else changes one clears them.
-        self._pages: dict[tuple[int, int], tuple[float, bytes]] = {}
+        self._texts: list[bytes] = []
         self._names: Counter[str] = Counter()
         self._next_id = _FIRST_ID
         self._ports_given = 0
@@ -142,11 +138,11 @@ class Fleet:
         )
         self._containers[container_id] = container
         self._ids.append(container_id)
-        self._pages.clear()
+        self._texts.append(_NOT_WRITTEN)
         self._names[name] += 1
         self._bill.begin(container_id, name=name, node_name=node.name, gpu=gpu, price=node.price, now=now)
         self._boot(container, faults)
-        return self._shown(container)
+        return self._shown(container_id)
 
     @staticmethod
     def stock_out(node: Node, gpu: int, free: int | None = None) -> Refusal:
@@ -161,48 +157,34 @@ class Fleet:
             listed = self._timeline.now - _LIST_LAG
             ids = ids[: bisect_right(ids, listed, key=lambda one: self._containers[one].created)]
         chosen = self._dialect.page("container", ids, query)
-        if not chosen:
-            return b"[]"
-        # Between two changes these say which containers they are. A client that waits asks for the same pages all the time,
-        # so one that is asked for again is kept as it is shown.
-        key = (chosen[0], len(chosen))
-        kept = self._pages.get(key)
-        now, shown = self._timeline.now, self._shown
-        if kept is not None and now < kept[0]:
-            return kept[1]
-        containers = [self._containers[one] for one in chosen]
-        # Most have not changed: no call for those.
-        page = b"[%s]" % b",".join([one.text if now < one.text_ends else shown(one) for one in containers])
-        if kept is not None:
-            self._pages[key] = (min(one.text_ends for one in containers), page)
-        else:
-            if len(self._pages) >= _PAGES_KEPT:
-                self._pages.clear()
-            self._pages[key] = _ASKED_ONCE
-        return page
+        texts = self._texts[chosen]
+        if _NOT_WRITTEN in texts:
+            texts = [self._shown(one) for one in ids[chosen]]
+        return b"[%s]" % b",".join(texts)
 
     def show(self, container_id: int) -> bytes:
         """Show one container."""
-        return self._shown(self._found(container_id))
+        self._found(container_id)
+        return self._shown(container_id)
 
     def stop(self, container_id: int) -> bytes:
         """Stop a container."""
         container = self._found(container_id)
-        self._rest(container)
+        self._rest(container_id, container)
         container.stopped = True
         if self._world.stop_billing == "ends":
             self._bill.pause(container_id, self._timeline.now)
-        return self._shown(container)
+        return self._shown(container_id)
 
     def restart(self, container_id: int, faults: Sequence[Fault]) -> bytes:
         """Start a container again, whatever it does."""
         container = self._found(container_id)
-        self._rest(container)
+        self._rest(container_id, container)
         if self._world.restart_port == "changed" or any(fault.what == "moves" for fault in faults):
             container.port = self._new_port()
         self._bill.resume(container_id, self._timeline.now)
         self._boot(container, faults)
-        return self._shown(container)
+        return self._shown(container_id)
 
     def delete(self, container_id: int) -> bytes:
         """Delete a container, for good."""
@@ -220,10 +202,10 @@ class Fleet:
         return self._containers[container_id]
 
     def _remove(self, container_id: int, container: _Container) -> None:
-        self._deleted[container_id] = self._shown(container)
-        self._pages.clear()
+        self._deleted[container_id] = self._shown(container_id)
+        place = self._place(container_id)
+        del self._ids[place], self._texts[place]
         del self._containers[container_id]
-        del self._ids[bisect_left(self._ids, container_id)]
         self._names[container.fields["name"]] -= 1
         container.node.taken -= container.gpu
         self._bill.end(container_id, self._timeline.now)
@@ -238,36 +220,45 @@ class Fleet:
             container.up_at = inf
         if "dies" in fates:
             container.dies_at = now + seconds / 2
+        container_id = container.fields["id"]
+        for moment in (container.up_at, container.dies_at):
+            if now < moment < inf:
+                self._timeline.plan(moment, partial(self._rewrite, container_id))
         if "vanishes" in fates:
             container.vanishes_at = container.up_at + (fates["vanishes"].seconds or 0.0)
         if container.vanishes_at < inf:
             moment = container.vanishes_at
-            self._timeline.plan(moment, lambda: self._vanish(container, moment))
+            self._timeline.plan(moment, partial(self._vanish, container_id, container, moment))
 
-    def _vanish(self, container: _Container, moment: float) -> None:
+    def _vanish(self, container_id: int, container: _Container, moment: float) -> None:
         # One that was stopped, restarted or deleted meanwhile does not.
-        container_id = container.fields["id"]
         if container.vanishes_at == moment and container_id in self._containers:
             self._remove(container_id, container)
 
-    def _rest(self, container: _Container) -> None:
+    def _rest(self, container_id: int, container: _Container) -> None:
         """Bring a container to rest: nothing that was to happen to it does."""
         container.stopped, container.reachable = False, True
         container.up_at = container.dies_at = container.vanishes_at = inf
-        container.text_ends = -inf
-        self._pages.clear()
+        self._rewrite(container_id)
 
     def _new_port(self) -> int:
         self._ports_given += 1
         return _PORTS[(self._ports_given - 1) % len(_PORTS)]
 
-    def _shown(self, container: _Container) -> bytes:
-        now = self._timeline.now
-        if now >= container.text_ends:
-            changes = (container.up_at, container.dies_at)
-            container.text_ends = min((moment for moment in changes if moment > now), default=inf)
-            container.text = as_json(self._dialect.thing("container", self._fields(container)))
-        return container.text
+    def _place(self, container_id: int) -> int:
+        return bisect_left(self._ids, container_id)
+
+    def _rewrite(self, container_id: int) -> None:
+        """Let a container be written anew where it is shown next, if it is still there."""
+        if container_id in self._containers:
+            self._texts[self._place(container_id)] = _NOT_WRITTEN
+
+    def _shown(self, container_id: int) -> bytes:
+        place = self._place(container_id)
+        if self._texts[place] is _NOT_WRITTEN:
+            fields = self._fields(self._containers[container_id])
+            self._texts[place] = as_json(self._dialect.thing("container", fields))
+        return self._texts[place]
 
     def _fields(self, container: _Container) -> dict[str, Any]:
         now = self._timeline.now

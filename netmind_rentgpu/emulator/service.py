@@ -172,7 +172,8 @@ class Service:
 
     def list_auths(self, query: Mapping[str, str]) -> bytes:
         """`GET /v1/rentgpu/auths/`."""
-        chosen = self.dialect.page("auth", tuple(self._auths), query)
+        ids = tuple(self._auths)
+        chosen = ids[self.dialect.page("auth", ids, query)]
         return as_json([self.dialect.thing("auth", self._auths[one]) for one in chosen])
 
     def get_auth(self, auth_id: int) -> bytes:
@@ -195,7 +196,7 @@ class Service:
         image_type = check.member("image_type", (0, 1, 2), default=0)
         check.raise_if_wrong()
         ids = [one for one, image in self._images.items() if image["image_type"] == image_type]
-        chosen = self.dialect.page("image", ids, query)
+        chosen = ids[self.dialect.page("image", ids, query)]
         return as_json([self.dialect.thing("image", self._images[one]) for one in chosen])
 
     def get_image(self, image_id: int) -> bytes:
