@@ -25,6 +25,8 @@ if TYPE_CHECKING:
         ClientStateError,
         ConfigurationError,
         ConflictError,
+        ContainerFailedError,
+        ContainerGoneError,
         InsufficientBalanceError,
         InvalidArgumentError,
         InvalidField,
@@ -36,12 +38,15 @@ if TYPE_CHECKING:
         ServerError,
         TransportError,
         UnexpectedResponseError,
+        WaitTimeoutError,
     )
     from netmind_rentgpu.models import Auth, Container, Image, ImageType, Machine, PaymentType, SSHEndpoint
     from netmind_rentgpu.profile import ServiceProfile
     from netmind_rentgpu.settings import DEFAULT, Retries, Timeouts
     from netmind_rentgpu.sync import RentGPU
     from netmind_rentgpu.version import __version__
+    from netmind_rentgpu.waiting.waits import WaitProgress
+    from netmind_rentgpu.waiting.watching import Change
     from netmind_rentgpu.wire.paging import AsyncPager, Page
 
 __all__ = [
@@ -53,10 +58,13 @@ __all__ = [
     "AsyncRentGPU",
     "Auth",
     "AuthenticationError",
+    "Change",
     "ClientStateError",
     "ConfigurationError",
     "ConflictError",
     "Container",
+    "ContainerFailedError",
+    "ContainerGoneError",
     "CurrencyName",
     "GPUName",
     "Image",
@@ -82,6 +90,8 @@ __all__ = [
     "Timeouts",
     "TransportError",
     "UnexpectedResponseError",
+    "WaitProgress",
+    "WaitTimeoutError",
     "__version__",
 ]
 
@@ -94,6 +104,8 @@ _ROOMS = {
     "settings": ("DEFAULT", "Retries", "Timeouts"),
     "sync": ("RentGPU",),
     "version": ("__version__",),
+    "waiting.waits": ("WaitProgress",),
+    "waiting.watching": ("Change",),
     "wire.paging": ("AsyncPager", "Page"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

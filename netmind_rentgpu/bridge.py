@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from contextlib import suppress
 from copy import copy
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast
@@ -91,7 +91,7 @@ def call(function: Callable[P, Awaitable[R]], /, *arguments: P.args, **keywords:
         del submitted
 
 
-def iterate(begin: Callable[[], AsyncIterator[R]], each: Callable[[R], Iterable[Item]]) -> Iterator[Item]:
+def iterate(begin: Callable[[], AsyncIterator[R]], each: Callable[[R], Iterable[Item]]) -> Generator[Item]:
     """Iterate an asynchronous iterator, whose items are fetched by a call each.
 
     So each comes from another task, and the iterator must hold no timeout or task group across a `yield`.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from netmind_rentgpu.bridge import call, iterate
 from netmind_rentgpu.wire.paging import AsyncPager, Identified, Page
 
-__all__ = ["Pager", "paged", "synced"]
+__all__ = ["Pager", "iterated", "paged", "synced"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -68,6 +68,20 @@ def paged(
         return Pager(lambda: method(self._async, *arguments, **keywords))
 
     returned = inspect.signature(method).return_annotation.replace("AsyncPager", "Pager")
+    return _in_the_likeness(synchronous, method, returned)
+
+
+def iterated(
+    method: Callable[Concatenate[Any, P], AsyncGenerator[R]],
+) -> Callable[Concatenate[Any, P], Generator[R]]:
+    """Make the synchronous method that gives what an asynchronous generator gives."""
+
+    def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> Generator[R]:
+        # Made now and not at the first item, so that the arguments are checked.
+        generator = method(self._async, *arguments, **keywords)
+        return iterate(lambda: generator, lambda item: (item,))
+
+    returned = inspect.signature(method).return_annotation.replace("AsyncGenerator", "Generator")
     return _in_the_likeness(synchronous, method, returned)
 
 

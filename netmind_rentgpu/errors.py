@@ -16,17 +16,24 @@
     │   ├── InvalidRequestError         `fields` says what was rejected
     │   ├── RateLimitError              `retry_after` says for how long
     │   └── ServerError
-    └── UnexpectedResponseError     an answer that is not what the service documents
+    ├── UnexpectedResponseError     an answer that is not what the service documents
+    ├── WaitTimeoutError            what was waited for did not come in time (also a TimeoutError)
+    ├── ContainerFailedError        a container came to a state that the waiter named a failure
+    └── ContainerGoneError          a container that was waited for does not exist any more
 
 Errors can be pickled. None of them holds a token, an SSH password or a docker password. This module touches nothing else
-of the package.
+of the package but, for annotations, the models.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import attrs
+
+if TYPE_CHECKING:
+    from netmind_rentgpu.models import Container
 
 __all__ = [
     "APIConnectionError",
@@ -36,6 +43,8 @@ __all__ = [
     "ClientStateError",
     "ConfigurationError",
     "ConflictError",
+    "ContainerFailedError",
+    "ContainerGoneError",
     "InsufficientBalanceError",
     "InvalidArgumentError",
     "InvalidField",
@@ -47,6 +56,7 @@ __all__ = [
     "ServerError",
     "TransportError",
     "UnexpectedResponseError",
+    "WaitTimeoutError",
 ]
 
 
@@ -245,3 +255,56 @@ class UnexpectedResponseError(RentGPUError):
         self.request_id = request_id
         self.method = method
         self.path = path
+
+
+class _WaitError(RentGPUError):
+    """A wait that ended without what it was for.
+
+    Attributes:
+        arrived: the containers that had come to what was waited for, by id.
+        pending: the others, by id, as each was last seen; None for one that was not seen at all.
+    """
+
+    def __init__(self, text: str, *, arrived: Mapping[int, Container], pending: Mapping[int, Container | None]) -> None:
+        super().__init__(text)
+        self.arrived = arrived
+        self.pending = pending
+
+
+class WaitTimeoutError(_WaitError, TimeoutError):
+    """What was waited for did not come in time. Where the last look at the containers failed, its cause says why.
+
+    Attributes:
+        arrived: the containers that had come to what was waited for, by id.
+        pending: the others, by id, as each was last seen; None for one that was not seen at all.
+    """
+
+
+class ContainerFailedError(_WaitError):
+    """A container came to a state that the waiter named a failure.
+
+    Attributes:
+        container: that container, as it was seen then.
+        arrived: the containers that had come to what was waited for, by id.
+        pending: the others, by id, as each was last seen; None for one that was not seen at all.
+    """
+
+    def __init__(self, text: str, *, container: Container, **seen: Any) -> None:
+        super().__init__(text, **seen)
+        self.container = container
+
+
+class ContainerGoneError(_WaitError):
+    """A container that was waited for does not exist any more, or never did.
+
+    Attributes:
+        container_id: its id.
+        container: how it was last seen; None if it was not seen at all.
+        arrived: the containers that had come to what was waited for, by id.
+        pending: the others, by id, as each was last seen; None for one that was not seen at all.
+    """
+
+    def __init__(self, text: str, *, container_id: int, container: Container | None, **seen: Any) -> None:
+        super().__init__(text, **seen)
+        self.container_id = container_id
+        self.container = container

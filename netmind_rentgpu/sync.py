@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from netmind_rentgpu.bridge import Held
-from netmind_rentgpu.bridged import Pager, paged, synced
+from netmind_rentgpu.bridged import Pager, iterated, paged, synced
 from netmind_rentgpu.client import AsyncRentGPU
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.resources.auths import AsyncAuths
@@ -76,6 +76,10 @@ class Containers(_Resource):
     stop: Final = synced(AsyncContainers.stop)
     restart: Final = synced(AsyncContainers.restart)
     delete: Final = synced(AsyncContainers.delete)
+    wait: Final = synced(AsyncContainers.wait)
+    wait_all: Final = synced(AsyncContainers.wait_all)
+    watch: Final = iterated(AsyncContainers.watch)
+    wait_reachable: Final = synced(AsyncContainers.wait_reachable)
 
 
 class RentGPU:

@@ -7,6 +7,7 @@ import pytest
 
 import netmind_rentgpu
 from netmind_rentgpu import errors
+from netmind_rentgpu.models import Container
 
 DETAILS: dict[str, Any] = {
     "status": 400,
@@ -38,6 +39,9 @@ EXAMPLES = [
     errors.RateLimitError("text", retry_after=1.5, **DETAILS),
     errors.ServerError("text", retry_after=None, **DETAILS),
     errors.UnexpectedResponseError("text", status=200, method="GET", path="/x", json_path="$.a", truncated=True),
+    errors.WaitTimeoutError("text", arrived={1: Container(id=1)}, pending={2: None}),
+    errors.ContainerFailedError("text", container=Container(id=1), arrived={}, pending={}),
+    errors.ContainerGoneError("text", container_id=1, container=None, arrived={}, pending={}),
 ]
 
 
@@ -66,5 +70,6 @@ def test_every_public_error_is_in_the_tree_and_has_an_example() -> None:
 def test_errors_are_also_what_they_look_like() -> None:
     assert issubclass(errors.InvalidArgumentError, ValueError)
     assert issubclass(errors.APITimeoutError, TimeoutError)
+    assert issubclass(errors.WaitTimeoutError, TimeoutError)
     assert str(errors.APITimeoutError("text", maybe_processed=True)) == "text"
     assert str(errors.InvalidArgumentError("gpu", "too many")) == "gpu: too many"

@@ -97,7 +97,8 @@ def test_signatures_and_documentation_are_the_same(one: type[Any], other: type[A
     theirs, ours = inspect.signature(getattr(one, name)), inspect.signature(getattr(other, name))
     expected = [parameter for parameter in theirs.parameters.values() if parameter.name not in MISSING_ARGUMENTS]
     assert list(ours.parameters.values()) == expected
-    returned = theirs.return_annotation.replace("AsyncPager", "Pager").replace("AsyncIterator", "Iterator")
+    returned = theirs.return_annotation.replace("AsyncPager", "Pager")
+    returned = returned.replace("AsyncIterator", "Iterator").replace("AsyncGenerator", "Generator")
     assert ours.return_annotation == returned
     assert getattr(other, name).__name__ == name
     assert getattr(other, name).__qualname__ == f"{other.__name__}.{name}"

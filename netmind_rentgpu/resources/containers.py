@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-from netmind_rentgpu.errors import APIStatusError, ConflictError, InvalidRequestError, NotFoundError
+import asyncio
+import builtins
+from collections.abc import AsyncGenerator, Iterable
+
+from netmind_rentgpu.conditions import Condition
+from netmind_rentgpu.errors import (
+    APIStatusError,
+    ConflictError,
+    InvalidArgumentError,
+    InvalidRequestError,
+    NotFoundError,
+)
 from netmind_rentgpu.models import Container, PaymentType
 from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.resources.listing import list_pager
 from netmind_rentgpu.settings import DEFAULT, TimeoutOption
+from netmind_rentgpu.waiting.reachable import wait_until_reachable
+from netmind_rentgpu.waiting.sweep import Sweep
+from netmind_rentgpu.waiting.waits import OnProgress, wait_for_all
+from netmind_rentgpu.waiting.watching import Change, watch
 from netmind_rentgpu.wire.caller import Caller
 from netmind_rentgpu.wire.outcome import Request
 from netmind_rentgpu.wire.paging import AsyncPager, PageSize
@@ -14,6 +29,7 @@ from netmind_rentgpu.wire.paging import AsyncPager, PageSize
 __all__ = ["AsyncContainers"]
 
 _PATH = f"{arguments.API}containers/"
+_PROBES_AT_ONCE = 100
 
 
 class AsyncContainers:
@@ -22,6 +38,8 @@ class AsyncContainers:
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
         self._sizes = PageSize(caller.profile.page_size)
+        self._sweep = Sweep(caller, self._sizes, _PATH)
+        self._probes = asyncio.Semaphore(_PROBES_AT_ONCE)
 
     async def create(
         self,
@@ -106,7 +124,11 @@ class AsyncContainers:
             NotFoundError: there is none with that id.
             RentGPUError: any other of the client's errors.
         """
-        return await self._caller.one(Container, Request(method="POST", path=f"{_path(container_id)}/stop"), timeout)
+        request = Request(method="POST", path=f"{_path(container_id)}/stop")
+        try:
+            return await self._caller.one(Container, request, timeout)
+        finally:
+            self._sweep.touch(container_id)
 
     async def restart(self, container_id: int, *, timeout: TimeoutOption = DEFAULT) -> Container:
         """Restart a container (`POST /v1/rentgpu/containers/{container_id}/restart`).
@@ -118,9 +140,11 @@ class AsyncContainers:
             NotFoundError: there is none with that id.
             RentGPUError: any other of the client's errors.
         """
-        return await self._caller.one(
-            Container, Request(method="POST", path=f"{_path(container_id)}/restart", repeatable=False), timeout
-        )
+        request = Request(method="POST", path=f"{_path(container_id)}/restart", repeatable=False)
+        try:
+            return await self._caller.one(Container, request, timeout)
+        finally:
+            self._sweep.touch(container_id)
 
     async def delete(
         self, container_id: int, *, missing_ok: bool = False, timeout: TimeoutOption = DEFAULT
@@ -148,9 +172,105 @@ class AsyncContainers:
             if not await self._is_gone(container_id, timeout):
                 raise
             gone = error
+        finally:
+            self._sweep.touch(container_id)
         if missing_ok or gone.earlier_attempt_unclear:
             return None
         raise gone
+
+    async def wait(
+        self, container_id: int, *, until: Condition, timeout: float = 600, fail: Condition | None = None
+    ) -> Container:
+        """Wait until a container is as it should be; return it as it was seen then.
+
+        All waits and watches of a client share their looks at the containers, which cost as much for ten thousand waits as
+        for ten. Looks come 0.25 to 5 seconds apart, and a container that others wait for may have been seen so long ago. A
+        look that fails is tried again.
+
+        Args:
+            until: a condition; with `conditions.gone`, what is returned is the container as it was last seen.
+            timeout: seconds in which it has to be met.
+            fail: a condition for a failure from which the container will not come back.
+
+        Raises:
+            WaitTimeoutError: it was not met in time.
+            ContainerFailedError: `fail` was met.
+            ContainerGoneError: there is no such container, or no longer.
+            InvalidArgumentError: an argument that cannot be used.
+            ClientStateError: the client was closed.
+        """
+        ids = (arguments.identifier("container_id", container_id),)
+        return (await wait_for_all(self._sweep, ids, until=until, timeout=timeout, fail=fail))[container_id]
+
+    async def wait_all(
+        self,
+        ids: Iterable[int],
+        *,
+        until: Condition,
+        timeout: float = 600,
+        fail: Condition | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> builtins.list[Container]:
+        """Wait until each of some containers is as it should be; return them in the order of the ids, each as seen then.
+
+        Looks are shared and repeated as those of `wait`. The first container that fails or is gone ends the wait for all;
+        the error says what had arrived and what was still to come.
+
+        Args:
+            until: a condition, for each of them by itself.
+            timeout: seconds in which all have to meet it.
+            fail: a condition for a failure from which a container will not come back.
+            on_progress: called with a `WaitProgress` at the beginning and whenever more have arrived, in the event loop.
+
+        Raises:
+            WaitTimeoutError: not all met it in time. `arrived` are those that did, `pending` the others as last seen.
+            ContainerFailedError: `fail` was met by one.
+            ContainerGoneError: one does not exist, or no longer.
+            InvalidArgumentError: an argument that cannot be used.
+            ClientStateError: the client was closed.
+        """
+        wanted = _identifiers(ids)
+        found = await wait_for_all(
+            self._sweep, wanted, until=until, timeout=timeout, fail=fail, on_progress=on_progress
+        )
+        return [found[one] for one in wanted]
+
+    def watch(self, ids: Iterable[int] | None = None) -> AsyncGenerator[Change]:
+        """Watch containers: iterate it for every change that a look finds, as it comes.
+
+        The first look says how things are, and each that follows what has changed since. Looks are shared and repeated as
+        those of `wait`, and none is made while the loop's body runs, unless for others: what has changed meanwhile comes
+        next, several changes of a container as one. It ends when all containers that were named are gone.
+
+        Args:
+            ids: which; all of the account's, those that are yet to be made included, where it is None.
+
+        Raises:
+            InvalidArgumentError: what is no id.
+            RentGPUError: why all looks have failed for five minutes; or the client was closed.
+        """
+        return watch(self._sweep, None if ids is None else _identifiers(ids))
+
+    async def wait_reachable(
+        self, container_id: int, *, timeout: float = 600, fail: Condition | None = None
+    ) -> Container:
+        """Wait until an SSH server answers where a container's `ssh` says; return the container as it was seen then.
+
+        That it answers does not mean that it lets you in. The server is asked for its greeting alone.
+
+        Args:
+            timeout: seconds in which it has to answer.
+            fail: a condition for a failure from which the container will not come back.
+
+        Raises:
+            WaitTimeoutError: none answered in time; the text says what was found instead.
+            ContainerFailedError: `fail` was met.
+            ContainerGoneError: there is no such container, or no longer.
+            InvalidArgumentError: an argument that cannot be used.
+            ClientStateError: the client was closed.
+        """
+        wanted = arguments.identifier("container_id", container_id)
+        return await wait_until_reachable(self._sweep, self._probes, wanted, timeout=timeout, fail=fail)
 
     async def _is_gone(self, container_id: int, timeout: TimeoutOption) -> bool:
         try:
@@ -162,3 +282,9 @@ class AsyncContainers:
 
 def _path(container_id: int) -> str:
     return f"{_PATH}{arguments.identifier('container_id', container_id)}"
+
+
+def _identifiers(ids: Iterable[int]) -> list[int]:
+    if not isinstance(ids, Iterable):
+        raise InvalidArgumentError("ids", f"must be ids, not {type(ids).__name__}")
+    return [arguments.identifier("ids", one) for one in ids]

@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from random import random
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from netmind_rentgpu.errors import (
     APIStatusError,
@@ -31,6 +31,8 @@ from netmind_rentgpu.wire.outcome import Answer, Request, payload, unexpected
 from netmind_rentgpu.wire.retry import delay_before_retry
 
 __all__ = ["Caller", "Reply"]
+
+Read = TypeVar("Read")
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 logger.addHandler(logging.NullHandler())
@@ -88,33 +90,36 @@ class Caller:
             RentGPUError: as the client documents.
         """
         reply = await self.call(request, timeout)
-        try:
-            return self.codec.one(model, reply.payload)
-        except ShapeError as error:
-            raise _misshapen(request, reply, error) from error
+        return self.read(request, reply, lambda payload: self.codec.one(model, payload))
 
     async def one_or_none(self, model: type[Model], request: Request, timeout: TimeoutOption = DEFAULT) -> Model | None:
         """Make a call that answers with one object, with null, or with nothing."""
         reply = await self.call(request, timeout)
         if reply.payload is None or reply.payload == {}:
             return None
-        try:
-            return self.codec.one(model, reply.payload)
-        except ShapeError as error:
-            raise _misshapen(request, reply, error) from error
+        return self.read(request, reply, lambda payload: self.codec.one(model, payload))
 
     async def many(
         self, model: type[Model], request: Request, timeout: TimeoutOption = DEFAULT
     ) -> tuple[list[Model], tuple[UnexpectedResponseError, ...]]:
         """Make a call that answers with a list; return what could be read, and an error for each item that could not."""
         reply = await self.call(request, timeout)
-        try:
-            items, unreadable = self.codec.many(model, reply.payload)
-        except ShapeError as error:
-            raise _misshapen(request, reply, error) from error
+        items, unreadable = self.read(request, reply, lambda payload: self.codec.many(model, payload))
         for problem in unreadable:
             logger.warning("%s %s left out an item that cannot be read: %s", request.method, request.path, problem)
         return items, tuple(_misshapen(request, reply, problem) for problem in unreadable)
+
+    @staticmethod
+    def read(request: Request, reply: Reply, read: Callable[[Any], Read]) -> Read:
+        """Read a payload.
+
+        Raises:
+            UnexpectedResponseError: it has another shape.
+        """
+        try:
+            return read(reply.payload)
+        except ShapeError as error:
+            raise _misshapen(request, reply, error) from error
 
     async def call(self, request: Request, timeout: TimeoutOption = DEFAULT) -> Reply:
         """Make a call: wait for a slot, send, and send again where `Retries` allows it.

@@ -183,6 +183,16 @@ class Codec:
                 unreadable.append(ShapeError(f"$[{position}].{error.field}", error.problem))
         return found, unreadable
 
+    def ids(self, payload: Any) -> list[int | None]:
+        """Read the id of each item of a list, in order; None for an item without one that can be read.
+
+        Raises:
+            ShapeError: it is no list.
+        """
+        if not isinstance(payload, list):
+            raise ShapeError("$", _mismatch(payload, "a list"))
+        return [_id_of(item) for item in cast("list[Any]", payload)]
+
     def payment_type_number(self, payment_type: PaymentType | str | int) -> int:
         """Return the number that stands for a payment type on the wire.
 
@@ -200,6 +210,15 @@ class Codec:
         """
         value = image_type.value if isinstance(image_type, ImageType) else image_type
         return _number_of("image_type", value, self._profile.image_types)
+
+
+def _id_of(item: Any) -> int | None:
+    if type(item) is not dict:
+        return None
+    try:
+        return _whole(cast("dict[str, Any]", item).get("id"))
+    except ValueError:
+        return None
 
 
 def _mismatch(payload: Any, wanted: str) -> str:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import attrs
@@ -34,7 +34,10 @@ from netmind_rentgpu.errors import (
 )
 from netmind_rentgpu.wire.payload import NotJSONError, as_array, as_object, dump, parse
 
-__all__ = ["Answer", "Request", "payload", "unexpected"]
+__all__ = ["UNCHANGED", "Answer", "Request", "payload", "unexpected"]
+
+UNCHANGED: Final = object()
+"""Stands for a payload that is the one that is known."""
 
 MASK = "***"
 _TEXT_SHOWN = 500
@@ -72,6 +75,7 @@ class Request:
         repeatable: sending it twice does what sending it once does.
         fresh: it must not go over a connection that was used before.
         secrets: what must not be shown should the answer repeat it.
+        known: a body whose payload is known: an answer with the same is not parsed, and its payload is UNCHANGED.
     """
 
     method: str
@@ -81,6 +85,7 @@ class Request:
     repeatable: bool = True
     fresh: bool = False
     secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
+    known: bytes | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen
@@ -116,7 +121,7 @@ def unexpected(
 def payload(
     request: Request, answer: Answer, *, validation_errors_key: str, token: str, now: Callable[[], datetime]
 ) -> Any:
-    """Return the JSON value of a good answer; None where its body is empty.
+    """Return the JSON value of a good answer; None where its body is empty, UNCHANGED where it is the one that is known.
 
     Raises:
         APIStatusError: the service answered with an error.
@@ -125,6 +130,8 @@ def payload(
     if 200 <= answer.status < 300:
         if not answer.body:
             return None
+        if answer.body == request.known:
+            return UNCHANGED
         try:
             return parse(answer.body)
         except NotJSONError as error:

@@ -29,6 +29,7 @@ class Identified(Protocol):
 
 
 Item = TypeVar("Item", bound=Identified)
+Answered = TypeVar("Answered")
 
 
 @attrs.frozen
@@ -108,6 +109,9 @@ class Walk:
     def seen(self) -> list[int]:
         """What was given, in the order in which it came."""
         return self._given
+
+    def __contains__(self, item: int) -> bool:
+        return item in self._position
 
     @property
     def empty(self) -> bool:
@@ -236,13 +240,21 @@ class PageSize:
         limit = self._usual if wanted is None else wanted
         return limit if self._allowed is None else min(limit, self._allowed)
 
-    def smaller(self, refused: int) -> int | None:
-        """Return what to try after a limit was refused; None if there is nothing smaller."""
-        return next((step for step in self.STEPS if step < refused), None)
-
-    def remember(self, allowed: int) -> None:
-        """Take in that a limit worked after a larger one was refused."""
-        self._allowed = allowed
+    async def ask(self, limit: int, ask: Callable[[int], Awaitable[Answered]]) -> tuple[Answered, int]:
+        """Ask for a page, of fewer items where the service refuses so many; return the answer and the limit it took."""
+        refused = False
+        while True:
+            try:
+                answer = await ask(limit)
+            except InvalidRequestError as error:
+                smaller = next((step for step in self.STEPS if step < limit), None)
+                if smaller is None or not _refuses_limit(error):
+                    raise
+                limit, refused = smaller, True
+            else:
+                if refused:
+                    self._allowed = limit
+                return answer, limit
 
 
 class AsyncPager(Generic[Item]):
@@ -331,19 +343,8 @@ class AsyncPager(Generic[Item]):
         self, marker: int | str | None, limit: int
     ) -> tuple[list[Item], tuple[UnexpectedResponseError, ...], int]:
         """Ask for a page; return it with the limit that the service took."""
-        refused = False
-        while True:
-            try:
-                items, unreadable = await self._fetch(marker, limit)
-            except InvalidRequestError as error:
-                smaller = self._sizes.smaller(limit) if _refuses_limit(error) else None
-                if smaller is None:
-                    raise
-                limit, refused = smaller, True
-            else:
-                if refused:
-                    self._sizes.remember(limit)
-                return items, unreadable, limit
+        (items, unreadable), limit = await self._sizes.ask(limit, lambda limit: self._fetch(marker, limit))
+        return items, unreadable, limit
 
     def _unreachable(self) -> UnexpectedResponseError:
         return UnexpectedResponseError(

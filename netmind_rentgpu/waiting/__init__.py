@@ -1,0 +1,1 @@
+"""Waiting for containers, and watching them: many waits, one look."""

@@ -1,0 +1,116 @@
+"""Watching containers change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+
+import attrs
+
+from netmind_rentgpu.models import Container
+from netmind_rentgpu.waiting.snapshots import Seat
+from netmind_rentgpu.waiting.sweep import Sweep
+
+__all__ = ["Change", "watch"]
+
+_LONGEST_FAILURE = 300.0
+_BETWEEN_CHECKS = 30.0
+
+
+@attrs.frozen
+class Change:
+    """How a container was, and how it is now.
+
+    Attributes:
+        container_id: which container it is.
+        before: None for one that has appeared.
+        after: None for one that is gone.
+    """
+
+    container_id: int
+    before: Container | None
+    after: Container | None
+
+
+class _View:
+    """The containers as a reader knows them, and what has changed since."""
+
+    def __init__(self, seat: Seat) -> None:
+        self._seat = seat
+        self._known: dict[int, Container] | None = None
+        self._changed: dict[int, Container | None] = {}
+        self._left = seat.ids
+
+    @property
+    def over(self) -> bool:
+        """There is nothing left to watch."""
+        return self._left is not None and not self._left and not self._changed
+
+    def look(self) -> bool:
+        """Take in what is new; tell whether there is anything to read, or never will be."""
+        seat = self._seat
+        if self._known is None:
+            if seat.ids is not None:
+                self._known = {}
+            elif seat.base is not None:
+                self._known = dict(seat.base)
+            else:
+                return False
+        for container_id, container in seat.news.items():
+            # The first that is seen of a container that was named is how it is, and no change. One that appears in the list
+            # of all is.
+            if self._left is not None and container is not None and container_id not in self._known:
+                self._known[container_id] = container
+            elif container != self._known.get(container_id):
+                self._changed[container_id] = container
+            else:
+                # It is again as the reader knows it.
+                self._changed.pop(container_id, None)
+        return bool(self._changed) or self.over
+
+    def read(self) -> Change | None:
+        """Return the change that came first; None if there is none."""
+        if not self._changed or self._known is None:
+            return None
+        container_id = next(iter(self._changed))
+        after = self._changed.pop(container_id)
+        before = self._known.pop(container_id, None)
+        if after is not None:
+            self._known[container_id] = after
+        return Change(container_id, before, after)
+
+
+async def watch(sweep: Sweep, ids: Iterable[int] | None) -> AsyncGenerator[Change]:
+    """Give what changes after a first look; None for all containers.
+
+    Raises:
+        RentGPUError: no look has succeeded for five minutes.
+    """
+    seat = sweep.join(ids)
+    view = _View(seat)
+    loop = asyncio.get_running_loop()
+
+    def satisfied() -> bool:
+        found = view.look()
+        gone = [one for one, container in seat.news.items() if container is None]
+        seat.news.clear()
+        if gone and seat.ids is not None:
+            sweep.leave(seat, gone)
+        return found or view.over
+
+    try:
+        while True:
+            # Whatever came while the reader was away belongs to what it reads next.
+            satisfied()
+            change = view.read()
+            if change is not None:
+                yield change
+            elif view.over:
+                return
+            else:
+                await sweep.attend(seat, satisfied, until=loop.time() + _BETWEEN_CHECKS)
+                failing = sweep.failing_since
+                if sweep.failure is not None and failing is not None and loop.time() > failing + _LONGEST_FAILURE:
+                    raise sweep.failure
+    finally:
+        sweep.leave(seat)
