@@ -163,14 +163,26 @@ class Sweep:
 
         Raises:
             ClientStateError: the client is closed or belongs to another event loop.
+            BaseException: whatever `satisfied` raises.
         """
         loop = asyncio.get_running_loop()
+        raised: BaseException | None = None
+
+        def done() -> bool:
+            # What it raises must not be taken for a failure of the look.
+            nonlocal raised
+            try:
+                return raised is not None or satisfied()
+            except BaseException as error:  # noqa: BLE001  # raised below
+                raised = error
+                return True
+
         try:
-            while not satisfied() and (until is None or loop.time() < until):
+            while not done() and (until is None or loop.time() < until):
                 if self._leader is None:
                     self._leader = seat
                     try:
-                        await self._lead(satisfied, until)
+                        await self._lead(done, until)
                     finally:
                         self._leader = None
                 else:
@@ -178,6 +190,11 @@ class Sweep:
         finally:
             if self._leader is None and self._blocked:
                 _wake(next(iter(self._blocked.values())))
+        if raised is not None:
+            try:
+                raise raised
+            finally:
+                del raised  # its traceback leads here
 
     async def _until_woken(self, seat: Seat, until: float | None) -> None:
         loop = asyncio.get_running_loop()
