@@ -32,6 +32,7 @@ FLOORS = [
     "conditions",
     "waiting.strategy",
     "waiting.snapshots",
+    "waiting.look",
     "waiting.sweep",
     "waiting.waits",
     "waiting.watching",

@@ -81,7 +81,7 @@ class Snapshots:
             read: builds a container from its JSON.
             lag: for how many seconds a list may still show a container that is gone.
         """
-        self._read = read
+        self.read = read
         self._lag = lag
         self._entries: dict[int, _Entry] = {}
         self._askers: dict[int, list[Seat]] = {}
@@ -182,7 +182,7 @@ class Snapshots:
         elif askers is not None or self._watchers:
             # What is seen for the first time is news, but no change, unless all there was had been seen before.
             self.changed = self.changed or entry is not None or any(seat.base is not None for seat in self._watchers)
-            entry = _Entry(raw, self._read(raw))
+            entry = _Entry(raw, self.read(raw))
             self._entries[container_id] = entry
             self._owed.pop(container_id, None)
             self._tell(askers or (), container_id, entry.container)

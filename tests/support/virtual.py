@@ -96,9 +96,7 @@ class Account:
             environment={},
         )
         profile = ServiceProfile(page_size=self.page)
-        caller = Caller(
-            self, settings, profile, clock=self.loop.time, sleep=asyncio.sleep, random=self.random.random
-        )
+        caller = Caller(self, settings, profile, clock=self.loop.time, sleep=asyncio.sleep, random=self.random.random)
         return AsyncContainers(caller)
 
     def create(self) -> int:
