@@ -14,7 +14,7 @@ import attrs
 
 from netmind_rentgpu.errors import NotFoundError
 from netmind_rentgpu.waiting.snapshots import KnownPage, Seat, Snapshots
-from netmind_rentgpu.waiting.strategy import one_by_one, pages_left
+from netmind_rentgpu.waiting.strategy import one_by_one, pages_left, worth_recounting
 from netmind_rentgpu.wire.caller import Caller, Reply
 from netmind_rentgpu.wire.outcome import UNCHANGED, Request
 from netmind_rentgpu.wire.paging import PageSize, Walk
@@ -40,6 +40,7 @@ class Look:
         left: the ids that have not been seen yet.
         pages, hits: how many pages it has taken, and how many of those ids it found there.
         answered: how many containers were there that the list did not show.
+        recount: it walks as far as the account is thought to reach, even where that seems to cost more.
         bases: those who wait for its end to know how all containers are.
     """
 
@@ -50,6 +51,7 @@ class Look:
     pages: int = 0
     hits: int = 0
     answered: int = 0
+    recount: bool = False
     bases: list[Seat] = attrs.field(factory=list[Seat])
     known_pages: dict[tuple[int | str | None, int], KnownPage] = attrs.field(
         factory=dict["tuple[int | str | None, int]", KnownPage]
@@ -75,10 +77,14 @@ class Looker:
         self._path = path
         self._snapshots = snapshots
         self._pages: dict[tuple[int | str | None, int], KnownPage] = {}
-        # How many containers there are at least, and how many stand on a page.
+        # How many containers there are, as far as it matters: a walk has to pass so many to see what is wanted.
         self._account = 0
         self._page = caller.profile.page_size
+        self._gets = 0
         self._unlisted: dict[int, None] = {}
+        # Requests for containers by themselves. They go on when the one who sent them has what it came for, and are the next
+        # one's.
+        self._running: dict[asyncio.Task[None], int] = {}
 
     def forget(self, ids: Iterable[int]) -> None:
         """Take in that nobody asks about some containers any more."""
@@ -89,18 +95,28 @@ class Looker:
         """Read every page anew, whether it is as it was or not."""
         self._pages.clear()
 
+    async def abandon(self) -> None:
+        """Leave no request running."""
+        running = list(self._running)
+        self._running.clear()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
     async def advance(self, look: Look, satisfied: Satisfied) -> None:
         """Ask once more: for the next page, or for what is left by itself."""
-        pages = pages_left(
-            account=self._account,
-            seen=len(look.walk.seen),
-            page=self._page,
-            wanted=len(look.left),
-            found=look.hits,
-        )
-        if not look.walk.done and (look.to_end or not one_by_one(len(look.left), pages)):
+        seen, wanted = len(look.walk.seen), len(look.left)
+        pages = pages_left(account=self._account, seen=seen, page=self._page, wanted=wanted, found=look.hits)
+        if not look.pages and worth_recounting(wanted, pages, gets=self._gets):
+            look.recount, self._gets = True, 0
+        by_itself = one_by_one(wanted, pages) and not (look.recount and seen < self._account)
+        if not look.walk.done and (look.to_end or not by_itself):
             await self._ask_for_page(look)
             return
+        if not look.walk.done:
+            # What is left is not before here, and seems not to be so near that walking on would cost less.
+            self._account = max(self._account, seen + wanted * self._page)
+            self._gets += wanted
         await self._ask_each(look, satisfied)
 
     async def _ask_for_page(self, look: Look) -> None:
@@ -137,7 +153,10 @@ class Looker:
         look.pages += 1
         self._page = max(page.count, 1) if look.pages == 1 else max(self._page, page.count)
         walk.received(page.ids, page.count, limit)
-        self._account = len(walk.seen) if walk.done else max(self._account, len(walk.seen))
+        if walk.done or (look.recount and not look.left):
+            self._account = len(walk.seen)
+        else:
+            self._account = max(self._account, len(walk.seen))
 
     def _take_page(self, look: Look, ids: list[int | None], reply: Reply, asked: float) -> KnownPage:
         whole = True
@@ -153,24 +172,23 @@ class Looker:
 
     async def _ask_each(self, look: Look, satisfied: Satisfied) -> None:
         """Get what is left one by one, several at once, until it is known or the one who looks is satisfied."""
-        if len(look.left) == 1:
+        if len(look.left) == 1 and not self._running:
             await self._ask_for(look, next(iter(look.left)))
             return
-        waiting = deque(self._in_turn(look))
-        running: set[asyncio.Task[None]] = set()
-        try:
-            while not satisfied():
-                while waiting and len(running) < _AT_ONCE and not self._enough(look):
-                    running.add(asyncio.create_task(self._ask_for(look, waiting.popleft())))
-                if not running:
-                    break
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+        asked = set(self._running.values())
+        waiting = deque(one for one in self._in_turn(look) if one not in asked)
+        while not satisfied():
+            while waiting and len(self._running) < _AT_ONCE and not self._enough(look):
+                container_id = waiting.popleft()
+                self._running[asyncio.create_task(self._ask_for(look, container_id))] = container_id
+            if not self._running:
+                break
+            done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                del self._running[task]
+            for error in [task.exception() for task in done]:
+                if error is not None:
+                    raise error
         if self._enough(look):
             # The others have their turn at the next look.
             look.left.clear()
@@ -192,6 +210,7 @@ class Looker:
             reply = await self._caller.call(request)
         except NotFoundError:
             counts = self._snapshots.take_gone(container_id, asked)
+            self._unlisted.pop(container_id, None)
         else:
             self._caller.read(request, reply, self._snapshots.read)
             counts = self._snapshots.take(container_id, reply.payload, asked, listed=False)
@@ -207,3 +226,5 @@ class Looker:
             self._pages.update(look.known_pages)
         elif look.pages:
             self._pages = look.known_pages
+        for container_id in [one for one in self._unlisted if one in look.walk]:
+            del self._unlisted[container_id]

@@ -140,8 +140,11 @@ class Sweep:
                 else:
                     await self._until_woken(seat, until)
         finally:
-            if self._leader is None and self._blocked:
-                _wake(next(iter(self._blocked.values())))
+            if self._leader is None:
+                if self._blocked:
+                    _wake(next(iter(self._blocked.values())))
+                else:
+                    await self._looker.abandon()
         if raised is not None:
             try:
                 raise raised
@@ -178,6 +181,7 @@ class Sweep:
                 self._active_at = loop.time()
                 continue
             if self._look is None:
+                await self._looker.abandon()
                 # Others who begin to wait at the same time are to be in it.
                 await asyncio.sleep(0)
                 self._look = self._begin(loop.time())

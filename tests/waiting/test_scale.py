@@ -1,0 +1,163 @@
+"""What waiting costs the service: counted by the emulator's record of its requests."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from virtual import Account, VirtualLoop
+
+from netmind_rentgpu import AsyncRentGPU, Container
+from netmind_rentgpu.conditions import has_ssh
+from netmind_rentgpu.emulator import Clock, Emulator, World
+
+MANY = 10_000
+FIRST = 1001
+# Generous: for a hang, not for speed.
+LONG = 300
+
+
+def fill(emulator: Emulator, count: int) -> list[int]:
+    """Rent containers without a request for each."""
+    service = emulator._backstage.service
+    service.create_auth({"value": "a-password"})
+    nodes = [(node.name, node.free) for node in service._nodes.values()]
+    places = (name for name, free in nodes for _ in range(free))
+    for number, name in zip(range(count), places, strict=False):
+        body = {
+            "name": f"c{number}",
+            "auth_id": 1,
+            "gpu": 1,
+            "node_name": name,
+            "image_template_id": 1,
+            "payment_type": 0,
+        }
+        service.create_container(body)
+    assert len(emulator.running) == count
+    return list(range(FIRST, FIRST + count))
+
+
+@asynccontextmanager
+async def filled(count: int, world: World | str) -> AsyncIterator[tuple[Emulator, AsyncRentGPU, list[int]]]:
+    clock = Clock(scale=0)
+    async with (
+        Emulator(seed=7, machines=4000, boot_seconds=10, world=world, clock=clock) as emulator,
+        AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu,
+    ):
+        yield emulator, gpu, fill(emulator, count)
+
+
+def walks(emulator: Emulator, since: int) -> list[int]:
+    """Return how many list requests each walk took; one that is refused, for its size, is not counted."""
+    asked = [one for one in emulator.requests[since:].of("list_containers") if one.status == 200]
+    starts = [index for index, one in enumerate(asked) if "marker" not in one.query]
+    return [end - begin for begin, end in itertools.pairwise([*starts, len(asked)])]
+
+
+async def until(met: Callable[[], bool]) -> None:
+    async with asyncio.timeout(LONG):
+        while not met():
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("world", "pages", "refused"),
+    [
+        (World(limit="100"), 100, 0),
+        (World(limit="10", over_limit="clamp"), 1000, 0),
+        (World(limit="10", over_limit="refuse"), 1000, 3),
+    ],
+    ids=["100 a page", "10 a page", "10 a page, more refused"],
+)
+async def test_ten_thousand_waits_share_each_walk(world: World, pages: int, refused: int) -> None:
+    async with filled(MANY, world) as (emulator, gpu, ids):
+        waits = [asyncio.create_task(gpu.containers.wait(one, until=has_ssh, timeout=LONG)) for one in ids]
+        await until(lambda: len(walks(emulator, 0)) >= 3)
+        assert set(walks(emulator, 0)[:-1]) == {pages}
+        assert len(emulator.requests.of("get_container")) == 0
+        emulator.clock.advance(30)
+        began = len(emulator.requests)
+        ready = await asyncio.gather(*waits)
+        assert [container.id for container in ready] == ids
+        assert all(container.ssh_endpoint is not None for container in ready)
+        # What is left of the walk that was under way, and a whole one.
+        assert len(emulator.requests) - began <= 2 * pages
+        assert len([one for one in emulator.requests if one.status == 422]) == refused
+        # Nobody waits any more, so nobody asks.
+        ended = len(emulator.requests)
+        await gpu.machines.list()
+        assert len(emulator.requests) == ended + 1
+
+
+async def test_three_waits_among_ten_thousand_get_what_they_wait_for() -> None:
+    async with filled(MANY, "documented") as (emulator, gpu, ids):
+        # Until something is known of the account's size, one page is as cheap as anything.
+        wanted = [ids[9000], ids[20], ids[5000]]
+        waits = asyncio.create_task(gpu.containers.wait_all(wanted, until=has_ssh, timeout=LONG))
+        await until(lambda: len(emulator.requests.of("get_container")) >= 9)
+        emulator.clock.advance(30)
+        assert [container.id for container in await waits] == wanted
+        assert {int(one.path.rpartition("/")[2]) for one in emulator.requests.of("get_container")} <= set(wanted)
+        assert len(emulator.requests.of("list_containers")) <= 1
+
+
+async def test_a_wait_that_needs_the_first_page_stops_there() -> None:
+    async with filled(1000, "documented") as (emulator, gpu, ids):
+        waits = asyncio.create_task(gpu.containers.wait_all(ids[:90], until=has_ssh, timeout=LONG))
+        await until(lambda: len(walks(emulator, 0)) >= 3)
+        assert set(walks(emulator, 0)) == {1}
+        emulator.clock.advance(30)
+        await waits
+        assert len(emulator.requests.of("get_container")) == 0
+
+
+async def test_a_watch_of_all_walks_to_the_end() -> None:
+    async with filled(250, "documented") as (emulator, gpu, ids):
+        seen: list[Any] = []
+
+        async def read() -> None:
+            async for change in gpu.containers.watch():
+                seen.append(change)
+
+        reading = asyncio.create_task(read())
+        await until(lambda: len(walks(emulator, 0)) >= 3)
+        assert set(walks(emulator, 0)[:-1]) == {3}
+        emulator.clock.advance(30)
+        await until(lambda: len(seen) >= 250)
+        assert sorted(change.container_id for change in seen) == ids
+        assert all(change.before.ssh_endpoint is None and change.after.ssh_endpoint is not None for change in seen)
+        reading.cancel()
+
+
+def test_a_change_is_seen_within_one_interval_and_one_walk() -> None:
+    loop = VirtualLoop()
+    account = Account(loop, 1, page=100)
+    ids = [account.create() for _ in range(MANY)]
+    containers = account.containers()
+    walk = 100 * account.latency * 1.5
+
+    async def run() -> None:
+        async def ready(container_id: int) -> tuple[Container, float]:
+            container = await containers.wait(container_id, until=has_ssh, timeout=1000)
+            return container, loop.time()
+
+        waits = [asyncio.create_task(ready(one)) for one in ids]
+        # Long enough for the interval to have grown to its longest.
+        await asyncio.sleep(100)
+        changed = loop.time()
+        for one in ids:
+            account.set(one, 1, "ssh root@h -p 1")
+        for container, at in await asyncio.gather(*waits):
+            assert container.status == 1
+            # The walk that was under way may already have passed it.
+            assert at - changed <= 5 + 2 * walk
+
+    try:
+        loop.run_until_complete(run())
+    finally:
+        loop.close()
+    assert {path.rpartition("/")[2] for path in account.asked} == {""}
