@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from netmind_rentgpu.conditions import Condition
-from netmind_rentgpu.errors import WaitTimeoutError
 from netmind_rentgpu.models import Container, SSHEndpoint
+from netmind_rentgpu.waiting.snapshots import Seat
 from netmind_rentgpu.waiting.sweep import Sweep
 from netmind_rentgpu.waiting.waits import Wait, checked_timeout
 
@@ -63,50 +63,80 @@ async def wait_until_reachable(
         ContainerFailedError: the container has failed.
         ContainerGoneError: it is gone.
     """
-    answered: SSHEndpoint | None = None
-    tried: SSHEndpoint | None = None
-    problem, ask_at, pause = "", 0.0, 0.0
-
-    def reachable(container: Container) -> bool:
-        return answered is not None and container.ssh_endpoint == answered
-
-    wait = Wait((container_id,), reachable, fail)
     seconds = checked_timeout(timeout)
-    loop = asyncio.get_running_loop()
-    seat = sweep.join((container_id,))
+    waiting = _Waiting(sweep, probes, container_id, fail)
+    try:
+        async with asyncio.timeout(seconds) as deadline:
+            return await waiting.until_reachable()
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise waiting.wait.timed_out(seconds, waiting.problem) from sweep.failure
+    finally:
+        sweep.leave(waiting.seat)
 
-    def endpoint() -> SSHEndpoint | None:
-        container = wait.pending.get(container_id)
+
+class _Waiting:
+    """One wait for an SSH server.
+
+    Attributes:
+        problem: why none has answered yet; empty while none was asked.
+    """
+
+    def __init__(self, sweep: Sweep, probes: asyncio.Semaphore, container_id: int, fail: Condition | None) -> None:
+        self._sweep = sweep
+        self._probes = probes
+        self._id = container_id
+        self._answered: SSHEndpoint | None = None
+        self.problem: str = ""
+        self.wait: Wait = Wait((container_id,), self._reachable, fail)
+        self.seat: Seat = sweep.join((container_id,))
+
+    async def until_reachable(self) -> Container:
+        while self.wait.pending:
+            await self._sweep.attend(self.seat, lambda: self._endpoint() is not None)
+            endpoint = self._endpoint()
+            if endpoint is not None and await self._answers(endpoint):
+                self._answered = endpoint
+                # Judged once more, as it was last seen.
+                self.wait.take({self._id: self.wait.pending[self._id]} | self.seat.taken())
+                self._answered = None
+        return self.wait.arrived[self._id]
+
+    def _reachable(self, container: Container) -> bool:
+        return self._answered is not None and container.ssh_endpoint == self._answered
+
+    def _endpoint(self) -> SSHEndpoint | None:
+        """Return where the container is, as it was last seen."""
+        self.wait.take(self.seat.taken())
+        container = self.wait.pending[self._id]
         return None if container is None else container.ssh_endpoint
 
-    def satisfied() -> bool:
-        wait.take(seat.taken())
-        found = endpoint()
-        return found is not None and (found != tried or loop.time() >= ask_at)
+    async def _answers(self, endpoint: SSHEndpoint) -> bool:
+        """Ask an endpoint until it answers; return False if it is not the container's any more."""
+        # A look that hangs must not keep us from asking, nor a server that hangs from looking.
+        moved = asyncio.create_task(self._sweep.attend(self.seat, lambda: self._endpoint() != endpoint))
+        asked = asyncio.create_task(self._ask(endpoint))
+        try:
+            await asyncio.wait((moved, asked), return_when=asyncio.FIRST_COMPLETED)
+            if moved.done():
+                await moved
+                return False
+            await asked
+            return True
+        finally:
+            moved.cancel()
+            asked.cancel()
+            await asyncio.gather(moved, asked, return_exceptions=True)
 
-    try:
-        async with asyncio.timeout(seconds):
-            while True:
-                again = endpoint() is not None and endpoint() == tried
-                await sweep.attend(seat, satisfied, until=ask_at if again else None)
-                async with probes:
-                    # Much may have happened until it was our turn.
-                    found = endpoint() if satisfied() else None
-                    if found is None:
-                        continue
-                    pause = _FIRST_PAUSE if found != tried else min(_LONGEST_PAUSE, pause * 1.5)
-                    tried = found
-                    result = await probe(found)
-                ask_at = loop.time() + pause
-                if result is None:
-                    answered = found
-                    wait.take({container_id: wait.pending[container_id]} | seat.taken())
-                    if not wait.pending:
-                        return wait.arrived[container_id]
-                problem = f"{found.host} port {found.port}: {result}"
-    except TimeoutError as error:
-        if isinstance(error, WaitTimeoutError):
-            raise
-        raise wait.timed_out(seconds, problem) from sweep.failure
-    finally:
-        sweep.leave(seat)
+    async def _ask(self, endpoint: SSHEndpoint) -> None:
+        self.problem = ""
+        pause = _FIRST_PAUSE
+        while True:
+            async with self._probes:
+                problem = await probe(endpoint)
+            if problem is None:
+                return
+            self.problem = f"{endpoint.host} port {endpoint.port}: {problem}"
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, pause * 1.5)

@@ -161,10 +161,10 @@ async def wait_for_all(
 
     try:
         wait.report()
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds) as deadline:
             await sweep.attend(seat, satisfied)
-    except TimeoutError as error:
-        if isinstance(error, WaitTimeoutError):
+    except TimeoutError:
+        if not deadline.expired():
             raise
         raise wait.timed_out(seconds) from sweep.failure
     finally:

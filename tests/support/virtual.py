@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
 
-from netmind_rentgpu.errors import APIConnectionError
+from netmind_rentgpu.errors import APIConnectionError, ClientStateError
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.settings import Retries, Settings, Timeouts
@@ -43,6 +43,27 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._no_waiting.now
 
 
+def virtually(run: Callable[[Account], Awaitable[None]], *, count: int = 0, page: int = 3) -> Account:
+    """Run something on an account of some containers, in virtual time; nothing may be left running in the end."""
+    loop = VirtualLoop()
+    account = Account(loop, 1, page=page)
+    for _ in range(count):
+        account.create()
+
+    async def all_of_it() -> None:
+        async with asyncio.timeout(100_000):
+            await run(account)
+
+    try:
+        loop.run_until_complete(all_of_it())
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        assert account.running == 0
+        assert not asyncio.all_tasks(loop)
+    finally:
+        loop.close()
+    return account
+
+
 class Account:
     """Containers as a service keeps them, and how badly it shows them.
 
@@ -53,6 +74,8 @@ class Account:
         lag: for how many seconds the list does not show a new one, and still shows one that was deleted.
         dead_marker: what a marker leads to whose container is not listed.
         trouble: the probability that a request goes wrong.
+        meets: what a request meets before it is answered; an answer where it is not.
+        closed: the client is closed.
         asked: the requests' paths, as they came.
         running: how many requests are under way.
     """
@@ -68,6 +91,8 @@ class Account:
         self.lag = 0.0
         self.dead_marker = "by value"
         self.trouble = 0.0
+        self.meets: Callable[[Request], Awaitable[Answer | None]] | None = None
+        self.closed = False
         self.latency = 0.01
         self.page = page
         self.asked: list[str] = []
@@ -78,7 +103,8 @@ class Account:
         return None
 
     def check_usable(self) -> None:
-        pass
+        if self.closed:
+            raise ClientStateError("the client is closed")
 
     async def close(self) -> None:
         pass
@@ -136,6 +162,10 @@ class Account:
                 answer = await trouble(self)
                 if answer is not None:
                     return answer
+            if self.meets is not None:
+                answer = await self.meets(request)
+                if answer is not None:
+                    return answer
             return self._answer(request)
         finally:
             self.running -= 1
@@ -144,7 +174,7 @@ class Account:
         item = request.path.rpartition("/")[2]
         if item:
             found = self.truth.get(int(item))
-            return _json(404, {"detail": "not found"}) if found is None else _json(200, found)
+            return answered(404, {"detail": "not found"}) if found is None else answered(200, found)
         return self._page(request.query.get("marker"), min(self.page, int(request.query["limit"])))
 
     def _page(self, marker: str | None, limit: int) -> Answer:
@@ -155,13 +185,13 @@ class Account:
             if int(marker) in ids:
                 start = ids.index(int(marker)) + 1
             elif self.dead_marker == "404":
-                return _json(404, {"detail": "marker not found"})
+                return answered(404, {"detail": "marker not found"})
             elif self.dead_marker == "by value":
                 start = bisect_right(sorted(ids), int(marker))
-        return _json(200, shown[start : start + limit])
+        return answered(200, shown[start : start + limit])
 
 
-def _json(status: int, content: Any) -> Answer:
+def answered(status: int, content: Any) -> Answer:
     return Answer(status, {}, json.dumps(content).encode())
 
 
