@@ -1,0 +1,292 @@
+"""`watch`: every change that a look finds, once, in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+import pytest
+from virtual import Account, answered, virtually
+
+from netmind_rentgpu import Change, ClientStateError, InvalidArgumentError, ServerError
+from netmind_rentgpu.conditions import status_in
+from netmind_rentgpu.wire.outcome import Answer, Request
+
+
+def told(changes: list[Change]) -> list[tuple[int, int | None, int | None]]:
+    return [
+        (change.container_id, change.before and change.before.status, change.after and change.after.status)
+        for change in changes
+    ]
+
+
+class Reader:
+    """Reads a watch as it comes."""
+
+    def __init__(self, changes: AsyncGenerator[Change]) -> None:
+        self.read: list[Change] = []
+        self.changes = changes
+        self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        async with aclosing(self.changes):
+            async for change in self.changes:
+                self.read.append(change)
+
+    def taken(self) -> list[tuple[int, int | None, int | None]]:
+        found = told(self.read)
+        self.read.clear()
+        return found
+
+    async def stop(self) -> None:
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+
+def test_named_containers_are_watched_until_they_are_gone() -> None:
+    async def run(account: Account) -> None:
+        ids = list(account.truth)
+        reader = Reader(account.containers().watch(ids[1:3]))
+        await asyncio.sleep(10)
+        assert reader.taken() == []
+        account.set(ids[0], 4)
+        account.set(ids[1], 1)
+        await asyncio.sleep(10)
+        assert reader.taken() == [(ids[1], 0, 1)]
+        account.set(ids[1], 2)
+        account.set(ids[2], 2)
+        await asyncio.sleep(10)
+        assert reader.taken() == [(ids[1], 1, 2), (ids[2], 0, 2)]
+        account.delete(ids[1])
+        await asyncio.sleep(10)
+        assert reader.taken() == [(ids[1], 2, None)]
+        assert not reader.task.done()
+        account.delete(ids[2])
+        await asyncio.sleep(10)
+        assert reader.taken() == [(ids[2], 2, None)]
+        assert reader.task.done()
+        # One that never was there is gone, too.
+        other = Reader(account.containers().watch([999]))
+        await asyncio.wait([other.task])
+        assert other.taken() == []
+
+    virtually(run, count=5)
+
+
+def test_all_are_watched_and_those_that_appear() -> None:
+    async def run(account: Account) -> None:
+        ids = list(account.truth)
+        reader = Reader(account.containers().watch())
+        await asyncio.sleep(10)
+        assert reader.taken() == []
+        new = account.create()
+        account.delete(ids[0])
+        account.set(ids[4], 1)
+        await asyncio.sleep(10)
+        # In the order in which a look comes upon them: what is not in the list is got after it.
+        assert reader.taken() == [(ids[4], 0, 1), (new, None, 0), (ids[0], 0, None)]
+        await reader.stop()
+
+    virtually(run, count=5)
+
+
+def test_an_account_with_nothing_is_watched() -> None:
+    async def run(account: Account) -> None:
+        reader = Reader(account.containers().watch())
+        await asyncio.sleep(10)
+        new = account.create()
+        await asyncio.sleep(10)
+        assert reader.taken() == [(new, None, 0)]
+        account.delete(new)
+        await asyncio.sleep(10)
+        assert reader.taken() == [(new, 0, None)]
+        await reader.stop()
+
+    virtually(run)
+
+
+def test_to_watch_nothing_ends_at_once() -> None:
+    async def run(account: Account) -> None:
+        assert [change async for change in account.containers().watch([])] == []
+        assert account.asked == []
+
+    virtually(run, count=1)
+
+
+def test_a_slow_reader_gets_what_it_missed_as_one_and_holds_up_nobody() -> None:
+    async def run(account: Account) -> None:
+        containers = account.containers()
+        ids = list(account.truth)
+        slow = containers.watch()
+        fast = Reader(containers.watch())
+        first = asyncio.create_task(anext(slow))
+        await asyncio.sleep(10)
+        account.set(ids[0], 1)
+        assert told([await first]) == [(ids[0], 0, 1)]
+        # Its reader is busy from here on.
+        for status in (2, 3, 4):
+            account.set(ids[1], status)
+            await asyncio.sleep(10)
+        account.set(ids[2], 5)
+        await asyncio.sleep(10)
+        account.set(ids[2], 0)
+        await asyncio.sleep(10)
+        # Was there, and is gone again.
+        passing = account.create()
+        await asyncio.sleep(10)
+        account.delete(passing)
+        account.delete(ids[3])
+        await asyncio.sleep(10)
+        assert fast.taken() == [
+            (ids[0], 0, 1),
+            (ids[1], 0, 2),
+            (ids[1], 2, 3),
+            (ids[1], 3, 4),
+            (ids[2], 0, 5),
+            (ids[2], 5, 0),
+            (passing, None, 0),
+            (ids[3], 0, None),
+            (passing, 0, None),
+        ]
+        missed = [await anext(slow), await anext(slow)]
+        # What is again as the reader knows it is no change.
+        assert told(missed) == [(ids[1], 0, 4), (ids[3], 0, None)]
+        last = asyncio.create_task(anext(slow))
+        await asyncio.sleep(10)
+        assert not last.done()
+        account.set(ids[2], 7)
+        assert told([await last]) == [(ids[2], 0, 7)]
+        await slow.aclose()
+        await fast.stop()
+
+    virtually(run, count=5)
+
+
+def test_one_that_begins_later_sees_changes_from_then_on() -> None:
+    async def run(account: Account) -> None:
+        containers = account.containers()
+        ids = list(account.truth)
+        early = Reader(containers.watch())
+        await asyncio.sleep(10)
+        account.set(ids[0], 1)
+        await asyncio.sleep(10)
+        late = Reader(containers.watch())
+        named = Reader(containers.watch(ids[:2]))
+        await asyncio.sleep(10)
+        assert (late.taken(), named.taken()) == ([], [])
+        account.set(ids[0], 2)
+        await asyncio.sleep(10)
+        assert late.taken() == named.taken() == [(ids[0], 1, 2)]
+        assert early.taken() == [(ids[0], 0, 1), (ids[0], 1, 2)]
+        for reader in (early, late, named):
+            await reader.stop()
+
+    virtually(run, count=4)
+
+
+def test_one_that_is_abandoned_asks_for_nothing_more() -> None:
+    async def run(account: Account) -> None:
+        containers = account.containers()
+        async with aclosing(containers.watch()) as changes:
+            first = asyncio.create_task(anext(changes))
+            await asyncio.sleep(1)
+            account.set(next(iter(account.truth)), 1)
+            await first
+        count = len(account.asked)
+        await asyncio.sleep(100)
+        assert len(account.asked) == count
+        assert containers._sweep._snapshots.nobody
+
+    virtually(run, count=4)
+
+
+def test_a_list_that_lags_shows_no_change_that_was_not() -> None:
+    async def run(account: Account) -> None:
+        account.lag = 20
+        ids = list(account.truth)
+        containers = account.containers()
+        await asyncio.sleep(30)
+        reader = Reader(containers.watch())
+        await asyncio.sleep(10)
+        new = account.create()
+        waiting = asyncio.create_task(containers.wait(new, until=status_in(1)))
+        await asyncio.sleep(5)
+        # Somebody asks about it by name, so it is seen before the list shows it.
+        assert reader.taken() == [(new, None, 0)]
+        await asyncio.sleep(30)
+        account.set(new, 1)
+        await waiting
+        assert reader.taken() == [(new, 0, 1)]
+        asking = asyncio.create_task(containers.wait(ids[0], until=status_in(9)))
+        await asyncio.sleep(1)
+        account.delete(ids[0])
+        await containers.delete(999, missing_ok=True)
+        await asyncio.sleep(100)
+        assert reader.taken() == [(ids[0], 0, None)]
+        await asyncio.wait([asking])
+        assert asking.exception() is not None
+        await reader.stop()
+
+    virtually(run, count=4)
+
+
+def test_after_five_minutes_of_failures_the_reader_learns_why() -> None:
+    async def run(account: Account) -> None:
+        reader = Reader(account.containers().watch())
+        await asyncio.sleep(10)
+
+        async def meets(_: Request) -> Answer | None:
+            return answered(502, {})
+
+        account.meets = meets
+        began = account.loop.time()
+        with pytest.raises(ServerError):
+            await reader.task
+        assert 300 <= account.loop.time() - began <= 345
+
+    virtually(run, count=4)
+
+
+def test_less_than_five_minutes_of_failures_are_told_to_nobody() -> None:
+    async def run(account: Account) -> None:
+        ids = list(account.truth)
+        reader = Reader(account.containers().watch())
+        await asyncio.sleep(10)
+        trouble = True
+
+        async def meets(_: Request) -> Answer | None:
+            return answered(502, {}) if trouble else None
+
+        account.meets = meets
+        account.set(ids[0], 1)
+        await asyncio.sleep(290)
+        trouble = False
+        await asyncio.sleep(10)
+        assert reader.taken() == [(ids[0], 0, 1)]
+        trouble = True
+        await asyncio.sleep(290)
+        assert not reader.task.done()
+        await reader.stop()
+
+    virtually(run, count=4)
+
+
+def test_a_closed_client_ends_it() -> None:
+    async def run(account: Account) -> None:
+        reader = Reader(account.containers().watch())
+        await asyncio.sleep(10)
+        account.closed = True
+        with pytest.raises(ClientStateError):
+            await reader.task
+
+    virtually(run, count=4)
+
+
+def test_what_is_no_id_is_refused() -> None:
+    async def run(account: Account) -> None:
+        for bad in (5, ["a"], [None], "12"):
+            with pytest.raises(InvalidArgumentError, match="ids"):
+                account.containers().watch(bad)  # type: ignore[arg-type]  # that is the point
+
+    virtually(run)
