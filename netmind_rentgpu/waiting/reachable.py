@@ -28,7 +28,7 @@ async def probe(endpoint: SSHEndpoint) -> str | None:
             return await _greeting_of(endpoint)
     except TimeoutError:
         return f"nothing answers within {_LONGEST_PROBE:g} s"
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for what can be no host's name
         return f"no connection ({error})"
 
 
@@ -89,7 +89,7 @@ class _Waiting:
         self._id = container_id
         self._answered: SSHEndpoint | None = None
         self.problem: str = ""
-        self.wait: Wait = Wait((container_id,), self._reachable, fail)
+        self.wait: Wait = Wait((container_id,), self._reachable, fail, missed="no SSH server answered")
         self.seat: Seat = sweep.join((container_id,))
 
     async def until_reachable(self) -> Container:

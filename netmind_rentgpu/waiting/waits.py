@@ -59,7 +59,14 @@ class Wait:
         until: Condition,
         fail: Condition | None = None,
         on_progress: OnProgress | None = None,
+        missed: str = "",
     ) -> None:
+        """Begin.
+
+        Args:
+            missed: what to say if the condition is not met in time; made of its name where it is empty.
+        """
+        self._missed = missed
         self.arrived: dict[int, Container] = {}
         self.pending: dict[int, Container | None] = dict.fromkeys(ids)
         self._total = len(self.pending)
@@ -108,7 +115,8 @@ class Wait:
         if note:
             shown.append(note)
         count = f"{len(self.pending)} of {self._total} containers: " if self._total > 1 else ""
-        text = f"{count}{_name(self._until)} was not met within {timeout:g} s: {'; '.join(shown)}"
+        missed = self._missed or f"{_name(self._until)} was not met"
+        text = f"{count}{missed} within {timeout:g} s: {'; '.join(shown)}"
         return WaitTimeoutError(text, arrived=self.arrived, pending=self.pending)
 
     def _gone(self, container_id: int, last: Container | None) -> ContainerGoneError:

@@ -1,0 +1,218 @@
+"""`wait_reachable`: an SSH server answers, or it is said what does instead."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import AsyncExitStack
+from typing import cast
+
+import pytest
+from banners import BANNER, Serve, listening, says
+from virtual import Account, VirtualLoop
+
+from netmind_rentgpu import Container, ContainerFailedError, ContainerGoneError, SSHEndpoint, WaitTimeoutError
+from netmind_rentgpu.conditions import status_in
+from netmind_rentgpu.waiting import reachable
+from netmind_rentgpu.waiting.reachable import probe
+from netmind_rentgpu.wire.outcome import Answer, Request
+
+LONG = 60
+
+
+@pytest.fixture
+async def account() -> Account:
+    # In real time: its loop is the one of the test.
+    account = Account(cast("VirtualLoop", asyncio.get_running_loop()), 1)
+    account.latency = 0.001
+    return account
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def at(port: int) -> str:
+    return f"ssh root@127.0.0.1 -p {port}"
+
+
+@pytest.mark.parametrize(
+    ("serve", "problem"),
+    [
+        (says(BANNER), None),
+        (says(b"SSH-1.99-old\n"), None),
+        (says(b"SSH-", b"2.0-slow", b"ly\r\n"), None),
+        (says(b"Welcome.\r\nSSH is here\r\n", BANNER), None),
+        (says(b"HTTP/1.1 400 Bad Request\r\n\r\n", stays=False), "no SSH server answers"),
+        (says(stays=False), "the connection was closed without an SSH greeting"),
+        (says(b"x" * 20_000), "no SSH server answers"),
+        (says(b"a line\r\n" * 3000), "no SSH server answers"),
+        (says(b"SSH", stays=False), "no SSH server answers"),
+    ],
+    ids=["banner", "old", "slow", "lines first", "HTTP", "closed", "no line", "only lines", "cut"],
+)
+async def test_what_answers(serve: Serve, problem: str | None) -> None:
+    async with listening(serve) as port:
+        assert await probe(SSHEndpoint("127.0.0.1", port, "root")) == problem
+
+
+async def test_what_does_not_answer(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
+    monkeypatch.setattr(reachable, "_LONGEST_PROBE", 0.05)
+    async with listening(says()) as silent:
+        assert await probe(SSHEndpoint("127.0.0.1", silent, "root")) == "nothing answers within 0.05 s"
+    refused = await probe(SSHEndpoint("127.0.0.1", free_port, "root"))
+    assert refused is not None
+    assert refused.startswith("no connection (")
+    for strange in ("a" * 70, "\N{SNOWMAN}\ud800"):
+        assert (await probe(SSHEndpoint(strange, 22, "root")) or "").startswith("no connection (")
+
+
+async def test_it_is_waited_for_and_the_container_is_returned(account: Account, free_port: int) -> None:
+    one = account.create()
+    containers = account.containers()
+    task = asyncio.create_task(containers.wait_reachable(one, timeout=LONG))
+    async with AsyncExitStack() as stack:
+
+        async def meets(_: Request) -> Answer | None:
+            # First there is no endpoint, then nothing listens there, and at last something does.
+            if len(account.asked) == 2:
+                account.set(one, 1, at(free_port))
+            if len(account.asked) == 4:
+                await stack.enter_async_context(listening(says(BANNER), free_port))
+            return None
+
+        account.meets = meets
+        found = await task
+        assert found.ssh_endpoint == SSHEndpoint("127.0.0.1", free_port, "root")
+    assert containers._sweep._snapshots.nobody
+
+
+async def test_an_endpoint_that_moves_is_followed(account: Account, free_port: int) -> None:
+    one = account.create()
+    account.set(one, 1, at(free_port))
+    async with listening(says()) as silent, listening(says(BANNER)) as port:
+
+        async def meets(_: Request) -> Answer | None:
+            # The one that hangs must not be waited for to its end.
+            if len(account.asked) == 2:
+                account.set(one, 1, at(silent))
+            if len(account.asked) == 4:
+                account.set(one, 1, at(port))
+            return None
+
+        account.meets = meets
+        async with asyncio.timeout(9):
+            found = await account.containers().wait_reachable(one, timeout=LONG)
+        assert found.ssh_endpoint == SSHEndpoint("127.0.0.1", port, "root")
+
+
+async def test_it_answers_while_a_look_hangs(account: Account) -> None:
+    one = account.create()
+    async with listening(says(BANNER)) as port:
+        account.set(one, 1, at(port))
+        hangs = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            # It answers only once the next look is under way, and never comes to an end.
+            await hangs.wait()
+            await says(BANNER)(reader, writer)
+
+        async def meets(_: Request) -> Answer | None:
+            if len(account.asked) > 1:
+                hangs.set()
+                await asyncio.sleep(3600)
+            return None
+
+        account.meets = meets
+        async with listening(serve) as late, asyncio.timeout(LONG):
+            account.set(one, 1, at(late))
+            assert (await account.containers().wait_reachable(one, timeout=LONG)).id == one
+    assert account.running == 0
+
+
+async def test_the_deadline_says_what_was_found_instead(account: Account, free_port: int) -> None:
+    one = account.create()
+    containers = account.containers()
+    with pytest.raises(WaitTimeoutError, match=r"^no SSH server answered within 0.2 s: container 100"):
+        await containers.wait_reachable(one, timeout=0.2)
+    account.set(one, 1, "see the console for how to log in")
+    text = "ssh 'see the console for how to log in', in which no endpoint can be read$"
+    with pytest.raises(WaitTimeoutError, match=text):
+        await containers.wait_reachable(one, timeout=0.2)
+    account.set(one, 1, at(free_port))
+    with pytest.raises(WaitTimeoutError, match=rf"127\.0\.0\.1 port {free_port}: no connection \(.*failed") as caught:
+        await containers.wait_reachable(one, timeout=0.2)
+    assert isinstance(caught.value.pending[one], Container)
+    async with listening(says(b"HTTP/1.1 400 Bad Request\r\n\r\n", stays=False)) as port:
+        account.set(one, 1, at(port))
+        with pytest.raises(WaitTimeoutError, match=f"127.0.0.1 port {port}: no SSH server answers$"):
+            await containers.wait_reachable(one, timeout=0.2)
+
+
+async def test_it_ends_when_the_container_fails_or_is_gone(account: Account, free_port: int) -> None:
+    containers = account.containers()
+    failing, vanishing = account.create(), account.create()
+    for one in (failing, vanishing):
+        account.set(one, 1, at(free_port))
+
+    async def meets(_: Request) -> Answer | None:
+        if len(account.asked) == 3:
+            account.set(failing, 3, at(free_port))
+            account.delete(vanishing)
+        return None
+
+    account.meets = meets
+    both = await asyncio.gather(
+        containers.wait_reachable(failing, timeout=LONG, fail=status_in(3)),
+        containers.wait_reachable(vanishing, timeout=LONG),
+        return_exceptions=True,
+    )
+    assert isinstance(both[0], ContainerFailedError)
+    assert isinstance(both[1], ContainerGoneError)
+
+
+async def test_many_are_asked_at_once_within_a_bound(account: Account) -> None:
+    count, open_now, most = 150, 0, 0
+    release = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal open_now, most
+        open_now += 1
+        most = max(most, open_now)
+        if most == 100:
+            release.set()
+        await release.wait()
+        await says(BANNER)(reader, writer)
+        open_now -= 1
+
+    async with listening(serve) as port:
+        account.page = 100
+        containers = account.containers()
+        ids = [account.create() for _ in range(count)]
+        for one in ids:
+            account.set(one, 1, at(port))
+        found = await asyncio.gather(*(containers.wait_reachable(one, timeout=LONG) for one in ids))
+        assert [one.id for one in found] == ids
+    assert release.is_set()
+    # The server may learn late that a connection was closed.
+    assert 100 <= most < count
+
+
+async def test_cancelled_anywhere_it_leaves_nothing_behind(account: Account) -> None:
+    one = account.create()
+    containers = account.containers()
+    async with listening(says()) as silent:
+        account.set(one, 1, at(silent))
+        for steps in range(60):
+            task = asyncio.create_task(containers.wait_reachable(one, timeout=LONG))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert account.running == 0
+            assert containers._sweep._snapshots.nobody
+            assert len(asyncio.all_tasks()) <= 2 + steps
