@@ -1,7 +1,7 @@
 """The client in every world: what a renter does works whichever way the real service turns out."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC
 from decimal import Decimal
 from itertools import combinations
@@ -10,12 +10,15 @@ from typing import Any
 import attrs
 import canaries
 import pytest
+from banners import BANNER, listening, says
 
 from netmind_rentgpu import (
     AsyncRentGPU,
     AuthenticationError,
+    Change,
     ConflictError,
     Container,
+    ContainerGoneError,
     InsufficientBalanceError,
     InvalidRequestError,
     Machine,
@@ -24,6 +27,8 @@ from netmind_rentgpu import (
     PermissionDeniedError,
     Retries,
     ServiceProfile,
+    WaitTimeoutError,
+    conditions,
 )
 from netmind_rentgpu.emulator import Emulator, World, preset_names, preset_world
 
@@ -255,6 +260,112 @@ async def test_a_stop_and_the_bill(emulator: Emulator, gpu: AsyncRentGPU, world:
     clock.advance(100)
     assert emulator.charges[0].seconds == (300 if world.stop_billing == "goes on" else 200)
     assert len(emulator.running) == 1
+
+
+def hurried(gpu: AsyncRentGPU) -> AsyncRentGPU:
+    """Let looks follow upon each other: time stands still where the containers are."""
+    gpu.containers._sweep._pace.shortest = gpu.containers._sweep._pace.longest = 0.02
+    return gpu
+
+
+async def until(met: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not met():
+            await asyncio.sleep(0.002)
+
+
+async def test_waiting(emulator: Emulator, gpu: AsyncRentGPU, world: World, clock: Any) -> None:
+    machine = max(await gpu.machines.list(), key=lambda one: one.gpu_count or 0)
+    ids = [(await create(gpu, machine, f"mine-{number}")).id for number in range(7)]
+    containers = hurried(gpu).containers
+    everything = asyncio.create_task(containers.wait_all(ids, until=lambda one: bool(one.ssh), timeout=60))
+    each = [asyncio.create_task(containers.wait(one, until=lambda one: bool(one.ssh), timeout=60)) for one in ids]
+    await until(lambda: len(emulator.requests) > 40)
+    assert not everything.done()
+    # One is deleted while they start, which kills the marker that may name it.
+    gone = asyncio.create_task(containers.wait(ids[3], until=conditions.gone, timeout=60))
+    await containers.delete(ids[3])
+    assert (await gone).id == ids[3]
+    for failed in (everything, each.pop(3)):
+        with pytest.raises(ContainerGoneError):
+            await failed
+    clock.advance(BOOT)
+    ready = await asyncio.gather(*each)
+    assert [container.id for container in ready] == ids[:3] + ids[4:]
+    readable = world.ssh != "other text"
+    assert all((container.ssh_endpoint is not None) is readable for container in ready)
+    assert all(conditions.has_ssh(container) is readable for container in ready)
+    # A wait that begins after a call of our own does not believe what was seen before it.
+    await containers.restart(ids[0])
+    with pytest.raises(WaitTimeoutError):
+        await containers.wait(ids[0], until=lambda one: bool(one.ssh), timeout=0.3)
+
+
+async def test_watching(emulator: Emulator, gpu: AsyncRentGPU, world: World, clock: Any) -> None:
+    machine = max(await gpu.machines.list(), key=lambda one: one.gpu_count or 0)
+    first = await create(gpu, machine, "first")
+    clock.advance(LAG)
+    containers = hurried(gpu).containers
+    read: list[Change] = []
+
+    async def reading() -> None:
+        async for change in containers.watch():
+            read.append(change)
+
+    async def read_of(container_id: int) -> Change:
+        await until(lambda: any(change.container_id == container_id for change in read))
+        found = next(change for change in read if change.container_id == container_id)
+        read.remove(found)
+        return found
+
+    reader = asyncio.create_task(reading())
+    await until(lambda: containers._sweep._snapshots.all_wanted and not containers._sweep._snapshots.waiting_for_base())
+    second = await create(gpu, machine, "second")
+    clock.advance(LAG)
+    appeared = await read_of(second.id)
+    assert appeared.before is None
+    assert appeared.after is not None
+    assert appeared.after.name == "second"
+    await containers.stop(first.id)
+    change = await read_of(first.id)
+    assert change.before is not None
+    assert change.after is not None
+    assert change.before.status != change.after.status
+    await containers.delete(first.id)
+    clock.advance(LAG)
+    assert (await read_of(first.id)).after is None
+    await containers.delete(second.id)
+    clock.advance(LAG)
+    assert (await read_of(second.id)).after is None
+    reader.cancel()
+    await asyncio.wait([reader])
+    assert emulator.running == []
+
+
+async def test_waiting_until_an_ssh_server_answers(gpu: AsyncRentGPU, world: World, clock: Any) -> None:
+    machine = (await gpu.machines.list())[0]
+    container = await create(gpu, machine)
+    containers = hurried(gpu).containers
+    if world.ssh == "other text":
+        clock.advance(BOOT)
+        text = "'see the console for how to log in', in which no endpoint can be read"
+        with pytest.raises(WaitTimeoutError, match=text):
+            await containers.wait_reachable(container.id, timeout=0.3)
+        return
+    reachable = asyncio.create_task(containers.wait_reachable(container.id, timeout=60))
+    clock.advance(BOOT)
+    async with listening(says(BANNER), 21001):
+        found = (await reachable).ssh_endpoint
+        assert found is not None
+        assert (found.host, found.port) == ("127.0.0.1", 21001)
+    await containers.restart(container.id)
+    reachable = asyncio.create_task(containers.wait_reachable(container.id, timeout=60))
+    clock.advance(BOOT)
+    port = 21001 if world.restart_port == "kept" else 21002
+    async with listening(says(BANNER), port):
+        found = (await reachable).ssh_endpoint
+        assert found is not None
+        assert found.port == port
 
 
 def test_the_presets_cover_every_pair(capsys: pytest.CaptureFixture[str]) -> None:
