@@ -5,9 +5,12 @@ import copy
 import inspect
 import logging
 import pickle
+import signal
 import threading
+import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import canaries
@@ -22,6 +25,7 @@ from netmind_rentgpu import (
     ClientStateError,
     ConfigurationError,
     Container,
+    ContainerGoneError,
     Image,
     ImageType,
     InvalidArgumentError,
@@ -33,8 +37,11 @@ from netmind_rentgpu import (
     PaymentType,
     RentGPU,
     Retries,
+    WaitProgress,
+    WaitTimeoutError,
     bridge,
     bridged,
+    conditions,
     crossing,
     sync,
 )
@@ -409,3 +416,105 @@ def test_secrets_stay_hidden(gpu: RentGPU) -> None:
     for thing in (gpu, gpu.auths, gpu.auths.list(), auth, gpu.auths.list().first_page()):
         assert canaries.PASSWORD not in repr(thing)
         assert canaries.TOKEN not in repr(thing)
+
+
+# Waiting
+
+
+def rented(gpu: RentGPU, name: str = "mine") -> Container:
+    auth = gpu.auths.ensure(canaries.PASSWORD)
+    machine = max(gpu.machines.list(), key=lambda machine: machine.gpu_count or 0)
+    return gpu.containers.create(
+        name=name, auth_id=auth.id, node_name=machine.node_name, image_template_id=1, payment_type=PaymentType.USD
+    )
+
+
+def once_asked(served: Emulator, count: int, then: Callable[[], object]) -> threading.Thread:
+    """Do something as soon as so many more requests have come."""
+    wanted = len(served.requests) + count
+
+    def run() -> None:
+        while len(served.requests) < wanted:
+            time.sleep(0.002)
+        then()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_it_waits(gpu: RentGPU, served: Emulator) -> None:
+    ids = [rented(gpu, f"mine-{number}").id for number in range(3)]
+    progress: list[WaitProgress] = []
+    served.clock.advance(60)
+    found = gpu.containers.wait_all(ids, until=conditions.has_ssh, timeout=60, on_progress=progress.append)
+    assert [one.id for one in found] == ids
+    assert (progress[0].arrived, progress[-1].arrived, progress[-1].pending) == (0, 3, 0)
+    assert gpu.containers.wait(ids[0], until=conditions.has_ssh, timeout=60) == found[0]
+    with pytest.raises(WaitTimeoutError):
+        gpu.containers.wait(ids[0], until=conditions.negate(conditions.has_ssh), timeout=0.05)
+    with pytest.raises(WaitTimeoutError, match="no SSH server answered"):
+        gpu.containers.wait_reachable(ids[0], timeout=0.3)
+    gpu.containers.delete(ids[1])
+    with pytest.raises(ContainerGoneError):
+        gpu.containers.wait_all(ids, until=conditions.has_ssh, timeout=60)
+
+
+def test_it_watches_and_what_is_abandoned_is_closed(gpu: RentGPU, served: Emulator) -> None:
+    container = rented(gpu)
+    changes = gpu.containers.watch([container.id])
+    later = once_asked(served, 2, lambda: served.clock.advance(60))
+    change = next(changes)
+    later.join()
+    assert change.container_id == container.id
+    assert change.before is not None
+    assert change.after is not None
+    assert (change.before.ssh_endpoint is None, change.after.ssh_endpoint is None) == (True, False)
+    sweep = gpu._async.containers._sweep
+    assert not sweep._snapshots.nobody
+
+    def unwatched() -> None:
+        # It is closed in the loop's thread.
+        deadline = time.monotonic() + 60
+        while not sweep._snapshots.nobody:
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+
+    changes.close()
+    unwatched()
+    for _ in gpu.containers.watch([]):
+        pytest.fail("nothing is watched")
+    abandoned = gpu.containers.watch([container.id])
+    gpu.containers.delete(container.id)
+    for change in abandoned:
+        assert change.after is None
+    assert sweep._snapshots.nobody
+    other = rented(gpu, "other")
+    once_asked(served, 2, lambda: served.clock.advance(60))
+    for change in gpu.containers.watch():
+        assert change.container_id == other.id
+        break
+    unwatched()
+
+
+def test_threads_wait_together(gpu: RentGPU, served: Emulator) -> None:
+    ids = [rented(gpu, f"mine-{number}").id for number in range(4)]
+    before = len(served.requests)
+    later = once_asked(served, 4, lambda: served.clock.advance(60))
+    with ThreadPoolExecutor(20) as pool:
+        waits = [pool.submit(gpu.containers.wait, one, until=conditions.has_ssh, timeout=60) for one in ids * 5]
+        assert [wait.result(60).id for wait in waits] == ids * 5
+    later.join()
+    # Fewer than one for each, though each waited through several looks.
+    assert len(served.requests) - before < 20
+
+
+def test_ctrl_c_ends_a_wait(gpu: RentGPU, served: Emulator) -> None:
+    container = rented(gpu)
+    main = threading.main_thread().ident
+    assert main is not None
+    later = once_asked(served, 2, lambda: signal.pthread_kill(main, signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        gpu.containers.wait(container.id, until=conditions.has_ssh, timeout=60)
+    later.join()
+    assert gpu._async.containers._sweep._snapshots.nobody

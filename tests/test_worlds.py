@@ -280,7 +280,7 @@ async def test_waiting(emulator: Emulator, gpu: AsyncRentGPU, world: World, cloc
     containers = hurried(gpu).containers
     everything = asyncio.create_task(containers.wait_all(ids, until=lambda one: bool(one.ssh), timeout=60))
     each = [asyncio.create_task(containers.wait(one, until=lambda one: bool(one.ssh), timeout=60)) for one in ids]
-    await until(lambda: len(emulator.requests) > 40)
+    await until(lambda: len(emulator.requests) > 24)
     assert not everything.done()
     # One is deleted while they start, which kills the marker that may name it.
     gone = asyncio.create_task(containers.wait(ids[3], until=conditions.gone, timeout=60))
@@ -298,7 +298,7 @@ async def test_waiting(emulator: Emulator, gpu: AsyncRentGPU, world: World, cloc
     # A wait that begins after a call of our own does not believe what was seen before it.
     await containers.restart(ids[0])
     with pytest.raises(WaitTimeoutError):
-        await containers.wait(ids[0], until=lambda one: bool(one.ssh), timeout=0.3)
+        await containers.wait(ids[0], until=lambda one: bool(one.ssh), timeout=0.1)
 
 
 async def test_watching(emulator: Emulator, gpu: AsyncRentGPU, world: World, clock: Any) -> None:
@@ -350,7 +350,7 @@ async def test_waiting_until_an_ssh_server_answers(gpu: AsyncRentGPU, world: Wor
         clock.advance(BOOT)
         text = "'see the console for how to log in', in which no endpoint can be read"
         with pytest.raises(WaitTimeoutError, match=text):
-            await containers.wait_reachable(container.id, timeout=0.3)
+            await containers.wait_reachable(container.id, timeout=0.1)
         return
     reachable = asyncio.create_task(containers.wait_reachable(container.id, timeout=60))
     clock.advance(BOOT)

@@ -65,8 +65,9 @@ async def wait_until_reachable(
     """
     seconds = checked_timeout(timeout)
     waiting = _Waiting(sweep, probes, container_id, fail)
+    deadline = asyncio.timeout(seconds)
     try:
-        async with asyncio.timeout(seconds) as deadline:
+        async with deadline:
             return await waiting.until_reachable()
     except TimeoutError:
         if not deadline.expired():

@@ -161,6 +161,7 @@ async def wait_for_all(
     wait = Wait(ids, until, fail, on_progress)
     seconds = checked_timeout(timeout)
     seat = sweep.join(wait.pending)
+    deadline = asyncio.timeout(seconds)
 
     def satisfied() -> bool:
         if seat.news:
@@ -169,7 +170,7 @@ async def wait_for_all(
 
     try:
         wait.report()
-        async with asyncio.timeout(seconds) as deadline:
+        async with deadline:
             await sweep.attend(seat, satisfied)
     except TimeoutError:
         if not deadline.expired():

@@ -6,6 +6,7 @@ from typing import Any, assert_type
 from netmind_rentgpu import (
     AsyncRentGPU,
     Auth,
+    Change,
     Container,
     Image,
     ImageType,
@@ -18,6 +19,7 @@ from netmind_rentgpu import (
     ServiceProfile,
     SSHEndpoint,
     Timeouts,
+    conditions,
 )
 
 
@@ -57,6 +59,20 @@ async def everything() -> None:
         assert_type(container, Container)
         assert_type(container.ssh_endpoint, SSHEndpoint | None)
         assert_type(container.extra["x"], Any)
+        assert_type(await gpu.containers.wait(container.id, until=conditions.has_ssh, timeout=5), Container)
+        assert_type(
+            await gpu.containers.wait_all(
+                {1, 2},
+                until=conditions.all_of(lambda one: one.gpu == 1, conditions.status_in(1, "up")),
+                fail=conditions.negate(conditions.any_of()),
+                on_progress=lambda progress: print(progress.arrived / progress.total),
+            ),
+            list[Container],
+        )
+        async for change in gpu.containers.watch():
+            assert_type(change, Change)
+            assert_type(change.after, Container | None)
+        assert_type(await gpu.containers.wait_reachable(container.id), Container)
         assert_type(await gpu.containers.delete(container.id, missing_ok=True), Container | None)
         assert_type(await gpu.request("GET", "machines", params={"gpu": 1}), Any)
 
@@ -90,6 +106,11 @@ def everything_synchronously() -> None:
         )
         assert_type(container, Container)
         assert_type(gpu.containers.stop(container.id), Container)
+        assert_type(gpu.containers.wait(container.id, until=conditions.gone), Container)
+        assert_type(gpu.containers.wait_all([1, 2], until=conditions.has_ssh), list[Container])
+        for change in gpu.containers.watch([1]):
+            assert_type(change, Change)
+        assert_type(gpu.containers.wait_reachable(container.id, fail=conditions.status_in(3)), Container)
         assert_type(gpu.containers.delete(container.id, missing_ok=True), Container | None)
         assert_type(gpu.request("GET", "machines", params={"gpu": 1}), Any)
         assert_type(gpu.profile, ServiceProfile)

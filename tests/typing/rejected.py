@@ -2,7 +2,7 @@
 
 from aiohttp import ClientSession
 
-from netmind_rentgpu import AsyncRentGPU, PaymentType, RentGPU, Timeouts
+from netmind_rentgpu import AsyncRentGPU, PaymentType, RentGPU, Timeouts, conditions
 
 
 async def mistakes(gpu: AsyncRentGPU) -> None:
@@ -24,6 +24,11 @@ async def mistakes(gpu: AsyncRentGPU) -> None:
     await gpu.containers.get("1")  # reject
     for _ in gpu.containers.list():  # reject
         pass
+    await gpu.containers.wait(1)  # reject
+    await gpu.containers.wait(1, until="running")  # reject
+    await gpu.containers.wait(1, until=conditions.has_ssh, on_progress=print)  # reject
+    await gpu.containers.wait_all(1, until=conditions.has_ssh)  # reject
+    await gpu.containers.watch()  # reject
     container = await gpu.containers.get(1)
     container.name = "other"  # reject
     container.ssh_endpoint.host  # reject
@@ -45,6 +50,8 @@ def synchronous_mistakes(gpu: RentGPU, session: ClientSession) -> None:
     gpu.containers.list(page_size="2")  # reject
     gpu.containers.list().items  # reject
     gpu.containers.start(1)  # reject
+    gpu.containers.wait(1, conditions.has_ssh)  # reject
+    gpu.containers.watch(5)  # reject
     gpu.request("GET")  # reject
 
 
