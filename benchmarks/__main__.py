@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
+from functools import partial
+from pathlib import Path
 
-from benchmarks import bridging, calls, decoding, importing, load, synchronous
+from benchmarks import bridging, calls, decoding, importing, load, synchronous, waiting
 
 ALL = {
     "calls": calls.run,
@@ -15,6 +17,7 @@ ALL = {
     "synchronous": synchronous.run,
     "bridging": bridging.run,
     "load": load.run,
+    "waiting": waiting.run,
 }
 
 
@@ -23,11 +26,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("which", nargs="*", metavar="|".join(ALL), help="all where none is named")
     parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument(
+        "--plot", type=Path, metavar="FOLDER", help="draw the curves of 'waiting' there; needs matplotlib"
+    )
     options = parser.parse_args()
     if unknown := [name for name in options.which if name not in ALL]:
         parser.error(f"unknown: {', '.join(unknown)}")
     print(f"Python {platform.python_version()}, {platform.machine()}")
-    kept = [ALL[name](options.rounds) for name in options.which or ALL]
+    chosen = {**ALL, "waiting": partial(waiting.run, plot=options.plot)}
+    kept = [chosen[name](options.rounds) for name in options.which or ALL]
     return 0 if all(kept) else 1
 
 

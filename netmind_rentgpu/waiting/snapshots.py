@@ -172,9 +172,11 @@ class Snapshots:
             asked: when the request was sent.
             listed: it stood in the list, which may lag behind.
         """
+        entry = self._entries.get(container_id)
+        if entry is not None and not self._touched and not self._owed and entry.raw == raw:
+            return True
         if not self._counts(container_id, asked) or (listed and container_id in self._gone):
             return False
-        entry = self._entries.get(container_id)
         askers = self._askers.get(container_id)
         if entry is not None and entry.raw == raw:
             for seat in self._owed.pop(container_id, ()):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from itertools import pairwise
+from operator import lt
 from typing import Any, Final, Generic, Protocol, TypeVar, cast
 
 import attrs
@@ -127,7 +128,7 @@ class Walk:
             limit: how many were asked for. Pages that were asked for with different limits do not compare.
         """
         self._learn_order(ids)
-        new = [index for index, item in enumerate(ids) if self._remember(item)]
+        new = self._remember(ids)
         if limit != self._limit:
             self._limit, self._longest = limit, 0
         short = count < self._longest
@@ -157,12 +158,15 @@ class Walk:
         self.received((), 0, self._limit)
         return True
 
-    def _remember(self, item: int) -> bool:
-        if item in self._position:
-            return False
-        self._position[item] = len(self._given)
-        self._given.append(item)
-        return True
+    def _remember(self, ids: Sequence[int]) -> list[int]:
+        given, position = self._given, self._position
+        new: list[int] = []
+        for index, item in enumerate(ids):
+            if item not in position:
+                position[item] = len(given)
+                given.append(item)
+                new.append(index)
+        return new
 
     def _end(self, *, complete: bool) -> None:
         self.done = True
@@ -194,8 +198,11 @@ class Walk:
 
     def _learn_order(self, ids: Sequence[int]) -> None:
         """Find out whether the list is sorted by id, either way, as far as it has been seen."""
-        for one, next_one in pairwise(ids):
-            self._orders &= {"ascending" if one < next_one else "descending"}
+        following = ids[1:]
+        if not all(map(lt, ids, following)):
+            self._orders.discard("ascending")
+        if any(map(lt, ids, following)):
+            self._orders.discard("descending")
 
     def _in_order(self) -> list[int]:
         """Return what was given, as the list would have it: things that appear on the way may stand anywhere."""
