@@ -429,18 +429,23 @@ def rented(gpu: RentGPU, name: str = "mine") -> Container:
     )
 
 
-def once_asked(served: Emulator, count: int, then: Callable[[], object]) -> threading.Thread:
-    """Do something as soon as so many more requests have come."""
-    wanted = len(served.requests) + count
+def once(ready: Callable[[], bool], then: Callable[[], object]) -> threading.Thread:
+    """Do something as soon as something else is so."""
 
     def run() -> None:
-        while len(served.requests) < wanted:
+        while not ready():
             time.sleep(0.002)
         then()
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
     return thread
+
+
+def once_asked(served: Emulator, count: int, then: Callable[[], object]) -> threading.Thread:
+    """Do something as soon as so many more requests have come."""
+    wanted = len(served.requests) + count
+    return once(lambda: len(served.requests) >= wanted, then)
 
 
 def test_it_waits(gpu: RentGPU, served: Emulator) -> None:
@@ -490,10 +495,17 @@ def test_it_watches_and_what_is_abandoned_is_closed(gpu: RentGPU, served: Emulat
         assert change.after is None
     assert sweep._snapshots.nobody
     other = rented(gpu, "other")
-    once_asked(served, 2, lambda: served.clock.advance(60))
+
+    def first_look_over() -> bool:
+        # What changes before that is no change to who watches.
+        snapshots = sweep._snapshots
+        return not snapshots.nobody and not snapshots.waiting_for_base()
+
+    later = once(first_look_over, lambda: served.clock.advance(60))
     for change in gpu.containers.watch():
         assert change.container_id == other.id
         break
+    later.join()
     unwatched()
 
 
