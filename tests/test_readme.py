@@ -24,6 +24,10 @@ TEXT = README.read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^## (.+?)$|^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 OUTPUT = {
     "Rent a GPU": r"NVIDIA_GeForce_RTX_4090 in \w\w, 0\.\d+ an hour: ssh root@127\.0\.0\.1 -p \d+\n",
+    "Wait and watch": (
+        r"0 of 3\n3 of 3\nSSHEndpoint\(host='127\.0\.0\.1', port=\d+, username='root'\)\n"
+        r"no SSH server answered within 3 s: container 1001 \(example-\w+\) has status 1, .*\n(100[123] is gone\n){3}"
+    ),
     "Without asyncio": r"(node-\w\w-\d+ 0\.\d+\n)+1 PyTorch 2\.4\n(\d .*\n){3}2\nContainer not found\n",
     "Lists": r"2 \['PyTorch 2\.4', 'PyTorch 2\.1'\]\n(\w+ \['TensorFlow 2\.16', 'Ubuntu 22\.04'\]\n)(4 \[\]\n)?\[.*\]\n",
     "Errors": r"404 Container not found\n",

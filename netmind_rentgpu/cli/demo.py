@@ -5,9 +5,7 @@ The story is told once, for both clients: it yields what a call gave it, and who
 
 from __future__ import annotations
 
-import asyncio
 import secrets
-import time
 from collections.abc import Generator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -15,15 +13,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from netmind_rentgpu.bridged import Pager
 from netmind_rentgpu.client import AsyncRentGPU
+from netmind_rentgpu.conditions import has_ssh
 from netmind_rentgpu.errors import RentGPUError
 from netmind_rentgpu.models import Container, ImageType, Machine, PaymentType
 from netmind_rentgpu.sync import RentGPU
+from netmind_rentgpu.waiting.waits import WaitProgress
 from netmind_rentgpu.wire.paging import AsyncPager
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["Demo"]
 
 Story: TypeAlias = Generator[Any, Any, Any]
-"""Yields calls (of the asynchronous client) or their results (of the synchronous one), or seconds to wait."""
+"""Yields calls (of the asynchronous client) or their results (of the synchronous one)."""
 
 _ROWS = 6
+_RENTED = 3
 _LONGEST_START = 300.0
-_BETWEEN_TWO_LOOKS = 0.2
 _INDENT = (0, 0, 0, 4)
 
 
@@ -150,46 +150,52 @@ class Demo:
         image = yield gpu.images.get(image.id)
         self._step(f"gpu.images.get({image.id})", f"{image.image_name}:{image.image_tag}, {image.image_type}")
 
-        container = yield gpu.containers.create(
-            name=f"demo-{secrets.token_hex(4)}",
-            auth_id=auth.id,
-            gpu=1,
-            node_name=machine.node_name,
-            image_template_id=image.id,
-            payment_type=PaymentType.USD,
-        )
+        rented: list[Container] = []
         try:
-            self._step("gpu.containers.create(...)", f"{container.name}, {machine.gpu_name} on {machine.node_name}")
-            rented = yield gpu.containers.list()
-            self._step("gpu.containers.list()", f"{len(rented)} rented")
-            yield from self._until_endpoint(gpu, container)
-            yield gpu.containers.stop(container.id)
-            self._step(f"gpu.containers.stop({container.id})", "stopped")
-            yield gpu.containers.restart(container.id)
-            self._step(f"gpu.containers.restart({container.id})", "starting again")
-            yield from self._until_endpoint(gpu, container)
+            for number, machine in enumerate(machines[:_RENTED], 1):
+                container = yield gpu.containers.create(
+                    name=f"demo-{secrets.token_hex(4)}-{number}",
+                    auth_id=auth.id,
+                    gpu=1,
+                    node_name=machine.node_name,
+                    image_template_id=image.id,
+                    payment_type=PaymentType.USD,
+                )
+                rented.append(container)
+                self._step("gpu.containers.create(...)", f"{container.name}: {machine.gpu_name}, {machine.node_name}")
+            listed = yield gpu.containers.list()
+            self._step("gpu.containers.list()", f"{len(listed)} rented")
+            yield from self._until_all_have_ssh(gpu, rented)
+            first = rented[0].id
+            container = yield gpu.containers.get(first)
+            self._step(f"gpu.containers.get({first})", f"status {container.status}, a number that nobody documents")
+            yield gpu.containers.stop(first)
+            self._step(f"gpu.containers.stop({first})", "stopped")
+            yield gpu.containers.restart(first)
+            self._step(f"gpu.containers.restart({first})", "starting again")
+            yield from self._until_all_have_ssh(gpu, rented)
         finally:
-            yield gpu.containers.delete(container.id, missing_ok=True)
-            self._step(f"gpu.containers.delete({container.id})", "deleted")
+            for container in rented:
+                yield gpu.containers.delete(container.id, missing_ok=True)
+                self._step(f"gpu.containers.delete({container.id})", "deleted")
 
-    def _until_endpoint(self, gpu: AsyncRentGPU | RentGPU, container: Container) -> Story:
-        """Follow a container until `ssh` names an endpoint."""
-        self._call(f"gpu.containers.get({container.id})")
-        columns: tuple[Any, ...] = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    def _until_all_have_ssh(self, gpu: AsyncRentGPU | RentGPU, containers: list[Container]) -> Story:
+        """Wait until `ssh` of each names an endpoint, with a bar that fills."""
+        self._call("gpu.containers.wait_all(ids, until=has_ssh, on_progress=...)")
+        columns = (TextColumn("   "), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(
             *columns, console=self._console, transient=True, disable=not self._console.is_terminal
         ) as progress:
-            task = progress.add_task("asking,")
-            while True:
-                container = yield gpu.containers.get(container.id)
-                progress.update(task, description=f"{container.name}: status {container.status}, no endpoint yet,")
-                if container.ssh_endpoint is not None:
-                    break
-                if (progress.tasks[0].elapsed or 0.0) > _LONGEST_START:
-                    raise RentGPUError(f"{container.name} names no endpoint after {_LONGEST_START:g} s")
-                yield _BETWEEN_TWO_LOOKS
+            task = progress.add_task("", total=len(containers))
+
+            def show(so_far: WaitProgress) -> None:
+                progress.update(task, completed=so_far.arrived)
+
+            ids = [container.id for container in containers]
+            ready = yield gpu.containers.wait_all(ids, until=has_ssh, timeout=_LONGEST_START, on_progress=show)
             seconds = progress.tasks[0].elapsed or 0.0
-        self._result(f"after {seconds:.1f} s: {container.ssh}")
+        endpoints = "\n".join(f"{container.name}: {container.ssh}" for container in ready)
+        self._result(f"after {seconds:.1f} s:\n{endpoints}")
 
     def _show_machines(self, machines: list[Machine]) -> None:
         table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
@@ -236,8 +242,6 @@ async def _told(story: Story) -> None:
 
 
 async def _result(step: Any) -> Any:
-    if isinstance(step, float):
-        return await asyncio.sleep(step)
     if isinstance(step, AsyncPager):
         return [item async for item in cast("AsyncPager[Any]", step)]
     return await step
@@ -252,8 +256,6 @@ def _told_synchronously(story: Story) -> None:
         except StopIteration:
             return
         try:
-            if isinstance(step, float):
-                time.sleep(step)
             go_on = partial(story.send, list(cast("Pager[Any]", step)) if isinstance(step, Pager) else step)
         except BaseException as error:  # noqa: BLE001  # the story cleans up, and raises it again
             go_on = partial(story.throw, error)
