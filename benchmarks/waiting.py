@@ -280,6 +280,7 @@ def _draw(folder: Path, medians: Mapping[int, Mapping[str, float]], requests: Ma
         axes.grid(visible=True, which="major", color="#dddddd")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
+    folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "waiting.svg", metadata={"Date": None})
     figure.savefig(folder / "waiting.png", dpi=120)
 
