@@ -48,6 +48,7 @@ class EmulatorOptions(TypedDict, total=False):
     clock: Clock | None
     faults: Iterable[Fault]
     keep_requests: int | None
+    ssh: bool
 
 
 class EmulatorFactory(Protocol):

@@ -117,6 +117,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--faults", type=Path, metavar="FILE", help="a TOML file of [[faults]], each with the fields of a Fault"
     )
+    parser.add_argument(
+        "--ssh",
+        action="store_true",
+        help="let containers be logged into, with the auth's password: what is run there runs on this machine, as you",
+    )
     options = parser.parse_args(arguments)
     try:
         emulator = Emulator(
@@ -126,8 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             clock=options.time_scale,
             faults=_faults(options.faults),
             keep_requests=_KEPT_REQUESTS,
+            ssh=options.ssh,
         )
-    except ValueError as error:
+    except (ValueError, ModuleNotFoundError) as error:
         parser.error(str(error))
     try:
         asyncio.run(_serve(emulator))

@@ -22,6 +22,7 @@ from netmind_rentgpu.emulator.clock import Timeline
 from netmind_rentgpu.emulator.dialect import Dialect
 from netmind_rentgpu.emulator.faults import Fault
 from netmind_rentgpu.emulator.inventory import Node
+from netmind_rentgpu.emulator.ports import Inside, Ports
 from netmind_rentgpu.emulator.validation import Refusal
 from netmind_rentgpu.emulator.world import World
 
@@ -31,7 +32,6 @@ __all__ = ["FAILED", "RUNNING", "STARTING", "STOPPED", "Fleet", "as_json"]
 STARTING, RUNNING, STOPPED, FAILED = 0, 1, 2, 3
 
 _HOST = "127.0.0.1"
-_PORTS = range(21_001, 61_001)
 _NOTHING_LISTENS = 1
 _LIST_LAG = 20.0
 _FIRST_ID = 1001
@@ -43,6 +43,7 @@ class _Container:
     """A container's record.
 
     Attributes:
+        inside: what is there for who reaches it.
         up_at: when it runs, or will; never for what is stopped or does not start.
         dies_at, vanishes_at: when that happens, where it does.
     """
@@ -52,6 +53,7 @@ class _Container:
     gpu: int
     created: float
     port: int
+    inside: Inside
     stopped: bool = False
     reachable: bool = True
     up_at: float = inf
@@ -71,6 +73,7 @@ class Fleet:
         random: Random,
         boot_seconds: float,
         balance: Decimal | None,
+        ports: Ports,
     ) -> None:
         self._world = world
         self._dialect = dialect
@@ -87,17 +90,18 @@ class Fleet:
         self._texts: list[bytes] = []
         self._names: Counter[str] = Counter()
         self._next_id = _FIRST_ID
-        self._ports_given = 0
+        self._ports = ports
 
     def charges(self) -> list[Charge]:
         """Return what each container has cost until now."""
         return self._bill.charges(self._timeline.now)
 
-    def rent(self, node: Node, wanted: Mapping[str, Any], stamp: Any, faults: Sequence[Fault]) -> bytes:
+    def rent(self, node: Node, wanted: Mapping[str, Any], password: str, stamp: Any, faults: Sequence[Fault]) -> bytes:
         """Start a container: take the stock, and begin its bill.
 
         Args:
             wanted: what the create says of it, checked.
+            password: of its SSH server.
             stamp: its `created_at`.
             faults: what happens to it.
         """
@@ -134,7 +138,8 @@ class Fleet:
             node=node,
             gpu=gpu,
             created=now,
-            port=self._new_port(),
+            port=self._ports.new(container_id),
+            inside=Inside(password, node.gpus(gpu)),
         )
         self._containers[container_id] = container
         self._ids.append(container_id)
@@ -179,9 +184,9 @@ class Fleet:
     def restart(self, container_id: int, faults: Sequence[Fault]) -> bytes:
         """Start a container again, whatever it does."""
         container = self._found(container_id)
-        self._rest(container_id, container)
+        self._rest(container_id, container, new_host_key=self._world.restart_host_key == "changed")
         if self._world.restart_port == "changed" or any(fault.what == "moves" for fault in faults):
-            container.port = self._new_port()
+            container.port = self._ports.new(container_id)
         self._bill.resume(container_id, self._timeline.now)
         self._boot(container, faults)
         return self._shown(container_id)
@@ -208,6 +213,7 @@ class Fleet:
         del self._containers[container_id]
         self._names[container.fields["name"]] -= 1
         container.node.taken -= container.gpu
+        self._ports.remove(container_id)
         self._bill.end(container_id, self._timeline.now)
 
     def _boot(self, container: _Container, faults: Sequence[Fault]) -> None:
@@ -221,29 +227,35 @@ class Fleet:
         if "dies" in fates:
             container.dies_at = now + seconds / 2
         container_id = container.fields["id"]
-        for moment in (container.up_at, container.dies_at):
-            if now < moment < inf:
-                self._timeline.plan(moment, partial(self._rewrite, container_id))
+        if container.up_at <= now:
+            self._come_up(container_id, container, container.up_at)
+        elif container.up_at < inf:
+            self._timeline.plan(container.up_at, partial(self._come_up, container_id, container, container.up_at))
+        if container.dies_at < inf:
+            self._timeline.plan(container.dies_at, partial(self._rewrite, container_id))
         if "vanishes" in fates:
             container.vanishes_at = container.up_at + (fates["vanishes"].seconds or 0.0)
         if container.vanishes_at < inf:
             moment = container.vanishes_at
             self._timeline.plan(moment, partial(self._vanish, container_id, container, moment))
 
-    def _vanish(self, container_id: int, container: _Container, moment: float) -> None:
+    def _come_up(self, container_id: int, container: _Container, moment: float) -> None:
         # One that was stopped, restarted or deleted meanwhile does not.
+        if container.up_at == moment and container_id in self._containers:
+            self._rewrite(container_id)
+            if container.reachable:
+                self._ports.open(container_id, container.inside)
+
+    def _vanish(self, container_id: int, container: _Container, moment: float) -> None:
         if container.vanishes_at == moment and container_id in self._containers:
             self._remove(container_id, container)
 
-    def _rest(self, container_id: int, container: _Container) -> None:
+    def _rest(self, container_id: int, container: _Container, *, new_host_key: bool = False) -> None:
         """Bring a container to rest: nothing that was to happen to it does."""
+        self._ports.close(container_id, new_host_key=new_host_key)
         container.stopped, container.reachable = False, True
         container.up_at = container.dies_at = container.vanishes_at = inf
         self._rewrite(container_id)
-
-    def _new_port(self) -> int:
-        self._ports_given += 1
-        return _PORTS[(self._ports_given - 1) % len(_PORTS)]
 
     def _place(self, container_id: int) -> int:
         return bisect_left(self._ids, container_id)

@@ -8,6 +8,8 @@ from typing import Any
 
 import attrs
 
+from netmind_rentgpu.emulator.nvidia_smi import GPUs
+
 __all__ = ["REGIONS", "Node", "draw_nodes", "official_images"]
 
 REGIONS = (  # noqa: SIM905  # a column of 32 lines says no more
@@ -90,6 +92,11 @@ class Node:
     def free(self) -> int:
         """How many GPUs can be rented now."""
         return self.gpu_count - self.taken
+
+    def gpus(self, count: int) -> GPUs:
+        """Describe so many of its GPUs."""
+        listing = self.listing
+        return GPUs(self.gpu_name, count, listing["gpu_memory"], listing["driver_version"], listing["cuda_version"])
 
 
 def draw_nodes(random: Random, count: int) -> list[Node]:

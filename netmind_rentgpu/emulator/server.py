@@ -11,28 +11,37 @@ from concurrent.futures import Future
 from decimal import Decimal
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from netmind_rentgpu.emulator.backstage import Backstage
 from netmind_rentgpu.emulator.billing import Charge
 from netmind_rentgpu.emulator.clock import Clock
 from netmind_rentgpu.emulator.faults import Fault, Faults
+from netmind_rentgpu.emulator.ports import MadeUpPorts, Ports
 from netmind_rentgpu.emulator.presets import preset_world
 from netmind_rentgpu.emulator.recording import Recording
 from netmind_rentgpu.emulator.service import Service
 from netmind_rentgpu.emulator.web import Server
 from netmind_rentgpu.emulator.world import World
 
+if TYPE_CHECKING:
+    from netmind_rentgpu.emulator.shells import Shells
+
 __all__ = ["Emulator"]
 
 _HOST = "127.0.0.1"
+# With SSH, what is due happens also while nobody asks: seconds from one look at the clock to the next.
+_TICK = 0.05
 
 
 class Emulator:
     """A Rent GPU service on a port of this machine, for as long as the `async with` block.
 
-    Nothing happens in the background: what a container is follows from what time it is. In a program that is not
-    asynchronous, `with` serves from a thread.
+    What a container is follows from what time it is. In a program that is not asynchronous, `with` serves from a thread.
+
+    With `ssh=True`, a container that is up has an SSH server on a port of 127.0.0.1: user root, the auth's password. **What
+    is run there runs on this machine, as you**, in a folder of the container's own that is removed with it. The folder keeps
+    things apart, and protects nothing.
 
     Attributes:
         url: what to give a client as base URL.
@@ -52,6 +61,7 @@ class Emulator:
         clock: Clock | None = None,
         faults: Iterable[Fault] = (),
         keep_requests: int | None = None,
+        ssh: bool = False,
     ) -> None:
         """Set up a service; it is there from `async with` on.
 
@@ -66,8 +76,10 @@ class Emulator:
             clock: containers start and costs grow by it; real time where it is None.
             faults: what goes wrong, from the first request on.
             keep_requests: how many of the newest requests to keep; None for all.
+            ssh: let containers be logged into; needs `netmind-rentgpu[ssh]`.
 
         Raises:
+            ModuleNotFoundError: `ssh` without asyncssh.
             KeyError: there is no preset of that name.
             ValueError: a number is negative or none.
             TypeError: a fault is no Fault.
@@ -77,21 +89,31 @@ class Emulator:
         self.token: str = token or f"emulator-token-{seed:08x}"
         self._port = port
         ticking = Clock() if clock is None else clock
-        make = partial(
-            Service,
-            seed=seed,
-            machines=machines,
-            boot_seconds=boot_seconds,
-            token=self.token,
-            balance=balance,
-            world=preset_world(world) if isinstance(world, str) else world,
-            clock=ticking,
-        )
+        chosen = preset_world(world) if isinstance(world, str) else world
+        self._shells = _shells() if ssh else None
+
+        def make() -> Service:
+            ports: Ports = MadeUpPorts()
+            if self._shells is not None:
+                self._shells.clear()
+                ports = self._shells
+            return Service(
+                seed=seed,
+                machines=machines,
+                boot_seconds=boot_seconds,
+                token=self.token,
+                balance=balance,
+                world=chosen,
+                clock=ticking,
+                ports=ports,
+            )
+
         self._backstage = Backstage(
             make=make, seed=seed, token=self.token, faults=faults, keep=keep_requests, clock=ticking
         )
         self._server: Server | None = None
         self._url: str | None = None
+        self._following: asyncio.Task[None] | None = None
         self._stop: Callable[[], object] | None = None
         self._thread: threading.Thread | None = None
         self._process: int | None = None
@@ -154,6 +176,9 @@ class Emulator:
         self._check_new()
         self._server = Server(self._backstage)
         self._url = f"http://{_HOST}:{await self._server.start(_HOST, self._port)}"
+        if self._shells is not None:
+            self._shells.start()
+            self._following = asyncio.create_task(self._follow_the_clock())
         return self
 
     async def __aexit__(
@@ -161,6 +186,15 @@ class Emulator:
     ) -> None:
         if self._server is not None:
             await self._server.stop()
+        if self._shells is not None and self._following is not None:
+            self._following.cancel()
+            await self._shells.stop()
+
+    async def _follow_the_clock(self) -> None:
+        """Open and close ports when it is time."""
+        while True:
+            self._backstage.charges()
+            await asyncio.sleep(_TICK)
 
     def _check_new(self) -> None:
         if self._server is not None:
@@ -203,3 +237,15 @@ class Emulator:
 
     def __repr__(self) -> str:
         return f"<Emulator at {self._url or 'no port yet'}>"
+
+
+def _shells() -> Shells:
+    try:
+        from netmind_rentgpu.emulator.shells import Shells
+    except ModuleNotFoundError as error:
+        if error.name != "asyncssh":
+            raise
+        raise ModuleNotFoundError(
+            "an emulator with SSH needs asyncssh: pip install 'netmind-rentgpu[ssh]'", name="asyncssh"
+        ) from None
+    return Shells()

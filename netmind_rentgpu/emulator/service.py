@@ -15,6 +15,7 @@ from netmind_rentgpu.emulator.dialect import Dialect
 from netmind_rentgpu.emulator.faults import Fault
 from netmind_rentgpu.emulator.fleet import Fleet, as_json
 from netmind_rentgpu.emulator.inventory import Node, draw_nodes, official_images
+from netmind_rentgpu.emulator.ports import Ports
 from netmind_rentgpu.emulator.validation import Checker, InvalidRequest, Refusal
 from netmind_rentgpu.emulator.world import World
 
@@ -51,6 +52,7 @@ class Service:
         balance: Decimal | None,
         world: World,
         clock: Clock,
+        ports: Ports,
     ) -> None:
         self.world = world
         self.dialect: Dialect = Dialect(world)
@@ -72,6 +74,7 @@ class Service:
             random=random,
             boot_seconds=boot_seconds,
             balance=balance,
+            ports=ports,
         )
         # A test may look from another thread than the one that serves.
         self._lock = threading.RLock()
@@ -222,12 +225,12 @@ class Service:
             "payment_type": check.member("payment_type", (0, 1, 2)),
         }
         check.raise_if_wrong()
-        _found(self._auths, wanted["auth_id"], "Auth")
+        auth = _found(self._auths, wanted["auth_id"], "Auth")
         _found(self._images, wanted["image_template_id"], "Image")
         node = _found(self._nodes, wanted["node_name"], "Node")
         if any(fault.what == "stock-out" for fault in faults):
             raise self._fleet.stock_out(node, wanted["gpu"], free=0)
-        return self._fleet.rent(node, wanted, self._stamp(), faults)
+        return self._fleet.rent(node, wanted, auth["value"], self._stamp(), faults)
 
     def list_containers(self, query: Mapping[str, str]) -> bytes:
         """`GET /v1/rentgpu/containers/`."""

@@ -38,6 +38,7 @@ LongNames: TypeAlias = Literal["kept", "cut at 24"]
 BalanceRefusal: TypeAlias = Literal["400 detail", "403 code", "402 empty"]
 StopBilling: TypeAlias = Literal["goes on", "ends"]
 RestartPort: TypeAlias = Literal["kept", "changed"]
+RestartHostKey: TypeAlias = Literal["kept", "changed"]
 Errors: TypeAlias = Literal["json", "html from a gateway"]
 
 
@@ -66,7 +67,8 @@ class World:
         validation_errors: the form of a 422; the second repeats the rejected value.
         names, long_names: of containers.
         balance_refusal: the answer to a create that the balance does not allow.
-        stop_billing, restart_port: whether a stop ends the bill; whether a restart keeps the SSH port.
+        stop_billing: whether a stop ends the bill.
+        restart_port, restart_host_key: whether a restart keeps them.
         errors: whether errors other than 422 come from the service or from a gateway before it.
     """
 
@@ -96,6 +98,7 @@ class World:
     balance_refusal: BalanceRefusal = _switch(BalanceRefusal)
     stop_billing: StopBilling = _switch(StopBilling)
     restart_port: RestartPort = _switch(RestartPort)
+    restart_host_key: RestartHostKey = _switch(RestartHostKey)
     errors: Errors = _switch(Errors)
 
     @classmethod

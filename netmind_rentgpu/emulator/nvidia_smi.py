@@ -1,0 +1,90 @@
+"""What `nvidia-smi` prints in an emulated container: a program for its path, with the rented GPUs in it."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import attrs
+
+__all__ = ["GPUs", "nvidia_smi"]
+
+
+@attrs.frozen
+class GPUs:
+    """The GPUs of a container.
+
+    Attributes:
+        memory: of each, in GiB.
+    """
+
+    name: str
+    count: int
+    memory: int
+    driver_version: str
+    cuda_version: str
+
+
+def nvidia_smi(gpus: GPUs) -> str:
+    """Write the program. It knows no option but `-L`, and `--query-gpu` with `--format=csv`."""
+    return f"#!{sys.executable} -IS\nGPUS = {json.dumps(attrs.asdict(gpus))}\n{_PROGRAM}"
+
+
+_PROGRAM = """
+import sys
+
+
+def known(number):
+    total = GPUS["memory"] * 1024
+    return {
+        "index": str(number),
+        "name": GPUS["name"].replace("_", " "),
+        "gpu_name": GPUS["name"].replace("_", " "),
+        "uuid": f"GPU-00000000-0000-0000-0000-{number:012d}",
+        "count": str(GPUS["count"]),
+        "driver_version": GPUS["driver_version"],
+        "memory.total": f"{total} MiB",
+        "memory.used": "0 MiB",
+        "memory.free": f"{total} MiB",
+        "utilization.gpu": "0 %",
+        "utilization.memory": "0 %",
+        "temperature.gpu": "30",
+    }
+
+
+def table():
+    line = "+" + "-" * 77 + "+"
+    yield line
+    versions = f"NVIDIA-SMI {GPUS['driver_version']}   Driver Version: {GPUS['driver_version']}"
+    yield f"| {versions + '   CUDA Version: ' + GPUS['cuda_version']:<75} |"
+    yield line
+    for number in range(GPUS["count"]):
+        gpu = known(number)
+        yield f"| {gpu['index']:>3}  {gpu['name']:<40} {'0 MiB / ' + gpu['memory.total']:>20} {'0%':>8} |"
+    yield line
+
+
+def answer(arguments):
+    numbers = range(GPUS["count"])
+    if not arguments:
+        return list(table())
+    if arguments == ["-L"]:
+        return [f"GPU {number}: {known(number)['name']} (UUID: {known(number)['uuid']})" for number in numbers]
+    query = [one.partition("=")[2] for one in arguments if one.startswith("--query-gpu=")]
+    formats = [one.partition("=")[2].split(",") for one in arguments if one.startswith("--format=")]
+    if len(arguments) != 2 or not query or not formats or formats[0][0] != "csv":
+        sys.exit("this emulated nvidia-smi knows -L, and --query-gpu=NAMES --format=csv[,noheader][,nounits]")
+    names = [name.strip() for name in query[0].split(",")]
+    if unknown := [name for name in names if name not in known(0)]:
+        sys.exit(f'Field "{unknown[0]}" is not a valid field to query.')
+    lines = [] if "noheader" in formats[0] else [", ".join(names)]
+    for number in numbers:
+        values = [known(number)[name] for name in names]
+        if "nounits" in formats[0]:
+            values = [value.removesuffix(" MiB").removesuffix(" %") for value in values]
+        lines.append(", ".join(values))
+    return lines
+
+
+print("\\n".join(answer(sys.argv[1:])))
+"""

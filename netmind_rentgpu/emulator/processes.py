@@ -1,0 +1,124 @@
+"""What runs in an emulated container: processes of this machine, which have a folder for their home and end with it."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import secrets
+import shutil
+import signal
+import struct
+import tempfile
+import termios
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from netmind_rentgpu.emulator.nvidia_smi import GPUs, nvidia_smi
+
+__all__ = ["Inhabited", "set_terminal_size"]
+
+_SHELL = "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh"
+# Opened by the leader of a session, a terminal becomes that session's own.
+_ON_TERMINAL = 'exec "$@" <"$0" >"$0" 2>&1'
+_MARK = "NETMIND_EMULATED_CONTAINER"
+
+
+class Inhabited:
+    """A container's folder, and the processes that live there.
+
+    Attributes:
+        home: the home of its user, and the root of what SFTP shows.
+    """
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="netmind-emulator-")).resolve()
+        self.home: Path = self._folder / "home"
+        self._programs = self._folder / "bin"
+        self.home.mkdir(mode=0o700)
+        self._programs.mkdir(mode=0o700)
+        self._mark = secrets.token_hex(16)
+        self._running: set[int] = set()
+
+    def install(self, gpus: GPUs) -> None:
+        """Put `nvidia-smi` on its path."""
+        program = self._programs / "nvidia-smi"
+        program.write_text(nvidia_smi(gpus), encoding="utf-8")
+        program.chmod(0o755)
+
+    async def start(
+        self,
+        command: str | None,
+        *,
+        environment: Mapping[str, str],
+        streams: tuple[int, int, int],
+        terminal: str | None = None,
+    ) -> asyncio.subprocess.Process:
+        """Start a process.
+
+        Args:
+            command: for the shell; None for a shell by itself.
+            environment: what it has beside the usual.
+            streams: descriptors for its input, output and errors.
+            terminal: the path of a terminal to take for all three.
+        """
+        arguments: Sequence[str] = (_SHELL, *(("-c", command) if command is not None else ("-i",) if terminal else ()))
+        if terminal is not None:
+            arguments = ("/bin/sh", "-c", _ON_TERMINAL, terminal, *arguments)
+        stdin, stdout, stderr = streams
+        process = await asyncio.create_subprocess_exec(
+            *arguments,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            cwd=self.home,
+            env={
+                **environment,
+                "HOME": str(self.home),
+                "USER": "root",
+                "LOGNAME": "root",
+                "SHELL": _SHELL,
+                "PATH": f"{self._programs}:{os.environ.get('PATH', os.defpath)}",
+                _MARK: self._mark,
+            },
+            start_new_session=True,
+        )
+        self._running.add(process.pid)
+        return process
+
+    async def ended(self, process: asyncio.subprocess.Process) -> int:
+        """Wait for a process; return its status, negative where a signal ended it."""
+        try:
+            return await process.wait()
+        finally:
+            self._running.discard(process.pid)
+
+    def signal(self, process: asyncio.subprocess.Process, name: str) -> None:
+        """Send a signal, named as SSH names it, to a process and those that it has started."""
+        number = getattr(signal, f"SIG{name}", None)
+        if isinstance(number, signal.Signals) and process.pid in self._running:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+
+    def end(self) -> None:
+        """End all that runs."""
+        for pid in tuple(self._running):
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+        # Those that have left their group still have the mark; where the system does not show it, they stay.
+        mark = f"{_MARK}={self._mark}".encode()
+        for environment in Path("/proc").glob("[0-9]*/environ"):
+            with suppress(OSError):
+                if mark in environment.read_bytes().split(b"\0"):
+                    os.kill(int(environment.parent.name), signal.SIGKILL)
+
+    def remove(self) -> None:
+        """End all that runs, and remove the folder."""
+        self.end()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def set_terminal_size(descriptor: int, width: int, height: int) -> None:
+    """Tell a terminal how many columns and rows it has."""
+    fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))

@@ -1,0 +1,295 @@
+"""The containers' SSH servers: the only file of the emulator that knows asyncssh.
+
+Each container that is up has a port of its own on 127.0.0.1 and a host key. Its user is root, and the password is the
+auth's. Commands run as processes of this machine, and SFTP shows a folder: hygiene, and no border. Whoever has the password
+runs commands as you.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import asyncssh
+
+from netmind_rentgpu.emulator.ports import Inside
+from netmind_rentgpu.emulator.processes import Inhabited, set_terminal_size
+
+__all__ = ["Shells"]
+
+_HOST = "127.0.0.1"
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_BACKLOG = 100
+
+
+class Shells:
+    """All containers' SSH servers, in one event loop. Threads of tests may ask for changes, too."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._containers: dict[int, _Container] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Serve in the running loop from now on."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+
+    async def stop(self) -> None:
+        """Close all ports, end all that runs, and remove all folders."""
+        self.clear()
+        for task in self._tasks:
+            task.cancel()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def clear(self) -> None:
+        """Take in that all containers are gone."""
+        for container_id in tuple(self._containers):
+            self.remove(container_id)
+
+    def new(self, container_id: int) -> int:
+        """Give a container a port that nobody else can have, and on which nothing listens yet."""
+        if container_id not in self._containers:
+            self._containers[container_id] = _Container(self._begin)
+        return self._containers[container_id].move()
+
+    def open(self, container_id: int, inside: Inside) -> None:
+        """Listen; who connects is served as soon as the loop comes to it."""
+        self._in_loop(self._containers[container_id].open(inside))
+
+    def close(self, container_id: int, *, new_host_key: bool = False) -> None:
+        """Listen no more, break all connections, and end all that runs."""
+        container = self._containers[container_id]
+        if new_host_key:
+            container.host_key = None
+        self._in_loop(container.close)
+
+    def remove(self, container_id: int) -> None:
+        """Close, and remove the folder."""
+        self._in_loop(self._containers.pop(container_id).remove)
+
+    def _in_loop(self, act: Callable[[], object]) -> None:
+        if self._loop is None or threading.get_ident() == self._thread:
+            act()
+        else:
+            self._loop.call_soon_threadsafe(act)
+
+    def _begin(self, run: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(run)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _Container:
+    """A container's port, and who is connected to it."""
+
+    def __init__(self, begin: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        self._begin = begin
+        self._inhabited = Inhabited()
+        # Bound, so that the port is this container's, and never listening. A socket beside it listens.
+        self._reserved = _bound(0)
+        self._listener: socket.socket | None = None
+        self._connections: set[asyncssh.SSHServerConnection] = set()
+        self.host_key: asyncssh.SSHKey | None = None
+
+    @property
+    def _port(self) -> int:
+        return int(self._reserved.getsockname()[1])
+
+    def move(self) -> int:
+        """Take another port."""
+        before, self._reserved = self._reserved, _bound(0)
+        before.close()
+        return self._port
+
+    def open(self, inside: Inside) -> Callable[[], None]:
+        """Listen; return what has to be done in the loop then."""
+        listener = _bound(self._port)
+        listener.listen(_BACKLOG)
+        self._inhabited.install(inside.gpus)
+
+        def serve() -> None:
+            self._listener = listener
+            loop = asyncio.get_running_loop()
+            loop.add_reader(listener, self._accept, listener, inside)
+
+        return serve
+
+    def close(self) -> None:
+        """Listen no more, break all connections, and end all that runs."""
+        if self._listener is not None:
+            asyncio.get_running_loop().remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+        for connection in tuple(self._connections):
+            connection.abort()
+        self._inhabited.end()
+
+    def remove(self) -> None:
+        """Close, and remove the folder."""
+        self.close()
+        self._reserved.close()
+        self._inhabited.remove()
+
+    def _accept(self, listener: socket.socket, inside: Inside) -> None:
+        with suppress(OSError):  # whoever came may have left
+            connected, _ = listener.accept()
+            self._begin(self._serve(connected, inside))
+
+    async def _serve(self, connected: socket.socket, inside: Inside) -> None:
+        if self.host_key is None:
+            self.host_key = asyncssh.generate_private_key("ssh-ed25519")
+        try:
+            await asyncssh.run_server(
+                connected,
+                server_factory=lambda: _Login(inside.password, self._connections, self._inhabited),
+                server_host_keys=[self.host_key],
+                encoding=None,
+                line_editor=False,
+                agent_forwarding=False,
+                login_timeout=60,
+            )
+        except (OSError, asyncssh.Error):
+            connected.close()
+        except asyncio.CancelledError:
+            connected.close()
+            raise
+
+
+class _Login(asyncssh.SSHServer):
+    """One connection to a container."""
+
+    def __init__(self, password: str, connections: set[asyncssh.SSHServerConnection], inhabited: Inhabited) -> None:
+        self._password = password
+        self._connections = connections
+        self._inhabited = inhabited
+        self._connection: asyncssh.SSHServerConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+        self._connections.add(conn)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        if self._connection is not None:
+            self._connections.discard(self._connection)
+
+    def password_auth_supported(self) -> bool:
+        return True
+
+    def validate_password(self, username: str, password: str) -> bool:
+        return username == "root" and hmac.compare_digest(password.encode(), self._password.encode())
+
+    def session_requested(self) -> Any:
+        return _Session(self._inhabited)
+
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
+        del dest_port, orig_host, orig_port
+        return dest_host in _LOOPBACK
+
+    def server_requested(self, listen_host: str, listen_port: int) -> bool:
+        del listen_port
+        return listen_host in _LOOPBACK
+
+
+class _Session(asyncssh.SSHServerProcess[bytes]):
+    """One command, shell, SFTP or scp."""
+
+    def __init__(self, inhabited: Inhabited) -> None:
+        def files(channel: Any) -> asyncssh.SFTPServer:
+            return asyncssh.SFTPServer(channel, chroot=os.fsencode(inhabited.home))
+
+        super().__init__(self._run, files, sftp_version=3, allow_scp=True)
+        self._inhabited = inhabited
+        self._process: asyncio.subprocess.Process | None = None
+        self._terminal: int | None = None
+
+    def signal_received(self, signal: str) -> None:
+        if self._process is not None:
+            self._inhabited.signal(self._process, signal)
+
+    def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
+        del pixwidth, pixheight
+        if self._terminal is not None:
+            set_terminal_size(self._terminal, width, height)
+
+    async def _run(self, _: asyncssh.SSHServerProcess[bytes]) -> None:
+        if self.subsystem is not None:
+            self.exit(1)
+            return
+        try:
+            status = await (self._on_pipes() if self.term_type is None else self._on_terminal(self.term_type))
+        except OSError as error:
+            self.stderr.write(f"{error}\n".encode())
+            status = 127
+        if status >= 0:
+            self.exit(status)
+        else:
+            self.exit_with_signal(signal.Signals(-status).name.removeprefix("SIG"))
+        await self.wait_closed()
+
+    async def _on_pipes(self) -> int:
+        (stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr) = os.pipe(), os.pipe(), os.pipe()
+        try:
+            self._process = await self._start((stdin, stdout, stderr))
+        except BaseException:
+            for descriptor in (to_stdin, from_stdout, from_stderr):
+                os.close(descriptor)
+            raise
+        finally:
+            for descriptor in (stdin, stdout, stderr):
+                os.close(descriptor)
+        await self.redirect(to_stdin, from_stdout, from_stderr)
+        return await self._ended(self._process)
+
+    async def _on_terminal(self, kind: str) -> int:
+        outer, inner = os.openpty()
+        name = os.ttyname(inner)
+        try:
+            set_terminal_size(outer, *self.term_size[:2])
+            self._process = await self._start((inner, inner, inner), terminal=name, TERM=kind)
+        except BaseException:
+            os.close(outer)
+            raise
+        finally:
+            os.close(inner)
+        self._terminal = outer
+        try:
+            await self.redirect(os.dup(outer), os.dup(outer), recv_eof=False)
+            return await self._ended(self._process)
+        finally:
+            self._terminal = None
+            os.close(outer)
+
+    async def _start(
+        self, streams: tuple[int, int, int], *, terminal: str | None = None, **environment: str
+    ) -> asyncio.subprocess.Process:
+        return await self._inhabited.start(
+            self.command, environment={**self.env, **environment}, streams=streams, terminal=terminal
+        )
+
+    async def _ended(self, process: asyncio.subprocess.Process) -> int:
+        status = await self._inhabited.ended(process)
+        # What it wrote comes before its status.
+        with suppress(OSError, asyncssh.Error):
+            await self.stdout.drain()
+            await self.stderr.drain()
+        return status
+
+
+def _bound(port: int) -> socket.socket:
+    """Return a socket that has a port but does not listen; several may have the same."""
+    bound = socket.socket()
+    bound.setblocking(False)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.bind((_HOST, port))
+    return bound
