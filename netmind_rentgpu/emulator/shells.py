@@ -147,7 +147,7 @@ class _Container:
 
     async def _serve(self, connected: socket.socket, inside: Inside) -> None:
         if self.host_key is None:
-            self.host_key = asyncssh.generate_private_key("ssh-ed25519")
+            self.host_key = asyncssh.generate_private_key("ssh-ed25519")  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
         try:
             await asyncssh.run_server(
                 connected,
@@ -208,7 +208,7 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         def files(channel: Any) -> asyncssh.SFTPServer:
             return asyncssh.SFTPServer(channel, chroot=os.fsencode(inhabited.home))
 
-        super().__init__(self._run, files, sftp_version=3, allow_scp=True)
+        super().__init__(self._run, files, 3, True)  # pyright: ignore[reportUnknownMemberType]  # noqa: FBT003  # version, scp
         self._inhabited = inhabited
         self._process: asyncio.subprocess.Process | None = None
         self._terminal: int | None = None
@@ -289,7 +289,7 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
 def _bound(port: int) -> socket.socket:
     """Return a socket that has a port but does not listen; several may have the same."""
     bound = socket.socket()
-    bound.setblocking(False)
+    bound.settimeout(0)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind((_HOST, port))
     return bound
