@@ -30,6 +30,7 @@ FLOORS = [
     "resources.auths",
     "resources.images",
     "conditions",
+    "connecting",
     "waiting.strategy",
     "waiting.snapshots",
     "waiting.look",
@@ -50,6 +51,7 @@ FLOORS = [
     "cli",
 ]
 KNOWS = {
+    "aiohappyeyeballs": {"connecting"},
     "aiohttp": {"wire.transport", "emulator.web", "client"},
     "anyio": {"bridge"},
     "cattrs": {"wire.codec"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from netmind_rentgpu.conditions import Condition
+from netmind_rentgpu.connecting import connect
 from netmind_rentgpu.models import Container, SSHEndpoint
 from netmind_rentgpu.waiting.snapshots import Seat
 from netmind_rentgpu.waiting.sweep import Sweep
@@ -12,28 +13,27 @@ from netmind_rentgpu.waiting.waits import Wait, checked_timeout
 
 __all__ = ["probe", "wait_until_reachable"]
 
-_LONGEST_PROBE = 10.0
+# Who does not answer at once is given longer the next time, so that many who hang hold up the others less.
+_FIRST_PROBE, _LONGEST_PROBE = 2.5, 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 # A server may say other things first, each a line (RFC 4253, 4.2).
 _LONGEST_GREETING = 16 * 1024
 
 
-async def probe(endpoint: SSHEndpoint) -> str | None:
-    """Ask an endpoint for an SSH server's first words; return what is wrong, None if nothing is.
-
-    It takes ten seconds at most.
-    """
+async def probe(endpoint: SSHEndpoint, seconds: float) -> str | None:
+    """Ask an endpoint for an SSH server's first words, for so long; return what is wrong, None if nothing is."""
     try:
-        async with asyncio.timeout(_LONGEST_PROBE):
+        async with asyncio.timeout(seconds):
             return await _greeting_of(endpoint)
     except TimeoutError:
-        return f"nothing answers within {_LONGEST_PROBE:g} s"
+        return f"nothing answers within {seconds:g} s"
     except (OSError, UnicodeError) as error:  # the latter for what can be no host's name
         return f"no connection ({error})"
 
 
 async def _greeting_of(endpoint: SSHEndpoint) -> str | None:
-    reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port, limit=_LONGEST_GREETING)
+    connected = await connect(endpoint.host, endpoint.port)
+    reader, writer = await asyncio.open_connection(sock=connected, limit=_LONGEST_GREETING)
     read = 0
     try:
         while read <= _LONGEST_GREETING:
@@ -72,7 +72,7 @@ async def wait_until_reachable(
     except TimeoutError:
         if not deadline.expired():
             raise
-        raise waiting.wait.timed_out(seconds, waiting.problem) from sweep.failure
+        raise waiting.wait.timed_out(seconds, waiting.problem) from sweep.failure_of(waiting.wait.pending)
     finally:
         sweep.leave(waiting.seat)
 
@@ -132,12 +132,12 @@ class _Waiting:
 
     async def _ask(self, endpoint: SSHEndpoint) -> None:
         self.problem = ""
-        pause = _FIRST_PAUSE
+        pause, seconds = _FIRST_PAUSE, _FIRST_PROBE
         while True:
             async with self._probes:
-                problem = await probe(endpoint)
+                problem = await probe(endpoint, seconds)
             if problem is None:
                 return
             self.problem = f"{endpoint.host} port {endpoint.port}: {problem}"
             await asyncio.sleep(pause)
-            pause = min(_LONGEST_PAUSE, pause * 1.5)
+            pause, seconds = min(_LONGEST_PAUSE, pause * 1.5), min(_LONGEST_PROBE, seconds * 2)

@@ -13,7 +13,6 @@ from virtual import Account, VirtualLoop
 
 from netmind_rentgpu import Container, ContainerFailedError, ContainerGoneError, SSHEndpoint, WaitTimeoutError
 from netmind_rentgpu.conditions import status_in
-from netmind_rentgpu.waiting import reachable
 from netmind_rentgpu.waiting.reachable import probe
 from netmind_rentgpu.wire.outcome import Answer, Request
 
@@ -56,18 +55,17 @@ def at(port: int) -> str:
 )
 async def test_what_answers(serve: Serve, problem: str | None) -> None:
     async with listening(serve) as port:
-        assert await probe(SSHEndpoint("127.0.0.1", port, "root")) == problem
+        assert await probe(SSHEndpoint("127.0.0.1", port, "root"), LONG) == problem
 
 
-async def test_what_does_not_answer(monkeypatch: pytest.MonkeyPatch, free_port: int) -> None:
-    monkeypatch.setattr(reachable, "_LONGEST_PROBE", 0.05)
+async def test_what_does_not_answer(free_port: int) -> None:
     async with listening(says()) as silent:
-        assert await probe(SSHEndpoint("127.0.0.1", silent, "root")) == "nothing answers within 0.05 s"
-    refused = await probe(SSHEndpoint("127.0.0.1", free_port, "root"))
+        assert await probe(SSHEndpoint("127.0.0.1", silent, "root"), 0.05) == "nothing answers within 0.05 s"
+    refused = await probe(SSHEndpoint("127.0.0.1", free_port, "root"), LONG)
     assert refused is not None
     assert refused.startswith("no connection (")
     for strange in ("a" * 70, "\N{SNOWMAN}\ud800"):
-        assert (await probe(SSHEndpoint(strange, 22, "root")) or "").startswith("no connection (")
+        assert (await probe(SSHEndpoint(strange, 22, "root"), LONG) or "").startswith("no connection (")
 
 
 async def test_it_is_waited_for_and_the_container_is_returned(account: Account, free_port: int) -> None:

@@ -1,0 +1,48 @@
+"""Which of a host's addresses is connected to."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import pytest
+from banners import listening, says
+from hostile import full_listener
+
+from netmind_rentgpu import connecting
+
+LONG = 60
+
+
+async def test_an_address_that_swallows_what_is_sent_does_not_keep_from_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with full_listener() as url:
+        full = int(url.rpartition(":")[2])
+        async with listening(says()) as port:
+
+            async def look_up(host: str, *_: Any, **__: Any) -> Any:
+                assert host == "two.example"
+                return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", one)) for one in (full, port)]
+
+            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+            async with asyncio.timeout(LONG):
+                connected = await connecting.connect("two.example", 22)
+            with connected:
+                assert connected.getpeername() == ("127.0.0.1", port)
+
+
+async def test_an_address_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def look_up(*_: Any, **__: Any) -> Any:
+        pytest.fail("there is nothing to look up")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
+    async with listening(says()) as port:
+        with await connecting.connect("127.0.0.1", port) as connected:
+            assert connected.getpeername() == ("127.0.0.1", port)
+
+
+async def test_a_name_that_nobody_knows() -> None:
+    with pytest.raises(socket.gaierror):
+        await connecting.connect("no-such-name.invalid", 22)
