@@ -10,14 +10,27 @@ there is any.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TypeAlias
 
 import attrs
 
+from netmind_rentgpu.errors import InvalidArgumentError
 from netmind_rentgpu.models import Container
 
-__all__ = ["Condition", "all_of", "any_of", "gone", "has_ssh", "met_by_absence", "negate", "status_in"]
+__all__ = [
+    "Condition",
+    "all_of",
+    "any_of",
+    "checked",
+    "gone",
+    "has_ssh",
+    "judged",
+    "met_by_absence",
+    "negate",
+    "status_in",
+]
 
 Condition: TypeAlias = Callable[[Container], object]
 """Says of a container whether it is as it should be."""
@@ -71,7 +84,7 @@ def all_of(*conditions: Condition) -> Condition:
     """Make the condition that all of these are met; with none, it always is."""
     return _Combined(
         _text("all_of", conditions),
-        lambda container: all(condition(container) for condition in conditions),
+        lambda container: all(judged(condition, container) for condition in conditions),
         bool(conditions) and all(map(met_by_absence, conditions)),
     )
 
@@ -80,14 +93,14 @@ def any_of(*conditions: Condition) -> Condition:
     """Make the condition that at least one of these is met; with none, it never is."""
     return _Combined(
         _text("any_of", conditions),
-        lambda container: any(condition(container) for condition in conditions),
+        lambda container: any(judged(condition, container) for condition in conditions),
         any(map(met_by_absence, conditions)),
     )
 
 
 def negate(condition: Condition) -> Condition:
     """Make the condition that another is not met, by a container that exists."""
-    return _Combined(_text("negate", (condition,)), lambda container: not condition(container))
+    return _Combined(_text("negate", (condition,)), lambda container: not judged(condition, container))
 
 
 def met_by_absence(condition: Condition) -> bool:
@@ -95,5 +108,34 @@ def met_by_absence(condition: Condition) -> bool:
     return condition is gone or (isinstance(condition, _Combined) and condition.absence)
 
 
+def checked(argument: str, condition: Condition) -> Condition:
+    """Return a condition as it is.
+
+    Raises:
+        InvalidArgumentError: it is none.
+    """
+    if not callable(condition) or any(map(inspect.iscoroutinefunction, (condition, type(condition).__call__))):
+        raise InvalidArgumentError(argument, "must be a plain function of a container, which says yes or no")
+    return condition
+
+
+def judged(condition: Condition, container: Container) -> bool:
+    """Ask a condition.
+
+    Raises:
+        InvalidArgumentError: it is none: it gives something that has to be awaited, which would always count as met.
+    """
+    answer = condition(container)
+    if not answer:
+        return False
+    if inspect.isawaitable(answer):
+        if inspect.iscoroutine(answer):
+            answer.close()
+        raise InvalidArgumentError("condition", "must say yes or no at once, and not give something to await")
+    return True
+
+
 def _text(name: str, conditions: tuple[Condition, ...]) -> str:
+    for condition in conditions:
+        checked("condition", condition)
     return f"{name}({', '.join(getattr(one, '__name__', None) or repr(one) for one in conditions)})"

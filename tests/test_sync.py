@@ -499,7 +499,7 @@ def test_it_watches_and_what_is_abandoned_is_closed(gpu: RentGPU, served: Emulat
     def first_look_over() -> bool:
         # What changes before that is no change to who watches.
         snapshots = sweep._snapshots
-        return not snapshots.nobody and not snapshots.waiting_for_base()
+        return not snapshots.nobody and not snapshots.base_wanted
 
     later = once(first_look_over, lambda: served.clock.advance(60))
     for change in gpu.containers.watch():

@@ -163,6 +163,7 @@ class AsyncContainers:
             RentGPUError: any other of the client's errors.
         """
         request = Request(method="DELETE", path=_path(container_id))
+        deleted = True
         try:
             return await self._caller.one_or_none(Container, request, timeout)
         except NotFoundError as error:
@@ -170,10 +171,14 @@ class AsyncContainers:
         except (ConflictError, InvalidRequestError) as error:
             # What a second delete answers is not documented. If it is about one that is gone, there is nothing to get.
             if not await self._is_gone(container_id, timeout):
+                deleted = False
                 raise
             gone = error
+        except BaseException:
+            deleted = False
+            raise
         finally:
-            self._sweep.touch(container_id)
+            self._sweep.touch(container_id, deleted=deleted)
         if missing_ok or gone.earlier_attempt_unclear:
             return None
         raise gone

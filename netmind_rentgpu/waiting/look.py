@@ -8,16 +8,17 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 import attrs
 
-from netmind_rentgpu.errors import NotFoundError
-from netmind_rentgpu.waiting.snapshots import KnownPage, Seat, Snapshots
+from netmind_rentgpu.errors import APITimeoutError, ClientStateError, NotFoundError, RateLimitError, RentGPUError
+from netmind_rentgpu.waiting.snapshots import KnownPage, Snapshots
 from netmind_rentgpu.waiting.strategy import one_by_one, pages_left, worth_recounting
 from netmind_rentgpu.wire.caller import Caller, Reply
 from netmind_rentgpu.wire.outcome import UNCHANGED, Request
 from netmind_rentgpu.wire.paging import PageSize, Walk
+from netmind_rentgpu.wire.payload import parse
 
 __all__ = ["Look", "Looker", "Satisfied"]
 
@@ -25,6 +26,9 @@ _AT_ONCE = 8
 # Of the containers that a list lags behind with, so many are asked for by themselves at each look, or as many as the list
 # has pages.
 _LEAST_UNLISTED = 32
+# A connection that has died silently must not use up the deadlines of all who wait. Where the service is that slow, more is
+# allowed from then on.
+_FIRST_PATIENCE = 10.0
 
 Satisfied: TypeAlias = Callable[[], bool]
 """Takes in a seat's news; tells whether the one who sits there has what it came for."""
@@ -35,35 +39,48 @@ class Look:
     """One look at what is wanted, which one may begin and another finish.
 
     Attributes:
+        began: when.
         whole: it is about all that is wanted, and not only about what nobody has looked at yet.
         to_end: the list has to be walked to its end.
         left: the ids that have not been seen yet.
+        walking: it goes through the list just now.
         pages, hits: how many pages it has taken, and how many of those ids it found there.
         answered: how many containers were there that the list did not show.
+        told: some request of it was answered.
+        failed: why those could not be got that it has given up.
         recount: it walks as far as the account is thought to reach, even where that seems to cost more.
-        bases: those who wait for its end to know how all containers are.
+        kept: the pages that it has seen, by marker and limit.
     """
 
+    began: float
     whole: bool
     to_end: bool
     left: set[int]
     walk: Walk = attrs.field(factory=Walk)
+    walking: bool = False
     pages: int = 0
     hits: int = 0
     answered: int = 0
+    told: bool = False
+    failed: dict[int, RentGPUError] = attrs.field(factory=dict[int, RentGPUError])
     recount: bool = False
-    bases: list[Seat] = attrs.field(factory=list[Seat])
-    known_pages: dict[tuple[int | str | None, int], KnownPage] = attrs.field(
-        factory=dict["tuple[int | str | None, int]", KnownPage]
-    )
+    kept: set[tuple[int | str | None, int]] = attrs.field(factory=set["tuple[int | str | None, int]"])
 
     @property
     def over(self) -> bool:
         return not self.left and (self.walk.done or not self.to_end)
 
+    def passed(self, container_id: int) -> bool:
+        """Tell whether one that is wanted only now would be missed."""
+        return not self.walking or container_id in self.walk
+
 
 class Looker:
-    """Makes the requests of one client's looks, one look after the other."""
+    """Makes the requests of one client's looks, one look after the other.
+
+    Attributes:
+        failures: why containers could not be got by themselves, as long as they can't.
+    """
 
     def __init__(self, caller: Caller, sizes: PageSize, path: str, snapshots: Snapshots) -> None:
         """Set up.
@@ -81,7 +98,9 @@ class Looker:
         self._account = 0
         self._page = caller.profile.page_size
         self._gets = 0
+        self._patience = _FIRST_PATIENCE
         self._unlisted: dict[int, None] = {}
+        self.failures: dict[int, RentGPUError] = {}
         # Requests for containers by themselves. They go on when the one who sent them has what it came for, and are the next
         # one's.
         self._running: dict[asyncio.Task[None], int] = {}
@@ -90,10 +109,12 @@ class Looker:
         """Take in that nobody asks about some containers any more."""
         for container_id in ids:
             self._unlisted.pop(container_id, None)
+            self.failures.pop(container_id, None)
 
-    def forget_pages(self) -> None:
-        """Read every page anew, whether it is as it was or not."""
-        self._pages.clear()
+    def begin_anew(self) -> None:
+        """Take in that nobody asks about anything any more."""
+        self._keep(set())
+        self._patience = _FIRST_PATIENCE
 
     async def abandon(self) -> None:
         """Leave no request running."""
@@ -104,13 +125,18 @@ class Looker:
         await asyncio.gather(*running, return_exceptions=True)
 
     async def advance(self, look: Look, satisfied: Satisfied) -> None:
-        """Ask once more: for the next page, or for what is left by itself."""
+        """Ask once more: for the next page, or for what is left by itself.
+
+        Raises:
+            RentGPUError: nothing could be learned, or the service wants to be left alone.
+        """
         seen, wanted = len(look.walk.seen), len(look.left)
         pages = pages_left(account=self._account, seen=seen, page=self._page, wanted=wanted, found=look.hits)
         if not look.pages and worth_recounting(wanted, pages, gets=self._gets):
             look.recount, self._gets = True, 0
         by_itself = one_by_one(wanted, pages) and not (look.recount and seen < self._account)
-        if not look.walk.done and (look.to_end or not by_itself):
+        look.walking = not look.walk.done and (look.to_end or not by_itself)
+        if look.walking:
             await self._ask_for_page(look)
             return
         if not look.walk.done:
@@ -119,6 +145,15 @@ class Looker:
             self._gets += wanted
         await self._ask_each(look, satisfied)
 
+    async def _call(self, request: Request) -> Reply:
+        patience, timeouts = self._patience, self._caller.timeouts
+        read = patience if timeouts.read is None else min(patience, timeouts.read)
+        try:
+            return await self._caller.call(request, attrs.evolve(timeouts, read=read))
+        except APITimeoutError:
+            self._patience = max(self._patience, 2 * patience)
+            raise
+
     async def _ask_for_page(self, look: Look) -> None:
         walk = look.walk
         marker = walk.marker
@@ -126,13 +161,15 @@ class Looker:
 
         async def ask(limit: int) -> tuple[KnownPage | None, list[int | None], Reply]:
             known = self._pages.get((marker, limit))
-            if known is not None and self._snapshots.needs(known.ids):
-                known = None
             query = {"limit": str(limit)} if marker is None else {"limit": str(limit), "marker": str(marker)}
             request = Request(method="GET", path=self._path, query=query, known=None if known is None else known.body)
-            reply = await self._caller.call(request)
-            ids = [] if reply.payload is UNCHANGED else self._caller.read(request, reply, self._caller.codec.ids)
-            return known, ids, reply
+            reply = await self._call(request)
+            if reply.payload is UNCHANGED:
+                # Asked only now: somebody may have come meanwhile who has to be told.
+                if known is not None and self._snapshots.holds(known):
+                    return known, [], reply
+                reply = reply._replace(payload=parse(reply.answer.body))
+            return None, self._caller.read(request, reply, self._caller.codec.ids), reply
 
         try:
             # Where a marker's own item is listed again, pages of one item would never get past it.
@@ -141,14 +178,16 @@ class Looker:
             if not walk.marker_refused():
                 raise
             return
+        look.told = True
         before = len(look.left)
-        if known is not None and reply.payload is UNCHANGED:
-            page = known
-            look.left.difference_update(page.ids)
-        else:
+        if known is None:
             page = self._take_page(look, ids, reply, asked)
-        if page.body:
-            look.known_pages[marker, limit] = page
+            self._replace_page((marker, limit), page)
+        else:
+            page = known
+            page.asked = asked
+            look.left.difference_update(page.ids)
+        look.kept.add((marker, limit))
         look.hits += before - len(look.left)
         look.pages += 1
         self._page = max(page.count, 1) if look.pages == 1 else max(self._page, page.count)
@@ -159,72 +198,116 @@ class Looker:
             self._account = max(self._account, len(walk.seen))
 
     def _take_page(self, look: Look, ids: list[int | None], reply: Reply, asked: float) -> KnownPage:
-        whole = True
+        page = KnownPage(reply.answer.body, tuple(one for one in ids if one is not None), len(ids), asked)
         for container_id, raw in zip(ids, reply.payload, strict=True):
-            if container_id is not None:
-                counts = self._snapshots.take(container_id, raw, asked, listed=True)
-                whole = whole and counts
-                if counts:
-                    look.left.discard(container_id)
-        readable = tuple(one for one in ids if one is not None)
-        # What did not count has to be read again, even if the page stays as it is.
-        return KnownPage(reply.answer.body if whole else b"", readable, len(ids))
+            if container_id is not None and self._snapshots.take(container_id, raw, asked, page=page):
+                look.left.discard(container_id)
+        return page
+
+    def _replace_page(self, key: tuple[int | str | None, int], page: KnownPage) -> None:
+        before = self._pages.get(key)
+        if before is not None:
+            self._snapshots.forget_page(before)
+        self._pages[key] = page
 
     async def _ask_each(self, look: Look, satisfied: Satisfied) -> None:
         """Get what is left one by one, several at once, until it is known or the one who looks is satisfied."""
         if len(look.left) == 1 and not self._running:
             await self._ask_for(look, next(iter(look.left)))
-            return
+        else:
+            await self._ask_several(look, satisfied)
+        if look.failed and not look.left:
+            if not look.told:
+                # Nothing was learned, and the reason may be the service and not those few.
+                self._raise_one(look)
+            look.failed.clear()
+
+    async def _ask_several(self, look: Look, satisfied: Satisfied) -> None:
         asked = set(self._running.values())
         waiting = deque(one for one in self._in_turn(look) if one not in asked)
-        while not satisfied():
+        while True:
+            for task in [task for task in self._running if task.done()]:
+                del self._running[task]
+                task.result()
+            if satisfied():
+                return
+            if not look.told and len(look.failed) >= _AT_ONCE:
+                self._raise_one(look)
             while waiting and len(self._running) < _AT_ONCE and not self._enough(look):
                 container_id = waiting.popleft()
                 self._running[asyncio.create_task(self._ask_for(look, container_id))] = container_id
             if not self._running:
                 break
-            done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                del self._running[task]
-            for error in [task.exception() for task in done]:
-                if error is not None:
-                    raise error
+            await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
         if self._enough(look):
             # The others have their turn at the next look.
             look.left.clear()
 
+    @staticmethod
+    def _raise_one(look: Look) -> NoReturn:
+        """Fail for those that could not be got, and leave them to the next try."""
+        error = next(iter(look.failed.values()))
+        look.left.update(look.failed)
+        look.failed.clear()
+        raise error
+
     def _in_turn(self, look: Look) -> list[int]:
-        """Order what is left: what has been asked for by itself comes last, what was so longest ago before the rest."""
+        """Order what is left.
+
+        What has been asked for by itself comes last, what was so longest ago before the rest; and after that what could not
+        be got.
+        """
         return [
-            *(one for one in look.left if one not in self._unlisted),
-            *(one for one in self._unlisted if one in look.left),
+            *(one for one in look.left if one not in self._unlisted and one not in self.failures),
+            *(one for one in self._unlisted if one in look.left and one not in self.failures),
+            *(one for one in self.failures if one in look.left),
         ]
 
     def _enough(self, look: Look) -> bool:
         return look.walk.done and look.answered >= max(_LEAST_UNLISTED, look.pages)
 
     async def _ask_for(self, look: Look, container_id: int) -> None:
+        """Get one. A failure is its own, unless it tells to leave the service alone.
+
+        Raises:
+            RateLimitError: it does.
+            ClientStateError: the client is closed.
+        """
         asked = asyncio.get_running_loop().time()
         request = Request(method="GET", path=f"{self._path}{container_id}")
+        counts = False
         try:
-            reply = await self._caller.call(request)
+            reply = await self._call(request)
+            self._caller.read(request, reply, self._snapshots.read)
         except NotFoundError:
+            look.told = True
             counts = self._snapshots.take_gone(container_id, asked)
             self._unlisted.pop(container_id, None)
+        except (RateLimitError, ClientStateError):
+            raise
+        except RentGPUError as error:
+            look.left.discard(container_id)
+            look.failed[container_id] = error
+            self.failures.pop(container_id, None)
+            self.failures[container_id] = error
+            return
         else:
-            self._caller.read(request, reply, self._snapshots.read)
-            counts = self._snapshots.take(container_id, reply.payload, asked, listed=False)
+            look.told = True
+            counts = self._snapshots.take(container_id, reply.payload, asked, page=None)
             look.answered += 1
             self._unlisted.pop(container_id, None)
             self._unlisted[container_id] = None
+        self.failures.pop(container_id, None)
         if counts:
             look.left.discard(container_id)
 
     def finish(self, look: Look) -> None:
         """Keep what a look that is over has learned for the next."""
-        if not look.whole:
-            self._pages.update(look.known_pages)
-        elif look.pages:
-            self._pages = look.known_pages
+        if look.whole:
+            self._keep(look.kept)
         for container_id in [one for one in self._unlisted if one in look.walk]:
             del self._unlisted[container_id]
+
+    def _keep(self, keys: set[tuple[int | str | None, int]]) -> None:
+        for key in self._pages.keys() - keys:
+            self._snapshots.forget_page(self._pages.pop(key))

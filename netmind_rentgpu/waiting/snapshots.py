@@ -6,6 +6,7 @@ asks about a container is told of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -44,7 +45,7 @@ class Seat:
         return news
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class KnownPage:
     """A page of the list, as it was last seen.
 
@@ -52,23 +53,28 @@ class KnownPage:
         body: the answer's, to compare the next one with.
         ids: of the items that could be read, in order.
         count: how many items there are.
+        asked: when the request was sent that was last answered so.
     """
 
     body: bytes
     ids: tuple[int, ...]
     count: int
+    asked: float
 
 
-@attrs.frozen
+@attrs.define(eq=False)
 class _Entry:
+    """How a container was when a request that was sent at `asked` was answered."""
+
     raw: Any
     container: Container
+    asked: float
 
 
 class Snapshots:
     """The last state of each container that somebody asks about.
 
-    Times are of any clock that does not go back.
+    Times are of any clock that does not go back. Of two answers, the one that was asked for later counts.
 
     Attributes:
         changed: something was new since this was last set to False.
@@ -84,13 +90,18 @@ class Snapshots:
         self.read = read
         self._lag = lag
         self._entries: dict[int, _Entry] = {}
-        self._askers: dict[int, list[Seat]] = {}
-        self._watchers: list[Seat] = []
+        # Dicts for sets that keep their order.
+        self._askers: dict[int, dict[Seat, None]] = {}
+        self._watchers: dict[Seat, None] = {}
         # First looks that are owed: whoever has just sat down is told how things are, even where nothing changes.
-        self._owed: dict[int, list[Seat]] = {}
+        self._owed: dict[int, dict[Seat, None]] = {}
+        # The page that says how a container is. Where it is the last word on all of its items, and comes again as it was,
+        # nothing on it is new.
+        self._shown: dict[int, KnownPage] = {}
         # When a call of our own changed a container: what was asked for before says nothing about it.
         self._touched: dict[int, float] = {}
-        # When it was said that one does not exist. An id is not given twice, so a list that shows it once more only lags.
+        # When it was said that one does not exist, or we deleted it. An id is not given twice, so a list that shows it once
+        # more may only lag.
         self._gone: dict[int, float] = {}
         self.changed: bool = False
 
@@ -110,35 +121,45 @@ class Snapshots:
         return bool(self._watchers)
 
     @property
+    def base_wanted(self) -> bool:
+        """Somebody asks about all containers who has not seen all yet."""
+        return any(seat.base is None for seat in self._watchers)
+
+    @property
     def nobody(self) -> bool:
         """Nobody asks about anything."""
         return not self._askers and not self._watchers
 
-    def join(self, seat: Seat, *, fresh: bool) -> set[int]:
+    def join(self, seat: Seat, *, since: float) -> set[int]:
         """Let one ask; return the ids that have to be looked at for it.
 
         Args:
-            fresh: what is known is new enough to be told.
+            since: what was asked for since then is new enough to be told.
         """
         if seat.ids is None:
-            self._watchers.append(seat)
+            if not self._watchers:
+                # What nobody asked about was not read, and has to be.
+                self._shown.clear()
+            elif since < math.inf and not self.base_wanted:
+                seat.base = self._all()
+            self._watchers[seat] = None
             return set()
         owed: set[int] = set()
         for container_id in seat.ids:
-            self._askers.setdefault(container_id, []).append(seat)
+            self._askers.setdefault(container_id, {})[seat] = None
             entry = self._entries.get(container_id)
-            if entry is not None and fresh and container_id not in self._touched:
+            if entry is not None and container_id not in self._touched and self._as_of(container_id, entry) >= since:
                 seat.tell(container_id, entry.container)
             else:
-                self._owed.setdefault(container_id, []).append(seat)
+                self._owed.setdefault(container_id, {})[seat] = None
+                self._shown.pop(container_id, None)
                 owed.add(container_id)
         return owed
 
     def leave(self, seat: Seat, ids: Iterable[int] | None = None) -> list[int]:
         """Let one ask no more, or no more about some; return what nobody asks about now, which is forgotten."""
         if seat.ids is None:
-            if seat in self._watchers:
-                self._watchers.remove(seat)
+            self._watchers.pop(seat, None)
             candidates: Iterable[int] = self._entries.keys() - self._askers.keys()
         else:
             candidates = tuple(seat.ids if ids is None else ids)
@@ -155,70 +176,110 @@ class Snapshots:
             self._touched.pop(container_id, None)
         return forgotten
 
-    def touch(self, container_id: int, now: float) -> None:
-        """Take in that a call of our own has just changed a container, or may have."""
+    def touch(self, container_id: int, now: float, *, deleted: bool = False) -> None:
+        """Take in that a call of our own has just changed a container, or may have.
+
+        Args:
+            deleted: it has deleted it, so that a list which shows it is not to be believed.
+        """
+        if deleted:
+            self._doubt(container_id, now)
         if container_id in self._askers or container_id in self._entries:
             self._touched[container_id] = now
+            self._shown.pop(container_id, None)
 
-    def needs(self, ids: Iterable[int]) -> bool:
-        """Tell whether a page with these ids has to be read even if it is as it was."""
-        return bool(self._owed or self._touched) and not (self._owed.keys() | self._touched.keys()).isdisjoint(ids)
+    def holds(self, page: KnownPage) -> bool:
+        """Tell whether a page is the last word on each of its items, for everybody who asks."""
+        shown = self._shown
+        return all(shown.get(one) is page for one in page.ids)
 
-    def take(self, container_id: int, raw: Any, asked: float, *, listed: bool) -> bool:
+    def forget_page(self, page: KnownPage) -> None:
+        """Take in that a page is not kept any more."""
+        for one in page.ids:
+            if self._shown.get(one) is page:
+                del self._shown[one]
+
+    def take(self, container_id: int, raw: Any, asked: float, *, page: KnownPage | None) -> bool:
         """Take in how a container is; return whether that counts.
 
         Args:
             raw: its JSON.
             asked: when the request was sent.
-            listed: it stood in the list, which may lag behind.
+            page: the page of the list that it stands on, which may lag behind; None where it was got by itself.
         """
-        entry = self._entries.get(container_id)
-        if entry is not None and not self._touched and not self._owed and entry.raw == raw:
-            return True
-        if not self._counts(container_id, asked) or (listed and container_id in self._gone):
+        if not self._counts(container_id, asked, listed=page is not None):
             return False
-        askers = self._askers.get(container_id)
+        entry = self._entries.get(container_id)
+        if entry is not None and asked < self._as_of(container_id, entry):
+            # A newer answer was quicker.
+            self._settle(container_id, entry)
+            return True
         if entry is not None and entry.raw == raw:
-            for seat in self._owed.pop(container_id, ()):
-                seat.tell(container_id, entry.container)
-        elif askers is not None or self._watchers:
-            # What is seen for the first time is news, but no change, unless all there was had been seen before.
-            self.changed = self.changed or entry is not None or any(seat.base is not None for seat in self._watchers)
-            entry = _Entry(raw, self.read(raw))
-            self._entries[container_id] = entry
-            self._owed.pop(container_id, None)
-            self._tell(askers or (), container_id, entry.container)
+            entry.asked = asked
+            if self._owed:
+                self._settle(container_id, entry)
+        else:
+            self._shown.pop(container_id, None)
+            if container_id in self._askers or self._watchers:
+                self._renew(container_id, raw, asked, new=entry is None)
+        if page is not None:
+            self._shown[container_id] = page
         return True
 
     def take_gone(self, container_id: int, asked: float) -> bool:
         """Take in that a container does not exist; return whether that counts."""
-        if not self._counts(container_id, asked):
+        if not self._counts(container_id, asked, listed=False):
             return False
+        entry = self._entries.get(container_id)
+        if entry is not None and asked < self._as_of(container_id, entry):
+            self._settle(container_id, entry)
+            return True
         self.changed = True
-        self._gone[container_id] = asked
-        while asked - self._gone[oldest := next(iter(self._gone))] > self._lag:
-            del self._gone[oldest]
+        self._doubt(container_id, asked)
         self._entries.pop(container_id, None)
         self._owed.pop(container_id, None)
+        self._shown.pop(container_id, None)
         self._tell(self._askers.pop(container_id, ()), container_id, None)
         return True
 
-    def take_end(self, began: Iterable[Seat]) -> None:
-        """Take in that all containers have been looked at, for those who had begun to ask before that began."""
-        for seat in began:
+    def take_end(self) -> None:
+        """Take in that all containers have been looked at."""
+        for seat in self._watchers:
             if seat.base is None:
-                seat.base = {one: entry.container for one, entry in self._entries.items()}
+                seat.base = self._all()
 
-    def waiting_for_base(self) -> list[Seat]:
-        """Return those who ask about all and have not seen all yet."""
-        return [seat for seat in self._watchers if seat.base is None]
+    def _all(self) -> dict[int, Container]:
+        return {one: entry.container for one, entry in self._entries.items()}
 
-    def _counts(self, container_id: int, asked: float) -> bool:
-        touched = self._touched.get(container_id)
-        if touched is not None:
-            if asked < touched:
+    def _as_of(self, container_id: int, entry: _Entry) -> float:
+        page = self._shown.get(container_id)
+        return entry.asked if page is None else max(entry.asked, page.asked)
+
+    def _renew(self, container_id: int, raw: Any, asked: float, *, new: bool) -> None:
+        # What is seen for the first time is news, but no change, unless all there was had been seen before.
+        self.changed = self.changed or not new or any(seat.base is not None for seat in self._watchers)
+        self._entries[container_id] = entry = _Entry(raw, self.read(raw), asked)
+        self._owed.pop(container_id, None)
+        self._tell(self._askers.get(container_id, ()), container_id, entry.container)
+
+    def _settle(self, container_id: int, entry: _Entry) -> None:
+        for seat in self._owed.pop(container_id, ()):
+            seat.tell(container_id, entry.container)
+
+    def _doubt(self, container_id: int, now: float) -> None:
+        self._gone.pop(container_id, None)
+        self._gone[container_id] = now
+        while now - self._gone[oldest := next(iter(self._gone))] > self._lag:
+            del self._gone[oldest]
+
+    def _counts(self, container_id: int, asked: float, *, listed: bool) -> bool:
+        if self._touched and asked < self._touched.get(container_id, -math.inf):
+            return False
+        if self._gone and container_id in self._gone:
+            if listed and asked - self._gone[container_id] <= self._lag:
                 return False
-            del self._touched[container_id]
+            del self._gone[container_id]
+        self._touched.pop(container_id, None)
         return True
 
     def _tell(self, askers: Iterable[Seat], container_id: int, container: Container | None) -> None:
@@ -229,9 +290,9 @@ class Snapshots:
                 seat.tell(container_id, container)
 
 
-def _unseat(seats: dict[int, list[Seat]], container_id: int, seat: Seat) -> None:
-    those = seats.get(container_id, [])
+def _unseat(seats: dict[int, dict[Seat, None]], container_id: int, seat: Seat) -> None:
+    those = seats.get(container_id, {})
     if seat in those:
-        those.remove(seat)
+        del those[seat]
         if not those:
             del seats[container_id]

@@ -11,7 +11,7 @@ from netmind_rentgpu.errors import RateLimitError, RentGPUError, ServerError
 __all__ = ["Pace", "one_by_one", "pages_left", "worth_recounting"]
 
 
-def pages_left(*, account: int, seen: int, page: int, wanted: int, found: int) -> float:
+def pages_left(*, account: int, seen: int, page: int, wanted: int, found: int) -> int:
     """Estimate how many more pages a walk over the list takes until it has seen all that is wanted.
 
     Args:
@@ -25,16 +25,18 @@ def pages_left(*, account: int, seen: int, page: int, wanted: int, found: int) -
         return math.ceil((account - seen) / page)
     if not seen:
         return 1
-    # Beyond what is known, those that are wanted are taken to be as frequent as before.
-    return math.ceil(wanted * seen / (found * page)) if found else math.inf
+    # Nobody knows how long it goes on. To assume as much again as was walked never costs more than twice the best.
+    walked = math.ceil(seen / page)
+    # Those that are wanted may be as frequent as before, too.
+    return min(walked, math.ceil(wanted * seen / (found * page))) if found else walked
 
 
-def one_by_one(wanted: int, pages: float) -> bool:
+def one_by_one(wanted: int, pages: int) -> bool:
     """Tell whether to get the wanted containers by themselves and not to walk on; a list may also lag behind."""
     return wanted <= pages
 
 
-def worth_recounting(wanted: int, pages: float, *, gets: int) -> bool:
+def worth_recounting(wanted: int, pages: int, *, gets: int) -> bool:
     """Tell whether to find out by walking how long the list is now, since it may have become short.
 
     That adds a tenth to what is spent where it has not.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from random import random
@@ -23,6 +24,8 @@ from netmind_rentgpu.wire.paging import PageSize
 __all__ = ["Sweep"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
+
+_MOST_MOVING = 10
 
 
 class Sweep:
@@ -65,6 +68,12 @@ class Sweep:
         self._nap: asyncio.Future[None] | None = None
         self.failure: RentGPUError | None = None
         self.failing_since: float | None = None
+        # What can be asked is fresh if it was asked for since then.
+        self._looked_at = math.inf
+        # How many looks at all containers have found some that the one before had not.
+        self._moving = 0
+        self._known_before: set[int] = set()
+        caller.when_closed(self._wake_all)
 
     def join(self, ids: Iterable[int] | None) -> Seat:
         """Begin to ask about containers; None for all.
@@ -77,17 +86,16 @@ class Sweep:
         if self._snapshots.nobody:
             self._pace.reset()
             self._next = now
+            self.failure = self.failing_since = None
         seat = Seat(None if ids is None else set(ids))
-        owed = self._snapshots.join(seat, fresh=now < self._next)
-        if self._look is not None and seat.ids is not None:
-            ahead = {one for one in owed if one not in self._look.walk}
+        first = not self._snapshots.all_wanted
+        owed = self._snapshots.join(seat, since=self._looked_at if now < self._next else math.inf)
+        if seat.ids is None and first:
+            self._next = now
+        if self._look is not None:
+            ahead = {one for one in owed if not self._look.passed(one)}
             self._look.left |= ahead
             owed -= ahead
-        if seat.ids is None:
-            # What nobody asked about was not read, and has to be.
-            self._look = None
-            self._looker.forget_pages()
-            self._next = now
         self._new |= owed
         self._wake_leader()
         return seat
@@ -100,12 +108,17 @@ class Sweep:
             self._look.left.difference_update(forgotten)
         self._looker.forget(forgotten)
         if self._snapshots.nobody:
-            self._looker.forget_pages()
+            self._looker.begin_anew()
             self._look = None
 
-    def touch(self, container_id: int) -> None:
+    def touch(self, container_id: int, *, deleted: bool = False) -> None:
         """Take in that a call of our own has just changed a container, or may have: what was seen before is old."""
-        self._snapshots.touch(container_id, asyncio.get_running_loop().time())
+        self._snapshots.touch(container_id, asyncio.get_running_loop().time(), deleted=deleted)
+
+    def failure_of(self, ids: Iterable[int]) -> RentGPUError | None:
+        """Return why nothing has been learned of some containers lately; None if nothing failed."""
+        failures = self._looker.failures
+        return self.failure or next((failures[one] for one in ids if one in failures), None)
 
     async def attend(self, seat: Seat, satisfied: Satisfied, *, until: float | None = None) -> None:
         """Wait until one who has joined is satisfied, looking for all while nobody else does.
@@ -168,34 +181,43 @@ class Sweep:
     async def _lead(self, satisfied: Satisfied, until: float | None) -> None:
         """Look, again and again, until satisfied."""
         loop = asyncio.get_running_loop()
-        while not satisfied() and (until is None or (now := loop.time()) < until):
-            now = loop.time()
-            self._caller.check_usable()
-            idle = now - self._active_at > self._pace.longest
-            self._active_at = now
-            if idle:
-                self._look = None
-            due = max(self._not_before, now if self._look is not None or self._new else self._next)
-            if due > now:
-                await self._sleep_until(due if until is None else min(due, until))
-                self._active_at = loop.time()
-                continue
-            if self._look is None:
-                await self._looker.abandon()
-                # Others who begin to wait at the same time are to be in it.
-                await asyncio.sleep(0)
-                self._look = self._begin(loop.time())
-            current = self._look
-            try:
-                await self._looker.advance(current, satisfied)
-            except ClientStateError:
-                raise
-            except RentGPUError as error:
-                self._failed(error)
-            else:
-                self.failure = self.failing_since = None
-                if current.over and self._look is current:
-                    self._finish(current)
+        if loop.time() - self._active_at > self._pace.longest:
+            # What others have seen when they last looked is too old to go on from.
+            self._look = None
+        try:
+            while not satisfied() and (until is None or loop.time() < until):
+                self._caller.check_usable()
+                now = loop.time()
+                due = max(self._not_before, now if self._look is not None or self._new else self._next)
+                if due > now:
+                    await self._sleep_until(due if until is None else min(due, until))
+                else:
+                    await self._look_on(satisfied)
+        finally:
+            self._active_at = loop.time()
+
+    async def _look_on(self, satisfied: Satisfied) -> None:
+        """Ask once more."""
+        loop = asyncio.get_running_loop()
+        if self._look is not None and not self._look.whole and loop.time() >= self._next:
+            # Those that it is about may never be got, and the others are due.
+            self._look = None
+        if self._look is None:
+            await self._looker.abandon()
+            # Others who begin to wait at the same time are to be in it.
+            await asyncio.sleep(0)
+            self._look = self._begin(loop.time())
+        current = self._look
+        try:
+            await self._looker.advance(current, satisfied)
+        except ClientStateError:
+            raise
+        except RentGPUError as error:
+            self._failed(error)
+        else:
+            self.failure = self.failing_since = None
+            if current.over and self._look is current:
+                self._finish(current)
 
     async def _sleep_until(self, moment: float) -> None:
         loop = asyncio.get_running_loop()
@@ -211,13 +233,18 @@ class Sweep:
         if self._nap is not None:
             _wake(self._nap)
 
+    def _wake_all(self) -> None:
+        self._wake_leader()
+        for future in self._blocked.values():
+            _wake(future)
+
     def _begin(self, now: float) -> Look:
         snapshots = self._snapshots
         whole = now >= self._next
         to_end = whole and snapshots.all_wanted
         left = snapshots.known if to_end else snapshots.wanted if whole else self._new
         self._new = set()
-        return Look(whole, to_end, left, bases=snapshots.waiting_for_base() if to_end else [])
+        return Look(now, whole, to_end, left)
 
     def _failed(self, error: RentGPUError) -> None:
         now = asyncio.get_running_loop().time()
@@ -225,7 +252,7 @@ class Sweep:
         if self.failing_since is None:
             self.failing_since = now
         delay = self._pace.after_failure(self._random(), error)
-        self._not_before = now + delay
+        self._not_before = max(self._not_before, now + delay)
         logger.info("a look at the containers failed, and is tried again in %.1f s: %s", delay, error)
 
     def _finish(self, current: Look) -> None:
@@ -234,11 +261,26 @@ class Sweep:
         self._looker.finish(current)
         if not current.whole:
             return
-        if current.to_end:
-            self._snapshots.take_end(current.bases)
+        if current.to_end and self._snapshots.base_wanted and self._settled(current):
+            self._snapshots.take_end()
         delay = self._pace.after_look(self._random(), changed=self._snapshots.changed)
         self._snapshots.changed = False
-        self._next = asyncio.get_running_loop().time() + delay
+        self._looked_at = current.began
+        now = asyncio.get_running_loop().time()
+        # Whoever has come to ask about all is still to be looked for.
+        self._next = now if self._snapshots.all_wanted and not current.to_end else now + delay
+
+    def _settled(self, current: Look) -> bool:
+        """Tell whether all containers were seen. A list that moves has to be walked until no more turn up, within reason."""
+        known = self._snapshots.known
+        self._moving += 1
+        settled = (current.walk.complete and current.walk.sorted_by_id) or known <= self._known_before
+        if settled or self._moving >= _MOST_MOVING:
+            self._moving = 0
+            self._known_before = set()
+            return True
+        self._known_before = known
+        return False
 
 
 def _wake(future: asyncio.Future[None]) -> None:

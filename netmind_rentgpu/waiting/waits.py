@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import attrs
 
-from netmind_rentgpu.conditions import Condition, met_by_absence
+from netmind_rentgpu.conditions import Condition, checked, judged, met_by_absence
 from netmind_rentgpu.errors import (
     ContainerFailedError,
     ContainerGoneError,
     InvalidArgumentError,
+    RentGPUError,
     WaitTimeoutError,
 )
 from netmind_rentgpu.models import Container
@@ -70,8 +71,8 @@ class Wait:
         self.arrived: dict[int, Container] = {}
         self.pending: dict[int, Container | None] = dict.fromkeys(ids)
         self._total = len(self.pending)
-        self._until = _checked("until", until)
-        self._fail = None if fail is None else _checked("fail", fail)
+        self._until = checked("until", until)
+        self._fail = None if fail is None else checked("fail", fail)
         self._on_progress = on_progress
 
     def report(self) -> None:
@@ -87,24 +88,30 @@ class Wait:
             ContainerGoneError: one is gone, and that is not what is waited for.
         """
         arrived: list[int] = []
+        # Built when all has been judged: it says what has arrived.
+        failure: Callable[[], RentGPUError] | None = None
         for container_id, container in news.items():
             if container is None:
                 last = self.pending[container_id]
                 if not met_by_absence(self._until):
-                    raise self._gone(container_id, last)
+                    failure = failure or partial(self._gone, container_id, last)
+                    continue
                 # Of one that was never seen, nothing is known but its id.
                 found = Container(id=container_id) if last is None else last
             else:
                 self.pending[container_id] = found = container
-                if self._fail is not None and self._fail(container):
-                    raise self._failed(container)
-                if not self._until(container):
+                if self._fail is not None and judged(self._fail, container):
+                    failure = failure or partial(self._failed, container)
+                    continue
+                if not judged(self._until, container):
                     continue
             del self.pending[container_id]
             self.arrived[container_id] = found
             arrived.append(container_id)
         if arrived:
             self.report()
+        if failure is not None:
+            raise failure()
         return arrived
 
     def timed_out(self, timeout: float, note: str = "") -> WaitTimeoutError:
@@ -175,7 +182,7 @@ async def wait_for_all(
     except TimeoutError:
         if not deadline.expired():
             raise
-        raise wait.timed_out(seconds) from sweep.failure
+        raise wait.timed_out(seconds) from sweep.failure_of(wait.pending)
     finally:
         sweep.leave(seat)
     return wait.arrived
@@ -189,12 +196,6 @@ def _described(container_id: int, container: Container | None) -> str:
     ssh = container.ssh or ""
     cannot = ", in which no endpoint can be read" if ssh.strip() and container.ssh_endpoint is None else ""
     return f"{_label(container_id, container)} has status {status}, ssh {ssh[:_LONGEST_SHOWN]!r}{cannot}"
-
-
-def _checked(argument: str, condition: Condition) -> Condition:
-    if not callable(condition) or inspect.iscoroutinefunction(condition):
-        raise InvalidArgumentError(argument, "must be a plain function of a container, which says yes or no")
-    return condition
 
 
 def checked_timeout(timeout: float) -> float:

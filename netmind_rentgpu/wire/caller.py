@@ -76,7 +76,13 @@ class Caller:
         self._random = random
         self._slots = asyncio.Semaphore(min(settings.max_connections, transport.connection_limit or 2**31))
         self._paused_until = 0.0
+        self._closing: list[Callable[[], object]] = []
         self.codec: Codec = Codec(profile)
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The client's own."""
+        return self._settings.timeouts
 
     @property
     def profile(self) -> ServiceProfile:
@@ -183,9 +189,17 @@ class Caller:
         finally:
             lock.release()
 
+    def when_closed(self, tell: Callable[[], object]) -> None:
+        """Have somebody told when the transport is closed."""
+        self._closing.append(tell)
+
     async def close(self) -> None:
         """Close the transport."""
-        await self._transport.close()
+        try:
+            await self._transport.close()
+        finally:
+            for tell in self._closing:
+                tell()
 
     async def _attempt(self, request: Request, timeouts: Timeouts, started: float, now: float, attempt: int) -> Reply:
         remaining = timeouts.total if timeouts.total is None or now == started else started + timeouts.total - now

@@ -137,6 +137,12 @@ class Account:
         self.truth[container_id] = {"id": container_id, "name": f"n{container_id}", "status": status, "ssh": ssh}
         self.history[container_id].append(self.truth[container_id])
 
+    def revert(self, container_id: int) -> None:
+        """Let one be as it was before its last change."""
+        before = self.history[container_id][-2:][0]
+        assert before is not None
+        self.set(container_id, before["status"], before["ssh"])
+
     def delete(self, container_id: int) -> None:
         self.deleted[container_id] = self.loop.time(), self.truth.pop(container_id)
         self.history[container_id].append(None)
@@ -172,10 +178,24 @@ class Account:
 
     def _answer(self, request: Request) -> Answer:
         item = request.path.rpartition("/")[2]
+        if request.method != "GET":
+            return self._act(request)
         if item:
             found = self.truth.get(int(item))
             return answered(404, {"detail": "not found"}) if found is None else answered(200, found)
         return self._page(request.query.get("marker"), min(self.page, int(request.query["limit"])))
+
+    def _act(self, request: Request) -> Answer:
+        *_, number, what = request.path.split("/") if request.method == "POST" else (*request.path.split("/"), "delete")
+        container_id = int(number)
+        if container_id not in self.truth:
+            return answered(404, {"detail": "not found"})
+        before = self.truth[container_id]
+        if what == "delete":
+            self.delete(container_id)
+        else:
+            self.set(container_id, before["status"] + 1, None if what == "stop" else before["ssh"])
+        return answered(200, self.truth.get(container_id, before))
 
     def _page(self, marker: str | None, limit: int) -> Answer:
         shown = self.listed()

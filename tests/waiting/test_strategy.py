@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,9 +19,10 @@ from netmind_rentgpu.waiting.strategy import Pace, one_by_one, pages_left, worth
         (10_001, 0, 100, 3, 0, 101),
         (10_000, 9_950, 100, 3, 0, 1),
         (100, 100, 100, 50, 50, 1),  # half were found on one page
-        (100, 100, 100, 2, 1, 2),
-        (300, 300, 100, 3, 0, math.inf),  # none was found anywhere
-        (50, 300, 100, 3, 1, 9),  # it has grown
+        (100, 100, 100, 2, 1, 1),  # as much again as was walked
+        (300, 300, 100, 3, 0, 3),  # none was found anywhere
+        (50, 300, 100, 3, 1, 3),  # it has grown
+        (300, 300, 100, 3, 200, 1),  # they stand close together
     ],
 )
 def test_pages_left(account: int, seen: int, page: int, wanted: int, found: int, pages: float) -> None:
@@ -69,9 +68,9 @@ def test_getting_never_costs_more_than_walking_seems_to(
 
 @pytest.mark.parametrize(
     ("wanted", "pages", "gets", "expected"),
-    [(3, 4, 40, False), (3, 4, 41, True), (1, 4, 1000, False), (2, math.inf, 10**9, False)],
+    [(3, 4, 40, False), (3, 4, 41, True), (1, 4, 1000, False), (2, 10**9, 10**9, False)],
 )
-def test_what_was_spent_on_gets_buys_a_count(wanted: int, pages: float, gets: int, expected: bool) -> None:
+def test_what_was_spent_on_gets_buys_a_count(wanted: int, pages: int, gets: int, expected: bool) -> None:
     assert worth_recounting(wanted, pages, gets=gets) is expected
 
 

@@ -1,0 +1,315 @@
+"""What an answer proves, and what it does not: old answers, pages that are as they were, lists that lag and move."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+from typing import Any
+
+import pytest
+from virtual import Account, answered, virtually
+
+from netmind_rentgpu.conditions import has_ssh, status_in
+from netmind_rentgpu.errors import ContainerFailedError, ContainerGoneError, WaitTimeoutError
+from netmind_rentgpu.models import Container
+from netmind_rentgpu.resources.containers import AsyncContainers
+from netmind_rentgpu.waiting.snapshots import KnownPage, Seat, Snapshots
+from netmind_rentgpu.wire.outcome import Answer, Request
+
+running = status_in(1)
+
+
+async def ended(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+def watched(containers: AsyncContainers, ids: list[int] | None = None) -> tuple[asyncio.Task[None], list[Any]]:
+    """Watch; return what is read, as statuses before and after."""
+    read: list[Any] = []
+
+    async def run() -> None:
+        async for change in containers.watch(ids):
+            before, after = change.before, change.after
+            read.append((change.container_id, before and before.status, after and after.status))
+
+    return asyncio.create_task(run()), read
+
+
+@pytest.mark.parametrize("moment", [20, 21, 22, 23, 24.5])
+def test_a_page_that_is_as_it_was_tells_of_what_was_otherwise_meanwhile(moment: float) -> None:
+    async def run(account: Account) -> None:
+        containers = account.containers()
+        one, *_ = account.truth
+        for container_id in account.truth:
+            account.set(container_id, 1, "ssh root@h -p 1")
+
+        async def meets(request: Request) -> Answer | None:
+            if request.method == "POST":
+                account.set(one, 2, "")
+                return answered(200, account.truth[one])
+            return None
+
+        reading, read = watched(containers)
+        await asyncio.sleep(moment)
+        account.meets = meets
+        await containers.restart(one)
+        waiting = asyncio.create_task(containers.wait(one, until=has_ssh, timeout=100))
+        await asyncio.sleep(0.1)
+        # By now a get has seen it restart. The list never will.
+        account.set(one, 1, "ssh root@h -p 1")
+        assert (await waiting).status == 1
+        assert read == [(one, 1, 2), (one, 2, 1)]
+        await ended(reading)
+
+    virtually(run, count=9)
+
+
+def test_one_who_comes_while_an_unchanged_page_is_under_way_is_told() -> None:
+    async def run(account: Account) -> None:
+        account.latency = 0.2
+        containers = account.containers()
+        ids = list(account.truth)
+        others = [asyncio.create_task(containers.wait(one, until=running, timeout=1000)) for one in ids]
+        await asyncio.sleep(40)
+        count = len(account.asked)
+        while len(account.asked) == count:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        assert (await containers.wait(ids[0], until=status_in(0), timeout=3)).id == ids[0]
+        await ended(*others)
+
+    virtually(run, count=3)
+
+
+def test_a_get_that_is_answered_late_does_not_overtake_a_newer_page() -> None:
+    async def run(account: Account) -> None:
+        containers = account.containers()
+        ids = list(account.truth)
+        first, slow, other = ids[2], ids[5], ids[8]
+        everything = asyncio.create_task(containers.wait_all(ids, until=running, timeout=1e6))
+        await asyncio.sleep(5)
+        await ended(everything)
+        late = False
+
+        async def meets(request: Request) -> Answer | None:
+            nonlocal late
+            if request.path.endswith(str(slow)):
+                await asyncio.sleep(0.03)
+            if request.path.endswith(str(first)) and late:
+                late, old = False, dict(account.truth[first])
+                await asyncio.sleep(0.12)
+                return answered(200, old)
+            return None
+
+        async def one_and_then_all() -> None:
+            await containers.wait(slow, until=running, timeout=100)
+            account.set(first, 5)
+            await containers.wait_all(ids, until=running, timeout=100)
+
+        account.meets = meets
+        leading = asyncio.create_task(one_and_then_all())
+        await asyncio.sleep(0.1)
+        reading, read = watched(containers, [first])
+        waiting = asyncio.create_task(containers.wait(other, until=running, timeout=100))
+        await asyncio.sleep(5)
+        account.set(slow, 1)
+        late = True
+        await asyncio.sleep(40)
+        assert read == [(first, 0, 5)]
+        assert not late
+        await ended(reading, leading, waiting)
+
+    virtually(run, count=60)
+
+
+def test_of_two_answers_the_one_that_was_asked_for_later_counts() -> None:
+    snapshots = Snapshots(lambda raw: Container(id=raw["id"], status=raw["status"]), lag=30)
+    seat = Seat({1})
+    snapshots.join(seat, since=0)
+
+    def statuses() -> list[int | None]:
+        return [container and container.status for container in seat.taken().values()]
+
+    page = KnownPage(b"", (1,), 1, asked=5)
+    assert snapshots.take(1, {"id": 1, "status": 1}, 5, page=page)
+    assert statuses() == [1]
+    assert snapshots.holds(page)
+    # The page came again as it was.
+    page.asked = 9
+    assert snapshots.take(1, {"id": 1, "status": 0}, 7, page=None)
+    assert snapshots.take_gone(1, 8)
+    assert statuses() == []
+    assert snapshots.holds(page)
+    # One who comes then is told the newest, whatever is answered next.
+    late = Seat({1})
+    assert snapshots.join(late, since=10) == {1}
+    assert not snapshots.holds(page)
+    assert snapshots.take(1, {"id": 1, "status": 0}, 8, page=None)
+    assert late.taken()[1] is not None
+    assert snapshots.take(1, {"id": 1, "status": 2}, 12, page=None)
+    assert statuses() == [2]
+    assert not snapshots.holds(page)
+
+
+def test_a_list_that_moves_makes_nothing_appear() -> None:
+    for seed in range(10):
+
+        async def run(account: Account, seed: int = seed) -> None:
+            random = Random(seed)
+            random.shuffle(account.order)
+            containers = account.containers()
+
+            async def move() -> None:
+                while True:
+                    await asyncio.sleep(0.02)
+                    account.order.insert(random.randrange(30), account.order.pop(random.randrange(30)))
+
+            moving = asyncio.create_task(move())
+            reading, read = watched(containers)
+            await asyncio.sleep(20)
+            assert read == []
+            new = account.create()
+            await asyncio.sleep(20)
+            assert read == [(new, None, 0)]
+            await ended(moving, reading)
+
+        virtually(run, count=30)
+
+
+def test_a_list_that_never_comes_to_an_end_is_watched_all_the_same() -> None:
+    async def run(account: Account) -> None:
+        async def meets(request: Request) -> Answer | None:
+            # Something new at every walk, which meets it in no order.
+            if request.query:
+                account.random.shuffle(account.order)
+                if "marker" not in request.query:
+                    account.create()
+            return None
+
+        account.meets = meets
+        reading, read = watched(account.containers())
+        await asyncio.sleep(120)
+        assert read
+        await ended(reading)
+
+    virtually(run, count=5, page=3)
+
+
+def test_a_list_that_still_shows_what_we_deleted_is_not_believed() -> None:
+    async def run(account: Account) -> None:
+        containers = account.containers()
+        ids = list(account.truth)
+        await asyncio.sleep(30)
+        account.lag = 20
+        for one in ids:
+            account.set(one, 1, "ssh root@h -p 1")
+
+        async def meets(request: Request) -> Answer | None:
+            if request.method == "DELETE":
+                account.delete(ids[0])
+                return answered(200, None)
+            return None
+
+        account.meets = meets
+        await containers.delete(ids[0])
+        with pytest.raises(ContainerGoneError):
+            await containers.wait_all(ids[:3], until=has_ssh, timeout=5)
+
+    virtually(run, count=6)
+
+
+def test_a_container_that_was_called_gone_by_mistake_comes_back() -> None:
+    async def run(account: Account) -> None:
+        containers = account.containers()
+        (one, *_) = account.truth
+        mistaken = True
+
+        async def meets(request: Request) -> Answer | None:
+            nonlocal mistaken
+            if mistaken and request.path.endswith(str(one)):
+                mistaken = False
+                return answered(404, {"detail": "Not Found"})
+            return None
+
+        account.meets = meets
+        reading, read = watched(containers)
+        await asyncio.sleep(10)
+        account.order.remove(one)  # for one look, so that it is asked for by itself
+        await asyncio.sleep(6)
+        account.order.insert(0, one)
+        await asyncio.sleep(3600)
+        assert not mistaken
+        assert read == [(one, 0, None), (one, None, 0)]
+        account.set(one, 5)
+        await asyncio.sleep(20)
+        assert read[2:] == [(one, 0, 5)]
+        await ended(reading)
+
+    virtually(run, count=4)
+
+
+def test_what_others_are_told_late_is_not_told_as_new() -> None:
+    async def run(account: Account) -> None:
+        # The list shows none of them, so that each has its turn.
+        account.lag = 1e6
+        containers = account.containers()
+        ids = list(account.truth)
+        everything = asyncio.create_task(containers.wait_all(ids, until=status_in(9), timeout=1e5))
+        await asyncio.sleep(600)
+        for one in ids:
+            account.set(one, 5)
+        await asyncio.sleep(6)
+        assert {(await containers.wait(one, until=lambda _: True)).status for one in ids[::20]} == {5}
+        await ended(everything)
+
+    virtually(run, count=1000, page=100)
+
+
+def test_an_error_says_all_that_the_same_look_has_shown() -> None:
+    async def run(account: Account) -> None:
+        ids = list(account.truth)
+        account.set(ids[0], 3)
+        for one in ids[1:3]:
+            account.set(one, 1)
+        with pytest.raises(ContainerFailedError) as caught:
+            await account.containers().wait_all(ids, until=running, fail=status_in(3))
+        assert caught.value.container.id == ids[0]
+        assert list(caught.value.arrived) == ids[1:3]
+        last = caught.value.pending[ids[3]]
+        assert last is not None
+        assert list(caught.value.pending) == [ids[3]]
+
+    virtually(run, count=4, page=5)
+
+
+def test_what_failed_an_hour_ago_is_no_reason() -> None:
+    async def run(account: Account) -> None:
+        containers = account.containers()
+        (one,) = account.truth
+
+        async def fails(_: Request) -> Answer | None:
+            return answered(502, {})
+
+        async def hangs(_: Request) -> Answer | None:
+            await asyncio.sleep(1000)
+            return None
+
+        account.meets = fails
+        with pytest.raises(WaitTimeoutError) as caught:
+            await containers.wait(one, until=running, timeout=3)
+        assert caught.value.__cause__ is not None
+        account.meets = None
+        await asyncio.sleep(3600)
+        account.meets = fails
+        reading, _ = watched(containers)
+        await asyncio.sleep(290)
+        assert not reading.done()
+        await ended(reading)
+        account.meets = hangs
+        with pytest.raises(WaitTimeoutError) as caught:
+            await containers.wait(one, until=running, timeout=3)
+        assert caught.value.__cause__ is None
+
+    virtually(run, count=1)
