@@ -319,7 +319,7 @@ async def test_watching(emulator: Emulator, gpu: AsyncRentGPU, world: World, clo
         return found
 
     reader = asyncio.create_task(reading())
-    await until(lambda: containers._sweep._snapshots.all_wanted and not containers._sweep._snapshots.waiting_for_base())
+    await until(lambda: containers._sweep._snapshots.all_wanted and not containers._sweep._snapshots.base_wanted)
     second = await create(gpu, machine, "second")
     clock.advance(LAG)
     appeared = await read_of(second.id)

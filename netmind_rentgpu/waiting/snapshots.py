@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from itertools import repeat
+from operator import is_
 from typing import Any
 
 import attrs
@@ -190,8 +192,7 @@ class Snapshots:
 
     def holds(self, page: KnownPage) -> bool:
         """Tell whether a page is the last word on each of its items, for everybody who asks."""
-        shown = self._shown
-        return all(shown.get(one) is page for one in page.ids)
+        return all(map(is_, map(self._shown.get, page.ids), repeat(page)))
 
     def forget_page(self, page: KnownPage) -> None:
         """Take in that a page is not kept any more."""

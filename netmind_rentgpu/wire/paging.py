@@ -160,6 +160,11 @@ class Walk:
 
     def _remember(self, ids: Sequence[int]) -> list[int]:
         given, position = self._given, self._position
+        if position.keys().isdisjoint(ids) and len(set(ids)) == len(ids):
+            # As good as always, and quicker.
+            position.update(zip(ids, range(len(given), len(given) + len(ids)), strict=True))
+            given.extend(ids)
+            return list(range(len(ids)))
         new: list[int] = []
         for index, item in enumerate(ids):
             if item not in position:
