@@ -31,11 +31,14 @@ if TYPE_CHECKING:
         InvalidArgumentError,
         InvalidField,
         InvalidRequestError,
+        LedgerError,
         NotFoundError,
         PermissionDeniedError,
         RateLimitError,
         RentGPUError,
         ServerError,
+        SSHError,
+        SSHTimeoutError,
         TransportError,
         UnexpectedResponseError,
         WaitTimeoutError,
@@ -43,7 +46,9 @@ if TYPE_CHECKING:
     from netmind_rentgpu.models import Auth, Container, Image, ImageType, Machine, PaymentType, SSHEndpoint
     from netmind_rentgpu.profile import ServiceProfile
     from netmind_rentgpu.settings import DEFAULT, Retries, Timeouts
-    from netmind_rentgpu.sync import RentGPU
+    from netmind_rentgpu.ssh.results import CommandResult, Forward, OutputLine, TransferProgress
+    from netmind_rentgpu.ssh.shell import AsyncShell
+    from netmind_rentgpu.sync import RentGPU, Shell
     from netmind_rentgpu.version import __version__
     from netmind_rentgpu.waiting.waits import WaitProgress
     from netmind_rentgpu.waiting.watching import Change
@@ -56,16 +61,19 @@ __all__ = [
     "APITimeoutError",
     "AsyncPager",
     "AsyncRentGPU",
+    "AsyncShell",
     "Auth",
     "AuthenticationError",
     "Change",
     "ClientStateError",
+    "CommandResult",
     "ConfigurationError",
     "ConflictError",
     "Container",
     "ContainerFailedError",
     "ContainerGoneError",
     "CurrencyName",
+    "Forward",
     "GPUName",
     "Image",
     "ImageType",
@@ -73,8 +81,10 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidField",
     "InvalidRequestError",
+    "LedgerError",
     "Machine",
     "NotFoundError",
+    "OutputLine",
     "Page",
     "Pager",
     "PaymentType",
@@ -85,9 +95,13 @@ __all__ = [
     "RentGPUError",
     "Retries",
     "SSHEndpoint",
+    "SSHError",
+    "SSHTimeoutError",
     "ServerError",
     "ServiceProfile",
+    "Shell",
     "Timeouts",
+    "TransferProgress",
     "TransportError",
     "UnexpectedResponseError",
     "WaitProgress",
@@ -102,7 +116,9 @@ _ROOMS = {
     "models": ("Auth", "Container", "Image", "ImageType", "Machine", "PaymentType", "SSHEndpoint"),
     "profile": ("ServiceProfile",),
     "settings": ("DEFAULT", "Retries", "Timeouts"),
-    "sync": ("RentGPU",),
+    "ssh.results": ("CommandResult", "Forward", "OutputLine", "TransferProgress"),
+    "ssh.shell": ("AsyncShell",),
+    "sync": ("RentGPU", "Shell"),
     "version": ("__version__",),
     "waiting.waits": ("WaitProgress",),
     "waiting.watching": ("Change",),

@@ -9,10 +9,11 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from netmind_rentgpu.bridge import call, iterate
 from netmind_rentgpu.wire.paging import AsyncPager, Identified, Page
 
-__all__ = ["Pager", "iterated", "paged", "synced"]
+__all__ = ["Pager", "held", "iterated", "paged", "synced"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Kind = TypeVar("Kind")
 Item = TypeVar("Item", bound=Identified)
 
 
@@ -82,6 +83,16 @@ def iterated(
         return iterate(lambda: generator, lambda item: (item,))
 
     returned = inspect.signature(method).return_annotation.replace("AsyncGenerator", "Generator")
+    return _in_the_likeness(synchronous, method, returned)
+
+
+def held(method: Callable[Concatenate[Any, P], R], kind: Callable[[R], Kind]) -> Callable[Concatenate[Any, P], Kind]:
+    """Make the synchronous method that returns the synchronous pair of what the asynchronous one returns."""
+
+    def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> Kind:
+        return kind(method(self._async, *arguments, **keywords))
+
+    returned = inspect.signature(method).return_annotation.removeprefix("Async")
     return _in_the_likeness(synchronous, method, returned)
 
 

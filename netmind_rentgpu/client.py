@@ -18,12 +18,15 @@ from netmind_rentgpu.settings import DEFAULT, RetriesOption, Settings, TimeoutOp
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    import asyncssh
     from aiohttp import ClientSession
 
+    from netmind_rentgpu.models import Container
     from netmind_rentgpu.resources.auths import AsyncAuths
     from netmind_rentgpu.resources.containers import AsyncContainers
     from netmind_rentgpu.resources.images import AsyncImages
     from netmind_rentgpu.resources.machines import AsyncMachines
+    from netmind_rentgpu.ssh.shell import AsyncShell
 
 __all__ = ["AsyncRentGPU"]
 
@@ -61,6 +64,7 @@ class AsyncRentGPU:
         proxy: str | None = None,
         ssl_context: SSLContext | None = None,
         allow_insecure_http: bool = False,
+        state: str | os.PathLike[str] | None = None,
     ) -> None:
         """Set up a client; nothing is opened before the first call.
 
@@ -76,6 +80,8 @@ class AsyncRentGPU:
             proxy: an http:// or https:// URL; else the system's settings, as urllib reads them.
             ssl_context: for certificates of one's own; else the system's are trusted.
             allow_insecure_http: let the token go over plain http to another machine.
+            state: the file that remembers the containers' host keys, made when it is first needed; else
+                `NETMIND_RENTGPU_STATE`, else `netmind-rentgpu/state.sqlite3` in the user's folder for state.
 
         Raises:
             ConfigurationError: no token, or a URL, proxy, profile or session that cannot be used.
@@ -90,6 +96,7 @@ class AsyncRentGPU:
             max_connections=max_connections,
             allow_insecure_http=allow_insecure_http,
             environment=os.environ,
+            state=state,
         )
         self._connect(ServiceProfile.resolve(profile, os.environ), session, ssl_context)
 
@@ -98,6 +105,8 @@ class AsyncRentGPU:
         from netmind_rentgpu.resources.containers import AsyncContainers
         from netmind_rentgpu.resources.images import AsyncImages
         from netmind_rentgpu.resources.machines import AsyncMachines
+        from netmind_rentgpu.ssh.access import Access
+        from netmind_rentgpu.state import State
         from netmind_rentgpu.wire.caller import Caller
         from netmind_rentgpu.wire.transport import Transport
 
@@ -114,12 +123,62 @@ class AsyncRentGPU:
         self.machines = AsyncMachines(self._caller)
         self.auths = AsyncAuths(self._caller)
         self.images = AsyncImages(self._caller)
-        self.containers = AsyncContainers(self._caller)
+        self._state = State(self._settings.state)
+        self._access = Access(self.auths, self._state, self._settings.account)
+        self.containers = AsyncContainers(self._caller, self._access.try_to_log_in)
 
     @property
     def profile(self) -> ServiceProfile:
         """What this client assumes where the service's documentation is silent."""
         return self._caller.profile
+
+    def ssh(
+        self,
+        container: Container | int,
+        *,
+        password: str | None = None,
+        accept_new_host_key: bool = False,
+        timeout: float = 30,
+    ) -> AsyncShell:
+        """Return a shell on a container, to be opened by `async with`. Needs `netmind-rentgpu[ssh]`.
+
+        The first server that lets us in is the container's from then on: its host key is kept in the state file, for this
+        account and this container, and another is refused before it is told the password. Nothing of the user's own SSH
+        configuration or keys is used.
+
+        Args:
+            container: one that names an endpoint, or its id. Where `ssh` is not there yet, the container is asked for again.
+            password: else that of the container's auth.
+            accept_new_host_key: take the key that the server has now for the container's.
+            timeout: seconds for connecting and logging in.
+
+        Raises:
+            SSHError: when it is opened, it cannot be; `stage` says why.
+            LedgerError: when it is opened, the state file cannot be used.
+            ConfigurationError: asyncssh is missing.
+            InvalidArgumentError: an argument that cannot be used.
+            RentGPUError: when it is opened, any other of the client's errors.
+        """
+        from netmind_rentgpu.models import Container
+        from netmind_rentgpu.resources import arguments
+        from netmind_rentgpu.ssh.access import check_asyncssh
+        from netmind_rentgpu.ssh.shell import AsyncShell
+        from netmind_rentgpu.waiting.waits import checked_timeout
+
+        check_asyncssh()
+        seconds = checked_timeout(timeout)
+        wanted = container if isinstance(container, Container) else arguments.identifier("container", container)
+
+        async def log_in() -> tuple[Container, asyncssh.SSHClientConnection]:
+            found = wanted if isinstance(wanted, Container) else await self.containers.get(wanted)
+            if found.ssh_endpoint is None and found is wanted:
+                found = await self.containers.get(found.id)
+            connection = await self._access.log_in(
+                found, seconds, password=password, accept_new_host_key=accept_new_host_key
+            )
+            return found, connection
+
+        return AsyncShell(log_in)
 
     async def request(
         self,
@@ -173,7 +232,10 @@ class AsyncRentGPU:
         Raises:
             ClientStateError: the client was used in another event loop.
         """
-        await self._caller.close()
+        try:
+            await self._caller.close()
+        finally:
+            self._state.close()
 
     async def __aenter__(self) -> Self:
         return self

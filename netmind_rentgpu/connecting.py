@@ -7,29 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import TypeAlias
 
 from aiohappyeyeballs import (
     start_connection,  # pyright: ignore[reportUnknownVariableType]  # its tuples have any length
 )
 
-__all__ = ["connect"]
+__all__ = ["Addresses", "connect", "look_up"]
+
+Addresses: TypeAlias = list[tuple[int, int, int, str, tuple[str, int]]]
+"""As `socket.getaddrinfo` gives them."""
 
 # Before the next address is tried beside the first (RFC 8305, 8).
 _NEXT_ADDRESS = 0.25
 
 
-async def connect(host: str, port: int) -> socket.socket:
-    """Return a connected socket.
+async def look_up(host: str, port: int) -> Addresses:
+    """Find a host's addresses.
 
     Raises:
         socket.gaierror: no such name is known (an OSError).
         UnicodeError: what can be no name.
-        OSError: no address of it answers.
     """
-    return await start_connection(await _addresses(host, port), happy_eyeballs_delay=_NEXT_ADDRESS)
-
-
-async def _addresses(host: str, port: int) -> list[tuple[int, int, int, str, tuple[str, int]]]:
     kind = socket.SOCK_STREAM
     try:
         # An address needs no thread to be looked up in.
@@ -37,3 +36,12 @@ async def _addresses(host: str, port: int) -> list[tuple[int, int, int, str, tup
     except socket.gaierror:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=kind)
     return found  # type: ignore[return-value]  # typeshed's is wider
+
+
+async def connect(addresses: Addresses) -> socket.socket:
+    """Return a connected socket.
+
+    Raises:
+        OSError: no address answers.
+    """
+    return await start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS)

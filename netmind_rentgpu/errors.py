@@ -19,7 +19,10 @@
     ├── UnexpectedResponseError     an answer that is not what the service documents
     ├── WaitTimeoutError            what was waited for did not come in time (also a TimeoutError)
     ├── ContainerFailedError        a container came to a state that the waiter named a failure
-    └── ContainerGoneError          a container that was waited for does not exist any more
+    ├── ContainerGoneError          a container that was waited for does not exist any more
+    ├── SSHError                    a shell on a container: `stage` says what failed
+    │   └── SSHTimeoutError             (also a TimeoutError)
+    └── LedgerError                 the state file cannot be used
 
 Errors can be pickled. None of them holds a token, an SSH password or a docker password. This module touches nothing else
 of the package but, for annotations, the models.
@@ -28,12 +31,13 @@ of the package but, for annotations, the models.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
 if TYPE_CHECKING:
     from netmind_rentgpu.models import Container
+    from netmind_rentgpu.ssh.results import CommandResult
 
 __all__ = [
     "APIConnectionError",
@@ -49,10 +53,14 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidField",
     "InvalidRequestError",
+    "LedgerError",
     "NotFoundError",
     "PermissionDeniedError",
     "RateLimitError",
     "RentGPUError",
+    "SSHError",
+    "SSHStage",
+    "SSHTimeoutError",
     "ServerError",
     "TransportError",
     "UnexpectedResponseError",
@@ -308,3 +316,31 @@ class ContainerGoneError(_WaitError):
         super().__init__(text, **seen)
         self.container_id = container_id
         self.container = container
+
+
+SSHStage: TypeAlias = Literal["name", "connection", "host key", "password", "command", "transfer"]
+"""What of a shell failed: finding the host, connecting to it, its identity, logging in, a command, or copying."""
+
+
+class SSHError(RentGPUError):
+    """A shell on a container could not be had, was lost, or did not do what it was asked for.
+
+    Attributes:
+        stage: what failed. `name`: the container names no endpoint, or its host's name is not known. `connection`: no SSH
+            server answers there, or the connection was lost. `host key`: it is not the server that this container had.
+            `password`: it was not let in. `command`: a command failed, or did not end in time. `transfer`: copying.
+        result: of a command that ended, what came of it.
+    """
+
+    def __init__(self, message: str, *, stage: SSHStage, result: CommandResult | None = None) -> None:
+        super().__init__(message)
+        self.stage: SSHStage = stage
+        self.result = result
+
+
+class SSHTimeoutError(SSHError, TimeoutError):
+    """It took too long."""
+
+
+class LedgerError(RentGPUError):
+    """The state file cannot be used: it cannot be read or written, is damaged, or is of a newer version."""

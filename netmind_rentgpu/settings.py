@@ -5,11 +5,14 @@ Touches the environment, and nothing else outside.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import math
+import os
 import re
 from collections.abc import Mapping
 from enum import Enum
+from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
@@ -21,6 +24,7 @@ __all__ = ["DEFAULT", "Retries", "RetriesOption", "Settings", "TimeoutOption", "
 
 TOKEN_VARIABLES: Final = ("NETMIND_API_KEY", "NETMIND_API_TOKEN")
 BASE_URL_VARIABLE: Final = "NETMIND_BASE_URL"
+STATE_VARIABLE: Final = "NETMIND_RENTGPU_STATE"
 DEFAULT_BASE_URL: Final = "https://api.netmind.ai"
 
 
@@ -133,6 +137,14 @@ class Settings:
     timeouts: Timeouts
     retries: Retries
     max_connections: int = attrs.field(validator=_at_least_one)
+    state: Path
+
+    @property
+    def account(self) -> str:
+        """Whose containers these are, as the state file has it: the service's origin, and a fingerprint of the token."""
+        parts = urlsplit(self.base_url)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        return f"{origin} {hashlib.sha256(f'{origin} {self.token}'.encode()).hexdigest()[:32]}"
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("settings hold a token and cannot be pickled")
@@ -149,6 +161,7 @@ class Settings:
         max_connections: int,
         allow_insecure_http: bool,
         environment: Mapping[str, str],
+        state: str | os.PathLike[str] | None = None,
     ) -> Settings:
         """Put arguments and environment together.
 
@@ -184,7 +197,23 @@ class Settings:
             timeouts=timeouts_for(timeout, Timeouts()),
             retries=retries,
             max_connections=max_connections,
+            state=_state_file(state, environment),
         )
+
+
+def _state_file(state: str | os.PathLike[str] | None, environment: Mapping[str, str]) -> Path:
+    if state is not None and not isinstance(state, (str, os.PathLike)):
+        raise ConfigurationError(f"state must be a path, not {type(state).__name__}")
+    chosen = state or environment.get(STATE_VARIABLE)
+    if not chosen:
+        # As the XDG base directory specification has it.
+        chosen = Path(environment.get("XDG_STATE_HOME") or "~/.local/state") / "netmind-rentgpu" / "state.sqlite3"
+    try:
+        return Path(chosen).expanduser().absolute()
+    except RuntimeError as error:  # nobody knows where that is
+        raise ConfigurationError(
+            f"no place for the state file: pass state=..., or set {STATE_VARIABLE} ({error})"
+        ) from error
 
 
 def _token(token: str | None, environment: Mapping[str, str]) -> str:

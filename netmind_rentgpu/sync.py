@@ -6,20 +6,22 @@ import os
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from netmind_rentgpu.bridge import Held
-from netmind_rentgpu.bridged import Pager, iterated, paged, synced
+from netmind_rentgpu.bridge import Held, call
+from netmind_rentgpu.bridged import Pager, held, iterated, paged, synced
 from netmind_rentgpu.client import AsyncRentGPU
+from netmind_rentgpu.models import Container
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.resources.auths import AsyncAuths
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.images import AsyncImages
 from netmind_rentgpu.resources.machines import AsyncMachines
 from netmind_rentgpu.settings import DEFAULT, RetriesOption, TimeoutOption
+from netmind_rentgpu.ssh.shell import AsyncShell
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-__all__ = ["Auths", "Containers", "Images", "Machines", "Pager", "RentGPU"]
+__all__ = ["Auths", "Containers", "Images", "Machines", "Pager", "RentGPU", "Shell"]
 
 
 class _Resource:
@@ -80,6 +82,62 @@ class Containers(_Resource):
     wait_all: Final = synced(AsyncContainers.wait_all)
     watch: Final = iterated(AsyncContainers.watch)
     wait_reachable: Final = synced(AsyncContainers.wait_reachable)
+    wait_ready: Final = synced(AsyncContainers.wait_ready)
+
+
+class Shell:
+    """A shell on a container: `with gpu.ssh(container) as shell: ...`.
+
+    One connection carries all, and is kept alive. A connection that is lost is not made again: whatever ran may have ended
+    or not, so that is said. Several threads may use it at once.
+    """
+
+    def __init__(self, shell: AsyncShell) -> None:
+        self._shell = Held(shell)
+
+    @property
+    def _async(self) -> AsyncShell:
+        return self._shell.value
+
+    @property
+    def container(self) -> Container:
+        """The container, as it was when the shell was opened.
+
+        Raises:
+            ClientStateError: the shell is not open.
+        """
+        return self._async.container
+
+    run: Final = synced(AsyncShell.run)
+    stream: Final = iterated(AsyncShell.stream)
+    upload: Final = synced(AsyncShell.upload)
+    download: Final = synced(AsyncShell.download)
+    forward: Final = synced(AsyncShell.forward)
+    reverse_forward: Final = synced(AsyncShell.reverse_forward)
+    interact: Final = synced(AsyncShell.interact)
+
+    def close(self) -> None:
+        """Close the connection. Closing twice is closing once.
+
+        Raises:
+            ClientStateError: this is the thread of the client's own event loop.
+        """
+        self._shell.close()
+
+    def __enter__(self) -> Self:
+        call(self._async.__aenter__)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return repr(self._async).replace("AsyncShell", "Shell")
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a shell holds a connection and cannot be pickled")
 
 
 class RentGPU:
@@ -117,6 +175,7 @@ class RentGPU:
         proxy: str | None = None,
         ssl_context: SSLContext | None = None,
         allow_insecure_http: bool = False,
+        state: str | os.PathLike[str] | None = None,
     ) -> None:
         """Set up a client; nothing is opened before the first call.
 
@@ -133,6 +192,8 @@ class RentGPU:
             proxy: an http:// or https:// URL; else the system's settings, as urllib reads them.
             ssl_context: for certificates of one's own; else the system's are trusted.
             allow_insecure_http: let the token go over plain http to another machine.
+            state: the file that remembers the containers' host keys, made when it is first needed; else
+                `NETMIND_RENTGPU_STATE`, else `netmind-rentgpu/state.sqlite3` in the user's folder for state.
 
         Raises:
             ConfigurationError: no token, or a URL, proxy or profile that cannot be used.
@@ -149,6 +210,7 @@ class RentGPU:
                 proxy=proxy,
                 ssl_context=ssl_context,
                 allow_insecure_http=allow_insecure_http,
+                state=state,
             )
         )
         self._text = repr(self._client.value).removeprefix("Async")
@@ -166,6 +228,7 @@ class RentGPU:
         """What this client assumes where the service's documentation is silent."""
         return self._async.profile
 
+    ssh: Final = held(AsyncRentGPU.ssh, Shell)
     request: Final = synced(AsyncRentGPU.request)
 
     def close(self) -> None:

@@ -34,8 +34,9 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the machine's own settings out of the tests."""
+def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep the machine's own settings out of the tests, and the tests out of the user's state file."""
+    monkeypatch.setenv("NETMIND_RENTGPU_STATE", str(tmp_path_factory.getbasetemp() / "state.sqlite3"))
     for name in (
         "NETMIND_API_KEY",
         "NETMIND_API_TOKEN",

@@ -28,7 +28,7 @@ async def test_an_address_that_swallows_what_is_sent_does_not_keep_from_the_next
 
             monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
             async with asyncio.timeout(LONG):
-                connected = await connecting.connect("two.example", 22)
+                connected = await connecting.connect(await connecting.look_up("two.example", 22))
             with connected:
                 assert connected.getpeername() == ("127.0.0.1", port)
 
@@ -39,10 +39,10 @@ async def test_an_address_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", look_up)
     async with listening(says()) as port:
-        with await connecting.connect("127.0.0.1", port) as connected:
+        with await connecting.connect(await connecting.look_up("127.0.0.1", port)) as connected:
             assert connected.getpeername() == ("127.0.0.1", port)
 
 
 async def test_a_name_that_nobody_knows() -> None:
     with pytest.raises(socket.gaierror):
-        await connecting.connect("no-such-name.invalid", 22)
+        await connecting.look_up("no-such-name.invalid", 22)

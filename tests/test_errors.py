@@ -8,6 +8,7 @@ import pytest
 import netmind_rentgpu
 from netmind_rentgpu import errors
 from netmind_rentgpu.models import Container
+from netmind_rentgpu.ssh.results import CommandResult
 
 DETAILS: dict[str, Any] = {
     "status": 400,
@@ -42,6 +43,11 @@ EXAMPLES = [
     errors.WaitTimeoutError("text", arrived={1: Container(id=1)}, pending={2: None}),
     errors.ContainerFailedError("text", container=Container(id=1), arrived={}, pending={}),
     errors.ContainerGoneError("text", container_id=1, container=None, arrived={}, pending={}),
+    errors.SSHError(
+        "text", stage="command", result=CommandResult(command="false", exit_status=1, stdout="", stderr="e")
+    ),
+    errors.SSHTimeoutError("text", stage="connection"),
+    errors.LedgerError("text"),
 ]
 
 

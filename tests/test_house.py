@@ -13,6 +13,7 @@ PACKAGE = Path(netmind_rentgpu.__file__).parent
 FLOORS = [
     "version",
     "models",
+    "ssh.results",
     "errors",
     "documented",
     "profile",
@@ -39,6 +40,14 @@ FLOORS = [
     "waiting.watching",
     "waiting.reachable",
     "resources.containers",
+    "state",
+    "ssh.arguments",
+    "ssh.login",
+    "ssh.access",
+    "ssh.commands",
+    "ssh.transfer",
+    "ssh.terminal",
+    "ssh.shell",
     "client",
     "crossing",
     "loops",
@@ -54,11 +63,22 @@ KNOWS = {
     "aiohappyeyeballs": {"connecting"},
     "aiohttp": {"wire.transport", "emulator.web", "client"},
     "anyio": {"bridge"},
+    "asyncssh": {
+        "emulator.shells",
+        "ssh.access",
+        "ssh.commands",
+        "ssh.login",
+        "ssh.shell",
+        "ssh.terminal",
+        "ssh.transfer",
+        "client",
+    },
     "cattrs": {"wire.codec"},
     "orjson": {"wire.payload"},
     "click": {"cli.app"},
     "rich": {"cli.demo"},
     "pytest": {"testing"},
+    "sqlite3": {"state"},
     "yarl": {"wire.transport"},
 }
 
@@ -87,6 +107,7 @@ def test_every_room_has_its_floor() -> None:
         "wire",
         "resources",
         "waiting",
+        "ssh",
     }
 
 

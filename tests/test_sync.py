@@ -21,6 +21,7 @@ from netmind_rentgpu import (
     APIConnectionError,
     AsyncPager,
     AsyncRentGPU,
+    AsyncShell,
     Auth,
     ClientStateError,
     ConfigurationError,
@@ -37,6 +38,7 @@ from netmind_rentgpu import (
     PaymentType,
     RentGPU,
     Retries,
+    Shell,
     WaitProgress,
     WaitTimeoutError,
     bridge,
@@ -58,6 +60,7 @@ PAIRS: list[tuple[type[Any], type[Any]]] = [
     (AsyncImages, sync.Images),
     (AsyncContainers, sync.Containers),
     (AsyncPager, Pager),
+    (AsyncShell, Shell),
 ]
 # What the synchronous side has not, and why.
 MISSING_ARGUMENTS = {"session": "a session belongs to the event loop that it was made in"}
@@ -105,7 +108,8 @@ def test_signatures_and_documentation_are_the_same(one: type[Any], other: type[A
     expected = [parameter for parameter in theirs.parameters.values() if parameter.name not in MISSING_ARGUMENTS]
     assert list(ours.parameters.values()) == expected
     returned = theirs.return_annotation.replace("AsyncPager", "Pager")
-    returned = returned.replace("AsyncIterator", "Iterator").replace("AsyncGenerator", "Generator")
+    for name_of_pair in ("Iterator", "Generator", "Shell"):
+        returned = returned.replace(f"Async{name_of_pair}", name_of_pair)
     assert ours.return_annotation == returned
     assert getattr(other, name).__name__ == name
     assert getattr(other, name).__qualname__ == f"{other.__name__}.{name}"

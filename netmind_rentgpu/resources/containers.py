@@ -18,7 +18,7 @@ from netmind_rentgpu.models import Container, PaymentType
 from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.resources.listing import list_pager
 from netmind_rentgpu.settings import DEFAULT, TimeoutOption
-from netmind_rentgpu.waiting.reachable import wait_until_reachable
+from netmind_rentgpu.waiting.reachable import Ask, wait_until_reachable
 from netmind_rentgpu.waiting.sweep import Sweep
 from netmind_rentgpu.waiting.waits import OnProgress, wait_for_all
 from netmind_rentgpu.waiting.watching import Change, watch
@@ -35,8 +35,14 @@ _PROBES_AT_ONCE = 100
 class AsyncContainers:
     """`client.containers`."""
 
-    def __init__(self, caller: Caller) -> None:
+    def __init__(self, caller: Caller, log_in: Ask) -> None:
+        """Set up.
+
+        Args:
+            log_in: logs in to a container; returns why that cannot be done yet.
+        """
         self._caller = caller
+        self._log_in = log_in
         self._sizes = PageSize(caller.profile.page_size)
         self._sweep = Sweep(caller, self._sizes, _PATH)
         self._probes = asyncio.Semaphore(_PROBES_AT_ONCE)
@@ -276,6 +282,37 @@ class AsyncContainers:
         """
         wanted = arguments.identifier("container_id", container_id)
         return await wait_until_reachable(self._sweep, self._probes, wanted, timeout=timeout, fail=fail)
+
+    async def wait_ready(self, container_id: int, *, timeout: float = 600, fail: Condition | None = None) -> Container:
+        """Wait until a container lets us log in; return it as it was seen then.
+
+        What refuses us meanwhile is asked again, as a container that starts may have its password later than its SSH server.
+        Its host key is kept from then on, as by `gpu.ssh`. Needs `netmind-rentgpu[ssh]`.
+
+        Args:
+            timeout: seconds in which it has to.
+            fail: a condition for a failure from which the container will not come back.
+
+        Raises:
+            WaitTimeoutError: it did not in time; the text says why.
+            ContainerFailedError: `fail` was met.
+            ContainerGoneError: there is no such container, or no longer.
+            SSHError: the server is not the one that this container had (`stage` is `host key`).
+            LedgerError: the state file cannot be used.
+            ConfigurationError: asyncssh is missing.
+            InvalidArgumentError: an argument that cannot be used.
+            ClientStateError: the client was closed.
+        """
+        wanted = arguments.identifier("container_id", container_id)
+        return await wait_until_reachable(
+            self._sweep,
+            self._probes,
+            wanted,
+            timeout=timeout,
+            fail=fail,
+            ask=self._log_in,
+            missed="it did not let us log in",
+        )
 
     async def _is_gone(self, container_id: int, timeout: TimeoutOption) -> bool:
         try:

@@ -1,19 +1,23 @@
-"""Waiting until an SSH server answers."""
+"""Waiting until an SSH server answers, or lets us in."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import TypeAlias
 
 from netmind_rentgpu.conditions import Condition
-from netmind_rentgpu.connecting import connect
+from netmind_rentgpu.connecting import connect, look_up
 from netmind_rentgpu.models import Container, SSHEndpoint
 from netmind_rentgpu.waiting.snapshots import Seat
 from netmind_rentgpu.waiting.sweep import Sweep
 from netmind_rentgpu.waiting.waits import Wait, checked_timeout
 
-__all__ = ["probe", "wait_until_reachable"]
+__all__ = ["Ask", "ask_for_greeting", "probe", "wait_until_reachable"]
 
-# Who does not answer at once is given longer the next time, so that many who hang hold up the others less.
+Ask: TypeAlias = Callable[[Container, int], Awaitable[str | None]]
+
 _FIRST_PROBE, _LONGEST_PROBE = 2.5, 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 # A server may say other things first, each a line (RFC 4253, 4.2).
@@ -32,7 +36,7 @@ async def probe(endpoint: SSHEndpoint, seconds: float) -> str | None:
 
 
 async def _greeting_of(endpoint: SSHEndpoint) -> str | None:
-    connected = await connect(endpoint.host, endpoint.port)
+    connected = await connect(await look_up(endpoint.host, endpoint.port))
     reader, writer = await asyncio.open_connection(sock=connected, limit=_LONGEST_GREETING)
     read = 0
     try:
@@ -50,21 +54,40 @@ async def _greeting_of(endpoint: SSHEndpoint) -> str | None:
     return "no SSH server answers"
 
 
+async def ask_for_greeting(container: Container, attempt: int) -> str | None:
+    """Ask a container for an SSH server's first words; return what is wrong, None if nothing is."""
+    endpoint = container.ssh_endpoint
+    if endpoint is None:
+        return "it names no endpoint"
+    # Who does not answer at once is given longer the next time, so that many who hang hold up the others less.
+    problem = await probe(endpoint, min(_LONGEST_PROBE, _FIRST_PROBE * 2.0 ** min(attempt, 8)))
+    return None if problem is None else f"{endpoint.host} port {endpoint.port}: {problem}"
+
+
 async def wait_until_reachable(
-    sweep: Sweep, probes: asyncio.Semaphore, container_id: int, *, timeout: float, fail: Condition | None = None
+    sweep: Sweep,
+    probes: asyncio.Semaphore,
+    container_id: int,
+    *,
+    timeout: float,
+    fail: Condition | None = None,
+    ask: Ask = ask_for_greeting,
+    missed: str = "no SSH server answered",
 ) -> Container:
-    """Wait until an SSH server answers at a container's endpoint.
+    """Wait until a container's endpoint is as it should be.
 
     Args:
         probes: how many endpoints may be asked at once.
+        ask: asks the one of a container, for the nth time from 0 on; returns what is wrong, None if nothing is.
+        missed: what to say if it is not so in time.
 
     Raises:
-        WaitTimeoutError: none does, in time.
+        WaitTimeoutError: it is not, in time.
         ContainerFailedError: the container has failed.
         ContainerGoneError: it is gone.
     """
     seconds = checked_timeout(timeout)
-    waiting = _Waiting(sweep, probes, container_id, fail)
+    waiting = _Waiting(sweep, probes, container_id, fail=fail, ask=ask, missed=missed)
     deadline = asyncio.timeout(seconds)
     try:
         async with deadline:
@@ -84,20 +107,32 @@ class _Waiting:
         problem: why none has answered yet; empty while none was asked.
     """
 
-    def __init__(self, sweep: Sweep, probes: asyncio.Semaphore, container_id: int, fail: Condition | None) -> None:
+    def __init__(
+        self,
+        sweep: Sweep,
+        probes: asyncio.Semaphore,
+        container_id: int,
+        *,
+        fail: Condition | None,
+        ask: Ask,
+        missed: str,
+    ) -> None:
         self._sweep = sweep
         self._probes = probes
         self._id = container_id
+        self._ask_once = ask
         self._answered: SSHEndpoint | None = None
         self.problem: str = ""
-        self.wait: Wait = Wait((container_id,), self._reachable, fail, missed="no SSH server answered")
+        self.wait: Wait = Wait((container_id,), self._reachable, fail, missed=missed)
         self.seat: Seat = sweep.join((container_id,))
 
     async def until_reachable(self) -> Container:
         while self.wait.pending:
             await self._sweep.attend(self.seat, lambda: self._endpoint() is not None)
-            endpoint = self._endpoint()
-            if endpoint is not None and await self._answers(endpoint):
+            self._take_news()
+            container = self.wait.pending[self._id]
+            endpoint = None if container is None else container.ssh_endpoint
+            if container is not None and endpoint is not None and await self._answers(container, endpoint):
                 self._answered = endpoint
                 # Judged once more, as it was last seen.
                 self.wait.take({self._id: self.wait.pending[self._id]} | self.seat.taken())
@@ -107,17 +142,20 @@ class _Waiting:
     def _reachable(self, container: Container) -> bool:
         return self._answered is not None and container.ssh_endpoint == self._answered
 
+    def _take_news(self) -> None:
+        self.wait.take(self.seat.taken())
+
     def _endpoint(self) -> SSHEndpoint | None:
         """Return where the container is, as it was last seen."""
-        self.wait.take(self.seat.taken())
+        self._take_news()
         container = self.wait.pending[self._id]
         return None if container is None else container.ssh_endpoint
 
-    async def _answers(self, endpoint: SSHEndpoint) -> bool:
+    async def _answers(self, container: Container, endpoint: SSHEndpoint) -> bool:
         """Ask an endpoint until it answers; return False if it is not the container's any more."""
         # A look that hangs must not keep us from asking, nor a server that hangs from looking.
         moved = asyncio.create_task(self._sweep.attend(self.seat, lambda: self._endpoint() != endpoint))
-        asked = asyncio.create_task(self._ask(endpoint))
+        asked = asyncio.create_task(self._ask(container))
         try:
             await asyncio.wait((moved, asked), return_when=asyncio.FIRST_COMPLETED)
             if moved.done():
@@ -130,14 +168,14 @@ class _Waiting:
             asked.cancel()
             await asyncio.gather(moved, asked, return_exceptions=True)
 
-    async def _ask(self, endpoint: SSHEndpoint) -> None:
+    async def _ask(self, container: Container) -> None:
         self.problem = ""
-        pause, seconds = _FIRST_PAUSE, _FIRST_PROBE
-        while True:
+        pause = _FIRST_PAUSE
+        for attempt in count():
             async with self._probes:
-                problem = await probe(endpoint, seconds)
+                problem = await self._ask_once(container, attempt)
             if problem is None:
                 return
-            self.problem = f"{endpoint.host} port {endpoint.port}: {problem}"
+            self.problem = problem
             await asyncio.sleep(pause)
-            pause, seconds = min(_LONGEST_PAUSE, pause * 1.5), min(_LONGEST_PROBE, seconds * 2)
+            pause = min(_LONGEST_PAUSE, pause * 1.5)

@@ -14,6 +14,7 @@ from netmind_rentgpu.errors import APIConnectionError, ClientStateError
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.settings import Retries, Settings, Timeouts
+from netmind_rentgpu.waiting.reachable import ask_for_greeting
 from netmind_rentgpu.wire.caller import Caller
 from netmind_rentgpu.wire.outcome import Answer, Request
 
@@ -119,11 +120,11 @@ class Account:
             retries=Retries(max_attempts=2),
             max_connections=100,
             allow_insecure_http=False,
-            environment={},
+            environment={"NETMIND_RENTGPU_STATE": "state.sqlite3"},
         )
         profile = ServiceProfile(page_size=self.page)
         caller = Caller(self, settings, profile, clock=self.loop.time, sleep=asyncio.sleep, random=self.random.random)
-        return AsyncContainers(caller)
+        return AsyncContainers(caller, ask_for_greeting)
 
     def create(self) -> int:
         container_id = 100 + len(self.history)

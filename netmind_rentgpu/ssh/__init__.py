@@ -1,0 +1,1 @@
+"""Shells on containers. Only this folder knows asyncssh, and only once a shell is opened."""

@@ -1,0 +1,139 @@
+"""Logging in to a container: finding the host, connecting, checking who it is, and only then saying the password."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import asyncssh
+import attrs
+
+from netmind_rentgpu.connecting import connect, look_up
+from netmind_rentgpu.errors import SSHError, SSHStage, SSHTimeoutError
+from netmind_rentgpu.models import SSHEndpoint
+
+__all__ = ["Login", "log_in"]
+
+# Of a connection that has died silently we know after a minute.
+_KEEP_ALIVE_SECONDS, _KEEP_ALIVE_COUNT = 15, 3
+
+
+@attrs.frozen(kw_only=True)
+class Login:
+    """Where to log in, and as whom.
+
+    Attributes:
+        label: how errors call the container.
+        host_key: that the server must have, as `ssh-ed25519 AAAA...`; None to take any.
+    """
+
+    label: str
+    endpoint: SSHEndpoint
+    password: str = attrs.field(repr=False)
+    host_key: str | None
+
+
+async def log_in(login: Login, seconds: float) -> tuple[asyncssh.SSHClientConnection, str]:
+    """Log in; return the connection, and the server's host key.
+
+    Raises:
+        SSHError: it could not be done; `stage` says where it ended.
+    """
+    server = _Server(login.host_key)
+    where = f"{login.label}, {login.endpoint.host} port {login.endpoint.port}"
+    try:
+        async with asyncio.timeout(seconds):
+            addresses = await look_up(login.endpoint.host, login.endpoint.port)
+            server.stage = "connection"
+            connection = await _handshake(login, server, await connect(addresses))
+    except TimeoutError as error:
+        done = {"name": "was found", "connection": "answered as an SSH server does"}.get(server.stage, "let us in")
+        raise SSHTimeoutError(f"{where}: none {done} within {seconds:g} s", stage=server.stage) from error
+    except (socket.gaierror, UnicodeError) as error:
+        raise SSHError(f"{where}: the host's name is not known ({error})", stage="name") from error
+    except (OSError, asyncssh.Error) as error:
+        stage, problem = _problem(error, server)
+        raise SSHError(f"{where}: {problem}", stage=stage) from error
+    return connection, server.host_key
+
+
+async def _handshake(login: Login, server: _Server, connected: socket.socket) -> asyncssh.SSHClientConnection:
+    try:
+        return await asyncssh.connect(
+            login.endpoint.host,
+            login.endpoint.port,
+            sock=connected,
+            client_factory=lambda: server,
+            username=login.endpoint.username,
+            password=login.password,
+            # Nothing of the user's own ~/.ssh, nor an agent's keys, is meant for a rented machine.
+            config=None,
+            client_keys=None,
+            agent_path=None,
+            gss_host=None,
+            x509_trusted_certs=None,
+            known_hosts=([], [], []),
+            server_host_key_algs=_preferred(login.host_key),
+            # A server that lets everybody in is not the container's.
+            disable_trivial_auth=True,
+            preferred_auth=["password", "keyboard-interactive"],
+            keepalive_interval=_KEEP_ALIVE_SECONDS,
+            keepalive_count_max=_KEEP_ALIVE_COUNT,
+        )
+    except BaseException:
+        connected.close()
+        raise
+
+
+def _preferred(host_key: str | None) -> str:
+    """Ask a server that has several keys for the one that is known; take any other, to say that it is another."""
+    if host_key is None:
+        return "default"
+    kind = host_key.split()[0]
+    wanted = ["rsa-sha2-512", "rsa-sha2-256"] if kind == "ssh-rsa" else [kind]
+    return f"^{','.join(wanted)}"
+
+
+class _Server(asyncssh.SSHClient):
+    """What is known of the server, and how far the handshake has come.
+
+    Attributes:
+        stage: what is under way.
+        host_key: the one it has.
+    """
+
+    def __init__(self, expected: str | None) -> None:
+        self._expected = expected
+        self.stage: SSHStage = "name"
+        self.host_key: str = ""
+        self._fingerprint = ""
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+        del host, addr, port
+        self.stage = "host key"
+        self._fingerprint = key.get_fingerprint()
+        self.host_key = " ".join(key.export_public_key().decode().split()[:2])
+        if self._expected not in (None, self.host_key):
+            return False
+        self.stage = "password"
+        return True
+
+    def stranger(self) -> str:
+        """Say that it is another server."""
+        expected = asyncssh.import_public_key(self._expected or "").get_fingerprint()
+        return (
+            f"the server is not the one that this container had: its host key is {self._fingerprint}, and was {expected}. "
+            "Somebody else may have got the address, or listens in. Nothing was sent to it. If you know why the key is "
+            "another, accept it with accept_new_host_key=True"
+        )
+
+
+def _problem(error: Exception, server: _Server) -> tuple[SSHStage, str]:
+    if isinstance(error, asyncssh.HostKeyNotVerifiable):
+        return "host key", server.stranger()
+    refused = isinstance(error, asyncssh.DisconnectError) and not isinstance(error, asyncssh.ConnectionLost)
+    if isinstance(error, asyncssh.PermissionDenied) or (refused and server.stage == "password"):
+        return "password", f"the password was refused ({error})"
+    if isinstance(error, OSError):
+        return "connection", f"no connection ({error})"
+    return "connection", f"no SSH server lets us talk to it ({error})"

@@ -1,0 +1,405 @@
+"""`AsyncShell`: one connection to a container, for any number of commands, copies and forwarded ports."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeAlias
+
+from netmind_rentgpu.errors import ClientStateError, InvalidArgumentError, SSHError, SSHStage, SSHTimeoutError
+from netmind_rentgpu.models import Container
+from netmind_rentgpu.ssh.access import label_of
+from netmind_rentgpu.ssh.arguments import check_ports, described, remote_path, shown
+from netmind_rentgpu.ssh.results import CommandResult, Forward, OnTransferProgress, OutputLine
+from netmind_rentgpu.waiting.waits import checked_timeout
+
+if TYPE_CHECKING:
+    import asyncssh
+
+    from netmind_rentgpu.ssh.commands import Command, Output
+
+__all__ = ["AsyncShell"]
+
+_LONGEST_GOODBYE = 5.0
+_LOOPBACK = "127.0.0.1"
+Open: TypeAlias = Callable[[], Awaitable["tuple[Container, asyncssh.SSHClientConnection]"]]
+
+
+class AsyncShell:
+    """A shell on a container: `async with gpu.ssh(container) as shell: ...`.
+
+    One connection carries all, and is kept alive. A connection that is lost is not made again: whatever ran may have ended
+    or not, so that is said. Several calls may be made at once.
+    """
+
+    def __init__(self, open_connection: Open, *, over: str = "") -> None:
+        self._open_connection = open_connection
+        self._connection: asyncssh.SSHClientConnection | None = None
+        self._container: Container | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sftp: asyncio.Future[asyncssh.SFTPClient] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+        # Why it can't be used any more.
+        self._over = over
+
+    @property
+    def container(self) -> Container:
+        """The container, as it was when the shell was opened.
+
+        Raises:
+            ClientStateError: the shell is not open.
+        """
+        if self._container is None:
+            raise self._unusable()
+        return self._container
+
+    async def run(
+        self,
+        command: str,
+        *,
+        check: bool = False,
+        timeout: float | None = None,
+        environment: Mapping[str, str] | None = None,
+        input: str | bytes | None = None,  # noqa: A002  # as subprocess calls it
+        max_output: int = 16 * 1024 * 1024,
+    ) -> CommandResult:
+        """Run a command in the login's shell, and wait for it.
+
+        Where this is cancelled or takes too long, the command is told to end, with all that it started in its process
+        group, and is killed after two seconds.
+
+        Args:
+            check: raise where it does not end with status 0.
+            timeout: seconds for all of it; None for no limit.
+            environment: variables for it. They stand on no command line.
+            input: what it reads; nothing where it is None. A text goes as UTF-8.
+            max_output: how many bytes to keep, of each of what it writes and what it writes as errors; of more, the end is.
+
+        Raises:
+            SSHTimeoutError: it took too long; `result` is what it had written.
+            SSHError: `check` and it failed (`stage` is `command`, and `result` what came of it); it could not be started;
+                or the connection was lost.
+            InvalidArgumentError: an argument that cannot be used.
+            ClientStateError: the shell is not open.
+        """
+        from netmind_rentgpu.ssh.commands import Capture, command_line
+
+        if type(max_output) is not int or max_output < 0:
+            raise InvalidArgumentError("max_output", f"must be a number of bytes, 0 or more: {max_output!r}")
+        line, exports = command_line(command, environment)
+        captured = Capture(max_output)
+        deadline = asyncio.timeout(None if timeout is None else checked_timeout(timeout))
+        running: Command | None = None
+
+        def result() -> CommandResult:
+            return CommandResult(
+                command=command,
+                exit_status=running.exit_status if running else None,
+                exit_signal=running.exit_signal if running else None,
+                stdout=captured.text(error=False),
+                stderr=captured.text(error=True),
+                truncated=captured.truncated,
+            )
+
+        try:
+            async with deadline, self._running(line, captured) as running:
+                await running.feed(exports + (input.encode() if isinstance(input, str) else input or b""))
+                await running.wait()
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            text = f"{self._label}: {shown(command)} did not end within {timeout:g} s, and was told to"
+            raise SSHTimeoutError(text, stage="command", result=result()) from error
+        done = result()
+        self._check_ended(done)
+        if check and not done:
+            raise SSHError(f"{self._label}: {described(done)}", stage="command", result=done)
+        return done
+
+    async def stream(
+        self,
+        command: str,
+        *,
+        check: bool = False,
+        environment: Mapping[str, str] | None = None,
+        input: str | bytes | None = None,  # noqa: A002  # as subprocess calls it
+    ) -> AsyncGenerator[OutputLine]:
+        """Run a command in the login's shell; iterate this for the lines that it writes, as they come.
+
+        A slow reader slows the command down. Where the iteration is left or cancelled, the command is told to end, as that
+        of `run` is.
+
+        Args:
+            check: raise in the end where it does not end with status 0.
+            environment: variables for it. They stand on no command line.
+            input: what it reads; nothing where it is None. A text goes as UTF-8.
+
+        Raises:
+            SSHError: `check` and it failed; it could not be started; or the connection was lost.
+            InvalidArgumentError: an argument that cannot be used.
+            ClientStateError: the shell is not open.
+        """
+        from netmind_rentgpu.ssh.commands import Lines, command_line
+
+        line, exports = command_line(command, environment)
+        lines = Lines()
+        async with self._running(line, lines) as running:
+            feeding = asyncio.ensure_future(
+                running.feed(exports + (input.encode() if isinstance(input, str) else input or b""))
+            )
+            try:
+                while True:
+                    if running.closed:
+                        lines.finish()
+                    while (found := lines.next()) is not None:
+                        text, error = found
+                        yield OutputLine(text, "stderr" if error else "stdout")
+                        if lines.room:
+                            running.go_on()
+                    if running.closed:
+                        break
+                    await running.news()
+            finally:
+                feeding.cancel()
+                await asyncio.gather(feeding, return_exceptions=True)
+        done = CommandResult(
+            command=command, exit_status=running.exit_status, exit_signal=running.exit_signal, stdout="", stderr=""
+        )
+        self._check_ended(done)
+        if check and not done:
+            raise SSHError(f"{self._label}: {described(done)}", stage="command", result=done)
+
+    async def upload(
+        self, local: str | os.PathLike[str], remote: str, *, on_progress: OnTransferProgress | None = None
+    ) -> None:
+        """Copy a file, or a folder with all that is in it, to the container.
+
+        Each file gets its name when it is there as a whole, with its permissions; folders that are missing are made. What a
+        link leads to is copied. Where this fails or is cancelled, files that had arrived stay.
+
+        Args:
+            local: what to copy.
+            remote: the name that it gets, from the login's home on; what has that name is replaced, a folder added to.
+            on_progress: called with a `TransferProgress`, in the event loop.
+
+        Raises:
+            SSHError: it could not be done.
+            InvalidArgumentError: an argument that cannot be used.
+            ClientStateError: the shell is not open.
+        """
+        from netmind_rentgpu.ssh.transfer import upload
+
+        path = remote_path(remote)
+        with self._transferring(f"{local} to {remote}"):
+            await upload(await self._sftp_client(), Path(local), path, on_progress)
+
+    async def download(
+        self, remote: str, local: str | os.PathLike[str], *, on_progress: OnTransferProgress | None = None
+    ) -> None:
+        """Copy a file, or a folder with all that is in it, from the container.
+
+        Each file gets its name when it is there as a whole, with its permissions; folders that are missing are made. What a
+        link leads to is copied. Where this fails or is cancelled, files that had arrived stay.
+
+        Args:
+            remote: what to copy, from the login's home on.
+            local: the name that it gets; what has that name is replaced, a folder added to.
+            on_progress: called with a `TransferProgress`, in the event loop.
+
+        Raises:
+            SSHError: it could not be done.
+            InvalidArgumentError: an argument that cannot be used.
+            ClientStateError: the shell is not open.
+        """
+        from netmind_rentgpu.ssh.transfer import download
+
+        path = remote_path(remote)
+        with self._transferring(f"{remote} to {local}"):
+            await download(await self._sftp_client(), path, Path(local), on_progress)
+
+    async def forward(self, *, local_port: int, remote_port: int, remote_host: str = _LOOPBACK) -> Forward:
+        """Let a port of this machine lead to one of the container, as for Jupyter, for as long as the shell is open.
+
+        Args:
+            local_port: of 127.0.0.1; 0 for any that is free.
+            remote_host: as seen from the container.
+
+        Raises:
+            SSHError: the port cannot be had.
+            InvalidArgumentError: what is no port.
+            ClientStateError: the shell is not open.
+        """
+        check_ports(local_port=(local_port, 0), remote_port=(remote_port, 1))
+        with self._failing("connection", f"port {local_port} cannot be forwarded"):
+            listener = await self._connected().forward_local_port(_LOOPBACK, local_port, remote_host, remote_port)
+        return Forward(listens="here", local_port=listener.get_port(), remote_port=remote_port)
+
+    async def reverse_forward(self, *, remote_port: int, local_port: int, local_host: str = _LOOPBACK) -> Forward:
+        """Let a port of the container lead to one of this machine, for as long as the shell is open.
+
+        Args:
+            remote_port: of the container's own localhost; 0 for any that is free.
+            local_host: as seen from this machine.
+
+        Raises:
+            SSHError: the port cannot be had.
+            InvalidArgumentError: what is no port.
+            ClientStateError: the shell is not open.
+        """
+        check_ports(local_port=(local_port, 1), remote_port=(remote_port, 0))
+        with self._failing("connection", f"port {remote_port} of the container cannot be forwarded"):
+            listener = await self._connected().forward_remote_port("localhost", remote_port, local_host, local_port)
+        return Forward(listens="there", local_port=local_port, remote_port=listener.get_port())
+
+    async def interact(self, command: str | None = None) -> int | None:
+        """Connect this program's terminal to a shell on the container, or to a command, until that ends.
+
+        Returns:
+            Its exit status; None where a signal ended it.
+
+        Raises:
+            SSHError: it could not be started, or the connection was lost.
+            ClientStateError: the shell is not open, or this program has no terminal.
+        """
+        from netmind_rentgpu.ssh.terminal import Terminal
+
+        terminal = Terminal()
+        with self._failing("command", "no terminal can be had"):
+            await terminal.run(self._connected(), command)
+        if terminal.exit_status is None and terminal.exit_signal is None:
+            raise self._lost()
+        return terminal.exit_status
+
+    async def close(self) -> None:
+        """Close the connection. Closing twice is closing once.
+
+        Raises:
+            ClientStateError: the shell was opened in another event loop.
+        """
+        connection = self._connection
+        if connection is not None:
+            self._check_loop()
+        self._over, self._connection = self._over or "it is closed", None
+        if connection is None:
+            return
+        try:
+            if self._ending:
+                await asyncio.wait(self._ending, timeout=_LONGEST_GOODBYE)
+        finally:
+            connection.close()
+        try:
+            async with asyncio.timeout(_LONGEST_GOODBYE):
+                await connection.wait_closed()
+        except TimeoutError:
+            connection.abort()
+
+    async def _open(self) -> None:
+        if self._over or self._connection is not None:
+            raise self._unusable() if self._over else ClientStateError("this shell is open already")
+        self._loop = asyncio.get_running_loop()
+        self._container, self._connection = await self._open_connection()
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __copy__(self) -> Self:
+        """Return what this is elsewhere, as in a forked child: nothing."""
+        over = self._over or ("it belongs to another process" if self._connection is not None else "")
+        return type(self)(self._open_connection, over=over)
+
+    def __repr__(self) -> str:
+        state = "open" if self._connection is not None else self._over.removeprefix("it ") or "is not open yet"
+        return f"<{type(self).__name__} on {self._label}: {state}>"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a shell holds a connection and cannot be pickled")
+
+    # How calls fail.
+
+    @property
+    def _label(self) -> str:
+        return "a container" if self._container is None else label_of(self._container)
+
+    def _unusable(self) -> ClientStateError:
+        return ClientStateError(
+            f"this shell cannot be used: {self._over or 'it is not open yet, which async with does'}"
+        )
+
+    def _lost(self) -> SSHError:
+        text = f"{self._label}: the connection was lost; what ran there may still run, or not"
+        return SSHError(text, stage="connection")
+
+    def _check_loop(self) -> None:
+        if self._loop is not asyncio.get_running_loop():
+            raise ClientStateError("this shell was opened in another event loop")
+
+    def _connected(self) -> asyncssh.SSHClientConnection:
+        if self._connection is None:
+            raise self._unusable()
+        self._check_loop()
+        if self._connection.is_closed():
+            raise SSHError(f"{self._label}: the connection was lost", stage="connection")
+        return self._connection
+
+    def _check_ended(self, done: CommandResult) -> None:
+        if done.exit_status is None and done.exit_signal is None:
+            raise self._lost()
+
+    @contextmanager
+    def _failing(self, stage: SSHStage, what: str) -> Generator[None]:
+        import asyncssh
+
+        try:
+            yield
+        except (OSError, asyncssh.Error) as error:
+            if self._connection is not None and self._connection.is_closed():
+                raise self._lost() from error
+            raise SSHError(f"{self._label}: {what} ({error})", stage=stage) from error
+
+    @contextmanager
+    def _transferring(self, what: str) -> Generator[None]:
+        from netmind_rentgpu.ssh.transfer import TransferError
+
+        with self._failing("transfer", f"cannot copy {what}"):
+            try:
+                yield
+            except TransferError as error:
+                raise SSHError(f"{self._label}: cannot copy {what}: {error}", stage="transfer") from error
+
+    # What calls need.
+
+    @asynccontextmanager
+    async def _running(self, line: str, output: Output) -> AsyncGenerator[Command]:
+        """Run a command for as long as the block, and no longer."""
+        from netmind_rentgpu.ssh.commands import Command
+
+        connection = self._connected()
+        command = Command(output)
+        try:
+            with self._failing("command", "the command could not be started"):
+                await command.start(connection, line)
+            yield command
+        finally:
+            if not command.closed:
+                # A task of its own: whoever is cancelled once more must not keep it from being ended.
+                task = asyncio.get_running_loop().create_task(command.end())
+                self._ending.add(task)
+                task.add_done_callback(self._ending.discard)
+                await asyncio.wait({task})
+
+    async def _sftp_client(self) -> asyncssh.SFTPClient:
+        """Return the one that all transfers share. One who begins it and is cancelled does not end it for the others."""
+        connection = self._connected()
+        if self._sftp is None or (self._sftp.done() and (self._sftp.cancelled() or self._sftp.exception())):
+            self._sftp = asyncio.ensure_future(connection.start_sftp_client(path_errors="surrogateescape"))
+        return await asyncio.shield(self._sftp)

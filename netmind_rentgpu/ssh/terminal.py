@@ -1,0 +1,140 @@
+"""The user's terminal, connected to one on a container."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import termios
+import tty
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+
+import asyncssh
+
+from netmind_rentgpu.errors import ClientStateError
+
+__all__ = ["Terminal"]
+
+_PIECE = 64 * 1024
+_MOST_WAITING = 1024 * 1024
+# A signal tells of a new size, but only in the main thread, where a program may have it for itself.
+_BETWEEN_SIZES = 0.25
+
+
+class Terminal(asyncssh.SSHClientSession[bytes]):
+    """A command or a login shell, at the user's own terminal.
+
+    Attributes:
+        exit_status, exit_signal: how it ended, where the server said so.
+    """
+
+    def __init__(self) -> None:
+        self._channel: asyncssh.SSHClientChannel[bytes] | None = None
+        self._closed = asyncio.Event()
+        self._waiting = bytearray()
+        self._descriptor = -1
+        self.exit_status: int | None = None
+        self.exit_signal: str | None = None
+
+    async def run(self, connection: asyncssh.SSHClientConnection, command: str | None) -> None:
+        """Connect both terminals until what runs there has ended.
+
+        Raises:
+            ClientStateError: this program has no terminal.
+            OSError, asyncssh.Error: it cannot be.
+        """
+        with _raw_terminal() as self._descriptor:
+            loop = asyncio.get_running_loop()
+            size = os.get_terminal_size(self._descriptor)
+            await connection.create_session(  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
+                lambda: self,
+                command,
+                encoding=None,
+                request_pty="force",
+                term_type=os.environ.get("TERM", "xterm"),
+                term_size=(size.columns, size.lines),
+            )
+            loop.add_reader(self._descriptor, self._typed)
+            try:
+                while not self._closed.is_set():
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._closed.wait(), _BETWEEN_SIZES)
+                    now = os.get_terminal_size(self._descriptor)
+                    if now != size and self._channel is not None and not self._closed.is_set():
+                        size = now
+                        self._channel.change_terminal_size(size.columns, size.lines)
+            finally:
+                loop.remove_reader(self._descriptor)
+                loop.remove_writer(self._descriptor)
+                if self._channel is not None:
+                    self._channel.close()
+            # What came last is still to be shown.
+            os.set_blocking(self._descriptor, True)
+            while self._waiting:
+                del self._waiting[: os.write(self._descriptor, self._waiting)]
+
+    def _typed(self) -> None:
+        try:
+            data = os.read(self._descriptor, _PIECE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if self._channel is not None:
+            with suppress(OSError):
+                if data:
+                    self._channel.write(data)  # pyright: ignore[reportUnknownMemberType]  # AnyStr is lost on it
+                else:
+                    self._channel.write_eof()
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+
+    def _show(self) -> None:
+        with suppress(BlockingIOError):
+            del self._waiting[: os.write(self._descriptor, self._waiting)]
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.remove_writer(self._descriptor)
+        if len(self._waiting) < _MOST_WAITING and self._channel is not None and not self._closed.is_set():
+            self._channel.resume_reading()
+
+    # What asyncssh tells.
+
+    def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
+        self._channel = chan
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        del datatype
+        self._waiting += data
+        if len(self._waiting) >= _MOST_WAITING and self._channel is not None:
+            self._channel.pause_reading()
+        asyncio.get_running_loop().add_writer(self._descriptor, self._show)
+
+    def exit_status_received(self, status: int) -> None:
+        self.exit_status = status
+
+    def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:  # noqa: FBT001  # asyncssh's
+        del core_dumped, msg, lang
+        self.exit_signal = signal
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._closed.set()
+
+
+@contextmanager
+def _raw_terminal() -> Generator[int]:
+    """Open the user's terminal once more, so that to read it without waiting changes nothing for others; give all keys."""
+    try:
+        name = os.ttyname(sys.stdin.fileno())
+    except (OSError, ValueError, AttributeError) as error:
+        raise ClientStateError("there is no terminal to interact at; use run() or stream()") from error
+    descriptor = os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    before = termios.tcgetattr(descriptor)
+    try:
+        tty.setraw(descriptor)
+        yield descriptor
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        os.close(descriptor)

@@ -1,0 +1,285 @@
+"""Files and folders to a container and back, by SFTP: several at once, and never half a file under its own name."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import posixpath
+import secrets
+import stat
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Protocol, cast
+
+import asyncssh
+import attrs
+from asyncssh.constants import FILEXFER_TYPE_DIRECTORY, FILEXFER_TYPE_REGULAR, FILEXFER_TYPE_SYMLINK
+
+from netmind_rentgpu.ssh.results import OnTransferProgress, TransferProgress
+
+__all__ = ["Copied", "TransferError", "download", "upload"]
+
+_FILES_AT_ONCE = 8
+_BLOCKS_AT_ONCE = 32
+_LARGEST_BLOCK = 256 * 1024
+_DEEPEST = 100
+# A downloaded file is to be read and run, and not to be run as another user.
+_PERMISSIONS = 0o777
+
+
+class TransferError(Exception):
+    """Something cannot be copied; the text says what and why."""
+
+
+@attrs.frozen
+class Copied:
+    """One file or folder to copy.
+
+    Attributes:
+        path: below what is copied; empty for that itself.
+        mode: its permissions.
+        size: of a file; None for a folder.
+    """
+
+    path: str
+    mode: int
+    size: int | None
+
+
+class _Progress:
+    """Counts what has been copied, and tells of it."""
+
+    def __init__(self, things: Iterable[Copied], tell: OnTransferProgress | None) -> None:
+        sizes = [one.size for one in things if one.size is not None]
+        self._tell = tell
+        self._bytes_total, self._files_total = sum(sizes), len(sizes)
+        self._bytes = self._files = 0
+
+    def copied(self, path: str, count: int = 0, *, arrived: bool = False) -> None:
+        self._bytes += count
+        self._files += arrived
+        if self._tell is not None:
+            self._tell(
+                TransferProgress(
+                    path=path,
+                    bytes_done=self._bytes,
+                    bytes_total=self._bytes_total,
+                    files_done=self._files,
+                    files_total=self._files_total,
+                )
+            )
+
+
+async def upload(sftp: asyncssh.SFTPClient, local: Path, remote: str, on_progress: OnTransferProgress | None) -> None:
+    """Copy a file, or a folder and all that is in it.
+
+    Raises:
+        TransferError, OSError, asyncssh.Error: it cannot be done.
+    """
+    things = await asyncio.to_thread(lambda: list(_below(local)))
+    progress = _Progress(things, on_progress)
+    parent = posixpath.dirname(remote.rstrip("/"))
+    if parent:
+        await sftp.makedirs(parent, exist_ok=True)
+    for folder in _folders(things):
+        # Writable until all that is in it has arrived.
+        await sftp.makedirs(_joined(remote, folder.path), exist_ok=True)
+
+    async def send(thing: Copied) -> None:
+        target = _joined(remote, thing.path)
+        async with _partial(target, sftp.remove) as partial:
+            async with sftp.open(partial, "xb", asyncssh.SFTPAttrs(permissions=0o600), block_size=0) as written:
+                source = await asyncio.to_thread((local / thing.path).open, "rb", buffering=0)
+                with source:
+
+                    async def block(offset: int, size: int) -> None:
+                        data = await asyncio.to_thread(os.pread, source.fileno(), size, offset)
+                        if len(data) < size:
+                            raise TransferError(f"{local / thing.path} became shorter while it was copied")
+                        await written.write(data, offset)
+                        progress.copied(thing.path, size)
+
+                    await _at_once(
+                        (_bound(block, *piece) for piece in _blocks(thing, sftp.limits.max_write_len)), _BLOCKS_AT_ONCE
+                    )
+            await sftp.chmod(partial, thing.mode)
+            await _replace(sftp, partial, target)
+        progress.copied(thing.path, arrived=True)
+
+    await _at_once((_bound(send, thing) for thing in things if thing.size is not None), _FILES_AT_ONCE)
+    for folder in reversed(_folders(things)):
+        await sftp.chmod(_joined(remote, folder.path), folder.mode)
+
+
+async def download(sftp: asyncssh.SFTPClient, remote: str, local: Path, on_progress: OnTransferProgress | None) -> None:
+    """Copy a file, or a folder and all that is in it.
+
+    Raises:
+        TransferError, OSError, asyncssh.Error: it cannot be done.
+    """
+    things = [one async for one in _remote_below(sftp, remote, "", await sftp.stat(remote))]
+    progress = _Progress(things, on_progress)
+    await asyncio.to_thread(_make_folders, local, _folders(things))
+
+    async def fetch(thing: Copied) -> None:
+        target = local / thing.path
+
+        async def remove(partial: str) -> None:
+            await asyncio.to_thread(os.unlink, partial)
+
+        async with _partial(str(target), remove) as partial:
+            async with sftp.open(_joined(remote, thing.path), "rb", block_size=0) as read:
+                written = await asyncio.to_thread(os.open, partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                try:
+
+                    async def block(offset: int, size: int) -> None:
+                        while size:
+                            data = cast("bytes", await read.read(size, offset))
+                            if not data:
+                                raise TransferError(f"{_joined(remote, thing.path)} became shorter while it was copied")
+                            await asyncio.to_thread(os.pwrite, written, data, offset)
+                            progress.copied(thing.path, len(data))
+                            offset, size = offset + len(data), size - len(data)
+
+                    await _at_once(
+                        (_bound(block, *piece) for piece in _blocks(thing, sftp.limits.max_read_len)), _BLOCKS_AT_ONCE
+                    )
+                finally:
+                    os.close(written)
+            await asyncio.to_thread(_put_in_place, partial, target, thing.mode)
+        progress.copied(thing.path, arrived=True)
+
+    await _at_once((_bound(fetch, thing) for thing in things if thing.size is not None), _FILES_AT_ONCE)
+    for folder in reversed(_folders(things)):
+        (local / folder.path).chmod(folder.mode & _PERMISSIONS)
+
+
+# What there is to copy.
+
+
+def _below(root: Path, path: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[Copied]:
+    """Find what is there, a folder before what is in it. Links are followed."""
+    here = root / path
+    found = here.stat()
+    mode = stat.S_IMODE(found.st_mode)
+    if stat.S_ISREG(found.st_mode):
+        yield Copied(path, mode, found.st_size)
+    elif stat.S_ISDIR(found.st_mode):
+        identity = (found.st_dev, found.st_ino)
+        if identity in above:
+            raise TransferError(f"{here} is a link to a folder that it stands in")
+        yield Copied(path, mode, None)
+        for name in sorted(entry.name for entry in here.iterdir()):
+            yield from _below(root, posixpath.join(path, name), (*above, identity))
+    else:
+        raise TransferError(f"{here} is neither a file nor a folder")
+
+
+async def _remote_below(
+    sftp: asyncssh.SFTPClient, root: str, path: str, found: asyncssh.SFTPAttrs, above: tuple[str, ...] = ()
+) -> AsyncIterator[Copied]:
+    """Find what is there, a folder before what is in it. Links are followed."""
+    here = _joined(root, path)
+    if found.type == FILEXFER_TYPE_SYMLINK:
+        found = await sftp.stat(here)
+    mode = stat.S_IMODE(found.permissions or 0o644)
+    if found.type == FILEXFER_TYPE_REGULAR:
+        yield Copied(path, mode, found.size or 0)
+    elif found.type == FILEXFER_TYPE_DIRECTORY:
+        identity = str(await sftp.realpath(here))
+        if identity in above or len(above) > _DEEPEST:
+            raise TransferError(f"{here} is a link to a folder that it stands in")
+        yield Copied(path, mode, None)
+        async for entry in sftp.scandir(here):
+            name = str(entry.filename)
+            # A server may say anything, and must not choose where on this machine it is written.
+            if not name or "/" in name or "\0" in name:
+                raise TransferError(f"{here} holds {name!r}, which can be no name")
+            if name not in (".", ".."):
+                async for one in _remote_below(sftp, root, posixpath.join(path, name), entry.attrs, (*above, identity)):
+                    yield one
+    else:
+        raise TransferError(f"{here} is neither a file nor a folder")
+
+
+def _folders(things: Iterable[Copied]) -> list[Copied]:
+    return [one for one in things if one.size is None]
+
+
+def _joined(root: str, path: str) -> str:
+    return posixpath.join(root, path) if path else root
+
+
+def _blocks(thing: Copied, largest: int) -> Iterator[tuple[int, int]]:
+    size = min(_LARGEST_BLOCK, largest)
+    total = thing.size or 0
+    for offset in range(0, total, size):
+        yield offset, min(size, total - offset)
+
+
+# How it is copied.
+
+
+class _Job(Protocol):
+    def __call__(self) -> Awaitable[None]: ...
+
+
+def _bound(function: Callable[..., Awaitable[None]], *arguments: object) -> _Job:
+    return lambda: function(*arguments)
+
+
+async def _at_once(jobs: Iterator[_Job], count: int) -> None:
+    """Do all, so many at a time. The first that fails, or who waits and is cancelled, ends the others."""
+
+    async def some() -> None:
+        for job in jobs:
+            await job()
+
+    tasks = [asyncio.create_task(some()) for _ in range(count)]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _partial(target: str, remove: Callable[[str], Awaitable[None]]) -> AsyncGenerator[str]:
+    """Give a name beside another, under which nothing is left unless all went well."""
+    folder, name = posixpath.split(target)
+    partial = posixpath.join(folder, f".{name[:200]}.{secrets.token_hex(4)}.part")
+    try:
+        yield partial
+    except BaseException:
+        with suppress(OSError, asyncssh.Error):
+            await remove(partial)
+        raise
+
+
+async def _replace(sftp: asyncssh.SFTPClient, partial: str, target: str) -> None:
+    """Give a file its name, in place of one that has it."""
+    if await sftp.isdir(target):
+        raise TransferError(f"{target} is a folder; name the file in it")
+    try:
+        await sftp.posix_rename(partial, target)
+    except asyncssh.SFTPOpUnsupported:
+        with suppress(asyncssh.SFTPNoSuchFile):
+            await sftp.remove(target)
+        await sftp.rename(partial, target)
+
+
+def _make_folders(local: Path, folders: Iterable[Copied]) -> None:
+    local.parent.mkdir(parents=True, exist_ok=True)
+    for folder in folders:
+        (local / folder.path).mkdir(exist_ok=True)
+
+
+def _put_in_place(partial: str, target: Path, mode: int) -> None:
+    if target.is_dir():
+        raise TransferError(f"{target} is a folder; name the file in it")
+    Path(partial).chmod(mode & _PERMISSIONS)
+    Path(partial).replace(target)
