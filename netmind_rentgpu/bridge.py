@@ -125,12 +125,18 @@ class Held(Generic[Value]):
     child, a copy takes its place.
     """
 
-    def __init__(self, value: Value) -> None:
+    def __init__(self, value: Value, what: str = "client") -> None:
         self._value = value
+        self._what = what
         self._generation = _generation
         self._closed = False
         _open[id(self)] = value
         weakref.finalize(self, _close_later, id(self)).atexit = False
+
+    @property
+    def closed(self) -> bool:
+        """It was closed."""
+        return self._closed
 
     @property
     def value(self) -> Value:
@@ -140,7 +146,7 @@ class Held(Generic[Value]):
             ClientStateError: it was closed.
         """
         if self._closed:
-            raise ClientStateError("this client is closed; make a new one")
+            raise ClientStateError(f"this {self._what} is closed; make a new one")
         if self._generation != _generation:
             with _lock:
                 new, key = copy(self._value), id(self)

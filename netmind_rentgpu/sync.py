@@ -89,11 +89,11 @@ class Shell:
     """A shell on a container: `with gpu.ssh(container) as shell: ...`.
 
     One connection carries all, and is kept alive. A connection that is lost is not made again: whatever ran may have ended
-    or not, so that is said. Several threads may use it at once.
+    or not, so that is said. Several threads may use it at once; more than eight commands wait for their turn.
     """
 
     def __init__(self, shell: AsyncShell) -> None:
-        self._shell = Held(shell)
+        self._shell = Held(shell, "shell")
 
     @property
     def _async(self) -> AsyncShell:
@@ -134,7 +134,7 @@ class Shell:
         self.close()
 
     def __repr__(self) -> str:
-        return repr(self._async).replace("AsyncShell", "Shell")
+        return "<Shell: closed>" if self._shell.closed else repr(self._async).replace("AsyncShell", "Shell")
 
     def __reduce__(self) -> Any:
         raise TypeError("a shell holds a connection and cannot be pickled")

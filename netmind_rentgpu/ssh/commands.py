@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import secrets
 import shlex
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Protocol
 
 import asyncssh
+import attrs
 from asyncssh.constants import EXTENDED_DATA_STDERR
 
 from netmind_rentgpu.errors import InvalidArgumentError
+from netmind_rentgpu.ssh.results import CommandResult
 
-__all__ = ["Capture", "Command", "Lines", "Output", "command_line"]
+__all__ = ["Capture", "Command", "Lines", "Output", "Prepared", "prepared"]
 
 _PIECE = 64 * 1024
 _LONGEST_LINE = 1024 * 1024
@@ -116,9 +120,14 @@ class Command(asyncssh.SSHClientSession[bytes]):
         exit_status, exit_signal: how it ended, where the server said so.
     """
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, prepared: Prepared, output: Output) -> None:
+        self._prepared = prepared
         self._output = output
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
+        # What came before its process id was told, which is for nobody else.
+        self._head = b""
+        self._leader: int | None = None
+        self._told = asyncio.Event()
         self._may_write = asyncio.Event()
         self._may_write.set()
         self._news = asyncio.Event()
@@ -126,22 +135,33 @@ class Command(asyncssh.SSHClientSession[bytes]):
         self.exit_status: int | None = None
         self.exit_signal: str | None = None
 
-    async def start(self, connection: asyncssh.SSHClientConnection, text: str) -> None:
+    async def start(self, connection: asyncssh.SSHClientConnection) -> None:
         """Start it. Where this is cut off, it may run all the same: `end` sees to that.
 
         Raises:
             OSError, asyncssh.Error: it cannot be.
         """
-        await connection.create_session(lambda: self, text, encoding=None, request_pty=False)  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
+        await connection.create_session(lambda: self, self._prepared.line, encoding=None, request_pty=False)  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
+
+    def result(self, captured: Capture | None = None) -> CommandResult:
+        """Return what came of it until now."""
+        return CommandResult(
+            command=self._prepared.command,
+            exit_status=self.exit_status,
+            exit_signal=self.exit_signal,
+            stdout=captured.text(error=False) if captured else "",
+            stderr=captured.text(error=True) if captured else "",
+            truncated=captured is not None and captured.truncated,
+        )
 
     @property
     def closed(self) -> bool:
         """It has ended, or the connection has."""
         return self._closed.is_set()
 
-    async def feed(self, data: bytes) -> None:
+    async def feed(self) -> None:
         """Write its input, and end that; what it does not want to read is left."""
-        channel = self._channel
+        channel, data = self._channel, self._prepared.given
         if channel is None:
             return
         with suppress(OSError):
@@ -165,23 +185,44 @@ class Command(asyncssh.SSHClientSession[bytes]):
         if self._channel is not None and not self.closed:
             self._channel.resume_reading()
 
-    async def end(self) -> None:
-        """Tell it to end, and see that it does, within a bound."""
+    async def end(self, connection: asyncssh.SSHClientConnection) -> None:
+        """Have it end, with all that it started in its group, within a bound."""
+        # What it still writes is not for anybody, and must not keep it.
+        self._output = _Nobody()
         for name, seconds in (("TERM", _TERMINATION), ("KILL", _KILL)):
-            if self._channel is None or self.closed:
+            if self.closed or self._channel is None:
                 return
-            with suppress(OSError):
-                self._channel.send_signal(name)
-            # What it still writes is not for anybody, and must not keep it.
-            self._output = _Nobody()
             self.go_on()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._closed.wait(), seconds)
+            with suppress(TimeoutError, OSError, asyncssh.Error):
+                async with asyncio.timeout(seconds):
+                    await self._told.wait()
+                    await self._signal(connection, name)
+                    await self._closed.wait()
         self._abandon()
+
+    async def _signal(self, connection: asyncssh.SSHClientConnection, name: str) -> None:
+        """Send its process group a signal. OpenSSH takes no signals for root's commands, so another command does it."""
+        if self._leader is None:
+            return
+        kill = f"kill -{name} -- -{self._leader} 2>/dev/null || kill -{name} {self._leader}"
+        await connection.run(kill, encoding=None, stdin=asyncssh.DEVNULL)
 
     def _abandon(self) -> None:
         if self._channel is not None:
             self._channel.abort()
+
+    def _without_mark(self, data: bytes) -> bytes:
+        """Find the process id in what it writes first, and leave that out. A login's own greetings may come before it."""
+        self._head += data
+        found = re.search(rb"%s (\d+)\n" % self._prepared.mark, self._head)
+        if found is None and len(self._head) < _PIECE:
+            return b""
+        whole, self._head = self._head, b""
+        self._told.set()
+        if found is None:
+            return whole
+        self._leader = int(found[1])
+        return whole[: found.start()] + whole[found.end() :]
 
     # What asyncssh tells.
 
@@ -189,7 +230,14 @@ class Command(asyncssh.SSHClientSession[bytes]):
         self._channel = chan
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
-        if not self._output.take(data, error=datatype == EXTENDED_DATA_STDERR) and self._channel is not None:
+        error = datatype == EXTENDED_DATA_STDERR
+        if not error and not self._told.is_set():
+            data = self._without_mark(data)
+        if data:
+            self._take(data, error=error)
+
+    def _take(self, data: bytes, *, error: bool) -> None:
+        if not self._output.take(data, error=error) and self._channel is not None:
             self._channel.pause_reading()
         self._news.set()
 
@@ -208,6 +256,9 @@ class Command(asyncssh.SSHClientSession[bytes]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
+        if self._head:
+            self._take(self._head, error=False)
+        self._told.set()
         self._closed.set()
         self._news.set()
         self._may_write.set()
@@ -221,25 +272,54 @@ class _Nobody:
         return True
 
 
-def command_line(command: str, environment: Mapping[str, str] | None) -> tuple[str, bytes]:
-    """Return what the container's shell is to run, and what is to stand before the command's input.
+@attrs.frozen
+class Prepared:
+    """A command as it is sent.
+
+    Attributes:
+        command: as it was given.
+        line: what the login's shell is to run.
+        mark: what stands before the process id that is written first.
+        given: all that is to be read there.
+    """
+
+    command: str
+    line: str
+    mark: bytes
+    given: bytes = attrs.field(repr=False)
+
+
+def prepared(command: str, environment: Mapping[str, str] | None, given: str | bytes | None) -> Prepared:
+    """Prepare a command: it tells its process id, takes its variables, and goes on in the login's shell.
 
     Servers refuse most variables, and say nothing; on a command line anybody in the container could read them. So they come
     as input, of which the shell reads just so many bytes.
 
+    Args:
+        given: the command's own input.
+
     Raises:
-        InvalidArgumentError: a variable that can be none.
+        InvalidArgumentError: what is no command, or a variable that can be none.
     """
-    if not command or "\0" in command:
+    if not isinstance(command, str) or not command or "\0" in command:
         raise InvalidArgumentError("command", "must be a text without null characters, and not empty")
-    if not environment:
-        return command, b""
+    given = given.encode() if isinstance(given, str) else given or b""
+    mark = f"netmind-{secrets.token_hex(8)}"
+    script = f"echo {mark} $$; "
+    if environment:
+        exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in _checked(environment)).encode()
+        # Byte by byte, or dd would take what is the command's.
+        script += f'eval "$(dd bs=1 count={len(exports)} 2>/dev/null)"; '
+        given = exports + given
+    script += 'exec "${SHELL:-/bin/sh}" -c "$1"'
+    line = f"exec /bin/sh -c {shlex.quote(script)} sh {shlex.quote(command)}"
+    return Prepared(command, line, mark.encode(), given)
+
+
+def _checked(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for name, value in environment.items():
-        if not isinstance(name, str) or not isinstance(value, str) or "\0" in value:
-            raise InvalidArgumentError("environment", f"{name!r} must be a text, and have one without null characters")
-        if not name or name[0].isdigit() or not _NAMES.issuperset(name):
+        if not isinstance(name, str) or not name or name[0].isdigit() or not _NAMES.issuperset(name):
             raise InvalidArgumentError("environment", f"{name!r} can be no variable's name")
-    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items()).encode()
-    # Byte by byte, or dd would take what is the command's.
-    script = f'eval "$(dd bs=1 count={len(exports)} 2>/dev/null)"\n{command}'
-    return f'exec "${{SHELL:-/bin/sh}}" -c {shlex.quote(script)}', exports
+        if not isinstance(value, str) or "\0" in value:
+            raise InvalidArgumentError("environment", f"{name} must be a text without null characters")
+        yield name, value

@@ -20,10 +20,12 @@ from netmind_rentgpu.waiting.waits import checked_timeout
 if TYPE_CHECKING:
     import asyncssh
 
-    from netmind_rentgpu.ssh.commands import Command, Output
+    from netmind_rentgpu.ssh.commands import Command
 
 __all__ = ["AsyncShell"]
 
+# OpenSSH allows ten sessions for a connection. One is for copies, one for ending commands.
+_COMMANDS_AT_ONCE = 8
 _LONGEST_GOODBYE = 5.0
 _LOOPBACK = "127.0.0.1"
 Open: TypeAlias = Callable[[], Awaitable["tuple[Container, asyncssh.SSHClientConnection]"]]
@@ -33,7 +35,7 @@ class AsyncShell:
     """A shell on a container: `async with gpu.ssh(container) as shell: ...`.
 
     One connection carries all, and is kept alive. A connection that is lost is not made again: whatever ran may have ended
-    or not, so that is said. Several calls may be made at once.
+    or not, so that is said. Several calls may be made at once; more than eight commands wait for their turn.
     """
 
     def __init__(self, open_connection: Open, *, over: str = "") -> None:
@@ -42,6 +44,7 @@ class AsyncShell:
         self._container: Container | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sftp: asyncio.Future[asyncssh.SFTPClient] | None = None
+        self._turns = asyncio.Semaphore(_COMMANDS_AT_ONCE)
         self._ending: set[asyncio.Task[None]] = set()
         # Why it can't be used any more.
         self._over = over
@@ -86,39 +89,24 @@ class AsyncShell:
             InvalidArgumentError: an argument that cannot be used.
             ClientStateError: the shell is not open.
         """
-        from netmind_rentgpu.ssh.commands import Capture, command_line
+        from netmind_rentgpu.ssh.commands import Capture, Command, prepared
 
         if type(max_output) is not int or max_output < 0:
             raise InvalidArgumentError("max_output", f"must be a number of bytes, 0 or more: {max_output!r}")
-        line, exports = command_line(command, environment)
+        ready = prepared(command, environment, input)
         captured = Capture(max_output)
         deadline = asyncio.timeout(None if timeout is None else checked_timeout(timeout))
-        running: Command | None = None
-
-        def result() -> CommandResult:
-            return CommandResult(
-                command=command,
-                exit_status=running.exit_status if running else None,
-                exit_signal=running.exit_signal if running else None,
-                stdout=captured.text(error=False),
-                stderr=captured.text(error=True),
-                truncated=captured.truncated,
-            )
-
+        running = Command(ready, captured)
         try:
-            async with deadline, self._running(line, captured) as running:
-                await running.feed(exports + (input.encode() if isinstance(input, str) else input or b""))
+            async with deadline, self._running(running):
+                await running.feed()
                 await running.wait()
         except TimeoutError as error:
             if not deadline.expired():
                 raise
             text = f"{self._label}: {shown(command)} did not end within {timeout:g} s, and was told to"
-            raise SSHTimeoutError(text, stage="command", result=result()) from error
-        done = result()
-        self._check_ended(done)
-        if check and not done:
-            raise SSHError(f"{self._label}: {described(done)}", stage="command", result=done)
-        return done
+            raise SSHTimeoutError(text, stage="command", result=running.result(captured)) from error
+        return self._checked(running.result(captured), check=check)
 
     async def stream(
         self,
@@ -143,14 +131,13 @@ class AsyncShell:
             InvalidArgumentError: an argument that cannot be used.
             ClientStateError: the shell is not open.
         """
-        from netmind_rentgpu.ssh.commands import Lines, command_line
+        from netmind_rentgpu.ssh.commands import Command, Lines, prepared
 
-        line, exports = command_line(command, environment)
+        ready = prepared(command, environment, input)
         lines = Lines()
-        async with self._running(line, lines) as running:
-            feeding = asyncio.ensure_future(
-                running.feed(exports + (input.encode() if isinstance(input, str) else input or b""))
-            )
+        running = Command(ready, lines)
+        async with self._running(running):
+            feeding = asyncio.ensure_future(running.feed())
             try:
                 while True:
                     if running.closed:
@@ -166,12 +153,7 @@ class AsyncShell:
             finally:
                 feeding.cancel()
                 await asyncio.gather(feeding, return_exceptions=True)
-        done = CommandResult(
-            command=command, exit_status=running.exit_status, exit_signal=running.exit_signal, stdout="", stderr=""
-        )
-        self._check_ended(done)
-        if check and not done:
-            raise SSHError(f"{self._label}: {described(done)}", stage="command", result=done)
+        self._checked(running.result(), check=check)
 
     async def upload(
         self, local: str | os.PathLike[str], remote: str, *, on_progress: OnTransferProgress | None = None
@@ -297,14 +279,11 @@ class AsyncShell:
         except TimeoutError:
             connection.abort()
 
-    async def _open(self) -> None:
+    async def __aenter__(self) -> Self:
         if self._over or self._connection is not None:
             raise self._unusable() if self._over else ClientStateError("this shell is open already")
         self._loop = asyncio.get_running_loop()
         self._container, self._connection = await self._open_connection()
-
-    async def __aenter__(self) -> Self:
-        await self._open()
         return self
 
     async def __aexit__(
@@ -351,9 +330,12 @@ class AsyncShell:
             raise SSHError(f"{self._label}: the connection was lost", stage="connection")
         return self._connection
 
-    def _check_ended(self, done: CommandResult) -> None:
+    def _checked(self, done: CommandResult, *, check: bool) -> CommandResult:
         if done.exit_status is None and done.exit_signal is None:
             raise self._lost()
+        if check and not done:
+            raise SSHError(f"{self._label}: {described(done)}", stage="command", result=done)
+        return done
 
     @contextmanager
     def _failing(self, stage: SSHStage, what: str) -> Generator[None]:
@@ -379,23 +361,21 @@ class AsyncShell:
     # What calls need.
 
     @asynccontextmanager
-    async def _running(self, line: str, output: Output) -> AsyncGenerator[Command]:
-        """Run a command for as long as the block, and no longer."""
-        from netmind_rentgpu.ssh.commands import Command
-
-        connection = self._connected()
-        command = Command(output)
-        try:
-            with self._failing("command", "the command could not be started"):
-                await command.start(connection, line)
-            yield command
-        finally:
-            if not command.closed:
-                # A task of its own: whoever is cancelled once more must not keep it from being ended.
-                task = asyncio.get_running_loop().create_task(command.end())
-                self._ending.add(task)
-                task.add_done_callback(self._ending.discard)
-                await asyncio.wait({task})
+    async def _running(self, command: Command) -> AsyncGenerator[None]:
+        """Run a command, when it is its turn, for as long as the block, and no longer."""
+        async with self._turns:
+            connection = self._connected()
+            try:
+                with self._failing("command", "the command could not be started"):
+                    await command.start(connection)
+                yield
+            finally:
+                if not command.closed:
+                    # A task of its own: whoever is cancelled once more must not keep it from being ended.
+                    task = asyncio.get_running_loop().create_task(command.end(connection))
+                    self._ending.add(task)
+                    task.add_done_callback(self._ending.discard)
+                    await asyncio.wait({task})
 
     async def _sftp_client(self) -> asyncssh.SFTPClient:
         """Return the one that all transfers share. One who begins it and is cancelled does not end it for the others."""
