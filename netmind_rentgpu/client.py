@@ -124,7 +124,7 @@ class AsyncRentGPU:
         self.auths = AsyncAuths(self._caller)
         self.images = AsyncImages(self._caller)
         self._state = State(self._settings.state)
-        self._access = Access(self.auths, self._state, self._settings.account)
+        self._access = Access(self.auths, self._state, self._settings.account, profile.ssh_username)
         self.containers = AsyncContainers(self._caller, self._access.try_to_log_in)
 
     @property

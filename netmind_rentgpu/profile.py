@@ -100,6 +100,7 @@ class ServiceProfile:
         memory_field, disk_field: the machine's field that `min_memory` and the like, `min_disk` and the like, are about.
         page_size: how many items to ask for at a time; fewer are asked for once the service refuses that many.
         list_lag: how long a new container may be missing from the list.
+        ssh_username: who logs in where a container's `ssh` names nobody.
     """
 
     authorization: Literal["bearer", "bare"] = attrs.field(default="bearer", validator=_one_of("bearer", "bare"))
@@ -121,6 +122,7 @@ class ServiceProfile:
     )
     page_size: int = attrs.field(default=100, validator=_positive)
     list_lag: timedelta = attrs.field(default=timedelta(seconds=30), converter=_duration, validator=_not_negative)
+    ssh_username: str = attrs.field(default="root", validator=_text)
 
     def __reduce__(self) -> tuple[Any, ...]:
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in attrs.fields(ServiceProfile)}

@@ -27,6 +27,7 @@ __all__ = ["Shells"]
 _HOST = "127.0.0.1"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _BACKLOG = 100
+_PIECE = 64 * 1024
 
 
 class Shells:
@@ -238,18 +239,33 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         await self.wait_closed()
 
     async def _on_pipes(self) -> int:
-        (stdin, to_stdin), (from_stdout, stdout), (from_stderr, stderr) = os.pipe(), os.pipe(), os.pipe()
+        (from_stdout, stdout), (from_stderr, stderr) = os.pipe(), os.pipe()
         try:
-            self._process = await self._start((stdin, stdout, stderr))
+            self._process = await self._start((asyncio.subprocess.PIPE, stdout, stderr))
         except BaseException:
-            for descriptor in (to_stdin, from_stdout, from_stderr):
-                os.close(descriptor)
+            os.close(from_stdout)
+            os.close(from_stderr)
             raise
         finally:
-            for descriptor in (stdin, stdout, stderr):
-                os.close(descriptor)
-        await self.redirect(to_stdin, from_stdout, from_stderr)
-        return await self._ended(self._process)
+            os.close(stdout)
+            os.close(stderr)
+        await self.redirect(None, from_stdout, from_stderr)
+        feeding = asyncio.create_task(self._feed(self._process.stdin))
+        try:
+            return await self._ended(self._process)
+        finally:
+            feeding.cancel()
+            await asyncio.wait({feeding})
+
+    async def _feed(self, stdin: asyncio.StreamWriter | None) -> None:
+        """Hand on what is given to a process. asyncssh's own way to do so loses what comes with the end."""
+        if stdin is None:
+            return
+        with suppress(OSError, asyncssh.Error):
+            while data := await self.stdin.read(_PIECE):
+                stdin.write(data)
+                await stdin.drain()
+        stdin.close()
 
     async def _on_terminal(self, kind: str) -> int:
         outer, inner = os.openpty()

@@ -27,7 +27,14 @@ def check_asyncssh() -> None:
 class Access:
     """Logs one client in to its account's containers."""
 
-    def __init__(self, auths: AsyncAuths, state: State, account: str) -> None:
+    def __init__(self, auths: AsyncAuths, state: State, account: str, username: str) -> None:
+        """Set up.
+
+        Args:
+            account: whose containers these are, as the state file has it.
+            username: who logs in where a container's `ssh` names nobody.
+        """
+        self._username = username
         self._auths = auths
         self._state = state
         self._account = account
@@ -58,6 +65,7 @@ class Access:
         login = Login(
             label=label,
             endpoint=endpoint,
+            username=endpoint.username or self._username,
             password=await self._password_of(container) if password is None else password,
             host_key=None if accept_new_host_key else pinned,
         )

@@ -9,7 +9,7 @@ import shlex
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import asyncssh
 import attrs
@@ -124,7 +124,8 @@ class Command(asyncssh.SSHClientSession[bytes]):
         self._prepared = prepared
         self._output = output
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
-        # What came before its process id was told, which is for nobody else.
+        self._starting: asyncio.Task[Any] | None = None
+        # What has come before its process id.
         self._head = b""
         self._leader: int | None = None
         self._told = asyncio.Event()
@@ -141,6 +142,11 @@ class Command(asyncssh.SSHClientSession[bytes]):
         Raises:
             OSError, asyncssh.Error: it cannot be.
         """
+        # A task of its own: a channel whose opening is cut off would stay open for good.
+        self._starting = asyncio.get_running_loop().create_task(self._start(connection))
+        await asyncio.shield(self._starting)
+
+    async def _start(self, connection: asyncssh.SSHClientConnection) -> None:
         await connection.create_session(lambda: self, self._prepared.line, encoding=None, request_pty=False)  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
 
     def result(self, captured: Capture | None = None) -> CommandResult:
@@ -189,6 +195,10 @@ class Command(asyncssh.SSHClientSession[bytes]):
         """Have it end, with all that it started in its group, within a bound."""
         # What it still writes is not for anybody, and must not keep it.
         self._output = _Nobody()
+        if self._starting is not None:
+            await asyncio.wait({self._starting}, timeout=_TERMINATION)
+            if not self._starting.done():
+                self._starting.cancel()
         for name, seconds in (("TERM", _TERMINATION), ("KILL", _KILL)):
             if self.closed or self._channel is None:
                 return
@@ -212,7 +222,10 @@ class Command(asyncssh.SSHClientSession[bytes]):
             self._channel.abort()
 
     def _without_mark(self, data: bytes) -> bytes:
-        """Find the process id in what it writes first, and leave that out. A login's own greetings may come before it."""
+        """Find the process id in what it writes first, and leave that out.
+
+        What a login's own script says comes before it, and once more after it, from the shell that runs the command.
+        """
         self._head += data
         found = re.search(rb"%s (\d+)\n" % self._prepared.mark, self._head)
         if found is None and len(self._head) < _PIECE:
@@ -222,7 +235,7 @@ class Command(asyncssh.SSHClientSession[bytes]):
         if found is None:
             return whole
         self._leader = int(found[1])
-        return whole[: found.start()] + whole[found.end() :]
+        return whole[found.end() :]
 
     # What asyncssh tells.
 

@@ -29,6 +29,7 @@ class Login:
 
     label: str
     endpoint: SSHEndpoint
+    username: str
     password: str = attrs.field(repr=False)
     host_key: str | None
 
@@ -64,7 +65,7 @@ async def _handshake(login: Login, server: _Server, connected: socket.socket) ->
             login.endpoint.port,
             sock=connected,
             client_factory=lambda: server,
-            username=login.endpoint.username,
+            username=login.username,
             password=login.password,
             # Nothing of the user's own ~/.ssh, nor an agent's keys, is meant for a rented machine.
             config=None,

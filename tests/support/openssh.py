@@ -1,0 +1,97 @@
+"""A real OpenSSH server, with users and passwords of its own: Debian's openssh-server, and libnss-wrapper for the users."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PASSWORD = "a-real-servers-password"
+# Of that password, by `openssl passwd -6`.
+_HASH = "$6$netmindtests$YdwjL0nvRiqKNyc4nZ/q.NwYTiqwNX0k4kaw99F62H0a7ZwbJ80cq0OLv/oS.SzCRKVoiPaypXbCNAXnb1Hcr/"
+_CONFIG = """
+ListenAddress 127.0.0.1
+Port {port}
+HostKey {folder}/host_key
+PidFile none
+UsePAM no
+PermitRootLogin yes
+PasswordAuthentication yes
+KbdInteractiveAuthentication no
+PubkeyAuthentication no
+StrictModes no
+PrintMotd no
+MaxStartups 500
+Subsystem sftp internal-sftp
+"""
+
+
+@dataclass
+class OpenSSH:
+    """The server."""
+
+    port: int
+    home: Path
+
+
+def missing(what: str) -> None:
+    """Skip a test, and fail it where CI should have installed what it needs."""
+    text = f"{what} is missing: apt-get install openssh-server openssh-client libnss-wrapper"
+    if "CI" in os.environ and sys.platform == "linux":
+        pytest.fail(text)
+    pytest.skip(text)
+
+
+def program(name: str) -> str:
+    """Return the path of one of OpenSSH's programs."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found is None:
+        missing(name)
+    assert found is not None
+    return found
+
+
+@contextmanager
+def openssh_server(folder: Path, port: int) -> Iterator[OpenSSH]:
+    """Serve on a port of this machine."""
+    server, keygen = program("sshd"), program("ssh-keygen")
+    if not list(Path("/usr/lib").glob("*/libnss_wrapper.so*")):
+        missing("libnss-wrapper")
+    home = folder / "home"
+    home.mkdir(parents=True)
+    subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "host_key")], check=True)
+    user = f"{os.getuid()}:{os.getgid()}"
+    (folder / "passwd").write_text(f"root:x:{user}::{home}:/bin/bash\nsshd:x:65533:65534::/:/bin/false\n")
+    (folder / "group").write_text(f"root:x:{os.getgid()}:\nnogroup:x:65534:\n")
+    (folder / "shadow").write_text(f"root:{_HASH}:19000:0:99999:7:::\n")
+    (folder / "config").write_text(_CONFIG.format(port=port, folder=folder))
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    wrapped = {
+        "LD_PRELOAD": "libnss_wrapper.so",
+        **{f"NSS_WRAPPER_{name.upper()}": str(folder / name) for name in ("passwd", "group", "shadow")},
+    }
+    process = subprocess.Popen(
+        [server, "-D", "-e", "-f", str(folder / "config")],
+        stderr=subprocess.PIPE,
+        env={"PATH": os.environ["PATH"], **wrapped},
+        start_new_session=True,
+    )
+    with process:
+        try:
+            assert process.stderr is not None
+            told = b""
+            while b"Server listening" not in told:
+                line = process.stderr.readline()
+                assert line, told.decode()
+                told += line
+            yield OpenSSH(port, home)
+        finally:
+            process.kill()
