@@ -241,7 +241,7 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
     async def _on_pipes(self) -> int:
         (from_stdout, stdout), (from_stderr, stderr) = os.pipe(), os.pipe()
         try:
-            self._process = await self._start((asyncio.subprocess.PIPE, stdout, stderr))
+            process = self._process = await self._start((asyncio.subprocess.PIPE, stdout, stderr))
         except BaseException:
             os.close(from_stdout)
             os.close(from_stderr)
@@ -249,16 +249,17 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         finally:
             os.close(stdout)
             os.close(stderr)
-        await self.redirect(None, from_stdout, from_stderr)
-        feeding = asyncio.create_task(self._feed(self._process.stdin))
+        # asyncssh's own way to hand on loses what comes with the end.
+        feeding = asyncio.create_task(self._feed(process.stdin))
         try:
-            return await self._ended(self._process)
+            await asyncio.gather(_hand_on(from_stdout, self.stdout), _hand_on(from_stderr, self.stderr))
+            return await self._inhabited.ended(process)
         finally:
             feeding.cancel()
             await asyncio.wait({feeding})
 
     async def _feed(self, stdin: asyncio.StreamWriter | None) -> None:
-        """Hand on what is given to a process. asyncssh's own way to do so loses what comes with the end."""
+        """Give a process what it is sent."""
         if stdin is None:
             return
         with suppress(OSError, asyncssh.Error):
@@ -281,7 +282,10 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         self._terminal = outer
         try:
             await self.redirect(os.dup(outer), os.dup(outer), recv_eof=False)
-            return await self._ended(self._process)
+            status = await self._inhabited.ended(self._process)
+            with suppress(OSError, asyncssh.Error):
+                await self.stdout.drain()
+            return status
         finally:
             self._terminal = None
             os.close(outer)
@@ -293,13 +297,20 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
             self.command, environment={**self.env, **environment}, streams=streams, terminal=terminal
         )
 
-    async def _ended(self, process: asyncio.subprocess.Process) -> int:
-        status = await self._inhabited.ended(process)
-        # What it wrote comes before its status.
+
+async def _hand_on(descriptor: int, to: asyncssh.SSHWriter[bytes]) -> None:
+    """Send what comes out of a pipe, until nobody writes there any more, or nobody wants it."""
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
+    )
+    try:
         with suppress(OSError, asyncssh.Error):
-            await self.stdout.drain()
-            await self.stderr.drain()
-        return status
+            while data := await reader.read(_PIECE):
+                to.write(data)
+                await to.drain()
+    finally:
+        transport.close()
 
 
 def _bound(port: int) -> socket.socket:

@@ -25,6 +25,8 @@ _LONGEST_LINE = 1024 * 1024
 _MOST_WAITING = 1024 * 1024
 # How long a command that is told to end gets for it, before it is killed; and then, before it is left.
 _TERMINATION, _KILL = 2.0, 2.0
+# After which a server that has no room for one more command is asked again.
+_PAUSES = (0.02, 0.1, 0.3, 1.0, 2.0)
 _NAMES = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789")
 
 
@@ -147,7 +149,18 @@ class Command(asyncssh.SSHClientSession[bytes]):
         await asyncio.shield(self._starting)
 
     async def _start(self, connection: asyncssh.SSHClientConnection) -> None:
-        await connection.create_session(lambda: self, self._prepared.line, encoding=None, request_pty=False)  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
+        pauses = iter(_PAUSES)
+        while True:
+            try:
+                await connection.create_session(lambda: self, self._prepared.line, encoding=None, request_pty=False)  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
+            except asyncssh.ChannelOpenError:
+                # It was not started. A server may still count a command that has just ended.
+                pause = next(pauses, None)
+                if pause is None or connection.is_closed():
+                    raise
+                await asyncio.sleep(pause)
+            else:
+                return
 
     def result(self, captured: Capture | None = None) -> CommandResult:
         """Return what came of it until now."""

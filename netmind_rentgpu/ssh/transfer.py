@@ -1,4 +1,8 @@
-"""Files and folders to a container and back, by SFTP: several at once, and never half a file under its own name."""
+"""Files and folders to a container and back, by SFTP: several at once, and never half a file under its own name.
+
+Local files are read and written in the event loop, a block at a time: a thread could not be stopped when its transfer is,
+and would write to whatever has the file's descriptor then.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,8 @@ import os
 import posixpath
 import secrets
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -90,11 +94,10 @@ async def upload(sftp: asyncssh.SFTPClient, local: Path, remote: str, on_progres
         target = _joined(remote, thing.path)
         async with _partial(target, sftp.remove) as partial:
             async with sftp.open(partial, "xb", asyncssh.SFTPAttrs(permissions=0o600), block_size=0) as written:
-                source = await asyncio.to_thread((local / thing.path).open, "rb", buffering=0)
-                with source:
+                with _descriptor(local / thing.path, os.O_RDONLY) as source:
 
                     async def block(offset: int, size: int) -> None:
-                        data = await asyncio.to_thread(os.pread, source.fileno(), size, offset)
+                        data = os.pread(source, size, offset)
                         if len(data) < size:
                             raise TransferError(f"{local / thing.path} became shorter while it was copied")
                         await written.write(data, offset)
@@ -120,34 +123,31 @@ async def download(sftp: asyncssh.SFTPClient, remote: str, local: Path, on_progr
     """
     things = [one async for one in _remote_below(sftp, remote, "", await sftp.stat(remote))]
     progress = _Progress(things, on_progress)
-    await asyncio.to_thread(_make_folders, local, _folders(things))
+    _make_folders(local, _folders(things))
 
     async def fetch(thing: Copied) -> None:
         target = local / thing.path
 
         async def remove(partial: str) -> None:
-            await asyncio.to_thread(os.unlink, partial)
+            os.unlink(partial)  # noqa: PTH108  # not Path's, which would have to be made first
 
         async with _partial(str(target), remove) as partial:
             async with sftp.open(_joined(remote, thing.path), "rb", block_size=0) as read:
-                written = await asyncio.to_thread(os.open, partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                try:
+                with _descriptor(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as written:
 
                     async def block(offset: int, size: int) -> None:
                         while size:
                             data = cast("bytes", await read.read(size, offset))
                             if not data:
                                 raise TransferError(f"{_joined(remote, thing.path)} became shorter while it was copied")
-                            await asyncio.to_thread(os.pwrite, written, data, offset)
+                            os.pwrite(written, data, offset)
                             progress.copied(thing.path, len(data))
                             offset, size = offset + len(data), size - len(data)
 
                     await _at_once(
                         (_bound(block, *piece) for piece in _blocks(thing, sftp.limits.max_read_len)), _BLOCKS_AT_ONCE
                     )
-                finally:
-                    os.close(written)
-            await asyncio.to_thread(_put_in_place, partial, target, thing.mode)
+            _put_in_place(partial, target, thing.mode)
         progress.copied(thing.path, arrived=True)
 
     await _at_once((_bound(fetch, thing) for thing in things if thing.size is not None), _FILES_AT_ONCE)
@@ -191,16 +191,25 @@ async def _remote_below(
         if identity in above or len(above) > _DEEPEST:
             raise TransferError(f"{here} is a link to a folder that it stands in")
         yield Copied(path, mode, None)
-        async for entry in sftp.scandir(here):
+        async for name, attributes in _entries(sftp, here):
+            async for one in _remote_below(sftp, root, posixpath.join(path, name), attributes, (*above, identity)):
+                yield one
+    else:
+        raise TransferError(f"{here} is neither a file nor a folder")
+
+
+async def _entries(sftp: asyncssh.SFTPClient, here: str) -> AsyncIterator[tuple[str, asyncssh.SFTPAttrs]]:
+    """List a folder, but for itself and the one above. What changes while it is listed may be shown twice."""
+    seen = {".", ".."}
+    async with aclosing(cast("AsyncGenerator[asyncssh.SFTPName]", sftp.scandir(here))) as entries:
+        async for entry in entries:
             name = str(entry.filename)
             # A server may say anything, and must not choose where on this machine it is written.
             if not name or "/" in name or "\0" in name:
                 raise TransferError(f"{here} holds {name!r}, which can be no name")
-            if name not in (".", ".."):
-                async for one in _remote_below(sftp, root, posixpath.join(path, name), entry.attrs, (*above, identity)):
-                    yield one
-    else:
-        raise TransferError(f"{here} is neither a file nor a folder")
+            if name not in seen:
+                seen.add(name)
+                yield name, entry.attrs
 
 
 def _folders(things: Iterable[Copied]) -> list[Copied]:
@@ -245,6 +254,16 @@ async def _at_once(jobs: Iterator[_Job], count: int) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextmanager
+def _descriptor(path: str | Path, flags: int) -> Generator[int]:
+    """Open a local file, for its owner alone if it is new."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 @asynccontextmanager
