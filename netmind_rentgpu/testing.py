@@ -12,8 +12,8 @@ It costs nothing where it is not used: neither the client nor the emulator is im
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["EmulatorFactory", "EmulatorOptions"]
 
 _MAY_LEAVE = "rentgpu_may_leave_rented"
+_EMULATOR = "rentgpu_emulator"
+_VARIABLES = ("NETMIND_API_KEY", "NETMIND_API_TOKEN", "NETMIND_BASE_URL", "NETMIND_RENTGPU_PROFILE")
 _LOOP_SCOPES = ("function", "class", "module", "package", "session")
 _BOOT_SECONDS = 0.05
 
@@ -75,6 +77,24 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(closers, closers.__name__)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
+    """Keep a `rentgpu_emulator` of the user's own from the real service, also where it is made before its first test."""
+    if fixturedef.argname != _EMULATOR or fixturedef.scope == "function":
+        return (yield)
+    with _environment():
+        return (yield)
+
+
+@contextmanager
+def _environment() -> Iterator[pytest.MonkeyPatch]:
+    """Let no client reach the real service, whatever the machine has in its environment."""
+    with pytest.MonkeyPatch.context() as environment:
+        for name in _VARIABLES:
+            environment.delenv(name, raising=False)
+        yield environment
+
+
 class _Emulators:
     """The emulators of one test: started, and looked at when it is over."""
 
@@ -117,18 +137,30 @@ class _Emulators:
 
 
 @pytest.fixture
-def _rentgpu_emulators(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[_Emulators]:
-    with ExitStack() as stack:
-        environment = stack.enter_context(pytest.MonkeyPatch.context())
+def _rentgpu_environment(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
+    with _environment() as environment:
         environment.setenv("NETMIND_RENTGPU_STATE", str(tmp_path / "netmind-rentgpu.sqlite3"))
-        # A test must never reach the real service, whatever the machine has in its environment.
-        for name in ("NETMIND_API_KEY", "NETMIND_API_TOKEN", "NETMIND_BASE_URL", "NETMIND_RENTGPU_PROFILE"):
-            environment.delenv(name, raising=False)
-        emulators = _Emulators(stack, environment)
+        yield environment
+
+
+@pytest.fixture
+def _rentgpu_emulators(
+    request: pytest.FixtureRequest, _rentgpu_environment: pytest.MonkeyPatch
+) -> Iterator[_Emulators]:
+    with ExitStack() as stack:
+        emulators = _Emulators(stack, _rentgpu_environment)
         yield emulators
         leaked = emulators.leaked()
     if leaked and request.node.get_closest_marker(_MAY_LEAVE) is None:
         pytest.fail(leaked, pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def _rentgpu_everywhere(request: pytest.FixtureRequest) -> None:
+    """Watch over every test that has an emulator, whoever made that, and whether it takes a client or not."""
+    if _EMULATOR in request.fixturenames:
+        request.getfixturevalue("_rentgpu_environment")  # for one that is made next
+        request.getfixturevalue("_rentgpu_in_force")
 
 
 @pytest.fixture
@@ -158,7 +190,7 @@ def rentgpu(_rentgpu_in_force: Emulator) -> Iterator[RentGPU]:
     """Give a synchronous client of `rentgpu_emulator`."""
     from netmind_rentgpu.sync import RentGPU
 
-    with RentGPU() as gpu:
+    with RentGPU(_rentgpu_in_force.token, base_url=_rentgpu_in_force.url) as gpu:
         yield gpu
 
 
@@ -187,7 +219,7 @@ def async_rentgpu(request: pytest.FixtureRequest, _rentgpu_client: AsyncRentGPU)
 def _rentgpu_client(_rentgpu_in_force: Emulator) -> AsyncRentGPU:
     from netmind_rentgpu.client import AsyncRentGPU
 
-    return AsyncRentGPU()
+    return AsyncRentGPU(_rentgpu_in_force.token, base_url=_rentgpu_in_force.url)
 
 
 def _closer(fixture: Callable[..., Any], name: str, **options: Any) -> Any:

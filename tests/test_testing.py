@@ -249,6 +249,33 @@ def test_an_emulator_of_the_users_own_is_looked_at_as_well(tmp_path: Path, scope
     assert "from-before" not in text.partition("=== ERRORS")[2].partition("short test summary")[0]
 
 
+@pytest.mark.parametrize("scope", ["function", "session"])
+def test_an_emulator_of_the_users_own_is_in_force_without_a_client_fixture(tmp_path: Path, scope: str) -> None:
+    test = f"""
+    @pytest.fixture(scope="{scope}")
+    def rentgpu_emulator():
+        with pytest.raises(ConfigurationError):
+            RentGPU()
+        with Emulator(boot_seconds=0) as emulator:
+            yield emulator
+
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_leaks(rentgpu_emulator, number):
+        async def main():
+            async with AsyncRentGPU() as gpu:
+                await create(gpu, f"forgotten-{{number}}")
+        asyncio.run(main())
+        assert [charge.name for charge in rentgpu_emulator.running][-1] == f"forgotten-{{number}}"
+
+    def test_afterwards():
+        assert os.environ["NETMIND_API_KEY"] == "the-real-one"
+    """
+    counts, text = run(tmp_path, test)
+    assert counts == {"passed": 3, "error": 2}, text
+    for number in (1, 2):
+        assert text.count(f"forgotten-{number} (container") == 1
+
+
 def test_no_test_reaches_the_real_service(tmp_path: Path) -> None:
     test = """
     def test_before_there_is_an_emulator(rentgpu_emulator_factory):
