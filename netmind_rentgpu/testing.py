@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from decimal import Decimal
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
@@ -33,6 +34,7 @@ __all__ = ["EmulatorFactory", "EmulatorOptions"]
 _MAY_LEAVE = "rentgpu_may_leave_rented"
 _EMULATOR = "rentgpu_emulator"
 _VARIABLES = ("NETMIND_API_KEY", "NETMIND_API_TOKEN", "NETMIND_BASE_URL", "NETMIND_RENTGPU_PROFILE")
+_CLOSERS = "netmind_rentgpu.testing.asyncio"
 _LOOP_SCOPES = ("function", "class", "module", "package", "session")
 _BOOT_SECONDS = 0.05
 
@@ -69,12 +71,14 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.pluginmanager.hasplugin("asyncio"):
         import pytest_asyncio
 
+        if "loop_scope" not in signature(pytest_asyncio.fixture).parameters:
+            return  # one before 0.24; `async_rentgpu` says so to who uses it
         # pytest finds fixtures in modules; this one is only made where there is something to put into it.
-        closers = ModuleType("netmind_rentgpu.testing.asyncio")
+        closers = ModuleType(_CLOSERS)
         for scope in _LOOP_SCOPES:
             closer = _closer(pytest_asyncio.fixture, f"_rentgpu_client_in_{scope}_loop", loop_scope=scope)
             setattr(closers, scope, closer)
-        config.pluginmanager.register(closers, closers.__name__)
+        config.pluginmanager.register(closers, _CLOSERS)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -198,21 +202,32 @@ def rentgpu(_rentgpu_in_force: Emulator) -> Iterator[RentGPU]:
 def async_rentgpu(request: pytest.FixtureRequest, _rentgpu_client: AsyncRentGPU) -> AsyncRentGPU:
     """Give an asynchronous client of `rentgpu_emulator`.
 
-    It is closed after the test, and after fixtures that use it, where pytest-asyncio or anyio's plugin runs either. A test
-    that runs a loop of its own closes it there: `async with async_rentgpu: ...`.
+    It is closed after the test, and after fixtures that use it, where pytest-asyncio (0.24 or later) or anyio's plugin (on
+    asyncio) runs either. A test that runs a loop of its own closes it there: `async with async_rentgpu: ...`.
     """
     config = request.config
     if "anyio_backend" in request.fixturenames:
+        backend = request.getfixturevalue("anyio_backend_name")
+        if backend != "asyncio":
+            pytest.fail(f"async_rentgpu needs asyncio; the anyio_backend of this test is {backend}", pytrace=False)
         request.getfixturevalue("_rentgpu_client_under_anyio")
+    elif config.pluginmanager.hasplugin(_CLOSERS):
+        request.getfixturevalue(f"_rentgpu_client_in_{_loop_scope(request)}_loop")
     elif config.pluginmanager.hasplugin("asyncio"):
-        # In the loop that it belongs to: the test's, or that of the fixtures of a test that is not asynchronous.
-        marker = request.node.get_closest_marker("asyncio")
-        if marker is None:
-            scope = config.getini("asyncio_default_fixture_loop_scope")
-        else:
-            scope = marker.kwargs.get("loop_scope") or config.getini("asyncio_default_test_loop_scope")
-        request.getfixturevalue(f"_rentgpu_client_in_{scope if scope in _LOOP_SCOPES else 'function'}_loop")
+        pytest.fail("async_rentgpu needs pytest-asyncio 0.24 or later, or anyio's plugin", pytrace=False)
     return _rentgpu_client
+
+
+def _loop_scope(request: pytest.FixtureRequest) -> str:
+    """Return the scope of the loop that the client belongs to: the test's, or that of a plain test's fixtures."""
+    marker = request.node.get_closest_marker("asyncio")
+    if marker is None:
+        scope = request.config.getini("asyncio_default_fixture_loop_scope")
+    else:
+        scope = marker.kwargs.get("loop_scope") or marker.kwargs.get("scope")
+        with suppress(ValueError):  # pytest-asyncio before 0.26 has no such setting
+            scope = scope or request.config.getini("asyncio_default_test_loop_scope")
+    return scope if scope in _LOOP_SCOPES else "function"
 
 
 @pytest.fixture

@@ -134,6 +134,96 @@ def test_an_asynchronous_test(manager: str, tmp_path: Path) -> None:
     assert counts == {"passed": 2}, text
 
 
+def test_trio_is_told_that_it_does_not_suit(tmp_path: Path) -> None:
+    test = """
+@pytest.mark.anyio
+async def test_it(async_rentgpu):
+    pass
+"""
+    counts, text = run(tmp_path, test + ANYIO.replace('"asyncio"', '"trio"'))
+    assert counts == {"error": 1}, text
+    assert "\nasync_rentgpu needs asyncio; the anyio_backend of this test is trio\n" in text
+
+
+OLD_ASYNCIO = """
+import asyncio, inspect
+import pytest
+
+def fixture(function=None, **options):
+    return pytest.fixture(function, **options)
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "asyncio: run in a loop")
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    if inspect.iscoroutinefunction(pyfuncitem.function):
+        asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}))
+        return True
+"""
+
+
+@pytest.fixture
+def old_asyncio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What of pytest-asyncio 0.23 the plugin meets: found before the one that is installed."""
+    site = tmp_path / "site"
+    (site / "pytest_asyncio-0.23.8.dist-info").mkdir(parents=True)
+    (site / "pytest_asyncio-0.23.8.dist-info" / "METADATA").write_text("Name: pytest-asyncio\nVersion: 0.23.8\n")
+    (site / "pytest_asyncio-0.23.8.dist-info" / "entry_points.txt").write_text("[pytest11]\nasyncio = pytest_asyncio\n")
+    (site / "pytest_asyncio.py").write_text(OLD_ASYNCIO)
+    monkeypatch.setenv("PYTHONPATH", str(site))
+
+
+@pytest.mark.usefixtures("old_asyncio")
+def test_an_old_pytest_asyncio_is_not_in_the_way(tmp_path: Path) -> None:
+    test = """
+    import pytest_asyncio
+
+    @pytest.mark.asyncio
+    async def test_it(rentgpu_emulator):
+        assert "loop_scope" not in str(pytest_asyncio.__dict__)
+        async with AsyncRentGPU() as gpu:
+            await gpu.machines.list()
+
+    def test_plain(rentgpu):
+        rentgpu.machines.list()
+
+    @pytest.mark.asyncio
+    async def test_client(async_rentgpu):
+        pass
+    """
+    (tmp_path / "tests").mkdir()
+    counts, text = run(tmp_path / "tests", test, "-W", "default::pytest.PytestConfigWarning")
+    assert counts == {"passed": 2, "error": 1, "warning": 1}, text
+    assert "\nasync_rentgpu needs pytest-asyncio 0.24 or later, or anyio's plugin\n" in text
+
+
+def test_a_pytest_asyncio_without_a_default_for_tests(tmp_path: Path) -> None:
+    """Before 0.26 there was no such setting, and before 0.24 the marker's `loop_scope` was called `scope`."""
+    conftest = """
+    def pytest_configure(config):
+        getini = config.getini
+        def missing(name):
+            if name == "asyncio_default_test_loop_scope" and sys._getframe(1).f_globals["__name__"] == "netmind_rentgpu.testing":
+                raise ValueError(name)
+            return getini(name)
+        config.getini = missing
+    import sys
+    """
+    test = """
+    @pytest.mark.asyncio
+    async def test_it(async_rentgpu):
+        await async_rentgpu.machines.list()
+
+    @pytest.mark.asyncio(scope="session")
+    async def test_scope(async_rentgpu):
+        await async_rentgpu.machines.list()
+    """
+    counts, text = run(tmp_path, test, "-W", "default::pytest.PytestDeprecationWarning", conftest=conftest)
+    assert counts.pop("warning", 1) == 1
+    assert counts == {"passed": 2}, text
+
+
 def test_an_asynchronous_client_in_a_loop_of_the_tests_own(tmp_path: Path) -> None:
     test = """
     def test_it(async_rentgpu):
