@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from netmind_rentgpu.client import AsyncRentGPU
     from netmind_rentgpu.emulator import Clock, Emulator, Fault, World
+    from netmind_rentgpu.profile import ServiceProfile
     from netmind_rentgpu.sync import RentGPU
 
 __all__ = ["EmulatorFactory", "EmulatorOptions"]
@@ -102,9 +103,10 @@ def _environment() -> Iterator[pytest.MonkeyPatch]:
 class _Emulators:
     """The emulators of one test: started, and looked at when it is over."""
 
-    def __init__(self, stack: ExitStack, environment: pytest.MonkeyPatch) -> None:
+    def __init__(self, stack: ExitStack, environment: pytest.MonkeyPatch, profile: Path) -> None:
         self._stack = stack
         self._environment = environment
+        self._profile = profile
         self._watched: list[tuple[Emulator, frozenset[int]]] = []
 
     def start(self, **options: Unpack[EmulatorOptions]) -> Emulator:
@@ -119,9 +121,11 @@ class _Emulators:
         return emulator
 
     def put_in_force(self, emulator: Emulator) -> None:
-        """Let clients that are made without a token or URL find it."""
+        """Let clients that are made without a token or URL find it, and write the token as its world has it."""
+        self._profile.write_text(f'authorization = "{emulator.world.token}"\n', encoding="utf-8")
         self._environment.setenv("NETMIND_BASE_URL", emulator.url)
         self._environment.setenv("NETMIND_API_KEY", emulator.token)
+        self._environment.setenv("NETMIND_RENTGPU_PROFILE", str(self._profile))
         self._watch(emulator)
 
     def _watch(self, emulator: Emulator) -> None:
@@ -149,10 +153,10 @@ def _rentgpu_environment(tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture
 def _rentgpu_emulators(
-    request: pytest.FixtureRequest, _rentgpu_environment: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, _rentgpu_environment: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[_Emulators]:
     with ExitStack() as stack:
-        emulators = _Emulators(stack, _rentgpu_environment)
+        emulators = _Emulators(stack, _rentgpu_environment, tmp_path / "netmind-rentgpu.toml")
         yield emulators
         leaked = emulators.leaked()
     if leaked and request.node.get_closest_marker(_MAY_LEAVE) is None:
@@ -190,11 +194,22 @@ def _rentgpu_in_force(rentgpu_emulator: Emulator, _rentgpu_emulators: _Emulators
 
 
 @pytest.fixture
-def rentgpu(_rentgpu_in_force: Emulator) -> Iterator[RentGPU]:
+def rentgpu_profile(_rentgpu_in_force: Emulator) -> ServiceProfile:
+    """Give what the clients assume of the service: the defaults, but the token as the emulator's world has it.
+
+    One of your own replaces it.
+    """
+    from netmind_rentgpu.profile import ServiceProfile
+
+    return ServiceProfile(authorization=_rentgpu_in_force.world.token)
+
+
+@pytest.fixture
+def rentgpu(_rentgpu_in_force: Emulator, rentgpu_profile: ServiceProfile) -> Iterator[RentGPU]:
     """Give a synchronous client of `rentgpu_emulator`."""
     from netmind_rentgpu.sync import RentGPU
 
-    with RentGPU(_rentgpu_in_force.token, base_url=_rentgpu_in_force.url) as gpu:
+    with RentGPU(_rentgpu_in_force.token, base_url=_rentgpu_in_force.url, profile=rentgpu_profile) as gpu:
         yield gpu
 
 
@@ -231,10 +246,10 @@ def _loop_scope(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def _rentgpu_client(_rentgpu_in_force: Emulator) -> AsyncRentGPU:
+def _rentgpu_client(_rentgpu_in_force: Emulator, rentgpu_profile: ServiceProfile) -> AsyncRentGPU:
     from netmind_rentgpu.client import AsyncRentGPU
 
-    return AsyncRentGPU(_rentgpu_in_force.token, base_url=_rentgpu_in_force.url)
+    return AsyncRentGPU(_rentgpu_in_force.token, base_url=_rentgpu_in_force.url, profile=rentgpu_profile)
 
 
 def _closer(fixture: Callable[..., Any], name: str, **options: Any) -> Any:

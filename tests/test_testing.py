@@ -10,7 +10,7 @@ from textwrap import dedent
 
 import pytest
 
-from netmind_rentgpu.emulator import Emulator
+from netmind_rentgpu.emulator import Emulator, preset_names
 from netmind_rentgpu.testing import EmulatorOptions
 
 # What the tests of the plugin do not need, and what would take most of their time.
@@ -21,7 +21,7 @@ BEGIN = """
 import asyncio, os, sys
 import pytest
 from netmind_rentgpu import (
-    APIConnectionError, AsyncRentGPU, ConfigurationError, PaymentType, RateLimitError, RentGPU
+    APIConnectionError, AsyncRentGPU, ConfigurationError, InvalidRequestError, PaymentType, RateLimitError, RentGPU
 )
 from netmind_rentgpu.emulator import Clock, Emulator, Fault
 
@@ -204,7 +204,8 @@ def test_a_pytest_asyncio_without_a_default_for_tests(tmp_path: Path) -> None:
     def pytest_configure(config):
         getini = config.getini
         def missing(name):
-            if name == "asyncio_default_test_loop_scope" and sys._getframe(1).f_globals["__name__"] == "netmind_rentgpu.testing":
+            asking = sys._getframe(1).f_globals["__name__"]
+            if (asking, name) == ("netmind_rentgpu.testing", "asyncio_default_test_loop_scope"):
                 raise ValueError(name)
             return getini(name)
         config.getini = missing
@@ -427,8 +428,47 @@ def test_a_world_faults_and_a_clock_of_ones_choice(tmp_path: Path) -> None:
         rentgpu_emulator.clock.advance(3600)
         assert rentgpu_emulator.clock.now == 3600
     """
-    # The token of that world is written another way.
-    counts, text = run(tmp_path, test.replace('world="pairs-01"', 'world="documented"'))
+    counts, text = run(tmp_path, test)
+    assert counts == {"passed": 1}, text
+
+
+def test_clients_suit_every_world(tmp_path: Path) -> None:
+    test = """
+    from netmind_rentgpu.emulator import preset_names
+
+    @pytest.fixture(params=preset_names())
+    def rentgpu_emulator(rentgpu_emulator_factory, request):
+        rentgpu_emulator_factory(world="documented")
+        return rentgpu_emulator_factory(world=request.param)
+
+    @pytest.mark.asyncio
+    async def test_it(rentgpu, async_rentgpu, rentgpu_emulator):
+        with RentGPU() as own:
+            for gpu in (rentgpu, own):
+                assert len(await asyncio.to_thread(gpu.machines.list)) == len(await async_rentgpu.machines.list()) == 60
+        assert len(rentgpu_emulator.requests) == 4
+    """
+    counts, text = run(tmp_path, test)
+    assert counts == {"passed": len(preset_names())}, text
+
+
+def test_a_profile_of_ones_own(tmp_path: Path) -> None:
+    test = """
+    from netmind_rentgpu import ServiceProfile
+
+    @pytest.fixture
+    def rentgpu_profile():
+        return ServiceProfile(gpu_names_parameter="gpu")
+
+    @pytest.mark.asyncio
+    async def test_it(rentgpu, async_rentgpu, rentgpu_emulator):
+        with pytest.raises(InvalidRequestError):
+            await async_rentgpu.machines.list(gpu_names=["TITAN_V"])
+        with pytest.raises(InvalidRequestError):
+            await asyncio.to_thread(rentgpu.machines.list, gpu_names=["TITAN_V"])
+        assert [request.query["gpu"] for request in rentgpu_emulator.requests] == ["TITAN_V"] * 2
+    """
+    counts, text = run(tmp_path, test)
     assert counts == {"passed": 1}, text
 
 

@@ -46,6 +46,7 @@ class Emulator:
     Attributes:
         url: what to give a client as base URL.
         token: the one API token that it accepts.
+        world: how it behaves where the service's documentation is silent.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class Emulator:
         self.token: str = token or f"emulator-token-{seed:08x}"
         self._port = port
         ticking = Clock() if clock is None else clock
-        chosen = preset_world(world) if isinstance(world, str) else world
+        self.world: World = preset_world(world) if isinstance(world, str) else world
         self._shells = _shells() if ssh else None
 
         def make() -> Service:
@@ -103,7 +104,7 @@ class Emulator:
                 boot_seconds=boot_seconds,
                 token=self.token,
                 balance=balance,
-                world=chosen,
+                world=self.world,
                 clock=ticking,
                 ports=ports,
             )
