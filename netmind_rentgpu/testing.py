@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from netmind_rentgpu.client import AsyncRentGPU
-    from netmind_rentgpu.emulator import Clock, Emulator, Fault, World
+    from netmind_rentgpu.emulator import Charge, Clock, Coming, Emulator, Fault, World
     from netmind_rentgpu.profile import ServiceProfile
     from netmind_rentgpu.sync import RentGPU
 
@@ -92,7 +92,7 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[Non
 
 
 @contextmanager
-def _environment() -> Iterator[pytest.MonkeyPatch]:
+def _environment() -> Generator[pytest.MonkeyPatch]:
     """Let no client reach the real service, whatever the machine has in its environment."""
     with pytest.MonkeyPatch.context() as environment:
         for name in _VARIABLES:
@@ -107,7 +107,7 @@ class _Emulators:
         self._stack = stack
         self._environment = environment
         self._profile = profile
-        self._watched: list[tuple[Emulator, frozenset[int]]] = []
+        self._watched: list[tuple[Emulator, list[Charge | Coming]]] = []
 
     def start(self, **options: Unpack[EmulatorOptions]) -> Emulator:
         from netmind_rentgpu.emulator import Emulator
@@ -131,7 +131,7 @@ class _Emulators:
     def _watch(self, emulator: Emulator) -> None:
         # One that lives longer than the test may have had something rented before.
         if all(emulator is not watched for watched, _ in self._watched):
-            self._watched.append((emulator, frozenset(one.container_id for one in emulator.running)))
+            self._watched.append((emulator, [*emulator.coming, *emulator.running]))
 
     def leaked(self) -> str:
         """Say what the test left rented; an empty text for nothing."""

@@ -306,7 +306,47 @@ def test_a_create_that_is_done_late_is_a_leak(tmp_path: Path) -> None:
     """
     counts, text = run(tmp_path, test)
     assert counts == {"passed": 1, "error": 1}
-    assert "1 still to be rented, by a late commit" in text
+    assert "1 still to be rented, for 0.0" in text
+
+
+def test_what_one_test_may_leave_is_not_held_against_the_next(tmp_path: Path) -> None:
+    """An emulator that outlives a test: ids begin again after a reset, and a late create is done in another test."""
+    test = """
+    @pytest.fixture(scope="session")
+    def rentgpu_emulator():
+        with Emulator(boot_seconds=0, clock=Clock(scale=0)) as emulator:
+            yield emulator
+
+    async def rent(name):
+        async with AsyncRentGPU() as gpu:
+            await create(gpu, name)
+
+    @pytest.mark.rentgpu_may_leave_rented
+    def test_1_leaves(rentgpu_emulator):
+        asyncio.run(rent("left"))
+
+    def test_2_leaks_after_a_reset(rentgpu_emulator):
+        rentgpu_emulator.reset()
+        asyncio.run(rent("forgotten"))
+
+    @pytest.mark.rentgpu_may_leave_rented
+    def test_3_leaves_one_to_come(rentgpu_emulator):
+        rentgpu_emulator.faults.add(Fault("late commit", seconds=60))
+        with pytest.raises(APIConnectionError):
+            asyncio.run(rent("coming"))
+
+    def test_4_does_nothing(rentgpu_emulator):
+        assert [one.name for one in rentgpu_emulator.coming] == ["coming"]
+
+    def test_5_waits(rentgpu_emulator):
+        rentgpu_emulator.clock.advance(60)
+        assert [one.name for one in rentgpu_emulator.running] == ["forgotten", "coming"]
+    """
+    counts, text = run(tmp_path, test)
+    assert counts == {"passed": 5, "error": 1}, text
+    assert "ERROR at teardown of test_2_leaks_after_a_reset" in text
+    assert "1 still rented" in text
+    assert "  forgotten (container 1001)" in text
 
 
 @pytest.mark.parametrize("scope", ["function", "module", "session"])

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import attrs
 
-from netmind_rentgpu.emulator.billing import Charge, rented
+from netmind_rentgpu.emulator.billing import Charge, Coming, rented
 from netmind_rentgpu.emulator.clock import Clock
 from netmind_rentgpu.emulator.faults import Fault, Faults
 from netmind_rentgpu.emulator.recording import Recorder
@@ -66,10 +66,21 @@ class Backstage:
         charges: list[Charge] = self.service.at_once(self.service.charges)
         return charges
 
-    def leaked(self, apart_from: Collection[int] = ()) -> str | None:
+    def coming(self) -> list[Coming]:
+        """Return the creates that are still to be done."""
+        coming: list[Coming] = self.service.at_once(self.service.coming)
+        return coming
+
+    def leaked(self, apart_from: Collection[int | Charge | Coming] = ()) -> str | None:
         """Say what is rented and what it costs; None where nothing is, and nothing will be."""
-        charges = [charge for charge in self.charges() if charge.container_id not in apart_from]
-        return rented(charges, coming=self.service.coming)
+        ids = {one for one in apart_from if isinstance(one, int)}
+        numbers = {one.number for one in apart_from if not isinstance(one, int)}
+        service = self.service
+        charges, coming = service.at_once(lambda: (service.charges(), service.coming()))
+        return rented(
+            [one for one in charges if one.container_id not in ids and one.number not in numbers],
+            [one for one in coming if one.number not in numbers],
+        )
 
     # Over HTTP: each takes the query or the JSON that came, and returns JSON.
 
@@ -100,6 +111,7 @@ class Backstage:
                 {**attrs.asdict(charge), "hourly_price": str(charge.hourly_price), "cost": str(charge.cost)}
                 for charge in charges
             ],
+            "coming": [{**attrs.asdict(one), "hourly_price": str(one.hourly_price)} for one in self.coming()],
         }
 
     def show_clock(self) -> Any:

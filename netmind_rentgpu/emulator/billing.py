@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from decimal import Decimal
 
 import attrs
 
-__all__ = ["Bill", "Charge", "rented"]
+__all__ = ["Bill", "Charge", "Coming", "rented"]
 
 _SECONDS_IN_AN_HOUR = 3600
 
@@ -17,6 +17,7 @@ class Charge:
     """One container's part of the bill.
 
     Attributes:
+        number: from 1 on, in the order in which containers were asked for; it goes on after a reset, where ids begin again.
         container_id, name, node_name, gpu: of the container.
         hourly_price: US dollars for an hour of all its GPUs.
         seconds: from its creation to its deletion, or until now, without the time in which it cost nothing.
@@ -25,6 +26,7 @@ class Charge:
         accruing: it costs now; a stopped one may not.
     """
 
+    number: int
     container_id: int
     name: str
     node_name: str
@@ -40,8 +42,29 @@ class Charge:
         return self.hourly_price * Decimal(repr(self.seconds)) / _SECONDS_IN_AN_HOUR
 
 
+@attrs.frozen(kw_only=True)
+class Coming:
+    """A create that is still to be done, though whoever asked for it may have left.
+
+    Attributes:
+        number: that of the `Charge` that it will be.
+        name, node_name, gpu, hourly_price: of the container that it will be, if it is not refused then.
+        how: by which fault, as a `Fault` calls it.
+        seconds: until it is done, by the emulator's clock; None where it does not follow that.
+    """
+
+    number: int
+    name: str
+    node_name: str
+    gpu: int
+    hourly_price: Decimal
+    how: str
+    seconds: float | None
+
+
 @attrs.define(kw_only=True)
 class _Entry:
+    number: int
     container_id: int
     name: str
     node_name: str
@@ -61,10 +84,18 @@ class Bill:
     def __init__(self) -> None:
         self._entries: dict[int, _Entry] = {}
 
-    def begin(self, container_id: int, *, name: str, node_name: str, gpu: int, price: Decimal, now: float) -> None:
+    def begin(
+        self, container_id: int, *, number: int, name: str, node_name: str, gpu: int, price: Decimal, now: float
+    ) -> None:
         """Start charging for a container; `price` is for an hour of one GPU."""
         self._entries[container_id] = _Entry(
-            container_id=container_id, name=name, node_name=node_name, gpu=gpu, hourly_price=price * gpu, began=now
+            number=number,
+            container_id=container_id,
+            name=name,
+            node_name=node_name,
+            gpu=gpu,
+            hourly_price=price * gpu,
+            began=now,
         )
 
     def end(self, container_id: int, now: float) -> None:
@@ -87,6 +118,7 @@ class Bill:
         """Return every container that ever ran, in the order of creation."""
         return [
             Charge(
+                number=entry.number,
                 container_id=entry.container_id,
                 name=entry.name,
                 node_name=entry.node_name,
@@ -101,12 +133,8 @@ class Bill:
         ]
 
 
-def rented(charges: Iterable[Charge], *, coming: int = 0) -> str | None:
-    """Say what is rented of some charges and what it costs; None where nothing is.
-
-    Args:
-        coming: how many creates are still to be done, though their connections broke.
-    """
+def rented(charges: Sequence[Charge], coming: Sequence[Coming]) -> str | None:
+    """Say what is rented, or will be, and what it costs; None where nothing is."""
     running = [charge for charge in charges if charge.running]
     lines: list[str] = []
     if running:
@@ -119,5 +147,11 @@ def rented(charges: Iterable[Charge], *, coming: int = 0) -> str | None:
             f"{charge.cost:.6f} USD in {charge.seconds:.1f} s"
         )
     if coming:
-        lines.append(f"{coming} still to be rented, by a late commit")
+        hourly = sum((one.hourly_price for one in coming), Decimal(0))
+        lines.append(f"{len(coming)} still to be rented, for {hourly} USD an hour:")
+    for one in coming:
+        when = "" if one.seconds is None else f" in {one.seconds:.1f} s"
+        lines.append(
+            f"  {one.name}: {one.gpu} GPU on {one.node_name}, {one.hourly_price} USD an hour, by '{one.how}'{when}"
+        )
     return "\n".join(lines) or None

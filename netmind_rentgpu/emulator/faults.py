@@ -9,25 +9,9 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 
 import attrs
 
-__all__ = ["CALLS", "CALLS_OF", "LARGEST", "METHODS", "OPTIONS", "STATUSES", "Fault", "Faults", "Starting", "What"]
+from netmind_rentgpu.emulator.calls import CALLS, Call
 
-Call: TypeAlias = Literal[
-    "list_machines",
-    "create_auth",
-    "list_auths",
-    "get_auth",
-    "create_image",
-    "list_images",
-    "get_image",
-    "create_container",
-    "list_containers",
-    "get_container",
-    "stop_container",
-    "restart_container",
-    "delete_container",
-]
-CALLS: tuple[Call, ...] = get_args(Call)
-"""The service's calls, as rules and recorded requests name them."""
+__all__ = ["CALLS_OF", "LARGEST", "METHODS", "OPTIONS", "STATUSES", "Fault", "Faults", "Starting", "What"]
 
 What: TypeAlias = Literal[
     "drop",
@@ -69,7 +53,8 @@ CALLS_OF: dict[str, tuple[str, ...]] = {
     "vanishes": _BOOT,
     "moves": ("restart_container",),
 }
-_LIVES = frozenset({"never starts", "never reachable", "dies", "vanishes", "moves"})
+# They wait for a container to meet; all others meet requests.
+_OF_CONTAINERS = frozenset({"stock-out", "never starts", "never reachable", "dies", "vanishes", "moves"})
 LARGEST = 1e9
 METHODS = ("GET", "POST", "DELETE")
 STATUSES = (400, 401, 403, 404, 408, 409, 500, 502, 503, 504)
@@ -149,7 +134,7 @@ class Fault:
         retry_after: seconds.
         seconds: of `slow`, real ones; of the others, by the emulator's clock.
         nth: the first of the matching requests that can meet it, from 1 on. Of what happens to a container: the first of
-            the containers that are started so.
+            those that the service starts, or else would have started; what it refuses anyway uses nothing up.
         times: how many meet it at most, from that one on, or "all"; one, unless there is a probability.
         probability: with which each of those meets it, under the emulator's seed.
     """
@@ -271,7 +256,7 @@ class Faults:
         """Count a request of the service, and decide what happens to its answer."""
         met: _Rule | None = None
         for rule in self._rules:
-            if rule.fault.what in _LIVES or not rule.matches(call, method, path):
+            if rule.fault.what in _OF_CONTAINERS or not rule.matches(call, method, path):
                 continue
             # Each draws for itself, whatever the others do.
             if rule.would_hit() and met is None:
@@ -284,7 +269,7 @@ class Faults:
 
     def start(self, call: str, method: str, path: str) -> Starting:
         """Decide what happens to the container that a request is about to start."""
-        rules = [rule for rule in self._rules if rule.fault.what in _LIVES and rule.matches(call, method, path)]
+        rules = [rule for rule in self._rules if rule.fault.what in _OF_CONTAINERS and rule.matches(call, method, path)]
         return Starting(rules, [rule for rule in rules if rule.would_hit()])
 
 
@@ -302,7 +287,18 @@ class Starting:
 
     def done(self) -> None:
         """Count it: the service did start it."""
-        for rule in self._rules:
+        self._count(self._rules, self._hitting)
+
+    def refused(self) -> None:
+        """Count the stock-out for which the service did not; what else was to happen waits for another container."""
+        self._count(
+            [rule for rule in self._rules if rule.fault.what == "stock-out"],
+            [rule for rule in self._hitting if rule.fault.what == "stock-out"][:1],
+        )
+
+    @staticmethod
+    def _count(rules: Sequence[_Rule], hitting: Sequence[_Rule]) -> None:
+        for rule in rules:
             rule.matched += 1
-        for rule in self._hitting:
+        for rule in hitting:
             rule.hit += 1

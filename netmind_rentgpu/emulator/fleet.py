@@ -96,24 +96,40 @@ class Fleet:
         """Return what each container has cost until now."""
         return self._bill.charges(self._timeline.now)
 
-    def rent(self, node: Node, wanted: Mapping[str, Any], password: str, stamp: Any, faults: Sequence[Fault]) -> bytes:
+    def affords(self) -> bool:
+        """Tell whether the balance allows another container; once it does not, it never will."""
+        return self._balance is None or sum(charge.cost for charge in self.charges()) < self._balance
+
+    def rent(
+        self,
+        node: Node,
+        wanted: Mapping[str, Any],
+        faults: Sequence[Fault],
+        *,
+        number: int,
+        password: str,
+        stamp: Any,
+    ) -> bytes:
         """Start a container: take the stock, and begin its bill.
 
         Args:
             wanted: what the create says of it, checked.
+            faults: what happens to it.
+            number: on the bill.
             password: of its SSH server.
             stamp: its `created_at`.
-            faults: what happens to it.
         """
         gpu, name = wanted["gpu"], wanted["name"]
-        if self._balance is not None and sum(charge.cost for charge in self.charges()) >= self._balance:
+        if not self.affords():
             raise self._dialect.balance_refusal()
         if self._world.long_names == "cut at 24":
             name = name[:24]
         if self._world.names == "unique" and self._names[name]:
             raise Refusal(409, {"detail": "a container of that name exists"})
         if node.free < gpu:
-            raise self.stock_out(node, gpu)
+            raise _stock_out(node, gpu, node.free)
+        if any(fault.what == "stock-out" for fault in faults):
+            raise _stock_out(node, gpu, 0, by_rule=True)
 
         container_id = self._next_id
         self._next_id += 1
@@ -145,15 +161,11 @@ class Fleet:
         self._ids.append(container_id)
         self._texts.append(_NOT_WRITTEN)
         self._names[name] += 1
-        self._bill.begin(container_id, name=name, node_name=node.name, gpu=gpu, price=node.price, now=now)
+        self._bill.begin(
+            container_id, number=number, name=name, node_name=node.name, gpu=gpu, price=node.price, now=now
+        )
         self._boot(container, faults)
         return self._shown(container_id)
-
-    @staticmethod
-    def stock_out(node: Node, gpu: int, free: int | None = None) -> Refusal:
-        """Refuse a create for want of GPUs."""
-        free = node.free if free is None else free
-        return Refusal(400, {"detail": f"node {node.name} has {free} free GPUs, {gpu} were asked for"})
 
     def page(self, query: Mapping[str, str]) -> bytes:
         """Show a page of the list."""
@@ -291,6 +303,10 @@ class Fleet:
                 for name in ("exposed", "vscode", "jupyter")
             },
         }
+
+
+def _stock_out(node: Node, gpu: int, free: int, *, by_rule: bool = False) -> Refusal:
+    return Refusal(400, {"detail": f"node {node.name} has {free} free GPUs, {gpu} were asked for"}, by_rule=by_rule)
 
 
 def as_json(value: Any) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from netmind_rentgpu.emulator.backstage import PREFIX
-from netmind_rentgpu.emulator.faults import CALLS, CALLS_OF, LARGEST, METHODS, OPTIONS, STATUSES, What
+from netmind_rentgpu.emulator.calls import CALLS
+from netmind_rentgpu.emulator.faults import CALLS_OF, LARGEST, METHODS, OPTIONS, STATUSES, What
 
 __all__ = ["openapi"]
 
@@ -156,10 +157,20 @@ _BILL = _object(
             "type": "array",
             "items": _object(
                 {
-                    **dict.fromkeys(("container_id", "gpu"), _INTEGER),
+                    **dict.fromkeys(("number", "container_id", "gpu"), _INTEGER),
                     **dict.fromkeys(("name", "node_name", "hourly_price", "cost"), _TEXT),
                     "seconds": _NUMBER,
                     **dict.fromkeys(("running", "accruing"), _FLAG),
+                }
+            ),
+        },
+        "coming": {
+            "type": "array",
+            "items": _object(
+                {
+                    **dict.fromkeys(("number", "gpu"), _INTEGER),
+                    **dict.fromkeys(("name", "node_name", "hourly_price", "how"), _TEXT),
+                    "seconds": {"type": ["number", "null"]},
                 }
             ),
         },

@@ -9,7 +9,7 @@ from typing import Any, cast, overload
 
 import attrs
 
-from netmind_rentgpu.emulator.faults import CALLS
+from netmind_rentgpu.emulator.calls import CALLS
 from netmind_rentgpu.emulator.validation import parsed_json
 
 __all__ = ["MASK", "RecordedRequest", "Recorder", "Recording"]

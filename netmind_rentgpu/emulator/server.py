@@ -10,11 +10,12 @@ from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
 from decimal import Decimal
 from functools import partial
+from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from netmind_rentgpu.emulator.backstage import Backstage
-from netmind_rentgpu.emulator.billing import Charge
+from netmind_rentgpu.emulator.billing import Charge, Coming
 from netmind_rentgpu.emulator.clock import Clock
 from netmind_rentgpu.emulator.faults import Fault, Faults
 from netmind_rentgpu.emulator.ports import MadeUpPorts, Ports
@@ -92,6 +93,7 @@ class Emulator:
         ticking = Clock() if clock is None else clock
         self.world: World = preset_world(world) if isinstance(world, str) else world
         self._shells = _shells() if ssh else None
+        numbers = count(1)
 
         def make() -> Service:
             ports: Ports = MadeUpPorts()
@@ -107,6 +109,7 @@ class Emulator:
                 world=self.world,
                 clock=ticking,
                 ports=ports,
+                numbers=numbers,
             )
 
         self._backstage = Backstage(
@@ -152,15 +155,21 @@ class Emulator:
         return [charge for charge in self.charges if charge.running]
 
     @property
+    def coming(self) -> list[Coming]:
+        """Which creates are still to be done, by a late commit or a slow answer."""
+        return self._backstage.coming()
+
+    @property
     def spent(self) -> Decimal:
         """What all containers have cost until now, in US dollars."""
         return sum((charge.cost for charge in self.charges), Decimal(0))
 
-    def assert_nothing_rented(self, *, apart_from: Collection[int] = ()) -> None:
-        """Check that every container was deleted, and that no create is still to be done by a late commit.
+    def assert_nothing_rented(self, *, apart_from: Collection[int | Charge | Coming] = ()) -> None:
+        """Check that every container was deleted, and that no create is still to be done.
 
         Args:
-            apart_from: ids of containers that may be there.
+            apart_from: what may be there: ids of containers, or what `coming` and `running` once were. An id may be
+                another container's after a reset; those may not.
 
         Raises:
             AssertionError: one was not; the message names each and what it costs.

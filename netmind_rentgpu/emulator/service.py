@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from decimal import Decimal
 from random import Random
 from typing import Any
 
-from netmind_rentgpu.emulator.billing import Charge
+import attrs
+
+from netmind_rentgpu.emulator.billing import Charge, Coming
 from netmind_rentgpu.emulator.clock import Clock, Timeline
 from netmind_rentgpu.emulator.dialect import Dialect
 from netmind_rentgpu.emulator.faults import Fault
@@ -34,12 +36,18 @@ _IMAGE_DEFAULTS = {
 }
 
 
+@attrs.frozen
+class _Expected:
+    body: Mapping[str, Any]
+    how: str
+    moment: float | None
+
+
 class Service:
     """Everything behind the thirteen calls, for one account. A call returns JSON, as bytes, or raises a Refusal.
 
     Attributes:
         timeline: what time it is, and what is to happen.
-        coming: how many creates are to be made later.
     """
 
     def __init__(
@@ -53,11 +61,11 @@ class Service:
         world: World,
         clock: Clock,
         ports: Ports,
+        numbers: Iterator[int],
     ) -> None:
         self.world = world
         self.dialect: Dialect = Dialect(world)
         self.timeline: Timeline = Timeline(clock)
-        self.coming: int = 0
         self._token = token
         random = Random(seed)  # noqa: S311  # to be repeatable is the point
         nodes = sorted(draw_nodes(random, machines), key=lambda node: (node.price, node.name))
@@ -67,6 +75,8 @@ class Service:
         self._images: dict[int, dict[str, Any]] = {}
         for content in official_images():
             self._add_image(content)
+        self._numbers = numbers
+        self._expected: dict[int, _Expected] = {}
         self._fleet = Fleet(
             world=world,
             dialect=self.dialect,
@@ -87,15 +97,23 @@ class Service:
 
     def later(self, seconds: float, call: Callable[..., bytes], *arguments: Any) -> None:
         """Make a call in a while, by the clock; whether it is refused then, nobody learns."""
-        creates = call == self.create_container
 
         def act() -> None:
-            self.coming -= creates
             with suppress(Refusal):
                 call(*arguments)
 
-        self.coming += creates
         self.timeline.plan(self.timeline.now + seconds, act)
+
+    def expect(self, body: Mapping[str, Any], how: str, seconds: float | None) -> int:
+        """Take in that a create is still to be done; return the number to give it then.
+
+        Args:
+            how: by which fault.
+            seconds: by the clock, until then.
+        """
+        number = next(self._numbers)
+        self._expected[number] = _Expected(body, how, None if seconds is None else self.timeline.now + seconds)
+        return number
 
     def authorize(self, header: str | None) -> None:
         """Check an `Authorization` header."""
@@ -109,6 +127,27 @@ class Service:
     def charges(self) -> list[Charge]:
         """Return what each container has cost until now."""
         return self._fleet.charges()
+
+    def coming(self) -> list[Coming]:
+        """Return the creates that are still to be done, without those that can only be refused."""
+        coming: list[Coming] = []
+        for number, expected in self._expected.items():
+            with suppress(Refusal):
+                wanted, _, node = self._wanted(expected.body)
+                gpu = wanted["gpu"]
+                if gpu <= node.gpu_count and self._fleet.affords():
+                    coming.append(
+                        Coming(
+                            number=number,
+                            name=wanted["name"],
+                            node_name=node.name,
+                            gpu=gpu,
+                            hourly_price=node.price * gpu,
+                            how=expected.how,
+                            seconds=None if expected.moment is None else expected.moment - self.timeline.now,
+                        )
+                    )
+        return coming
 
     # Machines
 
@@ -213,8 +252,22 @@ class Service:
 
     # Containers
 
-    def create_container(self, body: Mapping[str, Any], faults: Sequence[Fault] = ()) -> bytes:
-        """`POST /v1/rentgpu/containers/`: takes stock and starts the bill."""
+    def create_container(
+        self, body: Mapping[str, Any], faults: Sequence[Fault] = (), number: int | None = None
+    ) -> bytes:
+        """`POST /v1/rentgpu/containers/`: takes stock and starts the bill.
+
+        Args:
+            number: the one that `expect` gave, where this was expected.
+        """
+        if number is None:
+            number = next(self._numbers)
+        self._expected.pop(number, None)
+        wanted, auth, node = self._wanted(body)
+        return self._fleet.rent(node, wanted, faults, number=number, password=auth["value"], stamp=self._stamp())
+
+    def _wanted(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Node]:
+        """Return what a create says, its auth and its machine."""
         check = Checker("body", body, textual=False)
         wanted = {
             "name": check.text("name"),
@@ -227,10 +280,7 @@ class Service:
         check.raise_if_wrong()
         auth = _found(self._auths, wanted["auth_id"], "Auth")
         _found(self._images, wanted["image_template_id"], "Image")
-        node = _found(self._nodes, wanted["node_name"], "Node")
-        if any(fault.what == "stock-out" for fault in faults):
-            raise self._fleet.stock_out(node, wanted["gpu"], free=0)
-        return self._fleet.rent(node, wanted, auth["value"], self._stamp(), faults)
+        return wanted, auth, _found(self._nodes, wanted["node_name"], "Node")
 
     def list_containers(self, query: Mapping[str, str]) -> bytes:
         """`GET /v1/rentgpu/containers/`."""

@@ -19,15 +19,23 @@ class Refusal(Exception):  # noqa: N818  # it is an answer
 
     Attributes:
         by_gateway: what stands before a service would answer so, too.
+        by_rule: only a fault is why.
     """
 
     def __init__(
-        self, status: int, body: Any, *, by_gateway: bool = False, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        body: Any,
+        *,
+        by_gateway: bool = False,
+        by_rule: bool = False,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(f"{status}: {body}")
         self.status = status
         self.body = body
         self.by_gateway = by_gateway
+        self.by_rule = by_rule
         self.headers = headers
 
 

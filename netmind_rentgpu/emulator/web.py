@@ -15,7 +15,8 @@ import attrs
 from aiohttp import web
 
 from netmind_rentgpu.emulator.backstage import PREFIX, Backstage
-from netmind_rentgpu.emulator.faults import Fault, Starting
+from netmind_rentgpu.emulator.calls import ROUTES, Call
+from netmind_rentgpu.emulator.faults import Fault, Faults
 from netmind_rentgpu.emulator.openapi import openapi
 from netmind_rentgpu.emulator.recording import RecordedRequest
 from netmind_rentgpu.emulator.service import Service
@@ -39,7 +40,7 @@ class _Call:
         boots: the method also takes what happens to the container that it starts.
     """
 
-    name: str
+    name: Call
     read: Callable[[web.Request, bytes], Any]
     boots: bool = False
 
@@ -47,7 +48,7 @@ class _Call:
 class _Asked:
     """One request for a call, and the service that it came to: a reset may put another in its place meanwhile."""
 
-    __slots__ = ("body", "call", "record", "request", "service")
+    __slots__ = ("body", "call", "number", "record", "request", "service")
 
     def __init__(
         self, service: Service, call: _Call, request: web.Request, body: bytes, record: RecordedRequest
@@ -57,11 +58,37 @@ class _Asked:
         self.request = request
         self.body = body
         self.record = record
+        self.number: int | None = None
 
-    @property
-    def method(self) -> Callable[..., bytes]:
-        """The service's method."""
-        return cast("Callable[..., bytes]", getattr(self.service, self.call.name))
+    def expect(self, how: str, seconds: float | None = None) -> None:
+        """Let the service know of a create that is still to be done, if this is one."""
+        if self.call.name == "create_container":
+            with suppress(Refusal):
+                self.authorize()
+                self.number = self.service.at_once(self.service.expect, self.argument(), how, seconds)
+
+    def act(self, faults: Faults, argument: Any) -> bytes:
+        """Let the service do what is asked for; what happens to a container is decided as it is started."""
+        method = cast("Callable[..., bytes]", getattr(self.service, self.call.name))
+        if not self.call.boots:
+            return method(argument)
+        starting = faults.start(self.call.name, self.request.method, self.request.path)
+        expected = {} if self.number is None else {"number": self.number}
+        try:
+            content = method(argument, starting.faults, **expected)
+        except Refusal as refusal:
+            if refusal.by_rule:
+                starting.refused()
+                self.meet("stock-out")
+            raise
+        starting.done()
+        for fault in starting.faults:
+            self.meet(fault.what)
+        return content
+
+    def meet(self, what: str) -> None:
+        """Record what it met."""
+        self.record.fault = what if self.record.fault is None else f"{self.record.fault}, {what}"
 
     def authorize(self) -> None:
         """Check who asks."""
@@ -113,23 +140,21 @@ class Server:
 
     def _application(self) -> web.Application:
         application = web.Application()
-        prefix = "/v1/rentgpu"
-        one = f"{prefix}/containers/{{container_id}}"
         container = _id("container_id")
-        calls: list[tuple[str, str, _Call]] = [
-            ("GET", f"{prefix}/machines", _Call("list_machines", _query)),
-            ("POST", f"{prefix}/auths/", _Call("create_auth", _body)),
-            ("GET", f"{prefix}/auths/", _Call("list_auths", _query)),
-            ("GET", f"{prefix}/auths/{{auth_id}}", _Call("get_auth", _id("auth_id"))),
-            ("POST", f"{prefix}/images/", _Call("create_image", _body)),
-            ("GET", f"{prefix}/images/", _Call("list_images", _query)),
-            ("GET", f"{prefix}/images/{{image_id}}", _Call("get_image", _id("image_id"))),
-            ("POST", f"{prefix}/containers/", _Call("create_container", _body, boots=True)),
-            ("GET", f"{prefix}/containers/", _Call("list_containers", _query)),
-            ("GET", one, _Call("get_container", container)),
-            ("POST", f"{one}/stop", _Call("stop_container", container)),
-            ("POST", f"{one}/restart", _Call("restart_container", container, boots=True)),
-            ("DELETE", one, _Call("delete_container", container)),
+        calls = [
+            _Call("list_machines", _query),
+            _Call("create_auth", _body),
+            _Call("list_auths", _query),
+            _Call("get_auth", _id("auth_id")),
+            _Call("create_image", _body),
+            _Call("list_images", _query),
+            _Call("get_image", _id("image_id")),
+            _Call("create_container", _body, boots=True),
+            _Call("list_containers", _query),
+            _Call("get_container", container),
+            _Call("stop_container", container),
+            _Call("restart_container", container, boots=True),
+            _Call("delete_container", container),
         ]
         behind = self._backstage
         controls: list[tuple[str, str, _Handler]] = [
@@ -145,8 +170,8 @@ class Server:
             ("GET", _DESCRIPTION, _plain(openapi)),
         ]
         # One by one, and not as `web.get`, which would add HEAD.
-        for method, path, call in calls:
-            application.router.add_route(method, path, partial(self._serve, call))
+        for call in calls:
+            application.router.add_route(*ROUTES[call.name], partial(self._serve, call))
         for method, path, handler in controls:
             application.router.add_route(method, path, partial(self._control, handler))
         # Whatever no other path takes. A middleware would come before the service's own calls, too, and cost each its share.
@@ -196,48 +221,31 @@ class Server:
         if fault is None:
             answer: web.StreamResponse | None = self._act(asked)
         else:
-            record.fault = fault.what
+            asked.meet(fault.what)
             answer = await self._suffer(fault, asked)
         if answer is None:
             return _dropped(request)
         record.status = answer.status
         return answer
 
-    def _act(self, asked: _Asked, *faults: Fault) -> web.Response:
+    def _act(self, asked: _Asked) -> web.Response:
         """Let the service do what it is asked for, and write its answer."""
         try:
             asked.authorize()
-            if not asked.call.boots:
-                return _answer(asked.service.at_once(asked.method, asked.argument()))
-            starting = self._starting(asked)
-            content = asked.service.at_once(asked.method, asked.argument(), (*faults, *starting.faults))
+            return _answer(asked.service.at_once(asked.act, self._backstage.faults, asked.argument()))
         except Refusal as refusal:
             return self._refused(refusal)
-        self._started(asked, starting)
-        return _answer(content)
 
     def _act_later(self, fault: Fault, asked: _Asked) -> web.Response | None:
         try:
             asked.authorize()
-            arguments: tuple[Any, ...] = (asked.argument(),)
+            argument = asked.argument()
         except Refusal as refusal:
             return self._refused(refusal)
-        if asked.call.boots:
-            starting = self._starting(asked)
-            self._started(asked, starting)
-            arguments = (*arguments, starting.faults)
-        asked.service.at_once(asked.service.later, fault.seconds, asked.method, *arguments)
+        asked.expect(fault.what, fault.seconds)
+        service = asked.service
+        service.at_once(service.later, fault.seconds, asked.act, self._backstage.faults, argument)
         return None
-
-    def _starting(self, asked: _Asked) -> Starting:
-        return self._backstage.faults.start(asked.call.name, asked.request.method, asked.request.path)
-
-    @staticmethod
-    def _started(asked: _Asked, starting: Starting) -> None:
-        starting.done()
-        met = [fault.what for fault in starting.faults]
-        if met:
-            asked.record.fault = ", ".join([*([asked.record.fault] if asked.record.fault else []), *met])
 
     async def _suffer(self, fault: Fault, asked: _Asked) -> web.StreamResponse | None:
         """Return the answer that is left of a request that meets a fault; None where the connection breaks without one."""
@@ -245,7 +253,7 @@ class Server:
             return self._act_later(fault, asked)
         if fault.when == "before" or fault.what == "rate limit":
             return await self._instead(fault, asked)
-        return await self._afterwards(fault, asked.request, self._act(asked, fault))
+        return await self._afterwards(fault, asked.request, self._act(asked))
 
     async def _instead(self, fault: Fault, asked: _Asked) -> web.Response | None:
         """Let a fault come before the service acts, if it still does."""
@@ -256,6 +264,7 @@ class Server:
             await asyncio.sleep(fault.seconds or 0)
             return self._act(asked)
 
+        asked.expect(fault.what)
         # A task of its own: whoever leaves meanwhile does not keep the service from acting.
         task = asyncio.create_task(slowly())
         self._unfinished.add(task)
@@ -275,10 +284,8 @@ class Server:
                 return _answer(content[: len(content) // 2] or b"{", done.status)
             case "wrong shape":
                 return _answer(b'{"unexpected":%s}' % (content or b"null"), done.status)
-            case "drop" | "status" | "hang" | "html":
+            case _:
                 return await self._blocked(fault)
-            case _:  # a stock-out is the service's own answer
-                pass
         return done
 
     async def _blocked(self, fault: Fault) -> web.Response | None:

@@ -36,7 +36,7 @@ async def create(gpu: AsyncRentGPU, name: str = "mine") -> Container:
 
 
 async def test_the_bill(emulator: Emulator, gpu: AsyncRentGPU, http: aiohttp.ClientSession, clock: Any) -> None:
-    assert await ask(http, "GET", "bill") == {"spent": "0", "rented": None, "charges": []}
+    assert await ask(http, "GET", "bill") == {"spent": "0", "rented": None, "charges": [], "coming": []}
     emulator.assert_nothing_rented()
     container = await create(gpu)
     clock.advance(1800)
@@ -45,6 +45,7 @@ async def test_the_bill(emulator: Emulator, gpu: AsyncRentGPU, http: aiohttp.Cli
     assert Decimal(bill["spent"]) == price / 2
     assert bill["charges"] == [
         {
+            "number": 1,
             "container_id": container.id,
             "name": "mine",
             "node_name": container.node_name,

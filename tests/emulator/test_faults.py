@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Callable
+from decimal import Decimal
 from typing import Any
 
 import attrs
@@ -28,7 +29,7 @@ from netmind_rentgpu import (
     UnexpectedResponseError,
 )
 from netmind_rentgpu.emulator import Emulator, Fault, Faults
-from netmind_rentgpu.emulator.faults import CALLS
+from netmind_rentgpu.emulator.calls import CALLS
 
 ONCE = Retries(max_attempts=1)
 
@@ -248,6 +249,7 @@ async def test_a_late_commit_that_the_service_refuses(emulator: Emulator, gpu: A
     raw = Raw(emulator)
     assert (await raw.ask("POST", "containers/", {**body, "node_name": "nowhere"}))[0] is None
     assert (await raw.ask("POST", "containers/", []))[0] == 422
+    emulator.assert_nothing_rented()
     clock.advance(100)
     assert emulator.charges == []
     async with AsyncRentGPU("another-token", base_url=emulator.url, retries=ONCE) as stranger:
@@ -412,13 +414,113 @@ async def test_a_late_commit_is_a_leak_before_it_is_done(emulator: Emulator, gpu
     emulator.faults.add(Fault("late commit", seconds=5))
     with pytest.raises(APIConnectionError):
         await create(gpu)
-    with pytest.raises(AssertionError, match=r"^1 still to be rented, by a late commit$"):
+    (coming,) = emulator.coming
+    clock.advance(2)
+    with pytest.raises(AssertionError) as caught:
         emulator.assert_nothing_rented()
-    clock.advance(5)
+    price = f"{coming.hourly_price} USD an hour"
+    assert str(caught.value) == (
+        f"1 still to be rented, for {price}:\n  mine: 1 GPU on {coming.node_name}, {price}, by 'late commit' in 3.0 s"
+    )
+    emulator.assert_nothing_rented(apart_from=[coming])
+    clock.advance(3)
+    assert (emulator.coming, [one.number for one in emulator.running]) == ([], [coming.number])
+    emulator.assert_nothing_rented(apart_from=[coming])
     with pytest.raises(AssertionError, match=r"^1 still rented, for"):
         emulator.assert_nothing_rented()
     await gpu.containers.delete(1001)
     emulator.assert_nothing_rented()
+
+
+async def test_a_create_that_can_only_be_refused_does_not_come(clock: Any) -> None:
+    faults = [Fault("late commit", seconds=60, times="all")]
+    async with Emulator(clock=clock, boot_seconds=0, balance=Decimal("0.01"), faults=faults) as emulator:
+        raw = Raw(emulator)
+        async with AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu:
+            machine = (await gpu.machines.list())[0]
+        body = {
+            "name": "x",
+            "auth_id": 1,
+            "gpu": 1,
+            "node_name": machine.node_name,
+            "image_template_id": 1,
+            "payment_type": 0,
+        }
+        # Its auth may be made in time; one too many GPUs are never free.
+        await raw.ask("POST", "containers/", body)
+        await raw.ask("POST", "containers/", {**body, "gpu": (machine.gpu_count or 0) + 1})
+        assert emulator.coming == []
+        emulator.faults.clear()
+        await raw.ask("POST", "auths/", {"value": "a-password"})
+        assert [one.name for one in emulator.coming] == ["x"]
+        await raw.ask("POST", "containers/", {**body, "name": "dear"})
+        emulator.assert_nothing_rented(apart_from=[*emulator.running, *emulator.coming])
+        clock.advance(59)
+        assert len(emulator.coming) == 1
+        clock.advance(1)
+        assert (emulator.coming, len(emulator.running)) == ([], 2)
+        clock.advance(36000)
+        emulator.faults.add(Fault("late commit"))
+        await raw.ask("POST", "containers/", body)
+        assert emulator.coming == []
+
+
+async def test_what_is_refused_late_uses_no_other_fault_up(emulator: Emulator, gpu: AsyncRentGPU, clock: Any) -> None:
+    body = await wanted(gpu)
+    raw = Raw(emulator)
+    for fault in (Fault("dies"), Fault("late commit", times=2)):
+        emulator.faults.add(fault)
+    await raw.ask("POST", "containers/", {**body, "node_name": "nowhere"})
+    clock.advance(5)
+    assert emulator.requests[-1].fault == "late commit"
+    await raw.ask("POST", "containers/", body)
+    assert emulator.requests[-1].fault == "late commit"
+    clock.advance(5)
+    assert len(emulator.running) == 1
+    # It is decided when the container is started, and recorded then.
+    assert emulator.requests[-1].fault == "late commit, dies"
+    clock.advance(20)
+    assert (await gpu.containers.get(1001)).status == 3
+
+
+async def test_a_stock_out_waits_for_a_create_that_would_be_done(emulator: Emulator, gpu: AsyncRentGPU) -> None:
+    body = await wanted(gpu)
+    raw = Raw(emulator)
+    emulator.faults.add(Fault("stock-out", nth=2))
+    emulator.faults.add(Fault("stock-out", nth=2))
+    for refused in ({**body, "node_name": "nowhere"}, {**body, "auth_id": 99}, {}, {**body, "gpu": 12}):
+        assert (await raw.ask("POST", "containers/", refused))[0] != 200
+    statuses = [(await raw.ask("POST", "containers/", body))[0] for _ in range(4)]
+    assert statuses == [200, 400, 400, 200]
+    assert [one.fault for one in emulator.requests.of("create_container")[4:]] == [None, "stock-out", "stock-out", None]
+
+
+async def test_a_slow_create_is_a_leak_before_it_is_done(emulator: Emulator, gpu: AsyncRentGPU) -> None:
+    body = await wanted(gpu)
+    emulator.faults.add(Fault("slow", call="create_container", seconds=600))
+    emulator.faults.add(Fault("slow", call="create_container", seconds=600))
+    asking = [
+        asyncio.create_task(Raw(emulator).ask("POST", "containers/", what)) for what in (body, {**body, "gpu": 0})
+    ]
+    async with asyncio.timeout(30):
+        while len(emulator.requests.of("create_container")) < 2 or emulator.requests[-1].fault is None:
+            await asyncio.sleep(0)
+    (coming,) = emulator.coming
+    with pytest.raises(AssertionError, match=r"^1 still to be rented, .*\n  mine: 1 GPU on .* an hour, by 'slow'$"):
+        emulator.assert_nothing_rented()
+    emulator.assert_nothing_rented(apart_from=[coming])
+    for task in asking:
+        task.cancel()
+    await asyncio.wait(asking)
+    assert emulator.coming == [coming]
+
+
+async def test_a_slow_create_keeps_its_number(emulator: Emulator, gpu: AsyncRentGPU) -> None:
+    body = await wanted(gpu)
+    emulator.faults.add(Fault("slow", call="create_container", seconds=0))
+    assert (await Raw(emulator).ask("POST", "containers/", body))[0] == 200
+    assert emulator.coming == []
+    assert [charge.number for charge in emulator.charges] == [1]
 
 
 async def test_a_reset_is_the_end_of_what_was_under_way(emulator: Emulator, gpu: AsyncRentGPU) -> None:

@@ -266,6 +266,7 @@ async def test_the_bill(emulator: Emulator, http: aiohttp.ClientSession, clock: 
 
 def test_a_charge_says_what_it_costs() -> None:
     charge = Charge(
+        number=1,
         container_id=1,
         name="n",
         node_name="x",
