@@ -15,11 +15,12 @@ from netmind_rentgpu.emulator.validation import parsed_json
 __all__ = ["MASK", "RecordedRequest", "Recorder", "Recording"]
 
 MASK = "***"
-# Those of the service, and what else a client may send by mistake.
-_SECRET_FIELDS = frozenset(
-    {"value", "docker_passwd", "password", "passwd", "secret", "token", "api_key", "apikey", "authorization"}
-)
-_ENVIRONMENT = re.compile(r"(-e\s*\w+=)\S+")
+# A password is `value` to an auth. `options` and `onstart` are for a shell, in which a secret can stand in any form, and so
+# they are masked as a whole. The other names are docker_passwd and what a client may send by mistake.
+_SECRET_NAME = re.compile(r"\s*(value|options|onstart)\s*|.*(pass|secret|token|key|credential|authori).*", re.DOTALL)
+_LOGIN_IN_URL = re.compile(r"://[^\s]*@")
+# A shorter token is found only where it stands by itself: ordinary text may contain it.
+_UNMISTAKABLE = 12
 
 
 @attrs.define(kw_only=True)
@@ -31,7 +32,7 @@ class RecordedRequest:
         call: which of the thirteen it is, as `create_container`; None for what the service does not have.
         method, path: as sent; the path decoded, and without its query.
         query: the first value of each name, which is what the service reads.
-        body: the JSON, with secrets masked; None where there is none, or where it is not JSON.
+        body: the JSON, with secrets masked, and all of `options` and `onstart`; None where there is none, or where it is not JSON.
         connection: the number of the connection it came over, from 1 on.
         time: by the emulator's clock, in seconds since 1970.
         fault: what it met, as a `Fault` calls it; None for nothing.
@@ -106,7 +107,8 @@ class Recorder:
     """Keeps the requests; of more than `keep`, the newest."""
 
     def __init__(self, keep: int | None, *, token: str) -> None:
-        self._token = token
+        found = re.escape(token)
+        self._token = re.compile(found if len(token) >= _UNMISTAKABLE else rf"(?<![\w-]){found}(?![\w-])")
         self._requests: deque[RecordedRequest] = deque(maxlen=keep)
         self._count = 0
 
@@ -132,7 +134,7 @@ class Recorder:
             call=call,
             method=method,
             path=self._masked_text(path),
-            query={name: self._masked(query[name], name) for name in query},
+            query=self._masked(dict(query)),
             body=self._masked_body(body) if body else None,
             connection=connection,
             time=time,
@@ -157,14 +159,14 @@ class Recorder:
             return None
 
     def _masked(self, value: Any, name: str = "") -> Any:
-        if value is not None and name.lower() in _SECRET_FIELDS:
+        if value is not None and _SECRET_NAME.fullmatch(name.lower()):
             return MASK
         if isinstance(value, dict):
-            return {name: self._masked(inner, name) for name, inner in cast("dict[str, Any]", value).items()}
+            fields = cast("dict[str, Any]", value)
+            return {self._masked_text(name): self._masked(inner, name) for name, inner in fields.items()}
         if isinstance(value, list):
             return [self._masked(inner) for inner in cast("list[Any]", value)]
         return self._masked_text(value) if isinstance(value, str) else value
 
     def _masked_text(self, text: str) -> str:
-        text = text.replace(self._token, MASK)
-        return _ENVIRONMENT.sub(rf"\1{MASK}", text) if "-e" in text else text
+        return _LOGIN_IN_URL.sub(f"://{MASK}@", self._token.sub(MASK, text))

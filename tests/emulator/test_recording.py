@@ -62,16 +62,32 @@ async def test_no_secret_is_kept(emulator: Emulator, gpu: AsyncRentGPU) -> None:
             '{"docker_passwd": null}',
             f'"{canaries.PASSWORD}"',
             f'{{"Password": "{canaries.PASSWORD}", "a": [{{"token": "{canaries.PASSWORD}"}}, "{canaries.TOKEN}", 5]}}',
-            f'{{"options": "-w /x -e HF_TOKEN={canaries.PASSWORD} -e A=b"}}',
+            f'{{"docker_registry": "https://me:{canaries.PASSWORD}/@r.io", "{canaries.TOKEN}": 1, "Value ": "x"}}',
+            f'{{"docker_password": "{canaries.PASSWORD}", "passphrase": 7, "Access-Token": "{canaries.PASSWORD}"}}',
             '{"value": NaN}',
         ):
             async with http.post("auths/", data=body) as answer:
                 assert answer.status == 422
-        query = {"value": canaries.PASSWORD, "region": canaries.TOKEN}
+        for text in (
+            "-e HF_TOKEN={}",
+            '-e "HF_TOKEN={}"',
+            "-e 'HF_TOKEN={}'",
+            "--env HF_TOKEN={}",
+            '-e HF_TOKEN="x {}"',
+            "-e\tHF.TOKEN={}",
+            "-we HF-TOKEN {}",
+            "docker login -p {}",
+            "export HF_TOKEN={}\n",
+        ):
+            for name in ("options", "onstart"):
+                body = {"name": "a", "image_name": "b", "image_tag": "c", "image_label": "d"}
+                async with http.post("images/", json={**body, name: text.format(canaries.PASSWORD)}) as answer:
+                    assert answer.status == 200
+        query = {"value": canaries.PASSWORD, "region": canaries.TOKEN, "ssh_password": "x", canaries.TOKEN: "x"}
         async with http.get(f"machines/{canaries.TOKEN}", params=query), http.get("machines", params=query):
             pass
     kept = emulator.requests
-    assert kept[-1].query == {"value": "***", "region": "***"}
+    assert kept[-1].query == {"value": "***", "region": "***", "ssh_password": "***", "***": "***"}
     assert kept[-2].path == "/v1/rentgpu/machines/***"
     assert [one.body for one in kept.of("create_auth")] == [
         {"value": "***"},
@@ -82,7 +98,8 @@ async def test_no_secret_is_kept(emulator: Emulator, gpu: AsyncRentGPU) -> None:
         {"docker_passwd": None},
         "***",
         {"Password": "***", "a": [{"token": "***"}, "***", 5]},
-        {"options": "-w /x -e HF_TOKEN=*** -e A=***"},
+        {"docker_registry": "https://***@r.io", "***": "***", "Value ": "***"},
+        {"docker_password": "***", "passphrase": "***", "Access-Token": "***"},
         None,
     ]
     assert kept.of("create_image")[0].body["docker_passwd"] == "***"
@@ -155,6 +172,17 @@ async def test_it_prints_as_a_list(emulator: Emulator, gpu: AsyncRentGPU) -> Non
     assert lines[1].endswith("-> 200")
     assert lines[2] == "  2. GET /v1/rentgpu/auths/ {'limit': '100'} -> 429 rate limit"
     assert repr(Recording([])) == "<0 requests>"
+
+
+def test_a_short_token_leaves_ordinary_text_alone() -> None:
+    recorder = Recorder(keep=None, token="test")
+    body = b'{"name": "test-1", "image_name": "a/tester", "image_tag": "test", "image_label": "Bearer test!"}'
+    recorder.add(call=None, method="GET", path="/latest/test", query={}, body=body, connection=1, time=0)
+    (kept,) = recorder.recording()
+    assert (kept.path, kept.body) == (
+        "/latest/***",
+        {"name": "test-1", "image_name": "a/tester", "image_tag": "***", "image_label": "Bearer ***!"},
+    )
 
 
 def test_the_newest_are_kept() -> None:
