@@ -32,7 +32,8 @@ class RecordedRequest:
         call: which of the thirteen it is, as `create_container`; None for what the service does not have.
         method, path: as sent; the path decoded, and without its query.
         query: the first value of each name, which is what the service reads.
-        body: the JSON, with secrets masked, and all of `options` and `onstart`; None where there is none, or where it is not JSON.
+        body: the JSON, with secrets masked, and all of `options` and `onstart`; None where there is none, or none yet, or
+            where it is not JSON.
         connection: the number of the connection it came over, from 1 on.
         time: by the emulator's clock, in seconds since 1970.
         fault: what it met, as a `Fault` calls it; None for nothing.
@@ -155,7 +156,7 @@ class Recorder:
             content = parsed_json(body)
             # What has no names may be a secret itself.
             return self._masked(content) if isinstance(content, dict) else MASK
-        except (ValueError, RecursionError):
+        except ValueError:
             return None
 
     def _masked(self, value: Any, name: str = "") -> Any:

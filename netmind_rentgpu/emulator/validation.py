@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 __all__ = ["Checker", "InvalidRequest", "Refusal", "json_object", "json_value", "parsed_json"]
 
 _MISSING = object()
+_DEEPEST = 100
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
 _UNKNOWN_MEMBER = "value is not a valid enumeration member"
 
@@ -47,12 +49,18 @@ class InvalidRequest(Refusal):
 
 
 def parsed_json(body: bytes) -> Any:
-    """Read JSON, and nothing that only Python takes for it.
+    """Read JSON that can be written again: nothing that only Python takes for it, and no number that none of its own can be.
 
     Raises:
-        ValueError, RecursionError: it is none, or nested too deeply.
+        ValueError: it is none, or nested too deeply.
     """
-    return json.loads(body, parse_constant=_no_constant)
+    try:
+        content = json.loads(body, parse_constant=_no_constant, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if body.count(b"[") + body.count(b"{") > _DEEPEST:
+        _check_depth(content)
+    return content
 
 
 def json_value(body: bytes) -> Any:
@@ -63,7 +71,7 @@ def json_value(body: bytes) -> Any:
     """
     try:
         return parsed_json(body)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         position = getattr(error, "pos", 0)
         raise InvalidRequest(
             [{"loc": ["body", position], "msg": "the body is not JSON", "type": "value_error.jsondecode"}]
@@ -82,6 +90,25 @@ def json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InvalidRequest([{"loc": ["body"], "msg": "value is not a valid dict", "type": "type_error.dict"}])
     return cast("dict[str, Any]", content)
+
+
+def _check_depth(content: Any) -> None:
+    level = [content]
+    for _ in range(_DEEPEST):
+        level = [inner for one in level if isinstance(one, (dict, list)) for inner in _within(one)]
+    if level:
+        raise ValueError("it is nested too deeply")
+
+
+def _within(container: Any) -> Iterable[Any]:
+    return container.values() if isinstance(container, dict) else container
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large")
+    return number
 
 
 def _no_constant(name: str) -> Any:

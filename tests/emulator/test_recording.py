@@ -9,7 +9,7 @@ import canaries
 import pytest
 
 from netmind_rentgpu import AsyncRentGPU, PaymentType, RateLimitError
-from netmind_rentgpu.emulator import Emulator, Fault, Recording
+from netmind_rentgpu.emulator import Emulator, Fault, Recording, World
 from netmind_rentgpu.emulator.recording import Recorder
 
 
@@ -105,6 +105,33 @@ async def test_no_secret_is_kept(emulator: Emulator, gpu: AsyncRentGPU) -> None:
     assert kept.of("create_image")[0].body["docker_passwd"] == "***"
     for secret in canaries.ALL:
         assert secret not in repr(list(kept)) + repr(kept)
+
+
+@pytest.mark.parametrize(
+    "extra", ["1e999", "-1e999", *("[" * depth + "]" * depth for depth in (101, 300, 900, 100_000))]
+)
+@pytest.mark.parametrize("validation_errors", ["pydantic 1", "pydantic 2"])
+async def test_what_cannot_be_written_again_is_refused(extra: str, validation_errors: Any) -> None:
+    async with (
+        Emulator(world=World(validation_errors=validation_errors)) as emulator,
+        aiohttp.ClientSession(emulator.url, headers={"Authorization": f"Bearer {emulator.token}"}) as http,
+    ):
+        async with http.post("/v1/rentgpu/auths/", data=f'{{"value": "a-password", "x": {extra}}}') as answer:
+            assert answer.status == 422
+            assert (await answer.json())["detail"][0]["loc"] == ["body", 0]
+        async with http.get("/_emulator/requests") as answer:
+            assert [one["body"] for one in (await answer.json())["requests"]] == [None]
+
+
+async def test_what_is_nested_deeply_enough_is_kept(emulator: Emulator) -> None:
+    nested: Any = {"x": "y", "z": [[] for _ in range(200)]}
+    for _ in range(95):
+        nested = [nested, {}]
+    async with aiohttp.ClientSession(emulator.url) as http:
+        async with http.post("/v1/rentgpu/auths/", json={"x": nested}):
+            pass
+        async with http.get("/_emulator/requests") as answer:
+            assert [one["body"] for one in (await answer.json())["requests"]] == [{"x": nested}]
 
 
 async def test_what_the_service_does_not_have_is_recorded_too(emulator: Emulator) -> None:
