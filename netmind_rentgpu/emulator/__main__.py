@@ -96,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m netmind_rentgpu.emulator",
-        description="A local Rent GPU service. Prints its URL and token as shell commands, and serves until interrupted.",
+        description="A local Rent GPU service. Prints its URL and token as shell commands, and serves until interrupted. "
+        f"Of the requests it got, it keeps the newest {_KEPT_REQUESTS:,}.",
     )
     parser.add_argument("--port", type=_port, default=0, help="on 127.0.0.1; 0 for any that is free (the default)")
     parser.add_argument("--seed", type=int, default=0, help="what machines, prices and chances follow from")

@@ -1,4 +1,7 @@
-"""Every request that came in, for tests to count; secrets are masked before anything is kept."""
+"""Every request that came in, for tests to count; secrets are masked before anything is kept.
+
+A request is kept once its head was read. What is no HTTP, and who connects but asks nothing, is not; nor are the controls.
+"""
 
 from __future__ import annotations
 
@@ -120,15 +123,10 @@ class Recorder:
         method: str,
         path: str,
         query: Mapping[str, str],
-        body: bytes,
         connection: int,
         time: float,
     ) -> RecordedRequest:
-        """Keep a request.
-
-        Args:
-            body: as sent; what is kept of it has its secrets masked.
-        """
+        """Keep a request, as soon as its head is there."""
         self._count += 1
         request = RecordedRequest(
             number=self._count,
@@ -136,12 +134,17 @@ class Recorder:
             method=method,
             path=self._masked_text(path),
             query=self._masked(dict(query)),
-            body=self._masked_body(body) if body else None,
+            body=None,
             connection=connection,
             time=time,
         )
         self._requests.append(request)
         return request
+
+    def add_body(self, request: RecordedRequest, body: bytes) -> None:
+        """Keep the body, too; what is kept of it has its secrets masked."""
+        if body:
+            request.body = self._masked_body(body)
 
     def recording(self) -> Recording:
         """Return what was kept until now."""

@@ -106,7 +106,7 @@ class Server:
         self._backstage = backstage
         self._runner: web.AppRunner | None = None
         self._listener: socket.socket | None = None
-        self._connections: WeakKeyDictionary[asyncio.BaseTransport, int] = WeakKeyDictionary()
+        self._connections: WeakKeyDictionary[asyncio.Task[None], int] = WeakKeyDictionary()
         self._connections_seen = 0
         self._stopping = asyncio.Event()
         self._unfinished: set[asyncio.Task[web.Response]] = set()
@@ -181,17 +181,19 @@ class Server:
     async def _control(self, handler: _Handler, request: web.Request) -> web.StreamResponse:
         try:
             return await handler(request)
+        except web.HTTPException as error:  # the body is too large
+            return web.json_response({"detail": error.reason}, status=error.status)
         except Refusal as refusal:
             return self._refused(refusal)
 
     async def _answer_what_is_not_there(self, request: web.Request) -> web.StreamResponse:
+        if request.path in (PREFIX, _DESCRIPTION) or request.path.startswith(f"{PREFIX}/"):
+            return await self._misdirected(request)
+        record = self._record(None, request)
         answer = await self._misdirected(request)
-        try:
-            body = await request.read()
-        except (web.HTTPException, ConnectionError):
-            body = b""
-        if request.path not in (PREFIX, _DESCRIPTION) and not request.path.startswith(f"{PREFIX}/"):
-            self._record(None, request, body).status = answer.status
+        with suppress(web.HTTPException, ConnectionError):
+            self._backstage.recorder.add_body(record, await request.read())
+        record.status = answer.status
         return answer
 
     async def _misdirected(self, request: web.Request) -> web.Response:
@@ -207,15 +209,15 @@ class Server:
         return self._refused(Refusal(404, {"detail": "Not Found"}, by_gateway=True))
 
     async def _serve(self, call: _Call, request: web.Request) -> web.StreamResponse:
+        record = self._record(call.name, request)
         try:
             body = await request.read()
         except web.HTTPException as error:  # the body is too large
-            self._record(call.name, request, b"").status = error.status
+            record.status = error.status
             return self._refused(Refusal(error.status, {"detail": error.reason}, by_gateway=True))
         except ConnectionError:
-            self._record(call.name, request, b"")
             return _dropped(request)
-        record = self._record(call.name, request, body)
+        self._backstage.recorder.add_body(record, body)
         fault = self._backstage.faults.meet(call.name, request.method, request.path)
         asked = _Asked(self._backstage.service, call, request, body, record)
         if fault is None:
@@ -311,26 +313,23 @@ class Server:
         content, kind = self._backstage.service.dialect.refusal(refusal)
         return web.Response(status=refusal.status, body=content or None, content_type=kind, headers=refusal.headers)
 
-    def _record(self, call: str | None, request: web.Request, body: bytes) -> RecordedRequest:
+    def _record(self, call: str | None, request: web.Request) -> RecordedRequest:
         backstage = self._backstage
         return backstage.recorder.add(
             call=call,
             method=request.method,
             path=request.path,
             query=request.query,
-            body=body,
-            connection=self._connection(request.transport),
+            connection=self._connection(request.task),
             time=backstage.clock.now,
         )
 
-    def _connection(self, transport: asyncio.BaseTransport | None) -> int:
-        number = None if transport is None else self._connections.get(transport)
-        if number is None:
+    def _connection(self, task: asyncio.Task[None]) -> int:
+        # Each connection has one; unlike its transport, that is still there when the client has left.
+        if task not in self._connections:
             self._connections_seen += 1
-            number = self._connections_seen
-            if transport is not None:
-                self._connections[transport] = number
-        return number
+            self._connections[task] = self._connections_seen
+        return self._connections[task]
 
 
 def _answer(content: bytes, status: int = 200) -> web.Response:

@@ -70,6 +70,12 @@ async def test_it_serves_until_it_is_interrupted(how: signal.Signals, tmp_path: 
     )
 
 
+def test_it_says_how_many_requests_it_keeps(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "keeps the newest 10,000." in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
     import socket
 

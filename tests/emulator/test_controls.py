@@ -1,5 +1,6 @@
 """The controls over HTTP, and their twins in Python."""
 
+import io
 import threading
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -203,6 +204,11 @@ async def test_a_body_that_is_not_json(http: aiohttp.ClientSession) -> None:
         for body in (b"", b"{", b"\xff", b'{"advance": NaN}'):
             async with http.post(path, data=body) as answer:
                 assert answer.status == 422
+
+
+async def test_a_body_that_is_too_large(http: aiohttp.ClientSession) -> None:
+    async with http.post("faults", data=io.BytesIO(b" " * (1024**2 + 1))) as answer:
+        assert (answer.status, await answer.json()) == (413, {"detail": "Request Entity Too Large"})
 
 
 async def test_the_service_has_no_path_there(http: aiohttp.ClientSession) -> None:

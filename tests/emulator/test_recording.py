@@ -12,6 +12,8 @@ from netmind_rentgpu import AsyncRentGPU, PaymentType, RateLimitError
 from netmind_rentgpu.emulator import Emulator, Fault, Recording, World
 from netmind_rentgpu.emulator.recording import Recorder
 
+BODY = b'{"value": "a-password"}'
+
 
 async def test_one_create_two_connections_four_pages(emulator: Emulator, gpu: AsyncRentGPU, clock: Any) -> None:
     for number in range(7):
@@ -183,6 +185,35 @@ async def test_who_leaves_in_the_midst_of_a_body_is_recorded(
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
+async def test_numbers_are_in_the_order_of_arrival(emulator: Emulator) -> None:
+    """And who leaves before a body is whole counts as the connection that it was."""
+    port = int(emulator.url.rpartition(":")[2])
+    head = f"POST /v1/rentgpu/auths/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {emulator.token}\r\n"
+    head += f"Content-Length: {len(BODY)}\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(head.encode())
+    async with asyncio.timeout(30):
+        while not emulator.requests:
+            await asyncio.sleep(0)
+    assert emulator.requests[0].body is None
+    async with aiohttp.ClientSession() as http, http.get(f"{emulator.url}/v1/rentgpu/machines"):
+        pass
+    writer.write(BODY + head.encode() + b"{")
+    await reader.readuntil(b"\r\n\r\n")
+    async with asyncio.timeout(30):
+        while len(emulator.requests) < 3:
+            await asyncio.sleep(0)
+    writer.transport.abort()
+    kept = list(emulator.requests)
+    assert [(one.call, one.number, one.connection) for one in kept[:3]] == [
+        ("create_auth", 1, 1),
+        ("list_machines", 2, 2),
+        ("create_auth", 3, 1),
+    ]
+    assert (kept[0].body, kept[0].status, kept[2].body, kept[2].status) == ({"value": "***"}, 200, None, None)
+    assert emulator.requests.connections == 2
+
+
 async def test_a_call_that_is_none_is_not_simply_absent(emulator: Emulator) -> None:
     with pytest.raises(ValueError, match="no call is named create_containers; there are list_machines"):
         emulator.requests.of("create_containers")
@@ -204,7 +235,8 @@ async def test_it_prints_as_a_list(emulator: Emulator, gpu: AsyncRentGPU) -> Non
 def test_a_short_token_leaves_ordinary_text_alone() -> None:
     recorder = Recorder(keep=None, token="test")
     body = b'{"name": "test-1", "image_name": "a/tester", "image_tag": "test", "image_label": "Bearer test!"}'
-    recorder.add(call=None, method="GET", path="/latest/test", query={}, body=body, connection=1, time=0)
+    recorder.add(call=None, method="GET", path="/latest/test", query={}, connection=1, time=0)
+    recorder.add_body(recorder.recording()[0], body)
     (kept,) = recorder.recording()
     assert (kept.path, kept.body) == (
         "/latest/***",
@@ -215,9 +247,7 @@ def test_a_short_token_leaves_ordinary_text_alone() -> None:
 def test_the_newest_are_kept() -> None:
     recorder = Recorder(keep=2, token="the-token")
     for number in range(5):
-        recorder.add(
-            call=None, method="GET", path=f"/{number}", query={}, body=b"", connection=number, time=float(number)
-        )
+        recorder.add(call=None, method="GET", path=f"/{number}", query={}, connection=number, time=float(number))
     before = recorder.recording()
     assert [(one.number, one.path) for one in before] == [(4, "/3"), (5, "/4")]
     recorder.clear()
