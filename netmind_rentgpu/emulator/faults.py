@@ -108,13 +108,13 @@ class Fault:
     What happens to an answer:
         drop: the connection breaks without one.
         status: an error, its number in `status`.
-        rate limit: 429, with `Retry-After: retry_after` where that is given; always before the service acts.
+        rate limit: 429, with `Retry-After: retry_after`, rounded up, where that is given; always before the service acts.
         hang: nothing is answered, as long as the emulator runs.
         slow: it takes `seconds` longer; a client that leaves meanwhile does not keep the service from acting.
         html: a page of HTML with status 200, as from a gateway.
         cut body: the connection breaks halfway through the service's answer, or before one without a body.
-        wrong json: the service's answer, but its body is not JSON.
-        wrong shape: the service's answer, but its body has a shape that nobody documented.
+        wrong json: the service's answer, but its body is not JSON. In place of a 204, the connection breaks.
+        wrong shape: the service's answer, but its body has a shape that nobody documented. A 204 as above.
 
     What happens to a container:
         stock-out: the machine refuses, though it is listed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -282,6 +283,8 @@ class Server:
                     await asyncio.wait_for(self._stopping.wait(), fault.seconds)
             case "cut body":
                 return await _cut(request, done, content)
+            case "wrong json" | "wrong shape" if done.status == HTTPStatus.NO_CONTENT:  # it cannot have a body
+                return None
             case "wrong json":
                 return _answer(content[: len(content) // 2] or b"{", done.status)
             case "wrong shape":
@@ -296,7 +299,7 @@ class Server:
             case "status":
                 return self._gateway(fault.status or 500)
             case "rate limit":
-                wait = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+                wait = {} if fault.retry_after is None else {"Retry-After": str(math.ceil(fault.retry_after))}
                 return self._gateway(429, wait)
             case "html":
                 return web.Response(body=_HTML, content_type="text/html")

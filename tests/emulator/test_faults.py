@@ -28,7 +28,7 @@ from netmind_rentgpu import (
     TransportError,
     UnexpectedResponseError,
 )
-from netmind_rentgpu.emulator import Emulator, Fault, Faults
+from netmind_rentgpu.emulator import Emulator, Fault, Faults, World
 from netmind_rentgpu.emulator.calls import CALLS
 
 ONCE = Retries(max_attempts=1)
@@ -400,14 +400,34 @@ async def test_a_refusal_can_be_garbled_too(emulator: Emulator, gpu: AsyncRentGP
 
 @pytest.mark.parametrize("answer", ["empty", "204"])
 async def test_a_body_that_is_not_there_is_not_cut(clock: Any, answer: Any) -> None:
-    from netmind_rentgpu.emulator import World
-
     faults = [Fault("cut body", call="delete_container")]
     async with Emulator(world=World(delete_answer=answer), clock=clock, faults=faults) as emulator:
         async with AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu:
             container = await create(gpu)
         assert (await Raw(emulator).ask("DELETE", f"containers/{container.id}"))[0] is None
         emulator.assert_nothing_rented()
+
+
+@pytest.mark.parametrize(("what", "look"), [("wrong json", no_json), ("wrong shape", other_shape)])
+@pytest.mark.parametrize("answer", ["empty", "204"])
+async def test_a_body_that_is_not_there_is_garbled(clock: Any, answer: Any, what: Any, look: Look) -> None:
+    faults = [Fault(what, call="delete_container")]
+    async with Emulator(world=World(delete_answer=answer), clock=clock, faults=faults) as emulator:
+        async with AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu:
+            container = await create(gpu)
+        seen = await Raw(emulator).ask("DELETE", f"containers/{container.id}")
+        assert look(*seen) if answer == "empty" else broken(*seen), seen
+        emulator.assert_nothing_rented()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "header"),
+    [(0, "0"), (0.2, "1"), (7.0, "7"), (1234567, "1234567"), (2592000, "2592000"), (123456.7, "123457")],
+)
+async def test_seconds_to_wait_are_whole(emulator: Emulator, seconds: float, header: str) -> None:
+    emulator.faults.add(Fault("rate limit", retry_after=seconds))
+    _, headers, _ = await Raw(emulator).ask("GET", "machines")
+    assert headers["retry-after"] == header
 
 
 async def test_a_late_commit_is_a_leak_before_it_is_done(emulator: Emulator, gpu: AsyncRentGPU, clock: Any) -> None:
@@ -540,8 +560,6 @@ async def test_a_reset_is_the_end_of_what_was_under_way(emulator: Emulator, gpu:
 
 
 async def test_a_gateway_answers_as_its_world_does(clock: Any) -> None:
-    from netmind_rentgpu.emulator import World
-
     world = World(errors="html from a gateway")
     async with Emulator(world=world, faults=[Fault("status", status=503)]) as emulator:
         status, headers, body = await Raw(emulator).ask("GET", "machines")
