@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from random import Random
@@ -9,7 +10,7 @@ from typing import Any, Literal, Self, TypeAlias, get_args
 
 import attrs
 
-from netmind_rentgpu.emulator.calls import CALLS, Call
+from netmind_rentgpu.emulator.calls import CALLS, ROUTES, Call
 
 __all__ = ["CALLS_OF", "LARGEST", "METHODS", "OPTIONS", "STATUSES", "Fault", "Faults", "Starting", "What"]
 
@@ -42,9 +43,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "late commit": {"seconds": 5.0},
     "vanishes": {"seconds": 10.0},
 }
-_BOOT = ("create_container", "restart_container")
+_BOOT: tuple[Call, ...] = ("create_container", "restart_container")
 # Those that are for some calls only; the first is meant where none is named.
-CALLS_OF: dict[str, tuple[str, ...]] = {
+CALLS_OF: dict[str, tuple[Call, ...]] = {
     "stock-out": ("create_container",),
     "late commit": ("create_container", "create_auth", "create_image", *CALLS[-3:]),
     "never starts": _BOOT,
@@ -85,7 +86,16 @@ def _times(instance: object, attribute: attrs.Attribute[Any], value: Any) -> Non
 
 
 def _usual_times(fault: Fault) -> int | Literal["all"]:
-    return 1 if fault.probability == 1 else "all"
+    return 1 if fault.probability is None else "all"
+
+
+def _may_match(pattern: str, route: str) -> bool:
+    """Tell whether a pattern may match a path of a route, as far as what comes before its first wildcard tells."""
+    literal = re.split(r"[*?[]", pattern, maxsplit=1)[0]
+    if literal == pattern:
+        return re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", route), pattern) is not None
+    before, variable, _ = route.partition("{")
+    return before.startswith(literal) or (bool(variable) and literal.startswith(before))
 
 
 def _or_none(validator: Any) -> Any:
@@ -125,18 +135,24 @@ class Fault:
         vanishes: `seconds` after it began to run it is gone, as if deleted.
         moves: a restart brings it back on another address.
 
+    A stock-out is for create_container, and moves is for restart_container. The other four that happen to a container, never
+    starts, never reachable, dies and vanishes, are for both; a late commit is for both, create_auth, create_image,
+    stop_container and delete_container. Where no call is named, these mean create_container. All that happens to an answer
+    is for any call.
+
     Attributes:
         what: one of these.
         call: for which of the service's calls, as `create_container`; any, where the fault is not for some only.
-        method, path: for which requests; in a path, * stands for anything.
+        method, path: for which requests; in a path, which begins with /v1/rentgpu/, * stands for anything.
         when: before the service acts, or after.
         status: of `status`: one of 400, 401, 403, 404, 408, 409, 500, 502, 503 and 504.
         retry_after: seconds.
         seconds: of `slow`, real ones; of the others, by the emulator's clock.
         nth: the first of the matching requests that can meet it, from 1 on. Of what happens to a container: the first of
             those that the service starts, or else would have started; what it refuses anyway uses nothing up.
-        times: how many meet it at most, from that one on, or "all"; one, unless there is a probability.
-        probability: with which each of those meets it, under the emulator's seed.
+        times: how many meet it at most, from that one on, or "all". Where this is not given: one, and all where a
+            probability is given, 1.0 included.
+        probability: with which each of those meets it, under the emulator's seed; None for 1.0.
     """
 
     what: What = attrs.field(validator=_one_of(get_args(What)))
@@ -148,7 +164,7 @@ class Fault:
     retry_after: float | None = _optional(_from(0, LARGEST))
     seconds: float | None = _optional(_from(0, LARGEST))
     nth: int = attrs.field(default=1, kw_only=True, validator=_count, converter=_whole)
-    probability: float = attrs.field(default=1.0, kw_only=True, validator=_from(0, 1))
+    probability: float | None = _optional(_from(0, 1))
     times: int | Literal["all"] = attrs.field(
         default=attrs.Factory(_usual_times, takes_self=True), kw_only=True, validator=_times, converter=_whole
     )
@@ -168,6 +184,15 @@ class Fault:
                 object.__setattr__(self, "call", calls[0])
             elif self.call not in calls:
                 raise ValueError(f"{self.what!r} is for {', '.join(calls)}, not {self.call}")
+        self._check_that_a_request_can_meet_it()
+
+    def _check_that_a_request_can_meet_it(self) -> None:
+        routes = [ROUTES[call] for call in CALLS if self.call in (None, call)]
+        if all(self.method not in (None, method) for method, _ in routes):
+            raise ValueError(f"{self.call} is a {routes[0][0]}, so that no {self.method} can meet this")
+        paths = [path for method, path in routes if self.method in (None, method)]
+        if self.path is not None and not any(_may_match(self.path, path) for path in paths):
+            raise ValueError(f"'path' matches no path that can meet this: {', '.join(paths)}")
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
@@ -216,13 +241,15 @@ class _Rule:
         fault = self.fault
         if self.matched + 1 < fault.nth or self.hit == fault.times:
             return False
-        return fault.probability >= 1 or self.random.random() < fault.probability
+        return fault.probability is None or self.random.random() < fault.probability
 
 
 class Faults:
     """The rules in force. Of those that would change one answer, the first one added does, and the others wait."""
 
     def __init__(self, seed: int, faults: Iterable[Fault] = ()) -> None:
+        if isinstance(faults, Fault):
+            raise TypeError("faults must be a list of them: [Fault(...)]")
         self._seed = seed
         self._first = tuple(faults)
         self._added = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from netmind_rentgpu.emulator.backstage import PREFIX
-from netmind_rentgpu.emulator.calls import CALLS
+from netmind_rentgpu.emulator.calls import CALLS, ROUTES
 from netmind_rentgpu.emulator.faults import CALLS_OF, LARGEST, METHODS, OPTIONS, STATUSES, What
 
 __all__ = ["openapi"]
@@ -102,6 +102,11 @@ _CURRENCY = {"type": "string", "enum": ["USD", "NMT", "CNY"]}
 _LIMIT = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
 _COUNT = {"type": "integer", "minimum": 1}
 _SECONDS = {"type": "number", "minimum": 0, "maximum": LARGEST}
+_PATTERN = {
+    "type": "string",
+    "pattern": r"^\*",
+    "description": "* stands for anything, as in */containers/7; a whole path is taken as well, if a call has it",
+}
 _FAULT_OPTIONS = {
     "when": {"type": "string", "enum": ["before", "after"]},
     "status": {"type": "integer", "enum": list(STATUSES)},
@@ -110,25 +115,41 @@ _FAULT_OPTIONS = {
 }
 
 
-def _fault(what: str) -> dict[str, Any]:
+def _fault(what: str, method: str | None) -> dict[str, Any] | None:
+    """Describe one kind of fault, for requests of one method; None where no call that it is for has that."""
     options = OPTIONS.get(what, {})
+    calls = [call for call in CALLS_OF.get(what, CALLS) if method in (None, ROUTES[call][0])]
+    if not calls:
+        return None
+    required = ["what"]
+    if "status" in options:
+        required.append("status")
+    if method is not None:
+        required.append("method")
+        # Where none is named, the first is meant.
+        if what in CALLS_OF and calls[0] != CALLS_OF[what][0]:
+            required.append("call")
     fault = _object(
         {
             "what": {"type": "string", "enum": [what]},
-            "call": {"type": "string", "enum": list(CALLS_OF.get(what, CALLS))},
-            "method": {"type": "string", "enum": list(METHODS)},
-            "path": _TEXT,
+            "call": {"type": "string", "enum": calls},
+            **({} if method is None else {"method": {"type": "string", "enum": [method]}}),
+            "path": _PATTERN,
             **{name: _FAULT_OPTIONS[name] for name in options},
             "nth": _COUNT,
             "times": {"anyOf": [_COUNT, {"type": "string", "enum": ["all"]}]},
             "probability": {"type": "number", "minimum": 0, "maximum": 1},
         },
-        ["what", *(["status"] if "status" in options else [])],
+        required,
     )
     return {**fault, "additionalProperties": False}
 
 
-_FAULT = {"oneOf": [_fault(what) for what in get_args(What)]}
+_FAULT = {
+    "oneOf": [
+        fault for what in get_args(What) for method in (None, *METHODS) if (fault := _fault(what, method)) is not None
+    ]
+}
 _FAULTS = _object({"faults": {"type": "array", "items": _FAULT}})
 _REQUESTS = _object(
     {

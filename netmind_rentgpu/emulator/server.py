@@ -84,7 +84,7 @@ class Emulator:
             ModuleNotFoundError: `ssh` without asyncssh.
             KeyError: there is no preset of that name.
             ValueError: a number is negative or none.
-            TypeError: a fault is no Fault.
+            TypeError: a fault is no Fault, the clock no Clock, or the world no World.
         """
         if not (machines >= 0 and 0 <= boot_seconds < math.inf):
             raise ValueError(f"machines and boot_seconds must be 0 or more, not {machines!r} and {boot_seconds!r}")
@@ -92,6 +92,10 @@ class Emulator:
         self._port = port
         ticking = Clock() if clock is None else clock
         self.world: World = preset_world(world) if isinstance(world, str) else world
+        if not isinstance(self.world, World):
+            raise TypeError(f"world must be a World or the name of a preset, not {world!r}")
+        if not isinstance(ticking, Clock):
+            raise TypeError(f"clock must be a Clock, as Clock(scale=0), not {clock!r}")
         self._shells = _shells() if ssh else None
         numbers = count(1)
 

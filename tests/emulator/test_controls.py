@@ -86,7 +86,7 @@ async def test_faults(emulator: Emulator, gpu: AsyncRentGPU, http: aiohttp.Clien
     assert await ask(http, "GET", "faults") == {"faults": []}
     fault = {"what": "status", "status": 502, "call": "get_auth", "times": "all"}
     added = await ask(http, "POST", "faults", json=fault)
-    assert added["faults"] == [{**fault, "when": "before", "nth": 1, "probability": 1.0}]
+    assert added["faults"] == [{**fault, "when": "before", "nth": 1}]
     assert list(emulator.faults) == [Fault("status", status=502, call="get_auth", times="all")]
     with pytest.raises(ServerError):
         await gpu.auths.get(1)

@@ -30,6 +30,7 @@ from netmind_rentgpu import (
 )
 from netmind_rentgpu.emulator import Emulator, Fault, Faults, World
 from netmind_rentgpu.emulator.calls import CALLS
+from netmind_rentgpu.emulator.faults import CALLS_OF
 
 ONCE = Retries(max_attempts=1)
 
@@ -606,10 +607,13 @@ DELETE = [("delete_container", "DELETE", "/v1/rentgpu/containers/7")]
         ({"method": "DELETE", "times": "all"}, [3, 6]),
         ({"path": "*/containers/7", "times": "all"}, [2, 3, 5, 6]),
         ({"path": "*/containers/7", "method": "GET", "nth": 2}, [5]),
-        ({"path": "/containers/7"}, []),
+        ({"path": "/v1/rentgpu/containers/8"}, []),
+        ({"path": "/v1/rentgpu/containers/[78]", "times": "all"}, [2, 3, 5, 6]),
         ({"probability": 0.0, "times": "all"}, []),
         ({"probability": 0.999999, "call": "get_container"}, [2, 5]),
         ({"probability": 0.999999, "times": 1}, [1]),
+        ({"probability": 1.0}, [1, 2, 3, 4, 5, 6]),
+        ({"probability": 1, "times": 2}, [1, 2]),
     ],
 )
 def test_which_requests_meet_a_fault(rule: dict[str, Any], expected: list[int]) -> None:
@@ -677,6 +681,21 @@ def test_no_rule_costs_no_thought() -> None:
         ({"what": "drop", "times": None}, "times must not be null"),
         ({"what": "drop", "probability": 1.1}, "'probability' must be a number from 0 to 1, not 1.1"),
         ({"what": "drop", "call": None}, "call must not be null"),
+        ({"what": "drop", "call": "get_auth", "method": "POST"}, "get_auth is a GET, so that no POST can meet this"),
+        ({"what": "dies", "method": "DELETE"}, "create_container is a POST, so that no DELETE can meet this"),
+        (
+            {"what": "drop", "path": "/containers/7"},
+            "'path' matches no path that can meet this: /v1/rentgpu/machines, ",
+        ),
+        ({"what": "drop", "path": "/containers/*"}, "'path' matches no path"),
+        ({"what": "drop", "path": "/v1/rentgpu/machines/"}, "'path' matches no path"),
+        ({"what": "drop", "path": "/v1/rentgpu/machines/*", "call": "list_machines"}, "'path' matches no path"),
+        (
+            {"what": "drop", "path": "/v1/rentgpu/containers/7/*", "method": "GET", "call": "get_auth"},
+            "'path' matches no",
+        ),
+        ({"what": "drop", "path": "*/machines", "method": "DELETE", "call": None}, "call must not be null"),
+        ({"what": "drop", "path": "/v1/rentgpu/containers/7/stop", "call": "get_container"}, "'path' matches no path"),
     ],
 )
 def test_rules_that_are_none(rule: dict[str, Any], message: str) -> None:
@@ -695,6 +714,29 @@ def test_rules_that_are_none(rule: dict[str, Any], message: str) -> None:
 )
 def test_rules_survive_being_written_down(fault: Fault) -> None:
     assert Fault.from_mapping(json.loads(json.dumps(fault.to_mapping()))) == fault
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"faults": Fault("drop")}, "faults must be a list of them: [Fault(...)]"),
+        ({"faults": [{"what": "drop"}]}, "a fault must be a Fault, not {'what': 'drop'}"),
+        ({"world": {"ssh": "url"}}, "world must be a World or the name of a preset, not {'ssh': 'url'}"),
+        ({"world": None}, "world must be a World or the name of a preset, not None"),
+        ({"clock": 0}, "clock must be a Clock, as Clock(scale=0), not 0"),
+    ],
+)
+def test_what_an_emulator_cannot_take(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        Emulator(**options)
+    assert str(caught.value) == message
+
+
+def test_help_says_which_calls_a_fault_is_for() -> None:
+    told = " ".join((Fault.__doc__ or "").split())
+    for what, calls in CALLS_OF.items():
+        assert what in told
+        assert all(call in told for call in calls)
 
 
 def test_a_whole_number_may_be_written_as_json_allows() -> None:
