@@ -13,8 +13,10 @@ import os
 import signal
 import socket
 import threading
+from asyncio.subprocess import PIPE
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import asyncssh
@@ -206,8 +208,8 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
     """One command, shell, SFTP or scp."""
 
     def __init__(self, inhabited: Inhabited) -> None:
-        def files(channel: Any) -> asyncssh.SFTPServer:
-            return asyncssh.SFTPServer(channel, chroot=os.fsencode(inhabited.home))
+        def files(channel: Any) -> _Files:
+            return _Files(channel, inhabited.home)
 
         super().__init__(self._run, files, 3, True)  # pyright: ignore[reportUnknownMemberType]  # noqa: FBT003  # version, scp
         self._inhabited = inhabited
@@ -222,6 +224,12 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         del pixwidth, pixheight
         if self._terminal is not None:
             set_terminal_size(self._terminal, width, height)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        # As a terminal does that is switched off. What has none goes on.
+        if self._terminal is not None and self._process is not None:
+            self._inhabited.signal(self._process, "HUP")
 
     async def _run(self, _: asyncssh.SSHServerProcess[bytes]) -> None:
         if self.subsystem is not None:
@@ -281,7 +289,8 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
             os.close(inner)
         self._terminal = outer
         try:
-            await self.redirect(os.dup(outer), os.dup(outer), recv_eof=False)
+            # What is written to is not closed by the end of input, and so it is duplicated there.
+            await self.redirect(outer, os.dup(outer), send_eof=False, recv_eof=False)
             status = await self._inhabited.ended(self._process)
             with suppress(OSError, asyncssh.Error):
                 await self.stdout.drain()
@@ -311,6 +320,19 @@ async def _hand_on(descriptor: int, to: asyncssh.SSHWriter[bytes]) -> None:
                 await to.drain()
     finally:
         transport.close()
+
+
+class _Files(asyncssh.SFTPServer):
+    """A container's home, over SFTP or scp."""
+
+    def __init__(self, channel: Any, home: Path) -> None:
+        super().__init__(channel, chroot=os.fsencode(home))  # pyright: ignore[reportUnknownMemberType]  # its channel of any kind
+        self._session: Any = channel
+
+    def exit(self) -> None:
+        # OpenSSH's scp takes a session that ends without a status for one that failed.
+        if self._session.get_subsystem() == "sftp":
+            self._session.exit(0)
 
 
 def _bound(port: int) -> socket.socket:

@@ -93,15 +93,17 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 
 def _check_depth(content: Any) -> None:
-    level = [content]
+    level: list[Any] = [content]
     for _ in range(_DEEPEST):
-        level = [inner for one in level if isinstance(one, (dict, list)) for inner in _within(one)]
+        level = [inner for one in level for inner in _within(one)]
     if level:
         raise ValueError("it is nested too deeply")
 
 
-def _within(container: Any) -> Iterable[Any]:
-    return container.values() if isinstance(container, dict) else container
+def _within(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return cast("dict[str, Any]", value).values()
+    return cast("list[Any]", value) if isinstance(value, list) else ()
 
 
 def _finite(text: str) -> float:
