@@ -14,8 +14,30 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from netmind_rentgpu.emulator import Clock, Emulator, Fault, World
 
-FAULTS = ["", "", "drop before", "drop after", "502 after", "cut body", "stock-out", *["dies", "vanishes"] * 3]
 SHORTEST_BOOT, LONGEST_BOOT, VANISHES_AFTER = 7.5, 12.5, 60.0
+LIVES = ["dies", "vanishes", "never starts", "never reachable"]
+# What a create can meet, whether the service acts nevertheless, and what is answered: "own" for what the service says, "cut"
+# for half of that, "garbled" for its status alone. A hang is left out: it lasts as long as the emulator.
+CREATES: dict[str, tuple[dict[str, Any] | None, bool, int | str | None]] = {
+    "": (None, True, "own"),
+    "drop before": ({"what": "drop"}, False, None),
+    "drop after": ({"what": "drop", "when": "after"}, True, None),
+    "502 before": ({"what": "status", "status": 502}, False, 502),
+    "502 after": ({"what": "status", "status": 502, "when": "after"}, True, 502),
+    "rate limit": ({"what": "rate limit", "retry_after": 1}, False, 429),
+    "slow before": ({"what": "slow", "seconds": 0}, True, "own"),
+    "slow after": ({"what": "slow", "seconds": 0, "when": "after"}, True, "own"),
+    "html before": ({"what": "html"}, False, 200),
+    "html after": ({"what": "html", "when": "after"}, True, 200),
+    "cut body": ({"what": "cut body"}, True, "cut"),
+    "wrong json": ({"what": "wrong json"}, True, "garbled"),
+    "wrong shape": ({"what": "wrong shape"}, True, "garbled"),
+    "stock-out": ({"what": "stock-out"}, False, 400),
+    **{
+        life: ({"what": life, **({"seconds": VANISHES_AFTER} if life == "vanishes" else {})}, True, "own")
+        for life in LIVES
+    },
+}
 LIST_LAG = 20.0
 
 
@@ -85,7 +107,11 @@ class Machine(RuleBasedStateMachine):
         try:
             self.connection.request(method, f"/v1/rentgpu/{path}", None if body is None else json.dumps(body), headers)
             answer = self.connection.getresponse()
-            return answer.status, json.loads(answer.read())
+            content = answer.read()
+            try:
+                return answer.status, json.loads(content)
+            except ValueError:
+                return answer.status, None
         except (http.client.RemoteDisconnected, ConnectionResetError):
             self.connection.close()
             return None, None
@@ -122,43 +148,32 @@ class Machine(RuleBasedStateMachine):
         target=containers,
         node=st.integers(0, 3),
         gpu=st.integers(1, 4),
-        fault=st.sampled_from(FAULTS),
+        fault=st.sampled_from(["", "", *CREATES, *LIVES * 2]),
     )
     def create(self, node: int, gpu: int, fault: str) -> Any:
         assert self.emulator is not None
-        faults: dict[str, Fault] = {
-            "drop before": Fault("drop", call="create_container"),
-            "drop after": Fault("drop", call="create_container", when="after"),
-            "502 after": Fault("status", status=502, call="create_container", when="after"),
-            "cut body": Fault("cut body", call="create_container"),
-            "stock-out": Fault("stock-out"),
-            "dies": Fault("dies"),
-            "vanishes": Fault("vanishes", seconds=VANISHES_AFTER),
-        }
-        self.emulator.faults.clear()
-        if fault:
-            self.emulator.faults.add(faults[fault])
+        rule, acted, answered = CREATES[fault]
+        if rule is not None:
+            self.emulator.faults.add(Fault(**{"call": "create_container", **rule}))
         name = list(self.size)[node]
         enough = self.free(name) >= gpu
         try:
             status, answer = self.ask("POST", "containers/", self.wanted(name, gpu))
         except http.client.IncompleteRead:
-            assert fault == "cut body"
+            assert answered == "cut"
             self.connection.close()
             status, answer = 0, None
         self.emulator.faults.clear()
-        acted = enough and fault not in ("drop before", "stock-out")
-        expected: Any = {"drop before": None, "drop after": None, "502 after": 502, "stock-out": 400}.get(
-            fault, 200 if enough else 400
-        )
-        assert status == (0 if fault == "cut body" else expected)
+        own = 200 if enough else 400
+        assert status == {"own": own, "garbled": own, "cut": 0}.get(str(answered), answered)
+        acted = acted and enough
         if not acted:
             return multiple()
         one = self.new(name, gpu)
         self.commit(one)
-        if fault in ("dies", "vanishes"):
+        if fault in LIVES:
             one.life = fault
-        if status == 200:
+        if answered == "own":
             assert answer["id"] == one.id
         return one.id
 
@@ -239,7 +254,7 @@ class Machine(RuleBasedStateMachine):
         if self.world.stop_billing == "ends" and one.costs_since is not None:
             one.cost_seconds, one.costs_since = one.cost_seconds + self.now - one.costs_since, None
 
-    @rule(container=containers, life=st.sampled_from(["", "", "dies", "never starts", "vanishes"]))
+    @rule(container=containers, life=st.sampled_from(["", "", "moves", *LIVES]))
     def restart(self, container: int, life: str) -> None:
         assert self.emulator is not None
         one = self.known[container]
@@ -252,7 +267,7 @@ class Machine(RuleBasedStateMachine):
         if one.state == "gone":
             return
         self.boot(one, life)
-        if self.world.restart_port == "changed":
+        if self.world.restart_port == "changed" or life == "moves":
             one.port = None
         if one.costs_since is None:
             one.costs_since = self.now
@@ -272,8 +287,11 @@ class Machine(RuleBasedStateMachine):
         assert bool(answer["ssh"]) is (answer["status"] == 1)
         if answer["ssh"]:
             port = int(answer["ssh"].rpartition(" ")[2])
+            if one.life == "never reachable":
+                assert port == 1
+                return
             one.port = one.port or port
-            assert port == one.port
+            assert port == one.port != 1
 
     def possible(self, one: Known) -> set[int]:
         """The statuses that a container can have: how long a start takes is drawn, and the model does not draw."""
@@ -328,6 +346,9 @@ class Machine(RuleBasedStateMachine):
             assert abs(charge.cost - one.price * Decimal(seconds) / 3600) < Decimal("1e-6")
         assert self.emulator.spent == sum(charge.cost for charge in charges.values())
         assert sorted(charge.container_id for charge in self.emulator.running) == sorted(one.id for one in self.alive())
+        # What can never be is not said to come.
+        coming = [(one.name, one.node) for _, one in self.late if one.gpu <= self.size[one.node]]
+        assert sorted((one.name, one.node_name) for one in self.emulator.coming) == sorted(coming)
         status, machines = self.ask("GET", "machines")
         assert status == 200
         assert {machine["node_name"] for machine in machines} == {node for node in self.size if self.free(node) > 0}
