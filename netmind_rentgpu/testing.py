@@ -13,7 +13,7 @@ It costs nothing where it is not used: neither the client nor the emulator is im
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from decimal import Decimal
 from inspect import signature
 from pathlib import Path
@@ -82,13 +82,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(closers, _CLOSERS)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[None, object, object]:
+@pytest.hookimpl(hookwrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[None]:
     """Keep a `rentgpu_emulator` of the user's own from the real service, also where it is made before its first test."""
-    if fixturedef.argname != _EMULATOR or fixturedef.scope == "function":
-        return (yield)
-    with _environment():
-        return (yield)
+    outlives = fixturedef.argname == _EMULATOR and fixturedef.scope != "function"
+    with _environment() if outlives else nullcontext():
+        yield
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from netmind_rentgpu import AsyncRentGPU
 from netmind_rentgpu.emulator import Emulator
-from netmind_rentgpu.emulator.faults import CALLS
+from netmind_rentgpu.emulator.calls import CALLS
 from netmind_rentgpu.emulator.openapi import openapi
 
 # It holds every service to 401 where the Authorization header is missing; the page documents 422, and test_service pins it.
