@@ -102,7 +102,7 @@ class Emulator:
         def make() -> Service:
             ports: Ports = MadeUpPorts()
             if self._shells is not None:
-                self._shells.clear()
+                self._shells = self._shells.renewed()
                 ports = self._shells
             return Service(
                 seed=seed,

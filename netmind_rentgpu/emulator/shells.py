@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import threading
-from asyncio.subprocess import PIPE
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -30,16 +29,21 @@ _HOST = "127.0.0.1"
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _BACKLOG = 100
 _PIECE = 64 * 1024
+_NOTHING_LISTENS = 1
 
 
 class Shells:
-    """All containers' SSH servers, in one event loop. Threads of tests may ask for changes, too."""
+    """The SSH servers of one service's containers, in an event loop. Threads of tests may ask for changes, too.
+
+    When the service is over, because of a reset or of the emulator's end, nothing that it still does has any effect here.
+    """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._containers: dict[int, _Container] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._over = False
 
     def start(self) -> None:
         """Serve in the running loop from now on."""
@@ -48,29 +52,41 @@ class Shells:
 
     async def stop(self) -> None:
         """Close all ports, end all that runs, and remove all folders."""
-        self.clear()
+        self._end()
         for task in self._tasks:
             task.cancel()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def clear(self) -> None:
-        """Take in that all containers are gone."""
+    def renewed(self) -> Shells:
+        """Take in that the service is over; return what takes this one's place for the next."""
+        self._end()
+        following = Shells()
+        following._loop, following._thread, following._tasks = self._loop, self._thread, self._tasks
+        return following
+
+    def _end(self) -> None:
         for container_id in tuple(self._containers):
             self.remove(container_id)
+        self._over = True
 
     def new(self, container_id: int) -> int:
         """Give a container a port that nobody else can have, and on which nothing listens yet."""
+        if self._over:
+            return _NOTHING_LISTENS
         if container_id not in self._containers:
             self._containers[container_id] = _Container(self._begin)
         return self._containers[container_id].move()
 
     def open(self, container_id: int, inside: Inside) -> None:
         """Listen; who connects is served as soon as the loop comes to it."""
-        self._in_loop(self._containers[container_id].open(inside))
+        if not self._over:
+            self._in_loop(self._containers[container_id].open(inside))
 
     def close(self, container_id: int, *, new_host_key: bool = False) -> None:
         """Listen no more, break all connections, and end all that runs."""
+        if self._over:
+            return
         container = self._containers[container_id]
         if new_host_key:
             container.host_key = None
@@ -78,7 +94,8 @@ class Shells:
 
     def remove(self, container_id: int) -> None:
         """Close, and remove the folder."""
-        self._in_loop(self._containers.pop(container_id).remove)
+        if not self._over:
+            self._in_loop(self._containers.pop(container_id).remove)
 
     def _in_loop(self, act: Callable[[], object]) -> None:
         if self._loop is None or threading.get_ident() == self._thread:

@@ -489,6 +489,34 @@ async def test_after_a_reset_it_goes_on(emulator: Emulator, gpu: AsyncRentGPU) -
         assert (await connection.run("ls")).stdout == ""
 
 
+async def test_what_a_reset_ended_does_not_meddle(emulator: Emulator, gpu: AsyncRentGPU) -> None:
+    container = await rent(gpu)
+    emulator.faults.add(Fault("slow", call="restart_container", seconds=0.3))
+    emulator.faults.add(Fault("slow", call="create_container", seconds=0.3))
+    late = [asyncio.create_task(gpu.containers.restart(container.id)), asyncio.create_task(rent(gpu, "late"))]
+    await until(lambda: [one.fault for one in emulator.requests].count("slow") == 2)
+    emulator.reset()
+    port = port_of(await rent(gpu))
+    async with login(port) as connection:
+        await asyncio.gather(*late, return_exceptions=True)
+        assert (await connection.run("echo still there")).stdout == "still there\n"
+    assert await answers(port)
+    assert [charge.name for charge in emulator.running] == ["mine"]
+
+
+async def test_the_bill_after_the_end(clock: Any) -> None:
+    async with (
+        Emulator(boot_seconds=10, ssh=True, clock=clock) as emulator,
+        AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu,
+    ):
+        emulator.faults.add(Fault("vanishes", seconds=60))
+        await rent(gpu)
+        await rent(gpu, "other")
+    clock.advance(3600)
+    assert [charge.running for charge in emulator.charges] == [False, True]
+    assert folders() == set()
+
+
 def test_from_a_thread() -> None:
     with Emulator(boot_seconds=0, ssh=True, clock=Clock(scale=0)) as emulator:
 
