@@ -1,0 +1,176 @@
+"""The state file: made when it is needed, for its user alone, shared by threads and processes, and never half written."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from netmind_rentgpu import AsyncRentGPU, ConfigurationError, LedgerError
+from netmind_rentgpu.settings import DEFAULT, Settings
+from netmind_rentgpu.state import State
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "deep" / "er" / "state.sqlite3"
+
+
+async def test_it_is_made_when_it_is_needed_and_for_its_user_alone(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        state = State(path)
+        assert not path.parent.exists()
+        assert await state.host_key("account", 1) is None
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    await state.pin_host_key("account", 1, "key")
+    for beside in path.parent.iterdir():
+        assert stat.S_IMODE(beside.stat().st_mode) == 0o600
+    state.close()
+    state.close()
+    assert await state.host_key("account", 1) == "key"
+    state.close()
+
+
+async def test_a_key_is_kept_unless_it_is_replaced(path: Path) -> None:
+    state = State(path)
+    assert await state.pin_host_key("one", 1, "first") == "first"
+    assert await state.pin_host_key("one", 1, "second") == "first"
+    assert await state.pin_host_key("one", 1, "second", replace=True) == "second"
+    assert await state.pin_host_key("two", 1, "other") == "other"
+    assert await state.host_key("one", 1) == "second"
+    assert await state.host_key("one", 2) is None
+    state.close()
+
+
+async def test_what_cannot_be_used_is_an_error(path: Path, tmp_path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"x" * 5000)
+    with pytest.raises(LedgerError, match="not a database"):
+        await State(path).host_key("account", 1)
+    with pytest.raises(LedgerError, match="cannot be used"):
+        await State(tmp_path).host_key("account", 1)
+    with pytest.raises(LedgerError, match="cannot be used"):
+        await State(path / "below" / "a-file").host_key("account", 1)
+    path.unlink()
+    state = State(path)
+    await state.host_key("account", 1)
+    state.close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 1000")
+    connection.close()
+    with pytest.raises(LedgerError, match="newer version"):
+        await State(path).host_key("account", 1)
+
+
+async def test_what_fails_changes_nothing(path: Path) -> None:
+    state = State(path)
+    await state.pin_host_key("account", 1, "first")
+
+    def fail(connection: sqlite3.Connection) -> None:
+        connection.execute("UPDATE host_keys SET public_key = 'broken'")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await state._run(fail)
+    assert await state.host_key("account", 1) == "first"
+    state.close()
+
+
+async def test_many_share_it(path: Path) -> None:
+    states = [State(path) for _ in range(20)]
+    kept = await asyncio.gather(
+        *(
+            state.pin_host_key("account", container_id, f"key-{number}")
+            for number, state in enumerate(states)
+            for container_id in range(10)
+        )
+    )
+    for container_id in range(10):
+        assert len({kept[number * 10 + container_id] for number in range(20)}) == 1
+    for state in states:
+        state.close()
+
+
+def test_processes_that_begin_at_once_share_it(path: Path) -> None:
+    program = f"""
+import asyncio
+from pathlib import Path
+from netmind_rentgpu.state import State
+async def main():
+    state = State(Path({str(path)!r}))
+    print(await state.pin_host_key("account", 1, "key"))
+    state.close()
+asyncio.run(main())
+"""
+    processes = [
+        subprocess.Popen([sys.executable, "-W", "error", "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(8)
+    ]
+    for process in processes:
+        assert process.communicate(timeout=60) == (b"key\n", b"")
+
+
+async def test_a_forked_child_has_a_connection_of_its_own(path: Path) -> None:
+    state = State(path)
+    await state.pin_host_key("account", 1, "key")
+    inherited = state._connection
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork in a process with threads
+        child = os.fork()
+    if child == 0:
+        try:
+            found = state._at_once(
+                lambda connection: (connection is not inherited, connection.execute("SELECT 1").fetchone())
+            )
+            os._exit(0 if found == (True, (1,)) else 1)
+        finally:
+            os._exit(2)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    assert await state.host_key("account", 1) == "key"
+    state.close()
+
+
+@pytest.mark.parametrize(
+    ("argument", "environment", "expected"),
+    [
+        ("/a/file", {"NETMIND_RENTGPU_STATE": "/b"}, "/a/file"),
+        (Path("/a/file"), {}, "/a/file"),
+        (None, {"NETMIND_RENTGPU_STATE": "/b/file", "XDG_STATE_HOME": "/c"}, "/b/file"),
+        (None, {"XDG_STATE_HOME": "/c"}, "/c/netmind-rentgpu/state.sqlite3"),
+        (None, {}, str(Path("~/.local/state/netmind-rentgpu/state.sqlite3").expanduser())),
+    ],
+)
+def test_where_it_is(argument: str | Path | None, environment: dict[str, str], expected: str) -> None:
+    settings = Settings.resolve(
+        token="token",
+        base_url=None,
+        proxy=None,
+        timeout=DEFAULT,
+        retries=DEFAULT,
+        max_connections=1,
+        allow_insecure_http=False,
+        environment=environment,
+        state=argument,
+    )
+    assert settings.state == Path(expected)
+    assert settings.account.startswith("https://api.netmind.ai ")
+    assert "token" not in settings.account
+
+
+def test_a_place_that_is_none() -> None:
+    with pytest.raises(ConfigurationError, match="state must be a path"):
+        AsyncRentGPU("token", state=7)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="no place for the state file"):
+        AsyncRentGPU("token", state="~no-such-user-here/state")
