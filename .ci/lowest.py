@@ -6,5 +6,5 @@ from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
 extras = project["optional-dependencies"]
-for requirement in [*project["dependencies"], *extras["cli"]]:
+for requirement in [*project["dependencies"], *extras["cli"], *extras["ssh"]]:
     print(re.sub(r"\[.*\]|\s", "", requirement).replace(">=", "=="))

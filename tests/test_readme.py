@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 import pytest
 
-from netmind_rentgpu import ServiceProfile
+from netmind_rentgpu import AsyncRentGPU, PaymentType, ServiceProfile
 from netmind_rentgpu.emulator import Emulator
 
 README = Path(__file__).parent.parent / "README.md"
@@ -28,6 +28,7 @@ OUTPUT = {
         r"0 of 3\n3 of 3\nSSHEndpoint\(host='127\.0\.0\.1', port=\d+, username='root'\)\n"
         r"no SSH server answered within 3 s: container 1001 \(example-\w+\) has status 1, .*\n(100[123] is gone\n){3}"
     ),
+    "A shell on the container": (r"(GPU \d: .*\n)+3 given\nstdout step 1\nstdout step 2\n(\d\n)+command 127\n"),
     "Without asyncio": r"(node-\w\w-\d+ 0\.\d+\n)+1 PyTorch 2\.4\n(\d .*\n){3}2\nContainer not found\n",
     "Lists": r"2 \['PyTorch 2\.4', 'PyTorch 2\.1'\]\n(\w+ \['TensorFlow 2\.16', 'Ubuntu 22\.04'\]\n)(4 \[\]\n)?\[.*\]\n",
     "Errors": r"404 Container not found\n",
@@ -58,7 +59,9 @@ def test_every_program_is_known() -> None:
 async def test_a_program_runs_as_it_stands(section: str, tmp_path: Path) -> None:
     import anyio
 
-    async with Emulator(seed=7, boot_seconds=0) as emulator:
+    async with Emulator(seed=7, boot_seconds=0, ssh="shell" in section) as emulator:
+        if emulator_has_a_container := "shell" in section:
+            await rent_one(emulator)
         environment = {"NETMIND_BASE_URL": emulator.url, "NETMIND_API_KEY": emulator.token}
         done = await anyio.to_thread.run_sync(
             lambda: subprocess.run(
@@ -73,7 +76,19 @@ async def test_a_program_runs_as_it_stands(section: str, tmp_path: Path) -> None
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert re.fullmatch(OUTPUT[section], done.stdout), done.stdout
-        assert emulator.running == []
+        assert len(emulator.running) == emulator_has_a_container
+
+
+async def rent_one(emulator: Emulator) -> None:
+    async with AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu:
+        auth = await gpu.auths.create("a-long-password")
+        await gpu.containers.create(
+            name="mine",
+            auth_id=auth.id,
+            node_name=(await gpu.machines.list())[0].node_name,
+            image_template_id=1,
+            payment_type=PaymentType.USD,
+        )
 
 
 @pytest.mark.parametrize("with_fixture", [False, True])
@@ -147,8 +162,8 @@ def curl(line: str) -> Any:
 
 def test_there_are_two_commands() -> None:
     assert re.findall(r"^```sh\n(.*?)\n```$", TEXT, re.MULTILINE | re.DOTALL) == [
-        "python3 -m venv .venv && .venv/bin/pip install '.[cli]' && .venv/bin/netmind-rentgpu demo",
-        "python3 -m venv .venv && .venv/bin/pip install '.[cli,test]' && .venv/bin/pytest",
+        "python3 -m venv .venv && .venv/bin/pip install '.[all]' && .venv/bin/netmind-rentgpu demo",
+        "python3 -m venv .venv && .venv/bin/pip install '.[all,test]' && .venv/bin/pytest",
     ]
 
 

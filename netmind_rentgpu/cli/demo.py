@@ -8,6 +8,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Generator
 from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from rich.console import Console
@@ -22,6 +25,7 @@ from netmind_rentgpu.client import AsyncRentGPU
 from netmind_rentgpu.conditions import has_ssh
 from netmind_rentgpu.errors import RentGPUError
 from netmind_rentgpu.models import Container, ImageType, Machine, PaymentType
+from netmind_rentgpu.ssh.shell import AsyncShell
 from netmind_rentgpu.sync import RentGPU
 from netmind_rentgpu.waiting.waits import WaitProgress
 from netmind_rentgpu.wire.paging import AsyncPager
@@ -34,6 +38,7 @@ __all__ = ["Demo"]
 Story: TypeAlias = Generator[Any, Any, Any]
 """Yields calls (of the asynchronous client) or their results (of the synchronous one)."""
 
+_HAS_SSH = find_spec("asyncssh") is not None
 _ROWS = 6
 _RENTED = 3
 _LONGEST_START = 300.0
@@ -55,11 +60,12 @@ class Demo:
         """
         from netmind_rentgpu.emulator import Emulator
 
-        async with (
-            Emulator(seed=seed, boot_seconds=boot_seconds) as emulator,
-            AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu,
-        ):
-            await _told(self._emulated(gpu, emulator))
+        with TemporaryDirectory() as folder:
+            async with (
+                Emulator(seed=seed, boot_seconds=boot_seconds, ssh=_HAS_SSH) as emulator,
+                AsyncRentGPU(emulator.token, base_url=emulator.url, state=Path(folder) / "state") as gpu,
+            ):
+                await _told(self._emulated(gpu, emulator, Path(folder)))
 
     def emulated_synchronously(self, seed: int, boot_seconds: float) -> None:
         """Do the same through the synchronous client.
@@ -70,10 +76,11 @@ class Demo:
         from netmind_rentgpu.emulator import Emulator
 
         with (
-            Emulator(seed=seed, boot_seconds=boot_seconds) as emulator,
-            RentGPU(emulator.token, base_url=emulator.url) as gpu,
+            TemporaryDirectory() as folder,
+            Emulator(seed=seed, boot_seconds=boot_seconds, ssh=_HAS_SSH) as emulator,
+            RentGPU(emulator.token, base_url=emulator.url, state=Path(folder) / "state") as gpu,
         ):
-            _told_synchronously(self._emulated(gpu, emulator))
+            _told_synchronously(self._emulated(gpu, emulator, Path(folder)))
 
     async def live(self) -> None:
         """Read the real service with the user's token, and rent nothing.
@@ -93,9 +100,9 @@ class Demo:
         with RentGPU() as gpu:
             _told_synchronously(self._live(gpu))
 
-    def _emulated(self, gpu: AsyncRentGPU | RentGPU, emulator: Emulator) -> Story:
+    def _emulated(self, gpu: AsyncRentGPU | RentGPU, emulator: Emulator, folder: Path) -> Story:
         self._say(f"An emulated service is at {emulator.url}; nothing here costs money.\n")
-        yield from self._rent_and_return(gpu)
+        yield from self._rent_and_return(gpu, folder)
         still = yield gpu.containers.list().first_page()
         self._say("")
         for charge in emulator.charges:
@@ -128,7 +135,7 @@ class Demo:
             container = yield gpu.containers.get(rented[0].id)
             self._step(f"gpu.containers.get({container.id})", f"{container.name}, status {container.status}")
 
-    def _rent_and_return(self, gpu: AsyncRentGPU | RentGPU) -> Story:
+    def _rent_and_return(self, gpu: AsyncRentGPU | RentGPU, folder: Path) -> Story:
         machines = yield gpu.machines.list()
         self._step("gpu.machines.list()", f"{len(machines)} machines")
         self._show_machines(machines)
@@ -167,17 +174,43 @@ class Demo:
             self._step("gpu.containers.list()", f"{len(listed)} rented")
             yield from self._until_all_have_ssh(gpu, rented)
             first = rented[0].id
+            if _HAS_SSH:
+                yield from self._use(gpu, first, folder)
+            else:
+                self._say("    (To log in to them, pip install 'netmind-rentgpu[ssh]'.)")
             container = yield gpu.containers.get(first)
             self._step(f"gpu.containers.get({first})", f"status {container.status}, a number that nobody documents")
             yield gpu.containers.stop(first)
             self._step(f"gpu.containers.stop({first})", "stopped")
             yield gpu.containers.restart(first)
             self._step(f"gpu.containers.restart({first})", "starting again")
-            yield from self._until_all_have_ssh(gpu, rented)
+            container = yield gpu.containers.wait(first, until=has_ssh, timeout=_LONGEST_START)
+            self._step(f"gpu.containers.wait({first}, until=has_ssh)", str(container.ssh))
         finally:
             for container in rented:
                 yield gpu.containers.delete(container.id, missing_ok=True)
                 self._step(f"gpu.containers.delete({container.id})", "deleted")
+
+    def _use(self, gpu: AsyncRentGPU | RentGPU, container_id: int, folder: Path) -> Story:
+        """Log in, run something, and fetch its result."""
+        container = yield gpu.containers.wait_ready(container_id, timeout=_LONGEST_START)
+        self._step(f"gpu.containers.wait_ready({container_id})", "the login works, and the host's key is remembered")
+        script, result = folder / "train.py", folder / "result.txt"
+        script.write_text("print('trained on', open('/proc/sys/kernel/ostype').read().strip())\n", encoding="utf-8")
+        shell = gpu.ssh(container)
+        # The one returns a coroutine, the other has opened it.
+        yield shell.__aenter__() if isinstance(shell, AsyncShell) else shell.__enter__()
+        try:
+            done = yield shell.run("nvidia-smi", check=True)
+            self._step("shell.run('nvidia-smi')", done.stdout.rstrip())
+            yield shell.upload(script, "train.py")
+            self._step("shell.upload('train.py', 'train.py')", f"{script.stat().st_size} bytes")
+            yield shell.run("python3 train.py > result.txt", check=True)
+            self._step("shell.run('python3 train.py > result.txt')", "done")
+            yield shell.download("result.txt", result)
+            self._step("shell.download('result.txt', 'result.txt')", result.read_text(encoding="utf-8").strip())
+        finally:
+            yield shell.close()
 
     def _until_all_have_ssh(self, gpu: AsyncRentGPU | RentGPU, containers: list[Container]) -> Story:
         """Wait until `ssh` of each names an endpoint, with a bar that fills."""

@@ -53,14 +53,14 @@ def known(number):
 
 
 def table():
-    line = "+" + "-" * 77 + "+"
+    line = "+" + "-" * 70 + "+"
     yield line
-    versions = f"NVIDIA-SMI {GPUS['driver_version']}   Driver Version: {GPUS['driver_version']}"
-    yield f"| {versions + '   CUDA Version: ' + GPUS['cuda_version']:<75} |"
+    driver, cuda = "NVIDIA-SMI " + GPUS["driver_version"], "CUDA Version: " + GPUS["cuda_version"]
+    yield f"| {driver:<40}{cuda:>28} |"
     yield line
     for number in range(GPUS["count"]):
         gpu = known(number)
-        yield f"| {gpu['index']:>3}  {gpu['name']:<40} {'0 MiB / ' + gpu['memory.total']:>20} {'0%':>8} |"
+        yield f"| {gpu['index']:>2}  {gpu['name']:<36}{'0 MiB / ' + gpu['memory.total']:>22}{'0%':>6} |"
     yield line
 
 

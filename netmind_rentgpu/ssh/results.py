@@ -29,8 +29,9 @@ class CommandResult:
     stderr: str = attrs.field(repr=False)
     truncated: bool = False
 
-    def __bool__(self) -> bool:
-        """Tell whether it went well."""
+    @property
+    def ok(self) -> bool:
+        """It went well."""
         return self.exit_status == 0
 
 

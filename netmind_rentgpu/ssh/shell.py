@@ -333,7 +333,7 @@ class AsyncShell:
     def _checked(self, done: CommandResult, *, check: bool) -> CommandResult:
         if done.exit_status is None and done.exit_signal is None:
             raise self._lost()
-        if check and not done:
+        if check and not done.ok:
             raise SSHError(f"{self._label}: {described(done)}", stage="command", result=done)
         return done
 

@@ -30,10 +30,15 @@ CALLS = [
     *["gpu.containers.create(...)"] * 3,
     "gpu.containers.list()",
     WAIT,
+    "gpu.containers.wait_ready(1001)",
+    "shell.run('nvidia-smi')",
+    "shell.upload('train.py', 'train.py')",
+    "shell.run('python3 train.py > result.txt')",
+    "shell.download('result.txt', 'result.txt')",
     "gpu.containers.get(1001)",
     "gpu.containers.stop(1001)",
     "gpu.containers.restart(1001)",
-    WAIT,
+    "gpu.containers.wait(1001, until=has_ssh)",
     "gpu.containers.delete(1001)",
     "gpu.containers.delete(1002)",
     "gpu.containers.delete(1003)",
@@ -57,9 +62,12 @@ def test_the_demo_makes_all_thirteen_calls_and_leaves_nothing(tmp_path: Path, th
     done = run("demo", "--boot-seconds", "0.1", *through, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.findall(r"^ ?\d+\. (.+)$", done.stdout, re.MULTILINE) == CALLS
-    assert len({call.partition("(")[0] for call in CALLS} - {WAIT.partition("(")[0]}) == 13
+    service = {call.partition("(")[0] for call in CALLS if call.startswith("gpu.") and ".wait" not in call}
+    assert len(service) == 13
     assert "Nothing is still rented." in done.stdout
-    assert len(re.findall(r"^ +demo-\w+-\d: ssh root@127\.0\.0\.1 -p \d+ *$", done.stdout, re.MULTILINE)) == 6
+    assert len(re.findall(r"^ +demo-\w+-\d: ssh root@127\.0\.0\.1 -p \d+ *$", done.stdout, re.MULTILINE)) == 3
+    assert "NVIDIA-SMI" in done.stdout
+    assert "trained on" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
 

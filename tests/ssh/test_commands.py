@@ -44,12 +44,12 @@ async def started(home: Path) -> list[int]:
 async def test_what_a_command_gets_and_gives(shell: AsyncShell) -> None:
     done = await shell.run("cat; echo wrong >&2; pwd; exit 3", input="given\n")
     home = done.stdout.splitlines()[1]
-    assert (done.exit_status, done.exit_signal, done.truncated, bool(done)) == (3, None, False, False)
+    assert (done.exit_status, done.exit_signal, done.truncated, done.ok) == (3, None, False, False)
     assert (done.stdout, done.stderr) == (f"given\n{home}\n", "wrong\n")
     assert (await shell.run("echo $HOME; whoami", check=True)).stdout == f"{home}\nroot\n"
     assert (await shell.run("cat", input=b"\xff\x00end")).stdout == "\N{REPLACEMENT CHARACTER}\x00end"
     # What it does not read is no fault of its.
-    assert await shell.run("true", input="x" * 3_000_000)
+    assert (await shell.run("true", input="x" * 3_000_000)).ok
     assert (await shell.run("wc -c", input="x" * 3_000_000)).stdout.strip() == "3000000"
     assert not (await shell.run("kill -USR1 $$")).exit_status
     assert (await shell.run("kill -USR1 $$")).exit_signal == "USR1"
@@ -87,7 +87,7 @@ async def test_a_failure_is_an_error_where_that_is_wanted(shell: AsyncShell) -> 
     assert caught.value.result.exit_status == 127
     with pytest.raises(SSHError, match="ended with signal KILL"):
         await shell.run("kill -KILL $$", check=True)
-    assert not await shell.run("false")
+    assert not (await shell.run("false")).ok
 
 
 async def test_of_too_much_the_end_is_kept(shell: AsyncShell) -> None:
@@ -108,7 +108,7 @@ async def test_what_takes_too_long_is_ended_with_all_that_it_started(shell: Asyn
     assert (caught.value.result.stdout, caught.value.result.exit_signal) == ("begun\n", "TERM")
     pids = await started(site.home)
     await until(lambda: not any(map(alive, pids)))
-    assert await shell.run("true")
+    assert (await shell.run("true")).ok
 
 
 async def test_what_does_not_want_to_end_is_killed(shell: AsyncShell, site: Any) -> None:

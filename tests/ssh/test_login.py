@@ -58,7 +58,7 @@ def at(container: Container, host: str, port: int) -> Container:
 
 async def test_the_password_is_looked_up_and_no_other_is_taken(site: Any) -> None:
     async with site.gpu.ssh(site.container.id if site.kind == "emulator" else site.container) as shell:
-        assert await shell.run("true")
+        assert (await shell.run("true")).ok
     error = await refused(site.gpu.ssh(site.container, password="another-password"), "password")
     assert "refused" in str(error)
     # What another container lets in does not open this one.
@@ -67,14 +67,14 @@ async def test_the_password_is_looked_up_and_no_other_is_taken(site: Any) -> Non
     stranger = attrs.evolve(site.container, ssh=site.container.ssh.replace("root@", "nobody-here@"))
     await refused(site.gpu.ssh(stranger), "password")
     async with site.gpu.ssh(site.container) as shell:
-        assert await shell.run("true")
+        assert (await shell.run("true")).ok
 
 
 async def test_without_a_password_to_be_had(gpu: AsyncRentGPU) -> None:
     container = await rented(gpu)
     assert "pass password=" in str(await refused(gpu.ssh(attrs.evolve(container, auth_id=None)), "password"))
     async with gpu.ssh(attrs.evolve(container, auth_id=None), password=canaries.PASSWORD) as shell:
-        assert await shell.run("true")
+        assert (await shell.run("true")).ok
 
 
 async def test_a_server_with_another_key_is_refused_before_it_is_told_anything(site: Any, tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ async def test_a_server_with_another_key_is_refused_before_it_is_told_anything(s
             assert told == []
     # The right one is still the right one.
     async with site.gpu.ssh(site.container) as shell:
-        assert await shell.run("true")
+        assert (await shell.run("true")).ok
 
 
 async def test_a_new_key_can_be_accepted(emulator: Emulator, state: Path) -> None:
@@ -227,7 +227,7 @@ async def test_cancelled_at_any_step_nothing_stays_open(site: Any) -> None:
         while not all(task.done() for task in asyncio.all_tasks() - before):
             await asyncio.sleep(0.005)
     async with site.shell() as shell:
-        assert await shell.run("true")
+        assert (await shell.run("true")).ok
 
 
 async def test_a_shell_belongs_to_its_loop(gpu: AsyncRentGPU) -> None:
@@ -239,7 +239,7 @@ async def test_a_shell_belongs_to_its_loop(gpu: AsyncRentGPU) -> None:
                     asyncio.run(call())  # type: ignore[arg-type]
 
             await asyncio.to_thread(elsewhere)
-        assert await shell.run("true")
+        assert (await shell.run("true")).ok
 
 
 # Waiting until the login works.
@@ -253,7 +253,7 @@ async def test_ready_means_that_the_login_works(state: Path, monkeypatch: pytest
         container = await rented(gpu)
         ready = await gpu.containers.wait_ready(container.id, timeout=LONG)
         async with gpu.ssh(ready) as shell:
-            assert await shell.run("true")
+            assert (await shell.run("true")).ok
         # As long as the password is not the right one, it is no more than reachable.
         other = await gpu.auths.create("not-the-password")
         get = gpu.auths.get
