@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -98,6 +99,7 @@ def make(clock: Any) -> Callable[..., Caller]:
                 timeouts=settings.pop("timeouts", Timeouts()),
                 retries=settings.pop("retries", Retries()),
                 max_connections=max_connections,
+                state=Path("never-made"),
             ),
             ServiceProfile(),
             clock=clock,
