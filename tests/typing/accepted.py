@@ -1,22 +1,28 @@
 """What users write, and what type checkers must make of it. Checked by CI, never run."""
 
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, assert_type
 
 from netmind_rentgpu import (
     AsyncRentGPU,
+    AsyncShell,
     Auth,
     Change,
+    CommandResult,
     Container,
+    Forward,
     Image,
     ImageType,
     Machine,
+    OutputLine,
     Page,
     Pager,
     PaymentType,
     RentGPU,
     Retries,
     ServiceProfile,
+    Shell,
     SSHEndpoint,
     Timeouts,
     conditions,
@@ -73,6 +79,20 @@ async def everything() -> None:
             assert_type(change, Change)
             assert_type(change.after, Container | None)
         assert_type(await gpu.containers.wait_reachable(container.id), Container)
+        assert_type(await gpu.containers.wait_ready(container.id, timeout=5), Container)
+        assert_type(gpu.ssh(1, accept_new_host_key=True), AsyncShell)
+        async with gpu.ssh(container, password="p", timeout=5) as shell:
+            assert_type(shell, AsyncShell)
+            done = await shell.run("x", check=True, timeout=5, environment={"A": "b"}, input=b"x", max_output=5)
+            assert_type(done, CommandResult)
+            assert_type(done.exit_status, int | None)
+            async for line in shell.stream("x", input="y"):
+                assert_type(line, OutputLine)
+            assert_type(await shell.upload(Path("a"), "b", on_progress=lambda one: one.bytes_done), None)
+            assert_type(await shell.download("b", "a"), None)
+            assert_type(await shell.forward(local_port=1, remote_port=2), Forward)
+            assert_type(await shell.interact(), int | None)
+            assert_type(shell.container, Container)
         assert_type(await gpu.containers.delete(container.id, missing_ok=True), Container | None)
         assert_type(await gpu.request("GET", "machines", params={"gpu": 1}), Any)
 
@@ -111,6 +131,15 @@ def everything_synchronously() -> None:
         for change in gpu.containers.watch([1]):
             assert_type(change, Change)
         assert_type(gpu.containers.wait_reachable(container.id, fail=conditions.status_in(3)), Container)
+        assert_type(gpu.containers.wait_ready(container.id), Container)
+        assert_type(gpu.ssh(1), Shell)
+        with gpu.ssh(container, password="p") as shell:
+            assert_type(shell, Shell)
+            assert_type(shell.run("x", check=True, timeout=5), CommandResult)
+            for line in shell.stream("x"):
+                assert_type(line, OutputLine)
+            assert_type(shell.upload("a", "b"), None)
+            assert_type(shell.reverse_forward(remote_port=0, local_port=2), Forward)
         assert_type(gpu.containers.delete(container.id, missing_ok=True), Container | None)
         assert_type(gpu.request("GET", "machines", params={"gpu": 1}), Any)
         assert_type(gpu.profile, ServiceProfile)

@@ -29,6 +29,15 @@ async def mistakes(gpu: AsyncRentGPU) -> None:
     await gpu.containers.wait(1, until=conditions.has_ssh, on_progress=print)  # reject
     await gpu.containers.wait_all(1, until=conditions.has_ssh)  # reject
     await gpu.containers.watch()  # reject
+    with gpu.ssh(1):  # reject
+        pass
+    async with gpu.ssh("1"):  # reject
+        pass
+    async with gpu.ssh(1) as shell:
+        shell.run("x").stdout  # reject
+        await shell.run(["x"])  # reject
+        await shell.stream("x")  # reject
+        await shell.forward(8888, 8888)  # reject
     container = await gpu.containers.get(1)
     container.name = "other"  # reject
     container.ssh_endpoint.host  # reject
@@ -56,6 +65,12 @@ def synchronous_mistakes(gpu: RentGPU, session: ClientSession) -> None:
 
 
 async def mixed_up(gpu: RentGPU) -> None:
+    async with gpu.ssh(1):  # reject
+        pass
+    with gpu.ssh(1) as shell:
+        await shell.run("x")  # reject
+        async for _ in shell.stream("x"):  # reject
+            pass
     await gpu.containers.get(1)  # reject
     async for _ in gpu.containers.list():  # reject
         pass
