@@ -86,11 +86,17 @@ def iterated(
     return _in_the_likeness(synchronous, method, returned)
 
 
-def held(method: Callable[Concatenate[Any, P], R], kind: Callable[[R], Kind]) -> Callable[Concatenate[Any, P], Kind]:
-    """Make the synchronous method that returns the synchronous pair of what the asynchronous one returns."""
+def held(
+    method: Callable[Concatenate[Any, P], R], kind: Callable[[R, Any], Kind]
+) -> Callable[Concatenate[Any, P], Kind]:
+    """Make the synchronous method that returns the synchronous pair of what the asynchronous one returns.
+
+    Args:
+        kind: makes the pair, of that and of the object that the method is called on.
+    """
 
     def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> Kind:
-        return kind(method(self._async, *arguments, **keywords))
+        return kind(method(self._async, *arguments, **keywords), self)
 
     returned = inspect.signature(method).return_annotation.removeprefix("Async")
     return _in_the_likeness(synchronous, method, returned)

@@ -92,8 +92,10 @@ class Shell:
     or not, so that is said. Several threads may use it at once; more than eight commands wait for their turn.
     """
 
-    def __init__(self, shell: AsyncShell) -> None:
+    def __init__(self, shell: AsyncShell, client: RentGPU) -> None:
         self._shell = Held(shell, "shell")
+        # By which the shell is opened: not to be collected, and so closed, before.
+        self._client = client
 
     @property
     def _async(self) -> AsyncShell:
@@ -117,7 +119,7 @@ class Shell:
     interact: Final = synced(AsyncShell.interact)
 
     def close(self) -> None:
-        """Close the connection. Closing twice is closing once.
+        """End what still runs, and close the connection. Closing twice is closing once.
 
         Raises:
             ClientStateError: this is the thread of the client's own event loop.

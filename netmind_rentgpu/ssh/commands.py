@@ -120,11 +120,13 @@ class Command(asyncssh.SSHClientSession[bytes]):
 
     Attributes:
         exit_status, exit_signal: how it ended, where the server said so.
+        cut_off: it was told to end.
     """
 
     def __init__(self, prepared: Prepared, output: Output) -> None:
         self._prepared = prepared
         self._output = output
+        self._connection: asyncssh.SSHClientConnection | None = None
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._starting: asyncio.Task[Any] | None = None
         # What has come before its process id.
@@ -137,6 +139,7 @@ class Command(asyncssh.SSHClientSession[bytes]):
         self._closed = asyncio.Event()
         self.exit_status: int | None = None
         self.exit_signal: str | None = None
+        self.cut_off: bool = False
 
     async def start(self, connection: asyncssh.SSHClientConnection) -> None:
         """Start it. Where this is cut off, it may run all the same: `end` sees to that.
@@ -144,6 +147,7 @@ class Command(asyncssh.SSHClientSession[bytes]):
         Raises:
             OSError, asyncssh.Error: it cannot be.
         """
+        self._connection = connection
         # A task of its own: a channel whose opening is cut off would stay open for good.
         self._starting = asyncio.get_running_loop().create_task(self._start(connection))
         await asyncio.shield(self._starting)
@@ -204,8 +208,13 @@ class Command(asyncssh.SSHClientSession[bytes]):
         if self._channel is not None and not self.closed:
             self._channel.resume_reading()
 
-    async def end(self, connection: asyncssh.SSHClientConnection) -> None:
-        """Have it end, with all that it started in its group, within a bound."""
+    async def end(self, turn: asyncio.Lock) -> None:
+        """Have it end, with all that it started in its group, within a bound.
+
+        Args:
+            turn: whose it is to have a command of its own for that.
+        """
+        self.cut_off = True
         # What it still writes is not for anybody, and must not keep it.
         self._output = _Nobody()
         if self._starting is not None:
@@ -219,16 +228,20 @@ class Command(asyncssh.SSHClientSession[bytes]):
             with suppress(TimeoutError, OSError, asyncssh.Error):
                 async with asyncio.timeout(seconds):
                     await self._told.wait()
-                    await self._signal(connection, name)
+                async with turn, asyncio.timeout(seconds):
+                    await self._signal(name)
+                async with asyncio.timeout(seconds):
                     await self._closed.wait()
         self._abandon()
 
-    async def _signal(self, connection: asyncssh.SSHClientConnection, name: str) -> None:
+    async def _signal(self, name: str) -> None:
         """Send its process group a signal. OpenSSH takes no signals for root's commands, so another command does it."""
-        if self._leader is None:
+        if self._leader is None or self._connection is None or self.closed:
             return
-        kill = f"kill -{name} -- -{self._leader} 2>/dev/null || kill -{name} {self._leader}"
-        await connection.run(kill, encoding=None, stdin=asyncssh.DEVNULL)
+        # As POSIX has it, which dash insists on; as others take it; and at least the leader.
+        ways = (f"-s {name} -- -{self._leader}", f"-{name} -{self._leader}", f"-{name} {self._leader}")
+        kill = " || ".join(f"kill {way} 2>/dev/null" for way in ways)
+        await self._connection.run(kill, encoding=None, stdin=asyncssh.DEVNULL)
 
     def _abandon(self) -> None:
         if self._channel is not None:

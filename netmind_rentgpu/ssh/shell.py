@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
@@ -15,6 +15,7 @@ from netmind_rentgpu.models import Container
 from netmind_rentgpu.ssh.access import label_of
 from netmind_rentgpu.ssh.arguments import check_ports, described, remote_path, shown
 from netmind_rentgpu.ssh.results import CommandResult, Forward, OnTransferProgress, OutputLine
+from netmind_rentgpu.ssh.underway import UnderWay
 from netmind_rentgpu.waiting.waits import checked_timeout
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncShell"]
 
-# OpenSSH allows ten sessions for a connection. One is for copies, one for ending commands.
-_COMMANDS_AT_ONCE = 8
 _LONGEST_GOODBYE = 5.0
 _LOOPBACK = "127.0.0.1"
 Open: TypeAlias = Callable[[], Awaitable["tuple[Container, asyncssh.SSHClientConnection]"]]
@@ -44,8 +43,7 @@ class AsyncShell:
         self._container: Container | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sftp: asyncio.Future[asyncssh.SFTPClient] | None = None
-        self._turns = asyncio.Semaphore(_COMMANDS_AT_ONCE)
-        self._ending: set[asyncio.Task[None]] = set()
+        self._under_way = UnderWay()
         # Why it can't be used any more.
         self._over = over
 
@@ -98,15 +96,19 @@ class AsyncShell:
         deadline = asyncio.timeout(None if timeout is None else checked_timeout(timeout))
         running = Command(ready, captured)
         try:
-            async with deadline, self._running(running):
-                await running.feed()
-                await running.wait()
+            async with deadline, self._under_way.turns:
+                try:
+                    await self._start(running)
+                    await running.feed()
+                    await running.wait()
+                finally:
+                    await self._under_way.finish(running)
         except TimeoutError as error:
             if not deadline.expired():
                 raise
             text = f"{self._label}: {shown(command)} did not end within {timeout:g} s, and was told to"
             raise SSHTimeoutError(text, stage="command", result=running.result(captured)) from error
-        return self._checked(running.result(captured), check=check)
+        return self._checked(running, running.result(captured), check=check)
 
     async def stream(
         self,
@@ -136,9 +138,11 @@ class AsyncShell:
         ready = prepared(command, environment, input)
         lines = Lines()
         running = Command(ready, lines)
-        async with self._running(running):
-            feeding = asyncio.ensure_future(running.feed())
+        async with self._under_way.turns:
+            feeding: asyncio.Future[None] | None = None
             try:
+                await self._start(running)
+                feeding = asyncio.ensure_future(running.feed())
                 while True:
                     if running.closed:
                         lines.finish()
@@ -151,9 +155,10 @@ class AsyncShell:
                         break
                     await running.news()
             finally:
-                feeding.cancel()
-                await asyncio.gather(feeding, return_exceptions=True)
-        self._checked(running.result(), check=check)
+                if feeding is not None:
+                    feeding.cancel()
+                await self._under_way.finish(running)
+        self._checked(running, running.result(), check=check)
 
     async def upload(
         self, local: str | os.PathLike[str], remote: str, *, on_progress: OnTransferProgress | None = None
@@ -177,7 +182,10 @@ class AsyncShell:
 
         path = remote_path(remote)
         with self._transferring(f"{local} to {remote}"):
-            await upload(await self._sftp_client(), Path(local), path, on_progress)
+            sftp = await self._sftp_client()
+            whole = await self._under_way.copy(upload(sftp, Path(local), path, on_progress))
+        if not whole:
+            raise self._unusable()
 
     async def download(
         self, remote: str, local: str | os.PathLike[str], *, on_progress: OnTransferProgress | None = None
@@ -201,7 +209,10 @@ class AsyncShell:
 
         path = remote_path(remote)
         with self._transferring(f"{remote} to {local}"):
-            await download(await self._sftp_client(), path, Path(local), on_progress)
+            sftp = await self._sftp_client()
+            whole = await self._under_way.copy(download(sftp, path, Path(local), on_progress))
+        if not whole:
+            raise self._unusable()
 
     async def forward(self, *, local_port: int, remote_port: int, remote_host: str = _LOOPBACK) -> Forward:
         """Let a port of this machine lead to one of the container, as for Jupyter, for as long as the shell is open.
@@ -257,7 +268,7 @@ class AsyncShell:
         return terminal.exit_status
 
     async def close(self) -> None:
-        """Close the connection. Closing twice is closing once.
+        """End what still runs, and close the connection. Closing twice is closing once.
 
         Raises:
             ClientStateError: the shell was opened in another event loop.
@@ -269,8 +280,7 @@ class AsyncShell:
         if connection is None:
             return
         try:
-            if self._ending:
-                await asyncio.wait(self._ending, timeout=_LONGEST_GOODBYE)
+            await self._under_way.end(_LONGEST_GOODBYE)
         finally:
             connection.close()
         try:
@@ -293,8 +303,7 @@ class AsyncShell:
 
     def __copy__(self) -> Self:
         """Return what this is elsewhere, as in a forked child: nothing."""
-        over = self._over or ("it belongs to another process" if self._connection is not None else "")
-        return type(self)(self._open_connection, over=over)
+        return type(self)(self._open_connection, over=self._over or "it belongs to another process")
 
     def __repr__(self) -> str:
         state = "open" if self._connection is not None else self._over.removeprefix("it ") or "is not open yet"
@@ -330,7 +339,9 @@ class AsyncShell:
             raise SSHError(f"{self._label}: the connection was lost", stage="connection")
         return self._connection
 
-    def _checked(self, done: CommandResult, *, check: bool) -> CommandResult:
+    def _checked(self, command: Command, done: CommandResult, *, check: bool) -> CommandResult:
+        if command.cut_off:
+            raise self._unusable()
         if done.exit_status is None and done.exit_signal is None:
             raise self._lost()
         if check and not done.ok:
@@ -360,22 +371,10 @@ class AsyncShell:
 
     # What calls need.
 
-    @asynccontextmanager
-    async def _running(self, command: Command) -> AsyncGenerator[None]:
-        """Run a command, when it is its turn, for as long as the block, and no longer."""
-        async with self._turns:
-            connection = self._connected()
-            try:
-                with self._failing("command", "the command could not be started"):
-                    await command.start(connection)
-                yield
-            finally:
-                if not command.closed:
-                    # A task of its own: whoever is cancelled once more must not keep it from being ended.
-                    task = asyncio.get_running_loop().create_task(command.end(connection))
-                    self._ending.add(task)
-                    task.add_done_callback(self._ending.discard)
-                    await asyncio.wait({task})
+    async def _start(self, command: Command) -> None:
+        connection = self._connected()
+        with self._failing("command", "the command could not be started"):
+            await self._under_way.start(command, connection)
 
     async def _sftp_client(self) -> asyncssh.SFTPClient:
         """Return the one that all transfers share. One who begins it and is cancelled does not end it for the others."""

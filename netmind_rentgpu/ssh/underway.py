@@ -1,0 +1,80 @@
+"""What is under way over one connection, and ends before that does: commands, which wait for their turn, and copies.
+
+No asynchronous generators here: when an event loop ends, it closes each that was left half way, and the inner ones with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import asyncssh
+
+    from netmind_rentgpu.ssh.commands import Command
+
+__all__ = ["UnderWay"]
+
+# OpenSSH allows ten sessions for a connection. One is for copies, one for ending commands.
+_COMMANDS_AT_ONCE = 8
+
+
+class UnderWay:
+    """What a shell has under way.
+
+    Attributes:
+        turns: to be held by each command from before it starts until it is over.
+    """
+
+    def __init__(self) -> None:
+        self.turns: asyncio.Semaphore = asyncio.Semaphore(_COMMANDS_AT_ONCE)
+        self._turn_to_end = asyncio.Lock()
+        # Each with the task that ends it, if there is one.
+        self._commands: dict[Command, asyncio.Task[None] | None] = {}
+        self._copies: set[asyncio.Task[None]] = set()
+
+    async def start(self, command: Command, connection: asyncssh.SSHClientConnection) -> None:
+        """Start a command. Whatever comes of that, `finish` has to follow.
+
+        Raises:
+            OSError, asyncssh.Error: it cannot be.
+        """
+        self._commands[command] = None
+        await command.start(connection)
+
+    async def finish(self, command: Command) -> None:
+        """See that a command is over."""
+        if command.closed:
+            self._commands.pop(command, None)
+        elif command in self._commands:
+            await asyncio.wait({self._end(command)})
+
+    async def copy(self, copying: Coroutine[Any, Any, None]) -> bool:
+        """Copy; tell whether that came to its end, or was ended with all the rest."""
+        task = asyncio.get_running_loop().create_task(copying)
+        self._copies.add(task)
+        task.add_done_callback(self._copies.discard)
+        try:
+            await task
+        except asyncio.CancelledError:
+            waiting = asyncio.current_task()
+            if waiting is None or waiting.cancelling():
+                raise
+            return False
+        return True
+
+    async def end(self, seconds: float) -> None:
+        """End everything, in no more than so many seconds."""
+        for copying in self._copies:
+            copying.cancel()
+        if ending := {*map(self._end, tuple(self._commands)), *self._copies}:
+            await asyncio.wait(ending, timeout=seconds)
+
+    def _end(self, command: Command) -> asyncio.Task[None]:
+        """End a command in a task of its own: whoever is cancelled once more must not keep it from being ended."""
+        task = self._commands[command]
+        if task is None:
+            task = self._commands[command] = asyncio.get_running_loop().create_task(command.end(self._turn_to_end))
+            task.add_done_callback(lambda _: self._commands.pop(command, None))
+        return task
