@@ -140,7 +140,7 @@ async def download(sftp: asyncssh.SFTPClient, remote: str, local: Path, on_progr
                             data = cast("bytes", await read.read(size, offset))
                             if not data:
                                 raise TransferError(f"{_joined(remote, thing.path)} became shorter while it was copied")
-                            os.pwrite(written, data, offset)
+                            _write(written, data, offset)
                             progress.copied(thing.path, len(data))
                             offset, size = offset + len(data), size - len(data)
 
@@ -264,6 +264,13 @@ def _descriptor(path: str | Path, flags: int) -> Generator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _write(descriptor: int, data: bytes, offset: int) -> None:
+    # A disk that becomes full takes a part first, and says so only when it is given the rest.
+    while data:
+        count = os.pwrite(descriptor, data, offset)
+        data, offset = data[count:], offset + count
 
 
 @asynccontextmanager
