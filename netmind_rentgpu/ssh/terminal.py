@@ -34,6 +34,7 @@ class Terminal(asyncssh.SSHClientSession[bytes]):
         self._closed = asyncio.Event()
         self._waiting = bytearray()
         self._descriptor = -1
+        self._left = False
         self.exit_status: int | None = None
         self.exit_signal: str | None = None
 
@@ -47,16 +48,11 @@ class Terminal(asyncssh.SSHClientSession[bytes]):
         with _raw_terminal() as self._descriptor:
             loop = asyncio.get_running_loop()
             size = os.get_terminal_size(self._descriptor)
-            await connection.create_session(  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
-                lambda: self,
-                command,
-                encoding=None,
-                request_pty="force",
-                term_type=os.environ.get("TERM", "xterm"),
-                term_size=(size.columns, size.lines),
-            )
-            loop.add_reader(self._descriptor, self._typed)
+            # Not to be cancelled: the server would have a session that nobody knows of, and it allows only some.
+            opening = loop.create_task(self._open(connection, command, size))
             try:
+                await asyncio.shield(opening)
+                loop.add_reader(self._descriptor, self._typed)
                 while not self._closed.is_set():
                     with suppress(TimeoutError):
                         await asyncio.wait_for(self._closed.wait(), _BETWEEN_SIZES)
@@ -67,12 +63,28 @@ class Terminal(asyncssh.SSHClientSession[bytes]):
             finally:
                 loop.remove_reader(self._descriptor)
                 loop.remove_writer(self._descriptor)
-                if self._channel is not None:
-                    self._channel.close()
+                self._left = True
+                opening.add_done_callback(lambda _: self._leave())
             # What came last is still to be shown.
             os.set_blocking(self._descriptor, True)
             while self._waiting:
                 del self._waiting[: os.write(self._descriptor, self._waiting)]
+
+    async def _open(
+        self, connection: asyncssh.SSHClientConnection, command: str | None, size: os.terminal_size
+    ) -> None:
+        await connection.create_session(  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
+            lambda: self,
+            command,
+            encoding=None,
+            request_pty="force",
+            term_type=os.environ.get("TERM", "xterm"),
+            term_size=(size.columns, size.lines),
+        )
+
+    def _leave(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
 
     def _typed(self) -> None:
         try:
@@ -106,6 +118,8 @@ class Terminal(asyncssh.SSHClientSession[bytes]):
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         del datatype
+        if self._left:
+            return
         self._waiting += data
         if len(self._waiting) >= _MOST_WAITING and self._channel is not None:
             self._channel.pause_reading()
@@ -133,7 +147,8 @@ def _raw_terminal() -> Generator[int]:
     descriptor = os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     before = termios.tcgetattr(descriptor)
     try:
-        tty.setraw(descriptor)
+        # What was typed ahead is kept.
+        tty.setraw(descriptor, termios.TCSADRAIN)
         yield descriptor
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
