@@ -16,6 +16,8 @@ __all__ = ["Login", "log_in"]
 
 # Of a connection that has died silently we know after a minute.
 _KEEP_ALIVE_SECONDS, _KEEP_ALIVE_COUNT = 15, 3
+# Processors have instructions for it, and a large file takes two thirds of the time.
+_FASTEST_FIRST = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 
 
 @attrs.frozen(kw_only=True)
@@ -74,6 +76,7 @@ async def _handshake(login: Login, server: _Server, connected: socket.socket) ->
             gss_host=None,
             x509_trusted_certs=None,
             known_hosts=([], [], []),
+            encryption_algs=_FASTEST_FIRST,
             server_host_key_algs=_preferred(login.host_key),
             # A server that lets everybody in is not the container's.
             disable_trivial_auth=True,
