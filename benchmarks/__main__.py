@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from benchmarks import bridging, calls, decoding, importing, load, synchronous, waiting
+from benchmarks import bridging, calls, decoding, importing, load, ssh, synchronous, waiting
 
 ALL = {
     "calls": calls.run,
@@ -18,6 +18,7 @@ ALL = {
     "bridging": bridging.run,
     "load": load.run,
     "waiting": waiting.run,
+    "ssh": ssh.run,
 }
 
 
