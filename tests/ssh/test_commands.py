@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from netmind_rentgpu import AsyncShell, ClientStateError, InvalidArgumentError, OutputLine, SSHError, SSHTimeoutError
+from netmind_rentgpu.ssh import login
 from netmind_rentgpu.ssh.commands import Capture, Lines
 
 LONG = 60
@@ -258,6 +259,25 @@ async def test_a_connection_that_is_lost_is_not_made_again(site: Any) -> None:
             assert caught.value.stage == "connection"
         assert "open" in repr(shell)
     assert "closed" in repr(shell)
+
+
+async def test_a_connection_that_dies_silently_is_noticed(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if site.kind == "emulator":
+        pytest.skip("it is this very process, which cannot be stopped")
+    monkeypatch.setattr(login, "_KEEP_ALIVE_SECONDS", 0.2)
+    async with site.shell() as shell:
+        server = int((await shell.run("echo $PPID")).stdout)
+        task = asyncio.create_task(shell.run("sleep 3600"))
+        await shell.upload(__file__, "copy")
+        os.kill(server, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(LONG):
+                for call in (task, shell.upload(__file__, "again")):
+                    with pytest.raises(SSHError, match="the connection was lost") as caught:
+                        await call
+                    assert caught.value.stage == "connection"
+        finally:
+            os.kill(server, signal.SIGKILL)
 
 
 async def test_a_shell_is_used_while_it_is_open(site: Any) -> None:
