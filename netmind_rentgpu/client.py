@@ -162,10 +162,13 @@ class AsyncRentGPU:
         from netmind_rentgpu.models import Container
         from netmind_rentgpu.resources import arguments
         from netmind_rentgpu.ssh.access import check_asyncssh
+        from netmind_rentgpu.ssh.arguments import text
         from netmind_rentgpu.ssh.shell import AsyncShell
         from netmind_rentgpu.waiting.waits import checked_timeout
 
         check_asyncssh()
+        if password is not None:
+            text("password", password)
         seconds = checked_timeout(timeout)
         wanted = container if isinstance(container, Container) else arguments.identifier("container", container)
 

@@ -11,6 +11,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -32,7 +33,8 @@ _MIGRATIONS: Final = (
     ) STRICT
     """,
 )
-_LONGEST_LOCK = 30.0
+# Another process holds the file for milliseconds, unless something is wrong with it.
+_LONGEST_LOCK = 10.0
 
 # What a fork brought along is never closed: that would release the parent's locks.
 _inherited: list[sqlite3.Connection] = []
@@ -46,6 +48,7 @@ class State:
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._process = 0
+        self._leaving = False
 
     async def host_key(self, account: str, container_id: int) -> str | None:
         """Return a container's host key, as it was when it was first logged into; None if it never was.
@@ -59,7 +62,7 @@ class State:
             row = connection.execute(query, (account, container_id)).fetchone()
             return None if row is None else str(row[0])
 
-        return await self._run(find)
+        return await asyncio.to_thread(self._read, find)
 
     async def pin_host_key(self, account: str, container_id: int, public_key: str, *, replace: bool = False) -> str:
         """Keep a container's host key, unless there is one; return the one that is kept then.
@@ -81,15 +84,34 @@ class State:
         return await self._run(pin)
 
     def close(self) -> None:
-        """Close the file. It is opened again where it is needed again."""
-        with self._lock:
-            if self._connection is not None and self._process == os.getpid():
-                self._connection.close()
-            self._connection = None
+        """Close the file, by and by where it is in use. It is opened again where it is needed again."""
+        self._leaving = True
+        if self._lock.acquire(blocking=False):
+            try:
+                self._leave()
+            finally:
+                self._lock.release()
+
+    def _leave(self) -> None:
+        if self._connection is not None and self._process == os.getpid():
+            self._connection.close()
+        self._connection = None
+        self._leaving = False
 
     async def _run(self, act: Callable[[sqlite3.Connection], Result]) -> Result:
         """Act on the file in a thread, in a transaction that is on the disk when this returns."""
         return await asyncio.to_thread(self._at_once, act)
+
+    def _read(self, look: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Look something up, over a connection of its own: it waits for nobody who writes."""
+        try:
+            with closing(_open(self._path)) as connection:
+                return look(connection)
+        except (sqlite3.Error, OSError) as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> LedgerError:
+        return LedgerError(f"the state file {self._path} cannot be used: {error}")
 
     def _at_once(self, act: Callable[[sqlite3.Connection], Result]) -> Result:
         with self._lock:
@@ -103,7 +125,10 @@ class State:
                     raise
                 connection.execute("COMMIT")
             except (sqlite3.Error, OSError) as error:
-                raise LedgerError(f"the state file {self._path} cannot be used: {error}") from error
+                raise self._unusable(error) from error
+            finally:
+                if self._leaving:
+                    self._leave()
             return result
 
     def _opened(self) -> sqlite3.Connection:

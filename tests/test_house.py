@@ -63,7 +63,7 @@ FLOORS = [
 KNOWS = {
     "aiohappyeyeballs": {"connecting"},
     "aiohttp": {"wire.transport", "emulator.web", "client"},
-    "anyio": {"bridge"},
+    "anyio": {"bridge", "ssh.underway"},
     "asyncssh": {
         "emulator.shells",
         "ssh.access",

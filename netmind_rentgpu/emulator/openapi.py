@@ -145,11 +145,8 @@ def _fault(what: str, method: str | None) -> dict[str, Any] | None:
     return {**fault, "additionalProperties": False}
 
 
-_FAULT = {
-    "oneOf": [
-        fault for what in get_args(What) for method in (None, *METHODS) if (fault := _fault(what, method)) is not None
-    ]
-}
+_FAULT_KINDS = [_fault(what, method) for what in get_args(What) for method in (None, *METHODS)]
+_FAULT = {"oneOf": [kind for kind in _FAULT_KINDS if kind is not None]}
 _FAULTS = _object({"faults": {"type": "array", "items": _FAULT}})
 _REQUESTS = _object(
     {

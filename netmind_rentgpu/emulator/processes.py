@@ -9,6 +9,7 @@ import secrets
 import shutil
 import signal
 import struct
+import subprocess
 import tempfile
 import termios
 from collections.abc import Mapping, Sequence
@@ -116,7 +117,10 @@ class Inhabited:
     def remove(self) -> None:
         """End all that runs, and remove the folder."""
         self.end()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        try:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        except RecursionError:  # folders in folders in folders
+            subprocess.run(["rm", "-rf", "--", str(self._folder)], check=False)  # noqa: S603, S607  # POSIX's own
 
 
 def set_terminal_size(descriptor: int, width: int, height: int) -> None:

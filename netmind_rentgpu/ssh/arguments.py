@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from netmind_rentgpu.errors import InvalidArgumentError
 from netmind_rentgpu.ssh.results import CommandResult
 
-__all__ = ["check_ports", "described", "remote_path", "shown"]
+__all__ = ["check_ports", "described", "local_path", "remote_path", "shown", "text"]
 
 
 def check_ports(**ports: tuple[int, int]) -> None:
@@ -19,15 +22,43 @@ def check_ports(**ports: tuple[int, int]) -> None:
             raise InvalidArgumentError(name, f"must be a port, {least} to 65535: {port!r}")
 
 
+def text(argument: str, value: str, errors: str = "strict") -> str:
+    """Return a text as it is.
+
+    Args:
+        errors: how characters are taken that cannot be sent.
+
+    Raises:
+        InvalidArgumentError: it is none that can be sent, or empty.
+    """
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise InvalidArgumentError(argument, "must be a text without null characters, and not empty")
+    try:
+        value.encode(errors=errors)
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(argument, "holds half a character, which cannot be sent") from None
+    return value
+
+
 def remote_path(path: str) -> str:
     """Return a path on the container as it is.
 
     Raises:
         InvalidArgumentError: it is none.
     """
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise InvalidArgumentError("remote", f"must be a path on the container, as a text: {path!r}")
-    return path
+    # Names there may be any bytes, which stand so in a text.
+    return text("remote", path, "surrogateescape")
+
+
+def local_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path of this machine.
+
+    Raises:
+        InvalidArgumentError: it is none.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        raise InvalidArgumentError("local", f"must be a path, not {type(path).__name__}")
+    return Path(text("local", os.fspath(path), "surrogateescape"))
 
 
 def shown(command: str) -> str:

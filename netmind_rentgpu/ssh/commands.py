@@ -16,6 +16,7 @@ import attrs
 from asyncssh.constants import EXTENDED_DATA_STDERR
 
 from netmind_rentgpu.errors import InvalidArgumentError
+from netmind_rentgpu.ssh.arguments import text
 from netmind_rentgpu.ssh.results import CommandResult
 
 __all__ = ["Capture", "Command", "Lines", "Output", "Prepared", "prepared"]
@@ -23,10 +24,13 @@ __all__ = ["Capture", "Command", "Lines", "Output", "Prepared", "prepared"]
 _PIECE = 64 * 1024
 _LONGEST_LINE = 1024 * 1024
 _MOST_WAITING = 1024 * 1024
+_COST_OF_A_LINE = 100
 # How long a command that is told to end gets for it, before it is killed; and then, before it is left.
 _TERMINATION, _KILL = 2.0, 2.0
 # After which a server that has no room for one more command is asked again.
 _PAUSES = (0.02, 0.1, 0.3, 1.0, 2.0)
+# Of what a system takes as one argument or variable, with room for the rest of it.
+_LONGEST = 120_000
 _NAMES = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789")
 
 
@@ -106,12 +110,12 @@ class Lines:
         if not self._whole:
             return None
         line, error = self._whole.popleft()
-        self._waiting -= len(line)
+        self._waiting -= len(line) + _COST_OF_A_LINE
         return line, error
 
     def _add(self, line: bytes, *, error: bool) -> None:
         text = line.removesuffix(b"\r").decode(errors="replace")
-        self._waiting += len(text)
+        self._waiting += len(text) + _COST_OF_A_LINE
         self._whole.append((text, error))
 
 
@@ -228,7 +232,7 @@ class Command(asyncssh.SSHClientSession[bytes]):
             with suppress(TimeoutError, OSError, asyncssh.Error):
                 async with asyncio.timeout(seconds):
                     await self._told.wait()
-                async with turn, asyncio.timeout(seconds):
+                async with asyncio.timeout(seconds), turn:
                     await self._signal(name)
                 async with asyncio.timeout(seconds):
                     await self._closed.wait()
@@ -340,9 +344,13 @@ def prepared(command: str, environment: Mapping[str, str] | None, given: str | b
     Raises:
         InvalidArgumentError: what is no command, or a variable that can be none.
     """
-    if not isinstance(command, str) or not command or "\0" in command:
-        raise InvalidArgumentError("command", "must be a text without null characters, and not empty")
-    given = given.encode() if isinstance(given, str) else given or b""
+    text("command", command)
+    if isinstance(given, str):
+        text("input", given.replace("\0", "") or "-")
+        given = given.encode()
+    elif given is not None and not isinstance(given, (bytes, bytearray, memoryview)):
+        raise InvalidArgumentError("input", f"must be a text or bytes, not {type(given).__name__}")
+    given = bytes(given or b"")
     mark = f"netmind-{secrets.token_hex(8)}"
     script = f"echo {mark} $$; "
     if environment:
@@ -352,13 +360,19 @@ def prepared(command: str, environment: Mapping[str, str] | None, given: str | b
         given = exports + given
     script += 'exec "${SHELL:-/bin/sh}" -c "$1"'
     line = f"exec /bin/sh -c {shlex.quote(script)} sh {shlex.quote(command)}"
+    if len(line.encode()) > _LONGEST:
+        raise InvalidArgumentError("command", f"must not be longer than {_LONGEST:,} bytes: upload it, and run that")
     return Prepared(command, line, mark.encode(), given)
 
 
 def _checked(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    if not isinstance(environment, Mapping):
+        raise InvalidArgumentError("environment", f"must give each name a text, not {type(environment).__name__}")
     for name, value in environment.items():
         if not isinstance(name, str) or not name or name[0].isdigit() or not _NAMES.issuperset(name):
             raise InvalidArgumentError("environment", f"{name!r} can be no variable's name")
-        if not isinstance(value, str) or "\0" in value:
-            raise InvalidArgumentError("environment", f"{name} must be a text without null characters")
+        if value or not isinstance(value, str):
+            text("environment", value)
+        if len(value.encode()) > _LONGEST:
+            raise InvalidArgumentError("environment", f"{name} must not be longer than {_LONGEST:,} bytes")
         yield name, value

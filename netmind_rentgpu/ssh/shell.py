@@ -6,16 +6,15 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from netmind_rentgpu.errors import ClientStateError, InvalidArgumentError, SSHError, SSHStage, SSHTimeoutError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.ssh.access import label_of
-from netmind_rentgpu.ssh.arguments import check_ports, described, remote_path, shown
+from netmind_rentgpu.ssh.arguments import check_ports, described, local_path, remote_path, shown, text
 from netmind_rentgpu.ssh.results import CommandResult, Forward, OnTransferProgress, OutputLine
-from netmind_rentgpu.ssh.underway import UnderWay
+from netmind_rentgpu.ssh.underway import UnderWay, surely
 from netmind_rentgpu.waiting.waits import checked_timeout
 
 if TYPE_CHECKING:
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncShell"]
 
-_LONGEST_GOODBYE = 5.0
+_LONGEST_GOODBYE = 10.0
+_LONGEST_FORWARD = 30.0
 _LOOPBACK = "127.0.0.1"
 Open: TypeAlias = Callable[[], Awaitable["tuple[Container, asyncssh.SSHClientConnection]"]]
 
@@ -44,7 +44,6 @@ class AsyncShell:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sftp: asyncio.Future[asyncssh.SFTPClient] | None = None
         self._under_way = UnderWay()
-        # Why it can't be used any more.
         self._over = over
 
     @property
@@ -106,8 +105,8 @@ class AsyncShell:
         except TimeoutError as error:
             if not deadline.expired():
                 raise
-            text = f"{self._label}: {shown(command)} did not end within {timeout:g} s, and was told to"
-            raise SSHTimeoutError(text, stage="command", result=running.result(captured)) from error
+            problem = f"{self._label}: {shown(command)} did not end within {timeout:g} s, and was told to"
+            raise SSHTimeoutError(problem, stage="command", result=running.result(captured)) from error
         return self._checked(running, running.result(captured), check=check)
 
     async def stream(
@@ -180,10 +179,10 @@ class AsyncShell:
         """
         from netmind_rentgpu.ssh.transfer import upload
 
-        path = remote_path(remote)
+        path, here = remote_path(remote), local_path(local)
         with self._transferring(f"{local} to {remote}"):
             sftp = await self._sftp_client()
-            whole = await self._under_way.copy(upload(sftp, Path(local), path, on_progress))
+            whole = await self._under_way.copy(upload(sftp, here, path, on_progress))
         if not whole:
             raise self._unusable()
 
@@ -207,10 +206,10 @@ class AsyncShell:
         """
         from netmind_rentgpu.ssh.transfer import download
 
-        path = remote_path(remote)
+        path, here = remote_path(remote), local_path(local)
         with self._transferring(f"{remote} to {local}"):
             sftp = await self._sftp_client()
-            whole = await self._under_way.copy(download(sftp, path, Path(local), on_progress))
+            whole = await self._under_way.copy(download(sftp, path, here, on_progress))
         if not whole:
             raise self._unusable()
 
@@ -227,8 +226,10 @@ class AsyncShell:
             ClientStateError: the shell is not open.
         """
         check_ports(local_port=(local_port, 0), remote_port=(remote_port, 1))
+        host = text("remote_host", remote_host)
         with self._failing("connection", f"port {local_port} cannot be forwarded"):
-            listener = await self._connected().forward_local_port(_LOOPBACK, local_port, remote_host, remote_port)
+            async with asyncio.timeout(_LONGEST_FORWARD):
+                listener = await self._connected().forward_local_port(_LOOPBACK, local_port, host, remote_port)
         return Forward(listens="here", local_port=listener.get_port(), remote_port=remote_port)
 
     async def reverse_forward(self, *, remote_port: int, local_port: int, local_host: str = _LOOPBACK) -> Forward:
@@ -244,8 +245,10 @@ class AsyncShell:
             ClientStateError: the shell is not open.
         """
         check_ports(local_port=(local_port, 1), remote_port=(remote_port, 0))
+        host = text("local_host", local_host)
         with self._failing("connection", f"port {remote_port} of the container cannot be forwarded"):
-            listener = await self._connected().forward_remote_port("localhost", remote_port, local_host, local_port)
+            async with asyncio.timeout(_LONGEST_FORWARD):
+                listener = await self._connected().forward_remote_port("localhost", remote_port, host, local_port)
         return Forward(listens="there", local_port=local_port, remote_port=listener.get_port())
 
     async def interact(self, command: str | None = None) -> int | None:
@@ -277,8 +280,10 @@ class AsyncShell:
         if connection is not None:
             self._check_loop()
         self._over, self._connection = self._over or "it is closed", None
-        if connection is None:
-            return
+        if connection is not None:
+            await surely(asyncio.get_running_loop().create_task(self._close(connection)))
+
+    async def _close(self, connection: asyncssh.SSHClientConnection) -> None:
         try:
             await self._under_way.end(_LONGEST_GOODBYE)
         finally:
@@ -290,10 +295,19 @@ class AsyncShell:
             connection.abort()
 
     async def __aenter__(self) -> Self:
-        if self._over or self._connection is not None:
-            raise self._unusable() if self._over else ClientStateError("this shell is open already")
+        if self._over or self._loop is not None:
+            raise self._unusable() if self._over else ClientStateError("this shell is open already, or being opened")
         self._loop = asyncio.get_running_loop()
-        self._container, self._connection = await self._open_connection()
+        try:
+            self._container, connection = await self._open_connection()
+        except BaseException:
+            self._loop = None
+            raise
+        if self._over:
+            # It was closed meanwhile.
+            connection.abort()
+            raise self._unusable()
+        self._connection = connection
         return self
 
     async def __aexit__(
@@ -324,8 +338,8 @@ class AsyncShell:
         )
 
     def _lost(self) -> SSHError:
-        text = f"{self._label}: the connection was lost; what ran there may still run, or not"
-        return SSHError(text, stage="connection")
+        problem = f"{self._label}: the connection was lost; what ran there may still run, or not"
+        return SSHError(problem, stage="connection")
 
     def _check_loop(self) -> None:
         if self._loop is not asyncio.get_running_loop():
@@ -354,10 +368,12 @@ class AsyncShell:
 
         try:
             yield
-        except (OSError, asyncssh.Error) as error:
+        except (OSError, asyncssh.Error, asyncssh.ChannelListenError) as error:
+            if isinstance(error, (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection)):
+                self._sftp = None
             if self._connection is not None and self._connection.is_closed():
                 raise self._lost() from error
-            raise SSHError(f"{self._label}: {what} ({error})", stage=stage) from error
+            raise SSHError(f"{self._label}: {what} ({str(error) or 'no answer in time'})", stage=stage) from error
 
     @contextmanager
     def _transferring(self, what: str) -> Generator[None]:

@@ -14,7 +14,7 @@ import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import asyncssh
 import attrs
@@ -28,8 +28,19 @@ _FILES_AT_ONCE = 8
 _BLOCKS_AT_ONCE = 32
 _LARGEST_BLOCK = 256 * 1024
 _DEEPEST = 100
+_LONGEST_SILENCE, _LONGEST_GOODBYE = 60.0, 5.0
 # A downloaded file is to be read and run, and not to be run as another user.
 _PERMISSIONS = 0o777
+
+
+Answer = TypeVar("Answer")
+
+
+class _Closable(Protocol):
+    async def close(self) -> None: ...
+
+
+File = TypeVar("File", bound=_Closable)
 
 
 class TransferError(Exception):
@@ -60,8 +71,9 @@ class _Progress:
         self._bytes_total, self._files_total = sum(sizes), len(sizes)
         self._bytes = self._files = 0
 
-    def copied(self, path: str, count: int = 0, *, arrived: bool = False) -> None:
+    def copied(self, path: str, count: int = 0, *, arrived: bool = False, unforeseen: bool = False) -> None:
         self._bytes += count
+        self._bytes_total += count if unforeseen else 0
         self._files += arrived
         if self._tell is not None:
             self._tell(
@@ -85,34 +97,38 @@ async def upload(sftp: asyncssh.SFTPClient, local: Path, remote: str, on_progres
     progress = _Progress(things, on_progress)
     parent = posixpath.dirname(remote.rstrip("/"))
     if parent:
-        await sftp.makedirs(parent, exist_ok=True)
-    for folder in _folders(things):
-        # Writable until all that is in it has arrived.
-        await sftp.makedirs(_joined(remote, folder.path), exist_ok=True)
+        await _soon(sftp.makedirs(parent, exist_ok=True))
+    made = [one for one in _folders(things) if await _make_remote_folder(sftp, _joined(remote, one.path))]
 
     async def send(thing: Copied) -> None:
         target = _joined(remote, thing.path)
         async with _partial(target, sftp.remove) as partial:
-            async with sftp.open(partial, "xb", asyncssh.SFTPAttrs(permissions=0o600), block_size=0) as written:
+            for_its_owner = asyncssh.SFTPAttrs(permissions=0o600)
+            async with _opened(sftp.open(partial, "xb", for_its_owner, block_size=0)) as written:
                 with _descriptor(local / thing.path, os.O_RDONLY) as source:
 
                     async def block(offset: int, size: int) -> None:
                         data = os.pread(source, size, offset)
                         if len(data) < size:
                             raise TransferError(f"{local / thing.path} became shorter while it was copied")
-                        await written.write(data, offset)
+                        await _soon(written.write(data, offset))
                         progress.copied(thing.path, size)
 
-                    await _at_once(
-                        (_bound(block, *piece) for piece in _blocks(thing, sftp.limits.max_write_len)), _BLOCKS_AT_ONCE
-                    )
-            await sftp.chmod(partial, thing.mode)
+                    largest = _block_size(sftp.limits.max_write_len)
+                    await _at_once((_bound(block, *place) for place in _blocks(thing, largest)), _BLOCKS_AT_ONCE)
+                    # What has grown meanwhile, and what has no size, as in /proc.
+                    offset = thing.size or 0
+                    while data := os.pread(source, largest, offset):
+                        await _soon(written.write(data, offset))
+                        progress.copied(thing.path, len(data), unforeseen=True)
+                        offset += len(data)
+            await _soon(sftp.chmod(partial, thing.mode))
             await _replace(sftp, partial, target)
         progress.copied(thing.path, arrived=True)
 
     await _at_once((_bound(send, thing) for thing in things if thing.size is not None), _FILES_AT_ONCE)
-    for folder in reversed(_folders(things)):
-        await sftp.chmod(_joined(remote, folder.path), folder.mode)
+    for folder in reversed(made):
+        await _soon(sftp.chmod(_joined(remote, folder.path), folder.mode))
 
 
 async def download(sftp: asyncssh.SFTPClient, remote: str, local: Path, on_progress: OnTransferProgress | None) -> None:
@@ -121,9 +137,10 @@ async def download(sftp: asyncssh.SFTPClient, remote: str, local: Path, on_progr
     Raises:
         TransferError, OSError, asyncssh.Error: it cannot be done.
     """
-    things = [one async for one in _remote_below(sftp, remote, "", await sftp.stat(remote))]
+    things = [one async for one in _remote_below(sftp, remote, "", await _soon(sftp.stat(remote)))]
     progress = _Progress(things, on_progress)
-    _make_folders(local, _folders(things))
+    local.parent.mkdir(parents=True, exist_ok=True)  # as all else here, and quickly done
+    made = [one for one in _folders(things) if _make_folder(local / one.path)]
 
     async def fetch(thing: Copied) -> None:
         target = local / thing.path
@@ -132,26 +149,34 @@ async def download(sftp: asyncssh.SFTPClient, remote: str, local: Path, on_progr
             os.unlink(partial)  # noqa: PTH108  # not Path's, which would have to be made first
 
         async with _partial(str(target), remove) as partial:
-            async with sftp.open(_joined(remote, thing.path), "rb", block_size=0) as read:
+            async with _opened(sftp.open(_joined(remote, thing.path), "rb", block_size=0)) as read:
                 with _descriptor(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as written:
+
+                    async def piece(offset: int, size: int) -> bytes:
+                        return cast("bytes", await _soon(read.read(size, offset)))  # pyright: ignore[reportUnknownArgumentType]  # AnyStr
 
                     async def block(offset: int, size: int) -> None:
                         while size:
-                            data = cast("bytes", await read.read(size, offset))
+                            data = await piece(offset, size)
                             if not data:
                                 raise TransferError(f"{_joined(remote, thing.path)} became shorter while it was copied")
                             _write(written, data, offset)
                             progress.copied(thing.path, len(data))
                             offset, size = offset + len(data), size - len(data)
 
-                    await _at_once(
-                        (_bound(block, *piece) for piece in _blocks(thing, sftp.limits.max_read_len)), _BLOCKS_AT_ONCE
-                    )
+                    largest = _block_size(sftp.limits.max_read_len)
+                    await _at_once((_bound(block, *place) for place in _blocks(thing, largest)), _BLOCKS_AT_ONCE)
+                    # What has grown meanwhile, and what has no size, as in /proc.
+                    offset = thing.size or 0
+                    while data := await piece(offset, largest):
+                        _write(written, data, offset)
+                        progress.copied(thing.path, len(data), unforeseen=True)
+                        offset += len(data)
             _put_in_place(partial, target, thing.mode)
         progress.copied(thing.path, arrived=True)
 
     await _at_once((_bound(fetch, thing) for thing in things if thing.size is not None), _FILES_AT_ONCE)
-    for folder in reversed(_folders(things)):
+    for folder in reversed(made):
         (local / folder.path).chmod(folder.mode & _PERMISSIONS)
 
 
@@ -182,12 +207,12 @@ async def _remote_below(
     """Find what is there, a folder before what is in it. Links are followed."""
     here = _joined(root, path)
     if found.type == FILEXFER_TYPE_SYMLINK:
-        found = await sftp.stat(here)
+        found = await _soon(sftp.stat(here))
     mode = stat.S_IMODE(found.permissions or 0o644)
     if found.type == FILEXFER_TYPE_REGULAR:
         yield Copied(path, mode, found.size or 0)
     elif found.type == FILEXFER_TYPE_DIRECTORY:
-        identity = str(await sftp.realpath(here))
+        identity = str(await _soon(sftp.realpath(here)))
         if identity in above or len(above) > _DEEPEST:
             raise TransferError(f"{here} is a link to a folder that it stands in")
         yield Copied(path, mode, None)
@@ -202,7 +227,7 @@ async def _entries(sftp: asyncssh.SFTPClient, here: str) -> AsyncIterator[tuple[
     """List a folder, but for itself and the one above. What changes while it is listed may be shown twice."""
     seen = {".", ".."}
     async with aclosing(cast("AsyncGenerator[asyncssh.SFTPName]", sftp.scandir(here))) as entries:
-        async for entry in entries:
+        while (entry := await _soon(anext(entries, None))) is not None:
             name = str(entry.filename)
             # A server may say anything, and must not choose where on this machine it is written.
             if not name or "/" in name or "\0" in name:
@@ -220,14 +245,39 @@ def _joined(root: str, path: str) -> str:
     return posixpath.join(root, path) if path else root
 
 
-def _blocks(thing: Copied, largest: int) -> Iterator[tuple[int, int]]:
-    size = min(_LARGEST_BLOCK, largest)
+def _block_size(allowed: int) -> int:
+    return min(_LARGEST_BLOCK, allowed)
+
+
+def _blocks(thing: Copied, size: int) -> Iterator[tuple[int, int]]:
     total = thing.size or 0
     for offset in range(0, total, size):
         yield offset, min(size, total - offset)
 
 
 # How it is copied.
+
+
+async def _soon(answer: Awaitable[Answer], seconds: float = _LONGEST_SILENCE) -> Answer:
+    """Wait for a server's answer, and not for ever: it may be stuck, and its connection still be kept alive."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await answer
+    except TimeoutError as error:
+        raise TransferError(f"the server has not answered for {seconds:g} s") from error
+
+
+@asynccontextmanager
+async def _opened(opening: Awaitable[File]) -> AsyncGenerator[File]:
+    """Open a file on the server, and close it."""
+    file = await _soon(opening)
+    try:
+        yield file
+    except BaseException:
+        with suppress(TransferError, OSError, asyncssh.Error):
+            await _soon(file.close(), _LONGEST_GOODBYE)
+        raise
+    await _soon(file.close())
 
 
 class _Job(Protocol):
@@ -276,32 +326,42 @@ def _write(descriptor: int, data: bytes, offset: int) -> None:
 @asynccontextmanager
 async def _partial(target: str, remove: Callable[[str], Awaitable[None]]) -> AsyncGenerator[str]:
     """Give a name beside another, under which nothing is left unless all went well."""
-    folder, name = posixpath.split(target)
-    partial = posixpath.join(folder, f".{name[:200]}.{secrets.token_hex(4)}.part")
+    # Not with the name in it, which may be as long as names may be.
+    partial = posixpath.join(posixpath.dirname(target), f".{secrets.token_hex(8)}.part")
     try:
         yield partial
     except BaseException:
-        with suppress(OSError, asyncssh.Error):
-            await remove(partial)
+        with suppress(TransferError, OSError, asyncssh.Error):
+            await _soon(remove(partial), _LONGEST_GOODBYE)
         raise
 
 
 async def _replace(sftp: asyncssh.SFTPClient, partial: str, target: str) -> None:
     """Give a file its name, in place of one that has it."""
-    if await sftp.isdir(target):
+    if await _soon(sftp.isdir(target)):
         raise TransferError(f"{target} is a folder; name the file in it")
     try:
-        await sftp.posix_rename(partial, target)
+        await _soon(sftp.posix_rename(partial, target))
     except asyncssh.SFTPOpUnsupported:
         with suppress(asyncssh.SFTPNoSuchFile):
-            await sftp.remove(target)
-        await sftp.rename(partial, target)
+            await _soon(sftp.remove(target))
+        await _soon(sftp.rename(partial, target))
 
 
-def _make_folders(local: Path, folders: Iterable[Copied]) -> None:
-    local.parent.mkdir(parents=True, exist_ok=True)
-    for folder in folders:
-        (local / folder.path).mkdir(exist_ok=True)
+async def _make_remote_folder(sftp: asyncssh.SFTPClient, path: str) -> bool:
+    """Make a folder, for its owner alone until all has arrived; return False if it is there already."""
+    if await _soon(sftp.isdir(path)):
+        return False
+    await _soon(sftp.mkdir(path, asyncssh.SFTPAttrs(permissions=0o700)))
+    return True
+
+
+def _make_folder(path: Path) -> bool:
+    """Make a folder, for its owner alone until all has arrived; return False if it is there already."""
+    if path.is_dir():
+        return False
+    path.mkdir(mode=0o700)
+    return True
 
 
 def _put_in_place(partial: str, target: Path, mode: int) -> None:

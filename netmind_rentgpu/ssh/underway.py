@@ -14,10 +14,25 @@ if TYPE_CHECKING:
 
     from netmind_rentgpu.ssh.commands import Command
 
-__all__ = ["UnderWay"]
+__all__ = ["UnderWay", "surely"]
 
 # OpenSSH allows ten sessions for a connection. One is for copies, one for ending commands.
 _COMMANDS_AT_ONCE = 8
+
+
+async def surely(task: asyncio.Task[None]) -> None:
+    """Wait for a task that takes only so long, whoever cancels that, and however often; be cancelled then."""
+    import anyio
+
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 class UnderWay:
@@ -48,7 +63,7 @@ class UnderWay:
         if command.closed:
             self._commands.pop(command, None)
         elif command in self._commands:
-            await asyncio.wait({self._end(command)})
+            await surely(self._end(command))
 
     async def copy(self, copying: Coroutine[Any, Any, None]) -> bool:
         """Copy; tell whether that came to its end, or was ended with all the rest."""
@@ -56,12 +71,15 @@ class UnderWay:
         self._copies.add(task)
         task.add_done_callback(self._copies.discard)
         try:
-            await task
+            await asyncio.shield(task)
         except asyncio.CancelledError:
-            waiting = asyncio.current_task()
-            if waiting is None or waiting.cancelling():
-                raise
-            return False
+            if task.cancelled():
+                return False
+            task.cancel()
+            await surely(task)
+            if not task.cancelled():
+                task.exception()  # it is not for anybody any more
+            raise
         return True
 
     async def end(self, seconds: float) -> None:
