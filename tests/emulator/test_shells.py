@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,6 +14,7 @@ from typing import Any
 
 import canaries
 import pytest
+from openssh import program as path_of
 
 from netmind_rentgpu import AsyncRentGPU, Container, Machine, NotFoundError, PaymentType
 from netmind_rentgpu.emulator import Clock, Emulator, Fault, World
@@ -570,9 +570,7 @@ class OpenSSH:
         }
 
     async def start(self, program: str, *arguments: str) -> asyncio.subprocess.Process:
-        path = shutil.which(program)
-        if path is None:
-            pytest.skip(f"there is no {program} here; Debian's package is openssh-client")
+        path = path_of(program)
         options = {
             "UserKnownHostsFile": self.folder / "known_hosts",
             "GlobalKnownHostsFile": "/dev/null",
