@@ -11,7 +11,7 @@ import os
 import posixpath
 import secrets
 import stat
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
@@ -137,7 +137,7 @@ async def download(sftp: asyncssh.SFTPClient, remote: str, local: Path, on_progr
     Raises:
         TransferError, OSError, asyncssh.Error: it cannot be done.
     """
-    things = [one async for one in _remote_below(sftp, remote, "", await _soon(sftp.stat(remote)))]
+    things = await _remote_below(sftp, remote, "", await _soon(sftp.stat(remote)))
     progress = _Progress(things, on_progress)
     local.parent.mkdir(parents=True, exist_ok=True)  # as all else here, and quickly done
     made = [one for one in _folders(things) if _make_folder(local / one.path)]
@@ -203,38 +203,37 @@ def _below(root: Path, path: str = "", above: tuple[tuple[int, int], ...] = ()) 
 
 async def _remote_below(
     sftp: asyncssh.SFTPClient, root: str, path: str, found: asyncssh.SFTPAttrs, above: tuple[str, ...] = ()
-) -> AsyncIterator[Copied]:
+) -> list[Copied]:
     """Find what is there, a folder before what is in it. Links are followed."""
     here = _joined(root, path)
     if found.type == FILEXFER_TYPE_SYMLINK:
         found = await _soon(sftp.stat(here))
     mode = stat.S_IMODE(found.permissions or 0o644)
     if found.type == FILEXFER_TYPE_REGULAR:
-        yield Copied(path, mode, found.size or 0)
-    elif found.type == FILEXFER_TYPE_DIRECTORY:
-        identity = str(await _soon(sftp.realpath(here)))
-        if identity in above or len(above) > _DEEPEST:
-            raise TransferError(f"{here} is a link to a folder that it stands in")
-        yield Copied(path, mode, None)
-        async for name, attributes in _entries(sftp, here):
-            async for one in _remote_below(sftp, root, posixpath.join(path, name), attributes, (*above, identity)):
-                yield one
-    else:
+        return [Copied(path, mode, found.size or 0)]
+    if found.type != FILEXFER_TYPE_DIRECTORY:
         raise TransferError(f"{here} is neither a file nor a folder")
+    identity = str(await _soon(sftp.realpath(here)))
+    if identity in above or len(above) > _DEEPEST:
+        raise TransferError(f"{here} is a link to a folder that it stands in")
+    things = [Copied(path, mode, None)]
+    for name, attributes in (await _entries(sftp, here)).items():
+        things += await _remote_below(sftp, root, posixpath.join(path, name), attributes, (*above, identity))
+    return things
 
 
-async def _entries(sftp: asyncssh.SFTPClient, here: str) -> AsyncIterator[tuple[str, asyncssh.SFTPAttrs]]:
+async def _entries(sftp: asyncssh.SFTPClient, here: str) -> dict[str, asyncssh.SFTPAttrs]:
     """List a folder, but for itself and the one above. What changes while it is listed may be shown twice."""
-    seen = {".", ".."}
+    found: dict[str, asyncssh.SFTPAttrs] = {}
     async with aclosing(cast("AsyncGenerator[asyncssh.SFTPName]", sftp.scandir(here))) as entries:
         while (entry := await _soon(anext(entries, None))) is not None:
             name = str(entry.filename)
             # A server may say anything, and must not choose where on this machine it is written.
             if not name or "/" in name or "\0" in name:
                 raise TransferError(f"{here} holds {name!r}, which can be no name")
-            if name not in seen:
-                seen.add(name)
-                yield name, entry.attrs
+            if name not in (".", ".."):
+                found.setdefault(name, entry.attrs)
+    return found
 
 
 def _folders(things: Iterable[Copied]) -> list[Copied]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -194,15 +195,42 @@ async def test_names_that_a_server_makes_up_lead_nowhere_else(
     scandir = client.scandir
 
     async def strange(path: Any) -> Any:
-        async for entry in scandir(path):
-            if entry.filename not in (".", ".."):
-                entry.filename = "../../outside"
-            yield entry
+        async with aclosing(scandir(path)) as entries:
+            async for entry in entries:
+                if entry.filename not in (".", ".."):
+                    entry.filename = "../../outside"
+                yield entry
 
     monkeypatch.setattr(client, "scandir", strange)
     with pytest.raises(SSHError, match="can be no name"):
         await shell.download("folder", tmp_path / "down")
     assert not (tmp_path / "outside").exists()
+
+
+async def test_every_listing_has_ended_when_a_download_fails(
+    shell: AsyncShell, site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (site.home / "folder" / "below").mkdir(parents=True)
+    os.mkfifo(site.home / "folder" / "below" / "pipe")
+    client = await shell._sftp_client()
+    scandir = client.scandir
+    open_listings: list[Any] = []
+
+    async def counted(path: Any) -> Any:
+        open_listings.append(path)
+        try:
+            async with aclosing(scandir(path)) as entries:
+                async for entry in entries:
+                    yield entry
+        finally:
+            open_listings.remove(path)
+
+    monkeypatch.setattr(client, "scandir", counted)
+    with pytest.raises(SSHError, match="neither a file nor a folder") as raised:
+        await shell.download("folder", tmp_path / "down")
+    # While the error lives, so do the frames of what it came through: nothing but a proper end closes a listing.
+    assert raised.value is not None
+    assert open_listings == []
 
 
 async def test_what_shrinks_meanwhile_is_not_taken_for_whole(
