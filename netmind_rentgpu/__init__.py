@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         APIStatusError,
         APITimeoutError,
         AuthenticationError,
+        BudgetExceededError,
         ClientStateError,
         ConfigurationError,
         ConflictError,
@@ -29,12 +30,16 @@ if TYPE_CHECKING:
         ContainerGoneError,
         InsufficientBalanceError,
         InvalidArgumentError,
-        InvalidField,
         InvalidRequestError,
         LedgerError,
+        MachineRefusal,
+        NoMachineError,
         NotFoundError,
         PermissionDeniedError,
         RateLimitError,
+        ReleaseError,
+        RentalEndedError,
+        RentalExpiredError,
         RentGPUError,
         ServerError,
         SSHError,
@@ -43,12 +48,24 @@ if TYPE_CHECKING:
         UnexpectedResponseError,
         WaitTimeoutError,
     )
-    from netmind_rentgpu.models import Auth, Container, Image, ImageType, Machine, PaymentType, SSHEndpoint
+    from netmind_rentgpu.models import (
+        Auth,
+        Container,
+        Image,
+        ImageType,
+        InvalidField,
+        Machine,
+        PaymentType,
+        SSHEndpoint,
+    )
     from netmind_rentgpu.profile import ServiceProfile
+    from netmind_rentgpu.rentals.needs import Offer
+    from netmind_rentgpu.rentals.records import ReapReport, RentalRecord
+    from netmind_rentgpu.rentals.rental import AsyncRental
     from netmind_rentgpu.settings import DEFAULT, Retries, Timeouts
     from netmind_rentgpu.ssh.results import CommandResult, Forward, OutputLine, TransferProgress
     from netmind_rentgpu.ssh.shell import AsyncShell
-    from netmind_rentgpu.sync import RentGPU, Shell
+    from netmind_rentgpu.sync import Rental, RentGPU, Shell
     from netmind_rentgpu.version import __version__
     from netmind_rentgpu.waiting.waits import WaitProgress
     from netmind_rentgpu.waiting.watching import Change
@@ -61,9 +78,11 @@ __all__ = [
     "APITimeoutError",
     "AsyncPager",
     "AsyncRentGPU",
+    "AsyncRental",
     "AsyncShell",
     "Auth",
     "AuthenticationError",
+    "BudgetExceededError",
     "Change",
     "ClientStateError",
     "CommandResult",
@@ -83,16 +102,25 @@ __all__ = [
     "InvalidRequestError",
     "LedgerError",
     "Machine",
+    "MachineRefusal",
+    "NoMachineError",
     "NotFoundError",
+    "Offer",
     "OutputLine",
     "Page",
     "Pager",
     "PaymentType",
     "PermissionDeniedError",
     "RateLimitError",
+    "ReapReport",
     "RegionCode",
+    "ReleaseError",
     "RentGPU",
     "RentGPUError",
+    "Rental",
+    "RentalEndedError",
+    "RentalExpiredError",
+    "RentalRecord",
     "Retries",
     "SSHEndpoint",
     "SSHError",
@@ -113,12 +141,15 @@ _ROOMS = {
     "bridged": ("Pager",),
     "client": ("AsyncRentGPU",),
     "documented": ("CurrencyName", "GPUName", "RegionCode"),
-    "models": ("Auth", "Container", "Image", "ImageType", "Machine", "PaymentType", "SSHEndpoint"),
+    "models": ("Auth", "Container", "Image", "ImageType", "InvalidField", "Machine", "PaymentType", "SSHEndpoint"),
     "profile": ("ServiceProfile",),
+    "rentals.needs": ("Offer",),
+    "rentals.records": ("ReapReport", "RentalRecord"),
+    "rentals.rental": ("AsyncRental",),
     "settings": ("DEFAULT", "Retries", "Timeouts"),
     "ssh.results": ("CommandResult", "Forward", "OutputLine", "TransferProgress"),
     "ssh.shell": ("AsyncShell",),
-    "sync": ("RentGPU", "Shell"),
+    "sync": ("RentGPU", "Rental", "Shell"),
     "version": ("__version__",),
     "waiting.waits": ("WaitProgress",),
     "waiting.watching": ("Change",),

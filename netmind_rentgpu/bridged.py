@@ -92,11 +92,11 @@ def held(
     """Make the synchronous method that returns the synchronous pair of what the asynchronous one returns.
 
     Args:
-        kind: makes the pair, of that and of the object that the method is called on.
+        kind: makes the pair, of that and of the client that it must not outlive.
     """
 
     def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> Kind:
-        return kind(method(self._async, *arguments, **keywords), self)
+        return kind(method(self._async, *arguments, **keywords), self._client)
 
     returned = inspect.signature(method).return_annotation.removeprefix("Async")
     return _in_the_likeness(synchronous, method, returned)

@@ -6,12 +6,14 @@ Nothing that costs time is imported before the first client is made.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, cast
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, Self
 
-from netmind_rentgpu.errors import InvalidArgumentError
+from netmind_rentgpu.documented import GPUName, RegionCode
+from netmind_rentgpu.models import PaymentType
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.settings import DEFAULT, RetriesOption, Settings, TimeoutOption
 
@@ -21,7 +23,10 @@ if TYPE_CHECKING:
     import asyncssh
     from aiohttp import ClientSession
 
-    from netmind_rentgpu.models import Container
+    from netmind_rentgpu.models import Auth, Container, Image
+    from netmind_rentgpu.rentals.needs import Offer, OfferKey
+    from netmind_rentgpu.rentals.rental import AsyncRental
+    from netmind_rentgpu.rentals.rentals import AsyncRentals
     from netmind_rentgpu.resources.auths import AsyncAuths
     from netmind_rentgpu.resources.containers import AsyncContainers
     from netmind_rentgpu.resources.images import AsyncImages
@@ -44,12 +49,14 @@ class AsyncRentGPU:
 
     Attributes:
         machines, auths, images, containers: the service's resources.
+        rentals: what was rented by `rent`, in whichever process.
     """
 
     machines: AsyncMachines
     auths: AsyncAuths
     images: AsyncImages
     containers: AsyncContainers
+    rentals: AsyncRentals
 
     def __init__(
         self,
@@ -80,7 +87,7 @@ class AsyncRentGPU:
             proxy: an http:// or https:// URL; else the system's settings, as urllib reads them.
             ssl_context: for certificates of one's own; else the system's are trusted.
             allow_insecure_http: let the token go over plain http to another machine.
-            state: the file that remembers the containers' host keys, made when it is first needed; else
+            state: the file that remembers rentals and the containers' host keys, made when it is first needed; else
                 `NETMIND_RENTGPU_STATE`, else `netmind-rentgpu/state.sqlite3` in the user's folder for state.
 
         Raises:
@@ -101,6 +108,12 @@ class AsyncRentGPU:
         self._connect(ServiceProfile.resolve(profile, os.environ), session, ssl_context)
 
     def _connect(self, profile: ServiceProfile, session: ClientSession | None, ssl_context: SSLContext | None) -> None:
+        from netmind_rentgpu.rentals.desk import Desk
+        from netmind_rentgpu.rentals.ledger import Ledger
+        from netmind_rentgpu.rentals.market import Market, Roll
+        from netmind_rentgpu.rentals.rentals import AsyncRentals
+        from netmind_rentgpu.rentals.renting import Renting
+        from netmind_rentgpu.rentals.supplies import Supplies
         from netmind_rentgpu.resources.auths import AsyncAuths
         from netmind_rentgpu.resources.containers import AsyncContainers
         from netmind_rentgpu.resources.images import AsyncImages
@@ -126,11 +139,143 @@ class AsyncRentGPU:
         self._state = State(self._settings.state)
         self._access = Access(self.auths, self._state, self._settings.account, profile.ssh_username)
         self.containers = AsyncContainers(self._caller, self._access.try_to_log_in)
+        self._desk = Desk(
+            profile=profile,
+            timeouts=self._settings.timeouts,
+            containers=self.containers,
+            ledger=Ledger(self._state, self._settings.account),
+            market=Market(self.machines),
+            roll=Roll(self.containers),
+            supplies=Supplies(self.images, self.auths, self._state, self._settings.account),
+            shell_on=self.ssh,
+        )
+        self._renting = Renting(self._desk, self._caller.codec.payment_type_number)
+        self.rentals = AsyncRentals(self._desk)
 
     @property
     def profile(self) -> ServiceProfile:
         """What this client assumes where the service's documentation is silent."""
         return self._caller.profile
+
+    def rent(
+        self,
+        *,
+        image: int | str | Image,
+        gpu_name: GPUName | Iterable[GPUName] | None = None,
+        gpus: int = 1,
+        regions: RegionCode | Iterable[RegionCode] | None = None,
+        max_price: Decimal | float | None = None,
+        min_memory: float | None = None,
+        min_gpu_memory: float | None = None,
+        min_disk: float | None = None,
+        min_cuda: str | None = None,
+        nvlink: bool | None = None,
+        labels: Iterable[str] = (),
+        key: OfferKey | None = None,
+        auth: int | str | Auth | None = None,
+        payment_type: PaymentType | str | int = PaymentType.USD,
+        ttl: timedelta = timedelta(hours=24),
+        budget: Decimal | float | None = None,
+        keep: bool = False,
+        timeout: float = 600,
+    ) -> AsyncRental:
+        """Return a machine to rent: `async with gpu.rent(...) as rental: ...`. Needs `netmind-rentgpu[ssh]`.
+
+        The first machine that can be had is rented when the block is entered, and usable then; it is deleted when the block
+        is left, however that is. What this process cannot delete any more is on record in the state file: `rentals.reap`
+        deletes it, and so does the first `rent` of the next client.
+
+        What the service does not tell of a machine is not held against it, apart from its GPU's name and its price; such
+        machines come last.
+
+        Args:
+            image: what to start: an id, an `Image`, or the name, `repository:tag` or label of exactly one official image or
+                one of the account's own.
+            gpu_name: any of these GPUs, each by its name or an unambiguous part of it: "RTX 4090", "h100".
+            gpus: how many of them, 1 to 12.
+            regions: any of these, as two-letter codes.
+            max_price: on `Machine.price`: as the profile has it, for an hour of one GPU.
+            min_memory, min_disk: as in `machines.list`.
+            min_gpu_memory: on `Machine.gpu_memory`.
+            min_cuda: the lowest CUDA version, such as "12.4".
+            nvlink: with it, or without.
+            labels: all of these, in any case.
+            key: what to sort offers by, the lowest first; else by what an hour costs.
+            auth: the login's password: an id, an `Auth`, or a text; else one that is made once for this account, and kept
+                in the state file.
+            payment_type: the balance to charge; machines are listed in its currency.
+            ttl: how long it may be had, from now on. It is deleted then, whether or not the block has ended.
+            budget: what all of it may cost, in the same currency; it is deleted when that is spent by its listed price.
+            keep: do not delete it: from when it is handed over on, it is the user's own to delete.
+            timeout: seconds in which it has to let us in.
+
+        Raises:
+            InvalidArgumentError: an argument that cannot be used; when it is entered, an image or a GPU that is not the only
+                one of its name.
+            ConfigurationError: asyncssh is missing.
+            NoMachineError: when it is entered, nothing can be had; `refusals` says why.
+            LedgerError: when it is entered, the state file cannot be used; nothing was rented.
+            WaitTimeoutError, ContainerGoneError: when it is entered, it did not let us in; it was deleted.
+            RentalExpiredError, BudgetExceededError: when it is left, or used, it was deleted before.
+            ReleaseError: when it is left, it could not be deleted, and stays on record.
+            RentGPUError: when it is entered, any other of the client's errors.
+        """
+        from netmind_rentgpu.ssh.access import check_asyncssh
+
+        check_asyncssh()
+        wish = self._renting.wish(
+            gpu_name=gpu_name,
+            gpus=gpus,
+            regions=regions,
+            max_price=max_price,
+            min_memory=min_memory,
+            min_gpu_memory=min_gpu_memory,
+            min_disk=min_disk,
+            min_cuda=min_cuda,
+            nvlink=nvlink,
+            labels=labels,
+            key=key,
+            payment_type=payment_type,
+        )
+        return self._renting.rent(wish, image=image, auth=auth, ttl=ttl, budget=budget, keep=keep, timeout=timeout)
+
+    async def offers(
+        self,
+        *,
+        gpu_name: GPUName | Iterable[GPUName] | None = None,
+        gpus: int = 1,
+        regions: RegionCode | Iterable[RegionCode] | None = None,
+        max_price: Decimal | float | None = None,
+        min_memory: float | None = None,
+        min_gpu_memory: float | None = None,
+        min_disk: float | None = None,
+        min_cuda: str | None = None,
+        nvlink: bool | None = None,
+        labels: Iterable[str] = (),
+        key: OfferKey | None = None,
+        payment_type: PaymentType | str | int = PaymentType.USD,
+    ) -> list[Offer]:
+        """Return what `rent` would try, the best first, without renting. The arguments are those of `rent`.
+
+        Raises:
+            InvalidArgumentError: an argument that cannot be used, or a GPU that is not the only one of its name.
+            RentGPUError: any of the client's errors.
+        """
+        wish = self._renting.wish(
+            gpu_name=gpu_name,
+            gpus=gpus,
+            regions=regions,
+            max_price=max_price,
+            min_memory=min_memory,
+            min_gpu_memory=min_gpu_memory,
+            min_disk=min_disk,
+            min_cuda=min_cuda,
+            nvlink=nvlink,
+            labels=labels,
+            key=key,
+            payment_type=payment_type,
+        )
+        return await self._renting.offers(wish)
 
     def ssh(
         self,
@@ -207,38 +352,24 @@ class AsyncRentGPU:
             InvalidArgumentError: a path that could lead elsewhere, or a body that is not JSON.
             RentGPUError: any of the client's errors.
         """
-        from netmind_rentgpu.wire.outcome import Request
-        from netmind_rentgpu.wire.payload import dump
+        from netmind_rentgpu.resources.raw import raw_request
 
-        verb = method.upper()
-        if not (verb.isascii() and verb.isalpha()):
-            raise InvalidArgumentError("method", f"must be an HTTP method: {method!r}")
-        try:
-            dump(json)
-        except TypeError as error:
-            raise InvalidArgumentError("json", str(error)) from None
-        repeatable = verb in ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
-        request = Request(
-            method=verb,
-            path=_full_path(path),
-            query=_query(params or {}),
-            body=json,
-            repeatable=repeatable,
-            fresh=not repeatable,
-            secrets=_secrets_in(json),
-        )
-        return (await self._caller.call(request, timeout)).payload
+        return (await self._caller.call(raw_request(method, path, params or {}, json), timeout)).payload
 
     async def close(self) -> None:
-        """Close the client's connections. Closing twice is closing once.
+        """Delete what is still rented, and close the client's connections. Closing twice is closing once.
 
         Raises:
+            ReleaseError: something could not be deleted, and stays on record.
             ClientStateError: the client was used in another event loop.
         """
         try:
-            await self._caller.close()
+            await self._desk.release_all()
         finally:
-            self._state.close()
+            try:
+                await self._caller.close()
+            finally:
+                self._state.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -260,36 +391,3 @@ class AsyncRentGPU:
 
     def __reduce__(self) -> Any:
         raise TypeError("a client holds connections and a token, and cannot be pickled; make one in each process")
-
-
-def _full_path(path: str) -> str:
-    segments = unquote(path).split("/")
-    if not path or "?" in path or "#" in path or "\\" in path or "://" in path or ".." in segments or "." in segments:
-        raise InvalidArgumentError("path", f"must be a plain path: {path!r}")
-    if not path.isprintable():
-        raise InvalidArgumentError("path", "holds characters that cannot be sent")
-    from netmind_rentgpu.resources.arguments import API
-
-    return f"/{path.lstrip('/')}" if path.startswith("/") else f"{API}{path}"
-
-
-def _query(params: Mapping[str, str | int | float]) -> dict[str, str]:
-    query: dict[str, str] = {}
-    for name, value in params.items():
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise InvalidArgumentError("params", f"{name} must be a text or a number, not {type(value).__name__}")
-        query[name] = str(value)
-    if not "".join((*query, *query.values())).isascii():
-        from netmind_rentgpu.resources import arguments
-
-        for value in (*query, *query.values()):
-            arguments.text("params", value)
-    return query
-
-
-def _secrets_in(json: Any) -> tuple[str, ...]:
-    """Find what the typed calls treat as secret, so that an error does not repeat it here either."""
-    if not isinstance(json, Mapping):
-        return ()
-    fields = cast("Mapping[Any, Any]", json)
-    return tuple(value for name in ("value", "docker_passwd") if isinstance(value := fields.get(name), str))

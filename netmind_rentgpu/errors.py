@@ -22,10 +22,14 @@
     ├── ContainerGoneError          a container that was waited for does not exist any more
     ├── SSHError                    a shell on a container: `stage` says what failed
     │   └── SSHTimeoutError             (also a TimeoutError)
+    ├── NoMachineError              nothing on offer met the needs, or all that did refused: `refusals` says why
+    ├── RentalEndedError            a rental is over before its user was done with it
+    │   ├── RentalExpiredError          its time was up
+    │   └── BudgetExceededError         its budget was spent
+    ├── ReleaseError                a rental could not be deleted; it is on record, for `reap`
     └── LedgerError                 the state file cannot be used
 
-Errors can be pickled. None of them holds a token, an SSH password or a docker password. This module touches nothing else
-of the package but, for annotations, the models.
+Errors can be pickled, and hold no token or password. This module touches nothing of the package but, for types, the models.
 """
 
 from __future__ import annotations
@@ -36,7 +40,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import attrs
 
 if TYPE_CHECKING:
-    from netmind_rentgpu.models import Container
+    from decimal import Decimal
+
+    from netmind_rentgpu.models import Container, InvalidField, Machine
     from netmind_rentgpu.ssh.results import CommandResult
 
 __all__ = [
@@ -44,6 +50,7 @@ __all__ = [
     "APIStatusError",
     "APITimeoutError",
     "AuthenticationError",
+    "BudgetExceededError",
     "ClientStateError",
     "ConfigurationError",
     "ConflictError",
@@ -51,13 +58,17 @@ __all__ = [
     "ContainerGoneError",
     "InsufficientBalanceError",
     "InvalidArgumentError",
-    "InvalidField",
     "InvalidRequestError",
     "LedgerError",
+    "MachineRefusal",
+    "NoMachineError",
     "NotFoundError",
     "PermissionDeniedError",
     "RateLimitError",
+    "ReleaseError",
     "RentGPUError",
+    "RentalEndedError",
+    "RentalExpiredError",
     "SSHError",
     "SSHStage",
     "SSHTimeoutError",
@@ -180,21 +191,6 @@ class ConflictError(APIStatusError):
     """The thing is in a state that does not allow the call."""
 
 
-@attrs.frozen
-class InvalidField:
-    """One field that the service rejected; the names are the wire's.
-
-    Attributes:
-        loc: where it stands, as ("body", "name").
-        msg: what is wrong with it.
-        type: the service's own word for that.
-    """
-
-    loc: tuple[str | int, ...]
-    msg: str
-    type: str
-
-
 class InvalidRequestError(APIStatusError):
     """The service refused the request's content.
 
@@ -207,28 +203,28 @@ class InvalidRequestError(APIStatusError):
         self.fields = fields
 
 
-class RateLimitError(APIStatusError):
+class _LaterError(APIStatusError):
+    """The service may say for how many seconds to wait."""
+
+    def __init__(self, text: str, *, retry_after: float | None, **details: Any) -> None:
+        super().__init__(text, **details)
+        self.retry_after = retry_after
+
+
+class RateLimitError(_LaterError):
     """Too many requests.
 
     Attributes:
         retry_after: seconds the service asks to wait, where it says so.
     """
 
-    def __init__(self, text: str, *, retry_after: float | None, **details: Any) -> None:
-        super().__init__(text, **details)
-        self.retry_after = retry_after
 
-
-class ServerError(APIStatusError):
+class ServerError(_LaterError):
     """The service failed (5xx). Whether it acted on the request is not known.
 
     Attributes:
         retry_after: seconds the service asks to wait, where it says so.
     """
-
-    def __init__(self, text: str, *, retry_after: float | None, **details: Any) -> None:
-        super().__init__(text, **details)
-        self.retry_after = retry_after
 
 
 class UnexpectedResponseError(RentGPUError):
@@ -266,12 +262,7 @@ class UnexpectedResponseError(RentGPUError):
 
 
 class _WaitError(RentGPUError):
-    """A wait that ended without what it was for.
-
-    Attributes:
-        arrived: the containers that had come to what was waited for, by id.
-        pending: the others, by id, as each was last seen; None for one that was not seen at all.
-    """
+    """A wait that ended without what it was for."""
 
     def __init__(self, text: str, *, arrived: Mapping[int, Container], pending: Mapping[int, Container | None]) -> None:
         super().__init__(text)
@@ -293,8 +284,7 @@ class ContainerFailedError(_WaitError):
 
     Attributes:
         container: that container, as it was seen then.
-        arrived: the containers that had come to what was waited for, by id.
-        pending: the others, by id, as each was last seen; None for one that was not seen at all.
+        arrived, pending: as those of a `WaitTimeoutError`.
     """
 
     def __init__(self, text: str, *, container: Container, **seen: Any) -> None:
@@ -308,8 +298,7 @@ class ContainerGoneError(_WaitError):
     Attributes:
         container_id: its id.
         container: how it was last seen; None if it was not seen at all.
-        arrived: the containers that had come to what was waited for, by id.
-        pending: the others, by id, as each was last seen; None for one that was not seen at all.
+        arrived, pending: as those of a `WaitTimeoutError`.
     """
 
     def __init__(self, text: str, *, container_id: int, container: Container | None, **seen: Any) -> None:
@@ -340,6 +329,71 @@ class SSHError(RentGPUError):
 
 class SSHTimeoutError(SSHError, TimeoutError):
     """It took too long."""
+
+
+@attrs.frozen(kw_only=True)
+class MachineRefusal:
+    """Why one machine could not be had.
+
+    Attributes:
+        machine: which.
+        error: how it refused, now or within the last minute; for a create that was never found, how that failed.
+    """
+
+    machine: Machine
+    error: RentGPUError
+
+
+class NoMachineError(RentGPUError):
+    """Nothing on offer met the needs, or all that did refused.
+
+    Attributes:
+        refusals: why each machine that was tried, or had refused a moment ago, could not be had; empty where none met the
+            needs.
+    """
+
+    def __init__(self, message: str, *, refusals: tuple[MachineRefusal, ...] = ()) -> None:
+        super().__init__(message)
+        self.refusals = refusals
+
+
+class _RentalError(RentGPUError):
+    """Something about one rental."""
+
+    def __init__(self, message: str, *, name: str, container_id: int | None) -> None:
+        super().__init__(message)
+        self.name = name
+        self.container_id = container_id
+
+
+class RentalEndedError(_RentalError):
+    """A rental is over before its user was done with it.
+
+    Attributes:
+        name: its container's name.
+        container_id: its container's id; None where that is not known.
+    """
+
+
+class RentalExpiredError(RentalEndedError):
+    """A rental's time was up, and its deletion was begun."""
+
+
+class BudgetExceededError(RentalEndedError):
+    """A rental's budget was spent, by its listed price, and its deletion was begun."""
+
+
+class ReleaseError(_RentalError):
+    """A rental could not be deleted. **It costs money until it is**; it is on record, for `reap` to delete.
+
+    Attributes:
+        name, container_id: as those of a `RentalEndedError`.
+        hourly_price: what an hour costs, as it was listed; None where that could not be read.
+    """
+
+    def __init__(self, message: str, *, hourly_price: Decimal | None, **rental: Any) -> None:
+        super().__init__(message, **rental)
+        self.hourly_price = hourly_price
 
 
 class LedgerError(RentGPUError):

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-__all__ = ["Auth", "Container", "Image", "ImageType", "Machine", "PaymentType", "SSHEndpoint"]
+__all__ = ["Auth", "Container", "Image", "ImageType", "InvalidField", "Machine", "PaymentType", "SSHEndpoint"]
 
 
 @attrs.frozen(repr=False)
@@ -304,3 +304,18 @@ def _checked(host: str, port: str, username: str | None) -> SSHEndpoint | None:
         except ValueError:
             return None
     return SSHEndpoint(host, int(port), username)
+
+
+@attrs.frozen
+class InvalidField:
+    """One field that the service rejected; the names are the wire's.
+
+    Attributes:
+        loc: where it stands, as ("body", "name").
+        msg: what is wrong with it.
+        type: the service's own word for that.
+    """
+
+    loc: tuple[str | int, ...]
+    msg: str
+    type: str

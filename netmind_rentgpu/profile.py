@@ -100,6 +100,7 @@ class ServiceProfile:
         memory_field, disk_field: the machine's field that `min_memory` and the like, `min_disk` and the like, are about.
         page_size: how many items to ask for at a time; fewer are asked for once the service refuses that many.
         list_lag: how long a new container may be missing from the list.
+        create_lag: how long after a create got no clear answer the service may still act on it.
         ssh_username: who logs in where a container's `ssh` names nobody.
     """
 
@@ -122,6 +123,7 @@ class ServiceProfile:
     )
     page_size: int = attrs.field(default=100, validator=_positive)
     list_lag: timedelta = attrs.field(default=timedelta(seconds=30), converter=_duration, validator=_not_negative)
+    create_lag: timedelta = attrs.field(default=timedelta(seconds=60), converter=_duration, validator=_not_negative)
     ssh_username: str = attrs.field(default="root", validator=_text)
 
     def __reduce__(self) -> tuple[Any, ...]:

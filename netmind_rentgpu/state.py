@@ -1,7 +1,8 @@
 """The state file: what has to outlive a process. The only file that knows SQLite.
 
 One file for a user, mode 0600, which any number of threads and processes may share. What is in it belongs to an account (a
-service's origin and a fingerprint of the token), so that two never mix. It holds no secret.
+service's origin and a fingerprint of the token), so that two never mix. Of secrets it holds one for each account: the
+password that rentals are logged into with.
 """
 
 from __future__ import annotations
@@ -10,16 +11,21 @@ import asyncio
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
-from contextlib import closing
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from netmind_rentgpu.errors import LedgerError
+from netmind_rentgpu.shielding import surely
 
-__all__ = ["State"]
+__all__ = ["Connection", "State"]
 
 Result = TypeVar("Result")
+Connection: TypeAlias = sqlite3.Connection
+"""What an act on the file is given."""
+_Act: TypeAlias = Callable[[Connection], Any]
 
 # Each brings the file from its place in this list to the next version.
 _MIGRATIONS: Final = (
@@ -32,12 +38,38 @@ _MIGRATIONS: Final = (
         PRIMARY KEY (account, container_id)
     ) STRICT
     """,
+    """
+    CREATE TABLE rentals (
+        account TEXT NOT NULL,
+        name TEXT NOT NULL,
+        stage TEXT NOT NULL,
+        container_id INTEGER,
+        shown_name TEXT,
+        node_name TEXT NOT NULL,
+        gpus INTEGER NOT NULL,
+        hourly_price TEXT,
+        intended_at TEXT NOT NULL,
+        expires_at TEXT,
+        certain_at TEXT NOT NULL,
+        owner TEXT,
+        PRIMARY KEY (account, name)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE passwords (
+        account TEXT NOT NULL PRIMARY KEY,
+        value TEXT NOT NULL,
+        auth_id INTEGER,
+        claimed_at REAL NOT NULL DEFAULT 0
+    ) STRICT
+    """,
 )
-# Another process holds the file for milliseconds, unless something is wrong with it.
-_LONGEST_LOCK = 10.0
+# Another process holds the file for milliseconds, and a hundred that begin at once for seconds.
+_LONGEST_LOCK = 30.0
+_PAUSE = 0.05
 
 # What a fork brought along is never closed: that would release the parent's locks.
-_inherited: list[sqlite3.Connection] = []
+_inherited: list[Connection] = []
 
 
 class State:
@@ -46,9 +78,11 @@ class State:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
+        self._connection: Connection | None = None
         self._process = 0
         self._leaving = False
+        self._waiting: list[tuple[_Act, asyncio.Future[Any]]] = []
+        self._writing = False
 
     async def host_key(self, account: str, container_id: int) -> str | None:
         """Return a container's host key, as it was when it was first logged into; None if it never was.
@@ -57,12 +91,12 @@ class State:
             LedgerError: the file cannot be used.
         """
 
-        def find(connection: sqlite3.Connection) -> str | None:
+        def find(connection: Connection) -> str | None:
             query = "SELECT public_key FROM host_keys WHERE account = ? AND container_id = ?"
             row = connection.execute(query, (account, container_id)).fetchone()
             return None if row is None else str(row[0])
 
-        return await asyncio.to_thread(self._read, find)
+        return await self.read(find)
 
     async def pin_host_key(self, account: str, container_id: int, public_key: str, *, replace: bool = False) -> str:
         """Keep a container's host key, unless there is one; return the one that is kept then.
@@ -72,7 +106,7 @@ class State:
         """
         conflict = "UPDATE SET public_key = excluded.public_key" if replace else "NOTHING"
 
-        def pin(connection: sqlite3.Connection) -> str:
+        def pin(connection: Connection) -> str:
             connection.execute(
                 "INSERT INTO host_keys (account, container_id, public_key) VALUES (?, ?, ?)"  # noqa: S608  # our own words
                 f" ON CONFLICT (account, container_id) DO {conflict}",
@@ -81,7 +115,7 @@ class State:
             query = "SELECT public_key FROM host_keys WHERE account = ? AND container_id = ?"
             return str(connection.execute(query, (account, container_id)).fetchone()[0])
 
-        return await self._run(pin)
+        return await self.write(pin)
 
     def close(self) -> None:
         """Close the file, by and by where it is in use. It is opened again where it is needed again."""
@@ -98,12 +132,70 @@ class State:
         self._connection = None
         self._leaving = False
 
-    async def _run(self, act: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Act on the file in a thread, in a transaction that is on the disk when this returns."""
-        return await asyncio.to_thread(self._at_once, act)
+    async def write(self, act: Callable[[Connection], Result]) -> Result:
+        """Act on the file, in a transaction that is on the disk when this returns; acts that come at once share one.
 
-    def _read(self, look: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Look something up, over a connection of its own: it waits for nobody who writes."""
+        It comes to its end whoever cancels the waiting for it, and is cancelled then.
+
+        Raises:
+            LedgerError: the file cannot be used; nothing was changed.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append((act, done))
+        if not self._writing:
+            self._writing = True
+            loop.call_soon(self._begin, loop)
+        try:
+            await surely(done)
+        except asyncio.CancelledError:
+            done.exception()  # it is not for anybody any more
+            raise
+        return done.result()
+
+    async def read(self, look: Callable[[Connection], Result]) -> Result:
+        """Look something up, in a thread; it waits for nobody who writes.
+
+        Raises:
+            LedgerError: the file cannot be used.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            looking = loop.run_in_executor(None, self._read, look)
+        except RuntimeError:
+            # While the interpreter exits, no thread can be started.
+            return self._read(look)
+        return await looking
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Have a thread do what waits."""
+        batch, self._waiting = self._waiting, []
+
+        def act() -> None:
+            outcomes = self._together([act for act, _ in batch])
+            # By now the loop may have been closed.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._finish, loop, [done for _, done in batch], outcomes)
+
+        try:
+            # A thread of its own: those that the loop has may all be busy, and end before the loop does.
+            threading.Thread(target=act, name="netmind_rentgpu.state", daemon=True).start()
+        except RuntimeError:
+            act()
+
+    def _finish(
+        self, loop: asyncio.AbstractEventLoop, waiting: Sequence[asyncio.Future[Any]], outcomes: Sequence[Any]
+    ) -> None:
+        for done, outcome in zip(waiting, outcomes, strict=True):
+            if isinstance(outcome, _Failed):
+                done.set_exception(outcome.error)
+            else:
+                done.set_result(outcome)
+        self._writing = bool(self._waiting)
+        if self._writing:
+            self._begin(loop)
+
+    def _read(self, look: Callable[[Connection], Result]) -> Result:
         try:
             with closing(_open(self._path)) as connection:
                 return look(connection)
@@ -113,25 +205,45 @@ class State:
     def _unusable(self, error: Exception) -> LedgerError:
         return LedgerError(f"the state file {self._path} cannot be used: {error}")
 
-    def _at_once(self, act: Callable[[sqlite3.Connection], Result]) -> Result:
+    def _together(self, acts: Sequence[_Act]) -> list[Any]:
+        """Act, all in one transaction, each undone by itself where it fails; return what each returns, or how it failed."""
         with self._lock:
             try:
                 connection = self._opened()
                 connection.execute("BEGIN IMMEDIATE")
                 try:
-                    result = act(connection)
+                    outcomes = [self._one_of_many(connection, act) for act in acts]
+                    connection.execute("COMMIT")
                 except BaseException:
-                    connection.execute("ROLLBACK")
+                    with suppress(sqlite3.Error):
+                        connection.execute("ROLLBACK")
                     raise
-                connection.execute("COMMIT")
-            except (sqlite3.Error, OSError) as error:
-                raise self._unusable(error) from error
+            except Exception as error:  # noqa: BLE001  # those who wait are told, each by an error of its own
+                outcomes = [_Failed(self._told(error)) for _ in acts]
             finally:
                 if self._leaving:
                     self._leave()
-            return result
+            return outcomes
 
-    def _opened(self) -> sqlite3.Connection:
+    def _one_of_many(self, connection: Connection, act: _Act) -> Any:
+        connection.execute("SAVEPOINT one")
+        try:
+            outcome = act(connection)
+        except Exception as error:  # noqa: BLE001  # the one who asked is told
+            # What is about the file as a whole, as a full disk, undoes the transaction.
+            connection.execute("ROLLBACK TO one")
+            outcome = _Failed(self._told(error))
+        connection.execute("RELEASE one")
+        return outcome
+
+    def _told(self, error: Exception) -> Exception:
+        if not isinstance(error, (sqlite3.Error, OSError)):
+            return error
+        told = self._unusable(error)
+        told.__cause__ = error
+        return told
+
+    def _opened(self) -> Connection:
         if self._connection is not None and self._process != os.getpid():
             _inherited.append(self._connection)
             self._connection = None
@@ -141,22 +253,46 @@ class State:
         return self._connection
 
 
-def _open(path: Path) -> sqlite3.Connection:
+class _Failed:
+    """How an act failed."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+def _open(path: Path) -> Connection:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # SQLite would make it readable for others.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, timeout=_LONGEST_LOCK, isolation_level=None, check_same_thread=False)
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        _migrate(connection, path)
+        _set_up(connection, path)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+def _set_up(connection: Connection, path: Path) -> None:
+    if _patiently(connection, "PRAGMA journal_mode = WAL") != "wal":
+        raise LedgerError(f"the state file {path} cannot be used: processes cannot share it where it lies")
+    connection.execute("PRAGMA synchronous = FULL")
+    _migrate(connection, path)
+
+
+def _patiently(connection: Connection, pragma: str) -> Any:
+    """Ask until nobody else is just opening the file: for this SQLite does not wait by itself."""
+    deadline = time.monotonic() + _LONGEST_LOCK
+    while True:
+        try:
+            return connection.execute(pragma).fetchone()[0]
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE)
+
+
+def _migrate(connection: Connection, path: Path) -> None:
     def version() -> int:
         return int(connection.execute("PRAGMA user_version").fetchone()[0])
 

@@ -6,22 +6,22 @@ import os
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from netmind_rentgpu.bridge import Held, call
+from netmind_rentgpu.bridge import Held
 from netmind_rentgpu.bridged import Pager, held, iterated, paged, synced
 from netmind_rentgpu.client import AsyncRentGPU
-from netmind_rentgpu.models import Container
+from netmind_rentgpu.handles import Rental, Shell
 from netmind_rentgpu.profile import ServiceProfile
+from netmind_rentgpu.rentals.rentals import AsyncRentals
 from netmind_rentgpu.resources.auths import AsyncAuths
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.images import AsyncImages
 from netmind_rentgpu.resources.machines import AsyncMachines
 from netmind_rentgpu.settings import DEFAULT, RetriesOption, TimeoutOption
-from netmind_rentgpu.ssh.shell import AsyncShell
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-__all__ = ["Auths", "Containers", "Images", "Machines", "Pager", "RentGPU", "Shell"]
+__all__ = ["Auths", "Containers", "Images", "Machines", "Pager", "RentGPU", "Rental", "Rentals", "Shell"]
 
 
 class _Resource:
@@ -85,61 +85,16 @@ class Containers(_Resource):
     wait_ready: Final = synced(AsyncContainers.wait_ready)
 
 
-class Shell:
-    """A shell on a container: `with gpu.ssh(container) as shell: ...`.
-
-    One connection carries all, and is kept alive. A connection that is lost is not made again: whatever ran may have ended
-    or not, so that is said. Several threads may use it at once; more than eight commands wait for their turn.
-    """
-
-    def __init__(self, shell: AsyncShell, client: RentGPU) -> None:
-        self._shell = Held(shell, "shell")
-        # By which the shell is opened: not to be collected, and so closed, before.
-        self._client = client
+class Rentals(_Resource):
+    """`client.rentals`: what the state file knows to be rented by this account, whichever process did that."""
 
     @property
-    def _async(self) -> AsyncShell:
-        return self._shell.value
+    def _async(self) -> AsyncRentals:
+        return self._client.value.rentals
 
-    @property
-    def container(self) -> Container:
-        """The container, as it was when the shell was opened.
-
-        Raises:
-            ClientStateError: the shell is not open.
-        """
-        return self._async.container
-
-    run: Final = synced(AsyncShell.run)
-    stream: Final = iterated(AsyncShell.stream)
-    upload: Final = synced(AsyncShell.upload)
-    download: Final = synced(AsyncShell.download)
-    forward: Final = synced(AsyncShell.forward)
-    reverse_forward: Final = synced(AsyncShell.reverse_forward)
-    interact: Final = synced(AsyncShell.interact)
-
-    def close(self) -> None:
-        """End what still runs, and close the connection. Closing twice is closing once.
-
-        Raises:
-            ClientStateError: this is the thread of the client's own event loop.
-        """
-        self._shell.close()
-
-    def __enter__(self) -> Self:
-        call(self._async.__aenter__)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return "<Shell: closed>" if self._shell.closed else repr(self._async).replace("AsyncShell", "Shell")
-
-    def __reduce__(self) -> Any:
-        raise TypeError("a shell holds a connection and cannot be pickled")
+    open: Final = synced(AsyncRentals.open)
+    reap: Final = synced(AsyncRentals.reap)
+    attach: Final = held(AsyncRentals.attach, Rental)
 
 
 class RentGPU:
@@ -158,12 +113,14 @@ class RentGPU:
 
     Attributes:
         machines, auths, images, containers: the service's resources.
+        rentals: what was rented by `rent`, in whichever process.
     """
 
     machines: Machines
     auths: Auths
     images: Images
     containers: Containers
+    rentals: Rentals
 
     def __init__(
         self,
@@ -194,7 +151,7 @@ class RentGPU:
             proxy: an http:// or https:// URL; else the system's settings, as urllib reads them.
             ssl_context: for certificates of one's own; else the system's are trusted.
             allow_insecure_http: let the token go over plain http to another machine.
-            state: the file that remembers the containers' host keys, made when it is first needed; else
+            state: the file that remembers rentals and the containers' host keys, made when it is first needed; else
                 `NETMIND_RENTGPU_STATE`, else `netmind-rentgpu/state.sqlite3` in the user's folder for state.
 
         Raises:
@@ -220,6 +177,7 @@ class RentGPU:
         self.auths = Auths(self._client)
         self.images = Images(self._client)
         self.containers = Containers(self._client)
+        self.rentals = Rentals(self._client)
 
     @property
     def _async(self) -> AsyncRentGPU:
@@ -230,13 +188,16 @@ class RentGPU:
         """What this client assumes where the service's documentation is silent."""
         return self._async.profile
 
+    rent: Final = held(AsyncRentGPU.rent, Rental)
+    offers: Final = synced(AsyncRentGPU.offers)
     ssh: Final = held(AsyncRentGPU.ssh, Shell)
     request: Final = synced(AsyncRentGPU.request)
 
     def close(self) -> None:
-        """Close the client's connections. Closing twice is closing once.
+        """Delete what is still rented, and close the client's connections. Closing twice is closing once.
 
         Raises:
+            ReleaseError: something could not be deleted, and stays on record.
             ClientStateError: this is the thread of the client's own event loop.
         """
         self._client.close()

@@ -1,13 +1,14 @@
 """The tree of errors."""
 
 import pickle
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 import netmind_rentgpu
 from netmind_rentgpu import errors
-from netmind_rentgpu.models import Container
+from netmind_rentgpu.models import Container, InvalidField, Machine
 from netmind_rentgpu.ssh.results import CommandResult
 
 DETAILS: dict[str, Any] = {
@@ -36,7 +37,7 @@ EXAMPLES = [
             errors.ConflictError,
         )
     ),
-    errors.InvalidRequestError("text", fields=(errors.InvalidField(("body",), "m", "t"),), **DETAILS),
+    errors.InvalidRequestError("text", fields=(InvalidField(("body",), "m", "t"),), **DETAILS),
     errors.RateLimitError("text", retry_after=1.5, **DETAILS),
     errors.ServerError("text", retry_after=None, **DETAILS),
     errors.UnexpectedResponseError("text", status=200, method="GET", path="/x", json_path="$.a", truncated=True),
@@ -47,6 +48,11 @@ EXAMPLES = [
         "text", stage="command", result=CommandResult(command="false", exit_status=1, stdout="", stderr="e")
     ),
     errors.SSHTimeoutError("text", stage="connection"),
+    errors.NoMachineError("text"),
+    errors.RentalEndedError("text", name="rg-1", container_id=1),
+    errors.RentalExpiredError("text", name="rg-1", container_id=1),
+    errors.BudgetExceededError("text", name="rg-1", container_id=1),
+    errors.ReleaseError("text", name="rg-1", container_id=None, hourly_price=Decimal("0.5")),
     errors.LedgerError("text"),
 ]
 
@@ -59,6 +65,12 @@ def test_errors_pickle(error: errors.RentGPUError, protocol: int) -> None:
     assert type(again) is type(error)
     assert str(again) == str(error)
     assert vars(again) == vars(error)
+
+
+def test_refusals_pickle_with_their_error() -> None:
+    refusal = errors.MachineRefusal(machine=Machine(node_name="node"), error=errors.ConflictError("full", **DETAILS))
+    again = pickle.loads(pickle.dumps(errors.NoMachineError("text", refusals=(refusal,))))
+    assert [(one.machine.node_name, str(one.error)) for one in again.refusals] == [("node", "full")]
 
 
 def test_every_public_error_is_in_the_tree_and_has_an_example() -> None:

@@ -21,6 +21,7 @@ memory_field = "gpu_memory"
 disk_field = "disk_per_gpu"
 page_size = 50
 list_lag = 2.5
+create_lag = 7
 ssh_username = "ubuntu"
 
 [image_types]
@@ -44,6 +45,7 @@ WHOLE = ServiceProfile(
     disk_field="disk_per_gpu",
     page_size=50,
     list_lag=timedelta(seconds=2.5),
+    create_lag=timedelta(seconds=7),
     ssh_username="ubuntu",
     image_types={"OFFICIAL": 1, "CUSTOM": 7},
     payment_types={"USD": 3},

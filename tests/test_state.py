@@ -82,7 +82,7 @@ async def test_what_fails_changes_nothing(path: Path) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await state._run(fail)
+        await state.write(fail)
     assert await state.host_key("account", 1) == "first"
     state.close()
 
@@ -130,10 +130,10 @@ async def test_a_forked_child_has_a_connection_of_its_own(path: Path) -> None:
         child = os.fork()
     if child == 0:
         try:
-            found = state._at_once(
-                lambda connection: (connection is not inherited, connection.execute("SELECT 1").fetchone())
+            found = state._together(
+                [lambda connection: (connection is not inherited, connection.execute("SELECT 1").fetchone())]
             )
-            os._exit(0 if found == (True, (1,)) else 1)
+            os._exit(0 if found == [(True, (1,))] else 1)
         finally:
             os._exit(2)
     _, status = os.waitpid(child, 0)

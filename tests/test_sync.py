@@ -20,6 +20,7 @@ import netmind_rentgpu
 from netmind_rentgpu import (
     APIConnectionError,
     AsyncPager,
+    AsyncRental,
     AsyncRentGPU,
     AsyncShell,
     Auth,
@@ -36,6 +37,7 @@ from netmind_rentgpu import (
     Page,
     Pager,
     PaymentType,
+    Rental,
     RentGPU,
     Retries,
     Shell,
@@ -48,6 +50,7 @@ from netmind_rentgpu import (
     sync,
 )
 from netmind_rentgpu.emulator import Emulator
+from netmind_rentgpu.rentals.rentals import AsyncRentals
 from netmind_rentgpu.resources.auths import AsyncAuths
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.images import AsyncImages
@@ -61,6 +64,8 @@ PAIRS: list[tuple[type[Any], type[Any]]] = [
     (AsyncContainers, sync.Containers),
     (AsyncPager, Pager),
     (AsyncShell, Shell),
+    (AsyncRental, Rental),
+    (AsyncRentals, sync.Rentals),
 ]
 # What the synchronous side has not, and why.
 MISSING_ARGUMENTS = {"session": "a session belongs to the event loop that it was made in"}
@@ -108,7 +113,7 @@ def test_signatures_and_documentation_are_the_same(one: type[Any], other: type[A
     expected = [parameter for parameter in theirs.parameters.values() if parameter.name not in MISSING_ARGUMENTS]
     assert list(ours.parameters.values()) == expected
     returned = theirs.return_annotation.replace("AsyncPager", "Pager")
-    for name_of_pair in ("Iterator", "Generator", "Shell"):
+    for name_of_pair in ("Iterator", "Generator", "Shell", "Rental"):
         returned = returned.replace(f"Async{name_of_pair}", name_of_pair)
     assert ours.return_annotation == returned
     assert getattr(other, name).__name__ == name

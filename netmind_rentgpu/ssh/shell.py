@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 
 from netmind_rentgpu.errors import ClientStateError, InvalidArgumentError, SSHError, SSHStage, SSHTimeoutError
 from netmind_rentgpu.models import Container
+from netmind_rentgpu.shielding import surely
 from netmind_rentgpu.ssh.access import label_of
 from netmind_rentgpu.ssh.arguments import check_ports, described, local_path, remote_path, shown, text
 from netmind_rentgpu.ssh.results import CommandResult, Forward, OnTransferProgress, OutputLine
-from netmind_rentgpu.ssh.underway import UnderWay, surely
+from netmind_rentgpu.ssh.underway import UnderWay
 from netmind_rentgpu.waiting.waits import checked_timeout
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class AsyncShell:
         if self._container is None:
             raise self._unusable()
         return self._container
+
+    @property
+    def lost(self) -> bool:
+        """Its connection was lost: nothing more can be done with it."""
+        return self._connection is not None and self._connection.is_closed()
 
     async def run(
         self,
@@ -277,8 +283,8 @@ class AsyncShell:
             ClientStateError: the shell was opened in another event loop.
         """
         connection = self._connection
-        if connection is not None:
-            self._check_loop()
+        if connection is not None and self._loop is not asyncio.get_running_loop():
+            raise ClientStateError("this shell was opened in another event loop")
         self._over, self._connection = self._over or "it is closed", None
         if connection is not None:
             await surely(asyncio.get_running_loop().create_task(self._close(connection)))
@@ -326,30 +332,24 @@ class AsyncShell:
     def __reduce__(self) -> str:
         raise TypeError("a shell holds a connection and cannot be pickled")
 
-    # How calls fail.
-
     @property
     def _label(self) -> str:
         return "a container" if self._container is None else label_of(self._container)
 
     def _unusable(self) -> ClientStateError:
-        return ClientStateError(
-            f"this shell cannot be used: {self._over or 'it is not open yet, which async with does'}"
-        )
+        over = self._over or "it is not open yet, which async with does"
+        return ClientStateError(f"this shell cannot be used: {over}")
 
     def _lost(self) -> SSHError:
         problem = f"{self._label}: the connection was lost; what ran there may still run, or not"
         return SSHError(problem, stage="connection")
 
-    def _check_loop(self) -> None:
-        if self._loop is not asyncio.get_running_loop():
-            raise ClientStateError("this shell was opened in another event loop")
-
     def _connected(self) -> asyncssh.SSHClientConnection:
         if self._connection is None:
             raise self._unusable()
-        self._check_loop()
-        if self._connection.is_closed():
+        if self._loop is not asyncio.get_running_loop():
+            raise ClientStateError("this shell was opened in another event loop")
+        if self.lost:
             raise SSHError(f"{self._label}: the connection was lost", stage="connection")
         return self._connection
 
@@ -384,8 +384,6 @@ class AsyncShell:
                 yield
             except TransferError as error:
                 raise SSHError(f"{self._label}: cannot copy {what}: {error}", stage="transfer") from error
-
-    # What calls need.
 
     async def _start(self, command: Command) -> None:
         connection = self._connected()

@@ -9,30 +9,17 @@ import asyncio
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from netmind_rentgpu.shielding import surely
+
 if TYPE_CHECKING:
     import asyncssh
 
     from netmind_rentgpu.ssh.commands import Command
 
-__all__ = ["UnderWay", "surely"]
+__all__ = ["UnderWay"]
 
 # OpenSSH allows ten sessions for a connection. One is for copies, one for ending commands.
 _COMMANDS_AT_ONCE = 8
-
-
-async def surely(task: asyncio.Task[None]) -> None:
-    """Wait for a task that takes only so long, whoever cancels that, and however often; be cancelled then."""
-    import anyio
-
-    cancelled: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):
-        while not task.done():
-            try:
-                await asyncio.wait({task})
-            except asyncio.CancelledError as error:
-                cancelled = error
-    if cancelled is not None:
-        raise cancelled
 
 
 class UnderWay:

@@ -24,7 +24,6 @@ from netmind_rentgpu.errors import (
     AuthenticationError,
     ConflictError,
     InsufficientBalanceError,
-    InvalidField,
     InvalidRequestError,
     NotFoundError,
     PermissionDeniedError,
@@ -32,6 +31,7 @@ from netmind_rentgpu.errors import (
     ServerError,
     UnexpectedResponseError,
 )
+from netmind_rentgpu.models import InvalidField
 from netmind_rentgpu.wire.payload import NotJSONError, as_array, as_object, dump, parse
 
 __all__ = ["UNCHANGED", "Answer", "Request", "payload", "unexpected"]

@@ -1,0 +1,206 @@
+"""What a synchronous program opens and closes: `Shell` and `Rental`. No logic: that is the asynchronous side's."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import datetime
+from decimal import Decimal
+from types import TracebackType
+from typing import Any, Final, Self
+
+from netmind_rentgpu.bridge import Held, call
+from netmind_rentgpu.bridged import iterated, synced
+from netmind_rentgpu.client import AsyncRentGPU
+from netmind_rentgpu.errors import RentGPUError
+from netmind_rentgpu.models import Container, Machine
+from netmind_rentgpu.rentals.rental import AsyncRental
+from netmind_rentgpu.ssh.shell import AsyncShell
+
+__all__ = ["Rental", "Shell"]
+
+
+class Shell:
+    """A shell on a container: `with gpu.ssh(container) as shell: ...`.
+
+    One connection carries all, and is kept alive. A connection that is lost is not made again: whatever ran may have ended
+    or not, so that is said. Several threads may use it at once; more than eight commands wait for their turn.
+    """
+
+    def __init__(self, shell: AsyncShell, client: Held[AsyncRentGPU]) -> None:
+        self._shell = Held(shell, "shell")
+        # By which the shell is opened: not to be collected, and so closed, before.
+        self._client = client
+
+    @property
+    def _async(self) -> AsyncShell:
+        return self._shell.value
+
+    @property
+    def container(self) -> Container:
+        """The container, as it was when the shell was opened.
+
+        Raises:
+            ClientStateError: the shell is not open.
+        """
+        return self._async.container
+
+    @property
+    def lost(self) -> bool:
+        """Its connection was lost: nothing more can be done with it."""
+        return self._async.lost
+
+    run: Final = synced(AsyncShell.run)
+    stream: Final = iterated(AsyncShell.stream)
+    upload: Final = synced(AsyncShell.upload)
+    download: Final = synced(AsyncShell.download)
+    forward: Final = synced(AsyncShell.forward)
+    reverse_forward: Final = synced(AsyncShell.reverse_forward)
+    interact: Final = synced(AsyncShell.interact)
+
+    def close(self) -> None:
+        """End what still runs, and close the connection. Closing twice is closing once.
+
+        Raises:
+            ClientStateError: this is the thread of the client's own event loop.
+        """
+        self._shell.close()
+
+    def __enter__(self) -> Self:
+        call(self._async.__aenter__)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return "<Shell: closed>" if self._shell.closed else repr(self._async).replace("AsyncShell", "Shell")
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a shell holds a connection and cannot be pickled")
+
+
+class Rental:
+    """A rented machine: `with gpu.rent(...) as rental: ...`. It is deleted when the block is left, however that is.
+
+    It is rented when the block is entered, and usable then: its SSH server has let us in. Several threads may use it. When
+    its time is up, or its budget spent, it is deleted whatever the block does, and every later use of it raises
+    `RentalExpiredError` or `BudgetExceededError`, as leaving the block does. One that is never left is deleted when it is
+    collected or the interpreter exits.
+    """
+
+    def __init__(self, rental: AsyncRental, client: Held[AsyncRentGPU]) -> None:
+        self._rental = Held(rental, "rental")
+        self._shell: tuple[AsyncShell, Shell] | None = None
+        # By which it is deleted: not to be collected, and so closed, before.
+        self._client = client
+
+    @property
+    def _async(self) -> AsyncRental:
+        return self._rental.value
+
+    @property
+    def name(self) -> str:
+        """The container's name, which is the rental's in the state file, too.
+
+        Raises:
+            ClientStateError: it was not entered yet.
+        """
+        return self._async.name
+
+    @property
+    def container(self) -> Container:
+        """The container, as it was when it let us in.
+
+        Raises:
+            ClientStateError: it was not entered yet.
+        """
+        return self._async.container
+
+    @property
+    def machine(self) -> Machine:
+        """The machine, as it was listed; of one that was attached to, only its `node_name` is known.
+
+        Raises:
+            ClientStateError: it was not entered yet.
+        """
+        return self._async.machine
+
+    @property
+    def hourly_price(self) -> Decimal | None:
+        """What an hour costs, by the price that the machine was listed with; None where that could not be read.
+
+        Raises:
+            ClientStateError: it was not entered yet.
+        """
+        return self._async.hourly_price
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When it is deleted at the latest, as its time or its budget allows; None for what is to be kept.
+
+        Raises:
+            ClientStateError: it was not entered yet.
+        """
+        return self._async.expires_at
+
+    @property
+    def spent(self) -> Decimal | None:
+        """About what it has cost until now, by its listed price and its time; None where the price could not be read.
+
+        The service has no call that tells what a container costs.
+
+        Raises:
+            ClientStateError: it was not entered yet.
+        """
+        return self._async.spent
+
+    @property
+    def shell(self) -> Shell:
+        """The shell on its container, for what `run` does not do. Where its connection was lost, `run` makes another.
+
+        Raises:
+            RentalEndedError: the rental is over, and not because it was left.
+            ClientStateError: it was not entered yet, was left, or was detached.
+        """
+        found = self._async.shell
+        if self._shell is None or self._shell[0] is not found:
+            self._shell = found, Shell(found, self._client)
+        return self._shell[1]
+
+    run: Final = synced(AsyncRental.run)
+    detach: Final = synced(AsyncRental.detach)
+
+    def close(self) -> None:
+        """Delete it, as leaving the block does. Closing twice is closing once.
+
+        Raises:
+            ReleaseError: it could not be deleted, and stays on record.
+            ClientStateError: this is the thread of the client's own event loop.
+        """
+        call(self._async.close)
+
+    def __enter__(self) -> Self:
+        rental = self._async
+        try:
+            call(rental.__aenter__)
+        except BaseException:
+            # It may have been entered when the interrupt came. What goes wrong is logged, and noted where nothing else is.
+            with suppress(RentGPUError):
+                call(rental.close)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        call(self._async.__aexit__, kind, error, traceback)
+
+    def __repr__(self) -> str:
+        return repr(self._async).replace("AsyncRental", "Rental")
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a rental is its process's own and cannot be pickled; rentals.attach takes one that was detached"
+        )

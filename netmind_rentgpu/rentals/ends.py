@@ -1,0 +1,62 @@
+"""How a container is surely deleted, and how the ledger is told of what has happened already."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from contextlib import suppress
+
+from netmind_rentgpu.errors import AuthenticationError, LedgerError, PermissionDeniedError, RentGPUError
+from netmind_rentgpu.rentals.desk import Desk
+from netmind_rentgpu.settings import Timeouts
+from netmind_rentgpu.shielding import insist
+
+__all__ = ["delete_surely", "noted"]
+
+logger: logging.Logger = logging.getLogger("netmind_rentgpu")
+
+_LONGEST_DELETION = 60.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
+
+
+async def delete_surely(desk: Desk, container_id: int, hurried: asyncio.Event | None = None) -> RentGPUError | None:
+    """Delete a container, in several attempts if need be; return why that failed. One that is not there is done with."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _LONGEST_DELETION
+    patience = _patience(desk.timeouts)
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            await insist(lambda: desk.containers.delete(container_id, missing_ok=True, timeout=patience))
+        except RentGPUError as error:
+            hopeless = isinstance(error, (AuthenticationError, PermissionDeniedError))
+            if hopeless or loop.time() + pause > deadline or (hurried is not None and hurried.is_set()):
+                return error
+        else:
+            return None
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(pause)
+        pause = min(_LONGEST_PAUSE, pause * 2)
+
+
+def _patience(timeouts: Timeouts) -> Timeouts:
+    """Return how long one attempt at a deletion may take: a hanging one must not use up the time for the others."""
+
+    def at_most(seconds: float, bound: float | None) -> float:
+        return seconds if bound is None else min(seconds, bound)
+
+    return Timeouts(
+        total=at_most(20.0, timeouts.total),
+        connect=at_most(10.0, timeouts.connect),
+        read=at_most(10.0, timeouts.read),
+        slot=at_most(20.0, timeouts.slot),
+    )
+
+
+async def noted(writing: Awaitable[object]) -> None:
+    """Write to the ledger what has happened already. Where that fails, the intent is on record all the same."""
+    try:
+        await writing
+    except LedgerError as error:
+        logger.warning("what became of a rental could not be put on record: %s", error)

@@ -1,0 +1,185 @@
+"""The ledger: what is rented, in the state file before it is true anywhere else.
+
+A record is there from before its create is sent until its container is known to be gone, or kept.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+import attrs
+
+from netmind_rentgpu.errors import LedgerError
+from netmind_rentgpu.rentals.owners import Owner
+from netmind_rentgpu.rentals.records import RentalRecord
+from netmind_rentgpu.state import Connection, State
+
+__all__ = ["Ledger"]
+
+_COLUMNS = (
+    "name, stage, container_id, shown_name, node_name, gpus, hourly_price, intended_at, expires_at, certain_at, owner"
+)
+_THIS_ONE = "WHERE account = ? AND name = ?"
+
+
+class Ledger:
+    """One account's part of the state file.
+
+    Each method raises LedgerError where the file cannot be used; what writes is on the disk when it returns.
+    """
+
+    def __init__(self, state: State, account: str) -> None:
+        self._state = state
+        self._account = account
+
+    async def begin(self, record: RentalRecord) -> None:
+        """Put a record there."""
+        row = _row(record)
+        marks = ", ".join("?" * (1 + len(row)))
+
+        def insert(connection: Connection) -> None:
+            connection.execute(
+                f"INSERT INTO rentals (account, {_COLUMNS}) VALUES ({marks})",  # noqa: S608  # our own words
+                (self._account, *row),
+            )
+
+        await self._state.write(insert)
+
+    async def created(self, name: str, container_id: int, shown_name: str | None) -> None:
+        """Take in that a container exists."""
+        await self._change(name, "stage = 'created', container_id = ?, shown_name = ?", container_id, shown_name)
+
+    async def ready(self, name: str, container_id: int) -> None:
+        """Take in that a rental was handed over."""
+        await self._change(name, "stage = 'ready', container_id = ?", container_id)
+
+    async def doubt(self, name: str, certain_at: datetime) -> None:
+        """Take in until when a container may still turn up."""
+        await self._change(name, "certain_at = ?", _moment(certain_at))
+
+    async def abandon(self, name: str, container_id: int | None = None) -> None:
+        """Leave a record to whoever reaps."""
+        await self._change(
+            name, "stage = 'abandoned', owner = NULL, container_id = coalesce(?, container_id)", container_id
+        )
+
+    async def detach(self, name: str, container_id: int) -> None:
+        """Let a rental go on without an owner.
+
+        Raises:
+            LedgerError: it is not on record any more.
+        """
+        if not await self._change(name, "stage = 'detached', owner = NULL, container_id = ?", container_id):
+            raise LedgerError(f"{name} is not on record any more")
+
+    async def give_back(self, name: str, owner: Owner) -> None:
+        """Let a rental that was taken be detached again, if it is still its taker's."""
+
+        def give_back(connection: Connection) -> None:
+            connection.execute(
+                f"UPDATE rentals SET stage = 'detached', owner = NULL {_THIS_ONE} AND owner = ?",  # noqa: S608  # our own words
+                (self._account, name, _owner(owner)),
+            )
+
+        await self._state.write(give_back)
+
+    async def take(self, name: str, owner: Owner, now: datetime) -> RentalRecord | None:
+        """Make somebody the owner of a detached rental; None if it is not there, is another's, or has expired."""
+
+        def take(connection: Connection) -> RentalRecord | None:
+            taken = connection.execute(
+                f"UPDATE rentals SET stage = 'ready', owner = ? {_THIS_ONE}"  # noqa: S608  # our own words
+                " AND stage = 'detached' AND (expires_at IS NULL OR expires_at > ?)",
+                (_owner(owner), self._account, name, _moment(now)),
+            )
+            return self._one(connection, name) if taken.rowcount else None
+
+        return await self._state.write(take)
+
+    async def close(self, names: Iterable[str]) -> None:
+        """Strike records out."""
+        closed = [(self._account, name) for name in names]
+
+        def strike(connection: Connection) -> None:
+            connection.executemany(f"DELETE FROM rentals {_THIS_ONE}", closed)  # noqa: S608  # our own words
+
+        if closed:
+            await self._state.write(strike)
+
+    async def open(self) -> list[RentalRecord]:
+        """Return all records, the oldest first."""
+
+        def find(connection: Connection) -> list[RentalRecord]:
+            rows = connection.execute(
+                f"SELECT {_COLUMNS} FROM rentals WHERE account = ? ORDER BY intended_at, name",  # noqa: S608  # our own words
+                (self._account,),
+            )
+            return [_record(row) for row in rows]
+
+        return await self._state.read(find)
+
+    async def _change(self, name: str, change: str, *values: Any) -> bool:
+        def update(connection: Connection) -> bool:
+            changed = connection.execute(
+                f"UPDATE rentals SET {change} {_THIS_ONE}",  # noqa: S608  # our own words
+                (*values, self._account, name),
+            )
+            return bool(changed.rowcount)
+
+        return await self._state.write(update)
+
+    def _one(self, connection: Connection, name: str) -> RentalRecord | None:
+        row = connection.execute(
+            f"SELECT {_COLUMNS} FROM rentals {_THIS_ONE}",  # noqa: S608  # our own words
+            (self._account, name),
+        ).fetchone()
+        return None if row is None else _record(row)
+
+
+def _row(record: RentalRecord) -> tuple[Any, ...]:
+    return (
+        record.name,
+        record.stage,
+        record.container_id,
+        record.shown_name,
+        record.node_name,
+        record.gpus,
+        None if record.hourly_price is None else str(record.hourly_price),
+        _moment(record.intended_at),
+        None if record.expires_at is None else _moment(record.expires_at),
+        _moment(record.certain_at),
+        None if record.owner is None else _owner(record.owner),
+    )
+
+
+def _record(row: tuple[Any, ...]) -> RentalRecord:
+    name, stage, container_id, shown_name, node_name, gpus, price, intended_at, expires_at, certain_at, owner = row
+    try:
+        return RentalRecord(
+            name=name,
+            stage=stage,
+            container_id=container_id,
+            shown_name=shown_name,
+            node_name=node_name,
+            gpus=gpus,
+            hourly_price=None if price is None else Decimal(price),
+            intended_at=datetime.fromisoformat(intended_at),
+            expires_at=None if expires_at is None else datetime.fromisoformat(expires_at),
+            certain_at=datetime.fromisoformat(certain_at),
+            owner=None if owner is None else Owner(**json.loads(owner)),
+        )
+    except (ValueError, ArithmeticError, TypeError) as error:
+        raise LedgerError(f"the ledger's record of {name} cannot be read: {error}") from error
+
+
+def _moment(moment: datetime) -> str:
+    # All with as many digits, so that texts compare as moments do.
+    return moment.isoformat(timespec="microseconds")
+
+
+def _owner(owner: Owner) -> str:
+    return json.dumps(attrs.asdict(owner))

@@ -1,0 +1,74 @@
+"""The line to a rented container: a shell, and another where its connection was lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from netmind_rentgpu.errors import RentGPUError, SSHError
+from netmind_rentgpu.models import Container
+
+if TYPE_CHECKING:
+    from netmind_rentgpu.ssh.shell import AsyncShell
+
+__all__ = ["Line"]
+
+_PAUSE = 0.5
+
+
+class Line:
+    """One container's shell.
+
+    Attributes:
+        shell: the newest; None before the first.
+    """
+
+    def __init__(self, shell_on: Callable[[Container], AsyncShell]) -> None:
+        self._shell_on = shell_on
+        self._opening = asyncio.Lock()
+        self.shell: AsyncShell | None = None
+
+    async def open(self, container: Container, seconds: float) -> None:
+        """Open a shell on a container that has let us in a moment ago.
+
+        Raises:
+            SSHError: it does not do so again for so many seconds, or it is another.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while True:
+            try:
+                self.shell = await self._opened(container)
+            except SSHError as error:
+                if error.stage == "host key" or loop.time() > deadline:
+                    raise
+            else:
+                return
+            await asyncio.sleep(_PAUSE)
+
+    async def usable(self, find: Callable[[], Awaitable[Container]]) -> AsyncShell:
+        """Return a shell that is not known to be lost.
+
+        Args:
+            find: looks where the container is now.
+
+        Raises:
+            SSHError: another cannot be opened.
+        """
+        async with self._opening:
+            if self.shell is None or self.shell.lost:
+                self.shell = await self._opened(await find())
+            return self.shell
+
+    async def close(self) -> None:
+        """Close the shell."""
+        if self.shell is not None:
+            with suppress(RentGPUError, asyncio.CancelledError):
+                await self.shell.close()
+
+    async def _opened(self, container: Container) -> AsyncShell:
+        shell = self._shell_on(container)
+        await shell.__aenter__()
+        return shell

@@ -1,0 +1,70 @@
+"""A rental's name: the only mark that the service keeps of whose a container is, and until when. Pure.
+
+`rg-`, a nonce, `-`, the expiry, a checksum: 24 characters of `[a-z0-9-]`, since the longest name that the service takes
+whole is not documented. A name without an expiry, for what is to be kept, has another form, and is nobody's to reap.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2s
+from typing import Final
+
+__all__ = ["LATEST", "expiry_in", "is_same_name", "new_name"]
+
+_OURS, _KEPT = "rg-", "kept-"
+_NONCE, _EXPIRY, _CHECKSUM = 10, 5, 5
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+_LENGTH = len(_OURS) + _NONCE + 1 + _EXPIRY + _CHECKSUM
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MINUTE: Final = timedelta(minutes=1)
+LATEST: Final = _EPOCH + (36**_EXPIRY - 1) * _MINUTE
+"""The last expiry that a name can hold."""
+
+
+def new_name(expires_at: datetime | None, *, random: Callable[[int], int] = secrets.randbelow) -> str:
+    """Make a name that nobody else has.
+
+    Args:
+        expires_at: rounded up to a minute; None for what is to be kept. At most `LATEST`.
+        random: draws a number from 0 up to its argument.
+    """
+    nonce = _digits(random(36**_NONCE), _NONCE)
+    if expires_at is None:
+        return f"{_KEPT}{nonce}"
+    minutes = -((_EPOCH - expires_at) // _MINUTE)
+    name = f"{_OURS}{nonce}-{_digits(minutes, _EXPIRY)}"
+    return name + _checksum(name)
+
+
+def expiry_in(name: str) -> datetime | None:
+    """Read a name; None for one that we did not make, or that has no expiry."""
+    if len(name) != _LENGTH or not name.startswith(_OURS) or _checksum(name[:-_CHECKSUM]) != name[-_CHECKSUM:]:
+        return None
+    nonce, _, rest = name.removeprefix(_OURS).partition("-")
+    minutes = rest[:_EXPIRY]
+    if len(nonce) != _NONCE or not set(nonce + minutes) <= set(_DIGITS):
+        return None
+    return _EPOCH + int(minutes, 36) * _MINUTE
+
+
+def is_same_name(name: str, shown: str | None) -> bool:
+    """Tell whether the service shows a name of ours, which it may have cut short behind the nonce."""
+    if shown is None:
+        return False
+    shortest = len(_OURS if name.startswith(_OURS) else _KEPT) + _NONCE
+    return name.startswith(shown) and len(shown) >= shortest
+
+
+def _digits(number: int, count: int) -> str:
+    digits = ""
+    for _ in range(count):
+        number, digit = divmod(number, 36)
+        digits = _DIGITS[digit] + digits
+    return digits
+
+
+def _checksum(text: str) -> str:
+    return _digits(int.from_bytes(blake2s(text.encode(), digest_size=8).digest()), _CHECKSUM)

@@ -1,0 +1,226 @@
+"""What to rent: a user's needs, the machines that meet them, and in which order to try those. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from decimal import Decimal
+from typing import Any, Final, TypeAlias, get_args
+
+import attrs
+
+from netmind_rentgpu.documented import GPUName
+from netmind_rentgpu.errors import InvalidArgumentError
+from netmind_rentgpu.models import Machine
+from netmind_rentgpu.profile import ServiceProfile
+
+__all__ = ["Needs", "Offer", "OfferKey", "hourly_price", "next_offer", "ranked", "resolved_gpu_names", "why_none"]
+
+_SECONDS_IN_AN_HOUR: Final = 3600
+DOCUMENTED_GPUS: Final[tuple[str, ...]] = get_args(get_args(GPUName)[0])
+
+
+@attrs.frozen(kw_only=True)
+class Offer:
+    """What can be rented, and for how much.
+
+    Attributes:
+        machine: where.
+        gpus: how many of its GPUs.
+        hourly_price: what an hour of all of them costs, in `currency`, as the profile reads the machine's price; None where
+            the price cannot be read.
+        currency: such as USD.
+    """
+
+    machine: Machine
+    gpus: int
+    hourly_price: Decimal | None
+    currency: str
+
+
+OfferKey: TypeAlias = Callable[[Offer], Any]
+"""What offers are sorted by, the lowest first."""
+
+
+@attrs.frozen(kw_only=True)
+class Needs:
+    """What a machine has to have.
+
+    Attributes:
+        gpu_names: any of these, as `resolved_gpu_names` gives them; any at all where it is None.
+        max_price: on `Machine.price`.
+        min_memory, min_disk: on the fields that the profile names.
+        min_cuda: a version, as its numbers.
+        labels: all of these.
+        priced: its price has to be known.
+    """
+
+    gpu_names: frozenset[str] | None = None
+    gpus: int = 1
+    regions: frozenset[str] | None = None
+    max_price: Decimal | None = None
+    min_memory: float | None = None
+    min_gpu_memory: float | None = None
+    min_disk: float | None = None
+    min_cuda: tuple[int, ...] | None = None
+    nvlink: bool | None = None
+    labels: frozenset[str] = frozenset()
+    priced: bool = False
+
+    def unmet(self, machine: Machine, profile: ServiceProfile) -> str | None:
+        """Return what a machine lacks, in a few words; None where it may do.
+
+        What the service does not tell of a machine is not held against it, apart from its GPU's name and its price.
+        """
+        price, most = machine.price, self.max_price
+        cuda, nvlink = version(machine.cuda_version), machine.nvlink_status
+        labels = None if machine.labels is None else {label.casefold() for label in machine.labels}
+        lacks = (
+            ("another GPU", self.gpu_names is not None and same(machine.gpu_name or "") not in self.gpu_names),
+            ("too few GPUs", _below(machine.gpu_count, self.gpus)),
+            ("no price that can be read", price is None and (self.priced or most is not None)),
+            ("too dear", price is not None and most is not None and price > most),
+            ("another region", not _among(machine.region, self.regions)),
+            ("too little memory", _below(getattr(machine, profile.memory_field), self.min_memory)),
+            ("too little GPU memory", _below(machine.gpu_memory, self.min_gpu_memory)),
+            ("too little disk", _below(getattr(machine, profile.disk_field), self.min_disk)),
+            ("an older CUDA", bool(cuda) and self.min_cuda is not None and cuda < self.min_cuda),
+            ("NVLink otherwise", None not in (nvlink, self.nvlink) and nvlink != self.nvlink),
+            ("other labels", labels is not None and not self.labels <= labels),
+        )
+        return next((lack for lack, lacking in lacks if lacking), None)
+
+    def unknown(self, machine: Machine, profile: ServiceProfile) -> int:
+        """Count what is needed and not told of a machine."""
+        told = (
+            (self.regions, machine.region),
+            (self.min_memory, getattr(machine, profile.memory_field)),
+            (self.min_gpu_memory, machine.gpu_memory),
+            (self.min_disk, getattr(machine, profile.disk_field)),
+            (self.min_cuda, version(machine.cuda_version) or None),
+            (self.nvlink, machine.nvlink_status),
+            (self.labels or None, machine.labels),
+        )
+        return (machine.gpu_count is None) + sum(need is not None and value is None for need, value in told)
+
+
+def same(name: str) -> str:
+    """Reduce a name to what tells it from others, however it is spaced and spelled."""
+    return re.sub(r"[^a-z0-9]", "", name.casefold())
+
+
+def version(text: str | None) -> tuple[int, ...]:
+    """Return the numbers of a version; none where there are none."""
+    return tuple(int(number[:9]) for number in re.findall(r"[0-9]+", text or ""))
+
+
+def resolved_gpu_names(wanted: Iterable[str], on_offer: Iterable[str]) -> frozenset[str]:
+    """Return the reduced names of GPUs that a user means: whole ones, or parts that only one GPU's name has.
+
+    Args:
+        on_offer: the names that the service lists, beside those that it documents.
+
+    Raises:
+        InvalidArgumentError: a part of several names.
+    """
+    known = {same(name): name for name in (*on_offer, *DOCUMENTED_GPUS)}
+    resolved: set[str] = set()
+    for text in wanted:
+        part = same(text)
+        found = [name for name in known if part in _parts(known[name])] if part not in known else [part]
+        if len(found) > 1:
+            names = ", ".join(sorted(known[name] for name in found))
+            raise InvalidArgumentError(
+                "gpu_name", f"{text!r} may mean any of {names}; give one's whole name, or several"
+            )
+        resolved.add(found[0] if found else part)
+    return frozenset(resolved)
+
+
+def _parts(name: str) -> set[str]:
+    """Return every run of a name's words, reduced: "rtx4090" is one of NVIDIA_GeForce_RTX_4090, "409" is none."""
+    words = re.findall(r"[a-z0-9]+", name.casefold())
+    return {"".join(words[first:last]) for first in range(len(words)) for last in range(first + 1, len(words) + 1)}
+
+
+def hourly_price(machine: Machine, gpus: int, profile: ServiceProfile) -> Decimal | None:
+    """Return what an hour of so many of a machine's GPUs costs, as the profile reads its price."""
+    if machine.price is None:
+        return None
+    hours = Decimal(str(profile.price_period.total_seconds())) / _SECONDS_IN_AN_HOUR
+    return machine.price * (gpus if profile.price_basis == "gpu" else 1) / hours
+
+
+def ranked(
+    machines: Iterable[Machine], needs: Needs, profile: ServiceProfile, currency: str, key: OfferKey | None = None
+) -> list[Offer]:
+    """Return what meets the needs, the best first: by `key`; else those told to meet them, the cheapest, the most reliable.
+
+    Raises:
+        InvalidArgumentError: `key` fails for an offer.
+    """
+    offers = [
+        Offer(
+            machine=machine, gpus=needs.gpus, hourly_price=hourly_price(machine, needs.gpus, profile), currency=currency
+        )
+        for machine in machines
+        if needs.unmet(machine, profile) is None
+    ]
+
+    def usual(offer: Offer) -> tuple[Any, ...]:
+        machine, price = offer.machine, offer.hourly_price
+        return (
+            needs.unknown(machine, profile),
+            price is None,
+            price or 0,
+            -(machine.online_rate or 0),
+            machine.node_name,
+        )
+
+    offers.sort(key=usual)
+    if key is not None:
+        try:
+            offers.sort(key=key)
+        except Exception as error:
+            raise InvalidArgumentError("key", f"cannot be used to sort offers: {error}") from error
+    return offers
+
+
+def next_offer(
+    offers: Iterable[Offer], *, tried: Collection[str], aside: Mapping[str, int], claimed: Mapping[str, int]
+) -> Offer | None:
+    """Return the offer to try next; None where there is none.
+
+    Args:
+        tried: the nodes that this rental has tried.
+        aside: how many GPUs each of some nodes has refused lately.
+        claimed: how many GPUs of each node this client has taken, which the listing may not know yet. A machine that seems
+            to be taken up by those comes after the others.
+    """
+    second: Offer | None = None
+    for offer in offers:
+        node = offer.machine.node_name
+        if node in tried or offer.gpus >= aside.get(node, offer.gpus + 1):
+            continue
+        if offer.machine.gpu_count is None or claimed.get(node, 0) + offer.gpus <= offer.machine.gpu_count:
+            return offer
+        second = second or offer
+    return second
+
+
+def why_none(machines: Iterable[Machine], needs: Needs, profile: ServiceProfile) -> str:
+    """Say why no machine meets the needs."""
+    lacks = Counter(needs.unmet(machine, profile) for machine in machines)
+    if not lacks:
+        return "no machine is on offer"
+    counts = ", ".join(f"{count} for {lack}" for lack, count in lacks.most_common() if lack is not None)
+    return f"none of the {lacks.total()} machines on offer will do: {counts}"
+
+
+def _among(name: str | None, names: frozenset[str] | None) -> bool:
+    return name is None or names is None or same(name) in names
+
+
+def _below(value: float | None, least: float | None) -> bool:
+    return value is not None and least is not None and value < least

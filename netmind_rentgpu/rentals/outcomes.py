@@ -1,0 +1,68 @@
+"""What came of a create that failed, and what to do then. Pure."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+
+from netmind_rentgpu.errors import (
+    APIStatusError,
+    AuthenticationError,
+    InsufficientBalanceError,
+    InvalidRequestError,
+    PermissionDeniedError,
+    RateLimitError,
+    RentGPUError,
+    ServerError,
+    TransportError,
+    UnexpectedResponseError,
+)
+
+__all__ = ["CreateOutcome", "outcome_of"]
+
+
+class CreateOutcome(Enum):
+    """What came of a create that failed."""
+
+    UNCLEAR = "the service may have acted on it"
+    MACHINE = "this machine cannot be had; another may"
+    HOPELESS = "it was refused or not sent, and no other machine would cure that"
+
+
+_ABOUT_THE_ACCOUNT = (AuthenticationError, InsufficientBalanceError, RateLimitError)
+_MACHINE_WORDS = re.compile(
+    r"\b(node|machine|gpus?|stock|capacity|available|unavailable|busy|offline|resources?)\b", re.IGNORECASE
+)
+_OTHER_WORDS = re.compile(r"\b(auth|image|template|payment|balance|token|name|key)\b", re.IGNORECASE)
+_REQUEST_TIMEOUT = 408
+
+
+def outcome_of(error: RentGPUError, node_name: str) -> CreateOutcome:
+    """Judge a create's error.
+
+    The service documents no error but 422, so its words count where they are about the machine, or clearly about something
+    else. A refusal that says neither may be the machine's.
+    """
+    if _may_have_acted(error):
+        return CreateOutcome.UNCLEAR
+    if not isinstance(error, APIStatusError) or isinstance(error, _ABOUT_THE_ACCOUNT):
+        return CreateOutcome.HOPELESS
+    return CreateOutcome.MACHINE if _is_about_the_machine(error, node_name) else CreateOutcome.HOPELESS
+
+
+def _may_have_acted(error: RentGPUError) -> bool:
+    if isinstance(error, TransportError):
+        return error.maybe_processed
+    if isinstance(error, APIStatusError) and error.status == _REQUEST_TIMEOUT:
+        return True
+    return isinstance(error, (ServerError, UnexpectedResponseError))
+
+
+def _is_about_the_machine(error: APIStatusError, node_name: str) -> bool:
+    if node_name in error.message:
+        return True
+    if isinstance(error, InvalidRequestError) and error.fields:
+        return any("node_name" in field.loc or "gpu" in field.loc for field in error.fields)
+    if _MACHINE_WORDS.search(error.message):
+        return True
+    return not isinstance(error, PermissionDeniedError) and not _OTHER_WORDS.search(error.message)

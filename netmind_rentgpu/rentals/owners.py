@@ -1,0 +1,123 @@
+"""Whose a rental is: a process, on a machine, since a boot. Whoever is not provably dead is alive.
+
+The test itself is pure; this module reads `/proc` where there is one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import uuid
+from collections.abc import Callable
+from enum import Enum
+from functools import cache
+from pathlib import Path
+
+import attrs
+
+__all__ = ["Owner", "Sight", "is_provably_dead", "see_process", "this_process"]
+
+
+class Sight(Enum):
+    """What can be seen of a process."""
+
+    GONE = "there is no such process"
+    UNKNOWN = "it cannot be told"
+
+
+@attrs.frozen
+class Owner:
+    """A process that nothing else can be taken for. What cannot be told of it is empty.
+
+    Attributes:
+        machine: a fingerprint of what tells this machine from others.
+        boot: of its kernel.
+        namespace: in which `process_id` is counted.
+        started: when the process was, as the kernel counts it.
+    """
+
+    machine: str
+    boot: str
+    namespace: str
+    process_id: int
+    started: str
+
+
+def is_provably_dead(owner: Owner, here: Owner, see: Callable[[int], str | Sight]) -> bool:
+    """Tell whether an owner can have survived.
+
+    Args:
+        here: who asks.
+        see: returns when a process was started, as seen from `here`, or why that cannot be told.
+    """
+    if not owner.machine or owner.machine != here.machine:
+        return False
+    if owner.boot and here.boot and owner.boot != here.boot:
+        return True
+    if owner.namespace != here.namespace:
+        return False
+    seen = see(owner.process_id)
+    if isinstance(seen, Sight):
+        return seen is Sight.GONE
+    return bool(owner.started) and seen != owner.started
+
+
+def this_process() -> Owner:
+    """Return who we are."""
+    return _process(os.getpid())
+
+
+@cache
+def _process(process_id: int) -> Owner:
+    started = see_process(process_id)
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        namespace = ""
+    return Owner(
+        machine=_machine(),
+        boot=_text("/proc/sys/kernel/random/boot_id"),
+        namespace=namespace,
+        process_id=process_id,
+        started="" if isinstance(started, Sight) else started,
+    )
+
+
+def see_process(process_id: int) -> str | Sight:
+    """Return when a process was started; it may be gone, or hidden from us."""
+    try:
+        status = Path(f"/proc/{process_id}/stat").read_bytes()
+    except OSError:
+        return _exists(process_id)
+    # The name, in parentheses, may hold anything. What is dead but not collected yet has nothing under way any more.
+    fields = status.rpartition(b")")[2].split()
+    return Sight.GONE if fields[0] in (b"Z", b"X") else fields[19].decode()
+
+
+def _exists(process_id: int) -> Sight:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return Sight.GONE
+    except OSError:
+        pass
+    return Sight.UNKNOWN
+
+
+def _machine() -> str:
+    """Tell machines apart. Copies of one disk have one machine-id, and so do containers of one image."""
+    marks = [_text("/etc/machine-id"), platform.node()]
+    if not marks[0]:
+        number = uuid.getnode()
+        if number >> 40 & 1:  # made up, since no network card could be found
+            return ""
+        marks[0] = f"{number:x}"
+    return hashlib.blake2s("\n".join(marks).encode(), digest_size=8).hexdigest()
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""

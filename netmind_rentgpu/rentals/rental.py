@@ -1,0 +1,394 @@
+"""`AsyncRental`: one machine, from the choice of it until it is surely gone."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
+from decimal import Decimal
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import attrs
+
+from netmind_rentgpu.errors import (
+    BudgetExceededError,
+    ClientStateError,
+    NotFoundError,
+    ReleaseError,
+    RentalEndedError,
+    RentalExpiredError,
+    RentGPUError,
+    SSHError,
+)
+from netmind_rentgpu.models import Container, Machine
+from netmind_rentgpu.rentals.block import Alarm, Block
+from netmind_rentgpu.rentals.desk import Desk, now
+from netmind_rentgpu.rentals.ends import noted
+from netmind_rentgpu.rentals.hold import Begin, Hold, Taken
+from netmind_rentgpu.rentals.line import Line
+from netmind_rentgpu.rentals.owners import this_process
+from netmind_rentgpu.rentals.records import RentalRecord
+from netmind_rentgpu.shielding import surely
+
+if TYPE_CHECKING:
+    from netmind_rentgpu.ssh.results import CommandResult
+    from netmind_rentgpu.ssh.shell import AsyncShell
+
+__all__ = ["AsyncRental"]
+
+_SECONDS_IN_AN_HOUR = 3600
+
+
+class AsyncRental:
+    """A rented machine: `async with gpu.rent(...) as rental: ...`. It is deleted when the block is left, however that is.
+
+    It is rented when the block is entered, and usable then: its SSH server has let us in. Several tasks may use it. When its
+    time is up, or its budget spent, it is deleted whatever the block does; the task that entered the block is cancelled, and
+    the block raises `RentalExpiredError` or `BudgetExceededError`, as every later use of the rental does.
+
+    No cancel scope or task group is open while the block runs, so that it may be entered and left by different tasks. Before
+    it is entered there is nothing to tell: its attributes raise `ClientStateError`.
+    """
+
+    def __init__(self, desk: Desk, begin: Begin, *, timeout: float, give_back: str | None = None) -> None:
+        """Prepare; nothing is rented before it is entered.
+
+        Args:
+            begin: rents what is wanted.
+            timeout: seconds in which it has to let us in.
+            give_back: the name of a detached rental that stays detached if it cannot be entered.
+        """
+        self._desk = desk
+        self._begin = begin
+        self._timeout = timeout
+        self._give_back = give_back
+        self._hold = Hold(desk)
+        self._process = os.getpid()
+        self._taken: Taken | None = None
+        self._entering = False
+        self._line = Line(desk.shell_on)
+        self._over = ""
+        self._cause: tuple[type[RentalEndedError], str] | None = None
+        self._releasing: asyncio.Task[ReleaseError | None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._alarm = Alarm(self._ring)
+        self._released = asyncio.Event()
+        self._ended_at: datetime | None = None
+        self._block: Block | None = None
+
+    @property
+    def name(self) -> str:
+        """The container's name, which is the rental's in the state file, too."""
+        return self._had.record.name
+
+    @property
+    def container(self) -> Container:
+        """The container, as it was when it let us in."""
+        return self._had.container
+
+    @property
+    def machine(self) -> Machine:
+        """The machine, as it was listed; of one that was attached to, only its `node_name` is known."""
+        return self._had.machine
+
+    @property
+    def hourly_price(self) -> Decimal | None:
+        """What an hour costs, by the price that the machine was listed with; None where that could not be read."""
+        return self._had.record.hourly_price
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When it is deleted at the latest, as its time or its budget allows; None for what is to be kept."""
+        return self._had.record.expires_at
+
+    @property
+    def spent(self) -> Decimal | None:
+        """About what it has cost until now, by its listed price and its time; None where the price could not be read.
+
+        The service has no call that tells what a container costs.
+        """
+        record = self._had.record
+        if record.hourly_price is None:
+            return None
+        seconds = ((self._ended_at or now()) - record.intended_at).total_seconds()
+        return record.hourly_price * Decimal(str(max(0.0, seconds))) / _SECONDS_IN_AN_HOUR
+
+    @property
+    def shell(self) -> AsyncShell:
+        """The shell on its container, for what `run` does not do. Where its connection was lost, `run` makes another.
+
+        Raises:
+            RentalEndedError: the rental is over, and not because it was left.
+            ClientStateError: it was not entered yet, was left, or was detached.
+        """
+        self._check()
+        if self._line.shell is None:
+            raise ClientStateError("this rental has no shell yet")
+        return self._line.shell
+
+    async def run(
+        self,
+        command: str,
+        *,
+        check: bool = False,
+        timeout: float | None = None,
+        environment: Mapping[str, str] | None = None,
+        input: str | bytes | None = None,  # noqa: A002  # as subprocess calls it
+        max_output: int = 16 * 1024 * 1024,
+    ) -> CommandResult:
+        """Run a command in the login's shell, and wait for it: `shell.run`, over another connection if one was lost.
+
+        Args:
+            check: raise where it does not end with status 0.
+            timeout: seconds for all of it; None for no limit.
+            environment: variables for it. They stand on no command line.
+            input: what it reads; nothing where it is None. A text goes as UTF-8.
+            max_output: how many bytes to keep, of each of what it writes and what it writes as errors; of more, the end is.
+
+        Raises:
+            RentalEndedError: the rental is over: its time or its budget was up, or its container is gone or lets nobody in.
+            SSHTimeoutError: it took too long; `result` is what it had written.
+            SSHError: `check` and it failed; it could not be started; or the connection was lost.
+            InvalidArgumentError: an argument that cannot be used.
+            ClientStateError: it was not entered yet, was left, or was detached.
+        """
+        shell = await self._usable_shell()
+        try:
+            return await shell.run(
+                command, check=check, timeout=timeout, environment=environment, input=input, max_output=max_output
+            )
+        except (SSHError, ClientStateError) as error:
+            if self._cause is None and isinstance(error, SSHError) and error.stage == "connection":
+                await self._examine(self._had)
+            if self._cause is not None:
+                raise self._ended() from error
+            raise
+
+    async def detach(self) -> RentalRecord:
+        """Leave it running until its expiry: nobody deletes it before, unless it is attached to again and left.
+
+        Whoever runs `rentals.reap()` after its expiry deletes it; with nobody to do so, it goes on, and costs. This object
+        is done with it.
+
+        Returns:
+            What the state file knows of it; `rentals.attach` takes it.
+
+        Raises:
+            LedgerError: that could not be put on record; it is still to be deleted when the block is left.
+            RentalEndedError: it is over already.
+            ClientStateError: it was not entered yet, was left, detached, or is kept anyway.
+        """
+        self._check()
+        record = self._had.record
+        if self._had.kept:
+            raise ClientStateError("this rental is kept: nobody deletes it anyway")
+        await self._desk.ledger.detach(record.name, self.container.id)
+        self._over = "it was detached"
+        self._hold.disown(record.name)
+        await surely(self._start_release())
+        return attrs.evolve(record, stage="detached", owner=None)
+
+    async def close(self) -> None:
+        """Delete it, as leaving the block does. Closing twice is closing once.
+
+        Raises:
+            ReleaseError: it could not be deleted, and stays on record.
+            ClientStateError: it was entered in another event loop.
+        """
+        self._over = self._over or "it was closed"
+        if self._process != os.getpid() or self._block is None:
+            return
+        if self._entering:
+            # Whoever is about to rent has to know what of it was done.
+            self._block.cut_short("this rental is closed")
+            await self._released.wait()
+        releasing = self._start_release()
+        await surely(releasing, cancelled=self._hold.hurry)
+        if (problem := releasing.result()) is not None:
+            raise problem
+
+    async def __aenter__(self) -> Self:
+        if self._over or self._block is not None:
+            raise self._unusable() if self._over else ClientStateError("a rental is entered once; make another")
+        self._block = Block()
+        self._desk.enter(self)
+        self._entering = True
+        try:
+            self._taken = await self._begin(self._hold)
+            self._arm()
+            await self._make_ready(self._taken)
+        except BaseException as error:
+            if self._give_back is not None and self._cause is None:
+                await self._return_it(self._give_back)
+            await self._leave(error)
+            raise
+        finally:
+            self._entering = False
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # What a forked child inherits is its parent's.
+        if self._process == os.getpid():
+            await self._leave(error)
+
+    def __copy__(self) -> Self:
+        """Return what this is elsewhere, as in a forked child: nothing."""
+        other = type(self)(self._desk, self._begin, timeout=self._timeout)
+        other._over = self._over or "it belongs to another process"  # noqa: SLF001  # one of our own
+        other._taken = self._taken  # noqa: SLF001  # one of our own
+        return other
+
+    def __repr__(self) -> str:
+        if self._taken is None:
+            return f"<{type(self).__name__}: nothing is rented yet>"
+        state = "over" if self._over or self._cause else "rented"
+        record = self._taken.record
+        return f"<{type(self).__name__} {record.name} on {record.node_name}, container {record.container_id}: {state}>"
+
+    def __reduce__(self) -> str:
+        raise TypeError(
+            "a rental is its process's own and cannot be pickled; rentals.attach takes one that was detached"
+        )
+
+    async def _make_ready(self, taken: Taken) -> None:
+        record, containers = taken.record, self._desk.containers
+        container = await containers.wait_ready(taken.container.id, timeout=self._timeout)
+        await self._line.open(container, self._timeout)
+        if taken.kept:
+            # From now on it is the user's own. Without this it would be deleted once we are gone.
+            await self._desk.ledger.close([record.name])
+            self._hold.disown(record.name)
+        else:
+            await noted(self._desk.ledger.ready(record.name, container.id))
+        self._taken = attrs.evolve(taken, container=container)
+
+    @property
+    def _had(self) -> Taken:
+        if self._taken is None:
+            raise self._unusable()
+        return self._taken
+
+    def _unusable(self) -> ClientStateError:
+        return ClientStateError(
+            f"this rental cannot be used: {self._over or 'it is not entered yet, which async with does'}"
+        )
+
+    def _ended(self) -> RentalEndedError:
+        kind, text = self._cause or (RentalEndedError, "this rental is over")
+        record = self._had.record
+        return kind(text, name=record.name, container_id=record.container_id)
+
+    def _check(self) -> None:
+        if self._cause is not None:
+            raise self._ended()
+        if self._over or self._taken is None:
+            raise self._unusable()
+
+    async def _usable_shell(self) -> AsyncShell:
+        self._check()
+        had = self._had
+        try:
+            return await self._line.usable(lambda: self._examine(had))
+        except SSHError as error:
+            self._check()
+            text = f"{self.name} does not let us in any more, if it still runs: {error}"
+            raise RentalEndedError(text, name=had.record.name, container_id=had.record.container_id) from error
+
+    async def _examine(self, had: Taken) -> Container:
+        """See whether the container is still there.
+
+        Raises:
+            RentalEndedError: it is not.
+        """
+        try:
+            container = await self._desk.containers.get(had.container.id)
+        except NotFoundError as error:
+            self._cause = RentalEndedError, f"the container of {had.record.name}, {had.container.id}, is gone"
+            raise self._ended() from error
+        except RentGPUError:
+            return had.container
+        self._taken = attrs.evolve(had, container=container)
+        return container
+
+    def _arm(self) -> None:
+        moments = (self._had.record.expires_at, self._hold.certain_at)
+        self._alarm.set([moment for moment in moments if moment is not None and self._releasing is None])
+
+    def _ring(self) -> None:
+        """Look at the time, which may have come."""
+        had, moment = self._had, now()
+        if self._releasing is not None or self._process != os.getpid():
+            return
+        expires_at, certain_at = had.record.expires_at, self._hold.certain_at
+        if expires_at is not None and moment >= expires_at:
+            self._cause = (
+                (BudgetExceededError, f"the budget of {had.record.name} is spent")
+                if had.by_budget
+                else (RentalExpiredError, f"the time of {had.record.name} is up")
+            )
+            self._start_release()
+            if self._block is not None:
+                self._block.cut_short(f"{self!r} is over")
+            return
+        if certain_at is not None and moment >= certain_at and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.get_running_loop().create_task(self._hold.look_again())
+        self._arm()
+
+    def _start_release(self) -> asyncio.Task[ReleaseError | None]:
+        if self._releasing is None:
+            self._alarm.stop()
+            self._ended_at = now()
+            self._releasing = asyncio.get_running_loop().create_task(self._release())
+        return self._releasing
+
+    async def _release(self) -> ReleaseError | None:
+        try:
+            return await self._hold.let_go()
+        finally:
+            self._desk.leave(self)
+            self._released.set()
+            await self._line.close()
+
+    async def _return_it(self, name: str) -> None:
+        """Let what was detached be detached again."""
+        self._hold.disown(name)
+        returning = asyncio.get_running_loop().create_task(noted(self._desk.ledger.give_back(name, this_process())))
+        with suppress(asyncio.CancelledError):
+            await surely(returning)
+
+    async def _leave(self, error: BaseException | None) -> None:
+        """Release it, whoever cancels that; raise what the one who leaves has to know.
+
+        Raises:
+            RentalEndedError: it was ended before, and cut the block short.
+            ReleaseError: it could not be deleted, and nothing else is wrong.
+            CancelledError: somebody else cancelled meanwhile.
+        """
+        releasing = self._start_release()
+        cancellation: BaseException | None = None
+        try:
+            await surely(releasing, cancelled=self._hold.hurry)
+            if self._block is not None:
+                await self._block.let_cancellation_come()
+        except asyncio.CancelledError as cancelled:
+            cancellation = cancelled
+        thrown = cancellation or error
+        problem = releasing.result()
+        if problem is not None and thrown is not None:
+            thrown.add_note(str(problem))
+        cut_short = self._block is not None and self._block.was_cut_short()
+        if thrown is None or (cut_short and isinstance(thrown, asyncio.CancelledError)):
+            if self._cause is not None:
+                raise self._ended() from thrown
+            if cut_short:
+                raise self._unusable() from thrown
+        elif cancellation is not None:
+            raise cancellation
+        self._over = self._over or "it was left"
+        if problem is not None and thrown is None:
+            raise problem

@@ -1,0 +1,103 @@
+"""`client.rentals`: what was rented, whichever process did that."""
+
+from __future__ import annotations
+
+import logging
+
+from netmind_rentgpu.errors import InvalidArgumentError, LedgerError, NotFoundError, RentalEndedError
+from netmind_rentgpu.models import Machine
+from netmind_rentgpu.rentals.desk import Desk, now
+from netmind_rentgpu.rentals.hold import Hold, Taken
+from netmind_rentgpu.rentals.names import is_same_name
+from netmind_rentgpu.rentals.owners import this_process
+from netmind_rentgpu.rentals.reaper import reap, reap_by_name
+from netmind_rentgpu.rentals.records import ReapReport, RentalRecord
+from netmind_rentgpu.rentals.rental import AsyncRental
+from netmind_rentgpu.resources import arguments
+from netmind_rentgpu.waiting.waits import checked_timeout
+
+__all__ = ["AsyncRentals"]
+
+logger: logging.Logger = logging.getLogger("netmind_rentgpu")
+
+
+class AsyncRentals:
+    """`client.rentals`: what the state file knows to be rented by this account, whichever process did that."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def open(self) -> list[RentalRecord]:
+        """Return what the state file knows to be rented, or that may be, the oldest first. The service is not asked.
+
+        Raises:
+            LedgerError: the state file cannot be used.
+        """
+        return await self._desk.ledger.open()
+
+    async def reap(self, *, wait: bool = False, by_name: bool = False) -> ReapReport:
+        """Delete what was rented and nobody alive owns: its process is provably dead, or its time is up.
+
+        To be run by whoever comes next: a cron job, the next start of a program. The first `rent` of a client does it, too.
+        A process is known to be dead only on its own machine; elsewhere its rentals are left until their time is up.
+
+        Args:
+            wait: look for what is in doubt until it is certain that it will not turn up: up to `create_lag` and `list_lag`
+                of the profile, and where a process was killed in the midst of a create its longest time as well.
+            by_name: go by the containers' names alone, without the state file: what has a name of ours whose expiry has
+                passed is deleted, whoever made it.
+
+        Returns:
+            What was deleted, what is in doubt, and what could not be deleted.
+
+        Raises:
+            LedgerError: the state file cannot be used (not with `by_name`).
+            RentGPUError: with `by_name`, the list of containers could not be read.
+        """
+        return await (reap_by_name(self._desk) if by_name else reap(self._desk, wait=wait))
+
+    def attach(self, rental: RentalRecord | str, *, timeout: float = 600) -> AsyncRental:
+        """Return a rental that was detached, to be entered by `async with`: it is deleted when that block is left.
+
+        If it cannot be entered, it stays detached.
+
+        Args:
+            rental: what `detach` or `open` returned, or its name.
+            timeout: seconds in which it has to let us in.
+
+        Raises:
+            InvalidArgumentError: an argument that cannot be used; when it is entered, there is no such detached rental, or
+                no longer.
+            RentalEndedError: when it is entered, its container is gone.
+            LedgerError: when it is entered, the state file cannot be used.
+            RentGPUError: when it is entered, any other of the client's errors.
+        """
+        name = rental.name if isinstance(rental, RentalRecord) else arguments.text("rental", rental)
+
+        async def begin(hold: Hold) -> Taken:
+            return await self._take(name, hold)
+
+        return AsyncRental(self._desk, begin, timeout=checked_timeout(timeout), give_back=name)
+
+    async def _take(self, name: str, hold: Hold) -> Taken:
+        """Take over a rental that was detached."""
+        record = await self._desk.ledger.take(name, this_process(), now())
+        if record is None or record.container_id is None:
+            raise InvalidArgumentError("rental", f"no rental called {name} is detached, or its time is up")
+        hold.adopt(record)
+        try:
+            container = await self._desk.containers.get(record.container_id)
+        except NotFoundError as error:
+            raise await self._gone(record, hold) from error
+        if container.name not in (None, record.shown_name) and not is_same_name(name, container.name):
+            raise await self._gone(record, hold)
+        return Taken(record=record, container=container, machine=Machine(node_name=record.node_name))
+
+    async def _gone(self, record: RentalRecord, hold: Hold) -> RentalEndedError:
+        hold.disown(record.name)
+        try:
+            await self._desk.ledger.close([record.name])
+        except LedgerError as problem:
+            logger.warning("%s is gone, and still on record: %s", record.name, problem)
+        text = f"the container of {record.name}, {record.container_id}, is gone"
+        return RentalEndedError(text, name=record.name, container_id=record.container_id)
