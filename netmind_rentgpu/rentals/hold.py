@@ -1,7 +1,8 @@
 """What one rental has, or may have, on the service: creates, one at a time, each on record before it is sent.
 
-A create whose answer was lost is settled before another follows. Letting go deletes all there is; what cannot be deleted, or
-may still turn up, stays on record.
+A create whose answer was lost is settled before another follows. One that was refused is taken for that, and looked for all
+the same before its record is struck out: what answers may not be what acts. Letting go deletes all there is; what cannot be
+deleted, or may still turn up, stays on record.
 """
 
 from __future__ import annotations
@@ -78,13 +79,17 @@ class _Try:
 
     Attributes:
         creating: the create, once it was sent.
-        certain_at: where it was looked for and not found, until when it may still turn up.
+        certain_at: where it was refused, or looked for and not found, until when it may still turn up.
+        refused: the service has said that it did not act.
+        claiming: its GPUs count as taken.
     """
 
     record: RentalRecord
     creating: asyncio.Task[Container] | None = None
     container_id: int | None = None
     certain_at: datetime | None = None
+    refused: bool = False
+    claiming: bool = True
 
 
 class Hold:
@@ -123,7 +128,7 @@ class Hold:
             if isinstance(taken, tuple):
                 return (*taken, offer)
             refusals[offer.machine.node_name] = MachineRefusal(machine=offer.machine, error=taken)
-            if sum(one.certain_at is not None for one in self._tries) >= _MOST_DOUBTS:
+            if sum(one.certain_at is not None and not one.refused for one in self._tries) >= _MOST_DOUBTS:
                 raise taken
         raise self._none(offers, refusals)
 
@@ -186,8 +191,8 @@ class Hold:
                     return error
                 container = found[0]
             else:
-                await self._strike(one)
-                if outcome is CreateOutcome.HOPELESS:
+                await self._take_refusal(one, outcome)
+                if outcome is not CreateOutcome.MACHINE:
                     desk.supplies.forget()
                     raise
                 desk.market.set_aside(node_name, offer.gpus, error)
@@ -258,6 +263,16 @@ class Hold:
                     await self._hurried.wait()
             pause = min(_LONGEST_PAUSE, pause * 1.5)
 
+    async def _take_refusal(self, one: _Try, outcome: CreateOutcome) -> None:
+        """Take in that the service did not act, and look for it later all the same, unless it cannot have."""
+        if outcome is CreateOutcome.NOTHING:
+            await self._strike(one)
+            return
+        self._unclaim(one)
+        one.refused = True
+        one.certain_at = now() + self._desk.doubt
+        await noted(self._desk.ledger.doubt(one.record.name, one.certain_at))
+
     async def _look_for(self, name: str) -> list[Container]:
         return [container for container in await self._desk.roll.call() if is_same_name(name, container.name)]
 
@@ -309,10 +324,13 @@ class Hold:
         if not creating.cancelled() and error is None:
             one.container_id = creating.result().id
             return True
-        if isinstance(error, RentGPUError) and outcome_of(error, one.record.node_name) is not CreateOutcome.UNCLEAR:
+        outcome = outcome_of(error, one.record.node_name) if isinstance(error, RentGPUError) else CreateOutcome.UNCLEAR
+        if outcome is CreateOutcome.NOTHING:
             return True
+        if outcome is not CreateOutcome.UNCLEAR and one.certain_at is None:
+            with suppress(asyncio.CancelledError):
+                await self._take_refusal(one, outcome)
         if one.certain_at is not None:
-            # It was looked for before.
             with suppress(RentGPUError):
                 return await insist(lambda: self._look_once(one), cancelled=self.hurry)
             return False
@@ -334,7 +352,7 @@ class Hold:
             await noted(self._desk.ledger.abandon(record.name, one.container_id))
         finally:
             self._forget(one)
-        if one.container_id is None:
+        if one.container_id is None and not one.refused:
             logger.warning(
                 "%s may still come to exist on %s: what came of its create is not known; it is on record, for reap",
                 record.name,
@@ -358,6 +376,11 @@ class Hold:
         if one in self._tries:
             self._tries.remove(one)
             self._desk.let_go(one.record.name)
+            self._unclaim(one)
+
+    def _unclaim(self, one: _Try) -> None:
+        if one.claiming:
+            one.claiming = False
             self._desk.market.claimed[one.record.node_name] -= one.record.gpus
 
 

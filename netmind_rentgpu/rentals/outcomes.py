@@ -24,12 +24,13 @@ __all__ = ["CreateOutcome", "outcome_of"]
 class CreateOutcome(Enum):
     """What came of a create that failed."""
 
+    NOTHING = "it was not sent, or turned away before anything was done"
     UNCLEAR = "the service may have acted on it"
     MACHINE = "this machine cannot be had; another may"
-    HOPELESS = "it was refused or not sent, and no other machine would cure that"
+    HOPELESS = "it was refused, and no other machine would cure that"
 
 
-_ABOUT_THE_ACCOUNT = (AuthenticationError, InsufficientBalanceError, RateLimitError)
+_ABOUT_THE_ACCOUNT = (AuthenticationError, InsufficientBalanceError)
 _MACHINE_WORDS = re.compile(
     r"\b(node|machine|gpus?|stock|capacity|available|unavailable|busy|offline|resources?)\b", re.IGNORECASE
 )
@@ -45,7 +46,9 @@ def outcome_of(error: RentGPUError, node_name: str) -> CreateOutcome:
     """
     if _may_have_acted(error):
         return CreateOutcome.UNCLEAR
-    if not isinstance(error, APIStatusError) or isinstance(error, _ABOUT_THE_ACCOUNT):
+    if not isinstance(error, APIStatusError) or isinstance(error, RateLimitError):
+        return CreateOutcome.NOTHING
+    if isinstance(error, _ABOUT_THE_ACCOUNT):
         return CreateOutcome.HOPELESS
     return CreateOutcome.MACHINE if _is_about_the_machine(error, node_name) else CreateOutcome.HOPELESS
 
