@@ -18,8 +18,9 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
+import anyio
 import attrs
 
 LONGEST = 60.0
@@ -35,6 +36,7 @@ class Job:
         act: `rent`, or `reap`.
         kind, n: at which point it is killed; nowhere where `n` is 0.
         cancel_at: the steps of its loop at which its main task is cancelled.
+        scope: not that task, but a scope of anyio's around it.
         profile: fields of its ServiceProfile.
     """
 
@@ -45,6 +47,7 @@ class Job:
     kind: str = KINDS[0]
     n: int = 0
     cancel_at: tuple[int, ...] = ()
+    scope: bool = False
     profile: dict[str, Any] = attrs.field(factory=dict)
 
 
@@ -68,7 +71,7 @@ class Outcome:
 class Forge:
     """The process that forks; to be used in `async with`."""
 
-    async def __aenter__(self) -> Forge:
+    async def __aenter__(self) -> Self:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, __file__, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=environment
@@ -135,12 +138,12 @@ def _watch(points: _Points) -> None:
 
 def _loop(points: _Points, cancel_at: tuple[int, ...]) -> asyncio.AbstractEventLoop:
     class Loop(asyncio.SelectorEventLoop):
-        main: asyncio.Task[Any] | None = None
+        cancel: Callable[[], object] = staticmethod(lambda: None)
 
         def _run_once(self) -> None:
             points.reach("loop step")
-            if points.counts["loop step"] in cancel_at and self.main is not None:
-                self.main.cancel()
+            if points.counts["loop step"] in cancel_at:
+                self.cancel()
             super()._run_once()  # type: ignore[misc]
 
     return Loop()
@@ -168,11 +171,13 @@ async def _act(job: Job) -> dict[str, list[str]]:
                 "doubtful": [record.name for record in report.doubtful],
                 "failed": [f"{name}: {error}" for name, error in report.failed],
             }
-        loop = asyncio.get_running_loop()
-        if hasattr(loop, "main"):
-            loop.main = asyncio.current_task()
-        async with gpu.rent(image="PyTorch 2.4", timeout=2) as rental:
-            await rental.run("true")
+        with anyio.CancelScope() as scope:
+            task = asyncio.current_task()
+            assert task is not None
+            loop: Any = asyncio.get_running_loop()
+            loop.cancel = scope.cancel if job.scope else task.cancel
+            async with gpu.rent(image="PyTorch 2.4", timeout=2) as rental:
+                await rental.run("true")
     return {}
 
 
@@ -183,7 +188,7 @@ def _child(job: Job, told: int) -> None:
     try:
         with asyncio.Runner(loop_factory=lambda: _loop(points, job.cancel_at)) as runner:
             report = runner.run(_act(job))
-    except (Exception, asyncio.CancelledError) as raised:
+    except (Exception, asyncio.CancelledError) as raised:  # noqa: BLE001  # told to who asked
         error = f"{type(raised).__name__}: {raised}"
     outcome = Outcome(killed=False, counts=dict(points.counts), error=error, report=report)
     os.write(told, json.dumps(attrs.asdict(outcome)).encode())
