@@ -7,7 +7,15 @@ import logging
 from collections.abc import Awaitable
 from contextlib import suppress
 
-from netmind_rentgpu.errors import AuthenticationError, LedgerError, PermissionDeniedError, RentGPUError
+from netmind_rentgpu.errors import (
+    AuthenticationError,
+    ConflictError,
+    InvalidRequestError,
+    LedgerError,
+    NotFoundError,
+    PermissionDeniedError,
+    RentGPUError,
+)
 from netmind_rentgpu.rentals.desk import Desk
 from netmind_rentgpu.settings import Timeouts
 from netmind_rentgpu.shielding import insist
@@ -17,19 +25,26 @@ __all__ = ["delete_surely", "noted"]
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 _LONGEST_DELETION = 60.0
+# What a service may answer to a delete of what is gone: it is not documented.
+_MAYBE_GONE = (NotFoundError, ConflictError, InvalidRequestError)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 
 
 async def delete_surely(desk: Desk, container_id: int, hurried: asyncio.Event | None = None) -> RentGPUError | None:
-    """Delete a container, in several attempts if need be; return why that failed. One that is not there is done with."""
+    """Delete a container, in several attempts if need be; return why that failed.
+
+    One that is said not to be there is asked for, too: whoever says so may be wrong, and it would cost for ever.
+    """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + _LONGEST_DELETION
     patience = _patience(desk.timeouts)
     pause = _FIRST_PAUSE
     while True:
         try:
-            await insist(lambda: desk.containers.delete(container_id, missing_ok=True, timeout=patience))
+            await insist(lambda: desk.containers.delete(container_id, timeout=patience))
         except RentGPUError as error:
+            if isinstance(error, _MAYBE_GONE) and await insist(lambda: _is_gone(desk, container_id, patience)):
+                return None
             hopeless = isinstance(error, (AuthenticationError, PermissionDeniedError))
             if hopeless or loop.time() + pause > deadline or (hurried is not None and hurried.is_set()):
                 return error
@@ -38,6 +53,16 @@ async def delete_surely(desk: Desk, container_id: int, hurried: asyncio.Event | 
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(pause)
         pause = min(_LONGEST_PAUSE, pause * 2)
+
+
+async def _is_gone(desk: Desk, container_id: int, patience: Timeouts) -> bool:
+    try:
+        await desk.containers.get(container_id, timeout=patience)
+    except NotFoundError:
+        return True
+    except RentGPUError:
+        pass
+    return False
 
 
 def _patience(timeouts: Timeouts) -> Timeouts:

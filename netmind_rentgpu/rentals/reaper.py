@@ -90,22 +90,23 @@ async def _delete_recorded(desk: Desk, record: RentalRecord, findings: _Findings
     container_id = record.container_id
     if container_id is None:
         return
+    gone, shown = False, None
     try:
         async with findings.turns:
-            container = await desk.containers.get(container_id)
+            shown = (await desk.containers.get(container_id)).name
     except NotFoundError:
-        findings.gone.append(record.name)
-        await _close(desk, record, findings)
-        return
+        gone = True
     except RentGPUError as error:
         findings.failed.append((record.name, error))
         return
-    if container.name not in (None, record.shown_name) and not is_same_name(record.name, container.name):
+    if shown not in (None, record.shown_name) and not is_same_name(record.name, shown):
         logger.warning("container %d is not %s any more; it is left alone", container_id, record.name)
+        gone = True
+    elif not await _delete(desk, record.name, container_id, findings, gone=gone):
+        return
+    if gone:
         findings.gone.append(record.name)
-        await _close(desk, record, findings)
-    elif await _delete(desk, record.name, container_id, findings):
-        await _close(desk, record, findings)
+    await _close(desk, record, findings)
 
 
 async def _look_for(
@@ -145,11 +146,17 @@ async def _delete_found(desk: Desk, record: RentalRecord, found: Sequence[Contai
     return all(ended)
 
 
-async def _delete(desk: Desk, name: str, container_id: int, findings: _Findings) -> bool:
+async def _delete(desk: Desk, name: str, container_id: int, findings: _Findings, *, gone: bool = False) -> bool:
+    """Delete a container; tell whether that is done.
+
+    Args:
+        gone: it is said to be gone, which is to be made sure of.
+    """
     async with findings.turns:
         error = await delete_surely(desk, container_id)
     if error is None:
-        findings.deleted.append(name)
+        if not gone:
+            findings.deleted.append(name)
         return True
     findings.failed.append((name, error))
     return False

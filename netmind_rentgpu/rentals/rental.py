@@ -383,7 +383,8 @@ class AsyncRental:
             thrown.add_note(str(problem))
         cut_short = self._block is not None and self._block.was_cut_short()
         if thrown is None or (cut_short and isinstance(thrown, asyncio.CancelledError)):
-            if self._cause is not None:
+            # Whoever found out that it is gone knows that.
+            if self._cause is not None and self._cause[0] is not RentalEndedError:
                 raise self._ended() from thrown
             if cut_short:
                 raise self._unusable() from thrown

@@ -141,7 +141,7 @@ class Renting:
                 "image", f"must be an id, a name, a label or an Image, not {type(image).__name__}"
             )
         if isinstance(auth, str):
-            arguments.password(auth)
+            arguments.password(auth, "auth")
         elif auth is not None and not isinstance(auth, (int, Auth)):
             raise InvalidArgumentError("auth", f"must be an id, a password, an Auth or None, not {type(auth).__name__}")
         desired = attrs.evolve(wish, needs=attrs.evolve(wish.needs, priced=limit is not None))
@@ -151,13 +151,16 @@ class Renting:
 
         async def begin(hold: Hold) -> Taken:
             await self._reap_first()
-            desk = self._desk
-            image_id = await desk.supplies.image_id(image)
-            auth_id = await desk.supplies.auth_id(auth)
+            supplies = self._desk.supplies
+            order = Order(
+                image_id=await supplies.image_id(image),
+                auth_id=await supplies.auth_id(auth),
+                payment_type=wish.payment_type,
+                allowance=allowance,
+            )
             offers, excuse = await self._ranked(desired)
             if not offers:
                 raise NoMachineError(excuse)
-            order = Order(image_id=image_id, auth_id=auth_id, payment_type=wish.payment_type, allowance=allowance)
             record, container, offer = await hold.take(offers, order)
             return Taken(
                 record=record,

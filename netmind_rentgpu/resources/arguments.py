@@ -49,11 +49,13 @@ def count(argument: str, value: int, most: int | None = None) -> int:
     return value
 
 
-def password(value: str) -> str:
+def password(value: str, argument: str = "value") -> str:
     """Return an SSH password, documented to be 8 to 32 characters. No error shows it."""
     shortest, longest = PASSWORD_LENGTH
-    if not shortest <= len(text("value", value)) <= longest:
-        raise InvalidArgumentError("value", f"a password has {shortest} to {longest} characters, this one {len(value)}")
+    if not shortest <= len(text(argument, value)) <= longest:
+        raise InvalidArgumentError(
+            argument, f"a password has {shortest} to {longest} characters, this one {len(value)}"
+        )
     return value
 
 
