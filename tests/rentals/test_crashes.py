@@ -170,7 +170,7 @@ async def each_point(site: Site, every: int) -> Counter[str]:
 
 
 async def test_killed_at_any_point(site: Site) -> None:
-    done = await each_point(site, every=1 if ALL else 15)
+    done = await each_point(site, every=1 if ALL else 25)
     print(f"killed at {site.killed} of {done.total()} points: {dict(done)}")
     assert site.killed > done.total() / 2
 
@@ -190,7 +190,7 @@ async def test_under_every_fault(site: Site) -> None:
 async def test_killed_under_faults(site: Site) -> None:
     random = Random(9)
     chosen = [fault for fault in faults() if fault.call in ("create_container", "delete_container")]
-    for _ in range(300 if ALL else 12):
+    for _ in range(300 if ALL else 8):
         fault, kind = random.choice(chosen), random.choice(KINDS)
         most = {"loop step": 170, "before commit": 9, "after commit": 9}.get(kind, 40)
         await site.crash(fault, kind=kind, n=random.randint(most // 2, most))
@@ -202,7 +202,7 @@ async def test_cancelled_at_any_step(site: Site) -> None:
     whole = await site.crash()
     steps = whole.counts["loop step"]
     random = Random(10)
-    for n in range(1, steps, 1 if ALL else 15):
+    for n in range(1, steps, 1 if ALL else 24):
         await site.crash(clean=True, cancel_at=(n,))
         await site.crash(cancel_at=(n, n + random.randint(1, 12)))
         # Whoever is in a cancelled scope of anyio is cancelled again at each wait.

@@ -1,0 +1,68 @@
+"""Rentals in every world that the documentation leaves open."""
+
+from __future__ import annotations
+
+import sqlite3
+from datetime import timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import attrs
+import canaries
+import pytest
+from rented import IMAGE, PROFILE, client
+
+from netmind_rentgpu import NoMachineError, WaitTimeoutError
+from netmind_rentgpu.emulator import Clock, Emulator, Fault, World, preset_names, preset_world
+
+
+@pytest.mark.parametrize("name", preset_names())
+async def test_rented_in_doubt_and_gone(name: str, state: Path) -> None:
+    world = preset_world(name)
+    unreadable = world.ssh == "other text"
+    # Its 20 seconds of lag pass in a fifth of a second of ours.
+    clock = Clock(scale=100)
+    profile = attrs.evolve(PROFILE, authorization=world.token, list_lag=timedelta(seconds=0.6))
+    async with (
+        Emulator(seed=7, boot_seconds=1, token=canaries.TOKEN, ssh=True, world=world, clock=clock) as emulator,
+        client(emulator, state, profile) as gpu,
+    ):
+        # It is found in the list by what is left of its name, and nothing is rented in its place.
+        emulator.faults.add(Fault("drop", call="create_container", when="after"))
+        rental = gpu.rent(image=IMAGE, gpus=2, max_price=Decimal(2), timeout=0.5 if unreadable else 5)
+        if unreadable:
+            with pytest.raises(WaitTimeoutError):
+                await rental.__aenter__()
+        else:
+            async with rental:
+                (charge,) = emulator.running
+                assert charge.container_id == rental.container.id
+                assert (await rental.run("echo hello")).stdout == "hello\n"
+        emulator.assert_nothing_rented()
+        assert len(emulator.requests.of("create_container")) == 1
+        assert await gpu.rentals.open() == []
+
+        # Left by a process that is no more, it is deleted by its record.
+        if not unreadable:
+            async with gpu.rent(image=IMAGE) as rental:
+                await rental.detach()
+            with sqlite3.connect(state) as connection:
+                connection.execute("UPDATE rentals SET expires_at = intended_at")
+            connection.close()
+            report = await gpu.rentals.reap(wait=True)
+            assert report.clean
+            assert report.deleted == (rental.name,)
+            # Who deletes it once more finds that it is gone, however the service says so.
+            await gpu.containers.delete(rental.container.id, missing_ok=True)
+        emulator.assert_nothing_rented()
+
+
+async def test_where_all_machines_are_taken(state: Path) -> None:
+    async with (
+        Emulator(seed=7, machines=3, token=canaries.TOKEN, faults=[Fault("stock-out", times="all")]) as emulator,
+        client(emulator, state) as gpu,
+    ):
+        with pytest.raises(NoMachineError) as none:
+            await gpu.rent(image=IMAGE).__aenter__()
+        assert len(none.value.refusals) == 3
+        assert isinstance(emulator.world, World)
