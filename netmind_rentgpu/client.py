@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from copy import copy
 from datetime import timedelta
 from decimal import Decimal
 from types import TracebackType
@@ -148,6 +149,7 @@ class AsyncRentGPU:
             roll=Roll(self.containers),
             supplies=Supplies(self.images, self.auths, self._state, self._settings.account),
             shell_on=self.ssh,
+            reap_elsewhere=self._reap_elsewhere,
         )
         self._renting = Renting(self._desk, self._caller.codec.payment_type_number)
         self.rentals = AsyncRentals(self._desk)
@@ -220,6 +222,7 @@ class AsyncRentGPU:
             ReleaseError: when it is left, it could not be deleted, and stays on record.
             RentGPUError: when it is entered, any other of the client's errors.
         """
+        import netmind_rentgpu.rentals.exit  # noqa: F401  # what it does, it does at exit
         from netmind_rentgpu.ssh.access import check_asyncssh
 
         check_asyncssh()
@@ -370,6 +373,10 @@ class AsyncRentGPU:
                 await self._caller.close()
             finally:
                 self._state.close()
+
+    async def _reap_elsewhere(self) -> None:
+        async with copy(self) as other:
+            await other.rentals.reap()
 
     async def __aenter__(self) -> Self:
         return self

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
@@ -27,11 +27,22 @@ _UNBOUNDED_CALL = 600.0
 
 # The names that this process has under way, whichever client has them. A record of ours that is not here is nobody's.
 _held_here: set[str] = set()
+# Those that have something to release. Kept here, so that it is not forgotten with the client.
+_desks: set[Desk] = set()
 
 
 def is_held_here(name: str) -> bool:
     """Tell whether somebody in this process still has a rental."""
     return name in _held_here
+
+
+def left_behind() -> list[Desk]:
+    """Return those whose event loop has ended before what they had was released; all of that is nobody's from now on."""
+    found = [desk for desk in _desks if desk.loop is not None and not desk.loop.is_running()]
+    for desk in found:
+        _held_here.difference_update(desk.names)
+        _desks.discard(desk)
+    return found
 
 
 def now() -> datetime:
@@ -45,14 +56,17 @@ class Owning(Protocol):
     async def close(self) -> None: ...
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.define(kw_only=True, eq=False)
 class Desk:
     """What all rentals of one client share.
 
     Attributes:
         timeouts: the client's own.
         shell_on: makes a shell, to be opened.
+        reap_elsewhere: reaps over a client like this one, for another event loop.
         live: what is to be released when the client is closed.
+        names: what is under way here.
+        loop: in which that is.
     """
 
     profile: ServiceProfile
@@ -63,7 +77,10 @@ class Desk:
     supplies: Supplies
     timeouts: Timeouts
     shell_on: Callable[[Container], AsyncShell]
+    reap_elsewhere: Callable[[], Coroutine[Any, Any, None]]
     live: set[Owning] = attrs.field(factory=set[Owning])
+    names: set[str] = attrs.field(factory=set[str])
+    loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def longest_create(self) -> timedelta:
@@ -81,18 +98,24 @@ class Desk:
     def hold(self, name: str) -> None:
         """Take in that a rental is under way here."""
         _held_here.add(name)
+        self.names.add(name)
 
     def let_go(self, name: str) -> None:
         """Take in that nobody here has a rental any more."""
         _held_here.discard(name)
+        self.names.discard(name)
 
     def enter(self, owning: Owning) -> None:
         """Take in that somebody has something to release."""
         self.live.add(owning)
+        self.loop = asyncio.get_running_loop()
+        _desks.add(self)
 
     def leave(self, owning: Owning) -> None:
         """Take in that somebody has released it."""
         self.live.discard(owning)
+        if not self.live:
+            _desks.discard(self)
 
     async def release_all(self) -> None:
         """Release all that is still there.
@@ -106,4 +129,9 @@ class Desk:
                 raise end
 
 
-os.register_at_fork(after_in_child=_held_here.clear)
+def _after_fork() -> None:
+    _held_here.clear()
+    _desks.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

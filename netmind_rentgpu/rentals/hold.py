@@ -252,7 +252,8 @@ class Hold:
             else:
                 if found:
                     one.certain_at = None
-                    await self._delete_all(found[1:])
+                    for twin in found[1:]:
+                        await self._delete(twin.id)
                     return found
                 if looked_at >= listed_at:
                     return []
@@ -338,10 +339,6 @@ class Hold:
         if found:
             one.container_id = found[0].id
         return bool(found)
-
-    async def _delete_all(self, containers: Sequence[Container]) -> None:
-        for container in containers:
-            await self._delete(container.id)
 
     async def _delete(self, container_id: int) -> RentGPUError | None:
         return await delete_surely(self._desk, container_id, self._hurried)
