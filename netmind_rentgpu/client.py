@@ -222,10 +222,6 @@ class AsyncRentGPU:
             ReleaseError: when it is left, it could not be deleted, and stays on record.
             RentGPUError: when it is entered, any other of the client's errors.
         """
-        import netmind_rentgpu.rentals.exit  # noqa: F401  # what it does, it does at exit
-        from netmind_rentgpu.ssh.access import check_asyncssh
-
-        check_asyncssh()
         wish = self._renting.wish(
             gpu_name=gpu_name,
             gpus=gpus,

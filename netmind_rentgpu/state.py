@@ -7,6 +7,7 @@ password that rentals are logged into with.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import os
 import sqlite3
@@ -178,8 +179,8 @@ class State:
                 loop.call_soon_threadsafe(self._finish, loop, [done for _, done in batch], outcomes)
 
         try:
-            # A thread of its own: those that the loop has may all be busy, and end before the loop does.
-            threading.Thread(target=act, name="netmind_rentgpu.state", daemon=True).start()
+            # A thread of its own: those that the loop has may all be busy. Started so that nobody waits until it runs.
+            _thread.start_new_thread(act, ())
         except RuntimeError:
             act()
 
@@ -206,35 +207,31 @@ class State:
         return LedgerError(f"the state file {self._path} cannot be used: {error}")
 
     def _together(self, acts: Sequence[_Act]) -> list[Any]:
-        """Act, all in one transaction, each undone by itself where it fails; return what each returns, or how it failed."""
+        """Act, all in one transaction, or each in its own where one fails; return what each returns, or how it failed.
+
+        So an act may be done twice, the first time in vain.
+        """
         with self._lock:
             try:
                 connection = self._opened()
                 connection.execute("BEGIN IMMEDIATE")
+            except Exception as error:  # noqa: BLE001  # those who wait are told, each by an error of its own
+                return [_Failed(self._told(error)) for _ in acts]
+            else:
                 try:
-                    outcomes = [self._one_of_many(connection, act) for act in acts]
+                    outcomes = [act(connection) for act in acts]
                     connection.execute("COMMIT")
-                except BaseException:
+                except Exception as error:  # noqa: BLE001  # as above
+                    # What is about the file as a whole, as a full disk, has ended the transaction.
                     with suppress(sqlite3.Error):
                         connection.execute("ROLLBACK")
-                    raise
-            except Exception as error:  # noqa: BLE001  # those who wait are told, each by an error of its own
-                outcomes = [_Failed(self._told(error)) for _ in acts]
+                    outcomes = [_Failed(self._told(error))]
             finally:
                 if self._leaving:
                     self._leave()
+        if len(outcomes) == len(acts):
             return outcomes
-
-    def _one_of_many(self, connection: Connection, act: _Act) -> Any:
-        connection.execute("SAVEPOINT one")
-        try:
-            outcome = act(connection)
-        except Exception as error:  # noqa: BLE001  # the one who asked is told
-            # What is about the file as a whole, as a full disk, undoes the transaction.
-            connection.execute("ROLLBACK TO one")
-            outcome = _Failed(self._told(error))
-        connection.execute("RELEASE one")
-        return outcome
+        return [outcome for act in acts for outcome in self._together([act])]
 
     def _told(self, error: Exception) -> Exception:
         if not isinstance(error, (sqlite3.Error, OSError)):

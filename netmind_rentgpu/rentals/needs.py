@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any, Final, TypeAlias, get_args
 
@@ -17,6 +18,7 @@ from netmind_rentgpu.profile import ServiceProfile
 
 __all__ = ["Needs", "Offer", "OfferKey", "hourly_price", "next_offer", "ranked", "resolved_gpu_names", "why_none"]
 
+_HOUR: Final = timedelta(hours=1)
 _SECONDS_IN_AN_HOUR: Final = 3600
 DOCUMENTED_GPUS: Final[tuple[str, ...]] = get_args(get_args(GPUName)[0])
 
@@ -73,23 +75,34 @@ class Needs:
 
         What the service does not tell of a machine is not held against it, apart from its GPU's name and its price.
         """
-        price, most = machine.price, self.max_price
-        cuda, nvlink = version(machine.cuda_version), machine.nvlink_status
-        labels = None if machine.labels is None else {label.casefold() for label in machine.labels}
-        lacks = (
-            ("another GPU", self.gpu_names is not None and same(machine.gpu_name or "") not in self.gpu_names),
-            ("too few GPUs", _below(machine.gpu_count, self.gpus)),
-            ("no price that can be read", price is None and (self.priced or most is not None)),
-            ("too dear", price is not None and most is not None and price > most),
-            ("another region", not _among(machine.region, self.regions)),
-            ("too little memory", _below(getattr(machine, profile.memory_field), self.min_memory)),
-            ("too little GPU memory", _below(machine.gpu_memory, self.min_gpu_memory)),
-            ("too little disk", _below(getattr(machine, profile.disk_field), self.min_disk)),
-            ("an older CUDA", bool(cuda) and self.min_cuda is not None and cuda < self.min_cuda),
-            ("NVLink otherwise", None not in (nvlink, self.nvlink) and nvlink != self.nvlink),
-            ("other labels", labels is not None and not self.labels <= labels),
-        )
-        return next((lack for lack, lacking in lacks if lacking), None)
+        return self._unmet_by_gpus(machine) or self._unmet_by_the_rest(machine, profile)
+
+    def _unmet_by_gpus(self, machine: Machine) -> str | None:
+        if self.gpu_names is not None and same(machine.gpu_name or "") not in self.gpu_names:
+            return "another GPU"
+        if _below(machine.gpu_count, self.gpus):
+            return "too few GPUs"
+        if machine.price is None:
+            return "no price that can be read" if self.priced or self.max_price is not None else None
+        return "too dear" if self.max_price is not None and machine.price > self.max_price else None
+
+    def _unmet_by_the_rest(self, machine: Machine, profile: ServiceProfile) -> str | None:
+        if self.regions is not None and machine.region is not None and same(machine.region) not in self.regions:
+            return "another region"
+        for lack, value, least in (
+            ("too little memory", getattr(machine, profile.memory_field), self.min_memory),
+            ("too little GPU memory", machine.gpu_memory, self.min_gpu_memory),
+            ("too little disk", getattr(machine, profile.disk_field), self.min_disk),
+        ):
+            if _below(value, least):
+                return lack
+        if self.min_cuda is not None and () < version(machine.cuda_version) < self.min_cuda:
+            return "an older CUDA"
+        if None not in (machine.nvlink_status, self.nvlink) and machine.nvlink_status != self.nvlink:
+            return "NVLink otherwise"
+        if self.labels and machine.labels is not None and not self.labels <= {one.casefold() for one in machine.labels}:
+            return "other labels"
+        return None
 
     def unknown(self, machine: Machine, profile: ServiceProfile) -> int:
         """Count what is needed and not told of a machine."""
@@ -98,11 +111,11 @@ class Needs:
             (self.min_memory, getattr(machine, profile.memory_field)),
             (self.min_gpu_memory, machine.gpu_memory),
             (self.min_disk, getattr(machine, profile.disk_field)),
-            (self.min_cuda, version(machine.cuda_version) or None),
+            (self.min_cuda, machine.cuda_version),
             (self.nvlink, machine.nvlink_status),
             (self.labels or None, machine.labels),
         )
-        return (machine.gpu_count is None) + sum(need is not None and value is None for need, value in told)
+        return [machine.gpu_count, *(value for need, value in told if need is not None)].count(None)
 
 
 def same(name: str) -> str:
@@ -148,8 +161,10 @@ def hourly_price(machine: Machine, gpus: int, profile: ServiceProfile) -> Decima
     """Return what an hour of so many of a machine's GPUs costs, as the profile reads its price."""
     if machine.price is None:
         return None
-    hours = Decimal(str(profile.price_period.total_seconds())) / _SECONDS_IN_AN_HOUR
-    return machine.price * (gpus if profile.price_basis == "gpu" else 1) / hours
+    price = machine.price * (gpus if profile.price_basis == "gpu" else 1)
+    if profile.price_period == _HOUR:
+        return price
+    return price * _SECONDS_IN_AN_HOUR / Decimal(str(profile.price_period.total_seconds()))
 
 
 def ranked(
@@ -216,10 +231,6 @@ def why_none(machines: Iterable[Machine], needs: Needs, profile: ServiceProfile)
         return "no machine is on offer"
     counts = ", ".join(f"{count} for {lack}" for lack, count in lacks.most_common() if lack is not None)
     return f"none of the {lacks.total()} machines on offer will do: {counts}"
-
-
-def _among(name: str | None, names: frozenset[str] | None) -> bool:
-    return name is None or names is None or same(name) in names
 
 
 def _below(value: float | None, least: float | None) -> bool:

@@ -10,8 +10,9 @@ from decimal import Decimal
 
 import attrs
 
+import netmind_rentgpu.rentals.exit  # noqa: F401  # what it does, it does at exit
 from netmind_rentgpu.errors import InvalidArgumentError, NoMachineError
-from netmind_rentgpu.models import Auth, Image, PaymentType
+from netmind_rentgpu.models import Auth, Image, Machine, PaymentType
 from netmind_rentgpu.rentals.desk import Desk, now
 from netmind_rentgpu.rentals.hold import Hold, Order, Taken
 from netmind_rentgpu.rentals.names import LATEST
@@ -19,6 +20,7 @@ from netmind_rentgpu.rentals.needs import Needs, Offer, OfferKey, ranked, resolv
 from netmind_rentgpu.rentals.reaper import reap
 from netmind_rentgpu.rentals.rental import AsyncRental
 from netmind_rentgpu.resources import arguments
+from netmind_rentgpu.ssh.access import check_asyncssh
 from netmind_rentgpu.waiting.waits import checked_timeout
 
 __all__ = ["Renting", "Wish"]
@@ -53,8 +55,10 @@ class Renting:
         """
         self._desk = desk
         self._payment_number = payment_number
+        self._may_log_in = False
         self._reaped = False
         self._reaping = asyncio.Lock()
+        self._ranked_for: tuple[list[Machine], Wish, list[Offer], str] | None = None
 
     def wish(
         self,
@@ -111,7 +115,7 @@ class Renting:
             InvalidArgumentError: the wish cannot be understood.
             RentGPUError: the machines could not be listed.
         """
-        return (await self._ranked(wish))[0]
+        return list((await self._ranked(wish))[0])
 
     def rent(
         self,
@@ -128,7 +132,12 @@ class Renting:
 
         Raises:
             InvalidArgumentError: an argument that cannot be used.
+            ConfigurationError: asyncssh is missing.
         """
+        if not self._may_log_in:
+            check_asyncssh()
+            # Looking for it costs as much as a create, so that this is done once.
+            self._may_log_in = True
         if not isinstance(ttl, timedelta) or not timedelta(0) < ttl < LATEST - now():
             raise InvalidArgumentError("ttl", f"must be a timedelta above 0, and end before {LATEST:%Y}: {ttl!r}")
         limit = None if budget is None else arguments.bound("budget", budget)
@@ -136,14 +145,7 @@ class Renting:
             raise InvalidArgumentError("budget", f"must be above 0: {budget!r}")
         if keep and limit is not None:
             raise InvalidArgumentError("budget", "what is kept is never deleted, so that no budget can be kept to")
-        if not isinstance(image, (int, str, Image)):
-            raise InvalidArgumentError(
-                "image", f"must be an id, a name, a label or an Image, not {type(image).__name__}"
-            )
-        if isinstance(auth, str):
-            arguments.password(auth, "auth")
-        elif auth is not None and not isinstance(auth, (int, Auth)):
-            raise InvalidArgumentError("auth", f"must be an id, a password, an Auth or None, not {type(auth).__name__}")
+        _check_supplies(image, auth)
         desired = attrs.evolve(wish, needs=attrs.evolve(wish.needs, priced=limit is not None))
 
         def allowance(offer: Offer) -> timedelta | None:
@@ -174,14 +176,19 @@ class Renting:
 
     async def _ranked(self, wish: Wish) -> tuple[list[Offer], str]:
         """Return the offers that meet a wish, and, where there are none, why."""
-        desk = self._desk
-        machines = await desk.market.machines(wish.currency)
-        needs = wish.needs
+        machines = await self._desk.market.machines(wish.currency)
+        # Those who wish the same at the same time share the work.
+        if self._ranked_for is None or self._ranked_for[0] is not machines or self._ranked_for[1] != wish:
+            self._ranked_for = (machines, wish, *self._rank(machines, wish))
+        return self._ranked_for[2:]
+
+    def _rank(self, machines: list[Machine], wish: Wish) -> tuple[list[Offer], str]:
+        needs, profile = wish.needs, self._desk.profile
         if wish.gpu_names is not None:
             on_offer = [machine.gpu_name for machine in machines if machine.gpu_name is not None]
             needs = attrs.evolve(needs, gpu_names=resolved_gpu_names(wish.gpu_names, on_offer))
-        offers = ranked(machines, needs, desk.profile, wish.currency, wish.key)
-        return offers, "" if offers else why_none(machines, needs, desk.profile)
+        offers = ranked(machines, needs, profile, wish.currency, wish.key)
+        return offers, "" if offers else why_none(machines, needs, profile)
 
     async def _reap_first(self) -> None:
         """Delete what nobody alive owns, once. That it fails is no reason not to rent, unless the state file is broken."""
@@ -214,3 +221,12 @@ def _names(argument: str, value: str | Iterable[str]) -> list[str]:
 
 def _least(argument: str, value: float | None) -> float | None:
     return None if value is None else float(arguments.bound(argument, value))
+
+
+def _check_supplies(image: object, auth: object) -> None:
+    if not isinstance(image, (int, str, Image)):
+        raise InvalidArgumentError("image", f"must be an id, a name, a label or an Image, not {type(image).__name__}")
+    if isinstance(auth, str):
+        arguments.password(auth, "auth")
+    elif auth is not None and not isinstance(auth, (int, Auth)):
+        raise InvalidArgumentError("auth", f"must be an id, a password, an Auth or None, not {type(auth).__name__}")
