@@ -8,17 +8,24 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+from functools import cache
 
 from netmind_rentgpu.errors import RentGPUError
 from netmind_rentgpu.loops import loop_factory
 from netmind_rentgpu.rentals.desk import left_behind
 
-__all__: list[str] = []
+__all__ = ["release_at_exit"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 
-def _at_exit() -> None:
+@cache
+def release_at_exit() -> None:
+    """Delete at exit what nobody can release any more."""
+    atexit.register(_release)
+
+
+def _release() -> None:
     for desk in left_behind():
         logger.warning("the event loop has ended with something still rented in it, which is deleted now")
         try:
@@ -27,6 +34,3 @@ def _at_exit() -> None:
                 runner.run(desk.reap_elsewhere())
         except RentGPUError as error:
             logger.error("what is still rented could not be deleted; it is on record: %s", error)  # noqa: TRY400  # no traceback
-
-
-atexit.register(_at_exit)

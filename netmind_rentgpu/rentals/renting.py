@@ -10,10 +10,10 @@ from decimal import Decimal
 
 import attrs
 
-import netmind_rentgpu.rentals.exit  # noqa: F401  # what it does, it does at exit
 from netmind_rentgpu.errors import InvalidArgumentError, NoMachineError
 from netmind_rentgpu.models import Auth, Image, Machine, PaymentType
 from netmind_rentgpu.rentals.desk import Desk, now
+from netmind_rentgpu.rentals.exit import release_at_exit
 from netmind_rentgpu.rentals.hold import Hold, Order, Taken
 from netmind_rentgpu.rentals.names import LATEST
 from netmind_rentgpu.rentals.needs import Needs, Offer, OfferKey, ranked, resolved_gpu_names, same, version, why_none
@@ -138,6 +138,7 @@ class Renting:
             check_asyncssh()
             # Looking for it costs as much as a create, so that this is done once.
             self._may_log_in = True
+            release_at_exit()
         if not isinstance(ttl, timedelta) or not timedelta(0) < ttl < LATEST - now():
             raise InvalidArgumentError("ttl", f"must be a timedelta above 0, and end before {LATEST:%Y}: {ttl!r}")
         limit = None if budget is None else arguments.bound("budget", budget)
