@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
@@ -11,7 +10,7 @@ from typing import Any, Final, Self
 from netmind_rentgpu.bridge import Held, call
 from netmind_rentgpu.bridged import iterated, synced
 from netmind_rentgpu.client import AsyncRentGPU
-from netmind_rentgpu.errors import RentGPUError
+from netmind_rentgpu.errors import ReleaseError, RentGPUError
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.rental import AsyncRental
 from netmind_rentgpu.ssh.shell import AsyncShell
@@ -185,17 +184,30 @@ class Rental:
         rental = self._async
         try:
             call(rental.__aenter__)
-        except BaseException:
-            # It may have been entered when the interrupt came. What goes wrong is logged, and noted where nothing else is.
-            with suppress(RentGPUError):
-                call(rental.close)
+        except BaseException as error:
+            # It may have been entered when the interrupt came.
+            self._close_after(error)
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        call(self._async.__aexit__, kind, error, traceback)
+        try:
+            call(self._async.__aexit__, kind, error, traceback)
+        except BaseException as raised:
+            # The interrupt may have come before leaving was begun.
+            self._close_after(raised)
+            raise
+
+    def _close_after(self, error: BaseException) -> None:
+        """See that it is deleted after what may have been an interrupt, which is told if it is not."""
+        try:
+            self.close()
+        except RentGPUError as problem:
+            told = problem is error or str(problem) in getattr(error, "__notes__", ())
+            if isinstance(problem, ReleaseError) and not told:
+                error.add_note(str(problem))
 
     def __repr__(self) -> str:
         return repr(self._async).replace("AsyncRental", "Rental")
