@@ -41,6 +41,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Item = TypeVar("Item")
 
+_LONGEST_CLOSE: Final = 90.0  # of which a rental's deletion takes its part
 _LONGEST_END: Final = 5.0
 # Raised by what a thread itself does, and for faulthandler to report.
 _FAULTS: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
@@ -187,8 +188,9 @@ class _Loop:
         self._failure: BaseException | None = None
         self._calls: set[Crossing] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._not_ready = threading.Lock()
+        self._not_ready, self._not_closed = threading.Lock(), threading.Lock()
         self._not_ready.acquire()
+        self._not_closed.acquire()
         self._factory = loop_factory()
         self._thread = threading.Thread(target=self._run, name="netmind_rentgpu", daemon=True)
 
@@ -250,6 +252,7 @@ class _Loop:
         """Close what is open and end, within a bound."""
         if self._portal is not None:
             self.post(self._portal.stop)
+            self._not_closed.acquire(timeout=_LONGEST_CLOSE)
             self._thread.join(_LONGEST_END)
 
     def _soon(self, call: Crossing, callback: Callable[..., None], *arguments: Any) -> None:
@@ -306,6 +309,7 @@ class _Loop:
                 await portal.sleep_until_stopped()
             finally:
                 await asyncio.gather(*(value.close() for value in tuple(_open.values())), return_exceptions=True)
+                self._not_closed.release()
 
 
 def _not_running(*_: object) -> None:

@@ -381,6 +381,16 @@ async def test_what_is_never_left_is_deleted(service: Service, end: str) -> None
     await service.assert_nothing_left()
 
 
+async def test_an_exit_waits_for_a_deletion_that_takes_long(service: Service) -> None:
+    service.emulator.faults.add(Fault("slow", call="delete_container", seconds=5.5))
+    program = await service.run("""
+        rental = RentGPU().rent(**WANTED)
+        rental.__enter__()
+    """)
+    program.assert_silent("")
+    await service.assert_nothing_left()
+
+
 async def test_an_exit_deletes_over_a_new_connection_to_a_name(service: Service) -> None:
     service.emulator.faults.add(Fault("drop", call="delete_container", times=2))
     program = await service.run("""
