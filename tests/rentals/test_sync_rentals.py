@@ -3,6 +3,7 @@
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 from renters import Service, renting
@@ -247,7 +248,7 @@ async def test_two_interrupts_at_random_moments_leave_at_worst_what_one_reap_cle
         signal.signal(signal.SIGALRM, signal.default_int_handler)
         gpu = RentGPU()
         interrupted = 0
-        for number in range(15):
+        for number in range(10):
             try:
                 try:
                     signal.setitimer(signal.ITIMER_REAL, interrupts.random() * 0.4 + 1e-6, interrupts.random() * 0.03 + 1e-4)
@@ -259,7 +260,7 @@ async def test_two_interrupts_at_random_moments_leave_at_worst_what_one_reap_cle
                 interrupted += 1
             except RentGPUError:
                 pass
-        print(interrupted > 7)
+        print(interrupted > 4)
         """,
         measured=False,
     )
@@ -357,6 +358,11 @@ NEVER_LEFT = {
                 pass
 
         gpu = RentGPU()
+        urllib.request.urlopen(
+            urllib.request.Request(
+                os.environ["NETMIND_BASE_URL"] + "/_emulator/faults", b'{"what": "never starts"}', method="POST"
+            )
+        ).close()
         thread = threading.Thread(target=rent)
         thread.start()
         until(rented)
@@ -372,11 +378,16 @@ NEVER_LEFT = {
 }
 
 
-@pytest.mark.parametrize("end", NEVER_LEFT)
+# The interpreter's end is not what deletes these, so that one process can do all.
+ENDED_BEFORE = [end for end in NEVER_LEFT if "collected" in end or "closed" in end]
+
+
+@pytest.mark.parametrize("end", [*(end for end in NEVER_LEFT if end not in ENDED_BEFORE), "before the interpreter's"])
 async def test_what_is_never_left_is_deleted(service: Service, end: str) -> None:
     if "entered" in end:
         service.emulator.faults.add(Fault("never starts"))
-    program = await service.run(NEVER_LEFT[end])
+    codes = [dedent(NEVER_LEFT[one]) for one in ([end] if end in NEVER_LEFT else ENDED_BEFORE)]
+    program = await service.run("\n".join(codes))
     program.assert_silent("")
     await service.assert_nothing_left()
 
