@@ -23,13 +23,21 @@ README = Path(__file__).parent.parent / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^## (.+?)$|^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 OUTPUT = {
-    "Rent a GPU": r"NVIDIA_GeForce_RTX_4090 in \w\w, 0\.\d+ an hour: ssh root@127\.0\.0\.1 -p \d+\n",
+    "Rent a GPU": (
+        r"NVIDIA_GeForce_RTX_4090, 0\.531 an hour: GPU 0: NVIDIA GeForce RTX 4090 \(.*\)\nspent about 0\.\d{6}\n"
+    ),
+    "Rentals": (
+        r"(node-\w\w-\d+ \d\.\d+ USD\n){3}none of the 60 machines on offer will do: 58 for another GPU, 2 for too dear\n"
+        r"\['detached'\]\nname\nthe time of rg-[\w-]+ is up\n"
+    ),
+    "Reap": r"deleted: \('rg-[\w-]+',\) failed: \(\)\n",
+    "Call by call": r"NVIDIA_GeForce_RTX_4090 in \w\w, 0\.\d+ an hour: ssh root@127\.0\.0\.1 -p \d+\n",
     "Wait and watch": (
         r"0 of 3\n3 of 3\nSSHEndpoint\(host='127\.0\.0\.1', port=\d+, username='root'\)\n"
         r"no SSH server answered within 3 s: container 1001 \(example-\w+\) has status 1, .*\n(100[123] is gone\n){3}"
     ),
     "A shell on the container": (r"(GPU \d: .*\n)+3 given\nstdout step 1\nstdout step 2\n(\d\n)+command 127\n"),
-    "Without asyncio": r"(node-\w\w-\d+ 0\.\d+\n)+1 PyTorch 2\.4\n(\d .*\n){3}2\nContainer not found\n",
+    "Without asyncio": r"GPU 0: .*\n(node-\w\w-\d+ 0\.\d+\n)+1 PyTorch 2\.4\n(\d .*\n){3}2\nContainer not found\n",
     "Lists": r"2 \['PyTorch 2\.4', 'PyTorch 2\.1'\]\n(\w+ \['TensorFlow 2\.16', 'Ubuntu 22\.04'\]\n)(4 \[\]\n)?\[.*\]\n",
     "Errors": r"404 Container not found\n",
     "The emulator": (
@@ -38,6 +46,13 @@ OUTPUT = {
     ),
 }
 TESTS = "Test your own code"
+LOGGING_IN = {"Rent a GPU", "Rentals", "Reap", "A shell on the container", "Without asyncio"}
+LEFT_BEHIND = """
+import os
+from netmind_rentgpu import RentGPU
+with RentGPU() as gpu, gpu.rent(image=1):
+    os._exit(0)
+"""
 
 
 def programs() -> dict[str, list[str]]:
@@ -59,21 +74,26 @@ def test_every_program_is_known() -> None:
 async def test_a_program_runs_as_it_stands(section: str, tmp_path: Path) -> None:
     import anyio
 
-    async with Emulator(seed=7, boot_seconds=0, ssh="shell" in section) as emulator:
+    async with Emulator(seed=7, boot_seconds=0, ssh=section in LOGGING_IN) as emulator:
+        environment = {
+            **os.environ,
+            "NETMIND_BASE_URL": emulator.url,
+            "NETMIND_API_KEY": emulator.token,
+            "NETMIND_RENTGPU_STATE": str(tmp_path / "state.sqlite3"),
+        }
+
+        def run(program: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-W", "error", "-c", program]
+            return subprocess.run(
+                command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env=environment
+            )
+
         if emulator_has_a_container := "shell" in section:
             await rent_one(emulator)
-        environment = {"NETMIND_BASE_URL": emulator.url, "NETMIND_API_KEY": emulator.token}
-        done = await anyio.to_thread.run_sync(
-            lambda: subprocess.run(
-                [sys.executable, "-W", "error", "-c", programs()[section][0]],
-                capture_output=True,
-                text=True,
-                timeout=60,
-                check=False,
-                cwd=tmp_path,
-                env={**os.environ, **environment},
-            )
-        )
+        if section == "Reap":
+            await anyio.to_thread.run_sync(run, LEFT_BEHIND)
+            assert len(emulator.running) == 1
+        done = await anyio.to_thread.run_sync(run, programs()[section][0])
         assert (done.returncode, done.stderr) == (0, "")
         assert re.fullmatch(OUTPUT[section], done.stdout), done.stdout
         assert len(emulator.running) == emulator_has_a_container
