@@ -41,5 +41,5 @@ def demo(*, live: bool, synchronous: bool, seed: int, boot_seconds: float) -> No
             show.live_synchronously() if live else show.emulated_synchronously(seed, boot_seconds)
         else:
             asyncio.run(show.live() if live else show.emulated(seed, boot_seconds))
-    except RentGPUError as error:
+    except (RentGPUError, AssertionError) as error:
         raise click.ClickException(str(error)) from error

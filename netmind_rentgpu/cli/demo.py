@@ -1,4 +1,4 @@
-"""`netmind-rentgpu demo`: every call of the service, in the order a renter makes them, shown as it goes.
+"""`netmind-rentgpu demo`: a rental, and every call of the service in the order a renter makes them, shown as it goes.
 
 The story is told once, for both clients: it yields what a call gave it, and whoever tells it sends back the result.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Generator
+from decimal import Decimal
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,9 +24,8 @@ from rich.text import Text
 from netmind_rentgpu.bridged import Pager
 from netmind_rentgpu.client import AsyncRentGPU
 from netmind_rentgpu.conditions import has_ssh
-from netmind_rentgpu.errors import RentGPUError
 from netmind_rentgpu.models import Container, ImageType, Machine, PaymentType
-from netmind_rentgpu.ssh.shell import AsyncShell
+from netmind_rentgpu.rentals.rental import AsyncRental
 from netmind_rentgpu.sync import RentGPU
 from netmind_rentgpu.waiting.waits import WaitProgress
 from netmind_rentgpu.wire.paging import AsyncPager
@@ -39,6 +39,7 @@ Story: TypeAlias = Generator[Any, Any, Any]
 """Yields calls (of the asynchronous client) or their results (of the synchronous one)."""
 
 _HAS_SSH = find_spec("asyncssh") is not None
+_GPU, _MOST = "RTX 4090", Decimal("0.60")
 _ROWS = 6
 _RENTED = 3
 _LONGEST_START = 300.0
@@ -53,10 +54,11 @@ class Demo:
         self._steps = 0
 
     async def emulated(self, seed: int, boot_seconds: float) -> None:
-        """Make all thirteen calls against an emulator that lives as long as this does.
+        """Rent a machine, and make all thirteen calls, against an emulator that lives as long as this does.
 
         Raises:
-            RentGPUError: a call failed, or something was still rented in the end.
+            RentGPUError: a call failed.
+            AssertionError: something was still rented in the end.
         """
         from netmind_rentgpu.emulator import Emulator
 
@@ -71,7 +73,8 @@ class Demo:
         """Do the same through the synchronous client.
 
         Raises:
-            RentGPUError: a call failed, or something was still rented in the end.
+            RentGPUError: a call failed.
+            AssertionError: something was still rented in the end.
         """
         from netmind_rentgpu.emulator import Emulator
 
@@ -102,16 +105,19 @@ class Demo:
 
     def _emulated(self, gpu: AsyncRentGPU | RentGPU, emulator: Emulator, folder: Path) -> Story:
         self._say(f"An emulated service is at {emulator.url}; nothing here costs money.\n")
-        yield from self._rent_and_return(gpu, folder)
-        still = yield gpu.containers.list().first_page()
+        try:
+            yield from self._rent_and_return(gpu, folder)
+        finally:
+            self._show_bill(emulator)
+
+    def _show_bill(self, emulator: Emulator) -> None:
         self._say("")
         for charge in emulator.charges:
             self._say(
-                f"The bill: {charge.name} ran {charge.seconds:.1f} s at {charge.hourly_price} USD an hour, "
+                f"The bill: {charge.name} ran {charge.seconds:.1f} s at {charge.hourly_price} USD/h, "
                 f"{charge.cost:.6f} USD."
             )
-        if emulator.running or still.items:
-            raise RentGPUError(f"still rented: {', '.join(charge.name for charge in emulator.running)}")
+        emulator.assert_nothing_rented()
         self._say(f"[bold green]Nothing is still rented.[/] Spent: {emulator.spent:.6f} USD.")
 
     def _live(self, gpu: AsyncRentGPU | RentGPU) -> Story:
@@ -139,7 +145,6 @@ class Demo:
         machines = yield gpu.machines.list()
         self._step("gpu.machines.list()", f"{len(machines)} machines")
         self._show_machines(machines)
-        machine = machines[0]
 
         auth = yield gpu.auths.create(secrets.token_urlsafe(16))
         self._step("gpu.auths.create(...)", f"a password for SSH, kept as auth {auth.id}")
@@ -157,15 +162,53 @@ class Demo:
         image = yield gpu.images.get(image.id)
         self._step(f"gpu.images.get({image.id})", f"{image.image_name}:{image.image_tag}, {image.image_type}")
 
+        if _HAS_SSH:
+            yield from self._use_a_rental(gpu, folder)
+        else:
+            self._result("(To rent by gpu.rent, and log in, pip install 'netmind-rentgpu[ssh]'.)")
+        yield from self._wait_for_several(gpu, machines, auth.id, image.id)
+
+    def _use_a_rental(self, gpu: AsyncRentGPU | RentGPU, folder: Path) -> Story:
+        """Rent a machine, run something there, fetch its result, and give the machine back."""
+        offers = yield gpu.offers(gpu_name=_GPU, max_price=_MOST)
+        best = offers[0]
+        self._step(
+            f"gpu.offers(gpu_name={_GPU!r}, max_price={_MOST})",
+            f"{len(offers)}, the best of them {best.machine.node_name} for {best.hourly_price} {best.currency} an hour",
+        )
+        self._call(f"gpu.rent(gpu_name={_GPU!r}, max_price={_MOST}, image='demo')")
+        rental = gpu.rent(gpu_name=_GPU, max_price=_MOST, image="demo")
+        # The one returns a coroutine, the other has entered it.
+        yield rental.__aenter__() if isinstance(rental, AsyncRental) else rental.__enter__()
+        try:
+            self._result(f"{rental.name}: {rental.machine.gpu_name}, {rental.machine.node_name}\nwe are logged in")
+            script, result = folder / "train.py", folder / "result.txt"
+            script.write_text("print('trained on', open('/proc/sys/kernel/ostype').read().strip())\n", encoding="utf-8")
+            done = yield rental.run("nvidia-smi", check=True)
+            self._step("rental.run('nvidia-smi')", done.stdout.rstrip())
+            yield rental.shell.upload(script, "train.py")
+            self._step("rental.shell.upload('train.py', 'train.py')", f"{script.stat().st_size} bytes")
+            yield rental.run("python3 train.py > result.txt", check=True)
+            self._step("rental.run('python3 train.py > result.txt')", "done")
+            yield rental.shell.download("result.txt", result)
+            self._step("rental.shell.download('result.txt', 'result.txt')", result.read_text(encoding="utf-8").strip())
+        finally:
+            yield rental.close()
+        self._step("rental.spent", f"about {rental.spent:.6f} USD; it was deleted when its block was left")
+
+    def _wait_for_several(
+        self, gpu: AsyncRentGPU | RentGPU, machines: list[Machine], auth_id: int, image_id: int
+    ) -> Story:
+        """Make the rest of the calls, for several containers at once."""
         rented: list[Container] = []
         try:
             for number, machine in enumerate(machines[:_RENTED], 1):
                 container = yield gpu.containers.create(
                     name=f"demo-{secrets.token_hex(4)}-{number}",
-                    auth_id=auth.id,
+                    auth_id=auth_id,
                     gpu=1,
                     node_name=machine.node_name,
-                    image_template_id=image.id,
+                    image_template_id=image_id,
                     payment_type=PaymentType.USD,
                 )
                 rented.append(container)
@@ -174,10 +217,6 @@ class Demo:
             self._step("gpu.containers.list()", f"{len(listed)} rented")
             yield from self._until_all_have_ssh(gpu, rented)
             first = rented[0].id
-            if _HAS_SSH:
-                yield from self._use(gpu, first, folder)
-            else:
-                self._say("    (To log in to them, pip install 'netmind-rentgpu[ssh]'.)")
             container = yield gpu.containers.get(first)
             self._step(f"gpu.containers.get({first})", f"status {container.status}, a number that nobody documents")
             yield gpu.containers.stop(first)
@@ -190,27 +229,6 @@ class Demo:
             for container in rented:
                 yield gpu.containers.delete(container.id, missing_ok=True)
                 self._step(f"gpu.containers.delete({container.id})", "deleted")
-
-    def _use(self, gpu: AsyncRentGPU | RentGPU, container_id: int, folder: Path) -> Story:
-        """Log in, run something, and fetch its result."""
-        container = yield gpu.containers.wait_ready(container_id, timeout=_LONGEST_START)
-        self._step(f"gpu.containers.wait_ready({container_id})", "the login works, and the host's key is remembered")
-        script, result = folder / "train.py", folder / "result.txt"
-        script.write_text("print('trained on', open('/proc/sys/kernel/ostype').read().strip())\n", encoding="utf-8")
-        shell = gpu.ssh(container)
-        # The one returns a coroutine, the other has opened it.
-        yield shell.__aenter__() if isinstance(shell, AsyncShell) else shell.__enter__()
-        try:
-            done = yield shell.run("nvidia-smi", check=True)
-            self._step("shell.run('nvidia-smi')", done.stdout.rstrip())
-            yield shell.upload(script, "train.py")
-            self._step("shell.upload('train.py', 'train.py')", f"{script.stat().st_size} bytes")
-            yield shell.run("python3 train.py > result.txt", check=True)
-            self._step("shell.run('python3 train.py > result.txt')", "done")
-            yield shell.download("result.txt", result)
-            self._step("shell.download('result.txt', 'result.txt')", result.read_text(encoding="utf-8").strip())
-        finally:
-            yield shell.close()
 
     def _until_all_have_ssh(self, gpu: AsyncRentGPU | RentGPU, containers: list[Container]) -> Story:
         """Wait until `ssh` of each names an endpoint, with a bar that fills."""

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -19,6 +20,7 @@ from netmind_rentgpu.emulator import Emulator
 
 PROGRAM = str(Path(sys.executable).with_name("netmind-rentgpu"))
 WAIT = "gpu.containers.wait_all(ids, until=has_ssh, on_progress=...)"
+RENT = "gpu.rent(gpu_name='RTX 4090', max_price=0.60, image='demo')"
 CALLS = [
     "gpu.machines.list()",
     "gpu.auths.create(...)",
@@ -27,21 +29,23 @@ CALLS = [
     "gpu.images.list()",
     "gpu.images.create(...)",
     "gpu.images.get(6)",
+    "gpu.offers(gpu_name='RTX 4090', max_price=0.60)",
+    RENT,
+    "rental.run('nvidia-smi')",
+    "rental.shell.upload('train.py', 'train.py')",
+    "rental.run('python3 train.py > result.txt')",
+    "rental.shell.download('result.txt', 'result.txt')",
+    "rental.spent",
     *["gpu.containers.create(...)"] * 3,
     "gpu.containers.list()",
     WAIT,
-    "gpu.containers.wait_ready(1001)",
-    "shell.run('nvidia-smi')",
-    "shell.upload('train.py', 'train.py')",
-    "shell.run('python3 train.py > result.txt')",
-    "shell.download('result.txt', 'result.txt')",
-    "gpu.containers.get(1001)",
-    "gpu.containers.stop(1001)",
-    "gpu.containers.restart(1001)",
-    "gpu.containers.wait(1001, until=has_ssh)",
-    "gpu.containers.delete(1001)",
+    "gpu.containers.get(1002)",
+    "gpu.containers.stop(1002)",
+    "gpu.containers.restart(1002)",
+    "gpu.containers.wait(1002, until=has_ssh)",
     "gpu.containers.delete(1002)",
     "gpu.containers.delete(1003)",
+    "gpu.containers.delete(1004)",
 ]
 
 
@@ -62,12 +66,16 @@ def test_the_demo_makes_all_thirteen_calls_and_leaves_nothing(tmp_path: Path, th
     done = run("demo", "--boot-seconds", "0.1", *through, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.findall(r"^ ?\d+\. (.+)$", done.stdout, re.MULTILINE) == CALLS
-    service = {call.partition("(")[0] for call in CALLS if call.startswith("gpu.") and ".wait" not in call}
+    service = {call.partition("(")[0] for call in CALLS if re.match(r"gpu\.\w+\.(?!wait)", call)}
     assert len(service) == 13
     assert "Nothing is still rented." in done.stdout
     assert len(re.findall(r"^ +demo-\w+-\d: ssh root@127\.0\.0\.1 -p \d+ *$", done.stdout, re.MULTILINE)) == 3
     assert "NVIDIA-SMI" in done.stdout
     assert "trained on" in done.stdout
+    spent = re.findall(r"^ +about (0\.\d{6}) USD; it was deleted when its block was left", done.stdout, re.MULTILINE)
+    billed = re.findall(r"^The bill: rg-\S+ ran .* (0\.\d{6}) USD\.$", done.stdout, re.MULTILINE)
+    assert float(spent[0]) == pytest.approx(float(billed[0]), rel=0.5)
+    assert len(re.findall(r"^The bill: ", done.stdout, re.MULTILINE)) == 4
     assert list(tmp_path.iterdir()) == []
 
 
@@ -119,9 +127,12 @@ async def test_live_reads_and_rents_nothing(tmp_path: Path, through: tuple[str, 
 
 
 @pytest.mark.parametrize("through", [(), ("--sync",)])
-def test_an_interrupted_demo_returns_what_it_rented(tmp_path: Path, through: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("boot_seconds", "step", "deleted"), [(3600, RENT, []), (2, WAIT, ["1002", "1003", "1004"])])
+def test_an_interrupted_demo_returns_what_it_rented(
+    tmp_path: Path, through: tuple[str, ...], boot_seconds: int, step: str, deleted: list[str]
+) -> None:
     with subprocess.Popen(
-        [PROGRAM, "demo", "--boot-seconds", "3600", *through],
+        [PROGRAM, "demo", "--boot-seconds", str(boot_seconds), *through],
         stdout=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
@@ -130,13 +141,17 @@ def test_an_interrupted_demo_returns_what_it_rented(tmp_path: Path, through: tup
     ) as process:
         assert process.stdout is not None
         told = ""
-        while WAIT not in told:
+        while step not in told:
             told += process.stdout.readline()
+        # The machine is asked for, or the waiting has begun.
+        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         told += process.stdout.read()
         assert process.wait(60) != 0
-    assert re.findall(r"gpu.containers.delete\((\d+)\)", told) == ["1001", "1002", "1003"]
-    assert "stop(1001)" not in told
+    assert re.findall(r"gpu.containers.delete\((\d+)\)", told) == deleted
+    assert "The bill: rg-" in told
+    assert "Nothing is still rented." in told
+    assert "stop(1002)" not in told
 
 
 def test_live_without_a_token_says_what_is_missing(tmp_path: Path) -> None:
