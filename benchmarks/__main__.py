@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from benchmarks import bridging, calls, decoding, importing, load, ssh, synchronous, waiting
+from benchmarks import bridging, calls, decoding, importing, load, renting, ssh, synchronous, waiting
 
 ALL = {
     "calls": calls.run,
@@ -18,6 +18,7 @@ ALL = {
     "bridging": bridging.run,
     "load": load.run,
     "waiting": waiting.run,
+    "renting": renting.run,
     "ssh": ssh.run,
 }
 
