@@ -11,6 +11,7 @@ import _thread
 import asyncio
 import os
 import sqlite3
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -259,8 +260,8 @@ class _Failed:
 
 def _open(path: Path) -> Connection:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # SQLite would make it readable for others.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    if not path.exists():
+        _make(path)
     connection = sqlite3.connect(path, timeout=_LONGEST_LOCK, isolation_level=None, check_same_thread=False)
     try:
         _set_up(connection, path)
@@ -268,6 +269,21 @@ def _open(path: Path) -> Connection:
         connection.close()
         raise
     return connection
+
+
+def _make(path: Path) -> None:
+    """Make an empty file for its user alone; SQLite would make it readable for others.
+
+    Under another name first: whoever closes a descriptor of a file lets go of all locks that the process has on it.
+    """
+    descriptor, new = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
+    os.close(descriptor)
+    try:
+        os.link(new, path)
+    except FileExistsError:
+        pass
+    finally:
+        Path(new).unlink()
 
 
 def _set_up(connection: Connection, path: Path) -> None:

@@ -174,3 +174,18 @@ def test_a_place_that_is_none() -> None:
         AsyncRentGPU("token", state=7)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="no place for the state file"):
         AsyncRentGPU("token", state="~no-such-user-here/state")
+
+
+async def test_reading_it_does_not_let_go_of_it(path: Path) -> None:
+    # POSIX takes all of a process's locks on a file when the process closes any descriptor of it. Then another process
+    # takes itself for the last one, and removes what was written meanwhile.
+    state = State(path)
+    await state.pin_host_key("account", 1, "first")
+    assert await state.host_key("account", 1) == "first"
+    program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM host_keys'); c.close()"
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True)
+    assert Path(f"{path}-wal").exists()
+    await state.pin_host_key("account", 2, "second")
+    assert await State(path).host_key("account", 2) == "second"
+    assert [one.name for one in path.parent.iterdir() if one.name.endswith(".new")] == []
+    state.close()
