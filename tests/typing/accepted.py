@@ -1,10 +1,12 @@
 """What users write, and what type checkers must make of it. Checked by CI, never run."""
 
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, assert_type
 
 from netmind_rentgpu import (
+    AsyncRental,
     AsyncRentGPU,
     AsyncShell,
     Auth,
@@ -15,10 +17,16 @@ from netmind_rentgpu import (
     Image,
     ImageType,
     Machine,
+    MachineRefusal,
+    NoMachineError,
+    Offer,
     OutputLine,
     Page,
     Pager,
     PaymentType,
+    ReapReport,
+    Rental,
+    RentalRecord,
     RentGPU,
     Retries,
     ServiceProfile,
@@ -144,3 +152,56 @@ def everything_synchronously() -> None:
         assert_type(gpu.request("GET", "machines", params={"gpu": 1}), Any)
         assert_type(gpu.profile, ServiceProfile)
         assert_type(gpu.close(), None)
+
+
+async def renting(gpu: AsyncRentGPU) -> None:
+    offers = await gpu.offers(
+        gpu_name=["RTX 4090", "one of tomorrow"], gpus=2, regions="US", key=lambda offer: offer.hourly_price or 0
+    )
+    assert_type(offers, list[Offer])
+    assert_type(offers[0].hourly_price, Decimal | None)
+    unentered = gpu.rent(
+        image="PyTorch 2.4", gpu_name="NVIDIA_A100_SXM4_80GB", regions=["US", "JP"], max_price=Decimal("0.5")
+    )
+    assert_type(unentered, AsyncRental)
+    async with unentered as rental:
+        assert_type(rental, AsyncRental)
+        assert_type(await rental.run("x", check=True, timeout=5, input="y"), CommandResult)
+        assert_type(rental.shell, AsyncShell)
+        assert_type(rental.machine, Machine)
+        assert_type(rental.spent, Decimal | None)
+        assert_type(rental.expires_at, datetime | None)
+        assert_type(await rental.detach(), RentalRecord)
+    async with gpu.rent(
+        image=1,
+        labels={"verified"},
+        min_cuda="12.4",
+        nvlink=True,
+        auth="a-password",
+        payment_type="USD",
+        ttl=timedelta(hours=1),
+        budget=0.5,
+        timeout=60,
+    ):
+        pass
+    records = await gpu.rentals.open()
+    assert_type(records, list[RentalRecord])
+    assert_type(gpu.rentals.attach(records[0]), AsyncRental)
+    assert_type(await gpu.rentals.reap(wait=True), ReapReport)
+    assert_type(NoMachineError("x").refusals, tuple[MachineRefusal, ...])
+
+
+def renting_synchronously(gpu: RentGPU) -> None:
+    assert_type(gpu.offers(gpu_name="RTX 4090", max_price=0.5), list[Offer])
+    with gpu.rent(image=1, gpus=2, keep=True) as rental:
+        assert_type(rental, Rental)
+        assert_type(rental.run("x", check=True), CommandResult)
+        assert_type(rental.shell, Shell)
+        assert_type(rental.container, Container)
+        assert_type(rental.hourly_price, Decimal | None)
+        assert_type(rental.detach(), RentalRecord)
+        assert_type(rental.close(), None)
+    with gpu.rentals.attach("name", timeout=5) as attached:
+        assert_type(attached, Rental)
+    assert_type(gpu.rentals.open()[0].certain_at, datetime)
+    assert_type(gpu.rentals.reap(by_name=True).clean, bool)

@@ -38,6 +38,22 @@ async def mistakes(gpu: AsyncRentGPU) -> None:
         await shell.run(["x"])  # reject
         await shell.stream("x")  # reject
         await shell.forward(8888, 8888)  # reject
+    gpu.rent()  # reject
+    gpu.rent("PyTorch 2.4")  # reject
+    gpu.rent(image=1, ttl=3600)  # reject
+    gpu.rent(image=1, gpus="2")  # reject
+    await gpu.rent(image=1)  # reject
+    with gpu.rent(image=1):  # reject
+        pass
+    async with gpu.rent(image=1) as rental:
+        rental.run("x").stdout  # reject
+        rental.spent + 1  # reject
+        rental.spent = None  # reject
+    await gpu.offers(image=1)  # reject
+    for _ in gpu.offers():  # reject
+        pass
+    gpu.rentals.attach(7)  # reject
+    gpu.rentals.reap().clean  # reject
     container = await gpu.containers.get(1)
     container.name = "other"  # reject
     container.ssh_endpoint.host  # reject
@@ -62,6 +78,13 @@ def synchronous_mistakes(gpu: RentGPU, session: ClientSession) -> None:
     gpu.containers.wait(1, conditions.has_ssh)  # reject
     gpu.containers.watch(5)  # reject
     gpu.request("GET")  # reject
+    gpu.rent(gpu_name="RTX 4090")  # reject
+    gpu.rent(image=1, budget="5")  # reject
+    gpu.offers("RTX 4090")  # reject
+    gpu.rentals.reap(True)  # reject
+    with gpu.rent(image=1) as rental:
+        rental.run(["x"])  # reject
+        rental.detach().name.nonsense  # reject
 
 
 async def mixed_up(gpu: RentGPU) -> None:
@@ -71,6 +94,11 @@ async def mixed_up(gpu: RentGPU) -> None:
         await shell.run("x")  # reject
         async for _ in shell.stream("x"):  # reject
             pass
+    async with gpu.rent(image=1):  # reject
+        pass
+    with gpu.rent(image=1) as rental:
+        await rental.run("x")  # reject
+    await gpu.rentals.reap()  # reject
     await gpu.containers.get(1)  # reject
     async for _ in gpu.containers.list():  # reject
         pass
