@@ -24,7 +24,7 @@ TEXT = README.read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^## (.+?)$|^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 OUTPUT = {
     "Rent a GPU": (
-        r"NVIDIA_GeForce_RTX_4090, 0\.531 an hour: GPU 0: NVIDIA GeForce RTX 4090 \(.*\)\nspent about 0\.\d{6}\n"
+        r"NVIDIA_GeForce_RTX_4090, 0\.5310 an hour: GPU 0: NVIDIA GeForce RTX 4090 \(.*\)\nspent about 0\.\d{6}\n"
     ),
     "Rentals": (
         r"(node-\w\w-\d+ \d\.\d+ USD\n){3}none of the 60 machines on offer will do: 58 for another GPU, 2 for too dear\n"
