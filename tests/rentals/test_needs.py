@@ -1,0 +1,411 @@
+"""What to rent: which machines will do, in which order they are tried, and what they cost."""
+
+from __future__ import annotations
+
+import random
+import re
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netmind_rentgpu.errors import InvalidArgumentError
+from netmind_rentgpu.models import Machine
+from netmind_rentgpu.profile import ServiceProfile
+from netmind_rentgpu.rentals.needs import (
+    DOCUMENTED_GPUS,
+    Needs,
+    Offer,
+    hourly_price,
+    next_offer,
+    ranked,
+    resolved_gpu_names,
+    why_none,
+)
+
+PROFILE = ServiceProfile()
+
+
+# Which machines will do.
+
+
+def machine(name: str = "n", price: str | None = "1", **fields: Any) -> Machine:
+    """Return a machine of which all is told."""
+    told: dict[str, Any] = {
+        "gpu_name": "NVIDIA_GeForce_RTX_4090",
+        "gpu_count": 8,
+        "gpu_memory": 24,
+        "region": "US",
+        "memory_total": 256,
+        "disk_total": 1000,
+        "cuda_version": "12.4",
+        "nvlink_status": False,
+        "labels": ("Secure", "fast"),
+        "online_rate": 0.9,
+    }
+    return Machine(node_name=name, price=None if price is None else Decimal(price), **(told | fields))
+
+
+MET: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    ({}, {"price": None, "gpu_name": None}),
+    ({"gpu_names": frozenset({"nvidiageforcertx4090"})}, {}),
+    ({"gpu_names": frozenset({"nvidiageforcertx4090"})}, {"gpu_name": "nvidia geforce-rtx 4090"}),
+    ({"gpu_names": frozenset({"h100", "nvidiageforcertx4090"})}, {}),
+    ({"gpus": 8}, {}),
+    ({"gpus": 8}, {"gpu_count": 8.0}),
+    ({"gpus": 12}, {"gpu_count": None}),
+    ({"max_price": Decimal(1)}, {}),
+    ({"max_price": Decimal("1.00")}, {"price": Decimal("0.9999")}),
+    ({"max_price": Decimal(0)}, {"price": Decimal(0)}),
+    ({"priced": True}, {}),
+    ({"priced": True}, {"price": Decimal(0)}),
+    ({"regions": frozenset({"us", "jp"})}, {}),
+    ({"regions": frozenset({"us"})}, {"region": "us"}),
+    ({"regions": frozenset({"us"})}, {"region": None}),
+    ({"min_memory": 256.0}, {}),
+    ({"min_memory": 256.0}, {"memory_total": None}),
+    ({"min_gpu_memory": 24.0}, {}),
+    ({"min_gpu_memory": 24.0}, {"gpu_memory": None}),
+    ({"min_disk": 1000.0}, {}),
+    ({"min_disk": 1000.0}, {"disk_total": None}),
+    ({"min_cuda": (12, 4)}, {}),
+    ({"min_cuda": (12, 4)}, {"cuda_version": "CUDA 12.10"}),
+    ({"min_cuda": (12, 4)}, {"cuda_version": "13"}),
+    ({"min_cuda": (12,)}, {}),
+    ({"min_cuda": (12, 4)}, {"cuda_version": "12.4.1"}),
+    ({"min_cuda": (12, 4)}, {"cuda_version": None}),
+    ({"min_cuda": (12, 4)}, {"cuda_version": "unknown"}),
+    ({"nvlink": False}, {}),
+    ({"nvlink": True}, {"nvlink_status": True}),
+    ({"nvlink": True}, {"nvlink_status": None}),
+    ({"nvlink": False}, {"nvlink_status": None}),
+    ({"labels": frozenset({"secure", "fast"})}, {}),
+    ({"labels": frozenset({"secure"})}, {}),
+    ({"labels": frozenset({"secure"})}, {"labels": None}),
+]
+
+
+@pytest.mark.parametrize(("needs", "fields"), MET)
+def test_a_machine_that_will_do(needs: dict[str, Any], fields: dict[str, Any]) -> None:
+    assert Needs(**needs).unmet(attrs.evolve(machine(), **fields), PROFILE) is None
+
+
+UNMET: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+    ({"gpu_names": frozenset({"nvidiageforcertx4090ti"})}, {}, "another GPU"),
+    # What it costs and what it is, is not taken on trust.
+    ({"gpu_names": frozenset({"nvidiageforcertx4090"})}, {"gpu_name": None}, "another GPU"),
+    ({"max_price": Decimal(1000)}, {"price": None}, "no price that can be read"),
+    ({"priced": True}, {"price": None}, "no price that can be read"),
+    ({"gpus": 9}, {}, "too few GPUs"),
+    ({}, {"gpu_count": 0}, "too few GPUs"),
+    ({"max_price": Decimal("0.99")}, {}, "too dear"),
+    ({"max_price": Decimal(0)}, {}, "too dear"),
+    ({"regions": frozenset({"jp"})}, {}, "another region"),
+    ({"min_memory": 256.5}, {}, "too little memory"),
+    ({"min_memory": 1.0}, {"memory_total": 0}, "too little memory"),
+    ({"min_gpu_memory": 25.0}, {}, "too little GPU memory"),
+    ({"min_disk": 1001.0}, {}, "too little disk"),
+    ({"min_cuda": (12, 5)}, {}, "an older CUDA"),
+    ({"min_cuda": (12, 10)}, {"cuda_version": "12.9"}, "an older CUDA"),
+    ({"nvlink": True}, {}, "NVLink otherwise"),
+    ({"nvlink": False}, {"nvlink_status": True}, "NVLink otherwise"),
+    ({"labels": frozenset({"secure", "cheap"})}, {}, "other labels"),
+    ({"labels": frozenset({"secure"})}, {"labels": ()}, "other labels"),
+]
+
+
+@pytest.mark.parametrize(("needs", "fields", "lack"), UNMET)
+def test_a_machine_that_will_not_do(needs: dict[str, Any], fields: dict[str, Any], lack: str) -> None:
+    assert Needs(**needs).unmet(attrs.evolve(machine(), **fields), PROFILE) == lack
+
+
+@pytest.mark.parametrize(("least", "told"), [((12, 0), "12"), ((12, 4, 0), "12.4"), ((12, 4, 0, 0), "12.4")])
+def test_a_version_with_fewer_numbers_is_no_older(least: tuple[int, ...], told: str) -> None:
+    assert Needs(min_cuda=least).unmet(machine(cuda_version=told), PROFILE) is None
+
+
+def test_memory_and_disk_are_what_the_profile_says() -> None:
+    profile = ServiceProfile(memory_field="memory_per_gpu", disk_field="disk_per_gpu")
+    needs = Needs(min_memory=100.0, min_disk=100.0)
+    assert needs.unmet(machine(memory_per_gpu=32, disk_per_gpu=125), profile) == "too little memory"
+    assert needs.unmet(machine(memory_per_gpu=128, disk_per_gpu=64), profile) == "too little disk"
+    assert needs.unmet(machine(memory_per_gpu=128, disk_per_gpu=125, memory_total=1), profile) is None
+
+
+# In which order.
+
+
+def names(offers: list[Offer]) -> list[str]:
+    return [offer.machine.node_name for offer in offers]
+
+
+def test_the_cheapest_come_first_and_those_without_a_price_last() -> None:
+    machines = [machine("dear", "10"), machine("unknown", None), machine("cheap", "2"), machine("free", "0")]
+    offers = ranked(machines, Needs(gpus=2), PROFILE, "NMT")
+    assert names(offers) == ["free", "cheap", "dear", "unknown"]
+    assert [offer.hourly_price for offer in offers] == [0, 4, 20, None]
+    assert {(offer.gpus, offer.currency) for offer in offers} == {(2, "NMT")}
+
+
+def test_of_those_that_cost_the_same_the_most_reliable_comes_first() -> None:
+    machines = [machine("b"), machine("a", online_rate=None), machine("c", online_rate=0.99), machine("d", "1.00")]
+    assert names(ranked(machines, Needs(), PROFILE, "USD")) == ["c", "b", "d", "a"]
+
+
+def test_what_is_not_told_is_not_held_against_a_machine_but_comes_after_what_is() -> None:
+    needs = Needs(min_memory=64.0, regions=frozenset({"us"}))
+    machines = [
+        machine("nothing", "0.1", region=None, memory_total=None),
+        machine("half", "0.2", memory_total=None),
+        machine("all", "0.3"),
+        machine("another thing", "0.4", disk_total=None, cuda_version=None, labels=None, nvlink_status=None),
+    ]
+    assert names(ranked(machines, needs, PROFILE, "USD")) == ["all", "another thing", "half", "nothing"]
+    assert names(ranked(machines, Needs(), PROFILE, "USD")) == ["nothing", "half", "all", "another thing"]
+    # How many GPUs it has, is always needed.
+    machines.append(machine("uncounted", "0.05", gpu_count=None))
+    assert names(ranked(machines, Needs(), PROFILE, "USD"))[-1] == "uncounted"
+
+
+@pytest.mark.parametrize("text", [None, "", "unknown"])
+def test_a_version_without_a_number_is_not_told(text: str | None) -> None:
+    machines = [machine("untold", "0.1", cuda_version=text), machine("told", "0.2")]
+    assert names(ranked(machines, Needs(min_cuda=(12, 4)), PROFILE, "USD")) == ["told", "untold"]
+    assert names(ranked(machines, Needs(), PROFILE, "USD")) == ["untold", "told"]
+
+
+def test_a_machine_that_tells_all_but_its_price_comes_after_any_with_a_price() -> None:
+    machines = [machine("unknown price", None), machine("unknown memory", "0.2", memory_total=None)]
+    found = names(ranked(machines, Needs(min_memory=64.0), PROFILE, "USD"))
+    assert found == ["unknown memory", "unknown price"]
+
+
+def test_the_users_key_wins_and_the_usual_order_decides_between_equals() -> None:
+    machines = [machine("a", "3", region="JP"), machine("b", "2"), machine("c", "1", region="JP"), machine("d", None)]
+    assert names(ranked(machines, Needs(), PROFILE, "USD", lambda offer: offer.machine.region)) == ["c", "a", "b", "d"]
+    dearest_first = ranked(machines, Needs(), PROFILE, "USD", lambda offer: -(offer.hourly_price or 0))
+    assert names(dearest_first) == ["a", "b", "c", "d"]
+
+
+def test_the_users_key_sorts_only_what_will_do() -> None:
+    machines = [machine("a", "3"), machine("b", "1")]
+    needs = Needs(max_price=Decimal(2))
+    assert names(ranked(machines, needs, PROFILE, "USD", lambda offer: -(offer.hourly_price or 0))) == ["b"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [lambda offer: offer.hourly_price, lambda offer: offer.price, lambda: 1],
+    ids=["compares None", "no such field", "takes nothing"],
+)
+def test_a_key_that_fails_is_the_users_mistake(key: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^key: cannot be used to sort offers") as caught:
+        ranked([machine("a"), machine("b", None)], Needs(), PROFILE, "USD", key)
+    assert caught.value.__cause__ is not None
+
+
+prices = st.decimals(0, 10, places=2)
+machines_drawn = st.lists(
+    st.builds(
+        Machine,
+        node_name=st.text("abcdef", min_size=1, max_size=4),
+        gpu_name=st.none() | st.sampled_from(DOCUMENTED_GPUS[:3]),
+        gpu_count=st.none() | st.integers(0, 8),
+        price=st.none() | prices,
+        region=st.none() | st.sampled_from(["US", "JP"]),
+        memory_total=st.none() | st.integers(0, 128),
+        online_rate=st.none() | st.floats(0, 1),
+        labels=st.none() | st.just(()) | st.just(("Fast",)),
+    ),
+    unique_by=lambda one: one.node_name,
+    max_size=12,
+)
+needs_drawn = st.builds(
+    Needs,
+    gpu_names=st.none() | st.just(resolved_gpu_names(DOCUMENTED_GPUS[:2], [])),
+    gpus=st.integers(1, 8),
+    regions=st.none() | st.just(frozenset({"us"})),
+    max_price=st.none() | prices,
+    min_memory=st.none() | st.floats(0, 128),
+    labels=st.sampled_from([frozenset[str](), frozenset({"fast"})]),
+    priced=st.booleans(),
+)
+
+
+@given(machines=machines_drawn, needs=needs_drawn)
+def test_only_what_will_do_is_offered_and_all_of_it(machines: list[Machine], needs: Needs) -> None:
+    offers = ranked(machines, needs, PROFILE, "USD")
+    offered = {one.node_name for one in machines if needs.unmet(one, PROFILE) is None}
+    assert sorted(names(offers)) == sorted(offered)
+    for offer in offers:
+        one = offer.machine
+        assert needs.gpu_names is None or (one.gpu_name or "").replace("_", "").lower() in needs.gpu_names
+        assert one.gpu_count is None or one.gpu_count >= needs.gpus
+        assert one.region is None or needs.regions is None or one.region == "US"
+        assert one.memory_total is None or one.memory_total >= (needs.min_memory or 0)
+        if needs.max_price is not None or needs.priced:
+            assert one.price is not None
+            assert needs.max_price is None or one.price <= needs.max_price
+
+
+@given(machines=machines_drawn, needs=needs_drawn)
+def test_those_told_alike_are_in_the_order_of_their_price(machines: list[Machine], needs: Needs) -> None:
+    offers = ranked(machines, needs, PROFILE, "USD")
+    for untold in range(5):
+        alike = [offer.hourly_price for offer in offers if needs.unknown(offer.machine, PROFILE) == untold]
+        known = [price for price in alike if price is not None]
+        assert alike == [*sorted(known), *[None] * (len(alike) - len(known))]
+
+
+@given(machines=machines_drawn, needs=needs_drawn, seed=st.integers())
+def test_the_order_of_the_list_makes_no_difference(machines: list[Machine], needs: Needs, seed: int) -> None:
+    shuffled = random.Random(seed).sample(machines, len(machines))
+    assert ranked(machines, needs, PROFILE, "USD") == ranked(shuffled, needs, PROFILE, "USD")
+
+
+# Which is tried next.
+
+OFFERS = ranked([machine("a", "1", gpu_count=4), machine("b", "2"), machine("c", "3")], Needs(gpus=2), PROFILE, "USD")
+
+
+@pytest.mark.parametrize(
+    ("tried", "aside", "claimed", "expected"),
+    [
+        ([], {}, {}, "a"),
+        (["a"], {}, {}, "b"),
+        (["a", "c"], {}, {}, "b"),
+        (["a", "b", "c"], {}, {}, None),
+        # Who refused two GPUs, or one, has not these two; who refused three may have.
+        ([], {"a": 2}, {}, "b"),
+        ([], {"a": 1}, {}, "b"),
+        ([], {"a": 3}, {}, "a"),
+        ([], {"a": 2, "b": 2, "c": 1}, {}, None),
+        (["b"], {"a": 2}, {}, "c"),
+        # Of four GPUs, two are free while this client has two, and one while it has three.
+        ([], {}, {"a": 2}, "a"),
+        ([], {}, {"a": 3}, "b"),
+        (["b"], {}, {"a": 4}, "c"),
+        # What our own claims take up comes last, and in its order.
+        (["b", "c"], {}, {"a": 4}, "a"),
+        ([], {}, {"a": 4, "b": 8, "c": 8}, "a"),
+        (["a"], {}, {"a": 4, "b": 8, "c": 8}, "b"),
+        ([], {"a": 2}, {"a": 4, "b": 8, "c": 8}, "b"),
+        ([], {"a": 2, "b": 2, "c": 2}, {"a": 4}, None),
+        (["elsewhere"], {"elsewhere": 1}, {"elsewhere": 99}, "a"),
+    ],
+)
+def test_which_offer_is_next(
+    tried: list[str], aside: dict[str, int], claimed: dict[str, int], expected: str | None
+) -> None:
+    found = next_offer(OFFERS, tried=tried, aside=aside, claimed=claimed)
+    assert (None if found is None else found.machine.node_name) == expected
+
+
+def test_a_machine_that_does_not_tell_its_gpus_is_not_taken_to_be_taken_up() -> None:
+    offers = ranked([machine("a", gpu_count=None)], Needs(gpus=2), PROFILE, "USD")
+    offers += ranked([machine("b")], Needs(gpus=2), PROFILE, "USD")
+    assert next_offer(offers, tried=(), aside={}, claimed={"a": 100}) is offers[0]
+    assert next_offer([], tried=(), aside={}, claimed={}) is None
+
+
+nodes = st.sampled_from("abcdef")
+
+
+@given(
+    machines=machines_drawn,
+    gpus=st.integers(1, 8),
+    aside=st.dictionaries(nodes, st.integers(1, 8)),
+    claimed=st.dictionaries(nodes, st.integers(0, 16)),
+)
+def test_each_offer_is_tried_once_and_what_is_taken_up_last(
+    machines: list[Machine], gpus: int, aside: dict[str, int], claimed: dict[str, int]
+) -> None:
+    offers = ranked(machines, Needs(gpus=gpus), PROFILE, "USD")
+    order: list[Offer] = []
+    tried: set[str] = set()
+    while (offer := next_offer(offers, tried=tried, aside=aside, claimed=claimed)) is not None:
+        assert offer.machine.node_name not in tried
+        tried.add(offer.machine.node_name)
+        order.append(offer)
+    refused = [offer for offer in offers if aside.get(offer.machine.node_name, 99) <= gpus]
+    assert {id(offer) for offer in order}.isdisjoint(id(offer) for offer in refused)
+    assert len(order) + len(refused) == len(offers)
+
+    def is_taken_up(offer: Offer) -> bool:
+        count = offer.machine.gpu_count
+        return count is not None and count - claimed.get(offer.machine.node_name, 0) < gpus
+
+    # Sorting is stable: within each of the two, the ranking decides.
+    assert order == sorted((offer for offer in offers if offer not in refused), key=is_taken_up)
+
+
+# What it costs.
+
+
+@pytest.mark.parametrize(
+    ("price", "gpus", "profile", "expected"),
+    [
+        ("0.45", 1, PROFILE, "0.45"),
+        ("0.45", 12, PROFILE, "5.40"),
+        ("0", 4, PROFILE, "0"),
+        ("1e-18", 3, PROFILE, "3e-18"),
+        ("0.45", 12, ServiceProfile(price_basis="machine"), "0.45"),
+        ("12", 1, ServiceProfile(price_period=timedelta(days=1)), "0.5"),
+        ("12", 4, ServiceProfile(price_period=timedelta(days=1)), "2"),
+        ("12", 4, ServiceProfile(price_period=timedelta(days=1), price_basis="machine"), "0.5"),
+        ("0.001", 1, ServiceProfile(price_period=timedelta(seconds=1)), "3.6"),
+        ("1", 1, ServiceProfile(price_period=timedelta(minutes=30)), "2"),
+    ],
+)
+def test_what_an_hour_costs(price: str, gpus: int, profile: ServiceProfile, expected: str) -> None:
+    assert hourly_price(machine(price=price), gpus, profile) == Decimal(expected)
+
+
+@pytest.mark.parametrize(
+    ("price", "period", "expected"),
+    [
+        ("0.01", timedelta(minutes=1), "0.60"),
+        ("0.1", timedelta(minutes=10), "0.6"),
+        ("0.1", timedelta(minutes=20), "0.3"),
+    ],
+)
+def test_an_hour_is_so_many_minutes_to_the_last_digit(price: str, period: timedelta, expected: str) -> None:
+    assert hourly_price(machine(price=price), 1, ServiceProfile(price_period=period)) == Decimal(expected)
+
+
+@pytest.mark.parametrize("profile", [PROFILE, ServiceProfile(price_period=timedelta(days=1), price_basis="machine")])
+def test_what_has_no_price_costs_nobody_knows_what(profile: ServiceProfile) -> None:
+    assert hourly_price(machine(price=None), 1, profile) is None
+
+
+@given(price=st.decimals(0, 10_000, places=4), gpus=st.integers(1, 12))
+def test_gpus_cost_as_much_as_one_each(price: Decimal, gpus: int) -> None:
+    assert hourly_price(machine(price=str(price)), gpus, PROFILE) == sum(gpus * [price])
+
+
+# And why there is none.
+
+
+def test_why_there_is_none() -> None:
+    assert why_none([], Needs(), PROFILE) == "no machine is on offer"
+    needs = Needs(regions=frozenset({"us"}), max_price=Decimal(1), gpus=8)
+    machines = [machine("a", "2"), machine("b", region="JP"), machine("c", "3", region="JP"), machine("d", None)]
+    assert why_none(machines, needs, PROFILE) == (
+        "none of the 4 machines on offer will do: 2 for too dear, 1 for another region, 1 for no price that can be read"
+    )
+
+
+@given(machines=machines_drawn, needs=needs_drawn)
+def test_each_machine_is_counted_once(machines: list[Machine], needs: Needs) -> None:
+    unfit = [one for one in machines if needs.unmet(one, PROFILE) is not None]
+    if not unfit:
+        assert why_none(unfit, needs, PROFILE) == "no machine is on offer"
+        return
+    text = why_none(unfit, needs, PROFILE)
+    total, *counts = map(int, re.findall(r"\b[0-9]+\b", text))
+    assert total == sum(counts) == len(unfit)
+    assert all(f"for {needs.unmet(one, PROFILE)}" in text for one in unfit)

@@ -1,0 +1,158 @@
+"""What the reaper makes of a record: a table, and what holds for every record."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import get_args
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from netmind_rentgpu.errors import APITimeoutError
+from netmind_rentgpu.rentals.owners import Owner
+from netmind_rentgpu.rentals.records import ReapReport, RentalRecord, Stage, Verdict, after_looking, verdict
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+OWNER = Owner("machine", "boot", "namespace", 7, "100")
+INTENDED = RentalRecord(
+    name="rg-0000000000-0000000000",
+    stage="intended",
+    node_name="node",
+    gpus=1,
+    hourly_price=Decimal("0.45"),
+    intended_at=NOW - SECOND,
+    expires_at=NOW + timedelta(hours=1),
+    certain_at=NOW + timedelta(minutes=5),
+    owner=OWNER,
+)
+CREATED = attrs.evolve(INTENDED, stage="created", container_id=5)
+READY = attrs.evolve(CREATED, stage="ready")
+DETACHED = attrs.evolve(CREATED, stage="detached", owner=None)
+ABANDONED = attrs.evolve(CREATED, stage="abandoned", owner=None)
+ABANDONED_INTENT = attrs.evolve(INTENDED, stage="abandoned", owner=None)
+LEAVE, DELETE, LOOK = Verdict.LEAVE, Verdict.DELETE, Verdict.LOOK
+
+
+@pytest.mark.parametrize(
+    ("record", "lives", "is_gone", "expired"),
+    [
+        # While its owner lives; when it is gone; when the expiry has passed.
+        (INTENDED, LEAVE, LOOK, LOOK),
+        (CREATED, LEAVE, DELETE, DELETE),
+        (READY, LEAVE, DELETE, DELETE),
+        (attrs.evolve(INTENDED, container_id=5), LEAVE, DELETE, DELETE),
+        (attrs.evolve(READY, container_id=None), LEAVE, LOOK, LOOK),
+        (DETACHED, LEAVE, LEAVE, DELETE),
+        # Whoever had it is not asked.
+        (attrs.evolve(DETACHED, owner=OWNER), LEAVE, LEAVE, DELETE),
+        (ABANDONED, DELETE, DELETE, DELETE),
+        (ABANDONED_INTENT, LOOK, LOOK, LOOK),
+        # A try that nobody is known to have may be somebody's.
+        (attrs.evolve(CREATED, owner=None), LEAVE, LEAVE, DELETE),
+    ],
+)
+def test_what_is_done_about_a_record(record: RentalRecord, lives: Verdict, is_gone: Verdict, expired: Verdict) -> None:
+    assert verdict(record, now=NOW, owner_is_gone=False) is lives
+    assert verdict(record, now=NOW, owner_is_gone=True) is is_gone
+    for owner_is_gone in (False, True):
+        late = attrs.evolve(record, expires_at=NOW - SECOND)
+        assert verdict(late, now=NOW, owner_is_gone=owner_is_gone) is expired
+
+
+@pytest.mark.parametrize("record", [CREATED, READY, DETACHED])
+def test_an_expiry_is_kept_to_the_moment(record: RentalRecord) -> None:
+    moment = NOW + timedelta(hours=1)
+    assert verdict(record, now=moment - timedelta(microseconds=1), owner_is_gone=False) is LEAVE
+    assert verdict(record, now=moment, owner_is_gone=False) is DELETE
+
+
+def test_what_is_to_be_kept_never_expires_but_is_nobodys_until_it_is_handed_over() -> None:
+    kept = attrs.evolve(CREATED, expires_at=None)
+    century = NOW + timedelta(days=36_525)
+    assert verdict(kept, now=century, owner_is_gone=False) is LEAVE
+    assert verdict(kept, now=NOW, owner_is_gone=True) is DELETE
+    assert verdict(attrs.evolve(kept, container_id=None), now=NOW, owner_is_gone=True) is LOOK
+
+
+moments = st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  # its zone is given
+stages: st.SearchStrategy[Stage] = st.sampled_from(get_args(Stage))
+records = st.builds(
+    RentalRecord,
+    name=st.just(INTENDED.name),
+    stage=stages,
+    container_id=st.none() | st.integers(1),
+    node_name=st.just("node"),
+    gpus=st.just(1),
+    hourly_price=st.none(),
+    intended_at=moments,
+    expires_at=st.none() | moments,
+    certain_at=moments,
+    owner=st.none() | st.just(OWNER),
+)
+
+
+@given(record=records, now=moments, owner_is_gone=st.booleans())
+def test_what_somebody_may_have_is_left_and_what_has_expired_is_not(
+    record: RentalRecord, now: datetime, owner_is_gone: bool
+) -> None:
+    found = verdict(record, now=now, owner_is_gone=owner_is_gone)
+    expired = record.expires_at is not None and record.expires_at <= now
+    if expired or record.stage == "abandoned":
+        assert found is not LEAVE
+    elif not owner_is_gone or record.owner is None:
+        assert found is LEAVE
+    # Nothing is struck out before it was looked for, and what has an id needs no looking for.
+    assert found in (LEAVE, LOOK if record.container_id is None else DELETE)
+
+
+@given(record=records, now=moments, later=moments, owner_is_gone=st.booleans())
+def test_what_was_once_to_be_deleted_still_is_later(
+    record: RentalRecord, now: datetime, later: datetime, owner_is_gone: bool
+) -> None:
+    first, last = sorted((now, later))
+    found = verdict(record, now=first, owner_is_gone=owner_is_gone)
+    assert found is LEAVE or verdict(record, now=last, owner_is_gone=owner_is_gone) is found
+
+
+@pytest.mark.parametrize(
+    ("found", "after", "expected"),
+    [
+        # After the moment from which on it would have been listed; or before, or just then.
+        (True, timedelta(0), Verdict.DELETE),
+        (True, -SECOND, Verdict.DELETE),
+        (True, SECOND, Verdict.DELETE),
+        (False, -timedelta(microseconds=1), Verdict.DOUBT),
+        (False, timedelta(0), Verdict.CLOSE),
+        (False, SECOND, Verdict.CLOSE),
+    ],
+)
+def test_after_looking(found: bool, after: timedelta, expected: Verdict) -> None:
+    assert after_looking(INTENDED, found=found, looked_at=INTENDED.certain_at + after) is expected
+
+
+@given(record=records, looked_at=moments)
+def test_a_record_is_closed_only_by_a_look_that_is_late_enough(record: RentalRecord, looked_at: datetime) -> None:
+    assert after_looking(record, found=True, looked_at=looked_at) is Verdict.DELETE
+    found = after_looking(record, found=False, looked_at=looked_at)
+    assert found is (Verdict.DOUBT if looked_at < record.certain_at else Verdict.CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("report", "clean"),
+    [
+        (ReapReport(), True),
+        (ReapReport(deleted=("a",), gone=("b",)), True),
+        (ReapReport(doubtful=(INTENDED,)), False),
+        (ReapReport(deleted=("a",), failed=(("b", APITimeoutError("", maybe_processed=True)),)), False),
+    ],
+)
+def test_a_report_is_clean_where_nothing_is_left(report: ReapReport, clean: bool) -> None:
+    assert report.clean is clean
+
+
+def test_an_owner_is_not_shown() -> None:
+    assert "namespace" not in repr(READY)
