@@ -28,13 +28,13 @@ def new_name(expires_at: datetime | None, *, random: Callable[[int], int] = secr
     """Make a name that nobody else has.
 
     Args:
-        expires_at: rounded up to a minute; None for what is to be kept. At most `LATEST`.
+        expires_at: rounded up to a minute; `LATEST` for what is later; None for what is to be kept.
         random: draws a number from 0 up to its argument.
     """
     nonce = _digits(random(36**_NONCE), _NONCE)
     if expires_at is None:
         return f"{_KEPT}{nonce}"
-    minutes = -((_EPOCH - expires_at) // _MINUTE)
+    minutes = -((_EPOCH - min(expires_at, LATEST)) // _MINUTE)
     name = f"{_OURS}{nonce}-{_digits(minutes, _EXPIRY)}"
     return name + _checksum(name)
 

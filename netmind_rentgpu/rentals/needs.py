@@ -96,7 +96,7 @@ class Needs:
         ):
             if _below(value, least):
                 return lack
-        if self.min_cuda is not None and () < version(machine.cuda_version) < self.min_cuda:
+        if self.min_cuda is not None and _is_older(version(machine.cuda_version), self.min_cuda):
             return "an older CUDA"
         if None not in (machine.nvlink_status, self.nvlink) and machine.nvlink_status != self.nvlink:
             return "NVLink otherwise"
@@ -111,7 +111,7 @@ class Needs:
             (self.min_memory, getattr(machine, profile.memory_field)),
             (self.min_gpu_memory, machine.gpu_memory),
             (self.min_disk, getattr(machine, profile.disk_field)),
-            (self.min_cuda, machine.cuda_version),
+            (self.min_cuda, version(machine.cuda_version) or None if self.min_cuda else None),
             (self.nvlink, machine.nvlink_status),
             (self.labels or None, machine.labels),
         )
@@ -186,8 +186,8 @@ def ranked(
     def usual(offer: Offer) -> tuple[Any, ...]:
         machine, price = offer.machine, offer.hourly_price
         return (
-            needs.unknown(machine, profile),
             price is None,
+            needs.unknown(machine, profile),
             price or 0,
             -(machine.online_rate or 0),
             machine.node_name,
@@ -231,6 +231,12 @@ def why_none(machines: Iterable[Machine], needs: Needs, profile: ServiceProfile)
         return "no machine is on offer"
     counts = ", ".join(f"{count} for {lack}" for lack, count in lacks.most_common() if lack is not None)
     return f"none of the {lacks.total()} machines on offer will do: {counts}"
+
+
+def _is_older(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    """Compare versions, of which one may be given more precisely; what is not known is not older."""
+    length = max(len(one), len(other))
+    return bool(one) and one + (0,) * (length - len(one)) < other + (0,) * (length - len(other))
 
 
 def _below(value: float | None, least: float | None) -> bool:

@@ -31,10 +31,8 @@ class CreateOutcome(Enum):
 
 
 _ABOUT_THE_ACCOUNT = (AuthenticationError, InsufficientBalanceError)
-_MACHINE_WORDS = re.compile(
-    r"\b(node|machine|gpus?|stock|capacity|available|unavailable|busy|offline|resources?)\b", re.IGNORECASE
-)
-_OTHER_WORDS = re.compile(r"\b(auth|image|template|payment|balance|token|name|key)\b", re.IGNORECASE)
+_MACHINE = re.compile(r"(?<![a-z])(node|machine|gpu)s?(?![a-z])", re.IGNORECASE)
+_OTHER = re.compile(r"(?<![a-z])(auth|image|template|payment|balance|token|name|key)s?(?![a-z])", re.IGNORECASE)
 _REQUEST_TIMEOUT = 408
 
 
@@ -66,6 +64,6 @@ def _is_about_the_machine(error: APIStatusError, node_name: str) -> bool:
         return True
     if isinstance(error, InvalidRequestError) and error.fields:
         return any("node_name" in field.loc or "gpu" in field.loc for field in error.fields)
-    if _MACHINE_WORDS.search(error.message):
+    if _MACHINE.search(error.message):
         return True
-    return not isinstance(error, PermissionDeniedError) and not _OTHER_WORDS.search(error.message)
+    return not isinstance(error, PermissionDeniedError) and not _OTHER.search(error.message)

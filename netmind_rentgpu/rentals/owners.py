@@ -90,9 +90,11 @@ def see_process(process_id: int) -> str | Sight:
         status = Path(f"/proc/{process_id}/stat").read_bytes()
     except OSError:
         return _exists(process_id)
-    # The name, in parentheses, may hold anything. What is dead but not collected yet has nothing under way any more.
+    # The name, in parentheses, may hold anything. What is dead but not collected yet has nothing under way any more, unless
+    # only its first thread has ended.
     fields = status.rpartition(b")")[2].split()
-    return Sight.GONE if fields[0] in (b"Z", b"X") else fields[19].decode()
+    state, threads, started = fields[0], fields[17], fields[19]
+    return Sight.GONE if state in (b"Z", b"X") and threads in (b"0", b"1") else started.decode()
 
 
 def _exists(process_id: int) -> Sight:

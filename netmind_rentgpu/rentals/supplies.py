@@ -132,7 +132,8 @@ def matching_image(text: str, images: Iterable[Image]) -> Image:
     Raises:
         InvalidArgumentError: there is none, or several.
     """
-    known = list(images)
+    # A service may list one under both types.
+    known = list({image.id: image for image in images}.values())
     by_name = [image for image in known if image.name == text]
     by_source = [image for image in known if f"{image.image_name}:{image.image_tag}" == text]
     by_label = [image for image in known if image.image_label == text]
