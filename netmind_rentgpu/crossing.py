@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from netmind_rentgpu.errors import ClientStateError
 
 __all__ = ["Crossing"]
+
+_LONGEST_SLEEP = 0.5
 
 
 class Crossing:
@@ -57,7 +59,11 @@ class Crossing:
     def wait(self) -> None:
         """Wait until it is finished. In the caller's thread; may be interrupted, and called again then."""
         while not self._finished:
-            self._signal.get()
+            try:  # noqa: SIM105  # this is waited for in, and has to be quick
+                # A signal that comes in the moment before this sleeps does not wake it.
+                self._signal.get(timeout=_LONGEST_SLEEP)
+            except Empty:
+                pass
 
     def start(self, under_way: set[Crossing]) -> None:
         """Begin; leave the set when it is finished. In the loop's thread."""

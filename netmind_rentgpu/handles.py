@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
@@ -10,7 +11,7 @@ from typing import Any, Final, Self
 from netmind_rentgpu.bridge import Held, call
 from netmind_rentgpu.bridged import iterated, synced
 from netmind_rentgpu.client import AsyncRentGPU
-from netmind_rentgpu.errors import ReleaseError, RentGPUError
+from netmind_rentgpu.errors import ClientStateError, ReleaseError, RentGPUError
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.rental import AsyncRental
 from netmind_rentgpu.ssh.shell import AsyncShell
@@ -186,6 +187,9 @@ class Rental:
             call(rental.__aenter__)
         except BaseException as error:
             # It may have been entered when the interrupt came.
+            with suppress(ClientStateError):
+                if rental.expires_at is None:
+                    error.add_note(f"{rental.name}, container {rental.container.id}, was to be kept, and may have been")
             self._close_after(error)
             raise
         return self

@@ -282,6 +282,9 @@ def _make(path: Path) -> None:
         os.link(new, path)
     except FileExistsError:
         pass
+    except OSError:  # some file systems have no links
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     finally:
         Path(new).unlink()
 

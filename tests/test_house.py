@@ -57,6 +57,7 @@ FLOORS = [
     "rentals.owners",
     "rentals.records",
     "rentals.outcomes",
+    "rentals.tries",
     "rentals.ledger",
     "rentals.supplies",
     "rentals.market",

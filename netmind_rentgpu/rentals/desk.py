@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
+from netmind_rentgpu.errors import ClientStateError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.rentals.ledger import Ledger
@@ -67,6 +68,7 @@ class Desk:
         live: what is to be released when the client is closed.
         names: what is under way here.
         loop: in which that is.
+        closing: nothing more can be rented.
     """
 
     profile: ServiceProfile
@@ -81,6 +83,7 @@ class Desk:
     live: set[Owning] = attrs.field(factory=set[Owning])
     names: set[str] = attrs.field(factory=set[str])
     loop: asyncio.AbstractEventLoop | None = None
+    closing: bool = False
 
     @property
     def longest_create(self) -> timedelta:
@@ -106,7 +109,13 @@ class Desk:
         self.names.discard(name)
 
     def enter(self, owning: Owning) -> None:
-        """Take in that somebody has something to release."""
+        """Take in that somebody has something to release.
+
+        Raises:
+            ClientStateError: the client is being closed.
+        """
+        if self.closing:
+            raise ClientStateError("this client is closed, or being closed; make a new one")
         self.live.add(owning)
         self.loop = asyncio.get_running_loop()
         _desks.add(self)
@@ -123,10 +132,13 @@ class Desk:
         Raises:
             ReleaseError: something could not be deleted.
         """
-        ends = await asyncio.gather(*(owning.close() for owning in tuple(self.live)), return_exceptions=True)
-        for end in ends:
-            if isinstance(end, BaseException):
-                raise end
+        self.closing = True
+        problems: list[BaseException] = []
+        while self.live:
+            ends = await asyncio.gather(*(owning.close() for owning in tuple(self.live)), return_exceptions=True)
+            problems += [end for end in ends if isinstance(end, BaseException)]
+        if problems:
+            raise problems[0]
 
 
 def _after_fork() -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from netmind_rentgpu.errors import (
     AuthenticationError,
+    ClientStateError,
     ConflictError,
     InvalidRequestError,
     LedgerError,
@@ -45,7 +46,7 @@ async def delete_surely(desk: Desk, container_id: int, hurried: asyncio.Event | 
         except RentGPUError as error:
             if isinstance(error, _MAYBE_GONE) and await insist(lambda: _is_gone(desk, container_id, patience)):
                 return None
-            hopeless = isinstance(error, (AuthenticationError, PermissionDeniedError))
+            hopeless = isinstance(error, (AuthenticationError, ClientStateError, PermissionDeniedError))
             if hopeless or loop.time() + pause > deadline or (hurried is not None and hurried.is_set()):
                 return error
         else:

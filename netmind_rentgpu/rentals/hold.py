@@ -11,94 +11,53 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TypeAlias
 
 import attrs
 
 from netmind_rentgpu.errors import (
+    ClientStateError,
     LedgerError,
     MachineRefusal,
     NoMachineError,
     ReleaseError,
     RentGPUError,
 )
-from netmind_rentgpu.models import Container, Machine, PaymentType
+from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.desk import Desk, now
 from netmind_rentgpu.rentals.ends import delete_surely, noted
-from netmind_rentgpu.rentals.names import is_same_name, new_name
+from netmind_rentgpu.rentals.market import matching
+from netmind_rentgpu.rentals.names import new_name
 from netmind_rentgpu.rentals.needs import Offer, next_offer
 from netmind_rentgpu.rentals.outcomes import CreateOutcome, outcome_of
 from netmind_rentgpu.rentals.owners import this_process
 from netmind_rentgpu.rentals.records import RentalRecord, Verdict, after_looking
+from netmind_rentgpu.rentals.tries import Order, Taken, Try
 from netmind_rentgpu.shielding import insist, surely
 
-__all__ = ["Begin", "Hold", "Order", "Taken"]
+__all__ = ["Begin", "Hold"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
-_MOST_TRIES, _MOST_DOUBTS = 10, 2
+_MOST_TRIES, _MOST_DOUBTS = 50, 2
 _LONGEST_ANSWER = 30.0
-_LOOKING_GOES_ON = timedelta(seconds=60)
+_LOOKING_GOES_ON = 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 
 
-@attrs.frozen(kw_only=True)
-class Order:
-    """What every try of a rental asks for.
-
-    Attributes:
-        allowance: how long an offer may be had; None for what is to be kept.
-    """
-
-    image_id: int
-    auth_id: int
-    payment_type: PaymentType | str | int
-    allowance: Callable[[Offer], timedelta | None]
-
-
-@attrs.frozen(kw_only=True)
-class Taken:
-    """What a rental has, once it has it.
-
-    Attributes:
-        by_budget: it is its budget, and not its time, that ends it.
-        kept: it is not to be deleted when it is left, nor ever by us.
-    """
-
-    record: RentalRecord
-    container: Container
-    machine: Machine
-    by_budget: bool = False
-    kept: bool = False
-
-
-@attrs.define(eq=False)
-class _Try:
-    """One create.
-
-    Attributes:
-        creating: the create, once it was sent.
-        certain_at: where it was refused, or looked for and not found, until when it may still turn up.
-        refused: the service has said that it did not act.
-        claiming: its GPUs count as taken.
-    """
-
-    record: RentalRecord
-    creating: asyncio.Task[Container] | None = None
-    container_id: int | None = None
-    certain_at: datetime | None = None
-    refused: bool = False
-    claiming: bool = True
-
-
 class Hold:
-    """All tries of one rental that are not known to have come to nothing."""
+    """All tries of one rental that are not known to have come to nothing.
+
+    Attributes:
+        borrowed: the name of what was detached, and is to be given back if it cannot be entered.
+    """
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._tries: list[_Try] = []
+        self._tries: list[Try] = []
         self._hurried = asyncio.Event()
+        self.borrowed: str | None = None
 
     def hurry(self) -> None:
         """Do not wait any more for what may turn up or recover: it stays on record."""
@@ -132,12 +91,20 @@ class Hold:
                 raise taken
         raise self._none(offers, refusals)
 
+    def borrow(self, name: str) -> None:
+        """Be about to take over what was detached, to be given back if that fails."""
+        self.borrowed = name
+        self._desk.hold(name)
+
     def adopt(self, record: RentalRecord) -> None:
-        """Take over what was rented earlier."""
-        self._add(_Try(record, container_id=record.container_id))
+        """Take over what was detached."""
+        self._add(Try(record, container_id=record.container_id))
 
     def disown(self, name: str) -> None:
         """Take in that a try is not ours any more."""
+        if name == self.borrowed:
+            self.borrowed = None
+        self._desk.let_go(name)
         for one in [one for one in self._tries if one.record.name == name]:
             self._forget(one)
 
@@ -162,7 +129,7 @@ class Hold:
     async def _try(self, offer: Offer, order: Order) -> tuple[RentalRecord, Container] | RentGPUError:
         """Create a container; return it, or why it could not be had."""
         desk, node_name = self._desk, offer.machine.node_name
-        one = self._add(_Try(self._intent(offer, order)))
+        one = self._add(Try(self._intent(offer, order)))
         name = one.record.name
         try:
             await desk.ledger.begin(one.record)
@@ -227,35 +194,39 @@ class Hold:
         shown = "; ".join(f"{node}: {refusal.error}" for node, refusal in list(refusals.items())[:3])
         more = f"; and {len(refusals) - 3} more" if len(refusals) > 3 else ""
         return NoMachineError(
-            f"of {len(offers)} machines that would do, none could be had: {shown}{more}",
+            f"none of {len(offers)} machines that would do could be had; {len(refusals)} have refused: {shown}{more}",
             refusals=tuple(refusals.values()),
         )
 
     # A create without a clear answer.
 
-    async def _settle(self, one: _Try) -> list[Container] | None:
+    async def _settle(self, one: Try) -> list[Container] | None:
         """Look for what a create may have made, until it would be listed; None where that cannot be told.
 
         Where nothing was found, it is noted until when something may still turn up.
         """
-        listed_at = now() + self._desk.profile.list_lag
+        # By a clock that nobody sets.
+        time = asyncio.get_running_loop().time
+        listed_at = time() + self._desk.profile.list_lag.total_seconds()
         one.certain_at = now() + self._desk.doubt
         await noted(self._desk.ledger.doubt(one.record.name, one.certain_at))
         pause = _FIRST_PAUSE
         while True:
-            looked_at = now()
+            looked_at = time()
             try:
-                found = await self._look_for(one.record.name)
+                found = await self._look_for(one.record)
+            except ClientStateError:
+                return None
             except RentGPUError:
                 if looked_at > listed_at + _LOOKING_GOES_ON:
                     return None
             else:
                 if found:
                     one.certain_at = None
-                    for twin in found[1:]:
-                        await self._delete(twin.id)
+                    one.twins = [twin.id for twin in found[1:]]
                     return found
                 if looked_at >= listed_at:
+                    one.settled = True
                     return []
             if self._hurried.is_set():
                 return None
@@ -264,7 +235,7 @@ class Hold:
                     await self._hurried.wait()
             pause = min(_LONGEST_PAUSE, pause * 1.5)
 
-    async def _take_refusal(self, one: _Try, outcome: CreateOutcome) -> None:
+    async def _take_refusal(self, one: Try, outcome: CreateOutcome) -> None:
         """Take in that the service did not act, and look for it later all the same, unless it cannot have."""
         if outcome is CreateOutcome.NOTHING:
             await self._strike(one)
@@ -274,17 +245,17 @@ class Hold:
         one.certain_at = now() + self._desk.doubt
         await noted(self._desk.ledger.doubt(one.record.name, one.certain_at))
 
-    async def _look_for(self, name: str) -> list[Container]:
-        return [container for container in await self._desk.roll.call() if is_same_name(name, container.name)]
+    async def _look_for(self, record: RentalRecord) -> list[Container]:
+        return matching(record, await self._desk.roll.call())
 
-    async def _look_once(self, one: _Try) -> bool:
+    async def _look_once(self, one: Try) -> bool:
         """Delete what a try has made after all; tell whether nothing will turn up any more.
 
         Raises:
             RentGPUError: that cannot be told now.
         """
         looked_at = now()
-        found = await self._look_for(one.record.name)
+        found = await self._look_for(one.record)
         for container in found:
             error = await self._delete(container.id)
             if error is not None:
@@ -297,13 +268,13 @@ class Hold:
 
     # The end of it.
 
-    async def _end(self, one: _Try) -> ReleaseError | None:
+    async def _end(self, one: Try) -> ReleaseError | None:
         """See that nothing is left of a try."""
         if one.creating is not None and one.container_id is None and not await self._learn(one):
             await self._leave_on_record(one)
             return None
-        if one.container_id is not None:
-            error = await self._delete(one.container_id)
+        for container_id in (*one.twins, one.container_id):
+            error = None if container_id is None else await self._delete(container_id)
             if error is not None:
                 with suppress(asyncio.CancelledError):
                     await self._leave_on_record(one)
@@ -311,7 +282,7 @@ class Hold:
         await self._strike(one)
         return None
 
-    async def _learn(self, one: _Try) -> bool:
+    async def _learn(self, one: Try) -> bool:
         """Find out what came of a create; tell whether that is known."""
         creating = one.creating
         if creating is None:
@@ -331,7 +302,7 @@ class Hold:
         if outcome is not CreateOutcome.UNCLEAR and one.certain_at is None:
             with suppress(asyncio.CancelledError):
                 await self._take_refusal(one, outcome)
-        if one.certain_at is not None:
+        if one.settled or one.refused:
             with suppress(RentGPUError):
                 return await insist(lambda: self._look_once(one), cancelled=self.hurry)
             return False
@@ -343,7 +314,7 @@ class Hold:
     async def _delete(self, container_id: int) -> RentGPUError | None:
         return await delete_surely(self._desk, container_id, self._hurried)
 
-    async def _leave_on_record(self, one: _Try) -> None:
+    async def _leave_on_record(self, one: Try) -> None:
         record = one.record
         try:
             await noted(self._desk.ledger.abandon(record.name, one.container_id))
@@ -356,32 +327,32 @@ class Hold:
                 record.node_name,
             )
 
-    async def _strike(self, one: _Try) -> None:
+    async def _strike(self, one: Try) -> None:
         # A cancellation comes when it is written.
         try:
             await noted(self._desk.ledger.close([one.record.name]))
         finally:
             self._forget(one)
 
-    def _add(self, one: _Try) -> _Try:
+    def _add(self, one: Try) -> Try:
         self._tries.append(one)
         self._desk.hold(one.record.name)
         self._desk.market.claimed[one.record.node_name] += one.record.gpus
         return one
 
-    def _forget(self, one: _Try) -> None:
+    def _forget(self, one: Try) -> None:
         if one in self._tries:
             self._tries.remove(one)
             self._desk.let_go(one.record.name)
             self._unclaim(one)
 
-    def _unclaim(self, one: _Try) -> None:
+    def _unclaim(self, one: Try) -> None:
         if one.claiming:
             one.claiming = False
             self._desk.market.claimed[one.record.node_name] -= one.record.gpus
 
 
-def _unreleased(one: _Try, error: RentGPUError) -> ReleaseError:
+def _unreleased(one: Try, error: RentGPUError) -> ReleaseError:
     record = one.record
     price = "an unknown price" if record.hourly_price is None else f"{record.hourly_price:f}"
     text = (

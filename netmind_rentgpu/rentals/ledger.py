@@ -100,6 +100,23 @@ class Ledger:
 
         return await self._state.write(take)
 
+    async def claim(self, record: RentalRecord) -> bool:
+        """Make a record, as it was read, one that is to be reaped; tell whether it still was as it was read."""
+
+        def claim(connection: Connection) -> bool:
+            claimed = connection.execute(
+                f"UPDATE rentals SET stage = 'abandoned', owner = NULL {_THIS_ONE} AND stage = ? AND owner IS ?",  # noqa: S608  # our own words
+                (
+                    self._account,
+                    record.name,
+                    record.stage,
+                    None if record.owner is None else _owner(record.owner),
+                ),
+            )
+            return bool(claimed.rowcount)
+
+        return await self._state.write(claim)
+
     async def close(self, names: Iterable[str]) -> None:
         """Strike records out."""
         closed = [(self._account, name) for name in names]

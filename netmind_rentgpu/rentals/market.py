@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import timedelta
 
 import attrs
 
-from netmind_rentgpu.errors import RentGPUError
+from netmind_rentgpu.errors import RentGPUError, UnexpectedResponseError
 from netmind_rentgpu.models import Container, Machine
+from netmind_rentgpu.rentals.names import is_same_name
+from netmind_rentgpu.rentals.records import RentalRecord
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.machines import AsyncMachines
 
-__all__ = ["Market", "Roll"]
+__all__ = ["Market", "Roll", "matching"]
 
 _FRESH = 1.0
 _SET_ASIDE = 60.0
+_CLOCKS_DIFFER = timedelta(minutes=10)
 
 
 @attrs.frozen
@@ -40,7 +44,7 @@ class Market:
         self._machines = machines
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._listed: dict[str, tuple[float, list[Machine]]] = {}
+        self._listed: dict[str, tuple[float, list[Machine] | RentGPUError | None]] = {}
         self._refused: dict[str, _Refused] = {}
         self.claimed: Counter[str] = Counter()
 
@@ -50,13 +54,20 @@ class Market:
         Raises:
             RentGPUError: any of the client's errors.
         """
+        wanted = self._clock() - _FRESH
         async with self._lock:
-            asked, machines = self._listed.get(currency, (-_FRESH, []))
-            if self._clock() - asked > _FRESH or not machines:
+            asked, found = self._listed.get(currency, (-1.0, None))
+            if found is None or asked < (wanted if isinstance(found, list) else wanted + _FRESH):
                 asked = self._clock()
-                machines = await self._machines.list(currency=currency)
-                self._listed[currency] = asked, machines
-            return machines
+                try:
+                    found = await self._machines.list(currency=currency)
+                except RentGPUError as error:
+                    found = error
+                self._listed[currency] = asked, found
+            # Who asked before shares how it failed, too; else all would ask, one after the other.
+            if isinstance(found, RentGPUError):
+                raise found
+            return found
 
     def set_aside(self, node_name: str, gpus: int, error: RentGPUError) -> None:
         """Do not try a machine for a while, for so many GPUs or more."""
@@ -83,7 +94,7 @@ class Roll:
         self._clock = clock
         self._lock = asyncio.Lock()
         self._began = -1.0
-        self._found: list[Container] = []
+        self._found: list[Container] | RentGPUError = []
 
     async def call(self) -> list[Container]:
         """Return all containers, as a walk found them that began now or later.
@@ -94,7 +105,42 @@ class Roll:
         asked = self._clock()
         async with self._lock:
             if self._began < asked:
-                began = self._clock()
-                self._found = [container async for container in self._containers.list()]
-                self._began = began
+                self._began = self._clock()
+                try:
+                    self._found = await self._walk()
+                except RentGPUError as error:
+                    self._found = error
+            # Who asked before a walk began shares how it failed, too; else all would walk, one after the other.
+            if isinstance(self._found, RentGPUError):
+                raise self._found
             return self._found
+
+    async def _walk(self) -> list[Container]:
+        found: list[Container] = []
+        async for page in self._containers.list().pages():
+            if page.unreadable:
+                raise page.unreadable[0]
+            found += page.items
+        return found
+
+
+def matching(record: RentalRecord, listed: Iterable[Container]) -> list[Container]:
+    """Return the containers that are a record's.
+
+    Raises:
+        UnexpectedResponseError: there is none, but one whose name cannot be read, and which may be it.
+    """
+    found: list[Container] = []
+    nameless: Container | None = None
+    for container in listed:
+        if is_same_name(record.name, container.name):
+            found.append(container)
+        elif (
+            container.name is None
+            and (container.created_at or record.intended_at) >= record.intended_at - _CLOCKS_DIFFER
+        ):
+            nameless = container
+    if nameless is not None and not found:
+        problem = f"container {nameless.id} has no name that can be read, and may be {record.name}"
+        raise UnexpectedResponseError(problem, status=200, method="GET", path="/v1/rentgpu/containers/")
+    return found

@@ -10,9 +10,11 @@ from netmind_rentgpu.errors import LedgerError, NotFoundError, RentGPUError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.desk import Desk, is_held_here, now
 from netmind_rentgpu.rentals.ends import delete_surely
+from netmind_rentgpu.rentals.market import matching
 from netmind_rentgpu.rentals.names import expiry_in, is_same_name
 from netmind_rentgpu.rentals.owners import is_provably_dead, see_process, this_process
 from netmind_rentgpu.rentals.records import ReapReport, RentalRecord, Verdict, after_looking, verdict
+from netmind_rentgpu.shielding import surely
 
 __all__ = ["reap", "reap_by_name"]
 
@@ -63,8 +65,11 @@ async def reap(desk: Desk, *, wait: bool) -> ReapReport:
             to_delete.append(record)
         elif judged is Verdict.LOOK:
             to_look_for.append(record)
-    await asyncio.gather(*(_delete_recorded(desk, record, findings) for record in to_delete))
-    doubtful = await _look_for(desk, to_look_for, findings, wait=wait)
+    # What was read may not be so any more: somebody may have detached it, or taken it, meanwhile.
+    claimed = await asyncio.gather(*(desk.ledger.claim(record) for record in (*to_delete, *to_look_for)))
+    ours = {record.name for record, done in zip((*to_delete, *to_look_for), claimed, strict=True) if done}
+    await asyncio.gather(*(_delete_recorded(desk, record, findings) for record in to_delete if record.name in ours))
+    doubtful = await _look_for(desk, [one for one in to_look_for if one.name in ours], findings, wait=wait)
     return findings.report(doubtful)
 
 
@@ -115,6 +120,9 @@ async def _look_for(
     """Look for what may exist; return what may still turn up."""
     doubtful = list(records)
     pause = _FIRST_PAUSE
+    # Whoever set the clock meanwhile does not keep us waiting for longer than a create can be in doubt.
+    time = asyncio.get_running_loop().time
+    deadline = time() + desk.longest_create.total_seconds()
     while doubtful:
         looked_at = now()
         try:
@@ -124,7 +132,11 @@ async def _look_for(
             return []
         still: list[RentalRecord] = []
         for record in doubtful:
-            found = [container for container in listed if is_same_name(record.name, container.name)]
+            try:
+                found = matching(record, listed)
+            except RentGPUError as error:
+                findings.failed.append((record.name, error))
+                continue
             judged = after_looking(record, found=bool(found), looked_at=looked_at)
             if judged is Verdict.DOUBT:
                 still.append(record)
@@ -133,7 +145,7 @@ async def _look_for(
                     findings.gone.append(record.name)
                 await _close(desk, record, findings)
         doubtful = still
-        if not wait:
+        if not wait or time() > deadline:
             break
         if doubtful:
             await asyncio.sleep(pause)
@@ -153,7 +165,10 @@ async def _delete(desk: Desk, name: str, container_id: int, findings: _Findings,
         gone: it is said to be gone, which is to be made sure of.
     """
     async with findings.turns:
-        error = await delete_surely(desk, container_id)
+        # In a task of its own, which bears being cancelled; who waits for it is cancelled then.
+        deleting = asyncio.get_running_loop().create_task(delete_surely(desk, container_id))
+        await surely(deleting)
+    error = deleting.result()
     if error is None:
         if not gone:
             findings.deleted.append(name)

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -27,10 +27,11 @@ from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.block import Alarm, Block
 from netmind_rentgpu.rentals.desk import Desk, now
 from netmind_rentgpu.rentals.ends import noted
-from netmind_rentgpu.rentals.hold import Begin, Hold, Taken
+from netmind_rentgpu.rentals.hold import Begin, Hold
 from netmind_rentgpu.rentals.line import Line
 from netmind_rentgpu.rentals.owners import this_process
 from netmind_rentgpu.rentals.records import RentalRecord
+from netmind_rentgpu.rentals.tries import Taken
 from netmind_rentgpu.shielding import surely
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncRental"]
 
 _SECONDS_IN_AN_HOUR = 3600
+_PAUSE = timedelta(seconds=10)
 
 
 class AsyncRental:
@@ -53,18 +55,16 @@ class AsyncRental:
     it is entered there is nothing to tell: its attributes raise `ClientStateError`.
     """
 
-    def __init__(self, desk: Desk, begin: Begin, *, timeout: float, give_back: str | None = None) -> None:
+    def __init__(self, desk: Desk, begin: Begin, *, timeout: float) -> None:
         """Prepare; nothing is rented before it is entered.
 
         Args:
             begin: rents what is wanted.
             timeout: seconds in which it has to let us in.
-            give_back: the name of a detached rental that stays detached if it cannot be entered.
         """
         self._desk = desk
         self._begin = begin
         self._timeout = timeout
-        self._give_back = give_back
         self._hold = Hold(desk)
         self._process = os.getpid()
         self._taken: Taken | None = None
@@ -74,6 +74,7 @@ class AsyncRental:
         self._cause: tuple[type[RentalEndedError], str] | None = None
         self._releasing: asyncio.Task[ReleaseError | None] | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._looked_at = now() - _PAUSE
         self._alarm = Alarm(self._ring)
         self._released = asyncio.Event()
         self._ended_at: datetime | None = None
@@ -185,9 +186,13 @@ class AsyncRental:
         record = self._had.record
         if self._had.kept:
             raise ClientStateError("this rental is kept: nobody deletes it anyway")
-        await self._desk.ledger.detach(record.name, self.container.id)
-        self._over = "it was detached"
-        self._hold.disown(record.name)
+        detaching = asyncio.create_task(self._desk.ledger.detach(record.name, self.container.id))
+        try:
+            await surely(detaching)
+        finally:
+            detaching.result()
+            self._over = "it was detached"
+            self._hold.disown(record.name)
         await surely(self._start_release())
         return attrs.evolve(record, stage="detached", owner=None)
 
@@ -221,8 +226,8 @@ class AsyncRental:
             self._arm()
             await self._make_ready(self._taken)
         except BaseException as error:
-            if self._give_back is not None and self._cause is None:
-                await self._return_it(self._give_back)
+            if self._hold.borrowed is not None and self._cause is None:
+                await self._give_back(self._hold.borrowed)
             await self._leave(error)
             raise
         finally:
@@ -316,8 +321,13 @@ class AsyncRental:
         return container
 
     def _arm(self) -> None:
-        moments = (self._had.record.expires_at, self._hold.certain_at)
-        self._alarm.set([moment for moment in moments if moment is not None and self._releasing is None])
+        expires_at, certain_at = self._had.record.expires_at, self._hold.certain_at
+        if certain_at is not None:
+            # If a look at it has failed, the next is made after a while.
+            certain_at = max(certain_at, self._looked_at + _PAUSE)
+        self._alarm.set(
+            [moment for moment in (expires_at, certain_at) if moment is not None and self._releasing is None]
+        )
 
     def _ring(self) -> None:
         """Look at the time, which may have come."""
@@ -336,6 +346,7 @@ class AsyncRental:
                 self._block.cut_short(f"{self!r} is over")
             return
         if certain_at is not None and moment >= certain_at and (self._looking is None or self._looking.done()):
+            self._looked_at = moment
             self._looking = asyncio.get_running_loop().create_task(self._hold.look_again())
         self._arm()
 
@@ -354,21 +365,14 @@ class AsyncRental:
             self._released.set()
             await self._line.close()
 
-    async def _return_it(self, name: str) -> None:
+    async def _give_back(self, name: str) -> None:
         """Let what was detached be detached again."""
-        self._hold.disown(name)
-        returning = asyncio.get_running_loop().create_task(noted(self._desk.ledger.give_back(name, this_process())))
         with suppress(asyncio.CancelledError):
-            await surely(returning)
+            await noted(self._desk.ledger.give_back(name, this_process()))
+        self._hold.disown(name)
 
     async def _leave(self, error: BaseException | None) -> None:
-        """Release it, whoever cancels that; raise what the one who leaves has to know.
-
-        Raises:
-            RentalEndedError: it was ended before, and cut the block short.
-            ReleaseError: it could not be deleted, and nothing else is wrong.
-            CancelledError: somebody else cancelled meanwhile.
-        """
+        """Release it, whoever cancels that; raise what the one who leaves has to know."""
         releasing = self._start_release()
         cancellation: BaseException | None = None
         try:

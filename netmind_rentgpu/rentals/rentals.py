@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import logging
-
-from netmind_rentgpu.errors import InvalidArgumentError, LedgerError, NotFoundError, RentalEndedError
+from netmind_rentgpu.errors import InvalidArgumentError, NotFoundError, RentalEndedError
 from netmind_rentgpu.models import Machine
-from netmind_rentgpu.rentals.desk import Desk, now
-from netmind_rentgpu.rentals.hold import Hold, Taken
+from netmind_rentgpu.rentals.desk import Desk, is_held_here, now
+from netmind_rentgpu.rentals.exit import release_at_exit
+from netmind_rentgpu.rentals.hold import Hold
 from netmind_rentgpu.rentals.names import is_same_name
 from netmind_rentgpu.rentals.owners import this_process
 from netmind_rentgpu.rentals.reaper import reap, reap_by_name
 from netmind_rentgpu.rentals.records import ReapReport, RentalRecord
 from netmind_rentgpu.rentals.rental import AsyncRental
+from netmind_rentgpu.rentals.tries import Taken
 from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.waiting.waits import checked_timeout
 
 __all__ = ["AsyncRentals"]
-
-logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 
 class AsyncRentals:
@@ -72,32 +70,36 @@ class AsyncRentals:
             LedgerError: when it is entered, the state file cannot be used.
             RentGPUError: when it is entered, any other of the client's errors.
         """
+        release_at_exit()
         name = rental.name if isinstance(rental, RentalRecord) else arguments.text("rental", rental)
 
         async def begin(hold: Hold) -> Taken:
             return await self._take(name, hold)
 
-        return AsyncRental(self._desk, begin, timeout=checked_timeout(timeout), give_back=name)
+        return AsyncRental(self._desk, begin, timeout=checked_timeout(timeout))
 
     async def _take(self, name: str, hold: Hold) -> Taken:
         """Take over a rental that was detached."""
-        record = await self._desk.ledger.take(name, this_process(), now())
+        desk = self._desk
+        if is_held_here(name):
+            raise InvalidArgumentError("rental", f"{name} is in use in this process")
+        # Before it is ours on record, or a reaper of this process would take it for nobody's.
+        hold.borrow(name)
+        record = await desk.ledger.take(name, this_process(), now())
         if record is None or record.container_id is None:
+            hold.disown(name)
             raise InvalidArgumentError("rental", f"no rental called {name} is detached, or its time is up")
         hold.adopt(record)
         try:
-            container = await self._desk.containers.get(record.container_id)
+            container = await desk.containers.get(record.container_id)
         except NotFoundError as error:
-            raise await self._gone(record, hold) from error
+            raise _gone(record) from error
         if container.name not in (None, record.shown_name) and not is_same_name(name, container.name):
-            raise await self._gone(record, hold)
+            raise _gone(record)
         return Taken(record=record, container=container, machine=Machine(node_name=record.node_name))
 
-    async def _gone(self, record: RentalRecord, hold: Hold) -> RentalEndedError:
-        hold.disown(record.name)
-        try:
-            await self._desk.ledger.close([record.name])
-        except LedgerError as problem:
-            logger.warning("%s is gone, and still on record: %s", record.name, problem)
-        text = f"the container of {record.name}, {record.container_id}, is gone"
-        return RentalEndedError(text, name=record.name, container_id=record.container_id)
+
+def _gone(record: RentalRecord) -> RentalEndedError:
+    """Say that a container is gone. Its record stays: whoever says so may be wrong, which `reap` finds out."""
+    text = f"the container of {record.name}, {record.container_id}, is gone"
+    return RentalEndedError(text, name=record.name, container_id=record.container_id)

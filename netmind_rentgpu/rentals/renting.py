@@ -14,11 +14,12 @@ from netmind_rentgpu.errors import InvalidArgumentError, NoMachineError
 from netmind_rentgpu.models import Auth, Image, Machine, PaymentType
 from netmind_rentgpu.rentals.desk import Desk, now
 from netmind_rentgpu.rentals.exit import release_at_exit
-from netmind_rentgpu.rentals.hold import Hold, Order, Taken
+from netmind_rentgpu.rentals.hold import Hold
 from netmind_rentgpu.rentals.names import LATEST
 from netmind_rentgpu.rentals.needs import Needs, Offer, OfferKey, ranked, resolved_gpu_names, same, version, why_none
 from netmind_rentgpu.rentals.reaper import reap
 from netmind_rentgpu.rentals.rental import AsyncRental
+from netmind_rentgpu.rentals.tries import Order, Taken
 from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.ssh.access import check_asyncssh
 from netmind_rentgpu.waiting.waits import checked_timeout
