@@ -96,6 +96,13 @@ class Hold:
         self.borrowed = name
         self._desk.hold(name)
 
+    async def give_back(self) -> None:
+        """Let what was borrowed be detached again. To be run in a task of its own."""
+        if self.borrowed is not None:
+            with suppress(asyncio.CancelledError):  # which comes when it is written
+                await noted(self._desk.ledger.give_back(self.borrowed, this_process()))
+            self.disown(self.borrowed)
+
     def adopt(self, record: RentalRecord) -> None:
         """Take over what was detached."""
         self._add(Try(record, container_id=record.container_id))

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 import attrs
@@ -198,5 +199,6 @@ def _moment(moment: datetime) -> str:
     return moment.isoformat(timespec="microseconds")
 
 
+@lru_cache(maxsize=16)
 def _owner(owner: Owner) -> str:
     return json.dumps(attrs.asdict(owner))

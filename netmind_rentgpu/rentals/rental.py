@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from types import TracebackType
@@ -29,7 +28,6 @@ from netmind_rentgpu.rentals.desk import Desk, now
 from netmind_rentgpu.rentals.ends import noted
 from netmind_rentgpu.rentals.hold import Begin, Hold
 from netmind_rentgpu.rentals.line import Line
-from netmind_rentgpu.rentals.owners import this_process
 from netmind_rentgpu.rentals.records import RentalRecord
 from netmind_rentgpu.rentals.tries import Taken
 from netmind_rentgpu.shielding import surely
@@ -226,8 +224,6 @@ class AsyncRental:
             self._arm()
             await self._make_ready(self._taken)
         except BaseException as error:
-            if self._hold.borrowed is not None and self._cause is None:
-                await self._give_back(self._hold.borrowed)
             await self._leave(error)
             raise
         finally:
@@ -359,17 +355,13 @@ class AsyncRental:
 
     async def _release(self) -> ReleaseError | None:
         try:
+            if self._entering and self._cause is None:
+                await self._hold.give_back()
             return await self._hold.let_go()
         finally:
             self._desk.leave(self)
             self._released.set()
             await self._line.close()
-
-    async def _give_back(self, name: str) -> None:
-        """Let what was detached be detached again."""
-        with suppress(asyncio.CancelledError):
-            await noted(self._desk.ledger.give_back(name, this_process()))
-        self._hold.disown(name)
 
     async def _leave(self, error: BaseException | None) -> None:
         """Release it, whoever cancels that; raise what the one who leaves has to know."""
