@@ -307,7 +307,7 @@ def _shorter(connect: float | None, remaining: float | None) -> float | None:
     if remaining is None:
         return connect
     # aiohttp rounds timers of more than 5 s up to whole seconds.
-    before = remaining * 0.98 if remaining <= 5 else remaining - 1
+    before = remaining * 0.9 if remaining <= 5 else remaining - 1
     return before if connect is None else min(connect, before)
 
 

@@ -413,7 +413,7 @@ async def test_no_cause_holds_the_token_or_the_answer() -> None:
 
 async def test_a_short_total_to_a_full_listener_was_surely_not_sent() -> None:
     with hostile.full_listener() as url:
-        async with client(url, timeout=Timeouts(total=0.4, connect=10), retries=0) as gpu:
+        async with client(url, timeout=Timeouts(total=2, connect=10), retries=0) as gpu:
             with pytest.raises(APITimeoutError, match="no connection within") as caught:
                 await create(gpu)
         assert caught.value.maybe_processed is False
