@@ -56,6 +56,7 @@ FLOORS = [
     "rentals.needs",
     "rentals.owners",
     "rentals.records",
+    "rentals.sharing",
     "rentals.outcomes",
     "rentals.tries",
     "rentals.ledger",

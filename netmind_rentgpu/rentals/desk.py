@@ -18,6 +18,7 @@ from netmind_rentgpu.rentals.market import Market, Roll
 from netmind_rentgpu.rentals.supplies import Supplies
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.settings import Timeouts
+from netmind_rentgpu.shielding import surely
 
 if TYPE_CHECKING:
     from netmind_rentgpu.ssh.shell import AsyncShell
@@ -127,15 +128,23 @@ class Desk:
             _desks.discard(self)
 
     async def release_all(self) -> None:
-        """Release all that is still there.
+        """Release all that is still there, whoever cancels that.
 
         Raises:
             ReleaseError: something could not be deleted.
         """
         self.closing = True
+        if self.live:
+            releasing = asyncio.get_running_loop().create_task(self._release_all())
+            await surely(releasing)
+            releasing.result()
+
+    async def _release_all(self) -> None:
         problems: list[BaseException] = []
         while self.live:
-            ends = await asyncio.gather(*(owning.close() for owning in tuple(self.live)), return_exceptions=True)
+            those = tuple(self.live)
+            ends = await asyncio.gather(*(owning.close() for owning in those), return_exceptions=True)
+            self.live.difference_update(those)
             problems += [end for end in ends if isinstance(end, BaseException)]
         if problems:
             raise problems[0]
@@ -143,6 +152,8 @@ class Desk:
 
 def _after_fork() -> None:
     _held_here.clear()
+    for desk in _desks:
+        desk.live.clear()
     _desks.clear()
 
 

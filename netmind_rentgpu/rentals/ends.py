@@ -42,15 +42,19 @@ async def delete_surely(desk: Desk, container_id: int, hurried: asyncio.Event | 
     pause = _FIRST_PAUSE
     while True:
         try:
-            await insist(lambda: desk.containers.delete(container_id, timeout=patience))
-        except RentGPUError as error:
-            if isinstance(error, _MAYBE_GONE) and await insist(lambda: _is_gone(desk, container_id, patience)):
-                return None
-            hopeless = isinstance(error, (AuthenticationError, ClientStateError, PermissionDeniedError))
-            if hopeless or loop.time() + pause > deadline or (hurried is not None and hurried.is_set()):
-                return error
+            deleted = await insist(lambda: desk.containers.delete(container_id, timeout=patience))
+        except RentGPUError as raised:
+            error, suspicious = raised, isinstance(raised, _MAYBE_GONE)
         else:
+            if deleted is not None:
+                return None
+            # Nothing was said; or it was not there, and an earlier attempt of the same call may have been why.
+            error, suspicious = RentGPUError(f"container {container_id} is still there after it was deleted"), True
+        if suspicious and await insist(lambda: _is_gone(desk, container_id, patience)):
             return None
+        hopeless = isinstance(error, (AuthenticationError, ClientStateError, PermissionDeniedError))
+        if hopeless or loop.time() + pause > deadline or (hurried is not None and hurried.is_set()):
+            return error
         with suppress(asyncio.CancelledError):
             await asyncio.sleep(pause)
         pause = min(_LONGEST_PAUSE, pause * 2)

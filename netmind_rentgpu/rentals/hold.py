@@ -98,10 +98,18 @@ class Hold:
 
     async def give_back(self) -> None:
         """Let what was borrowed be detached again. To be run in a task of its own."""
-        if self.borrowed is not None:
+        name = self.borrowed
+        if name is None:
+            return
+        try:
             with suppress(asyncio.CancelledError):  # which comes when it is written
-                await noted(self._desk.ledger.give_back(self.borrowed, this_process()))
-            self.disown(self.borrowed)
+                await self._desk.ledger.give_back(name, this_process())
+        except LedgerError as error:
+            # As long as this process lives it is taken for held, and so not reaped.
+            logger.error("%s could not be detached again, and is reaped once this process has ended: %s", name, error)  # noqa: TRY400
+            self._tries.clear()
+        else:
+            self.disown(name)
 
     def adopt(self, record: RentalRecord) -> None:
         """Take over what was detached."""
@@ -163,7 +171,7 @@ class Hold:
                     raise
                 if not found:
                     return error
-                container = found[0]
+                container = await self._one_of(one, found)
             else:
                 await self._take_refusal(one, outcome)
                 if outcome is not CreateOutcome.MACHINE:
@@ -175,6 +183,21 @@ class Hold:
         one.record = attrs.evolve(one.record, stage="created", container_id=container.id, shown_name=container.name)
         await noted(desk.ledger.created(name, container.id, container.name))
         return one.record, container
+
+    async def _one_of(self, one: Try, found: Sequence[Container]) -> Container:
+        """Delete what a create has made beside the first; until that is done the record goes by the name.
+
+        Raises:
+            RentGPUError: something could not be deleted.
+        """
+        for twin in found[1:]:
+            deleting = asyncio.get_running_loop().create_task(self._delete(twin.id))
+            await surely(deleting)
+            error = deleting.result()
+            if error is not None:
+                raise error
+        one.twins = []
+        return found[0]
 
     def _intent(self, offer: Offer, order: Order) -> RentalRecord:
         began = now()
@@ -280,12 +303,12 @@ class Hold:
         if one.creating is not None and one.container_id is None and not await self._learn(one):
             await self._leave_on_record(one)
             return None
-        for container_id in (*one.twins, one.container_id):
-            error = None if container_id is None else await self._delete(container_id)
-            if error is not None:
-                with suppress(asyncio.CancelledError):
-                    await self._leave_on_record(one)
-                return _unreleased(one, error)
+        errors = [await self._delete(each) for each in (one.container_id, *one.twins) if each is not None]
+        error = next((error for error in errors if error is not None), None)
+        if error is not None:
+            with suppress(asyncio.CancelledError):
+                await self._leave_on_record(one)
+            return _unreleased(one, error)
         await self._strike(one)
         return None
 
@@ -324,7 +347,7 @@ class Hold:
     async def _leave_on_record(self, one: Try) -> None:
         record = one.record
         try:
-            await noted(self._desk.ledger.abandon(record.name, one.container_id))
+            await noted(self._desk.ledger.abandon(record.name, one.container_id, by_name=bool(one.twins)))
         finally:
             self._forget(one)
         if one.container_id is None and not one.refused:

@@ -62,11 +62,15 @@ class Ledger:
         """Take in until when a container may still turn up."""
         await self._change(name, "certain_at = ?", _moment(certain_at))
 
-    async def abandon(self, name: str, container_id: int | None = None) -> None:
-        """Leave a record to whoever reaps."""
-        await self._change(
-            name, "stage = 'abandoned', owner = NULL, container_id = coalesce(?, container_id)", container_id
-        )
+    async def abandon(self, name: str, container_id: int | None = None, *, by_name: bool = False) -> None:
+        """Leave a record to whoever reaps.
+
+        Args:
+            by_name: whatever has its name is to be deleted, and not one container alone.
+        """
+        known = "NULL" if by_name else "coalesce(?, container_id)"
+        values = () if by_name else (container_id,)
+        await self._change(name, f"stage = 'abandoned', owner = NULL, container_id = {known}", *values)
 
     async def detach(self, name: str, container_id: int) -> None:
         """Let a rental go on without an owner.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ from netmind_rentgpu.errors import RentGPUError, UnexpectedResponseError
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.names import is_same_name
 from netmind_rentgpu.rentals.records import RentalRecord
+from netmind_rentgpu.rentals.sharing import Shared
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.machines import AsyncMachines
 
@@ -43,8 +43,7 @@ class Market:
     def __init__(self, machines: AsyncMachines, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._machines = machines
         self._clock = clock
-        self._lock = asyncio.Lock()
-        self._listed: dict[str, tuple[float, list[Machine] | RentGPUError | None]] = {}
+        self._listed: dict[str, Shared[list[Machine]]] = {}
         self._refused: dict[str, _Refused] = {}
         self.claimed: Counter[str] = Counter()
 
@@ -54,20 +53,8 @@ class Market:
         Raises:
             RentGPUError: any of the client's errors.
         """
-        wanted = self._clock() - _FRESH
-        async with self._lock:
-            asked, found = self._listed.get(currency, (-1.0, None))
-            if found is None or asked < (wanted if isinstance(found, list) else wanted + _FRESH):
-                asked = self._clock()
-                try:
-                    found = await self._machines.list(currency=currency)
-                except RentGPUError as error:
-                    found = error
-                self._listed[currency] = asked, found
-            # Who asked before shares how it failed, too; else all would ask, one after the other.
-            if isinstance(found, RentGPUError):
-                raise found
-            return found
+        shared = self._listed.setdefault(currency, Shared(fresh=_FRESH, clock=self._clock))
+        return await shared.get(lambda: self._machines.list(currency=currency))
 
     def set_aside(self, node_name: str, gpus: int, error: RentGPUError) -> None:
         """Do not try a machine for a while, for so many GPUs or more."""
@@ -91,10 +78,7 @@ class Roll:
 
     def __init__(self, containers: AsyncContainers, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._containers = containers
-        self._clock = clock
-        self._lock = asyncio.Lock()
-        self._began = -1.0
-        self._found: list[Container] | RentGPUError = []
+        self._walked: Shared[list[Container]] = Shared(fresh=0, clock=clock)
 
     async def call(self) -> list[Container]:
         """Return all containers, as a walk found them that began now or later.
@@ -102,18 +86,7 @@ class Roll:
         Raises:
             RentGPUError: the list could not be read, or not to its end.
         """
-        asked = self._clock()
-        async with self._lock:
-            if self._began < asked:
-                self._began = self._clock()
-                try:
-                    self._found = await self._walk()
-                except RentGPUError as error:
-                    self._found = error
-            # Who asked before a walk began shares how it failed, too; else all would walk, one after the other.
-            if isinstance(self._found, RentGPUError):
-                raise self._found
-            return self._found
+        return await self._walked.get(self._walk)
 
     async def _walk(self) -> list[Container]:
         found: list[Container] = []

@@ -207,7 +207,7 @@ class AsyncRental:
         if self._entering:
             # Whoever is about to rent has to know what of it was done.
             self._block.cut_short("this rental is closed")
-            await self._released.wait()
+            await surely(asyncio.create_task(self._released.wait()), cancelled=self._hold.hurry)
         releasing = self._start_release()
         await surely(releasing, cancelled=self._hold.hurry)
         if (problem := releasing.result()) is not None:
@@ -320,7 +320,8 @@ class AsyncRental:
         expires_at, certain_at = self._had.record.expires_at, self._hold.certain_at
         if certain_at is not None:
             # If a look at it has failed, the next is made after a while.
-            certain_at = max(certain_at, self._looked_at + _PAUSE)
+            looking = self._looking is not None and not self._looking.done()
+            certain_at = max(certain_at, (now() if looking else self._looked_at) + _PAUSE)
         self._alarm.set(
             [moment for moment in (expires_at, certain_at) if moment is not None and self._releasing is None]
         )
@@ -351,7 +352,14 @@ class AsyncRental:
             self._alarm.stop()
             self._ended_at = now()
             self._releasing = asyncio.get_running_loop().create_task(self._release())
+            # Not in the task, which an ending loop may cancel before it begins.
+            self._releasing.add_done_callback(self._is_released)
         return self._releasing
+
+    def _is_released(self, releasing: asyncio.Task[ReleaseError | None]) -> None:
+        if not releasing.cancelled():
+            self._desk.leave(self)
+        self._released.set()
 
     async def _release(self) -> ReleaseError | None:
         try:
@@ -359,8 +367,6 @@ class AsyncRental:
                 await self._hold.give_back()
             return await self._hold.let_go()
         finally:
-            self._desk.leave(self)
-            self._released.set()
             await self._line.close()
 
     async def _leave(self, error: BaseException | None) -> None:
@@ -381,7 +387,10 @@ class AsyncRental:
         if thrown is None or (cut_short and isinstance(thrown, asyncio.CancelledError)):
             # Whoever found out that it is gone knows that.
             if self._cause is not None and self._cause[0] is not RentalEndedError:
-                raise self._ended() from thrown
+                ended = self._ended()
+                if problem is not None:
+                    ended.add_note(str(problem))
+                raise ended from thrown
             if cut_short:
                 raise self._unusable() from thrown
         elif cancellation is not None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 from decimal import Decimal
+from math import inf
 
 import attrs
 
@@ -19,6 +19,7 @@ from netmind_rentgpu.rentals.names import LATEST
 from netmind_rentgpu.rentals.needs import Needs, Offer, OfferKey, ranked, resolved_gpu_names, same, version, why_none
 from netmind_rentgpu.rentals.reaper import reap
 from netmind_rentgpu.rentals.rental import AsyncRental
+from netmind_rentgpu.rentals.sharing import Shared
 from netmind_rentgpu.rentals.tries import Order, Taken
 from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.ssh.access import check_asyncssh
@@ -57,8 +58,7 @@ class Renting:
         self._desk = desk
         self._payment_number = payment_number
         self._may_log_in = False
-        self._reaped = False
-        self._reaping = asyncio.Lock()
+        self._reaped: Shared[None] = Shared(fresh=inf)
         self._ranked_for: tuple[list[Machine], Wish, list[Offer], str] | None = None
 
     def wish(
@@ -154,7 +154,7 @@ class Renting:
             return None if keep else min(ttl, _affordable(limit, offer))
 
         async def begin(hold: Hold) -> Taken:
-            await self._reap_first()
+            await self._reaped.get(self._reap_once)
             supplies = self._desk.supplies
             order = Order(
                 image_id=await supplies.image_id(image),
@@ -192,15 +192,11 @@ class Renting:
         offers = ranked(machines, needs, profile, wish.currency, wish.key)
         return offers, "" if offers else why_none(machines, needs, profile)
 
-    async def _reap_first(self) -> None:
-        """Delete what nobody alive owns, once. That it fails is no reason not to rent, unless the state file is broken."""
-        async with self._reaping:
-            if self._reaped:
-                return
-            report = await reap(self._desk, wait=False)
-            for name, error in report.failed:
-                logger.warning("%s is nobody's and could not be deleted: %s", name, error)
-            self._reaped = True
+    async def _reap_once(self) -> None:
+        """Delete what nobody alive owns. That it fails is no reason not to rent, unless the state file is broken."""
+        report = await reap(self._desk, wait=False)
+        for name, error in report.failed:
+            logger.warning("%s is nobody's and could not be deleted: %s", name, error)
 
 
 def _affordable(budget: Decimal | None, offer: Offer) -> timedelta:

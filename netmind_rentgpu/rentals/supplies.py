@@ -6,9 +6,11 @@ import asyncio
 import secrets
 import time
 from collections.abc import Iterable
+from math import inf
 
 from netmind_rentgpu.errors import InvalidArgumentError, NotFoundError
 from netmind_rentgpu.models import Auth, Image, ImageType
+from netmind_rentgpu.rentals.sharing import Shared
 from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.resources.auths import AsyncAuths
 from netmind_rentgpu.resources.images import AsyncImages
@@ -28,10 +30,9 @@ class Supplies:
         self._auths = auths
         self._state = state
         self._account = account
-        self._image_ids: dict[str, int] = {}
-        self._own: int | None = None
-        self._given: dict[str, int] = {}
-        self._lock = asyncio.Lock()
+        self._named: dict[str, Shared[int]] = {}
+        # None stands for the account's own.
+        self._given: dict[str | None, Shared[int]] = {}
 
     async def image_id(self, image: int | str | Image) -> int:
         """Return the id of the image that is meant.
@@ -43,16 +44,8 @@ class Supplies:
             return image.id
         if not isinstance(image, str):
             return arguments.identifier("image", image)
-        async with self._lock:
-            if image not in self._image_ids:
-                # Not among the public ones: anybody may give an image of theirs a well-known name.
-                found = [
-                    one
-                    for image_type in (ImageType.OFFICIAL, ImageType.CUSTOM)
-                    async for one in self._images.list(image_type=image_type)
-                ]
-                self._image_ids[image] = matching_image(image, found).id
-            return self._image_ids[image]
+        shared = self._named.setdefault(image, Shared(fresh=inf))
+        return await shared.get(lambda: self._find_image(image))
 
     async def auth_id(self, auth: int | str | Auth | None) -> int:
         """Return the id of the password that is meant: an auth's, a password's, or that of this account's own password."""
@@ -60,20 +53,25 @@ class Supplies:
             return auth.id
         if isinstance(auth, int):
             return arguments.identifier("auth", auth)
-        async with self._lock:
-            if auth is None:
-                if self._own is None:
-                    self._own = await self._own_auth()
-                return self._own
-            if auth not in self._given:
-                self._given[auth] = (await self._auths.ensure(auth)).id
-            return self._given[auth]
+        shared = self._given.setdefault(auth, Shared(fresh=inf))
+        return await shared.get(lambda: self._own_auth() if auth is None else self._ensure(auth))
 
     def forget(self) -> None:
         """Look everything up again the next time: the service has refused something."""
-        self._image_ids.clear()
-        self._given.clear()
-        self._own = None
+        for shared in (*self._named.values(), *self._given.values()):
+            shared.forget()
+
+    async def _find_image(self, text: str) -> int:
+        # Not among the public ones: anybody may give an image of theirs a well-known name.
+        found = [
+            image
+            for image_type in (ImageType.OFFICIAL, ImageType.CUSTOM)
+            async for image in self._images.list(image_type=image_type)
+        ]
+        return matching_image(text, found).id
+
+    async def _ensure(self, password: str) -> int:
+        return (await self._auths.ensure(password)).id
 
     async def _own_auth(self) -> int:
         """Return the auth of this account's own password, which is made once, whoever begins at the same time."""

@@ -656,6 +656,81 @@ async def test_one_whose_name_cannot_be_read_may_be_it(
     emulator.assert_nothing_rented()
 
 
+async def test_a_404_that_is_wrong_after_a_502_is_not_believed(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    emulator.faults.add(Fault("status", call="delete_container", status=502))
+    emulator.faults.add(Fault("status", call="delete_container", status=404, nth=2))
+    async with gpu.rent(image=IMAGE):
+        pass
+    assert len(emulator.requests.of("delete_container")) == 3
+    emulator.assert_nothing_rented()
+
+
+async def test_who_is_cancelled_in_a_walk_leaves_nothing_behind(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    emulator.faults.add(Fault("hang", call="list_containers", times=2))
+    first = asyncio.create_task(gpu._desk.roll.call())
+    await until(lambda: bool(emulator.requests.of("list_containers")))
+    others = [asyncio.create_task(gpu._desk.roll.call()) for _ in range(2)]
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait({first})
+    await until(lambda: len(emulator.requests.of("list_containers")) == 2)
+    async with gpu.rent(image=IMAGE) as rental:
+        others[0].cancel()
+        # It is there, and whoever waited sees it, by a walk of its own.
+        assert [one.id for one in await others[1]] == [rental.container.id]
+
+
+@pytest.mark.parametrize("gives_way", [True, False])
+async def test_what_the_service_made_twice_cannot_be_deleted_at_once(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, gives_way: bool
+) -> None:
+    monkeypatch.setattr("netmind_rentgpu.rentals.ends._LONGEST_DELETION", 0.3)
+    create = gpu.containers.create
+
+    async def twice(**wanted: Any) -> Any:
+        await create(**wanted)
+        await create(**wanted)
+        raise APIConnectionError("it broke", maybe_processed=True)
+
+    gpu.containers.create = twice  # type: ignore[method-assign]
+    times = 1 if gives_way else "all"
+    emulator.faults.add(Fault("status", call="delete_container", path="*/1002", status=403, times=times))
+    with pytest.raises(PermissionDeniedError) as raised:
+        await gpu.rent(image=IMAGE, key=lambda offer: -offer.machine.gpu_count).__aenter__()
+    # The first is deleted whatever becomes of the second.
+    assert [charge.container_id for charge in emulator.running] == ([] if gives_way else [1002])
+    assert bool(getattr(raised.value, "__notes__", ())) is not gives_way
+    emulator.faults.clear()
+    assert (await gpu.rentals.reap(wait=True)).clean
+    emulator.assert_nothing_rented()
+    assert await gpu.rentals.open() == []
+
+
+async def test_those_who_wait_for_an_image_share_how_it_fails(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    emulator.faults.add(Fault("status", call="list_images", status=403, times="all"))
+    rentals = [gpu.rent(image=IMAGE) for _ in range(20)]
+    ends = await asyncio.gather(*(rental.__aenter__() for rental in rentals), return_exceptions=True)
+    assert {type(end) for end in ends} == {PermissionDeniedError}
+    assert len(emulator.requests.of("list_images")) <= 3
+
+
+async def test_who_cancels_the_closing_of_a_client_does_not_keep_it_from_deleting(
+    emulator: Emulator, state: Path
+) -> None:
+    gpu = client(emulator, state)
+    emulator.faults.add(Fault("slow", call="create_container", seconds=0.3, when="after"))
+    entering = asyncio.create_task(gpu.rent(image=IMAGE).__aenter__())
+    await until(lambda: bool(emulator.requests.of("create_container")))
+    closing = asyncio.create_task(gpu.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    with pytest.raises(ClientStateError):
+        await entering
+    emulator.assert_nothing_rented()
+
+
 async def test_what_the_service_made_twice_is_deleted_twice(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     create = gpu.containers.create
 
@@ -668,7 +743,7 @@ async def test_what_the_service_made_twice_is_deleted_twice(gpu: AsyncRentGPU, e
     emulator.faults.add(Fault("status", call="delete_container", status=500))
     async with gpu.rent(image=IMAGE, key=lambda offer: -offer.machine.gpu_count) as rental:
         assert (await rental.run("true")).ok
-        assert len(emulator.running) == 2
+        assert [charge.container_id for charge in emulator.running] == [rental.container.id]
     emulator.assert_nothing_rented()
 
 

@@ -1,0 +1,59 @@
+"""What is asked for once for all who ask at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+from netmind_rentgpu.errors import RentGPUError
+
+__all__ = ["Shared"]
+
+Thing = TypeVar("Thing")
+
+
+class Shared(Generic[Thing]):
+    """Something that is asked for once for all who asked before that began; where it failed, that is shared as well.
+
+    Else those who wait for one that fails would all ask, one after the other.
+    """
+
+    def __init__(self, *, fresh: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Prepare.
+
+        Args:
+            fresh: for how many seconds what was found may be given to those who ask later.
+        """
+        self._fresh = fresh
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._began: float | None = None
+        self._found: Thing | RentGPUError
+
+    async def get(self, find: Callable[[], Awaitable[Thing]]) -> Thing:
+        """Return what was found, or find it.
+
+        Raises:
+            RentGPUError: as `find`.
+        """
+        asked = self._clock()
+        async with self._lock:
+            if self._began is None or self._began < asked - (
+                0 if isinstance(self._found, RentGPUError) else self._fresh
+            ):
+                began = self._clock()
+                try:
+                    found: Thing | RentGPUError = await find()
+                except RentGPUError as error:
+                    found = error
+                # Not before: whoever is cancelled has found nothing.
+                self._began, self._found = began, found
+            if isinstance(self._found, RentGPUError):
+                raise self._found
+            return self._found
+
+    def forget(self) -> None:
+        """Find it again the next time."""
+        self._began = None
