@@ -37,6 +37,18 @@ from netmind_rentgpu import (
 from netmind_rentgpu.emulator import Emulator, Fault
 
 
+def make_twice(gpu: AsyncRentGPU) -> None:
+    """Let the service make two containers of each create, and its answer be lost."""
+    create = gpu.containers.create
+
+    async def twice(**wanted: Any) -> Any:
+        await create(**wanted)
+        await create(**wanted)
+        raise APIConnectionError("it broke", maybe_processed=True)
+
+    gpu.containers.create = twice  # type: ignore[method-assign]
+
+
 async def test_it_is_rented_used_and_gone(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     rental = gpu.rent(gpu_name="RTX 4090", image=IMAGE)
     with pytest.raises(ClientStateError, match="not entered yet"):
@@ -685,14 +697,7 @@ async def test_what_the_service_made_twice_cannot_be_deleted_at_once(
     gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, gives_way: bool
 ) -> None:
     monkeypatch.setattr("netmind_rentgpu.rentals.ends._LONGEST_DELETION", 0.3)
-    create = gpu.containers.create
-
-    async def twice(**wanted: Any) -> Any:
-        await create(**wanted)
-        await create(**wanted)
-        raise APIConnectionError("it broke", maybe_processed=True)
-
-    gpu.containers.create = twice  # type: ignore[method-assign]
+    make_twice(gpu)
     times = 1 if gives_way else "all"
     emulator.faults.add(Fault("status", call="delete_container", path="*/1002", status=403, times=times))
     with pytest.raises(PermissionDeniedError) as raised:
@@ -732,14 +737,7 @@ async def test_who_cancels_the_closing_of_a_client_does_not_keep_it_from_deletin
 
 
 async def test_what_the_service_made_twice_is_deleted_twice(gpu: AsyncRentGPU, emulator: Emulator) -> None:
-    create = gpu.containers.create
-
-    async def twice(**wanted: Any) -> Any:
-        await create(**wanted)
-        await create(**wanted)
-        raise APIConnectionError("it broke", maybe_processed=True)
-
-    gpu.containers.create = twice  # type: ignore[method-assign]
+    make_twice(gpu)
     emulator.faults.add(Fault("status", call="delete_container", status=500))
     async with gpu.rent(image=IMAGE, key=lambda offer: -offer.machine.gpu_count) as rental:
         assert (await rental.run("true")).ok
