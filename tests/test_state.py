@@ -186,6 +186,6 @@ async def test_reading_it_does_not_let_go_of_it(path: Path) -> None:
     subprocess.run([sys.executable, "-c", program, str(path)], check=True)
     assert Path(f"{path}-wal").exists()
     await state.pin_host_key("account", 2, "second")
-    assert await State(path).host_key("account", 2) == "second"
+    assert await state.host_key("account", 2) == "second"
     assert [one.name for one in path.parent.iterdir() if one.name.endswith(".new")] == []
     state.close()

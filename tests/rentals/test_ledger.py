@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -34,13 +35,24 @@ RECORD = RentalRecord(
 )
 
 
-async def test_a_record_comes_back_as_it_was(state: Path) -> None:
-    ledger = Ledger(State(state), "account")
+@pytest.fixture
+def keeper(state: Path) -> Iterator[State]:
+    keeper = State(state)
+    yield keeper
+    keeper.close()
+
+
+@pytest.fixture
+def ledger(keeper: State) -> Ledger:
+    return Ledger(keeper, "account")
+
+
+async def test_a_record_comes_back_as_it_was(keeper: State, ledger: Ledger) -> None:
     odd = attrs.evolve(RECORD, name="rg-2", hourly_price=None, expires_at=None, owner=None)
     await ledger.begin(RECORD)
     await ledger.begin(odd)
     assert await ledger.open() == [RECORD, odd]
-    assert await Ledger(State(state), "another account").open() == []
+    assert await Ledger(keeper, "another account").open() == []
     await ledger.created("rg-1", 7, "rg-")
     await ledger.ready("rg-1", 7)
     assert await ledger.open() == [attrs.evolve(RECORD, stage="ready", container_id=7, shown_name="rg-"), odd]
@@ -55,8 +67,8 @@ async def test_a_record_comes_back_as_it_was(state: Path) -> None:
         await ledger.detach("rg-1", 7)
 
 
-async def test_only_one_takes_what_is_detached(state: Path) -> None:
-    ledger, me, now = Ledger(State(state), "account"), this_process(), RECORD.intended_at
+async def test_only_one_takes_what_is_detached(ledger: Ledger) -> None:
+    me, now = this_process(), RECORD.intended_at
     await ledger.begin(RECORD)
     assert await ledger.take("rg-1", me, now) is None
     await ledger.detach("rg-1", 7)
@@ -70,8 +82,7 @@ async def test_only_one_takes_what_is_detached(state: Path) -> None:
     assert (await ledger.open())[0].stage == "detached"
 
 
-async def test_what_cannot_be_read_is_said(state: Path) -> None:
-    ledger = Ledger(State(state), "account")
+async def test_what_cannot_be_read_is_said(state: Path, ledger: Ledger) -> None:
     await ledger.begin(RECORD)
     with sqlite3.connect(state) as connection:
         connection.execute("UPDATE rentals SET expires_at = 'soon'")
@@ -81,7 +92,7 @@ async def test_what_cannot_be_read_is_said(state: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [0, 1, 2])
-async def test_an_older_file_is_brought_up_to_date(state: Path, version: int) -> None:
+async def test_an_older_file_is_brought_up_to_date(state: Path, keeper: State, ledger: Ledger, version: int) -> None:
     from netmind_rentgpu.state import _MIGRATIONS
 
     state.parent.mkdir(parents=True)
@@ -92,15 +103,12 @@ async def test_an_older_file_is_brought_up_to_date(state: Path, version: int) ->
         if version:
             connection.execute("INSERT INTO host_keys (account, container_id, public_key) VALUES ('account', 1, 'key')")
     connection.close()
-    ledger = Ledger(State(state), "account")
     await ledger.begin(RECORD)
     assert await ledger.open() == [RECORD]
-    assert await State(state).host_key("account", 1) == ("key" if version else None)
+    assert await keeper.host_key("account", 1) == ("key" if version else None)
 
 
-async def test_commits_of_those_who_write_at_once_are_shared(state: Path) -> None:
-    keeper = State(state)
-    ledger = Ledger(keeper, "account")
+async def test_commits_of_those_who_write_at_once_are_shared(keeper: State, ledger: Ledger) -> None:
     commits: list[int] = []
     together = keeper._together
 
@@ -114,10 +122,7 @@ async def test_commits_of_those_who_write_at_once_are_shared(state: Path) -> Non
     assert len(commits) <= 2
 
 
-async def test_one_who_fails_does_not_undo_the_others(state: Path) -> None:
-    keeper = State(state)
-    ledger = Ledger(keeper, "account")
-
+async def test_one_who_fails_does_not_undo_the_others(keeper: State, ledger: Ledger) -> None:
     def fail(connection: Any) -> None:
         connection.execute("DELETE FROM rentals")
         raise ZeroDivisionError
@@ -133,8 +138,7 @@ async def test_one_who_fails_does_not_undo_the_others(state: Path) -> None:
     assert [record.name for record in await ledger.open()] == ["rg-1", "rg-2"]
 
 
-async def test_a_write_comes_to_its_end_whoever_cancels_it(state: Path) -> None:
-    ledger = Ledger(State(state), "account")
+async def test_a_write_comes_to_its_end_whoever_cancels_it(ledger: Ledger) -> None:
     writing = asyncio.create_task(ledger.begin(RECORD))
     await asyncio.sleep(0)
     writing.cancel()
