@@ -23,7 +23,7 @@ from netmind_rentgpu.shielding import surely
 if TYPE_CHECKING:
     from netmind_rentgpu.ssh.shell import AsyncShell
 
-__all__ = ["Desk", "is_held_here", "now"]
+__all__ = ["Desk", "is_held_here", "left_behind", "now"]
 
 _UNBOUNDED_CALL = 600.0
 

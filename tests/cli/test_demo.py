@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.request import urlopen
 
 import click
 import pytest
@@ -143,8 +144,12 @@ def test_an_interrupted_demo_returns_what_it_rented(
         told = ""
         while step not in told:
             told += process.stdout.readline()
-        # The machine is asked for, or the waiting has begun.
-        time.sleep(0.5)
+        # The machine is there, whatever it does next.
+        found = re.search(r"http://127\.0\.0\.1:\d+", told)
+        assert found is not None
+        deadline = time.monotonic() + 30
+        while b'"rg-' not in urlopen(f"{found[0]}/_emulator/bill").read():
+            assert time.monotonic() < deadline
         process.send_signal(signal.SIGINT)
         told += process.stdout.read()
         assert process.wait(60) != 0
