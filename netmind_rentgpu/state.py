@@ -83,7 +83,7 @@ class State:
         self._connection: Connection | None = None
         self._process = 0
         self._leaving = False
-        self._waiting: list[tuple[_Act, asyncio.Future[Any]]] = []
+        self._waiting: list[_Entry] = []
         self._writing = False
 
     async def host_key(self, account: str, container_id: int) -> str | None:
@@ -143,17 +143,22 @@ class State:
             LedgerError: the file cannot be used; nothing was changed.
         """
         loop = asyncio.get_running_loop()
-        done: asyncio.Future[Result] = loop.create_future()
-        self._waiting.append((act, done))
+        entry = _Entry(act, loop.create_future())
+        self._waiting.append(entry)
         if not self._writing:
             self._writing = True
             loop.call_soon(self._begin, loop)
         try:
-            await surely(done)
+            result: Result = await entry.done
         except asyncio.CancelledError:
-            done.exception()  # it is not for anybody any more
+            if not entry.over:
+                entry.done = loop.create_future()
+                with suppress(asyncio.CancelledError):
+                    await surely(entry.done)
+            if not entry.done.cancelled():
+                entry.done.exception()  # it is not for anybody any more
             raise
-        return done.result()
+        return result
 
     async def read(self, look: Callable[[Connection], Result]) -> Result:
         """Look something up, in a thread; it waits for nobody who writes.
@@ -174,10 +179,10 @@ class State:
         batch, self._waiting = self._waiting, []
 
         def act() -> None:
-            outcomes = self._together([act for act, _ in batch])
+            outcomes = self._together([entry.act for entry in batch])
             # By now the loop may have been closed.
             with suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._finish, loop, [done for _, done in batch], outcomes)
+                loop.call_soon_threadsafe(self._finish, loop, batch, outcomes)
 
         try:
             # A thread of its own: those that the loop has may all be busy. Started so that nobody waits until it runs.
@@ -185,14 +190,15 @@ class State:
         except RuntimeError:
             act()
 
-    def _finish(
-        self, loop: asyncio.AbstractEventLoop, waiting: Sequence[asyncio.Future[Any]], outcomes: Sequence[Any]
-    ) -> None:
-        for done, outcome in zip(waiting, outcomes, strict=True):
+    def _finish(self, loop: asyncio.AbstractEventLoop, batch: Sequence[_Entry], outcomes: Sequence[Any]) -> None:
+        for entry, outcome in zip(batch, outcomes, strict=True):
+            entry.over = True
+            if entry.done.done():  # cancelled this very moment
+                continue
             if isinstance(outcome, _Failed):
-                done.set_exception(outcome.error)
+                entry.done.set_exception(outcome.error)
             else:
-                done.set_result(outcome)
+                entry.done.set_result(outcome)
         self._writing = bool(self._waiting)
         if self._writing:
             self._begin(loop)
@@ -249,6 +255,21 @@ class State:
             self._connection = _open(self._path)
             self._process = os.getpid()
         return self._connection
+
+
+class _Entry:
+    """An act, and who waits for it.
+
+    Attributes:
+        over: it was done, or has failed.
+    """
+
+    __slots__ = ("act", "done", "over")
+
+    def __init__(self, act: _Act, done: asyncio.Future[Any]) -> None:
+        self.act = act
+        self.done = done
+        self.over = False
 
 
 class _Failed:

@@ -8,9 +8,12 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
 from netmind_rentgpu import AsyncRentGPU, ConfigurationError, LedgerError
@@ -188,4 +191,81 @@ async def test_reading_it_does_not_let_go_of_it(path: Path) -> None:
     await state.pin_host_key("account", 2, "second")
     assert await state.host_key("account", 2) == "second"
     assert [one.name for one in path.parent.iterdir() if one.name.endswith(".new")] == []
+    state.close()
+
+
+@pytest.mark.parametrize("how", ["once", "again and again", "by a scope"])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_who_is_cancelled_leaves_when_it_is_written(path: Path, how: str, fails: bool) -> None:
+    state, gate, acted = State(path), threading.Event(), threading.Event()
+
+    def act(connection: sqlite3.Connection) -> None:
+        assert gate.wait(10)
+        acted.set()
+        if fails:
+            raise ValueError("it cannot be done")
+
+    left: list[BaseException] = []
+
+    async def write() -> None:
+        try:
+            await state.write(act)
+        except BaseException as error:
+            assert acted.is_set()
+            left.append(error)
+            raise
+
+    with anyio.CancelScope() as scope:
+        writing = asyncio.ensure_future(write()) if how != "by a scope" else None
+
+        async def cancel() -> None:
+            for _ in range(5):
+                await asyncio.sleep(0)
+                if writing is None:
+                    scope.cancel()
+                elif how != "once" or not writing.cancelling():
+                    writing.cancel()
+            assert not left
+            gate.set()
+
+        cancelling = asyncio.create_task(cancel())
+        if writing is None:
+            await write()
+        else:
+            await asyncio.wait({writing})
+            assert writing.cancelled()
+    await cancelling
+    assert [type(error) for error in left] == [asyncio.CancelledError]
+    assert scope.cancelled_caught is (writing is None)
+    state.close()
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_cancellation_the_moment_it_is_written(
+    path: Path, fails: bool, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, told = State(path), 0
+    finish = state._finish
+
+    def act(connection: sqlite3.Connection) -> None:
+        if fails:
+            raise ValueError("it cannot be done")
+
+    def told_meanwhile(*arguments: Any) -> None:
+        nonlocal told
+        told += 1
+        if after:
+            finish(*arguments)
+        writing.cancel()
+        if not after:
+            finish(*arguments)
+
+    monkeypatch.setattr(state, "_finish", told_meanwhile)
+    writing = asyncio.create_task(state.write(act))
+    await asyncio.wait({writing})
+    assert writing.cancelled()
+    assert told == 1
+    monkeypatch.undo()
+    assert await state.write(lambda connection: 1) == 1
     state.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from datetime import timedelta
 
@@ -43,7 +43,7 @@ class Market:
     def __init__(self, machines: AsyncMachines, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._machines = machines
         self._clock = clock
-        self._listed: dict[str, Shared[list[Machine]]] = {}
+        self._listed: defaultdict[str, Shared[list[Machine]]] = defaultdict(lambda: Shared(fresh=_FRESH, clock=clock))
         self._refused: dict[str, _Refused] = {}
         self.claimed: Counter[str] = Counter()
 
@@ -53,8 +53,7 @@ class Market:
         Raises:
             RentGPUError: any of the client's errors.
         """
-        shared = self._listed.setdefault(currency, Shared(fresh=_FRESH, clock=self._clock))
-        return await shared.get(lambda: self._machines.list(currency=currency))
+        return await self._listed[currency].get(lambda: self._machines.list(currency=currency))
 
     def set_aside(self, node_name: str, gpus: int, error: RentGPUError) -> None:
         """Do not try a machine for a while, for so many GPUs or more."""

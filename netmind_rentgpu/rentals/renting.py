@@ -148,7 +148,7 @@ class Renting:
         if keep and limit is not None:
             raise InvalidArgumentError("budget", "what is kept is never deleted, so that no budget can be kept to")
         _check_supplies(image, auth)
-        desired = attrs.evolve(wish, needs=attrs.evolve(wish.needs, priced=limit is not None))
+        desired = wish if limit is None else attrs.evolve(wish, needs=attrs.evolve(wish.needs, priced=True))
 
         def allowance(offer: Offer) -> timedelta | None:
             return None if keep else min(ttl, _affordable(limit, offer))

@@ -39,20 +39,25 @@ class Shared(Generic[Thing]):
             RentGPUError: as `find`.
         """
         asked = self._clock()
-        async with self._lock:
-            if self._began is None or self._began < asked - (
-                0 if isinstance(self._found, RentGPUError) else self._fresh
-            ):
-                began = self._clock()
-                try:
-                    found: Thing | RentGPUError = await find()
-                except RentGPUError as error:
-                    found = error
-                # Not before: whoever is cancelled has found nothing.
-                self._began, self._found = began, found
-            if isinstance(self._found, RentGPUError):
-                raise self._found
-            return self._found
+        if not self._will_do(asked):
+            async with self._lock:
+                if not self._will_do(asked):
+                    began = self._clock()
+                    try:
+                        found: Thing | RentGPUError = await find()
+                    except RentGPUError as error:
+                        found = error
+                    # Not before: whoever is cancelled has found nothing.
+                    self._began, self._found = began, found
+        if isinstance(self._found, RentGPUError):
+            raise self._found
+        return self._found
+
+    def _will_do(self, asked: float) -> bool:
+        """Tell whether what was found is new enough for somebody who asks then."""
+        if self._began is None:
+            return False
+        return self._began >= asked - (0 if isinstance(self._found, RentGPUError) else self._fresh)
 
     def forget(self) -> None:
         """Find it again the next time."""

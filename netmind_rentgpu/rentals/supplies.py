@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import defaultdict
 from collections.abc import Iterable
 from math import inf
 
@@ -30,9 +31,9 @@ class Supplies:
         self._auths = auths
         self._state = state
         self._account = account
-        self._named: dict[str, Shared[int]] = {}
+        self._named: defaultdict[str, Shared[int]] = defaultdict(_remembered)
         # None stands for the account's own.
-        self._given: dict[str | None, Shared[int]] = {}
+        self._given: defaultdict[str | None, Shared[int]] = defaultdict(_remembered)
 
     async def image_id(self, image: int | str | Image) -> int:
         """Return the id of the image that is meant.
@@ -44,8 +45,7 @@ class Supplies:
             return image.id
         if not isinstance(image, str):
             return arguments.identifier("image", image)
-        shared = self._named.setdefault(image, Shared(fresh=inf))
-        return await shared.get(lambda: self._find_image(image))
+        return await self._named[image].get(lambda: self._find_image(image))
 
     async def auth_id(self, auth: int | str | Auth | None) -> int:
         """Return the id of the password that is meant: an auth's, a password's, or that of this account's own password."""
@@ -53,8 +53,7 @@ class Supplies:
             return auth.id
         if isinstance(auth, int):
             return arguments.identifier("auth", auth)
-        shared = self._given.setdefault(auth, Shared(fresh=inf))
-        return await shared.get(lambda: self._own_auth() if auth is None else self._ensure(auth))
+        return await self._given[auth].get(lambda: self._own_auth() if auth is None else self._ensure(auth))
 
     def forget(self) -> None:
         """Look everything up again the next time: the service has refused something."""
@@ -122,6 +121,10 @@ class Supplies:
         connection.execute(
             "UPDATE passwords SET auth_id = ?, claimed_at = 0 WHERE account = ?", (auth_id, self._account)
         )
+
+
+def _remembered() -> Shared[int]:
+    return Shared(fresh=inf)
 
 
 def matching_image(text: str, images: Iterable[Image]) -> Image:
