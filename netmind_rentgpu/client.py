@@ -44,9 +44,9 @@ class AsyncRentGPU:
     its first call on it belongs to the loop of that call. All calls share one pool of connections.
 
     Calls that failed are sent again as `Retries` says. A create, of anything, is sent again only if it surely was not sent
-    or was refused with a 429; it goes over a fresh connection, so that a stale one leaves no doubt about that (with a
-    session of the caller's own, over whatever connection that session chooses). A 429 pauses the whole client for as long
-    as the service asks, if that is not longer than `Retries.max_retry_after`.
+    or was refused with a 429; it goes over a connection that is new or was in use a moment ago, so that a stale one leaves
+    no doubt about that (with a session of the caller's own, over whatever connection that session chooses). A 429 pauses
+    the whole client for as long as the service asks, if that is not longer than `Retries.max_retry_after`.
 
     Attributes:
         machines, auths, images, containers: the service's resources.

@@ -107,9 +107,10 @@ class RentGPU:
     with connections of their own.
 
     Calls that failed are sent again as `Retries` says. A create, of anything, is sent again only if it surely was not sent
-    or was refused with a 429; it goes over a fresh connection, so that a stale one leaves no doubt about that. A 429 pauses
-    the whole client for as long as the service asks, if that is not longer than `Retries.max_retry_after`. What interrupts a
-    call, such as Ctrl-C, cancels it; a create that was interrupted may have been done.
+    or was refused with a 429; it goes over a connection that is new or was in use a moment ago, so that a stale one leaves
+    no doubt about that. A 429 pauses the whole client for as long as the service asks, if that is not longer than
+    `Retries.max_retry_after`. What interrupts a call, such as Ctrl-C, cancels it; a create that was interrupted may have
+    been done.
 
     Attributes:
         machines, auths, images, containers: the service's resources.

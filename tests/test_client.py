@@ -463,6 +463,7 @@ async def test_the_limits_hold_for_a_client_that_is_used_from_many_tasks() -> No
             for _ in range(50):
                 group.create_task(gpu.containers.get(1))
                 group.create_task(gpu.containers.create(**CREATE))
-        assert max(len(server.open), 0) <= 3
+        # Creates have connections of their own, which are not kept for long.
+        assert 1 <= len(server.open) <= 2 * 3
     # A client starts no thread and no task of its own.
     assert set(threading.enumerate()) <= threads

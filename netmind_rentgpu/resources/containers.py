@@ -60,8 +60,8 @@ class AsyncContainers:
     ) -> Container:
         """Rent a container (`POST /v1/rentgpu/containers/`). It costs money from now on until it is deleted.
 
-        Sent over a connection of its own, and never again once the service may have acted on it. Where the error is a
-        `TransportError` with `maybe_processed`, a `ServerError` or an `UnexpectedResponseError`, look for the name in
+        Sent over no connection that has lain idle, and never again once the service may have acted on it. Where the error
+        is a `TransportError` with `maybe_processed`, a `ServerError` or an `UnexpectedResponseError`, look for the name in
         `list()`: the container may exist.
 
         Args:

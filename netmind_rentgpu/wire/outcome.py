@@ -73,7 +73,7 @@ class Request:
     Attributes:
         path: from the host's root, percent-encoding left to the transport.
         repeatable: sending it twice does what sending it once does.
-        fresh: it must not go over a connection that was used before.
+        fresh: it must not go over a connection that has lain idle.
         secrets: what must not be shown should the answer repeat it.
         known: a body whose payload is known: an answer with the same is not parsed, and its payload is UNCHANGED.
     """

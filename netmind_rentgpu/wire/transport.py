@@ -36,6 +36,8 @@ from netmind_rentgpu.wire.payload import dump
 __all__ = ["Transport"]
 
 LARGEST_BODY: Final = 16 * 1024 * 1024
+# For how many seconds a connection may lie idle and be used again; None where each is used once.
+_LONGEST_IDLE: Final[Mapping[str, float | None]] = {"usual": 15, "recent": 1, "single": None}
 # Before these versions asyncio leaks TLS connections that the server does not close, and aiohttp has to see to it.
 _LEAKS_TLS_CONNECTIONS: Final = sys.version_info < (3, 12, 8) or (3, 13, 0) <= sys.version_info < (3, 13, 1)
 
@@ -80,9 +82,9 @@ class Transport:
         # A request's middlewares replace its session's, so those are named too. Where they can't be told, they stay.
         theirs = () if session is None else getattr(session, "_middlewares", None)
         self._send_once = None if theirs is None else (_send_once, *theirs)
-        self._own_session = session is None
         self._session = session
-        self._fresh_session: aiohttp.ClientSession | None = None
+        self._own_sessions: dict[str, aiohttp.ClientSession] = {}
+        self._distrustful = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
@@ -90,7 +92,7 @@ class Transport:
     @property
     def connection_limit(self) -> int | None:
         """How many connections the caller's own session allows; None where only the client's limit counts."""
-        connector = None if self._own_session or self._session is None else self._session.connector
+        connector = None if self._session is None else self._session.connector
         if connector is None:
             return None
         return min((limit for limit in (connector.limit, connector.limit_per_host) if limit), default=None)
@@ -123,7 +125,7 @@ class Transport:
         chunks: list[bytes] = []
         size = 0
         try:
-            async with self._session_for(request).request(
+            async with (await self._session_for(request)).request(
                 request.method,
                 URL(self._base_url + request.path),
                 params=request.query or None,
@@ -164,7 +166,11 @@ class Transport:
             raise unexpected(request, head, "the body was cut short", truncated=True) from _shown_cause(failure)
         if silence is not None and silence.expired():
             failure = aiohttp.SocketTimeoutError()
-        raise self._translated(request, failure, attrs.evolve(timeouts, connect=connect)) from _shown_cause(failure)
+        broken = self._translated(request, failure, attrs.evolve(timeouts, connect=connect))
+        if request.fresh and isinstance(broken, APIConnectionError) and broken.maybe_processed:
+            # It may be one that closes connections without announcing it: from now on none is used twice for this.
+            self._distrustful = True
+        raise broken from _shown_cause(failure)
 
     async def close(self) -> None:
         """Close what was opened here. Closing twice is closing once, and a close that is cancelled goes on.
@@ -181,23 +187,26 @@ class Transport:
         await asyncio.shield(self._closing)
 
     async def _close_sessions(self) -> None:
-        sessions = (self._session if self._own_session else None, self._fresh_session)
-        await asyncio.gather(*(session.close() for session in sessions if session is not None))
+        await asyncio.gather(*(session.close() for session in self._own_sessions.values()))
 
-    def _session_for(self, request: Request) -> aiohttp.ClientSession:
-        if request.fresh and self._own_session:
-            if self._fresh_session is None:
-                self._fresh_session = _new_session(reuse_connections=False)
-            return self._fresh_session
-        if self._session is None:
-            self._session = _new_session(reuse_connections=True)
-        return self._session
+    async def _session_for(self, request: Request) -> aiohttp.ClientSession:
+        if self._session is not None:
+            return self._session
+        if request.fresh:
+            # What the service closed along with its last answer is seen to be closed then, and not used again.
+            await asyncio.sleep(0)
+        kind = "usual" if not request.fresh else "single" if self._distrustful else "recent"
+        session = self._own_sessions.get(kind)
+        if session is None:
+            session = self._own_sessions[kind] = _new_session(_LONGEST_IDLE[kind])
+        return session
 
     def _translated(  # noqa: PLR0911  # a table
         self, request: Request, error: Exception, timeouts: Timeouts
     ) -> RentGPUError:
         call = f"{request.method} {request.path}"
-        if isinstance(error, RuntimeError) and self._session is not None and self._session.closed:
+        sessions = self._own_sessions.values() if self._session is None else (self._session,)
+        if isinstance(error, RuntimeError) and any(session.closed for session in sessions):
             return ClientStateError(f"{call}: the session is closed")
         if self._closed:
             return APIConnectionError(f"{call}: the client was closed meanwhile", maybe_processed=True)
@@ -311,12 +320,13 @@ def _shorter(connect: float | None, remaining: float | None) -> float | None:
     return before if connect is None else min(connect, before)
 
 
-def _new_session(*, reuse_connections: bool) -> aiohttp.ClientSession:
+def _new_session(longest_idle: float | None) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
             # The caller's slots are the limit: a wait in this pool would count as time spent on the request.
             limit=0,
-            force_close=not reuse_connections,
+            force_close=longest_idle is None,
+            keepalive_timeout=longest_idle,
             enable_cleanup_closed=_LEAKS_TLS_CONNECTIONS,
         ),
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -34,7 +34,7 @@ async def test_one_create_two_connections_four_pages(emulator: Emulator, gpu: As
     assert len(asked.of(method="GET", path="/v1/rentgpu/auths/")) == 4
     assert [page.query.get("marker") for page in asked.of("list_auths")] == [None, "2", "4", "6"]
     assert {page.query["limit"] for page in asked.of("list_auths")} == {"2"}
-    # Lists share a connection; a create goes over a fresh one.
+    # Lists share a connection; a create goes over another.
     assert (asked.of(method="GET").connections, asked.connections) == (1, 2)
     (create,) = asked.of("create_container")
     assert create.body == {

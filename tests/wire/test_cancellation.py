@@ -26,8 +26,7 @@ def call(gpu: AsyncRentGPU, name: str) -> Coroutine[Any, Any, object]:
 def leased(gpu: AsyncRentGPU) -> int:
     """Count the connections that aiohttp's pools hold to be in use."""
     transport: Any = gpu._caller._transport
-    sessions = [session for session in (transport._session, transport._fresh_session) if session is not None]
-    return sum(len(session.connector._acquired) for session in sessions)
+    return sum(len(session.connector._acquired) for session in transport._own_sessions.values())
 
 
 async def cancelled_at(step: int, gpu: AsyncRentGPU, name: str, *, native: bool) -> bool:

@@ -255,17 +255,21 @@ async def test_reset_before_the_request_is_read() -> None:
         assert server.seen == []
 
 
-async def test_a_create_goes_over_a_fresh_connection() -> None:
+async def test_a_create_goes_over_no_connection_that_has_lain_idle() -> None:
     async with Hostile([answer()]) as server, client(server) as gpu:
         for _ in range(3):
             await gpu.containers.get(1)
         await create(gpu)
         await gpu.containers.get(1)
+        # One that has answered a create this very moment will do.
         await create(gpu)
-        assert [request.connection for request in server.seen] == [1, 1, 1, 2, 1, 3]
+        assert [request.connection for request in server.seen] == [1, 1, 1, 2, 1, 2]
+        await server.until(lambda: [peer.number for peer in server.open] == [1])
+        await create(gpu)
+        assert server.seen[-1].connection == 3
 
 
-async def test_a_stale_connection_costs_a_create_nothing() -> None:
+async def test_a_connection_that_was_closed_with_the_answer_costs_a_create_nothing() -> None:
     def answer_then_close(peer: hostile.Peer) -> None:
         answer()(peer)
         peer.transport.close()
@@ -273,7 +277,21 @@ async def test_a_stale_connection_costs_a_create_nothing() -> None:
     async with Hostile([answer_then_close]) as server, client(server) as gpu:
         for _ in range(5):
             assert (await create(gpu)).id == 1
-        assert [request.method for request in server.seen] == ["POST"] * 5
+        assert [request.connection for request in server.seen] == [1, 2, 3, 4, 5]
+
+
+async def test_where_connections_close_unannounced_each_create_gets_its_own() -> None:
+    def close_without_an_answer(peer: hostile.Peer) -> None:
+        peer.transport.close()
+
+    async with Hostile([answer(), close_without_an_answer, answer()]) as server, client(server) as gpu:
+        await create(gpu)
+        with pytest.raises(APIConnectionError, match="without an answer") as caught:
+            await create(gpu)
+        assert caught.value.maybe_processed is True
+        for _ in range(3):
+            await create(gpu)
+        assert [request.connection for request in server.seen] == [1, 1, 2, 3, 4]
 
 
 async def test_the_total_covers_a_body_that_drips() -> None:
