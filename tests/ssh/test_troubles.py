@@ -117,12 +117,12 @@ async def test_closing_waits_for_nobody_who_has_the_state_file(site: Any, state:
         async with site.shell() as shell:
             assert (await shell.run("true")).ok
         kept.cancel()
-        await asyncio.wait({kept})
         # In the loop's own thread, so that a wait in it would be seen as one for the thread below.
         async with asyncio.timeout(LONG):
             site.gpu._state.close()
     finally:
         holder.close()
+    await asyncio.wait({kept})
     async with site.shell() as shell:
         assert (await shell.run("true")).ok
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from textwrap import dedent
 
-LONGEST = 40.0
+LONGEST = 120.0
 """Seconds; a bound against hanging, not a measure of anything."""
 WARNINGS = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
 """Every warning is an error, but Python's own of a fork in a process with threads."""
