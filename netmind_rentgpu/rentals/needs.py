@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import timedelta
 from decimal import Decimal
@@ -19,6 +18,7 @@ from netmind_rentgpu.profile import ServiceProfile
 __all__ = ["Needs", "Offer", "OfferKey", "hourly_price", "next_offer", "ranked", "resolved_gpu_names", "why_none"]
 
 _HOUR: Final = timedelta(hours=1)
+_ANOTHER_GPU, _TOO_DEAR = "another GPU", "too dear"
 _SECONDS_IN_AN_HOUR: Final = 3600
 DOCUMENTED_GPUS: Final[tuple[str, ...]] = get_args(get_args(GPUName)[0])
 
@@ -79,12 +79,12 @@ class Needs:
 
     def _unmet_by_gpus(self, machine: Machine) -> str | None:
         if self.gpu_names is not None and same(machine.gpu_name or "") not in self.gpu_names:
-            return "another GPU"
+            return _ANOTHER_GPU
         if _below(machine.gpu_count, self.gpus):
             return "too few GPUs"
         if machine.price is None:
             return "no price that can be read" if self.priced or self.max_price is not None else None
-        return "too dear" if self.max_price is not None and machine.price > self.max_price else None
+        return _TOO_DEAR if self.max_price is not None and machine.price > self.max_price else None
 
     def _unmet_by_the_rest(self, machine: Machine, profile: ServiceProfile) -> str | None:
         if self.regions is not None and machine.region is not None and same(machine.region) not in self.regions:
@@ -226,11 +226,24 @@ def next_offer(
 
 def why_none(machines: Iterable[Machine], needs: Needs, profile: ServiceProfile) -> str:
     """Say why no machine meets the needs."""
-    lacks = Counter(needs.unmet(machine, profile) for machine in machines)
-    if not lacks:
+    lacking: dict[str, list[Machine]] = {}
+    for machine in machines:
+        lacking.setdefault(needs.unmet(machine, profile) or "", []).append(machine)
+    total = sum(len(those) for those in lacking.values())
+    if not total:
         return "no machine is on offer"
-    counts = ", ".join(f"{count} for {lack}" for lack, count in lacks.most_common() if lack is not None)
-    return f"none of the {lacks.total()} machines on offer will do: {counts}"
+    by_count = sorted(lacking.items(), key=lambda item: -len(item[1]))
+    counts = ", ".join(f"{len(those)} for {lack}" for lack, those in by_count if lack)
+    return f"none of the {total} machines on offer will do: {counts}{_at_best(lacking, total)}"
+
+
+def _at_best(lacking: Mapping[str, list[Machine]], total: int) -> str:
+    """Say what there is instead, where a name may be misspelled, or more money may help."""
+    others, dear = lacking.get(_ANOTHER_GPU, []), lacking.get(_TOO_DEAR, [])
+    if len(others) == total:
+        return f"; there are {', '.join(sorted({other.gpu_name or 'unknown ones' for other in others}))}"
+    prices = [machine.price for machine in dear if machine.price is not None]
+    return f"; the lowest price of those is {min(prices)}" if prices else ""
 
 
 def _is_older(one: tuple[int, ...], other: tuple[int, ...]) -> bool:

@@ -395,7 +395,15 @@ def test_why_there_is_none() -> None:
     needs = Needs(regions=frozenset({"us"}), max_price=Decimal(1), gpus=8)
     machines = [machine("a", "2"), machine("b", region="JP"), machine("c", "3", region="JP"), machine("d", None)]
     assert why_none(machines, needs, PROFILE) == (
-        "none of the 4 machines on offer will do: 2 for too dear, 1 for another region, 1 for no price that can be read"
+        "none of the 4 machines on offer will do: 2 for too dear, 1 for another region, 1 for no price that can be read;"
+        " the lowest price of those is 2"
+    )
+    # What was asked for may be misspelled.
+    asked = Needs(gpu_names=resolved_gpu_names(["RTX 4099"], []))
+    others = [machine("a"), machine("b", gpu_name="NVIDIA_H100"), machine("c", gpu_name=None)]
+    assert why_none(others, asked, PROFILE) == (
+        "none of the 3 machines on offer will do: 3 for another GPU; there are NVIDIA_GeForce_RTX_4090, NVIDIA_H100,"
+        " unknown ones"
     )
 
 
@@ -406,6 +414,6 @@ def test_each_machine_is_counted_once(machines: list[Machine], needs: Needs) -> 
         assert why_none(unfit, needs, PROFILE) == "no machine is on offer"
         return
     text = why_none(unfit, needs, PROFILE)
-    total, *counts = map(int, re.findall(r"\b[0-9]+\b", text))
+    total, *counts = map(int, re.findall(r"\b([0-9]+) (?:machines|for)", text))
     assert total == sum(counts) == len(unfit)
     assert all(f"for {needs.unmet(one, PROFILE)}" in text for one in unfit)
