@@ -5,13 +5,14 @@ The only file that knows aiohappyeyeballs.
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from typing import TypeAlias
 
 from aiohappyeyeballs import (
     start_connection,  # pyright: ignore[reportUnknownVariableType]  # its tuples have any length
 )
+
+from netmind_rentgpu.threads import in_a_thread
 
 __all__ = ["Addresses", "connect", "look_up"]
 
@@ -34,7 +35,7 @@ async def look_up(host: str, port: int) -> Addresses:
         # An address needs no thread to be looked up in.
         found = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=kind)
+        found = await in_a_thread(lambda: socket.getaddrinfo(host, port, type=kind))
     return found  # type: ignore[return-value]  # typeshed's is wider
 
 

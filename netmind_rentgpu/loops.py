@@ -6,50 +6,38 @@ import asyncio
 import importlib
 import os
 import socket
-import threading
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, cast
+from concurrent.futures import Executor
+from typing import Any, TypeVar, TypeVarTuple, Unpack
+from weakref import WeakSet
 
 from netmind_rentgpu.errors import ConfigurationError
+from netmind_rentgpu.threads import in_a_thread
 
-__all__ = ["loop_factory"]
+__all__ = ["loop_factory", "our_own"]
+
+Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
+
+our_own: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
+"""Those that were made here: at the interpreter's exit, whoever made one ends it, and what is open in it."""
 
 
 class _SelectorLoop(asyncio.SelectorEventLoop):
-    """asyncio's own loop, but for the threads in which names are looked up.
+    """asyncio's own loop, but for the threads that work for it.
 
     Those of `concurrent.futures` take nothing more once the main thread has ended, and hold up the interpreter's exit.
     """
 
     async def getaddrinfo(self, *arguments: Any, **keywords: Any) -> Any:
-        found: asyncio.Future[Any] = self.create_future()
+        return await in_a_thread(lambda: socket.getaddrinfo(*arguments, **keywords))
 
-        def look_up() -> None:
-            try:
-                result, error = socket.getaddrinfo(*arguments, **keywords), None
-            except Exception as failure:  # noqa: BLE001  # for whoever asked
-                result, error = [], failure
-            # By now the loop may have been closed.
-            with suppress(RuntimeError):
-                self.call_soon_threadsafe(tell, result, error)
-            # The error's traceback holds this frame, which must not hold the error.
-            del error
-
-        def tell(result: Any, error: Exception | None) -> None:
-            if found.done():
-                return
-            if error is None:
-                found.set_result(result)
-            else:
-                found.set_exception(error)
-
-        try:
-            threading.Thread(target=look_up, name="netmind_rentgpu.resolver", daemon=True).start()
-        except RuntimeError:
-            # While the interpreter exits no thread can be started. Then it is better to wait here than not to know.
-            look_up()
-        return await found
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[Unpack[Arguments]], Result], *args: *Arguments
+    ) -> asyncio.Future[Result]:
+        if executor is not None:
+            return super().run_in_executor(executor, func, *args)
+        return in_a_thread(lambda: func(*args))
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -58,9 +46,18 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     Raises:
         ConfigurationError: uvloop is asked for and missing.
     """
-    if os.environ.get("NETMIND_RENTGPU_UVLOOP") != "1":
-        return _SelectorLoop
-    try:
-        return cast("Callable[[], asyncio.AbstractEventLoop]", importlib.import_module("uvloop").new_event_loop)
-    except ImportError as error:
-        raise ConfigurationError(f"NETMIND_RENTGPU_UVLOOP=1 asks for uvloop, which cannot be had: {error}") from error
+    kind: Callable[[], asyncio.AbstractEventLoop] = _SelectorLoop
+    if os.environ.get("NETMIND_RENTGPU_UVLOOP") == "1":
+        try:
+            kind = importlib.import_module("uvloop").new_event_loop
+        except ImportError as error:
+            raise ConfigurationError(
+                f"NETMIND_RENTGPU_UVLOOP=1 asks for uvloop, which cannot be had: {error}"
+            ) from error
+
+    def make() -> asyncio.AbstractEventLoop:
+        loop = kind()
+        our_own.add(loop)
+        return loop
+
+    return make

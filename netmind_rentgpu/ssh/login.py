@@ -11,6 +11,7 @@ import attrs
 from netmind_rentgpu.connecting import connect, look_up
 from netmind_rentgpu.errors import SSHError, SSHStage, SSHTimeoutError
 from netmind_rentgpu.models import SSHEndpoint
+from netmind_rentgpu.threads import revive
 
 __all__ = ["Login", "log_in"]
 
@@ -62,31 +63,42 @@ async def log_in(login: Login, seconds: float) -> tuple[asyncssh.SSHClientConnec
 
 async def _handshake(login: Login, server: _Server, connected: socket.socket) -> asyncssh.SSHClientConnection:
     try:
-        return await asyncssh.connect(
-            login.endpoint.host,
-            login.endpoint.port,
-            sock=connected,
-            client_factory=lambda: server,
-            username=login.username,
-            password=login.password,
-            # Nothing of the user's own ~/.ssh, nor an agent's keys, is meant for a rented machine.
-            config=None,
-            client_keys=None,
-            agent_path=None,
-            gss_host=None,
-            x509_trusted_certs=None,
-            known_hosts=([], [], []),
-            encryption_algs=_FASTEST_FIRST,
-            server_host_key_algs=_preferred(login.host_key),
-            # A server that lets everybody in is not the container's.
-            disable_trivial_auth=True,
-            preferred_auth=["password", "keyboard-interactive"],
-            keepalive_interval=_KEEP_ALIVE_SECONDS,
-            keepalive_count_max=_KEEP_ALIVE_COUNT,
-        )
+        try:
+            return await _greet(login, server, connected)
+        except RuntimeError as error:
+            if "shutdown" not in str(error):
+                raise
+            # asyncssh asks the loop for a thread, which it has none of once the main one has ended.
+            revive(asyncio.get_running_loop())
+            return await _greet(login, server, connected)
     except BaseException:
         connected.close()
         raise
+
+
+async def _greet(login: Login, server: _Server, connected: socket.socket) -> asyncssh.SSHClientConnection:
+    return await asyncssh.connect(
+        login.endpoint.host,
+        login.endpoint.port,
+        sock=connected,
+        client_factory=lambda: server,
+        username=login.username,
+        password=login.password,
+        # Nothing of the user's own ~/.ssh, nor an agent's keys, is meant for a rented machine.
+        config=None,
+        client_keys=None,
+        agent_path=None,
+        gss_host=None,
+        x509_trusted_certs=None,
+        known_hosts=([], [], []),
+        encryption_algs=_FASTEST_FIRST,
+        server_host_key_algs=_preferred(login.host_key),
+        # A server that lets everybody in is not the container's.
+        disable_trivial_auth=True,
+        preferred_auth=["password", "keyboard-interactive"],
+        keepalive_interval=_KEEP_ALIVE_SECONDS,
+        keepalive_count_max=_KEEP_ALIVE_COUNT,
+    )
 
 
 def _preferred(host_key: str | None) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import socket
 import sys
 from collections.abc import Mapping
 from functools import lru_cache
@@ -16,6 +17,7 @@ from typing import Final, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import aiohttp
+import aiohttp.abc
 import attrs
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
@@ -29,6 +31,7 @@ from netmind_rentgpu.errors import (
     TransportError,
 )
 from netmind_rentgpu.settings import Settings, Timeouts
+from netmind_rentgpu.threads import in_a_thread
 from netmind_rentgpu.version import __version__
 from netmind_rentgpu.wire.outcome import Answer, Request, unexpected
 from netmind_rentgpu.wire.payload import dump
@@ -245,6 +248,32 @@ class Transport:
         return APIConnectionError(f"{call}: {what}", maybe_processed=not never_sent)
 
 
+class _Resolver(aiohttp.abc.AbstractResolver):
+    """Looks names up as aiohttp does, also in a thread that outlives the main one, and while the interpreter exits."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[aiohttp.abc.ResolveResult]:
+        found = await in_a_thread(
+            lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        )
+        return [
+            aiohttp.abc.ResolveResult(
+                hostname=host,
+                # An address of one link alone says which.
+                host=f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else str(address[0]),
+                port=int(address[1]),
+                family=kind,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for kind, _, protocol, _, address in found
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
 class _SentOnceError(aiohttp.ClientError):
     """Carries an error past aiohttp, which would otherwise send the request again by itself."""
 
@@ -327,6 +356,7 @@ def _new_session(longest_idle: float | None) -> aiohttp.ClientSession:
             limit=0,
             force_close=longest_idle is None,
             keepalive_timeout=longest_idle,
+            resolver=_Resolver(),
             enable_cleanup_closed=_LEAKS_TLS_CONNECTIONS,
         ),
         cookie_jar=aiohttp.DummyCookieJar(),

@@ -180,10 +180,10 @@ async def test_a_full_listener_is_a_connect_timeout() -> None:
 
 
 async def test_an_unknown_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def getaddrinfo(*_: object, **__: object) -> None:
+    def getaddrinfo(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     async with client("https://gpu.invalid") as gpu:
         with pytest.raises(APIConnectionError, match=r"gpu\.invalid cannot be resolved") as caught:
             await create(gpu)
