@@ -21,7 +21,6 @@ import os
 import signal
 import sys
 import threading
-import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from contextlib import suppress
@@ -33,6 +32,7 @@ from anyio.from_thread import BlockingPortal
 
 from netmind_rentgpu.crossing import Crossing
 from netmind_rentgpu.errors import ClientStateError, ConfigurationError, RentGPUError
+from netmind_rentgpu.exiting import at_exit_of_a_worker, hold_back, say, wait_out
 from netmind_rentgpu.loops import loop_factory
 
 __all__ = ["Held", "call", "iterate"]
@@ -82,7 +82,7 @@ def call(function: Callable[P, Awaitable[R]], /, *arguments: P.args, **keywords:
         loop.withdraw(submitted, error)
         raise
     if _exiting:
-        _hold_back()
+        hold_back(_LONGEST_END)
     if submitted.error is None:
         return cast(R, submitted.result)
     try:
@@ -252,7 +252,7 @@ class _Loop:
         """Close what is open and end, within a bound."""
         if self._portal is not None:
             self.post(self._portal.stop)
-            self._not_closed.acquire(timeout=_LONGEST_CLOSE)
+            wait_out(lambda: self._not_closed.acquire(timeout=_LONGEST_CLOSE))
             self._thread.join(_LONGEST_END)
 
     def _soon(self, call: Crossing, callback: Callable[..., None], *arguments: Any) -> None:
@@ -263,8 +263,11 @@ class _Loop:
 
     def _begin(self, function: Callable[[], Awaitable[None]]) -> None:
         async def run() -> None:
-            with suppress(RentGPUError):
+            try:
                 await function()
+            except RentGPUError as error:
+                if _exiting:
+                    say(str(error))
 
         task = asyncio.get_running_loop().create_task(run())
         self._tasks.add(task)
@@ -308,7 +311,10 @@ class _Loop:
             try:
                 await portal.sleep_until_stopped()
             finally:
-                await asyncio.gather(*(value.close() for value in tuple(_open.values())), return_exceptions=True)
+                for value in tuple(_open.values()):
+                    self._begin(value.close)
+                # With those that were collected a moment ago.
+                await asyncio.gather(*self._tasks, return_exceptions=True)
                 self._not_closed.release()
 
 
@@ -332,7 +338,7 @@ _open: dict[int, Closable] = {}
 def _running_loop() -> _Loop:
     global _loop  # noqa: PLW0603  # there is one for the process
     if _exiting:
-        _hold_back()
+        hold_back(_LONGEST_END)
         raise ClientStateError("the interpreter is exiting; nothing more can be called")
     loop = _loop
     if loop is None or not loop.came_up:
@@ -342,6 +348,7 @@ def _running_loop() -> _Loop:
                 # A signal handler may have made a call of its own meanwhile: hence a lock that lets it in, and this.
                 if _loop is None:
                     _loop = new
+                    at_exit_of_a_worker(_at_exit)
             loop = _loop
             loop.start()
     loop.check_usable()
@@ -377,15 +384,6 @@ def _after_fork() -> None:
         inherited.parked.extend(_open.values())
     _open.clear()
     _generation += 1
-
-
-def _hold_back() -> None:
-    """Keep a daemon thread from going on, and complaining, while the interpreter is taken apart.
-
-    Not for ever, for somebody may wait for that thread.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        time.sleep(_LONGEST_END)
 
 
 def _at_exit() -> None:

@@ -1,13 +1,10 @@
-"""`AsyncRentGPU`: settings, one transport, the resources.
-
-Nothing that costs time is imported before the first client is made.
-"""
+"""`AsyncRentGPU`: settings, one transport, the resources. What costs time is imported when a client is made."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from copy import copy
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from decimal import Decimal
 from types import TracebackType
@@ -25,6 +22,7 @@ if TYPE_CHECKING:
     from aiohttp import ClientSession
 
     from netmind_rentgpu.models import Auth, Container, Image
+    from netmind_rentgpu.rentals.desk import Desk
     from netmind_rentgpu.rentals.needs import Offer, OfferKey
     from netmind_rentgpu.rentals.rental import AsyncRental
     from netmind_rentgpu.rentals.rentals import AsyncRentals
@@ -45,8 +43,8 @@ class AsyncRentGPU:
 
     Calls that failed are sent again as `Retries` says. A create, of anything, is sent again only if it surely was not sent
     or was refused with a 429; it goes over a connection that is new or was in use a moment ago, so that a stale one leaves
-    no doubt about that (with a session of the caller's own, over whatever connection that session chooses). A 429 pauses
-    the whole client for as long as the service asks, if that is not longer than `Retries.max_retry_after`.
+    no doubt (a session of the caller's own chooses by itself). A 429 pauses the whole client for as long as the service
+    asks, if that is not longer than `Retries.max_retry_after`.
 
     Attributes:
         machines, auths, images, containers: the service's resources.
@@ -146,10 +144,10 @@ class AsyncRentGPU:
             containers=self.containers,
             ledger=Ledger(self._state, self._settings.account),
             market=Market(self.machines),
-            roll=Roll(self.containers),
+            roll=Roll(self.containers, self._settings.timeouts),
             supplies=Supplies(self.images, self.auths, self._state, self._settings.account),
             shell_on=self.ssh,
-            reap_elsewhere=self._reap_elsewhere,
+            elsewhere=self._elsewhere,
         )
         self._renting = Renting(self._desk, self._caller.codec.payment_type_number)
         self.rentals = AsyncRentals(self._desk)
@@ -370,9 +368,10 @@ class AsyncRentGPU:
             finally:
                 self._state.close()
 
-    async def _reap_elsewhere(self) -> None:
-        async with copy(self) as other:
-            await other.rentals.reap()
+    @asynccontextmanager
+    async def _elsewhere(self) -> AsyncGenerator[Desk]:
+        async with self._again(None) as other:  # a session of the caller's own belongs to its loop
+            yield other._desk  # noqa: SLF001  # one of our own
 
     async def __aenter__(self) -> Self:
         return self
@@ -387,9 +386,12 @@ class AsyncRentGPU:
 
     def __copy__(self) -> Self:
         """Return a client with the same settings, and with connections of its own."""
+        return self._again(self._session)
+
+    def _again(self, session: ClientSession | None) -> Self:
         other = object.__new__(type(self))
         other._settings = self._settings
-        other._connect(self._caller.profile, self._session, self._ssl_context)
+        other._connect(self._caller.profile, session, self._ssl_context)
         return other
 
     def __reduce__(self) -> Any:

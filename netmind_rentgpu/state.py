@@ -7,7 +7,6 @@ password that rentals are logged into with.
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import os
 import sqlite3
@@ -21,8 +20,9 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from netmind_rentgpu.errors import LedgerError
 from netmind_rentgpu.shielding import surely
+from netmind_rentgpu.threads import in_a_thread, start
 
-__all__ = ["Connection", "State"]
+__all__ = ["LONGEST_LOCK", "Connection", "State"]
 
 Result = TypeVar("Result")
 Connection: TypeAlias = sqlite3.Connection
@@ -67,7 +67,8 @@ _MIGRATIONS: Final = (
     """,
 )
 # Another process holds the file for milliseconds, and a hundred that begin at once for seconds.
-_LONGEST_LOCK = 30.0
+LONGEST_LOCK: Final = 30.0
+"""For how many seconds the file may be in use elsewhere before that is an error."""
 _PAUSE = 0.05
 
 # What a fork brought along is never closed: that would release the parent's locks.
@@ -85,6 +86,7 @@ class State:
         self._leaving = False
         self._waiting: list[_Entry] = []
         self._writing = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def host_key(self, account: str, container_id: int) -> str | None:
         """Return a container's host key, as it was when it was first logged into; None if it never was.
@@ -122,7 +124,11 @@ class State:
     def close(self) -> None:
         """Close the file, by and by where it is in use. It is opened again where it is needed again."""
         self._leaving = True
-        if self._lock.acquire(blocking=False):
+        self._leave_if_asked()
+
+    def _leave_if_asked(self) -> None:
+        # Whoever has the lock does so when it is free again.
+        while self._leaving and self._lock.acquire(blocking=False):
             try:
                 self._leave()
             finally:
@@ -143,6 +149,9 @@ class State:
             LedgerError: the file cannot be used; nothing was changed.
         """
         loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            # What another loop waited for, which was stopped meanwhile, nobody tells it any more.
+            self._loop, self._waiting, self._writing = loop, [], False
         entry = _Entry(act, loop.create_future())
         self._waiting.append(entry)
         if not self._writing:
@@ -166,13 +175,7 @@ class State:
         Raises:
             LedgerError: the file cannot be used.
         """
-        loop = asyncio.get_running_loop()
-        try:
-            looking = loop.run_in_executor(None, self._read, look)
-        except RuntimeError:
-            # While the interpreter exits, no thread can be started.
-            return self._read(look)
-        return await looking
+        return await in_a_thread(lambda: self._read(look))
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have a thread do what waits."""
@@ -184,11 +187,7 @@ class State:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._finish, loop, batch, outcomes)
 
-        try:
-            # A thread of its own: those that the loop has may all be busy. Started so that nobody waits until it runs.
-            _thread.start_new_thread(act, ())
-        except RuntimeError:
-            act()
+        start(act)
 
     def _finish(self, loop: asyncio.AbstractEventLoop, batch: Sequence[_Entry], outcomes: Sequence[Any]) -> None:
         for entry, outcome in zip(batch, outcomes, strict=True):
@@ -219,29 +218,31 @@ class State:
         So an act may be done twice, the first time in vain.
         """
         with self._lock:
-            try:
-                connection = self._opened()
-                connection.execute("BEGIN IMMEDIATE")
-            except Exception as error:  # noqa: BLE001  # those who wait are told, each by an error of its own
-                return [_Failed(self._told(error)) for _ in acts]
-            else:
-                try:
-                    outcomes = [act(connection) for act in acts]
-                    connection.execute("COMMIT")
-                except Exception as error:  # noqa: BLE001  # as above
-                    # What is about the file as a whole, as a full disk, has ended the transaction.
-                    with suppress(sqlite3.Error):
-                        connection.execute("ROLLBACK")
-                    outcomes = [_Failed(self._told(error))]
-            finally:
-                if self._leaving:
-                    self._leave()
+            outcomes = self._in_one_transaction(acts)
+        self._leave_if_asked()
         if len(outcomes) == len(acts):
             return outcomes
         return [outcome for act in acts for outcome in self._together([act])]
 
+    def _in_one_transaction(self, acts: Sequence[_Act]) -> list[Any]:
+        try:
+            connection = self._opened()
+            connection.execute("BEGIN IMMEDIATE")
+        except Exception as error:  # noqa: BLE001  # those who wait are told, each by an error of its own
+            return [_Failed(self._told(error)) for _ in acts]
+        try:
+            outcomes = [act(connection) for act in acts]
+            connection.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001  # as above
+            # What is about the file as a whole, as a full disk, has ended the transaction.
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            return [_Failed(self._told(error))]
+        return outcomes
+
     def _told(self, error: Exception) -> Exception:
-        if not isinstance(error, (sqlite3.Error, OSError)):
+        # The last: a number that the file cannot hold.
+        if not isinstance(error, (sqlite3.Error, OSError, OverflowError)):
             return error
         told = self._unusable(error)
         told.__cause__ = error
@@ -283,7 +284,7 @@ def _open(path: Path) -> Connection:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
         _make(path)
-    connection = sqlite3.connect(path, timeout=_LONGEST_LOCK, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(path, timeout=LONGEST_LOCK, isolation_level=None, check_same_thread=False)
     try:
         _set_up(connection, path)
     except BaseException:
@@ -319,7 +320,7 @@ def _set_up(connection: Connection, path: Path) -> None:
 
 def _patiently(connection: Connection, pragma: str) -> Any:
     """Ask until nobody else is just opening the file: for this SQLite does not wait by itself."""
-    deadline = time.monotonic() + _LONGEST_LOCK
+    deadline = time.monotonic() + LONGEST_LOCK
     while True:
         try:
             return connection.execute(pragma).fetchone()[0]

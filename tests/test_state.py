@@ -269,3 +269,16 @@ async def test_a_cancellation_the_moment_it_is_written(
     monkeypatch.undo()
     assert await state.write(lambda connection: 1) == 1
     state.close()
+
+
+async def test_what_is_closed_while_it_is_in_use_is_closed_then(path: Path) -> None:
+    state = State(path)
+
+    def act(connection: sqlite3.Connection) -> None:
+        state.close()
+        connection.execute("SELECT 1")
+
+    await state.write(act)
+    assert state._connection is None
+    assert await state.write(lambda connection: 1) == 1
+    state.close()

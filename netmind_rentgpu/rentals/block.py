@@ -16,29 +16,33 @@ _LONGEST_SLEEP = 30.0
 
 
 class Block:
-    """The task that entered a block, as `asyncio.timeout` has it."""
+    """The task that entered a block, as `asyncio.timeout` has it.
+
+    Attributes:
+        is_cut_short: we have cancelled it, and that was not taken in yet.
+    """
 
     def __init__(self) -> None:
         self._task: asyncio.Task[Any] | None = asyncio.current_task()
         self._cancellations = 0 if self._task is None else self._task.cancelling()
-        self._cut_short = False
+        self.is_cut_short: bool = False
 
     def cut_short(self, why: str) -> None:
         """Cancel the task, if it still runs."""
-        if self._task is not None and not self._task.done() and not self._cut_short:
-            self._cut_short = True
+        if self._task is not None and not self._task.done() and not self.is_cut_short:
+            self.is_cut_short = True
             self._task.cancel(why)
 
     async def let_cancellation_come(self) -> None:
         """Be cancelled now if the block was cut short and ended before it was told."""
-        if self._cut_short:
+        if self.is_cut_short:
             await asyncio.sleep(0)
 
     def was_cut_short(self) -> bool:
         """Tell whether it was we who cancelled the task that leaves, and nobody else; it is not cancelled then."""
-        if not self._cut_short or self._task is None or self._task is not asyncio.current_task():
+        if not self.is_cut_short or self._task is None or self._task is not asyncio.current_task():
             return False
-        self._cut_short = False
+        self.is_cut_short = False
         return self._task.uncancel() <= self._cancellations
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
@@ -19,11 +20,12 @@ from netmind_rentgpu.rentals.supplies import Supplies
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.settings import Timeouts
 from netmind_rentgpu.shielding import surely
+from netmind_rentgpu.state import LONGEST_LOCK
 
 if TYPE_CHECKING:
     from netmind_rentgpu.ssh.shell import AsyncShell
 
-__all__ = ["Desk", "is_held_here", "left_behind", "now"]
+__all__ = ["Desk", "disown_closed_loops", "is_held_here", "left_behind", "now", "still_at_work"]
 
 _UNBOUNDED_CALL = 600.0
 
@@ -40,11 +42,23 @@ def is_held_here(name: str) -> bool:
 
 def left_behind() -> list[Desk]:
     """Return those whose event loop has ended before what they had was released; all of that is nobody's from now on."""
-    found = [desk for desk in _desks if desk.loop is not None and not desk.loop.is_running()]
+    found = [desk for desk in tuple(_desks) if desk.loop is not None and not desk.loop.is_running()]
     for desk in found:
         _held_here.difference_update(desk.names)
         _desks.discard(desk)
     return found
+
+
+def still_at_work() -> list[Desk]:
+    """Return those whose event loop runs, and has something that is not released yet."""
+    return [desk for desk in tuple(_desks) if desk.loop is not None and desk.loop.is_running()]
+
+
+def disown_closed_loops() -> None:
+    """Take in that what was under way in an event loop that is closed is nobody's any more."""
+    for desk in tuple(_desks):
+        if desk.loop is not None and desk.loop.is_closed():
+            _held_here.difference_update(desk.names)
 
 
 def now() -> datetime:
@@ -65,9 +79,10 @@ class Desk:
     Attributes:
         timeouts: the client's own.
         shell_on: makes a shell, to be opened.
-        reap_elsewhere: reaps over a client like this one, for another event loop.
-        live: what is to be released when the client is closed.
+        elsewhere: makes that of a client like this one, for another event loop.
+        live: what is to be released when the client is closed, and how to tell it that nobody wants to wait for that.
         names: what is under way here.
+        borrowed: of that, what was detached, and is to be so again.
         loop: in which that is.
         closing: nothing more can be rented.
     """
@@ -80,9 +95,10 @@ class Desk:
     supplies: Supplies
     timeouts: Timeouts
     shell_on: Callable[[Container], AsyncShell]
-    reap_elsewhere: Callable[[], Coroutine[Any, Any, None]]
-    live: set[Owning] = attrs.field(factory=set[Owning])
+    elsewhere: Callable[[], AbstractAsyncContextManager[Desk]]
+    live: dict[Owning, Callable[[], object]] = attrs.field(factory=dict[Owning, Callable[[], object]])
     names: set[str] = attrs.field(factory=set[str])
+    borrowed: set[str] = attrs.field(factory=set[str])
     loop: asyncio.AbstractEventLoop | None = None
     closing: bool = False
 
@@ -92,7 +108,8 @@ class Desk:
         seconds = sum(
             _UNBOUNDED_CALL if bound is None else bound for bound in (self.timeouts.slot, self.timeouts.total)
         )
-        return timedelta(seconds=seconds) + self.doubt
+        # The intent itself may have to wait until it can be written.
+        return timedelta(seconds=LONGEST_LOCK + seconds) + self.doubt
 
     @property
     def doubt(self) -> timedelta:
@@ -108,22 +125,26 @@ class Desk:
         """Take in that nobody here has a rental any more."""
         _held_here.discard(name)
         self.names.discard(name)
+        self.borrowed.discard(name)
 
-    def enter(self, owning: Owning) -> None:
+    def enter(self, owning: Owning, interrupt: Callable[[], object]) -> None:
         """Take in that somebody has something to release.
+
+        Args:
+            interrupt: tells it that nobody wants to wait for that.
 
         Raises:
             ClientStateError: the client is being closed.
         """
         if self.closing:
             raise ClientStateError("this client is closed, or being closed; make a new one")
-        self.live.add(owning)
+        self.live[owning] = interrupt
         self.loop = asyncio.get_running_loop()
         _desks.add(self)
 
     def leave(self, owning: Owning) -> None:
         """Take in that somebody has released it."""
-        self.live.discard(owning)
+        self.live.pop(owning, None)
         if not self.live:
             _desks.discard(self)
 
@@ -134,17 +155,28 @@ class Desk:
             ReleaseError: something could not be deleted.
         """
         self.closing = True
-        if self.live:
-            releasing = asyncio.get_running_loop().create_task(self._release_all())
-            await surely(releasing)
-            releasing.result()
+        if not self.live:
+            return
+        releasing = asyncio.get_running_loop().create_task(self._release_all())
+        try:
+            await surely(releasing, cancelled=self._interrupt)
+        except asyncio.CancelledError as cancellation:
+            if (error := releasing.exception()) is not None:
+                cancellation.add_note(str(error))
+            raise
+        releasing.result()
+
+    def _interrupt(self) -> None:
+        for interrupt in tuple(self.live.values()):
+            interrupt()
 
     async def _release_all(self) -> None:
         problems: list[BaseException] = []
         while self.live:
             those = tuple(self.live)
             ends = await asyncio.gather(*(owning.close() for owning in those), return_exceptions=True)
-            self.live.difference_update(those)
+            for owning in those:
+                self.live.pop(owning, None)
             problems += [end for end in ends if isinstance(end, BaseException)]
         if problems:
             raise problems[0]

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable
 from contextlib import suppress
+from datetime import datetime
 
 from netmind_rentgpu.errors import (
     AuthenticationError,
@@ -17,52 +18,100 @@ from netmind_rentgpu.errors import (
     PermissionDeniedError,
     RentGPUError,
 )
-from netmind_rentgpu.rentals.desk import Desk
+from netmind_rentgpu.models import Container
+from netmind_rentgpu.rentals.desk import Desk, now
+from netmind_rentgpu.rentals.market import patience
 from netmind_rentgpu.settings import Timeouts
 from netmind_rentgpu.shielding import insist
 
-__all__ = ["delete_surely", "noted"]
+__all__ = ["ask_patiently", "delete_surely", "noted"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 _LONGEST_DELETION = 60.0
-# What a service may answer to a delete of what is gone: it is not documented.
-_MAYBE_GONE = (NotFoundError, ConflictError, InvalidRequestError)
+_HOPELESS = (AuthenticationError, ClientStateError, PermissionDeniedError)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 
 
-async def delete_surely(desk: Desk, container_id: int, hurried: asyncio.Event | None = None) -> RentGPUError | None:
+async def delete_surely(
+    desk: Desk, container_id: int, *, rented_at: datetime | None = None, hurried: asyncio.Event | None = None
+) -> RentGPUError | None:
     """Delete a container, in several attempts if need be; return why that failed.
 
-    One that is said not to be there is asked for, too: whoever says so may be wrong, and it would cost for ever.
+    One that is said not to be there is asked for, and looked for in the list, too: whoever says so may be wrong, and it
+    would cost for ever.
+
+    Args:
+        rented_at: when that began, unless the service has shown it since. What is as new as what may be missing from the
+            list may be missing elsewhere, too, so that it is not taken for gone before.
+        hurried: whether to leave it at one attempt.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + _LONGEST_DELETION
-    patience = _patience(desk.timeouts)
+    each = patience(desk.timeouts)
     pause = _FIRST_PAUSE
+    known_at = now() if rented_at is None else rented_at + desk.profile.list_lag
+    lag = (known_at - now()).total_seconds()
+    deadline = loop.time() + max(_LONGEST_DELETION, lag + _LONGEST_PAUSE if lag > 0 else 0)
     while True:
+        is_known = now() >= known_at
+        gone = False
         try:
-            deleted = await insist(lambda: desk.containers.delete(container_id, timeout=patience))
+            deleted = await insist(lambda: desk.containers.delete(container_id, timeout=each))
+        except NotFoundError as raised:
+            error: RentGPUError = raised
+            gone = is_known and await insist(lambda: _is_nowhere(desk, container_id, each))
+        except (ConflictError, InvalidRequestError) as raised:  # what is answered once it is gone is not documented
+            error = raised
+            gone = await insist(lambda: _is_gone(desk, container_id, each))
         except RentGPUError as raised:
-            error, suspicious = raised, isinstance(raised, _MAYBE_GONE)
+            error = raised
         else:
-            if deleted is not None:
-                return None
             # Nothing was said; or it was not there, and an earlier attempt of the same call may have been why.
-            error, suspicious = RentGPUError(f"container {container_id} is still there after it was deleted"), True
-        if suspicious and await insist(lambda: _is_gone(desk, container_id, patience)):
+            error = RentGPUError(f"container {container_id} is still there after it was deleted")
+            gone = deleted is not None or await insist(lambda: _is_gone(desk, container_id, each))
+        if gone:
             return None
-        hopeless = isinstance(error, (AuthenticationError, ClientStateError, PermissionDeniedError))
-        if hopeless or loop.time() + pause > deadline or (hurried is not None and hurried.is_set()):
+        if isinstance(error, _HOPELESS) or loop.time() + pause > deadline or (hurried is not None and hurried.is_set()):
             return error
         with suppress(asyncio.CancelledError):
-            await asyncio.sleep(pause)
+            await _pause(pause, hurried)
         pause = min(_LONGEST_PAUSE, pause * 2)
 
 
-async def _is_gone(desk: Desk, container_id: int, patience: Timeouts) -> bool:
+async def _pause(seconds: float, hurried: asyncio.Event | None) -> None:
+    if hurried is None:
+        await asyncio.sleep(seconds)
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await hurried.wait()
+
+
+async def ask_patiently(desk: Desk, container_id: int, hurried: asyncio.Event) -> Container:
+    """Ask for a container, in several attempts if need be.
+
+    Raises:
+        NotFoundError: it is said not to be there.
+        RentGPUError: it could not be asked for.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _LONGEST_DELETION
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return await desk.containers.get(container_id, timeout=patience(desk.timeouts))
+        except (*_HOPELESS, NotFoundError):
+            raise
+        except RentGPUError:
+            if loop.time() + pause > deadline or hurried.is_set():
+                raise
+        await _pause(pause, hurried)
+        pause = min(_LONGEST_PAUSE, pause * 2)
+
+
+async def _is_gone(desk: Desk, container_id: int, each: Timeouts) -> bool:
     try:
-        await desk.containers.get(container_id, timeout=patience)
+        await desk.containers.get(container_id, timeout=each)
     except NotFoundError:
         return True
     except RentGPUError:
@@ -70,18 +119,14 @@ async def _is_gone(desk: Desk, container_id: int, patience: Timeouts) -> bool:
     return False
 
 
-def _patience(timeouts: Timeouts) -> Timeouts:
-    """Return how long one attempt at a deletion may take: a hanging one must not use up the time for the others."""
-
-    def at_most(seconds: float, bound: float | None) -> float:
-        return seconds if bound is None else min(seconds, bound)
-
-    return Timeouts(
-        total=at_most(20.0, timeouts.total),
-        connect=at_most(10.0, timeouts.connect),
-        read=at_most(10.0, timeouts.read),
-        slot=at_most(20.0, timeouts.slot),
-    )
+async def _is_nowhere(desk: Desk, container_id: int, each: Timeouts) -> bool:
+    if not await _is_gone(desk, container_id, each):
+        return False
+    try:
+        found, _ = await desk.roll.read()
+        return all(container.id != container_id for container in found)
+    except RentGPUError:
+        return False
 
 
 async def noted(writing: Awaitable[object]) -> None:

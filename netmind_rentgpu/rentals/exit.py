@@ -1,4 +1,4 @@
-"""What is still rented when the interpreter exits, and the event loop that it was rented in has ended: it is deleted.
+"""What is still rented when the interpreter exits is deleted, whatever has become of its event loop.
 
 The synchronous client's loop still runs then, and releases what it has itself.
 """
@@ -8,29 +8,105 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
-from functools import cache
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import cache, partial
 
-from netmind_rentgpu.errors import RentGPUError
-from netmind_rentgpu.loops import loop_factory
-from netmind_rentgpu.rentals.desk import left_behind
+from netmind_rentgpu.exiting import at_exit_of_a_worker, say, say_given_up, wait_out
+from netmind_rentgpu.loops import loop_factory, our_own
+from netmind_rentgpu.rentals.desk import Desk, left_behind, still_at_work
+from netmind_rentgpu.rentals.owners import this_process
+from netmind_rentgpu.rentals.reaper import reap
+from netmind_rentgpu.shielding import surely
 
 __all__ = ["release_at_exit"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
+_LONGEST_RELEASE = 90.0
 
-@cache
+
 def release_at_exit() -> None:
     """Delete at exit what nobody can release any more."""
+    _register(os.getpid())
+
+
+@cache
+def _register(process_id: int) -> None:
+    del process_id  # each does it once
     atexit.register(_release)
+    at_exit_of_a_worker(_release)
 
 
 def _release() -> None:
-    for desk in left_behind():
-        logger.warning("the event loop has ended with something still rented in it, which is deleted now")
-        try:
-            # One that looks up names while no thread can be started any more.
-            with asyncio.Runner(loop_factory=loop_factory()) as runner:
-                runner.run(desk.reap_elsewhere())
-        except RentGPUError as error:
-            logger.error("what is still rented could not be deleted; it is on record: %s", error)  # noqa: TRY400  # no traceback
+    deadline = time.monotonic() + _LONGEST_RELEASE
+    # The loops of daemon threads: their programs have ended.
+    ending = [
+        asyncio.run_coroutine_threadsafe(desk.release_all(), desk.loop)
+        for desk in still_at_work()
+        if desk.loop is not None and desk.loop not in our_own
+    ]
+    for release in ending:
+        _see_to(partial(wait_out, partial(_outlast, release, deadline)))
+    desks = left_behind()
+    if desks:
+        _see_to(partial(_run, desks))
+
+
+def _outlast(release: Future[None], deadline: float) -> None:
+    release.result(max(0.0, deadline - time.monotonic()))
+
+
+def _see_to(act: Callable[[], object]) -> None:
+    try:
+        act()
+    except Exception as error:  # noqa: BLE001  # there is nobody above to tell
+        _complain(f"what is still rented could not be deleted; it is on record: {str(error) or type(error).__name__}")
+
+
+def _run(desks: Sequence[Desk]) -> None:
+    released = threading.Event()
+    try:
+        # One that has threads while none can be started any more.
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(_release_all(desks, released))
+    except KeyboardInterrupt:
+        # The first one is borne, and comes out in the end.
+        if not released.is_set():
+            say_given_up()
+
+
+async def _release_all(desks: Sequence[Desk], released: threading.Event) -> None:
+    releasing = asyncio.gather(*(_release_one(desk) for desk in desks))
+    try:
+        await surely(releasing)
+    finally:
+        if releasing.done():
+            released.set()
+
+
+async def _release_one(desk: Desk) -> None:
+    try:
+        async with asyncio.timeout(_LONGEST_RELEASE), desk.elsewhere() as other:
+            for name in tuple(desk.borrowed):
+                await other.ledger.give_back(name, this_process())
+            report = await reap(other, names=frozenset(desk.names))
+    except Exception as error:  # noqa: BLE001  # the others are to be released all the same
+        _complain(f"what is still rented could not be deleted; it is on record: {str(error) or type(error).__name__}")
+        return
+    if report.deleted:
+        logger.warning(
+            "the event loop had ended with %s still rented in it; it was deleted now", ", ".join(report.deleted)
+        )
+    for name, problem in report.failed:
+        _complain(f"rental {name} could not be deleted, and costs until it is; it is on record, for reap: {problem}")
+    for record in report.doubtful:
+        _complain(f"rental {record.name} may still come to exist on {record.node_name}; it is on record, for reap")
+
+
+def _complain(text: str) -> None:
+    logger.error("%s", text)
+    say(text)

@@ -17,7 +17,6 @@ from typing import TypeAlias
 import attrs
 
 from netmind_rentgpu.errors import (
-    ClientStateError,
     LedgerError,
     MachineRefusal,
     NoMachineError,
@@ -26,14 +25,14 @@ from netmind_rentgpu.errors import (
 )
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.desk import Desk, now
-from netmind_rentgpu.rentals.ends import delete_surely, noted
-from netmind_rentgpu.rentals.market import matching
+from netmind_rentgpu.rentals.doubts import Doubts
+from netmind_rentgpu.rentals.ends import noted
 from netmind_rentgpu.rentals.names import new_name
 from netmind_rentgpu.rentals.needs import Offer, next_offer
 from netmind_rentgpu.rentals.outcomes import CreateOutcome, outcome_of
 from netmind_rentgpu.rentals.owners import this_process
-from netmind_rentgpu.rentals.records import RentalRecord, Verdict, after_looking
-from netmind_rentgpu.rentals.tries import Order, Taken, Try
+from netmind_rentgpu.rentals.records import RentalRecord
+from netmind_rentgpu.rentals.tries import Doubt, Order, Taken, Try
 from netmind_rentgpu.shielding import insist, surely
 
 __all__ = ["Begin", "Hold"]
@@ -42,8 +41,6 @@ logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 _MOST_TRIES, _MOST_DOUBTS = 50, 2
 _LONGEST_ANSWER = 30.0
-_LOOKING_GOES_ON = 60.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 
 
 class Hold:
@@ -56,17 +53,20 @@ class Hold:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._tries: list[Try] = []
-        self._hurried = asyncio.Event()
+        self._doubts = Doubts(desk)
+        self._interrupted = False
         self.borrowed: str | None = None
 
-    def hurry(self) -> None:
-        """Do not wait any more for what may turn up or recover: it stays on record."""
-        self._hurried.set()
+    def interrupt(self) -> None:
+        """Be told that somebody does not want to wait for it. At the second time what cannot be done now stays on record."""
+        if self._interrupted:
+            self._doubts.hurried.set()
+        self._interrupted = True
 
     @property
     def certain_at(self) -> datetime | None:
-        """When it will be certain that none of the tries that were not found turns up; None where there are none."""
-        return max((one.certain_at for one in self._tries if one.certain_at is not None), default=None)
+        """When it will be certain that nothing turns up any more of what is in doubt; None where nothing is."""
+        return max((one.doubt.certain_at for one in self._tries if one.doubt is not None), default=None)
 
     async def take(self, offers: Sequence[Offer], order: Order) -> tuple[RentalRecord, Container, Offer]:
         """Rent the first offer that can be had.
@@ -87,7 +87,7 @@ class Hold:
             if isinstance(taken, tuple):
                 return (*taken, offer)
             refusals[offer.machine.node_name] = MachineRefusal(machine=offer.machine, error=taken)
-            if sum(one.certain_at is not None and not one.refused for one in self._tries) >= _MOST_DOUBTS:
+            if sum(one.lost for one in self._tries) >= _MOST_DOUBTS:
                 raise taken
         raise self._none(offers, refusals)
 
@@ -95,6 +95,7 @@ class Hold:
         """Be about to take over what was detached, to be given back if that fails."""
         self.borrowed = name
         self._desk.hold(name)
+        self._desk.borrowed.add(name)
 
     async def give_back(self) -> None:
         """Let what was borrowed be detached again. To be run in a task of its own."""
@@ -112,8 +113,18 @@ class Hold:
             self.disown(name)
 
     def adopt(self, record: RentalRecord) -> None:
-        """Take over what was detached."""
-        self._add(Try(record, container_id=record.container_id))
+        """Take over what was detached, and was shown a moment ago."""
+        one = self._add(Try(record, shown=True))
+        left = (record.certain_at - now()).total_seconds()
+        if left > 0:
+            one.doubt = Doubt(record.certain_at, asyncio.get_running_loop().time() + left)
+
+    async def ready(self, name: str) -> None:
+        """Take in that a rental is to be handed over."""
+        for one in [one for one in self._tries if one.record.name == name]:
+            one.shown = True
+            one.record = attrs.evolve(one.record, stage="ready")
+            await noted(self._desk.ledger.put(one.record))
 
     def disown(self, name: str) -> None:
         """Take in that a try is not ours any more."""
@@ -123,20 +134,53 @@ class Hold:
         for one in [one for one in self._tries if one.record.name == name]:
             self._forget(one)
 
+    async def detach(self, record: RentalRecord) -> None:
+        """Give a try up to whoever attaches to it. To be run in a task of its own.
+
+        Raises:
+            LedgerError: that could not be put on record; it is still ours.
+        """
+        try:
+            await self._desk.ledger.put(attrs.evolve(record, stage="detached", owner=None))
+        except asyncio.CancelledError:  # which comes when it is written
+            self.disown(record.name)
+            raise
+        self.disown(record.name)
+
+    async def make_certain(self) -> None:
+        """Wait until nothing more turns up of what was created, and delete what has: nobody does so once it is kept.
+
+        Raises:
+            RentGPUError: that cannot be told.
+        """
+        for one in self._tries:
+            if one.doubt is not None and one.container_id is not None:
+                await asyncio.sleep(one.doubt.over_at - asyncio.get_running_loop().time())
+                await self._doubts.look_once(one)
+                one.doubt = None
+
     async def look_again(self) -> None:
         """Delete what has turned up late, and strike out what will not turn up any more."""
-        for one in [one for one in self._tries if one.certain_at is not None]:
+        for one in [one for one in self._tries if one.doubt is not None]:
             with suppress(RentGPUError):
-                await self._look_once(one)
+                if not await self._doubts.look_once(one):
+                    continue
+                if one.container_id is None:
+                    await self._strike(one)
+                else:
+                    one.doubt = None
 
     async def let_go(self) -> ReleaseError | None:
         """Delete everything; return an error for what could not be. To be run in a task of its own."""
-        ending = [asyncio.get_running_loop().create_task(self._end(one)) for one in tuple(self._tries)]
-        for task in ending:
-            with suppress(asyncio.CancelledError):
-                await surely(task)
-        # Cancelled more often than it can bear, one has left its record as it was.
-        problems = [None if task.cancelled() else task.result() for task in ending]
+        problems: list[ReleaseError | None] = []
+        # Twice, for a task that was cancelled before it had begun has borne nothing yet.
+        for _ in range(2):
+            ending = [asyncio.get_running_loop().create_task(self._end(one)) for one in self._tries]
+            for task in ending:
+                with suppress(asyncio.CancelledError):
+                    await surely(task)
+            problems += [task.result() for task in ending if not task.cancelled()]
+        problems += [self._unended(one) for one in tuple(self._tries)]
         return next((problem for problem in problems if problem is not None), None)
 
     # One try.
@@ -147,7 +191,7 @@ class Hold:
         one = self._add(Try(self._intent(offer, order)))
         name = one.record.name
         try:
-            await desk.ledger.begin(one.record)
+            await desk.ledger.put(one.record)
         except LedgerError:
             self._forget(one)
             raise
@@ -166,7 +210,7 @@ class Hold:
         except RentGPUError as error:
             outcome = outcome_of(error, node_name)
             if outcome is CreateOutcome.UNCLEAR:
-                found = await self._settle(one)
+                found = await self._doubts.settle(one)
                 if found is None:
                     raise
                 if not found:
@@ -179,9 +223,8 @@ class Hold:
                     raise
                 desk.market.set_aside(node_name, offer.gpus, error)
                 return error
-        one.container_id = container.id
-        one.record = attrs.evolve(one.record, stage="created", container_id=container.id, shown_name=container.name)
-        await noted(desk.ledger.created(name, container.id, container.name))
+        one.found(container, now())
+        await noted(desk.ledger.put(one.record))
         return one.record, container
 
     async def _one_of(self, one: Try, found: Sequence[Container]) -> Container:
@@ -191,7 +234,7 @@ class Hold:
             RentGPUError: something could not be deleted.
         """
         for twin in found[1:]:
-            deleting = asyncio.get_running_loop().create_task(self._delete(twin.id))
+            deleting = asyncio.get_running_loop().create_task(self._doubts.delete(one, twin.id))
             await surely(deleting)
             error = deleting.result()
             if error is not None:
@@ -228,43 +271,6 @@ class Hold:
             refusals=tuple(refusals.values()),
         )
 
-    # A create without a clear answer.
-
-    async def _settle(self, one: Try) -> list[Container] | None:
-        """Look for what a create may have made, until it would be listed; None where that cannot be told.
-
-        Where nothing was found, it is noted until when something may still turn up.
-        """
-        # By a clock that nobody sets.
-        time = asyncio.get_running_loop().time
-        listed_at = time() + self._desk.profile.list_lag.total_seconds()
-        one.certain_at = now() + self._desk.doubt
-        await noted(self._desk.ledger.doubt(one.record.name, one.certain_at))
-        pause = _FIRST_PAUSE
-        while True:
-            looked_at = time()
-            try:
-                found = await self._look_for(one.record)
-            except ClientStateError:
-                return None
-            except RentGPUError:
-                if looked_at > listed_at + _LOOKING_GOES_ON:
-                    return None
-            else:
-                if found:
-                    one.certain_at = None
-                    one.twins = [twin.id for twin in found[1:]]
-                    return found
-                if looked_at >= listed_at:
-                    one.settled = True
-                    return []
-            if self._hurried.is_set():
-                return None
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):
-                    await self._hurried.wait()
-            pause = min(_LONGEST_PAUSE, pause * 1.5)
-
     async def _take_refusal(self, one: Try, outcome: CreateOutcome) -> None:
         """Take in that the service did not act, and look for it later all the same, unless it cannot have."""
         if outcome is CreateOutcome.NOTHING:
@@ -272,44 +278,27 @@ class Hold:
             return
         self._unclaim(one)
         one.refused = True
-        one.certain_at = now() + self._desk.doubt
-        await noted(self._desk.ledger.doubt(one.record.name, one.certain_at))
-
-    async def _look_for(self, record: RentalRecord) -> list[Container]:
-        return matching(record, await self._desk.roll.call())
-
-    async def _look_once(self, one: Try) -> bool:
-        """Delete what a try has made after all; tell whether nothing will turn up any more.
-
-        Raises:
-            RentGPUError: that cannot be told now.
-        """
-        looked_at = now()
-        found = await self._look_for(one.record)
-        for container in found:
-            error = await self._delete(container.id)
-            if error is not None:
-                raise error
-        certain = attrs.evolve(one.record, certain_at=one.certain_at or one.record.certain_at)
-        if not found and after_looking(certain, found=False, looked_at=looked_at) is Verdict.DOUBT:
-            return False
-        await self._strike(one)
-        return True
+        await self._doubts.begin(one)
 
     # The end of it.
 
     async def _end(self, one: Try) -> ReleaseError | None:
         """See that nothing is left of a try."""
-        if one.creating is not None and one.container_id is None and not await self._learn(one):
-            await self._leave_on_record(one)
-            return None
-        errors = [await self._delete(each) for each in (one.container_id, *one.twins) if each is not None]
+        certain = one.container_id is not None or await self._learn(one)
+        errors = [await self._doubts.delete(one, each) for each in (one.container_id, *one.twins) if each is not None]
         error = next((error for error in errors if error is not None), None)
         if error is not None:
             with suppress(asyncio.CancelledError):
                 await self._leave_on_record(one)
-            return _unreleased(one, error)
-        await self._strike(one)
+            return self._unreleased(one, error)
+        if one.container_id is not None:
+            # The service may have made it twice, or do so yet.
+            looked = await self._looked_for(one)
+            certain = looked or one.doubt is None
+        with suppress(asyncio.CancelledError):  # which comes when it is written
+            await (self._strike(one) if certain and not one.undeleted_twins else self._leave_on_record(one))
+        if one.undeleted_twins:
+            return self._unreleased(one, RentGPUError("the service has made it twice, and the other was not deleted"))
         return None
 
     async def _learn(self, one: Try) -> bool:
@@ -318,36 +307,38 @@ class Hold:
         if creating is None:
             return True
         if not creating.done():
-            await insist(lambda: asyncio.wait({creating}, timeout=_LONGEST_ANSWER), cancelled=self.hurry)
+            await insist(lambda: asyncio.wait({creating}, timeout=_LONGEST_ANSWER))
             creating.cancel()
             with suppress(asyncio.CancelledError):
                 await surely(creating)
         error = None if creating.cancelled() else creating.exception()
         if not creating.cancelled() and error is None:
-            one.container_id = creating.result().id
+            one.found(creating.result(), now())
             return True
         outcome = outcome_of(error, one.record.node_name) if isinstance(error, RentGPUError) else CreateOutcome.UNCLEAR
         if outcome is CreateOutcome.NOTHING:
             return True
-        if outcome is not CreateOutcome.UNCLEAR and one.certain_at is None:
+        if outcome is not CreateOutcome.UNCLEAR and one.doubt is None:
             with suppress(asyncio.CancelledError):
                 await self._take_refusal(one, outcome)
-        if one.settled or one.refused:
-            with suppress(RentGPUError):
-                return await insist(lambda: self._look_once(one), cancelled=self.hurry)
-            return False
-        found = await insist(lambda: self._settle(one), cancelled=self.hurry)
+        if one.looked_for or one.refused:
+            return await self._looked_for(one)
+        found = await insist(lambda: self._doubts.settle(one))
         if found:
-            one.container_id = found[0].id
+            one.found(found[0], now())
         return bool(found)
 
-    async def _delete(self, container_id: int) -> RentGPUError | None:
-        return await delete_surely(self._desk, container_id, self._hurried)
+    async def _looked_for(self, one: Try) -> bool:
+        with suppress(RentGPUError):
+            return await insist(lambda: self._doubts.look_once(one))
+        return False
 
     async def _leave_on_record(self, one: Try) -> None:
-        record = one.record
+        # Where there may be more than one, whatever has its name is to be deleted.
+        known = None if one.twins or one.doubt is not None else one.container_id
+        record = attrs.evolve(one.record, stage="abandoned", owner=None, container_id=known)
         try:
-            await noted(self._desk.ledger.abandon(record.name, one.container_id, by_name=bool(one.twins)))
+            await noted(self._desk.ledger.put(record))
         finally:
             self._forget(one)
         if one.container_id is None and not one.refused:
@@ -376,23 +367,30 @@ class Hold:
             self._desk.let_go(one.record.name)
             self._unclaim(one)
 
+    def _unended(self, one: Try) -> ReleaseError:
+        """Give up a try whose end was cancelled more often than it can bear: its record is as it was."""
+        self._forget(one)
+        return self._unreleased(one, RentGPUError("that was cancelled too often"))
+
+    @staticmethod
+    def _unreleased(one: Try, error: RentGPUError) -> ReleaseError:
+        record = one.record
+        price = "an unknown price" if record.hourly_price is None else f"{record.hourly_price:f}"
+        text = (
+            f"rental {record.name} (container {record.container_id}) could not be deleted, and costs {price} an hour until"
+            f" it is; it is on record, and rentals.reap() will delete it: {error}"
+        )
+        logger.error("%s", text)
+        problem = ReleaseError(
+            text, name=record.name, container_id=record.container_id, hourly_price=record.hourly_price
+        )
+        problem.__cause__ = error
+        return problem
+
     def _unclaim(self, one: Try) -> None:
         if one.claiming:
             one.claiming = False
             self._desk.market.claimed[one.record.node_name] -= one.record.gpus
-
-
-def _unreleased(one: Try, error: RentGPUError) -> ReleaseError:
-    record = one.record
-    price = "an unknown price" if record.hourly_price is None else f"{record.hourly_price:f}"
-    text = (
-        f"rental {record.name} (container {one.container_id}) could not be deleted, and costs {price} an hour until it is;"
-        f" it is on record, and rentals.reap() will delete it: {error}"
-    )
-    logger.error("%s", text)
-    problem = ReleaseError(text, name=record.name, container_id=one.container_id, hourly_price=record.hourly_price)
-    problem.__cause__ = error
-    return problem
 
 
 Begin: TypeAlias = Callable[[Hold], Awaitable[Taken]]

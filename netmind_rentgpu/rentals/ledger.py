@@ -22,9 +22,24 @@ from netmind_rentgpu.state import Connection, State
 __all__ = ["Ledger"]
 
 _COLUMNS = (
-    "name, stage, container_id, shown_name, node_name, gpus, hourly_price, intended_at, expires_at, certain_at, owner"
+    "name",
+    "stage",
+    "container_id",
+    "shown_name",
+    "node_name",
+    "gpus",
+    "hourly_price",
+    "intended_at",
+    "expires_at",
+    "certain_at",
+    "owner",
 )
+_ALL = ", ".join(_COLUMNS)
 _THIS_ONE = "WHERE account = ? AND name = ?"
+_PUT = (
+    f"INSERT INTO rentals (account, {_ALL}) VALUES (?{', ?' * len(_COLUMNS)})"  # noqa: S608  # our own words
+    f" ON CONFLICT (account, name) DO UPDATE SET {', '.join(f'{column} = excluded.{column}' for column in _COLUMNS[1:])}"
+)
 
 
 class Ledger:
@@ -37,49 +52,14 @@ class Ledger:
         self._state = state
         self._account = account
 
-    async def begin(self, record: RentalRecord) -> None:
-        """Put a record there."""
-        row = _row(record)
-        marks = ", ".join("?" * (1 + len(row)))
+    async def put(self, record: RentalRecord) -> None:
+        """Put a record there, whether or not it is there already: somebody may have struck it out."""
+        row = (self._account, *_row(record))
 
-        def insert(connection: Connection) -> None:
-            connection.execute(
-                f"INSERT INTO rentals (account, {_COLUMNS}) VALUES ({marks})",  # noqa: S608  # our own words
-                (self._account, *row),
-            )
+        def put(connection: Connection) -> None:
+            connection.execute(_PUT, row)
 
-        await self._state.write(insert)
-
-    async def created(self, name: str, container_id: int, shown_name: str | None) -> None:
-        """Take in that a container exists."""
-        await self._change(name, "stage = 'created', container_id = ?, shown_name = ?", container_id, shown_name)
-
-    async def ready(self, name: str, container_id: int) -> None:
-        """Take in that a rental was handed over."""
-        await self._change(name, "stage = 'ready', container_id = ?", container_id)
-
-    async def doubt(self, name: str, certain_at: datetime) -> None:
-        """Take in until when a container may still turn up."""
-        await self._change(name, "certain_at = ?", _moment(certain_at))
-
-    async def abandon(self, name: str, container_id: int | None = None, *, by_name: bool = False) -> None:
-        """Leave a record to whoever reaps.
-
-        Args:
-            by_name: whatever has its name is to be deleted, and not one container alone.
-        """
-        known = "NULL" if by_name else "coalesce(?, container_id)"
-        values = () if by_name else (container_id,)
-        await self._change(name, f"stage = 'abandoned', owner = NULL, container_id = {known}", *values)
-
-    async def detach(self, name: str, container_id: int) -> None:
-        """Let a rental go on without an owner.
-
-        Raises:
-            LedgerError: it is not on record any more.
-        """
-        if not await self._change(name, "stage = 'detached', owner = NULL, container_id = ?", container_id):
-            raise LedgerError(f"{name} is not on record any more")
+        await self._state.write(put)
 
     async def give_back(self, name: str, owner: Owner) -> None:
         """Let a rental that was taken be detached again, if it is still its taker's."""
@@ -137,26 +117,16 @@ class Ledger:
 
         def find(connection: Connection) -> list[RentalRecord]:
             rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM rentals WHERE account = ? ORDER BY intended_at, name",  # noqa: S608  # our own words
+                f"SELECT {_ALL} FROM rentals WHERE account = ? ORDER BY intended_at, name",  # noqa: S608  # our own words
                 (self._account,),
             )
             return [_record(row) for row in rows]
 
         return await self._state.read(find)
 
-    async def _change(self, name: str, change: str, *values: Any) -> bool:
-        def update(connection: Connection) -> bool:
-            changed = connection.execute(
-                f"UPDATE rentals SET {change} {_THIS_ONE}",  # noqa: S608  # our own words
-                (*values, self._account, name),
-            )
-            return bool(changed.rowcount)
-
-        return await self._state.write(update)
-
     def _one(self, connection: Connection, name: str) -> RentalRecord | None:
         row = connection.execute(
-            f"SELECT {_COLUMNS} FROM rentals {_THIS_ONE}",  # noqa: S608  # our own words
+            f"SELECT {_ALL} FROM rentals {_THIS_ONE}",  # noqa: S608  # our own words
             (self._account, name),
         ).fetchone()
         return None if row is None else _record(row)

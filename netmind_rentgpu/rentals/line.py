@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from netmind_rentgpu.errors import RentGPUError, SSHError
+from netmind_rentgpu.errors import ClientStateError, ContainerGoneError, NotFoundError, RentGPUError, SSHError
 from netmind_rentgpu.models import Container
 
 if TYPE_CHECKING:
@@ -28,22 +28,28 @@ class Line:
     def __init__(self, shell_on: Callable[[Container], AsyncShell]) -> None:
         self._shell_on = shell_on
         self._opening = asyncio.Lock()
+        self._closed = False
         self.shell: AsyncShell | None = None
 
-    async def open(self, container: Container, seconds: float) -> None:
+    async def open(self, container: Container, deadline: float, get: Callable[[int], Awaitable[Container]]) -> None:
         """Open a shell on a container that has let us in a moment ago.
 
+        Args:
+            deadline: by the event loop's clock, until when it may take several attempts.
+            get: asks for the container.
+
         Raises:
-            SSHError: it does not do so again for so many seconds, or it is another.
+            SSHError: it does not do so again, or it is another.
+            ContainerGoneError: it is gone.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
+        time = asyncio.get_running_loop().time
         while True:
             try:
                 self.shell = await self._opened(container)
             except SSHError as error:
-                if error.stage == "host key" or loop.time() > deadline:
+                if error.stage == "host key" or time() + _PAUSE > deadline:
                     raise
+                await self._check_there(container, get, error)
             else:
                 return
             await asyncio.sleep(_PAUSE)
@@ -63,7 +69,8 @@ class Line:
             return self.shell
 
     async def close(self) -> None:
-        """Close the shell."""
+        """Close the shell, and open none any more."""
+        self._closed = True
         if self.shell is not None:
             with suppress(RentGPUError, asyncio.CancelledError):
                 await self.shell.close()
@@ -71,4 +78,19 @@ class Line:
     async def _opened(self, container: Container) -> AsyncShell:
         shell = self._shell_on(container)
         await shell.__aenter__()
+        if self._closed:
+            await shell.close()
+            raise ClientStateError("this rental was left, or detached, meanwhile")
         return shell
+
+    @staticmethod
+    async def _check_there(container: Container, get: Callable[[int], Awaitable[Container]], error: SSHError) -> None:
+        try:
+            await get(container.id)
+        except NotFoundError:
+            text = f"container {container.id} was deleted before a shell on it could be opened"
+            raise ContainerGoneError(
+                text, container_id=container.id, container=container, arrived={}, pending={container.id: container}
+            ) from error
+        except RentGPUError:
+            pass  # the next attempt tells

@@ -6,6 +6,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from typing import TypeAlias
 
 import attrs
 
@@ -16,11 +17,13 @@ from netmind_rentgpu.rentals.records import RentalRecord
 from netmind_rentgpu.rentals.sharing import Shared
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.machines import AsyncMachines
+from netmind_rentgpu.settings import Timeouts
 
-__all__ = ["Market", "Roll", "matching"]
+__all__ = ["Market", "Roll", "matching", "patience"]
 
 _FRESH = 1.0
 _SET_ASIDE = 60.0
+_Walk: TypeAlias = tuple[list[Container], list[UnexpectedResponseError]]
 _CLOCKS_DIFFER = timedelta(minutes=10)
 
 
@@ -75,25 +78,58 @@ class Market:
 class Roll:
     """Who is there: walks over the whole list of containers, each for all who asked before it began."""
 
-    def __init__(self, containers: AsyncContainers, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, containers: AsyncContainers, timeouts: Timeouts, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Prepare.
+
+        Args:
+            timeouts: the client's own.
+        """
         self._containers = containers
-        self._walked: Shared[list[Container]] = Shared(fresh=0, clock=clock)
+        self._each = patience(timeouts)
+        self._walked: Shared[_Walk] = Shared(fresh=0, clock=clock)
 
     async def call(self) -> list[Container]:
         """Return all containers, as a walk found them that began now or later.
 
         Raises:
-            RentGPUError: the list could not be read, or not to its end.
+            RentGPUError: the list could not be read, or not all of it.
+        """
+        found, unreadable = await self.read()
+        if unreadable:
+            raise unreadable[0]
+        return found
+
+    async def read(self) -> _Walk:
+        """Do so, and return what could be read, and an error for each item that could not.
+
+        Raises:
+            RentGPUError: the list could not be read to its end.
         """
         return await self._walked.get(self._walk)
 
-    async def _walk(self) -> list[Container]:
+    async def _walk(self) -> _Walk:
         found: list[Container] = []
-        async for page in self._containers.list().pages():
-            if page.unreadable:
-                raise page.unreadable[0]
+        unreadable: list[UnexpectedResponseError] = []
+        async for page in self._containers.list(timeout=self._each).pages():
             found += page.items
-        return found
+            unreadable += page.unreadable
+        return found, unreadable
+
+
+def patience(timeouts: Timeouts) -> Timeouts:
+    """Return how long one attempt at a deletion or a look may take: one that hangs must not use up the others' time."""
+
+    def at_most(seconds: float, bound: float | None) -> float:
+        return seconds if bound is None else min(seconds, bound)
+
+    return Timeouts(
+        total=at_most(20.0, timeouts.total),
+        connect=at_most(10.0, timeouts.connect),
+        read=at_most(10.0, timeouts.read),
+        slot=at_most(20.0, timeouts.slot),
+    )
 
 
 def matching(record: RentalRecord, listed: Iterable[Container]) -> list[Container]:
@@ -107,9 +143,10 @@ def matching(record: RentalRecord, listed: Iterable[Container]) -> list[Containe
     for container in listed:
         if is_same_name(record.name, container.name):
             found.append(container)
-        elif (
-            container.name is None
-            and (container.created_at or record.intended_at) >= record.intended_at - _CLOCKS_DIFFER
+        elif container.name is None and (
+            record.intended_at - _CLOCKS_DIFFER
+            <= (container.created_at or record.intended_at)
+            <= record.certain_at + _CLOCKS_DIFFER
         ):
             nameless = container
     if nameless is not None and not found:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["Owner", "Sight", "is_provably_dead", "see_process", "this_process"]
+__all__ = ["Life", "Owner", "Sight", "life_of", "see_process", "this_process"]
 
 
 class Sight(Enum):
@@ -44,23 +44,33 @@ class Owner:
     started: str
 
 
-def is_provably_dead(owner: Owner, here: Owner, see: Callable[[int], str | Sight]) -> bool:
-    """Tell whether an owner can have survived.
+class Life(Enum):
+    """What is known of an owner."""
+
+    DEAD = "it has surely ended"
+    ALIVE = "it surely runs"
+    UNKNOWN = "it cannot be told, and so is taken to run"
+
+
+def life_of(owner: Owner, here: Owner, see: Callable[[int], str | Sight]) -> Life:
+    """Tell whether an owner has survived.
 
     Args:
         here: who asks.
         see: returns when a process was started, as seen from `here`, or why that cannot be told.
     """
     if not owner.machine or owner.machine != here.machine:
-        return False
+        return Life.UNKNOWN
     if owner.boot and here.boot and owner.boot != here.boot:
-        return True
+        return Life.DEAD
     if owner.namespace != here.namespace:
-        return False
+        return Life.UNKNOWN
     seen = see(owner.process_id)
-    if isinstance(seen, Sight):
-        return seen is Sight.GONE
-    return bool(owner.started) and seen != owner.started
+    if seen is Sight.GONE:
+        return Life.DEAD
+    if isinstance(seen, Sight) or not owner.started:
+        return Life.UNKNOWN
+    return Life.ALIVE if seen == owner.started else Life.DEAD
 
 
 def this_process() -> Owner:
@@ -123,3 +133,7 @@ def _text(path: str) -> str:
         return Path(path).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return ""
+
+
+# A number is given again once its process has ended, even to a descendant.
+os.register_at_fork(after_in_child=_process.cache_clear)

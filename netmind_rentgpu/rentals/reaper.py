@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+
+import attrs
 
 from netmind_rentgpu.errors import LedgerError, NotFoundError, RentGPUError
 from netmind_rentgpu.models import Container
-from netmind_rentgpu.rentals.desk import Desk, is_held_here, now
-from netmind_rentgpu.rentals.ends import delete_surely
+from netmind_rentgpu.rentals.desk import Desk, disown_closed_loops, is_held_here, now
+from netmind_rentgpu.rentals.ends import ask_patiently, delete_surely
 from netmind_rentgpu.rentals.market import matching
 from netmind_rentgpu.rentals.names import expiry_in, is_same_name
-from netmind_rentgpu.rentals.owners import is_provably_dead, see_process, this_process
+from netmind_rentgpu.rentals.owners import Life, life_of, see_process, this_process
 from netmind_rentgpu.rentals.records import ReapReport, RentalRecord, Verdict, after_looking, verdict
 from netmind_rentgpu.shielding import surely
 
@@ -24,14 +27,20 @@ _DELETIONS_AT_ONCE = 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 
 
-class _Findings:
-    """What a reaper has done so far."""
+class _Reaping:
+    """One round of a reaper, and what it has done so far.
 
-    def __init__(self) -> None:
+    Attributes:
+        hurried: nobody waits any more for a service that fails: one attempt each.
+    """
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.hurried = asyncio.Event()
         self.deleted: list[str] = []
         self.gone: list[str] = []
         self.failed: list[tuple[str, Exception]] = []
-        self.turns = asyncio.Semaphore(_DELETIONS_AT_ONCE)
+        self._turns = asyncio.Semaphore(_DELETIONS_AT_ONCE)
 
     def report(self, doubtful: Iterable[RentalRecord] = ()) -> ReapReport:
         report = ReapReport(
@@ -41,36 +50,173 @@ class _Findings:
             logger.info("reaped %s", ", ".join(self.deleted))
         return report
 
+    async def delete(self, name: str, container_id: int, rented_at: datetime | None, *, gone: bool = False) -> bool:
+        """Delete a container; tell whether that is done.
 
-async def reap(desk: Desk, *, wait: bool) -> ReapReport:
+        Args:
+            rented_at: when it was, where that is known.
+            gone: it is said to be gone, which is to be made sure of.
+        """
+        async with self._turns:
+            # In a task of its own, which bears being cancelled; who waits for it is cancelled then.
+            deleting = asyncio.get_running_loop().create_task(
+                delete_surely(self.desk, container_id, rented_at=rented_at, hurried=self.hurried)
+            )
+            await surely(deleting, cancelled=self.hurried.set)
+        error = deleting.result()
+        if error is None:
+            if not gone:
+                self.deleted.append(name)
+            return True
+        self.failed.append((name, error))
+        return False
+
+    async def delete_recorded(self, record: RentalRecord) -> RentalRecord | None:
+        """Delete a record's container, unless that is another by now: an id is only as good as the service that gave it.
+
+        Return what is still to be looked for by its name.
+        """
+        container_id = record.container_id
+        if container_id is None:
+            return None
+        gone, shown = False, None
+        try:
+            # What this process has rented itself, a moment ago, is not another.
+            if record.owner != this_process():
+                async with self._turns:
+                    shown = (await ask_patiently(self.desk, container_id, self.hurried)).name
+        except NotFoundError:
+            gone = True
+        except RentGPUError as error:
+            self.failed.append((record.name, error))
+            return None
+        if shown not in (None, record.shown_name) and not is_same_name(record.name, shown):
+            logger.warning("container %d is not %s any more; it is left alone", container_id, record.name)
+            gone = True
+        elif not await self.delete(record.name, container_id, _unshown_since(record), gone=gone):
+            return None
+        if gone:
+            self.gone.append(record.name)
+        return await self._close_or_go_on(record) if await self._delete_twins(record) else None
+
+    async def _close_or_go_on(self, record: RentalRecord) -> RentalRecord | None:
+        if record.certain_at <= now():
+            await self.close(record)
+            return None
+        # Its create was in doubt, and may yet be acted on once more.
+        again = attrs.evolve(record, stage="abandoned", owner=None, container_id=None)
+        try:
+            await self.desk.ledger.put(again)
+        except LedgerError as error:
+            self.failed.append((record.name, error))
+            return None
+        return again
+
+    async def _delete_twins(self, record: RentalRecord) -> bool:
+        """Delete what the service has made of it beside the container that is on record; tell whether that is done."""
+        try:
+            found = matching(record, await self.desk.roll.call())
+        except RentGPUError:
+            return True  # there is no reason to expect any
+        return await self._delete_found(record, [twin for twin in found if twin.id != record.container_id])
+
+    async def look_for(
+        self, records: Sequence[RentalRecord], living: Collection[str], *, wait: bool
+    ) -> list[RentalRecord]:
+        """Look for what may exist; return what may still turn up.
+
+        Args:
+            living: the names of those whose owner lives, and may be about to create it: those are never struck out.
+        """
+        doubtful = list(records)
+        pause = _FIRST_PAUSE
+        # Whoever set the clock meanwhile does not keep us waiting for longer than a create can be in doubt.
+        time = asyncio.get_running_loop().time
+        deadline = time() + self.desk.longest_create.total_seconds()
+        while doubtful:
+            looked_at = now()
+            try:
+                listed = await self.desk.roll.call()
+            except RentGPUError as error:
+                self.failed.extend((record.name, error) for record in doubtful)
+                return []
+            still: list[RentalRecord] = []
+            for record in doubtful:
+                try:
+                    found = matching(record, listed)
+                except RentGPUError as error:
+                    self.failed.append((record.name, error))
+                    continue
+                judged = after_looking(record, found=bool(found), looked_at=looked_at)
+                if judged is Verdict.DOUBT:
+                    still.append(record)
+                elif await self._delete_found(record, found) and record.name not in living:
+                    if not found:
+                        self.gone.append(record.name)
+                    await self.close(record)
+            doubtful = still
+            if not wait or time() > deadline:
+                break
+            if doubtful:
+                await asyncio.sleep(pause)
+                pause = min(_LONGEST_PAUSE, pause * 1.5)
+        return doubtful
+
+    async def close(self, record: RentalRecord) -> None:
+        try:
+            await self.desk.ledger.close([record.name])
+        except LedgerError as error:
+            self.failed.append((record.name, error))
+
+    async def _delete_found(self, record: RentalRecord, found: Sequence[Container]) -> bool:
+        ended = [await self.delete(record.name, container.id, _unshown_since(record)) for container in found]
+        return all(ended)
+
+
+def _unshown_since(record: RentalRecord) -> datetime | None:
+    """Return since when the service may not have shown a container."""
+    return None if record.stage in ("ready", "detached") else record.intended_at
+
+
+async def reap(
+    desk: Desk, *, wait: bool = False, patient: bool = True, names: Collection[str] | None = None
+) -> ReapReport:
     """Delete what is on record and nobody alive owns.
 
     Args:
         wait: look for what is in doubt until that is certain.
+        patient: attempt it again where a service fails.
+        names: what it is about; None for all.
 
     Raises:
         LedgerError: the state file cannot be used.
     """
-    findings = _Findings()
+    disown_closed_loops()
+    reaping = _Reaping(desk)
+    if not patient:
+        reaping.hurried.set()
     here = this_process()
-    to_look_for: list[RentalRecord] = []
-    to_delete: list[RentalRecord] = []
+    living: set[str] = set()
+    judged: dict[Verdict, list[RentalRecord]] = {verdict: [] for verdict in Verdict}
     for record in await desk.ledger.open():
+        if names is not None and record.name not in names:
+            continue
         if record.owner == here:
-            gone = not is_held_here(record.name)
+            life = Life.ALIVE if is_held_here(record.name) else Life.DEAD
         else:
-            gone = record.owner is not None and is_provably_dead(record.owner, here, see_process)
-        judged = verdict(record, now=now(), owner_is_gone=gone)
-        if judged is Verdict.DELETE:
-            to_delete.append(record)
-        elif judged is Verdict.LOOK:
-            to_look_for.append(record)
+            life = Life.UNKNOWN if record.owner is None else life_of(record.owner, here, see_process)
+        if life is Life.ALIVE and record.container_id is None:
+            living.add(record.name)
+        judged[verdict(record, now=now(), owner_is_gone=life is Life.DEAD)].append(record)
+    to_claim = [record for record in (*judged[Verdict.DELETE], *judged[Verdict.LOOK]) if record.name not in living]
     # What was read may not be so any more: somebody may have detached it, or taken it, meanwhile.
-    claimed = await asyncio.gather(*(desk.ledger.claim(record) for record in (*to_delete, *to_look_for)))
-    ours = {record.name for record, done in zip((*to_delete, *to_look_for), claimed, strict=True) if done}
-    await asyncio.gather(*(_delete_recorded(desk, record, findings) for record in to_delete if record.name in ours))
-    doubtful = await _look_for(desk, [one for one in to_look_for if one.name in ours], findings, wait=wait)
-    return findings.report(doubtful)
+    claimed = await asyncio.gather(*(desk.ledger.claim(record) for record in to_claim))
+    ours = living | {record.name for record, done in zip(to_claim, claimed, strict=True) if done}
+    to_delete = [record for record in judged[Verdict.DELETE] if record.name in ours]
+    left = await asyncio.gather(*(reaping.delete_recorded(record) for record in to_delete))
+    to_look_for = [record for record in judged[Verdict.LOOK] if record.name in ours]
+    to_look_for += [record for record in left if record is not None]
+    return reaping.report(await reaping.look_for(to_look_for, living, wait=wait))
 
 
 async def reap_by_name(desk: Desk) -> ReapReport:
@@ -79,106 +225,12 @@ async def reap_by_name(desk: Desk) -> ReapReport:
     Raises:
         RentGPUError: the list of containers could not be read.
     """
-    findings = _Findings()
+    reaping = _Reaping(desk)
     moment = now()
+    found, unreadable = await desk.roll.read()
     expired = [
-        container
-        for container in await desk.roll.call()
-        if (expiry := expiry_in(container.name or "")) is not None and expiry <= moment
+        container for container in found if (expiry := expiry_in(container.name or "")) is not None and expiry <= moment
     ]
-    await asyncio.gather(*(_delete(desk, container.name or "", container.id, findings) for container in expired))
-    return findings.report()
-
-
-async def _delete_recorded(desk: Desk, record: RentalRecord, findings: _Findings) -> None:
-    """Delete a record's container, unless that is another by now: an id is only as good as the service that gave it."""
-    container_id = record.container_id
-    if container_id is None:
-        return
-    gone, shown = False, None
-    try:
-        async with findings.turns:
-            shown = (await desk.containers.get(container_id)).name
-    except NotFoundError:
-        gone = True
-    except RentGPUError as error:
-        findings.failed.append((record.name, error))
-        return
-    if shown not in (None, record.shown_name) and not is_same_name(record.name, shown):
-        logger.warning("container %d is not %s any more; it is left alone", container_id, record.name)
-        gone = True
-    elif not await _delete(desk, record.name, container_id, findings, gone=gone):
-        return
-    if gone:
-        findings.gone.append(record.name)
-    await _close(desk, record, findings)
-
-
-async def _look_for(
-    desk: Desk, records: Sequence[RentalRecord], findings: _Findings, *, wait: bool
-) -> list[RentalRecord]:
-    """Look for what may exist; return what may still turn up."""
-    doubtful = list(records)
-    pause = _FIRST_PAUSE
-    # Whoever set the clock meanwhile does not keep us waiting for longer than a create can be in doubt.
-    time = asyncio.get_running_loop().time
-    deadline = time() + desk.longest_create.total_seconds()
-    while doubtful:
-        looked_at = now()
-        try:
-            listed = await desk.roll.call()
-        except RentGPUError as error:
-            findings.failed.extend((record.name, error) for record in doubtful)
-            return []
-        still: list[RentalRecord] = []
-        for record in doubtful:
-            try:
-                found = matching(record, listed)
-            except RentGPUError as error:
-                findings.failed.append((record.name, error))
-                continue
-            judged = after_looking(record, found=bool(found), looked_at=looked_at)
-            if judged is Verdict.DOUBT:
-                still.append(record)
-            elif await _delete_found(desk, record, found, findings):
-                if not found:
-                    findings.gone.append(record.name)
-                await _close(desk, record, findings)
-        doubtful = still
-        if not wait or time() > deadline:
-            break
-        if doubtful:
-            await asyncio.sleep(pause)
-            pause = min(_LONGEST_PAUSE, pause * 1.5)
-    return doubtful
-
-
-async def _delete_found(desk: Desk, record: RentalRecord, found: Sequence[Container], findings: _Findings) -> bool:
-    ended = [await _delete(desk, record.name, container.id, findings) for container in found]
-    return all(ended)
-
-
-async def _delete(desk: Desk, name: str, container_id: int, findings: _Findings, *, gone: bool = False) -> bool:
-    """Delete a container; tell whether that is done.
-
-    Args:
-        gone: it is said to be gone, which is to be made sure of.
-    """
-    async with findings.turns:
-        # In a task of its own, which bears being cancelled; who waits for it is cancelled then.
-        deleting = asyncio.get_running_loop().create_task(delete_surely(desk, container_id))
-        await surely(deleting)
-    error = deleting.result()
-    if error is None:
-        if not gone:
-            findings.deleted.append(name)
-        return True
-    findings.failed.append((name, error))
-    return False
-
-
-async def _close(desk: Desk, record: RentalRecord, findings: _Findings) -> None:
-    try:
-        await desk.ledger.close([record.name])
-    except LedgerError as error:
-        findings.failed.append((record.name, error))
+    await asyncio.gather(*(reaping.delete(container.name or "", container.id, None) for container in expired))
+    reaping.failed.extend((f"an item of the list, {problem.json_path}", problem) for problem in unreadable)
+    return reaping.report()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from contextlib import suppress
+from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -23,12 +24,12 @@ from netmind_rentgpu.errors import (
     SSHError,
 )
 from netmind_rentgpu.models import Container, Machine
-from netmind_rentgpu.rentals.block import Alarm, Block
+from netmind_rentgpu.rentals.block import Block
 from netmind_rentgpu.rentals.desk import Desk, now
-from netmind_rentgpu.rentals.ends import noted
 from netmind_rentgpu.rentals.hold import Begin, Hold
 from netmind_rentgpu.rentals.line import Line
 from netmind_rentgpu.rentals.records import RentalRecord
+from netmind_rentgpu.rentals.term import Term
 from netmind_rentgpu.rentals.tries import Taken
 from netmind_rentgpu.shielding import surely
 
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["AsyncRental"]
 
 _SECONDS_IN_AN_HOUR = 3600
-_PAUSE = timedelta(seconds=10)
 
 
 class AsyncRental:
@@ -71,9 +71,7 @@ class AsyncRental:
         self._over = ""
         self._cause: tuple[type[RentalEndedError], str] | None = None
         self._releasing: asyncio.Task[ReleaseError | None] | None = None
-        self._looking: asyncio.Task[None] | None = None
-        self._looked_at = now() - _PAUSE
-        self._alarm = Alarm(self._ring)
+        self._term = Term(self._hold, self._expire)
         self._released = asyncio.Event()
         self._ended_at: datetime | None = None
         self._block: Block | None = None
@@ -184,14 +182,17 @@ class AsyncRental:
         record = self._had.record
         if self._had.kept:
             raise ClientStateError("this rental is kept: nobody deletes it anyway")
-        detaching = asyncio.create_task(self._desk.ledger.detach(record.name, self.container.id))
+        detaching = asyncio.create_task(self._hold.detach(record))
         try:
             await surely(detaching)
         finally:
             detaching.result()
-            self._over = "it was detached"
-            self._hold.disown(record.name)
-        await surely(self._start_release())
+            ended = self._releasing is not None
+            self._over = self._over or "it was detached"
+            releasing = self._start_release()
+        await surely(releasing)
+        if ended:  # by its time, or by who closed it, a moment before
+            raise self._ended() if self._cause is not None else self._unusable()
         return attrs.evolve(record, stage="detached", owner=None)
 
     async def close(self) -> None:
@@ -206,22 +207,21 @@ class AsyncRental:
             return
         if self._entering:
             # Whoever is about to rent has to know what of it was done.
-            self._block.cut_short("this rental is closed")
-            await surely(asyncio.create_task(self._released.wait()), cancelled=self._hold.hurry)
-        releasing = self._start_release()
-        await surely(releasing, cancelled=self._hold.hurry)
-        if (problem := releasing.result()) is not None:
+            if self._releasing is None:
+                self._block.cut_short("this rental is closed")
+            await surely(asyncio.create_task(self._released.wait()), cancelled=self._hold.interrupt)
+        if (problem := await self._release_surely()) is not None:
             raise problem
 
     async def __aenter__(self) -> Self:
         if self._over or self._block is not None:
             raise self._unusable() if self._over else ClientStateError("a rental is entered once; make another")
         self._block = Block()
-        self._desk.enter(self)
+        self._desk.enter(self, self._hold.interrupt)
         self._entering = True
         try:
             self._taken = await self._begin(self._hold)
-            self._arm()
+            self._term.begin(self._taken.record.expires_at)
             await self._make_ready(self._taken)
         except BaseException as error:
             await self._leave(error)
@@ -258,14 +258,16 @@ class AsyncRental:
 
     async def _make_ready(self, taken: Taken) -> None:
         record, containers = taken.record, self._desk.containers
+        deadline = asyncio.get_running_loop().time() + self._timeout
         container = await containers.wait_ready(taken.container.id, timeout=self._timeout)
-        await self._line.open(container, self._timeout)
+        await self._line.open(container, deadline, containers.get)
         if taken.kept:
+            await self._hold.make_certain()
             # From now on it is the user's own. Without this it would be deleted once we are gone.
             await self._desk.ledger.close([record.name])
             self._hold.disown(record.name)
         else:
-            await noted(self._desk.ledger.ready(record.name, container.id))
+            await self._hold.ready(record.name)
         self._taken = attrs.evolve(taken, container=container)
 
     @property
@@ -276,7 +278,7 @@ class AsyncRental:
 
     def _unusable(self) -> ClientStateError:
         return ClientStateError(
-            f"this rental cannot be used: {self._over or 'it is not entered yet, which async with does'}"
+            f"this rental cannot be used: {self._over or 'it is not entered yet, which its `with` block does'}"
         )
 
     def _ended(self) -> RentalEndedError:
@@ -285,6 +287,8 @@ class AsyncRental:
         return kind(text, name=record.name, container_id=record.container_id)
 
     def _check(self) -> None:
+        if self._process != os.getpid():
+            raise ClientStateError("this rental belongs to another process, from which this one was forked")
         if self._cause is not None:
             raise self._ended()
         if self._over or self._taken is None:
@@ -316,40 +320,19 @@ class AsyncRental:
         self._taken = attrs.evolve(had, container=container)
         return container
 
-    def _arm(self) -> None:
-        expires_at, certain_at = self._had.record.expires_at, self._hold.certain_at
-        if certain_at is not None:
-            # If a look at it has failed, the next is made after a while.
-            looking = self._looking is not None and not self._looking.done()
-            certain_at = max(certain_at, (now() if looking else self._looked_at) + _PAUSE)
-        self._alarm.set(
-            [moment for moment in (expires_at, certain_at) if moment is not None and self._releasing is None]
+    def _expire(self) -> None:
+        self._cause = (
+            (BudgetExceededError, f"the budget of {self.name} is spent")
+            if self._had.by_budget
+            else (RentalExpiredError, f"the time of {self.name} is up")
         )
-
-    def _ring(self) -> None:
-        """Look at the time, which may have come."""
-        had, moment = self._had, now()
-        if self._releasing is not None or self._process != os.getpid():
-            return
-        expires_at, certain_at = had.record.expires_at, self._hold.certain_at
-        if expires_at is not None and moment >= expires_at:
-            self._cause = (
-                (BudgetExceededError, f"the budget of {had.record.name} is spent")
-                if had.by_budget
-                else (RentalExpiredError, f"the time of {had.record.name} is up")
-            )
-            self._start_release()
-            if self._block is not None:
-                self._block.cut_short(f"{self!r} is over")
-            return
-        if certain_at is not None and moment >= certain_at and (self._looking is None or self._looking.done()):
-            self._looked_at = moment
-            self._looking = asyncio.get_running_loop().create_task(self._hold.look_again())
-        self._arm()
+        self._start_release()
+        if self._block is not None:
+            self._block.cut_short(f"{self!r} is over")
 
     def _start_release(self) -> asyncio.Task[ReleaseError | None]:
         if self._releasing is None:
-            self._alarm.stop()
+            self._term.end()
             self._ended_at = now()
             self._releasing = asyncio.get_running_loop().create_task(self._release())
             # Not in the task, which an ending loop may cancel before it begins.
@@ -367,34 +350,49 @@ class AsyncRental:
                 await self._hold.give_back()
             return await self._hold.let_go()
         finally:
+            with suppress(asyncio.CancelledError):
+                await self._term.let_look_end()
             await self._line.close()
+
+    async def _release_surely(self) -> ReleaseError | None:
+        """Release it, whoever cancels that; return what could not be."""
+        releasing = self._start_release()
+        try:
+            await surely(releasing, cancelled=self._hold.interrupt)
+        except asyncio.CancelledError as cancellation:
+            _note(cancellation, releasing.result())
+            raise
+        return releasing.result()
 
     async def _leave(self, error: BaseException | None) -> None:
         """Release it, whoever cancels that; raise what the one who leaves has to know."""
-        releasing = self._start_release()
-        cancellation: BaseException | None = None
+        block = self._block
+        if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)) and not (block and block.is_cut_short):
+            self._hold.interrupt()
+        thrown = error
         try:
-            await surely(releasing, cancelled=self._hold.hurry)
-            if self._block is not None:
-                await self._block.let_cancellation_come()
-        except asyncio.CancelledError as cancelled:
-            cancellation = cancelled
-        thrown = cancellation or error
-        problem = releasing.result()
-        if problem is not None and thrown is not None:
-            thrown.add_note(str(problem))
-        cut_short = self._block is not None and self._block.was_cut_short()
+            problem = await self._release_surely()
+            _note(error, problem)
+            if block is not None:
+                await block.let_cancellation_come()
+        except asyncio.CancelledError as cancellation:
+            thrown, problem = cancellation, self._start_release().result()
+        cut_short = block is not None and block.was_cut_short()
         if thrown is None or (cut_short and isinstance(thrown, asyncio.CancelledError)):
             # Whoever found out that it is gone knows that.
             if self._cause is not None and self._cause[0] is not RentalEndedError:
                 ended = self._ended()
-                if problem is not None:
-                    ended.add_note(str(problem))
+                _note(ended, problem)
                 raise ended from thrown
             if cut_short:
                 raise self._unusable() from thrown
-        elif cancellation is not None:
-            raise cancellation
+        elif thrown is not error:
+            raise thrown
         self._over = self._over or "it was left"
         if problem is not None and thrown is None:
             raise problem
+
+
+def _note(error: BaseException | None, problem: ReleaseError | None) -> None:
+    if error is not None and problem is not None:
+        error.add_note(str(problem))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netmind_rentgpu.errors import InvalidArgumentError, NotFoundError, RentalEndedError
+from netmind_rentgpu.errors import InvalidArgumentError, LedgerError, NotFoundError, RentalEndedError
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.rentals.desk import Desk, is_held_here, now
 from netmind_rentgpu.rentals.exit import release_at_exit
@@ -50,7 +50,7 @@ class AsyncRentals:
 
         Raises:
             LedgerError: the state file cannot be used (not with `by_name`).
-            RentGPUError: with `by_name`, the list of containers could not be read.
+            RentGPUError: with `by_name`, the list of containers could not be read; one strange item is among what failed.
         """
         return await (reap_by_name(self._desk) if by_name else reap(self._desk, wait=wait))
 
@@ -85,7 +85,11 @@ class AsyncRentals:
             raise InvalidArgumentError("rental", f"{name} is in use in this process")
         # Before it is ours on record, or a reaper of this process would take it for nobody's.
         hold.borrow(name)
-        record = await desk.ledger.take(name, this_process(), now())
+        try:
+            record = await desk.ledger.take(name, this_process(), now())
+        except LedgerError:
+            hold.disown(name)
+            raise
         if record is None or record.container_id is None:
             hold.disown(name)
             raise InvalidArgumentError("rental", f"no rental called {name} is detached, or its time is up")

@@ -141,7 +141,9 @@ class Renting:
             self._may_log_in = True
             release_at_exit()
         if not isinstance(ttl, timedelta) or not timedelta(0) < ttl < LATEST - now():
-            raise InvalidArgumentError("ttl", f"must be a timedelta above 0, and end before {LATEST:%Y}: {ttl!r}")
+            raise InvalidArgumentError(
+                "ttl", f"must be a timedelta above 0, as timedelta(hours=1), and end before {LATEST:%Y}: {ttl!r}"
+            )
         limit = None if budget is None else arguments.bound("budget", budget)
         if limit is not None and limit <= 0:
             raise InvalidArgumentError("budget", f"must be above 0: {budget!r}")
@@ -193,8 +195,11 @@ class Renting:
         return offers, "" if offers else why_none(machines, needs, profile)
 
     async def _reap_once(self) -> None:
-        """Delete what nobody alive owns. That it fails is no reason not to rent, unless the state file is broken."""
-        report = await reap(self._desk, wait=False)
+        """Delete what nobody alive owns, in one attempt each: whoever rents waits for it.
+
+        That it fails is no reason not to rent, unless the state file is broken.
+        """
+        report = await reap(self._desk, patient=False)
         for name, error in report.failed:
             logger.warning("%s is nobody's and could not be deleted: %s", name, error)
 

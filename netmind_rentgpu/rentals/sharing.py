@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from copy import copy
 from typing import Generic, TypeVar
 
 from netmind_rentgpu.errors import RentGPUError
@@ -30,6 +31,7 @@ class Shared(Generic[Thing]):
         self._clock = clock
         self._lock = asyncio.Lock()
         self._began: float | None = None
+        self._forgotten = False
         self._found: Thing | RentGPUError
 
     async def get(self, find: Callable[[], Awaitable[Thing]]) -> Thing:
@@ -43,14 +45,16 @@ class Shared(Generic[Thing]):
             async with self._lock:
                 if not self._will_do(asked):
                     began = self._clock()
+                    self._forgotten = False
                     try:
                         found: Thing | RentGPUError = await find()
                     except RentGPUError as error:
                         found = error
                     # Not before: whoever is cancelled has found nothing.
-                    self._began, self._found = began, found
+                    self._began, self._found = None if self._forgotten else began, found
         if isinstance(self._found, RentGPUError):
-            raise self._found
+            # Each is given one of its own, with a traceback and notes of its own.
+            raise _again(self._found) from self._found.__cause__
         return self._found
 
     def _will_do(self, asked: float) -> bool:
@@ -60,5 +64,14 @@ class Shared(Generic[Thing]):
         return self._began >= asked - (0 if isinstance(self._found, RentGPUError) else self._fresh)
 
     def forget(self) -> None:
-        """Find it again the next time."""
+        """Find it again the next time, even where it is being found."""
         self._began = None
+        self._forgotten = True
+
+
+def _again(error: RentGPUError) -> RentGPUError:
+    other = copy(error)
+    other.__dict__.pop("__notes__", None)
+    for note in getattr(error, "__notes__", ()):
+        other.add_note(note)
+    return other

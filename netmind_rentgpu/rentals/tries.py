@@ -45,24 +45,70 @@ class Taken:
     kept: bool = False
 
 
+@attrs.frozen
+class Doubt:
+    """Until when something may still turn up.
+
+    Attributes:
+        certain_at: by the time of day, which other processes know.
+        over_at: by the event loop's clock, which nobody sets.
+    """
+
+    certain_at: datetime
+    over_at: float
+
+
 @attrs.define(eq=False)
 class Try:
     """One create.
 
     Attributes:
+        record: as it stands in the ledger, or is to.
         creating: the create, once it was sent.
-        certain_at: where it was refused, or its answer was lost, until when it may still turn up.
-        settled: it was looked for until it would have been listed.
+        doubt: where it was refused, or its answer was lost, until when something of it may still turn up.
+        looked_for: it was looked for as long as was worth it.
         refused: the service has said that it did not act.
+        shown: the service has shown its container, so that it knows of it, wherever it is asked.
         claiming: its GPUs count as taken.
-        twins: what the service has made of it beside that.
+        twins: what the service has made of it beside its container.
+        deleted: what of it is surely gone.
     """
 
     record: RentalRecord
     creating: asyncio.Task[Container] | None = None
-    container_id: int | None = None
-    certain_at: datetime | None = None
-    settled: bool = False
+    doubt: Doubt | None = None
+    looked_for: bool = False
     refused: bool = False
+    shown: bool = False
     claiming: bool = True
     twins: list[int] = attrs.field(factory=list[int])
+    deleted: set[int] = attrs.field(factory=set[int])
+
+    @property
+    def container_id(self) -> int | None:
+        """The container's id, where it is known."""
+        return self.record.container_id
+
+    @property
+    def undeleted_twins(self) -> list[int]:
+        """What else of it is not surely gone."""
+        return [twin for twin in self.twins if twin not in self.deleted]
+
+    @property
+    def lost(self) -> bool:
+        """What came of it is not known, or not surely."""
+        return self.doubt is not None and not self.refused and self.container_id is None
+
+    def found(self, container: Container, now: datetime) -> None:
+        """Take in which container it has made.
+
+        Args:
+            now: from when on, unless that is in doubt, nothing more of it will turn up.
+        """
+        self.record = attrs.evolve(
+            self.record,
+            stage="created",
+            container_id=container.id,
+            shown_name=container.name,
+            certain_at=self.record.certain_at if self.doubt is not None else now,
+        )

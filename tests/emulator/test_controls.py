@@ -99,7 +99,7 @@ async def test_requests(emulator: Emulator, gpu: AsyncRentGPU, http: aiohttp.Cli
     await create(gpu)
     all_of_them = await ask(http, "GET", "requests")
     assert len(all_of_them["requests"]) == len(emulator.requests) == 3
-    assert all_of_them["connections"] == emulator.requests.connections == 3
+    assert all_of_them["connections"] == emulator.requests.connections == 2
     found = await ask(http, "GET", "requests", params={"call": "create_auth"})
     assert found == {
         "connections": 1,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from programs import Program
+from renters import Service, renting
 
-from netmind_rentgpu.emulator import Emulator
+from netmind_rentgpu.emulator import Emulator, Fault
 
 # The session of a client that was never closed is aiohttp's to complain of.
 QUIETLY = ("-W", "error", "-W", "ignore::ResourceWarning")
@@ -62,3 +64,261 @@ async def test_a_block_that_is_interrupted_is_left(emulator: Emulator, state: Pa
     assert "KeyboardInterrupt" in program.errors
     assert len(emulator.requests.of("delete_container")) == 1
     emulator.assert_nothing_rented()
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    async with renting(tmp_path) as service:
+        yield service
+
+
+async def run(service: Service, code: str, **environment: str) -> Program:
+    program = await service.program(code, **environment).run(service.emulator.url, QUIETLY)
+    assert "Traceback" not in program.errors, program.errors
+    return program
+
+
+async def test_each_of_several_clients_is_released(service: Service) -> None:
+    program = await run(
+        service,
+        """
+        keep = []
+
+        async def main():
+            for number in range(3):
+                gpu = AsyncRentGPU(state=HERE / str(number))
+                await gpu.rent(image="PyTorch 2.4").__aenter__()
+                keep.append(gpu)
+
+        asyncio.run(main())
+        print(len(rented()))
+        """,
+    )
+    assert (program.status, program.output) == (0, "3\n")
+    service.emulator.assert_nothing_rented()
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_over_a_session_of_the_callers_own(service: Service, closed: bool) -> None:
+    program = await run(
+        service,
+        f"""
+        import aiohttp
+
+        async def main():
+            global gpu
+            session = aiohttp.ClientSession()
+            gpu = AsyncRentGPU(session=session)
+            await gpu.rent(image="PyTorch 2.4").__aenter__()
+            if {closed}:
+                await session.close()
+
+        asyncio.run(main())
+        print(len(rented()))
+        """,
+    )
+    assert (program.status, program.output) == (0, "1\n")
+    await service.assert_nothing_left()
+
+
+async def test_a_daemon_threads_loop_releases_what_it_has(service: Service) -> None:
+    program = await run(
+        service,
+        """
+        entered = threading.Event()
+
+        async def main():
+            async with AsyncRentGPU() as gpu, gpu.rent(image="PyTorch 2.4"):
+                entered.set()
+                await asyncio.sleep(1000)
+
+        threading.Thread(target=lambda: asyncio.run(main()), daemon=True).start()
+        entered.wait()
+        print(len(rented()))
+        """,
+    )
+    assert (program.status, program.output) == (0, "1\n")
+    await service.assert_nothing_left()
+
+
+# A name has to be looked up, and a login made, where no executor takes anything any more.
+BY_NAME = "os.environ['NETMIND_BASE_URL'] = os.environ['NETMIND_BASE_URL'].replace('127.0.0.1', 'localhost')\n"
+
+
+async def test_a_thread_that_outlives_the_main_one_can_rent(service: Service) -> None:
+    program = await service.program(
+        BY_NAME
+        + """
+async def main():
+    while threading.main_thread().is_alive():
+        await asyncio.sleep(0.01)
+    async with AsyncRentGPU() as gpu, gpu.rent(image="PyTorch 2.4") as rental:
+        print((await rental.run("echo done")).stdout, end="", flush=True)
+    print(rented(), flush=True)
+
+threading.Thread(target=lambda: asyncio.run(main())).start()
+"""
+    ).run(service.emulator.url, QUIETLY)
+    # Python 3.12 cannot shut a loop's executor down by then, and complains.
+    assert program.output == "done\n[]\n", program.errors
+    await service.assert_nothing_left()
+
+
+async def test_a_thread_that_outlives_the_main_one_can_rent_synchronously(service: Service) -> None:
+    program = await service.run(
+        BY_NAME
+        + """
+gpu = RentGPU()
+gpu.offers()
+
+def rent():
+    while threading.main_thread().is_alive():
+        time.sleep(0.01)
+    with gpu.rent(**WANTED) as rental:
+        print(rental.run("echo done").stdout, end="", flush=True)
+    print(rented(), flush=True)
+
+threading.Thread(target=rent).start()
+"""
+    )
+    program.assert_silent("done\n[]\n")
+    await service.assert_nothing_left()
+
+
+@pytest.mark.parametrize("synchronously", [False, True])
+@pytest.mark.parametrize("logged", [False, True])
+async def test_what_cannot_be_deleted_at_exit_is_said_once(service: Service, synchronously: bool, logged: bool) -> None:
+    rent = """
+        gpu = RentGPU()
+        rental = gpu.rent(**WANTED)
+        rental.__enter__()
+    """
+    if not synchronously:
+        rent = """
+        async def main():
+            global gpu
+            gpu = AsyncRentGPU()
+            await gpu.rent(**WANTED).__aenter__()
+
+        asyncio.run(main())
+    """
+    begin = "import logging; logging.basicConfig(format='logged: %(message)s')" if logged else ""
+    service.emulator.faults.add(Fault("status", call="delete_container", status=401, times="all"))
+    program = await run(service, f"\n        {begin}\n{rent}")
+    lines = [line for line in program.errors.splitlines() if "could not be deleted" in line]
+    assert len(lines) == 1, program.errors
+    assert lines[0].startswith("logged: rental rg-" if logged else "netmind_rentgpu: rental rg-")
+    assert "on record" in lines[0]
+    service.emulator.faults.clear()
+    await service.assert_one_reap_clears()
+
+
+async def test_one_ctrl_c_at_exit_does_not_end_the_deletion(service: Service) -> None:
+    service.emulator.faults.add(Fault("slow", call="delete_container", seconds=0.5))
+    program = service.program("""
+        gpu = RentGPU()
+        rental = gpu.rent(**WANTED)
+        rental.__enter__()
+    """)
+    await service.interrupted(program, service.asked("delete_container"))
+    program.assert_silent("")
+    await service.assert_nothing_left()
+
+
+async def test_a_second_ctrl_c_at_exit_gives_up_and_says_so(service: Service) -> None:
+    service.emulator.faults.add(Fault("status", call="delete_container", status=503, times="all"))
+    program = service.program("""
+        gpu = RentGPU(retries=0)
+        rental = gpu.rent(**WANTED)
+        rental.__enter__()
+    """)
+    asked = service.asked("delete_container")
+    # The second comes when the first was surely taken in: when some more attempts were made.
+    await service.interrupted(program, asked, lambda: asked() >= 3)
+    assert program.status == 0
+    assert program.errors.startswith("netmind_rentgpu: interrupted twice while closing"), program.errors
+    service.emulator.faults.clear()
+    await service.assert_one_reap_clears()
+
+
+async def test_what_was_collected_a_moment_before_the_exit_is_deleted(service: Service) -> None:
+    service.emulator.faults.add(Fault("slow", call="delete_container", seconds=0.5))
+    program = await service.run("""
+        def rent():
+            gpu = RentGPU()
+            gpu.rent(**WANTED).__enter__()
+
+        rent()
+        gc.collect()
+    """)
+    program.assert_silent("")
+    await service.assert_nothing_left()
+
+
+async def test_the_exit_does_not_wait_for_what_others_have_left(service: Service) -> None:
+    async with service.client() as gpu:
+        async with gpu.rent(image="PyTorch 2.4") as rental:
+            others = await rental.detach()
+        program = await run(
+            service,
+            f"""
+            import sqlite3
+
+            async def main():
+                global gpu
+                gpu = AsyncRentGPU()
+                await gpu.rent(image="PyTorch 2.4").__aenter__()
+                with sqlite3.connect(os.environ["NETMIND_RENTGPU_STATE"]) as connection:
+                    connection.execute("UPDATE rentals SET expires_at = intended_at WHERE name = {others.name!r}")
+                connection.close()
+
+            asyncio.run(main())
+            print(len(rented()))
+            """,
+        )
+        assert (program.status, program.output) == (0, "2\n")
+        assert [charge.name for charge in service.emulator.running] == [others.name]
+        assert (await gpu.rentals.reap()).deleted == (others.name,)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("synchronously", [False, True])
+async def test_a_worker_of_multiprocessing_releases_what_it_has(
+    service: Service, method: str, synchronously: bool
+) -> None:
+    (service.folder / "worker.py").write_text("""
+import asyncio
+from netmind_rentgpu import AsyncRentGPU, RentGPU
+
+kept = []
+
+async def rent():
+    gpu = AsyncRentGPU()
+    kept.append(gpu)
+    await gpu.rent(image="PyTorch 2.4").__aenter__()
+
+def work(synchronously):
+    if synchronously:
+        gpu = RentGPU()
+        rental = gpu.rent(image="PyTorch 2.4")
+        kept.append((gpu, rental))
+        rental.__enter__()
+    else:
+        asyncio.run(rent())
+""")
+    program = await service.program(
+        f"""
+        import multiprocessing
+        sys.path.insert(0, str(HERE))
+        import worker
+
+        process = multiprocessing.get_context({method!r}).Process(target=worker.work, args=({synchronously},))
+        process.start()
+        process.join()
+        print(process.exitcode, rented())
+        """,
+        PYTHONPATH=str(service.folder),
+    ).run(service.emulator.url, QUIETLY)
+    assert (program.status, program.output) == (0, "0 []\n"), program.errors
+    assert len(service.emulator.charges) == 1
+    await service.assert_nothing_left()

@@ -49,29 +49,32 @@ def ledger(keeper: State) -> Ledger:
 
 async def test_a_record_comes_back_as_it_was(keeper: State, ledger: Ledger) -> None:
     odd = attrs.evolve(RECORD, name="rg-2", hourly_price=None, expires_at=None, owner=None)
-    await ledger.begin(RECORD)
-    await ledger.begin(odd)
+    await ledger.put(RECORD)
+    await ledger.put(odd)
     assert await ledger.open() == [RECORD, odd]
     assert await Ledger(keeper, "another account").open() == []
-    await ledger.created("rg-1", 7, "rg-")
-    await ledger.ready("rg-1", 7)
-    assert await ledger.open() == [attrs.evolve(RECORD, stage="ready", container_id=7, shown_name="rg-"), odd]
-    await ledger.abandon("rg-1")
-    assert (await ledger.open())[0].container_id == 7
-    with pytest.raises(LedgerError, match="UNIQUE"):
-        await ledger.begin(RECORD)
+    ready = attrs.evolve(RECORD, stage="ready", container_id=7, shown_name="rg-", owner=None)
+    await ledger.put(ready)
+    assert await ledger.open() == [ready, odd]
     await ledger.close(["rg-1", "rg-2", "rg-3"])
     await ledger.close([])
     assert await ledger.open() == []
-    with pytest.raises(LedgerError, match="not on record"):
-        await ledger.detach("rg-1", 7)
+    # Whoever struck it out was wrong.
+    await ledger.put(ready)
+    assert await ledger.open() == [ready]
+
+
+async def test_a_number_that_no_file_holds(ledger: Ledger) -> None:
+    with pytest.raises(LedgerError, match="too large"):
+        await ledger.put(attrs.evolve(RECORD, container_id=2**63))
+    assert await ledger.open() == []
 
 
 async def test_only_one_takes_what_is_detached(ledger: Ledger) -> None:
     me, now = this_process(), RECORD.intended_at
-    await ledger.begin(RECORD)
+    await ledger.put(RECORD)
     assert await ledger.take("rg-1", me, now) is None
-    await ledger.detach("rg-1", 7)
+    await ledger.put(attrs.evolve(RECORD, stage="detached", container_id=7, owner=None))
     assert await ledger.take("rg-1", me, now + timedelta(days=2)) is None
     taken = await asyncio.gather(*(ledger.take("rg-1", me, now) for _ in range(5)))
     assert len([one for one in taken if one is not None]) == 1
@@ -83,7 +86,7 @@ async def test_only_one_takes_what_is_detached(ledger: Ledger) -> None:
 
 
 async def test_what_cannot_be_read_is_said(state: Path, ledger: Ledger) -> None:
-    await ledger.begin(RECORD)
+    await ledger.put(RECORD)
     with sqlite3.connect(state) as connection:
         connection.execute("UPDATE rentals SET expires_at = 'soon'")
     connection.close()
@@ -103,7 +106,7 @@ async def test_an_older_file_is_brought_up_to_date(state: Path, keeper: State, l
         if version:
             connection.execute("INSERT INTO host_keys (account, container_id, public_key) VALUES ('account', 1, 'key')")
     connection.close()
-    await ledger.begin(RECORD)
+    await ledger.put(RECORD)
     assert await ledger.open() == [RECORD]
     assert await keeper.host_key("account", 1) == ("key" if version else None)
 
@@ -117,7 +120,7 @@ async def test_commits_of_those_who_write_at_once_are_shared(keeper: State, ledg
         return together(acts)
 
     keeper._together = counted  # type: ignore[method-assign]
-    await asyncio.gather(*(ledger.begin(attrs.evolve(RECORD, name=f"rg-{number}")) for number in range(200)))
+    await asyncio.gather(*(ledger.put(attrs.evolve(RECORD, name=f"rg-{number}")) for number in range(200)))
     assert len(await ledger.open()) == sum(commits) == 200
     assert len(commits) <= 2
 
@@ -128,10 +131,10 @@ async def test_one_who_fails_does_not_undo_the_others(keeper: State, ledger: Led
         raise ZeroDivisionError
 
     ends = await asyncio.gather(
-        ledger.begin(RECORD),
+        ledger.put(RECORD),
         keeper.write(fail),
-        ledger.begin(RECORD),
-        ledger.begin(attrs.evolve(RECORD, name="rg-2")),
+        ledger.put(attrs.evolve(RECORD, name="rg-3", container_id=2**63)),
+        ledger.put(attrs.evolve(RECORD, name="rg-2")),
         return_exceptions=True,
     )
     assert [type(end).__name__ for end in ends] == ["NoneType", "ZeroDivisionError", "LedgerError", "NoneType"]
@@ -139,7 +142,7 @@ async def test_one_who_fails_does_not_undo_the_others(keeper: State, ledger: Led
 
 
 async def test_a_write_comes_to_its_end_whoever_cancels_it(ledger: Ledger) -> None:
-    writing = asyncio.create_task(ledger.begin(RECORD))
+    writing = asyncio.create_task(ledger.put(RECORD))
     await asyncio.sleep(0)
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -173,7 +176,7 @@ async def test_where_processes_cannot_share_it(
 
 
 async def test_where_it_is_locked_for_good(emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("netmind_rentgpu.state._LONGEST_LOCK", 0.2)
+    monkeypatch.setattr("netmind_rentgpu.state.LONGEST_LOCK", 0.2)
     state.parent.mkdir(parents=True)
     holder = sqlite3.connect(state, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
@@ -199,7 +202,7 @@ async def main():
             for _ in range(50):
                 async with gpu.rent(image="PyTorch 2.4", keep=True) as rental:
                     await gpu.containers.delete(rental.container.id)
-                await gpu.rentals._desk.ledger.begin(RECORD())
+                await gpu.rentals._desk.ledger.put(RECORD())
         except LedgerError as error:
             print("LedgerError", error)
 

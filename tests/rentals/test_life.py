@@ -14,7 +14,7 @@ import anyio
 import attrs
 import canaries
 import pytest
-from rented import IMAGE, PROFILE, client, until
+from rented import IMAGE, PROFILE, cancel_twice, client, until
 
 from netmind_rentgpu import (
     APIConnectionError,
@@ -99,7 +99,11 @@ async def test_the_service_is_asked_for_little(gpu: AsyncRentGPU, emulator: Emul
         pass
     calls = [request.call for request in list(emulator.requests)[before:]]
     assert calls.count("create_container") == calls.count("delete_container") == 1
-    assert set(calls) <= {"create_container", "delete_container", "get_container", "get_auth", "list_machines"}
+    assert set(calls) <= {
+        *("create_container", "delete_container", "get_container", "list_containers", "get_auth", "list_machines")
+    }
+    # It is looked for once more when it is deleted.
+    assert calls.count("list_containers") == 1
 
 
 # Which machine.
@@ -308,6 +312,10 @@ async def test_who_is_cancelled_once_while_it_is_looked_for_waits_for_it(emulato
             await entering
         assert len(emulator.charges) == 1
         emulator.assert_nothing_rented()
+        # The service may do it once more until its lag is over.
+        (record,) = await gpu.rentals.open()
+        assert (record.stage, record.container_id, record.owner) == ("abandoned", None, None)
+        assert (await gpu.rentals.reap(wait=True)).clean
         assert await gpu.rentals.open() == []
 
 
@@ -654,10 +662,11 @@ async def test_one_whose_name_cannot_be_read_may_be_it(
     walk = Roll._walk
 
     async def nameless(self: Roll) -> Any:
-        return [attrs.evolve(container, name=None) for container in await walk(self)]
+        found, unreadable = await walk(self)
+        return [attrs.evolve(container, name=None) for container in found], unreadable
 
     monkeypatch.setattr(Roll, "_walk", nameless)
-    monkeypatch.setattr("netmind_rentgpu.rentals.hold._LOOKING_GOES_ON", 0.1)
+    monkeypatch.setattr("netmind_rentgpu.rentals.doubts._LOOKING_GOES_ON", 0.1)
     emulator.faults.add(Fault("drop", call="create_container", when="after"))
     with pytest.raises(APIConnectionError):
         await gpu.rent(image=IMAGE).__aenter__()
@@ -751,9 +760,7 @@ async def test_who_reaps_can_be_cancelled(gpu: AsyncRentGPU, emulator: Emulator)
     rental = gpu.rent(image=IMAGE)
     entering = asyncio.create_task(rental.__aenter__())
     await until(lambda: bool(emulator.requests.of("list_containers")))
-    for _ in range(2):
-        entering.cancel()
-        await asyncio.sleep(0)
+    await cancel_twice(entering)
     with pytest.raises(asyncio.CancelledError):
         await entering
     emulator.faults.clear()

@@ -91,7 +91,9 @@ print(set(ends(pids)))
         measured=False,
     )
     program.assert_silent("{0}\n")
-    await service.assert_nothing_left()
+    service.emulator.assert_nothing_rented()
+    # What was refused a moment ago is looked for once more.
+    await service.assert_one_reap_clears()
     asked = service.emulator.requests
     assert len(asked.of("create_auth")) == 1
     # Nobody deleted what was another's.

@@ -18,11 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netmind_rentgpu.rentals.owners import Owner, Sight, is_provably_dead, see_process, this_process
+from netmind_rentgpu.rentals.owners import Life, Owner, Sight, life_of, see_process, this_process
 
 HERE = Owner(machine="m", boot="b", namespace="ns", process_id=1, started="10")
 OWNER = attrs.evolve(HERE, process_id=7, started="100")
 GONE, UNKNOWN = Sight.GONE, Sight.UNKNOWN
+DEAD, ALIVE, UNSURE = Life.DEAD, Life.ALIVE, Life.UNKNOWN
 
 
 def seen(sight: str | Sight) -> Callable[[int], str | Sight]:
@@ -36,38 +37,38 @@ def seen(sight: str | Sight) -> Callable[[int], str | Sight]:
 
 
 @pytest.mark.parametrize(
-    ("owner", "here", "sight", "dead"),
+    ("owner", "here", "sight", "life"),
     [
-        (OWNER, HERE, "100", False),
-        (OWNER, HERE, GONE, True),
-        (OWNER, HERE, UNKNOWN, False),
+        (OWNER, HERE, "100", ALIVE),
+        (OWNER, HERE, GONE, DEAD),
+        (OWNER, HERE, UNKNOWN, UNSURE),
         # Its number is another's by now.
-        (OWNER, HERE, "101", True),
-        (attrs.evolve(OWNER, started=""), HERE, "101", False),
-        (attrs.evolve(OWNER, started=""), HERE, GONE, True),
+        (OWNER, HERE, "101", DEAD),
+        (attrs.evolve(OWNER, started=""), HERE, "101", UNSURE),
+        (attrs.evolve(OWNER, started=""), HERE, GONE, DEAD),
         # Of another machine nothing is known, and of one that cannot be told from others neither.
-        (attrs.evolve(OWNER, machine="other"), HERE, GONE, False),
-        (attrs.evolve(OWNER, machine="other", boot="other"), HERE, GONE, False),
-        (attrs.evolve(OWNER, machine=""), HERE, GONE, False),
-        (OWNER, attrs.evolve(HERE, machine=""), GONE, False),
-        (attrs.evolve(OWNER, machine=""), attrs.evolve(HERE, machine=""), GONE, False),
-        (attrs.evolve(OWNER, machine="", boot="other"), attrs.evolve(HERE, machine=""), GONE, False),
+        (attrs.evolve(OWNER, machine="other"), HERE, GONE, UNSURE),
+        (attrs.evolve(OWNER, machine="other", boot="other"), HERE, GONE, UNSURE),
+        (attrs.evolve(OWNER, machine=""), HERE, GONE, UNSURE),
+        (OWNER, attrs.evolve(HERE, machine=""), GONE, UNSURE),
+        (attrs.evolve(OWNER, machine=""), attrs.evolve(HERE, machine=""), GONE, UNSURE),
+        (attrs.evolve(OWNER, machine="", boot="other"), attrs.evolve(HERE, machine=""), GONE, UNSURE),
         # Nothing outlives a boot, in whatever namespace it was.
-        (attrs.evolve(OWNER, boot="other"), HERE, "100", True),
-        (attrs.evolve(OWNER, boot="other", namespace="other"), HERE, UNKNOWN, True),
-        (attrs.evolve(OWNER, boot=""), HERE, "100", False),
-        (attrs.evolve(OWNER, boot=""), HERE, UNKNOWN, False),
-        (attrs.evolve(OWNER, boot=""), HERE, GONE, True),
-        (OWNER, attrs.evolve(HERE, boot=""), "100", False),
+        (attrs.evolve(OWNER, boot="other"), HERE, "100", DEAD),
+        (attrs.evolve(OWNER, boot="other", namespace="other"), HERE, UNKNOWN, DEAD),
+        (attrs.evolve(OWNER, boot=""), HERE, "100", ALIVE),
+        (attrs.evolve(OWNER, boot=""), HERE, UNKNOWN, UNSURE),
+        (attrs.evolve(OWNER, boot=""), HERE, GONE, DEAD),
+        (OWNER, attrs.evolve(HERE, boot=""), "100", ALIVE),
         # Numbers of another namespace mean other processes.
-        (attrs.evolve(OWNER, namespace="other"), HERE, GONE, False),
-        (attrs.evolve(OWNER, namespace="other"), HERE, "101", False),
-        (attrs.evolve(OWNER, namespace=""), HERE, GONE, False),
-        (OWNER, attrs.evolve(HERE, namespace=""), GONE, False),
+        (attrs.evolve(OWNER, namespace="other"), HERE, GONE, UNSURE),
+        (attrs.evolve(OWNER, namespace="other"), HERE, "101", UNSURE),
+        (attrs.evolve(OWNER, namespace=""), HERE, GONE, UNSURE),
+        (OWNER, attrs.evolve(HERE, namespace=""), GONE, UNSURE),
     ],
 )
-def test_who_is_provably_dead(owner: Owner, here: Owner, sight: str | Sight, dead: bool) -> None:
-    assert is_provably_dead(owner, here, seen(sight)) is dead
+def test_who_is_alive_and_who_is_dead(owner: Owner, here: Owner, sight: str | Sight, life: Life) -> None:
+    assert life_of(owner, here, seen(sight)) is life
 
 
 marks = st.sampled_from(["", "a", "b"])
@@ -82,7 +83,10 @@ sights: st.SearchStrategy[str | Sight] = st.sampled_from(["1", "2", GONE, UNKNOW
 def test_the_dead_are_of_this_machine_and_of_another_boot_or_seen_not_to_be(
     owner: Owner, here: Owner, sight: str | Sight
 ) -> None:
-    if not is_provably_dead(owner, here, seen(sight)):
+    life = life_of(owner, here, seen(sight))
+    if life is ALIVE:
+        assert (owner.machine, owner.namespace, owner.started) == (here.machine, here.namespace, sight)
+    if life is not DEAD:
         return
     assert owner.machine == here.machine != ""
     another_boot = owner.boot != here.boot and "" not in (owner.boot, here.boot)
@@ -94,13 +98,13 @@ def test_the_dead_are_of_this_machine_and_of_another_boot_or_seen_not_to_be(
 def test_who_knows_less_holds_nobody_else_dead(owner: Owner, sight: str | Sight, unknown: set[str]) -> None:
     here = attrs.evolve(HERE, machine="a", boot="a", namespace="a")
     less = attrs.evolve(owner, **dict.fromkeys(unknown, ""))
-    if is_provably_dead(less, here, seen(sight)):
-        assert is_provably_dead(owner, here, seen(sight))
+    if life_of(less, here, seen(sight)) is DEAD:
+        assert life_of(owner, here, seen(sight)) is DEAD
 
 
 @given(owner=owners, hidden=st.booleans())
 def test_nobody_is_dead_to_itself(owner: Owner, hidden: bool) -> None:
-    assert not is_provably_dead(owner, owner, seen(UNKNOWN if hidden else owner.started or "1"))
+    assert life_of(owner, owner, seen(UNKNOWN if hidden else owner.started or "1")) is not DEAD
 
 
 # Real processes. What is told of them needs /proc; elsewhere less is known, and nobody is held dead for that.
@@ -114,7 +118,7 @@ def owner_of(process_id: int) -> Owner:
 
 
 def is_dead(owner: Owner) -> bool:
-    return is_provably_dead(owner, this_process(), see_process)
+    return life_of(owner, this_process(), see_process) is DEAD
 
 
 @contextmanager

@@ -128,6 +128,10 @@ async def test_ctrl_c_while_entering(service: Service, moment: str) -> None:
     """)
     await service.interrupted(program, lambda: service.asked(call)() >= times)
     program.assert_silent("interrupted []\n")
+    service.emulator.assert_nothing_rented()
+    if moment in ("the answer is lost", "it may come late"):
+        # The service may do it once more until its lags are over.
+        await service.assert_one_reap_clears()
     await service.assert_nothing_left()
 
 

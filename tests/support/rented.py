@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from netmind_rentgpu import AsyncRentGPU, Retries, ServiceProfile, Timeouts
 from netmind_rentgpu.emulator import Emulator
@@ -32,3 +33,11 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(20):
         while not holds():
             await asyncio.sleep(0.01)
+
+
+async def cancel_twice(task: asyncio.Task[Any]) -> None:
+    """Cancel a task, and again once it has taken that in."""
+    task.cancel()
+    for _ in range(10):
+        await asyncio.sleep(0)
+    task.cancel()
