@@ -113,7 +113,7 @@ class Hold:
             self.disown(name)
 
     def adopt(self, record: RentalRecord) -> None:
-        """Take over what was detached, and was shown a moment ago."""
+        """Take over what was detached, which the service has shown before."""
         one = self._add(Try(record, shown=True))
         left = (record.certain_at - now()).total_seconds()
         if left > 0:
@@ -153,7 +153,7 @@ class Hold:
         Raises:
             RentGPUError: that cannot be told.
         """
-        for one in self._tries:
+        for one in tuple(self._tries):
             if one.doubt is not None and one.container_id is not None:
                 await asyncio.sleep(one.doubt.over_at - asyncio.get_running_loop().time())
                 await self._doubts.look_once(one)
