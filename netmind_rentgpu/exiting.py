@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 __all__ = ["at_exit_of_a_worker", "hold_back", "say", "say_given_up", "wait_out"]
 
-
 _said: set[str] = set()
 
 

@@ -17,7 +17,6 @@ from rented import IMAGE, PROFILE, cancel_twice, client, until
 
 from netmind_rentgpu import (
     APIConnectionError,
-    AsyncRental,
     AsyncRentGPU,
     ClientStateError,
     Container,
@@ -37,6 +36,11 @@ from netmind_rentgpu.wire.caller import Caller
 
 def refuse_deletes(emulator: Emulator, times: Any) -> None:
     emulator.faults.add(Fault("status", call="delete_container", status=503, times=times))
+
+
+async def create_again(gpu: AsyncRentGPU, name: str, node_name: str) -> Container:
+    """Do as a gateway does that sends a create twice."""
+    return await gpu.containers.create(name=name, auth_id=1, node_name=node_name, image_template_id=1, payment_type=0)
 
 
 async def leave(gpu: AsyncRentGPU, entered: asyncio.Event) -> None:
@@ -237,13 +241,7 @@ async def test_what_the_service_makes_again_later_is_deleted_too(
 async def test_what_a_killed_process_left_twice_is_deleted_twice(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     async with gpu.rent(image=IMAGE, key=lambda offer: -(offer.machine.gpu_count or 0)) as rental:
         record = await rental.detach()
-        await gpu.containers.create(
-            name=record.name,
-            auth_id=1,
-            node_name=record.node_name,
-            image_template_id=1,
-            payment_type=0,
-        )
+        await create_again(gpu, record.name, record.node_name)
     await gpu.rentals._desk.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
     assert (await gpu.rentals.reap()).clean
     emulator.assert_nothing_rented()
@@ -270,9 +268,7 @@ async def test_one_strange_container_does_not_blind_who_reaps_by_name(
     async with gpu.rent(image=IMAGE) as rental:
         record = await rental.detach()
     offers = await gpu.offers()
-    await gpu.containers.create(
-        name="somebody's", auth_id=1, node_name=offers[1].machine.node_name, image_template_id=1, payment_type=0
-    )
+    await create_again(gpu, "somebody's", offers[1].machine.node_name)
     ask = Caller.call
 
     async def strange(self: Caller, request: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -302,7 +298,7 @@ async def test_a_twin_that_cannot_be_deleted_is_told_and_on_record(
     monkeypatch.setattr(ends, "_LONGEST_DELETION", 0.1)
     with pytest.raises(ReleaseError, match="made it twice"):
         async with gpu.rent(image=IMAGE, key=lambda offer: -(offer.machine.gpu_count or 0)) as rental:
-            twin = await copy_of(gpu, rental)
+            twin = await create_again(gpu, rental.name, rental.machine.node_name)
             # But the first one.
             emulator.faults.add(Fault("status", call="delete_container", status=503, nth=2, times="all"))
     assert [charge.container_id for charge in emulator.running] == [twin.id]
@@ -311,17 +307,6 @@ async def test_a_twin_that_cannot_be_deleted_is_told_and_on_record(
     assert (record.stage, record.container_id) == ("abandoned", None)
     assert (await gpu.rentals.reap()).deleted == (record.name,)
     emulator.assert_nothing_rented()
-
-
-async def copy_of(gpu: AsyncRentGPU, rental: AsyncRental) -> Container:
-    """Do as a gateway does that sends a create twice."""
-    return await gpu.containers.create(
-        name=rental.name,
-        auth_id=rental.container.auth_id or 1,
-        node_name=rental.machine.node_name,
-        image_template_id=1,
-        payment_type=0,
-    )
 
 
 @pytest.mark.parametrize("attached", [False, True])
@@ -339,7 +324,7 @@ async def test_a_doubt_outlives_who_had_it(emulator: Emulator, state: Path, atta
             assert [one.name for one in (await gpu.rentals.reap()).doubtful] == [record.name]
         emulator.assert_nothing_rented()
         # The service acts on it once more.
-        await copy_of(gpu, rental)
+        await create_again(gpu, rental.name, rental.machine.node_name)
         assert (await gpu.rentals.reap(wait=True)).deleted == (record.name,)
         assert await gpu.rentals.open() == []
     emulator.assert_nothing_rented()
@@ -353,13 +338,7 @@ async def test_what_is_kept_is_handed_over_once_it_is_certain_that_it_is_the_onl
 
         async def made_again(container_id: int, **keywords: Any) -> Container:
             container = await ready(container_id, **keywords)
-            await gpu.containers.create(
-                name=container.name,
-                auth_id=1,
-                node_name=emulator.charges[0].node_name,
-                image_template_id=1,
-                payment_type=0,
-            )
+            await create_again(gpu, container.name, emulator.charges[0].node_name)
             return container
 
         monkeypatch.setattr(gpu.containers, "wait_ready", made_again)
