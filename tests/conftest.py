@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -34,9 +35,9 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Keep the machine's own settings out of the tests, and the tests out of the user's state file."""
-    monkeypatch.setenv("NETMIND_RENTGPU_STATE", str(tmp_path_factory.getbasetemp() / "state.sqlite3"))
+def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the machine's own settings out of the tests, and the tests out of the user's state file and one another's."""
+    monkeypatch.setenv("NETMIND_RENTGPU_STATE", str(tmp_path / "netmind-rentgpu-state" / "state.sqlite3"))
     for name in (
         "NETMIND_API_KEY",
         "NETMIND_API_TOKEN",

@@ -8,6 +8,7 @@ runs commands as you.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import hmac
 import os
 import signal
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from netmind_rentgpu.emulator.ports import Inside
 from netmind_rentgpu.emulator.processes import Inhabited, set_terminal_size
@@ -75,7 +78,7 @@ class Shells:
         if self._over:
             return _NOTHING_LISTENS
         if container_id not in self._containers:
-            self._containers[container_id] = _Container(self._begin)
+            self._containers[container_id] = _Container(container_id, self._begin)
         return self._containers[container_id].move()
 
     def open(self, container_id: int, inside: Inside) -> None:
@@ -89,7 +92,7 @@ class Shells:
             return
         container = self._containers[container_id]
         if new_host_key:
-            container.host_key = None
+            container.renew_host_key()
         self._in_loop(container.close)
 
     def remove(self, container_id: int) -> None:
@@ -112,14 +115,21 @@ class Shells:
 class _Container:
     """A container's port, and who is connected to it."""
 
-    def __init__(self, begin: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    def __init__(self, container_id: int, begin: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        self._id = container_id
         self._begin = begin
         self._inhabited = Inhabited()
         # Bound, so that the port is this container's, and never listening. A socket beside it listens.
         self._reserved = _bound(0)
         self._listener: socket.socket | None = None
         self._connections: set[asyncssh.SSHServerConnection] = set()
-        self.host_key: asyncssh.SSHKey | None = None
+        self._host_keys = 0
+        self.renew_host_key()
+
+    def renew_host_key(self) -> None:
+        """Take another one."""
+        self._host_keys += 1
+        self._host_key: asyncssh.SSHKey | None = None
 
     @property
     def _port(self) -> int:
@@ -166,13 +176,13 @@ class _Container:
             self._begin(self._serve(connected, inside))
 
     async def _serve(self, connected: socket.socket, inside: Inside) -> None:
-        if self.host_key is None:
-            self.host_key = asyncssh.generate_private_key("ssh-ed25519")  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
+        if self._host_key is None:
+            self._host_key = _host_key(self._id, self._host_keys)
         try:
             await asyncssh.run_server(
                 connected,
                 server_factory=lambda: _Login(inside.password, self._connections, self._inhabited),
-                server_host_keys=[self.host_key],
+                server_host_keys=[self._host_key],
                 encoding=None,
                 line_editor=False,
                 agent_forwarding=False,
@@ -359,3 +369,14 @@ def _bound(port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind((_HOST, port))
     return bound
+
+
+def _host_key(container_id: int, which: int) -> asyncssh.SSHKey:
+    """Return a container's host key, which follows from its id, and from how many it had with this one.
+
+    Ids, ports and tokens come again, after a reset and in the next run. A client that keeps host keys would take another
+    key for another server.
+    """
+    seed = hashlib.sha256(f"host key {which} of the emulated container {container_id}".encode()).digest()
+    key = Ed25519PrivateKey.from_private_bytes(seed)
+    return asyncssh.import_private_key(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

@@ -128,6 +128,15 @@ async def test_a_new_key_can_be_accepted(emulator: Emulator, state: Path) -> Non
         assert (await gpu.containers.wait_ready(container.id, timeout=LONG)).id == container.id
 
 
+async def test_ids_that_come_again_after_a_reset_are_logged_into(emulator: Emulator, state: Path) -> None:
+    for _ in range(2):
+        async with AsyncRentGPU(emulator.token, base_url=emulator.url, state=state) as gpu:
+            container = await rented(gpu)
+            async with gpu.ssh(container) as shell:
+                assert (await shell.run("echo in")).stdout == "in\n"
+        emulator.reset()
+
+
 async def test_keys_belong_to_a_container_of_an_account(emulator: Emulator, gpu: AsyncRentGPU, state: Path) -> None:
     first, second = await rented(gpu), await rented(gpu, "second")
     for container in (first, second):
