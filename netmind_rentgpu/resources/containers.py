@@ -86,7 +86,11 @@ class AsyncContainers:
             "payment_type": self._caller.codec.payment_type_number(payment_type),
         }
         request = Request(method="POST", path=_PATH, body=body, repeatable=False, fresh=True)
-        return await self._caller.one(Container, request, timeout)
+        self._sweep.creating(1)
+        try:
+            return await self._caller.one(Container, request, timeout)
+        finally:
+            self._sweep.creating(-1)
 
     def list(
         self,

@@ -63,6 +63,9 @@ class Sweep:
         self._active_at = 0.0
         self._next = 0.0
         self._not_before = 0.0
+        # How many creates are under way, and until when the look that is due waits for them.
+        self._creating = 0
+        self._held_until: float | None = None
         self._leader: Seat | None = None
         self._blocked: dict[Seat, asyncio.Future[None]] = {}
         self._nap: asyncio.Future[None] | None = None
@@ -114,6 +117,12 @@ class Sweep:
     def touch(self, container_id: int, *, deleted: bool = False) -> None:
         """Take in that a call of our own has just changed a container, or may have: what was seen before is old."""
         self._snapshots.touch(container_id, asyncio.get_running_loop().time(), deleted=deleted)
+
+    def creating(self, more: int) -> None:
+        """Take in that so many more creates are under way; what they make is soon asked about, and best in one look."""
+        self._creating += more
+        if not self._creating:
+            self._wake_leader()
 
     def failure_of(self, ids: Iterable[int]) -> RentGPUError | None:
         """Return why nothing has been learned of some containers lately; None if nothing failed."""
@@ -188,13 +197,22 @@ class Sweep:
             while not satisfied() and (until is None or loop.time() < until):
                 self._caller.check_usable()
                 now = loop.time()
-                due = max(self._not_before, now if self._look is not None or self._new else self._next)
+                due = self._due(now)
                 if due > now:
                     await self._sleep_until(due if until is None else min(due, until))
                 else:
                     await self._look_on(satisfied)
         finally:
             self._active_at = loop.time()
+
+    def _due(self, now: float) -> float:
+        """Return when to ask next."""
+        due = max(self._not_before, now if self._look is not None or self._new else self._next)
+        if due > now or self._look is not None or not self._creating:
+            return due
+        if self._held_until is None:
+            self._held_until = now + self._pace.shortest
+        return max(due, self._held_until)
 
     async def _look_on(self, satisfied: Satisfied) -> None:
         """Ask once more."""
@@ -206,6 +224,7 @@ class Sweep:
             await self._looker.abandon()
             # Others who begin to wait at the same time are to be in it.
             await asyncio.sleep(0)
+            self._held_until = None
             self._look = self._begin(loop.time())
         current = self._look
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from virtual import Account, answered, virtually
 
 from netmind_rentgpu.conditions import gone, has_ssh, status_in
 from netmind_rentgpu.errors import APIConnectionError, ClientStateError, ContainerGoneError, WaitTimeoutError
-from netmind_rentgpu.models import Container
+from netmind_rentgpu.models import Container, PaymentType
+from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.waiting.snapshots import Seat, Snapshots
 from netmind_rentgpu.wire.codec import Codec
 from netmind_rentgpu.wire.outcome import Answer, Request
@@ -80,6 +82,62 @@ def test_one_who_comes_while_others_look_is_in_the_same_look() -> None:
         await ended(*tasks)
 
     virtually(run, count=12)
+
+
+def creating(account: Account, containers: AsyncContainers, seconds: float) -> Callable[[], Awaitable[int]]:
+    """Have creates answered after a while; return what sends one, and returns its container's id."""
+
+    async def meet(request: Request) -> Answer | None:
+        if request.method != "POST":
+            return None
+        await asyncio.sleep(seconds)
+        return answered(200, account.truth[account.create()])
+
+    async def create() -> int:
+        made = await containers.create(
+            name="n", auth_id=1, node_name="node", image_template_id=1, payment_type=PaymentType.USD
+        )
+        return made.id
+
+    account.meets = meet
+    return create
+
+
+def test_what_is_being_created_is_in_the_first_look() -> None:
+    async def run(account: Account) -> None:
+        containers = account.containers()
+        create = creating(account, containers, 0.1)
+
+        async def create_and_wait(after: float) -> Container:
+            await asyncio.sleep(after)
+            return await containers.wait(await create(), until=running)
+
+        tasks = [asyncio.create_task(create_and_wait(after / 50)) for after in range(6)]
+        await asyncio.sleep(0.4)
+        # Six creates, each of which would have begun a look of its own, and two pages.
+        assert asked(account) == ["L"] * 8
+        assert len(account.truth) == 6
+        await ended(*tasks)
+
+    virtually(run)
+
+
+def test_no_look_waits_long_for_a_create() -> None:
+    async def run(account: Account) -> None:
+        containers = account.containers()
+        making = asyncio.create_task(creating(account, containers, 1000)())
+        await asyncio.sleep(0.1)
+        [only] = account.truth
+        task = asyncio.create_task(containers.wait(only, until=running))
+        await asyncio.sleep(0.3)
+        assert asked(account) == ["L", str(only)]
+        # Nor does any of those that follow.
+        account.set(only, 1)
+        assert (await task).status == 1
+        assert account.loop.time() < 1.2
+        await ended(making)
+
+    virtually(run, count=1)
 
 
 def test_one_who_comes_later_is_told_what_is_known_and_asks_for_what_is_not() -> None:
