@@ -40,14 +40,15 @@ class Term:
         self._arm()
 
     def end(self) -> None:
-        """Do not go on."""
+        """Do not go on, and give up a look that is under way: whoever leaves looks once more."""
         self._over = True
         self._alarm.stop()
-
-    async def let_look_end(self) -> None:
-        """Give up a look that is under way."""
         if self._looking is not None:
             self._looking.cancel()
+
+    async def let_look_end(self) -> None:
+        """Wait until nothing goes on any more."""
+        if self._looking is not None:
             await asyncio.wait({self._looking})
 
     def _arm(self) -> None:

@@ -25,10 +25,12 @@ from netmind_rentgpu import (
     ReleaseError,
     RentalRecord,
     RentGPUError,
+    Timeouts,
 )
 from netmind_rentgpu.emulator import Clock, Emulator, Fault, World
-from netmind_rentgpu.rentals import doubts, ends, reaper
+from netmind_rentgpu.rentals import desk, doubts, ends, reaper, term
 from netmind_rentgpu.rentals.ledger import Ledger
+from netmind_rentgpu.rentals.names import new_name
 from netmind_rentgpu.rentals.owners import see_process, this_process
 from netmind_rentgpu.state import State
 from netmind_rentgpu.wire.caller import Caller
@@ -178,6 +180,57 @@ async def test_a_look_that_hangs_is_given_up(emulator: Emulator, state: Path) ->
         emulator.faults.clear()
         assert (await gpu.rentals.reap(wait=True)).clean
     emulator.assert_nothing_rented()
+
+
+async def test_a_look_that_hangs_ends_with_the_rental(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(term, "_PAUSE", timedelta(0))
+    emulator.faults.add(Fault("drop", call="create_container", when="after"))
+    rental = gpu.rent(image=IMAGE)
+    async with asyncio.timeout(20), rental:
+        monkeypatch.setattr(gpu._desk.roll, "_each", Timeouts(total=None, read=None))
+        before = len(emulator.requests.of("list_containers"))
+        emulator.faults.add(Fault("hang", call="list_containers"))
+        await until(lambda: len(emulator.requests.of("list_containers")) > before)
+        looking = rental._term._looking
+        assert looking is not None
+    # Who leaves does not wait for it, and leaves nothing behind that goes on.
+    assert looking.done()
+    emulator.assert_nothing_rented()
+
+
+async def test_a_rental_whose_create_was_in_doubt_is_looked_at_until_it_is_not(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(term, "_PAUSE", timedelta(0))
+    emulator.faults.add(Fault("drop", call="create_container", when="after"))
+    async with gpu.rent(image=IMAGE) as rental:
+        assert rental._hold.certain_at is not None
+        await until(lambda: rental._hold.certain_at is None)
+    emulator.assert_nothing_rented()
+    assert await gpu.rentals.open() == []
+
+
+async def test_who_set_the_clock_back_does_not_keep_who_reaps_waiting(
+    gpu: AsyncRentGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "LONGEST_LOCK", -4.0)
+    assert timedelta(0) < gpu._desk.longest_create < timedelta(seconds=2)
+    today = desk.now()
+    record = RentalRecord(
+        name=new_name(today),
+        stage="abandoned",
+        node_name="node",
+        gpus=1,
+        hourly_price=None,
+        intended_at=today + timedelta(days=1),
+        expires_at=today + timedelta(days=1),
+        certain_at=today + timedelta(days=1),
+    )
+    await gpu._desk.ledger.put(record)
+    async with asyncio.timeout(20):
+        assert (await gpu.rentals.reap(wait=True)).doubtful == (record,)
 
 
 # What cannot be believed.
