@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -20,9 +22,16 @@ Result = TypeVar("Result")
 
 def start(work: Callable[[], object]) -> None:
     """Have work done in a thread; here and now where none can be started any more. It must not raise."""
+
+    def begin() -> None:
+        # As the threads of `threading` do, for debuggers and those who measure coverage.
+        if (trace := threading.gettrace()) is not None:
+            sys.settrace(trace)
+        work()
+
     try:
         # So that nobody waits until the thread runs.
-        _thread.start_new_thread(work, ())
+        _thread.start_new_thread(begin, ())
     except RuntimeError:
         work()
 
