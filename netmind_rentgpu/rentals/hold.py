@@ -27,8 +27,9 @@ from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.desk import Desk, now
 from netmind_rentgpu.rentals.doubts import Doubts
 from netmind_rentgpu.rentals.ends import noted
+from netmind_rentgpu.rentals.market import Ranking
 from netmind_rentgpu.rentals.names import new_name
-from netmind_rentgpu.rentals.needs import Offer, next_offer
+from netmind_rentgpu.rentals.needs import Offer
 from netmind_rentgpu.rentals.outcomes import CreateOutcome, outcome_of
 from netmind_rentgpu.rentals.owners import this_process
 from netmind_rentgpu.rentals.records import RentalRecord
@@ -68,7 +69,7 @@ class Hold:
         """When it will be certain that nothing turns up any more of what is in doubt; None where nothing is."""
         return max((one.doubt.certain_at for one in self._tries if one.doubt is not None), default=None)
 
-    async def take(self, offers: Sequence[Offer], order: Order) -> tuple[RentalRecord, Container, Offer]:
+    async def take(self, ranking: Ranking, order: Order) -> tuple[RentalRecord, Container, Offer]:
         """Rent the first offer that can be had.
 
         Raises:
@@ -80,7 +81,7 @@ class Hold:
         market = self._desk.market
         refusals: dict[str, MachineRefusal] = {}
         while len(refusals) < _MOST_TRIES:
-            offer = next_offer(offers, tried=refusals, aside=market.aside(), claimed=market.claimed)
+            offer = market.next_offer(ranking, refusals)
             if offer is None:
                 break
             taken = await self._try(offer, order)
@@ -89,7 +90,7 @@ class Hold:
             refusals[offer.machine.node_name] = MachineRefusal(machine=offer.machine, error=taken)
             if sum(one.lost for one in self._tries) >= _MOST_DOUBTS:
                 raise taken
-        raise self._none(offers, refusals)
+        raise self._none(ranking.offers, refusals)
 
     def borrow(self, name: str) -> None:
         """Be about to take over what was detached, to be given back if that fails."""
@@ -358,7 +359,7 @@ class Hold:
     def _add(self, one: Try) -> Try:
         self._tries.append(one)
         self._desk.hold(one.record.name)
-        self._desk.market.claimed[one.record.node_name] += one.record.gpus
+        self._desk.market.claim(one.record.node_name, one.record.gpus)
         return one
 
     def _forget(self, one: Try) -> None:
@@ -390,7 +391,7 @@ class Hold:
     def _unclaim(self, one: Try) -> None:
         if one.claiming:
             one.claiming = False
-            self._desk.market.claimed[one.record.node_name] -= one.record.gpus
+            self._desk.market.give_back(one.record.node_name, one.record.gpus)
 
 
 Begin: TypeAlias = Callable[[Hold], Awaitable[Taken]]

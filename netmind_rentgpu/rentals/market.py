@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import timedelta
 from typing import TypeAlias
 
@@ -13,13 +13,14 @@ import attrs
 from netmind_rentgpu.errors import RentGPUError, UnexpectedResponseError
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.names import is_same_name
+from netmind_rentgpu.rentals.needs import Offer, is_taken_up, next_offer
 from netmind_rentgpu.rentals.records import RentalRecord
 from netmind_rentgpu.rentals.sharing import Shared
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.machines import AsyncMachines
 from netmind_rentgpu.settings import Timeouts
 
-__all__ = ["Market", "Roll", "matching", "patience"]
+__all__ = ["Market", "Ranking", "Roll", "matching", "patience"]
 
 _FRESH = 1.0
 _SET_ASIDE = 60.0
@@ -36,19 +37,31 @@ class _Refused:
     error: RentGPUError
 
 
-class Market:
-    """The machines on offer, and which of them refused lately.
+@attrs.define(eq=False)
+class Ranking:
+    """Offers, the best first, from which all who wish the same take one after the other.
 
     Attributes:
-        claimed: how many GPUs of each node this client has taken.
+        taken_up: how many of the first are taken up, since the market had something given back for the last time.
+        given_back: how often that was.
     """
+
+    offers: Sequence[Offer]
+    taken_up: int = 0
+    given_back: int = 0
+
+
+class Market:
+    """The machines on offer, which of them refused lately, and what of them this client has taken."""
 
     def __init__(self, machines: AsyncMachines, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._machines = machines
         self._clock = clock
         self._listed: defaultdict[str, Shared[list[Machine]]] = defaultdict(lambda: Shared(fresh=_FRESH, clock=clock))
         self._refused: dict[str, _Refused] = {}
-        self.claimed: Counter[str] = Counter()
+        self._claimed: Counter[str] = Counter()
+        # How often something was given back: as long as nothing is, what is taken up stays so.
+        self._given_back = 0
 
     async def machines(self, currency: str) -> list[Machine]:
         """List the machines; the answer may be a second old.
@@ -68,6 +81,29 @@ class Market:
         now = self._clock()
         self._refused = {node: refused for node, refused in self._refused.items() if refused.until > now}
         return {node: refused.gpus for node, refused in self._refused.items()}
+
+    def claim(self, node_name: str, gpus: int) -> None:
+        """Take in that so many GPUs of a node are taken, or are about to be; the listing may not know that yet."""
+        self._claimed[node_name] += gpus
+
+    def give_back(self, node_name: str, gpus: int) -> None:
+        """Take in that they are not, or not any more."""
+        self._claimed[node_name] -= gpus
+        self._given_back += 1
+
+    def next_offer(self, ranking: Ranking, tried: Collection[str]) -> Offer | None:
+        """Return the offer to try next; None where there is none.
+
+        Args:
+            tried: the nodes that were tried already.
+        """
+        if ranking.given_back != self._given_back:
+            ranking.taken_up, ranking.given_back = 0, self._given_back
+        offers, taken_up = ranking.offers, ranking.taken_up
+        while taken_up < len(offers) and is_taken_up(offers[taken_up], self._claimed):
+            taken_up += 1
+        ranking.taken_up = taken_up
+        return next_offer(offers, tried=tried, aside=self.aside(), claimed=self._claimed, taken_up=taken_up)
 
     def refusal_of(self, node_name: str) -> RentGPUError | None:
         """Return how a node that is set aside has refused."""

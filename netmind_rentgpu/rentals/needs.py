@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
+from itertools import islice
 from typing import Any, Final, TypeAlias, get_args
 
 import attrs
@@ -15,7 +16,17 @@ from netmind_rentgpu.errors import InvalidArgumentError
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.profile import ServiceProfile
 
-__all__ = ["Needs", "Offer", "OfferKey", "hourly_price", "next_offer", "ranked", "resolved_gpu_names", "why_none"]
+__all__ = [
+    "Needs",
+    "Offer",
+    "OfferKey",
+    "hourly_price",
+    "is_taken_up",
+    "next_offer",
+    "ranked",
+    "resolved_gpu_names",
+    "why_none",
+]
 
 _HOUR: Final = timedelta(hours=1)
 _ANOTHER_GPU, _TOO_DEAR = "another GPU", "too dear"
@@ -203,7 +214,12 @@ def ranked(
 
 
 def next_offer(
-    offers: Iterable[Offer], *, tried: Collection[str], aside: Mapping[str, int], claimed: Mapping[str, int]
+    offers: Sequence[Offer],
+    *,
+    tried: Collection[str],
+    aside: Mapping[str, int],
+    claimed: Mapping[str, int],
+    taken_up: int = 0,
 ) -> Offer | None:
     """Return the offer to try next; None where there is none.
 
@@ -212,16 +228,23 @@ def next_offer(
         aside: how many GPUs each of some nodes has refused lately.
         claimed: how many GPUs of each node this client has taken, which the listing may not know yet. A machine that seems
             to be taken up by those comes after the others.
+        taken_up: how many of the first are known to be so.
     """
-    second: Offer | None = None
-    for offer in offers:
+
+    def may_be_tried(offer: Offer) -> bool:
         node = offer.machine.node_name
-        if node in tried or offer.gpus >= aside.get(node, offer.gpus + 1):
-            continue
-        if offer.machine.gpu_count is None or claimed.get(node, 0) + offer.gpus <= offer.machine.gpu_count:
+        return node not in tried and offer.gpus < aside.get(node, offer.gpus + 1)
+
+    for offer in islice(offers, taken_up, None):
+        if not is_taken_up(offer, claimed) and may_be_tried(offer):
             return offer
-        second = second or offer
-    return second
+    return next(filter(may_be_tried, offers), None)
+
+
+def is_taken_up(offer: Offer, claimed: Mapping[str, int]) -> bool:
+    """Tell whether a machine has not as many GPUs left as are wanted of it, by what this client has taken."""
+    machine = offer.machine
+    return machine.gpu_count is not None and claimed.get(machine.node_name, 0) + offer.gpus > machine.gpu_count
 
 
 def why_none(machines: Iterable[Machine], needs: Needs, profile: ServiceProfile) -> str:

@@ -15,6 +15,7 @@ from netmind_rentgpu.models import Auth, Image, Machine, PaymentType
 from netmind_rentgpu.rentals.desk import Desk, now
 from netmind_rentgpu.rentals.exit import release_at_exit
 from netmind_rentgpu.rentals.hold import Hold
+from netmind_rentgpu.rentals.market import Ranking
 from netmind_rentgpu.rentals.names import LATEST
 from netmind_rentgpu.rentals.needs import Needs, Offer, OfferKey, ranked, resolved_gpu_names, same, version, why_none
 from netmind_rentgpu.rentals.reaper import reap
@@ -59,7 +60,7 @@ class Renting:
         self._payment_number = payment_number
         self._may_log_in = False
         self._reaped: Shared[None] = Shared(fresh=inf)
-        self._ranked_for: tuple[list[Machine], Wish, list[Offer], str] | None = None
+        self._ranked_for: tuple[list[Machine], Wish, Ranking, str] | None = None
 
     def wish(
         self,
@@ -116,7 +117,7 @@ class Renting:
             InvalidArgumentError: the wish cannot be understood.
             RentGPUError: the machines could not be listed.
         """
-        return list((await self._ranked(wish))[0])
+        return list((await self._ranked(wish))[0].offers)
 
     def rent(
         self,
@@ -164,10 +165,10 @@ class Renting:
                 payment_type=wish.payment_type,
                 allowance=allowance,
             )
-            offers, excuse = await self._ranked(desired)
-            if not offers:
+            ranking, excuse = await self._ranked(desired)
+            if not ranking.offers:
                 raise NoMachineError(excuse)
-            record, container, offer = await hold.take(offers, order)
+            record, container, offer = await hold.take(ranking, order)
             return Taken(
                 record=record,
                 container=container,
@@ -178,7 +179,7 @@ class Renting:
 
         return AsyncRental(self._desk, begin, timeout=checked_timeout(timeout))
 
-    async def _ranked(self, wish: Wish) -> tuple[list[Offer], str]:
+    async def _ranked(self, wish: Wish) -> tuple[Ranking, str]:
         """Return the offers that meet a wish, and, where there are none, why."""
         machines = await self._desk.market.machines(wish.currency)
         # Those who wish the same at the same time share the work.
@@ -186,13 +187,13 @@ class Renting:
             self._ranked_for = (machines, wish, *self._rank(machines, wish))
         return self._ranked_for[2:]
 
-    def _rank(self, machines: list[Machine], wish: Wish) -> tuple[list[Offer], str]:
+    def _rank(self, machines: list[Machine], wish: Wish) -> tuple[Ranking, str]:
         needs, profile = wish.needs, self._desk.profile
         if wish.gpu_names is not None:
             on_offer = [machine.gpu_name for machine in machines if machine.gpu_name is not None]
             needs = attrs.evolve(needs, gpu_names=resolved_gpu_names(wish.gpu_names, on_offer))
         offers = ranked(machines, needs, profile, wish.currency, wish.key)
-        return offers, "" if offers else why_none(machines, needs, profile)
+        return Ranking(offers), "" if offers else why_none(machines, needs, profile)
 
     async def _reap_once(self) -> None:
         """Delete what nobody alive owns, in one attempt each: whoever rents waits for it.

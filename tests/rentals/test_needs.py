@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from datetime import timedelta
@@ -339,6 +340,12 @@ def test_each_offer_is_tried_once_and_what_is_taken_up_last(
         count = offer.machine.gpu_count
         return count is not None and count - claimed.get(offer.machine.node_name, 0) < gpus
 
+    # Whoever knows how many of the first are taken up is told the same.
+    known = len(list(itertools.takewhile(is_taken_up, offers)))
+    for count in range(len(order) + 1):
+        so_far = {offer.machine.node_name for offer in order[:count]}
+        found = next_offer(offers, tried=so_far, aside=aside, claimed=claimed, taken_up=known)
+        assert found is (order[count] if count < len(order) else None)
     # Sorting is stable: within each of the two, the ranking decides.
     assert order == sorted((offer for offer in offers if offer not in refused), key=is_taken_up)
 
