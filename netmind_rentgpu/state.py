@@ -70,6 +70,8 @@ _MIGRATIONS: Final = (
 LONGEST_LOCK: Final = 30.0
 """For how many seconds the file may be in use elsewhere before that is an error."""
 _PAUSE = 0.05
+# From the beginning of one transaction to that of the next, for as long as there is always one that is waited for.
+_GATHERING = 0.02
 
 # What a fork brought along is never closed: that would release the parent's locks.
 _inherited: list[Connection] = []
@@ -86,6 +88,7 @@ class State:
         self._leaving = False
         self._waiting: list[_Entry] = []
         self._writing = False
+        self._began_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def host_key(self, account: str, container_id: int) -> str | None:
@@ -148,26 +151,25 @@ class State:
         Raises:
             LedgerError: the file cannot be used; nothing was changed.
         """
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            # What another loop waited for, which was stopped meanwhile, nobody tells it any more.
-            self._loop, self._waiting, self._writing = loop, [], False
-        entry = _Entry(act, loop.create_future())
-        self._waiting.append(entry)
-        if not self._writing:
-            self._writing = True
-            loop.call_soon(self._begin, loop)
+        entry = self._enter(act)
         try:
             result: Result = await entry.done
         except asyncio.CancelledError:
             if not entry.over:
-                entry.done = loop.create_future()
+                entry.done = asyncio.get_running_loop().create_future()
                 with suppress(asyncio.CancelledError):
                     await surely(entry.done)
             if not entry.done.cancelled():
                 entry.done.exception()  # it is not for anybody any more
             raise
         return result
+
+    def write_soon(self, act: Callable[[Connection], Result]) -> asyncio.Future[Result]:
+        """Act on the file, after all that was to be written before, and wait for nothing; return what will come of it.
+
+        That may be a LedgerError, as for `write`.
+        """
+        return self._enter(act).done
 
     async def read(self, look: Callable[[Connection], Result]) -> Result:
         """Look something up, in a thread; it waits for nobody who writes.
@@ -177,9 +179,22 @@ class State:
         """
         return await in_a_thread(lambda: self._read(look))
 
+    def _enter(self, act: _Act) -> _Entry:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            # What another loop waited for, which was stopped meanwhile, nobody tells it any more.
+            self._loop, self._waiting, self._writing = loop, [], False
+        entry = _Entry(act, loop.create_future())
+        self._waiting.append(entry)
+        if not self._writing:
+            self._writing = True
+            loop.call_soon(self._begin, loop)
+        return entry
+
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         """Have a thread do what waits."""
         batch, self._waiting = self._waiting, []
+        self._began_at = loop.time()
 
         def act() -> None:
             outcomes = self._together([entry.act for entry in batch])
@@ -200,7 +215,8 @@ class State:
                 entry.done.set_result(outcome)
         self._writing = bool(self._waiting)
         if self._writing:
-            self._begin(loop)
+            # Where many write, a transaction for each few of them would keep the event loop from its work.
+            loop.call_at(self._began_at + _GATHERING, self._begin, loop)
 
     def _read(self, look: Callable[[Connection], Result]) -> Result:
         try:

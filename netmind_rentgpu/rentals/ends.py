@@ -24,7 +24,7 @@ from netmind_rentgpu.rentals.market import patience
 from netmind_rentgpu.settings import Timeouts
 from netmind_rentgpu.shielding import insist
 
-__all__ = ["ask_patiently", "delete_surely", "noted"]
+__all__ = ["ask_patiently", "delete_surely", "noted", "noted_soon"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
@@ -134,4 +134,19 @@ async def noted(writing: Awaitable[object]) -> None:
     try:
         await writing
     except LedgerError as error:
-        logger.warning("what became of a rental could not be put on record: %s", error)
+        _tell(error)
+
+
+def noted_soon(writing: asyncio.Future[None]) -> None:
+    """Have the ledger told of what has happened already, without waiting for that."""
+
+    def tell(written: asyncio.Future[None]) -> None:
+        error = None if written.cancelled() else written.exception()
+        if error is not None:
+            _tell(error)
+
+    writing.add_done_callback(tell)
+
+
+def _tell(error: BaseException) -> None:
+    logger.warning("what became of a rental could not be put on record: %s", error)

@@ -26,7 +26,7 @@ from netmind_rentgpu.errors import (
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.desk import Desk, now
 from netmind_rentgpu.rentals.doubts import Doubts
-from netmind_rentgpu.rentals.ends import noted
+from netmind_rentgpu.rentals.ends import noted, noted_soon
 from netmind_rentgpu.rentals.market import Ranking
 from netmind_rentgpu.rentals.names import new_name
 from netmind_rentgpu.rentals.needs import Offer
@@ -225,7 +225,8 @@ class Hold:
                 desk.market.set_aside(node_name, offer.gpus, error)
                 return error
         one.found(container, now())
-        await noted(desk.ledger.put(one.record))
+        # Nobody needs it yet: until it is written, what was created is found by the name of its intent.
+        noted_soon(desk.ledger.put_soon(one.record))
         return one.record, container
 
     async def _one_of(self, one: Try, found: Sequence[Container]) -> Container:

@@ -5,8 +5,9 @@ A record is there from before its create is sent until its container is known to
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -54,12 +55,19 @@ class Ledger:
 
     async def put(self, record: RentalRecord) -> None:
         """Put a record there, whether or not it is there already: somebody may have struck it out."""
+        await self._state.write(self._putting(record))
+
+    def put_soon(self, record: RentalRecord) -> asyncio.Future[None]:
+        """Do so for somebody who does not wait; return what will come of it."""
+        return self._state.write_soon(self._putting(record))
+
+    def _putting(self, record: RentalRecord) -> Callable[[Connection], None]:
         row = (self._account, *_row(record))
 
         def put(connection: Connection) -> None:
             connection.execute(_PUT, row)
 
-        await self._state.write(put)
+        return put
 
     async def give_back(self, name: str, owner: Owner) -> None:
         """Let a rental that was taken be detached again, if it is still its taker's."""
