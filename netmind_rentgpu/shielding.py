@@ -31,7 +31,10 @@ async def surely(future: asyncio.Future[Any], *, cancelled: Callable[[], object]
                 if cancelled is not None:
                     cancelled()
     if cancellation is not None:
-        raise cancellation
+        try:
+            raise cancellation
+        finally:
+            del cancellation  # its traceback leads here
 
 
 async def insist(

@@ -33,6 +33,10 @@ class Block:
             self.is_cut_short = True
             self._task.cancel(why)
 
+    def end(self) -> None:
+        """Let go of the task: it leads to its exception, whose traceback leads to whoever had the block."""
+        self._task = None
+
     async def let_cancellation_come(self) -> None:
         """Be cancelled now if the block was cut short and ended before it was told."""
         if self.is_cut_short:
@@ -49,17 +53,17 @@ class Block:
 class Alarm:
     """A timer that goes by the time of day."""
 
-    def __init__(self, ring: Callable[[], object]) -> None:
-        self._ring = ring
+    def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
 
-    def set(self, moments: list[datetime]) -> None:
+    def set(self, moments: list[datetime], ring: Callable[[], object]) -> None:
         """Ring at the first of some moments, or a while before, to look at the time again; never where there is none."""
         if moments:
             seconds = max(0.0, (min(moments) - now()).total_seconds())
-            self._timer = asyncio.get_running_loop().call_later(min(seconds, _LONGEST_SLEEP), self._ring)
+            self._timer = asyncio.get_running_loop().call_later(min(seconds, _LONGEST_SLEEP), ring)
 
     def stop(self) -> None:
         """Do not ring any more."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None

@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import attrs
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from netmind_rentgpu.ssh.shell import AsyncShell
 
 __all__ = ["AsyncRental"]
+
+Raised = TypeVar("Raised", bound=BaseException | None)
 
 _SECONDS_IN_AN_HOUR = 3600
 
@@ -71,7 +73,7 @@ class AsyncRental:
         self._over = ""
         self._cause: tuple[type[RentalEndedError], str] | None = None
         self._releasing: asyncio.Task[ReleaseError | None] | None = None
-        self._term = Term(self._hold, self._expire)
+        self._term = Term(self._hold)
         self._released = asyncio.Event()
         self._ended_at: datetime | None = None
         self._block: Block | None = None
@@ -221,7 +223,7 @@ class AsyncRental:
         self._entering = True
         try:
             self._taken = await self._begin(self._hold)
-            self._term.begin(self._taken.record.expires_at)
+            self._term.begin(self._taken.record.expires_at, self._expire)
             await self._make_ready(self._taken)
         except BaseException as error:
             await self._leave(error)
@@ -360,39 +362,42 @@ class AsyncRental:
         try:
             await surely(releasing, cancelled=self._hold.interrupt)
         except asyncio.CancelledError as cancellation:
-            _note(cancellation, releasing.result())
+            _noted(cancellation, releasing.result())
             raise
         return releasing.result()
 
     async def _leave(self, error: BaseException | None) -> None:
         """Release it, whoever cancels that; raise what the one who leaves has to know."""
-        block = self._block
+        block, thrown, problem = self._block, error, None
         if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)) and not (block and block.is_cut_short):
             self._hold.interrupt()
-        thrown = error
         try:
-            problem = await self._release_surely()
-            _note(error, problem)
+            try:
+                problem = await self._release_surely()
+                _noted(error, problem)
+                if block is not None:
+                    await block.let_cancellation_come()
+            except asyncio.CancelledError as cancellation:
+                thrown, problem = cancellation, self._start_release().result()
+            cut_short = block is not None and block.was_cut_short()
+            if thrown is None or (cut_short and isinstance(thrown, asyncio.CancelledError)):
+                # Whoever found out that it is gone knows that.
+                if self._cause is not None and self._cause[0] is not RentalEndedError:
+                    raise _noted(self._ended(), problem) from thrown
+                if cut_short:
+                    raise self._unusable() from thrown
+            elif thrown is not error:
+                raise thrown
+            self._over = self._over or "it was left"
+            if problem is not None and thrown is None:
+                raise problem
+        finally:
             if block is not None:
-                await block.let_cancellation_come()
-        except asyncio.CancelledError as cancellation:
-            thrown, problem = cancellation, self._start_release().result()
-        cut_short = block is not None and block.was_cut_short()
-        if thrown is None or (cut_short and isinstance(thrown, asyncio.CancelledError)):
-            # Whoever found out that it is gone knows that.
-            if self._cause is not None and self._cause[0] is not RentalEndedError:
-                ended = self._ended()
-                _note(ended, problem)
-                raise ended from thrown
-            if cut_short:
-                raise self._unusable() from thrown
-        elif thrown is not error:
-            raise thrown
-        self._over = self._over or "it was left"
-        if problem is not None and thrown is None:
-            raise problem
+                block.end()
+            del error, thrown, problem  # their tracebacks lead here
 
 
-def _note(error: BaseException | None, problem: ReleaseError | None) -> None:
+def _noted(error: Raised, problem: ReleaseError | None) -> Raised:
     if error is not None and problem is not None:
         error.add_note(str(problem))
+    return error

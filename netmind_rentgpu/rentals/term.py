@@ -19,29 +19,26 @@ _PAUSE = timedelta(seconds=10)
 class Term:
     """How long a rental may be had."""
 
-    def __init__(self, hold: Hold, expire: Callable[[], object]) -> None:
-        """Prepare.
-
-        Args:
-            expire: called once, when the time is up.
-        """
+    def __init__(self, hold: Hold) -> None:
         self._hold = hold
-        self._expire = expire
+        self._expire: Callable[[], object] | None = None
         self._process = os.getpid()
-        self._alarm = Alarm(self._ring)
+        self._alarm = Alarm()
         self._expires_at: datetime | None = None
         self._over = False
         self._looking: asyncio.Task[None] | None = None
         self._looked_at = now() - _PAUSE
 
-    def begin(self, expires_at: datetime | None) -> None:
-        """Go on until then; for ever where it is None."""
-        self._expires_at = expires_at
+    def begin(self, expires_at: datetime | None, expire: Callable[[], object]) -> None:
+        """Go on until then, when `expire` is called; for ever where it is None."""
+        self._expires_at, self._expire = expires_at, expire
         self._arm()
 
     def end(self) -> None:
         """Do not go on, and give up a look that is under way: whoever leaves looks once more."""
         self._over = True
+        # It leads to who has this one.
+        self._expire = None
         self._alarm.stop()
         if self._looking is not None:
             self._looking.cancel()
@@ -57,7 +54,7 @@ class Term:
             # If a look at it has failed, the next is made after a while.
             certain_at = max(certain_at, (now() if self._looks else self._looked_at) + _PAUSE)
         if not self._over:
-            self._alarm.set([moment for moment in (self._expires_at, certain_at) if moment is not None])
+            self._alarm.set([moment for moment in (self._expires_at, certain_at) if moment is not None], self._ring)
 
     @property
     def _looks(self) -> bool:
@@ -65,7 +62,7 @@ class Term:
 
     def _ring(self) -> None:
         """Look at the time, which may have come."""
-        if self._over or self._process != os.getpid():
+        if self._over or self._process != os.getpid() or self._expire is None:
             return
         moment, certain_at = now(), self._hold.certain_at
         if self._expires_at is not None and moment >= self._expires_at:

@@ -113,6 +113,9 @@ class AsyncShell:
                 raise
             problem = f"{self._label}: {shown(command)} did not end within {timeout:g} s, and was told to"
             raise SSHTimeoutError(problem, stage="command", result=running.result(captured)) from error
+        finally:
+            # It has the task, which has its exception, whose traceback leads here.
+            del deadline
         return self._checked(running, running.result(captured), check=check)
 
     async def stream(

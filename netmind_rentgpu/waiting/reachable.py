@@ -97,7 +97,9 @@ async def wait_until_reachable(
             raise
         raise waiting.wait.timed_out(seconds, waiting.problem) from sweep.failure_of(waiting.wait.pending)
     finally:
-        sweep.leave(waiting.seat)
+        waiting.leave()
+        # It has the task, which has its exception, whose traceback leads here.
+        del deadline
 
 
 class _Waiting:
@@ -125,6 +127,12 @@ class _Waiting:
         self.problem: str = ""
         self.wait: Wait = Wait((container_id,), self._reachable, fail, missed=missed)
         self.seat: Seat = sweep.join((container_id,))
+
+    def leave(self) -> None:
+        """Ask no more."""
+        self._sweep.leave(self.seat)
+        # It leads here.
+        del self.wait
 
     async def until_reachable(self) -> Container:
         while self.wait.pending:

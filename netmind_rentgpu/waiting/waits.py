@@ -185,6 +185,8 @@ async def wait_for_all(
         raise wait.timed_out(seconds) from sweep.failure_of(wait.pending)
     finally:
         sweep.leave(seat)
+        # It has the task, which has its exception, whose traceback leads here.
+        del deadline
     return wait.arrived
 
 

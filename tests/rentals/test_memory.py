@@ -1,0 +1,92 @@
+"""What is over is freed at once: many who rent leave nothing to the collector of cycles, which would stop them all."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import TypeAlias
+
+import canaries
+import pytest
+from rented import IMAGE, client, until
+
+from netmind_rentgpu import AsyncRental, AsyncRentGPU
+from netmind_rentgpu.emulator import Emulator, Fault
+
+Enter: TypeAlias = Callable[[AsyncRental], Awaitable[None]]
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
+async def slow(state: Path) -> AsyncIterator[AsyncRentGPU]:
+    async with (
+        Emulator(seed=7, boot_seconds=3600, ssh=True, token=canaries.TOKEN) as emulator,
+        client(emulator, state) as gpu,
+    ):
+        yield gpu
+        emulator.assert_nothing_rented()
+
+
+async def check_freed(rental: AsyncRental, use: Enter, *, cancel: bool = False) -> None:
+    """Use a rental in a task, until that ends or is cancelled; see it freed then."""
+    there, entered = weakref.ref(rental), asyncio.Event()
+
+    async def run(rental: AsyncRental) -> None:
+        entered.set()
+        await use(rental)
+
+    task = asyncio.create_task(run(rental))
+    del rental
+    await entered.wait()
+    if cancel:
+        await asyncio.sleep(0.2)  # anywhere
+        task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled() == cancel
+    if not cancel:
+        task.result()
+    del task
+    # What else had it, as a connection that is closed, is done with it in a moment.
+    await until(lambda: there() is None)
+
+
+async def enter(rental: AsyncRental) -> None:
+    async with rental:
+        await rental.run("true")
+
+
+async def stay(rental: AsyncRental) -> None:
+    async with rental:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_a_rental_that_was_left_is_freed(gpu: AsyncRentGPU) -> None:
+    await check_freed(gpu.rent(image=IMAGE), enter)
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_a_rental_whose_user_was_cancelled_is_freed(gpu: AsyncRentGPU) -> None:
+    await check_freed(gpu.rent(image=IMAGE), stay, cancel=True)
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_a_rental_that_was_given_up_while_it_started_is_freed(slow: AsyncRentGPU) -> None:
+    await check_freed(slow.rent(image=1), stay, cancel=True)
+
+
+@pytest.mark.usefixtures("no_collector")
+async def test_a_rental_that_was_given_up_while_it_was_created_is_freed(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    emulator.faults.add(Fault("slow", call="create_container", seconds=0.5))
+    await check_freed(gpu.rent(image=IMAGE), stay, cancel=True)
+    emulator.assert_nothing_rented()
