@@ -141,6 +141,7 @@ class AsyncRentGPU:
         self._desk = Desk(
             profile=profile,
             timeouts=self._settings.timeouts,
+            check_usable=self._caller.check_usable,
             containers=self.containers,
             ledger=Ledger(self._state, self._settings.account),
             market=Market(self.machines),

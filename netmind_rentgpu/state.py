@@ -18,7 +18,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
-from netmind_rentgpu.errors import LedgerError
+from netmind_rentgpu.errors import ClientStateError, LedgerError
 from netmind_rentgpu.shielding import surely
 from netmind_rentgpu.threads import in_a_thread, start
 
@@ -150,6 +150,7 @@ class State:
 
         Raises:
             LedgerError: the file cannot be used; nothing was changed.
+            ClientStateError: it is just being written to in another event loop.
         """
         entry = self._enter(act)
         try:
@@ -182,6 +183,10 @@ class State:
     def _enter(self, act: _Act) -> _Entry:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
+            if self._writing and self._loop is not None and self._loop.is_running():
+                raise ClientStateError(
+                    "this client's state file is in use in another event loop; make one for each loop"
+                )
             # What another loop waited for, which was stopped meanwhile, nobody tells it any more.
             self._loop, self._waiting, self._writing = loop, [], False
         entry = _Entry(act, loop.create_future())

@@ -68,6 +68,7 @@ FLOORS = [
     "rentals.ends",
     "rentals.doubts",
     "rentals.hold",
+    "rentals.standing",
     "rentals.block",
     "rentals.term",
     "rentals.line",

@@ -78,6 +78,7 @@ class Desk:
 
     Attributes:
         timeouts: the client's own.
+        check_usable: raises ClientStateError if the client is closed, or belongs to another event loop.
         shell_on: makes a shell, to be opened.
         elsewhere: makes that of a client like this one, for another event loop.
         live: what is to be released when the client is closed, and how to tell it that nobody wants to wait for that.
@@ -94,6 +95,7 @@ class Desk:
     roll: Roll
     supplies: Supplies
     timeouts: Timeouts
+    check_usable: Callable[[], object]
     shell_on: Callable[[Container], AsyncShell]
     elsewhere: Callable[[], AbstractAsyncContextManager[Desk]]
     live: dict[Owning, Callable[[], object]] = attrs.field(factory=dict[Owning, Callable[[], object]])
@@ -134,8 +136,9 @@ class Desk:
             interrupt: tells it that nobody wants to wait for that.
 
         Raises:
-            ClientStateError: the client is being closed.
+            ClientStateError: the client is being closed, or belongs to another event loop.
         """
+        self.check_usable()
         if self.closing:
             raise ClientStateError("this client is closed, or being closed; make a new one")
         self.live[owning] = interrupt
@@ -153,7 +156,10 @@ class Desk:
 
         Raises:
             ReleaseError: something could not be deleted.
+            ClientStateError: that belongs to another event loop.
         """
+        if self.live and self.loop is not asyncio.get_running_loop():
+            raise ClientStateError("what this client has rented belongs to another event loop; close it there")
         self.closing = True
         if not self.live:
             return

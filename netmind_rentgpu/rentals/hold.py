@@ -98,6 +98,12 @@ class Hold:
         self._desk.hold(name)
         self._desk.borrowed.add(name)
 
+    def hand_over(self) -> None:
+        """Take in that it was entered: it is to be deleted from now on, and not to be given back."""
+        if self.borrowed is not None:
+            self._desk.borrowed.discard(self.borrowed)
+            self.borrowed = None
+
     async def give_back(self) -> None:
         """Let what was borrowed be detached again. To be run in a task of its own."""
         name = self.borrowed

@@ -190,7 +190,9 @@ async def reap(
 
     Raises:
         LedgerError: the state file cannot be used.
+        ClientStateError: the client is closed, or belongs to another event loop.
     """
+    desk.check_usable()
     disown_closed_loops()
     reaping = _Reaping(desk)
     if not patient:
@@ -225,6 +227,7 @@ async def reap_by_name(desk: Desk) -> ReapReport:
     Raises:
         RentGPUError: the list of containers could not be read.
     """
+    desk.check_usable()
     reaping = _Reaping(desk)
     moment = now()
     found, unreadable = await desk.roll.read()

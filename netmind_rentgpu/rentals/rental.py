@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -29,6 +28,7 @@ from netmind_rentgpu.rentals.desk import Desk, now
 from netmind_rentgpu.rentals.hold import Begin, Hold
 from netmind_rentgpu.rentals.line import Line
 from netmind_rentgpu.rentals.records import RentalRecord
+from netmind_rentgpu.rentals.standing import Standing
 from netmind_rentgpu.rentals.term import Term
 from netmind_rentgpu.rentals.tries import Taken
 from netmind_rentgpu.shielding import surely
@@ -66,12 +66,9 @@ class AsyncRental:
         self._begin = begin
         self._timeout = timeout
         self._hold = Hold(desk)
-        self._process = os.getpid()
-        self._taken: Taken | None = None
+        self._standing = Standing()
         self._entering = False
         self._line = Line(desk.shell_on)
-        self._over = ""
-        self._cause: tuple[type[RentalEndedError], str] | None = None
         self._releasing: asyncio.Task[ReleaseError | None] | None = None
         self._term = Term(self._hold)
         self._released = asyncio.Event()
@@ -81,27 +78,27 @@ class AsyncRental:
     @property
     def name(self) -> str:
         """The container's name, which is the rental's in the state file, too."""
-        return self._had.record.name
+        return self._standing.had.record.name
 
     @property
     def container(self) -> Container:
         """The container, as it was when it let us in."""
-        return self._had.container
+        return self._standing.had.container
 
     @property
     def machine(self) -> Machine:
         """The machine, as it was listed; of one that was attached to, only its `node_name` is known."""
-        return self._had.machine
+        return self._standing.had.machine
 
     @property
     def hourly_price(self) -> Decimal | None:
         """What an hour costs, by the price that the machine was listed with; None where that could not be read."""
-        return self._had.record.hourly_price
+        return self._standing.had.record.hourly_price
 
     @property
     def expires_at(self) -> datetime | None:
         """When it is deleted at the latest, as its time or its budget allows; None for what is to be kept."""
-        return self._had.record.expires_at
+        return self._standing.had.record.expires_at
 
     @property
     def spent(self) -> Decimal | None:
@@ -109,7 +106,7 @@ class AsyncRental:
 
         The service has no call that tells what a container costs.
         """
-        record = self._had.record
+        record = self._standing.had.record
         if record.hourly_price is None:
             return None
         seconds = ((self._ended_at or now()) - record.intended_at).total_seconds()
@@ -123,7 +120,7 @@ class AsyncRental:
             RentalEndedError: the rental is over, and not because it was left.
             ClientStateError: it was not entered yet, was left, or was detached.
         """
-        self._check()
+        self._standing.check()
         if self._line.shell is None:
             raise ClientStateError("this rental has no shell yet")
         return self._line.shell
@@ -154,16 +151,19 @@ class AsyncRental:
             InvalidArgumentError: an argument that cannot be used.
             ClientStateError: it was not entered yet, was left, or was detached.
         """
+        self._standing.check_loop()
         shell = await self._usable_shell()
         try:
             return await shell.run(
                 command, check=check, timeout=timeout, environment=environment, input=input, max_output=max_output
             )
         except (SSHError, ClientStateError) as error:
-            if self._cause is None and isinstance(error, SSHError) and error.stage == "connection":
-                await self._examine(self._had)
-            if self._cause is not None:
-                raise self._ended() from error
+            if self._releasing is None and isinstance(error, SSHError) and error.stage == "connection":
+                await self._examine(self._standing.had)
+            if self._standing.cause is not None:
+                raise self._standing.ended() from error
+            if self._releasing is not None:  # which has ended it
+                raise self._standing.unusable() from error
             raise
 
     async def detach(self) -> RentalRecord:
@@ -180,9 +180,10 @@ class AsyncRental:
             RentalEndedError: it is over already.
             ClientStateError: it was not entered yet, was left, detached, or is kept anyway.
         """
-        self._check()
-        record = self._had.record
-        if self._had.kept:
+        self._standing.check_loop()
+        taken = self._standing.check()
+        record = taken.record
+        if taken.kept:
             raise ClientStateError("this rental is kept: nobody deletes it anyway")
         detaching = asyncio.create_task(self._hold.detach(record))
         try:
@@ -190,11 +191,11 @@ class AsyncRental:
         finally:
             detaching.result()
             ended = self._releasing is not None
-            self._over = self._over or "it was detached"
+            self._standing.over = self._standing.over or "it was detached"
             releasing = self._start_release()
         await surely(releasing)
         if ended:  # by its time, or by who closed it, a moment before
-            raise self._ended() if self._cause is not None else self._unusable()
+            raise self._standing.ended() if self._standing.cause is not None else self._standing.unusable()
         return attrs.evolve(record, stage="detached", owner=None)
 
     async def close(self) -> None:
@@ -204,8 +205,9 @@ class AsyncRental:
             ReleaseError: it could not be deleted, and stays on record.
             ClientStateError: it was entered in another event loop.
         """
-        self._over = self._over or "it was closed"
-        if self._process != os.getpid() or self._block is None:
+        self._standing.check_loop()
+        self._standing.over = self._standing.over or "it was closed"
+        if not self._standing.is_entered_here or self._block is None:
             return
         if self._entering:
             # Whoever is about to rent has to know what of it was done.
@@ -216,15 +218,16 @@ class AsyncRental:
             raise problem
 
     async def __aenter__(self) -> Self:
-        if self._over or self._block is not None:
-            raise self._unusable() if self._over else ClientStateError("a rental is entered once; make another")
+        self._desk.check_usable()
+        self._standing.enter()
         self._block = Block()
         self._desk.enter(self, self._hold.interrupt)
         self._entering = True
         try:
-            self._taken = await self._begin(self._hold)
-            self._term.begin(self._taken.record.expires_at, self._expire)
-            await self._make_ready(self._taken)
+            self._standing.taken = await self._begin(self._hold)
+            self._term.begin(self._standing.taken.record.expires_at, self._expire)
+            await self._make_ready(self._standing.taken)
+            self._hold.hand_over()
         except BaseException as error:
             await self._leave(error)
             raise
@@ -236,21 +239,22 @@ class AsyncRental:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # What a forked child inherits is its parent's.
-        if self._process == os.getpid():
+        if self._standing.is_entered_here:
+            self._standing.check_loop()
             await self._leave(error)
 
     def __copy__(self) -> Self:
         """Return what this is elsewhere, as in a forked child: nothing."""
         other = type(self)(self._desk, self._begin, timeout=self._timeout)
-        other._over = self._over or "it belongs to another process"  # noqa: SLF001  # one of our own
-        other._taken = self._taken  # noqa: SLF001  # one of our own
+        other._standing.over = self._standing.over or "it belongs to another process"  # noqa: SLF001  # one of our own
+        other._standing.taken = self._standing.taken  # noqa: SLF001  # one of our own
         return other
 
     def __repr__(self) -> str:
-        if self._taken is None:
+        if self._standing.taken is None:
             return f"<{type(self).__name__}: nothing is rented yet>"
-        state = "over" if self._over or self._cause else "rented"
-        record = self._taken.record
+        state = "over" if self._standing.over or self._standing.cause else "rented"
+        record = self._standing.taken.record
         return f"<{type(self).__name__} {record.name} on {record.node_name}, container {record.container_id}: {state}>"
 
     def __reduce__(self) -> str:
@@ -270,39 +274,14 @@ class AsyncRental:
             self._hold.disown(record.name)
         else:
             await self._hold.ready(record.name)
-        self._taken = attrs.evolve(taken, container=container)
-
-    @property
-    def _had(self) -> Taken:
-        if self._taken is None:
-            raise self._unusable()
-        return self._taken
-
-    def _unusable(self) -> ClientStateError:
-        return ClientStateError(
-            f"this rental cannot be used: {self._over or 'it is not entered yet, which its `with` block does'}"
-        )
-
-    def _ended(self) -> RentalEndedError:
-        kind, text = self._cause or (RentalEndedError, "this rental is over")
-        record = self._had.record
-        return kind(text, name=record.name, container_id=record.container_id)
-
-    def _check(self) -> None:
-        if self._process != os.getpid():
-            raise ClientStateError("this rental belongs to another process, from which this one was forked")
-        if self._cause is not None:
-            raise self._ended()
-        if self._over or self._taken is None:
-            raise self._unusable()
+        self._standing.taken = attrs.evolve(taken, container=container)
 
     async def _usable_shell(self) -> AsyncShell:
-        self._check()
-        had = self._had
+        had = self._standing.check()
         try:
             return await self._line.usable(lambda: self._examine(had))
         except SSHError as error:
-            self._check()
+            self._standing.check()
             text = f"{self.name} does not let us in any more, if it still runs: {error}"
             raise RentalEndedError(text, name=had.record.name, container_id=had.record.container_id) from error
 
@@ -315,17 +294,22 @@ class AsyncRental:
         try:
             container = await self._desk.containers.get(had.container.id)
         except NotFoundError as error:
-            self._cause = RentalEndedError, f"the container of {had.record.name}, {had.container.id}, is gone"
-            raise self._ended() from error
+            if self._releasing is not None:  # which has deleted it
+                raise self._standing.unusable() from error
+            self._standing.cause = (
+                RentalEndedError,
+                f"the container of {had.record.name}, {had.container.id}, is gone",
+            )
+            raise self._standing.ended() from error
         except RentGPUError:
             return had.container
-        self._taken = attrs.evolve(had, container=container)
+        self._standing.taken = attrs.evolve(had, container=container)
         return container
 
     def _expire(self) -> None:
-        self._cause = (
+        self._standing.cause = (
             (BudgetExceededError, f"the budget of {self.name} is spent")
-            if self._had.by_budget
+            if self._standing.had.by_budget
             else (RentalExpiredError, f"the time of {self.name} is up")
         )
         self._start_release()
@@ -334,6 +318,7 @@ class AsyncRental:
 
     def _start_release(self) -> asyncio.Task[ReleaseError | None]:
         if self._releasing is None:
+            self._standing.over = self._standing.over or "it was left"
             self._term.end()
             self._ended_at = now()
             self._releasing = asyncio.get_running_loop().create_task(self._release())
@@ -348,7 +333,7 @@ class AsyncRental:
 
     async def _release(self) -> ReleaseError | None:
         try:
-            if self._entering and self._cause is None:
+            if self._entering and self._standing.cause is None:
                 await self._hold.give_back()
             return await self._hold.let_go()
         finally:
@@ -382,13 +367,13 @@ class AsyncRental:
             cut_short = block is not None and block.was_cut_short()
             if thrown is None or (cut_short and isinstance(thrown, asyncio.CancelledError)):
                 # Whoever found out that it is gone knows that.
-                if self._cause is not None and self._cause[0] is not RentalEndedError:
-                    raise _noted(self._ended(), problem) from thrown
+                cause = self._standing.cause
+                if cause is not None and cause[0] is not RentalEndedError:
+                    raise _noted(self._standing.ended(), problem) from thrown
                 if cut_short:
-                    raise self._unusable() from thrown
+                    raise self._standing.unusable() from thrown
             elif thrown is not error:
                 raise thrown
-            self._over = self._over or "it was left"
             if problem is not None and thrown is None:
                 raise problem
         finally:

@@ -181,6 +181,7 @@ class Renting:
 
     async def _ranked(self, wish: Wish) -> tuple[Ranking, str]:
         """Return the offers that meet a wish, and, where there are none, why."""
+        self._desk.check_usable()
         machines = await self._desk.market.machines(wish.currency)
         # Those who wish the same at the same time share the work.
         if self._ranked_for is None or self._ranked_for[0] is not machines or self._ranked_for[1] != wish:

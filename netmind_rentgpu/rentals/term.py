@@ -22,7 +22,7 @@ class Term:
     def __init__(self, hold: Hold) -> None:
         self._hold = hold
         self._expire: Callable[[], object] | None = None
-        self._process = os.getpid()
+        self._process: int | None = None
         self._alarm = Alarm()
         self._expires_at: datetime | None = None
         self._over = False
@@ -31,7 +31,7 @@ class Term:
 
     def begin(self, expires_at: datetime | None, expire: Callable[[], object]) -> None:
         """Go on until then, when `expire` is called; for ever where it is None."""
-        self._expires_at, self._expire = expires_at, expire
+        self._process, self._expires_at, self._expire = os.getpid(), expires_at, expire
         self._arm()
 
     def end(self) -> None:

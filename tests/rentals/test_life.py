@@ -641,7 +641,7 @@ async def test_what_was_read_is_claimed_before_it_is_reaped(
 
     async def read_long_ago() -> Any:
         records = await opened()
-        if not rental._over:
+        if not rental._standing.over:
             await rental.detach()
         return records
 

@@ -1,0 +1,193 @@
+"""A client and its rentals in other event loops, forked children and other threads than those that they belong to."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import Program
+from rented import IMAGE, client, until
+from renters import Service, renting
+
+from netmind_rentgpu import AsyncRental, AsyncRentGPU, ClientStateError, RentGPUError
+from netmind_rentgpu.emulator import Emulator
+
+# The session of a client that was never closed is aiohttp's to complain of.
+QUIETLY = ("-W", "error", "-W", "ignore::ResourceWarning")
+
+
+async def elsewhere(act: Callable[[], Awaitable[Any]]) -> RentGPUError:
+    """Do something in another event loop, in another thread; return the error that it ends in."""
+
+    async def run() -> Any:
+        return await act()
+
+    def go() -> RentGPUError:
+        with pytest.raises(RentGPUError) as raised:
+            asyncio.run(run())
+        return raised.value
+
+    return await asyncio.to_thread(go)
+
+
+WRONG: dict[str, Callable[[AsyncRentGPU, AsyncRental], Awaitable[Any]]] = {
+    "rent": lambda gpu, _: gpu.rent(image=IMAGE).__aenter__(),
+    "attach": lambda gpu, rental: gpu.rentals.attach(rental.name).__aenter__(),
+    "offers": lambda gpu, _: gpu.offers(),
+    "reap": lambda gpu, _: gpu.rentals.reap(),
+    "reap by name": lambda gpu, _: gpu.rentals.reap(by_name=True),
+    "close the client": lambda gpu, _: gpu.close(),
+    "close the rental": lambda _, rental: rental.close(),
+    "leave": lambda _, rental: rental.__aexit__(None, None, None),
+    "detach": lambda _, rental: rental.detach(),
+    "run": lambda _, rental: rental.run("true"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+async def test_another_event_loop_is_refused_and_changes_nothing(
+    gpu: AsyncRentGPU, emulator: Emulator, state: Path, what: str
+) -> None:
+    async with gpu.rent(image=IMAGE) as rental:
+        error = await elsewhere(lambda: WRONG[what](gpu, rental))
+        assert isinstance(error, ClientStateError), error
+        assert "event loop" in str(error)
+        # Others of this process, who reap, take nothing here for nobody's.
+        async with client(emulator, state) as other, other.rent(image=IMAGE):
+            pass
+        assert [charge.name for charge in emulator.running] == [rental.name]
+        assert (await rental.run("echo here")).stdout == "here\n"
+    emulator.assert_nothing_rented()
+    assert await gpu.rentals.open() == []
+
+
+async def test_another_event_loop_does_not_lose_what_waits_to_be_written(
+    gpu: AsyncRentGPU, emulator: Emulator, state: Path
+) -> None:
+    async with gpu.rent(image=IMAGE):
+        pass
+    with sqlite3.connect(state, isolation_level=None) as lock:
+        lock.execute("BEGIN IMMEDIATE")
+        entering = [asyncio.create_task(gpu.rent(image=IMAGE).__aenter__())]
+        await until(lambda: gpu._state._writing and not gpu._state._waiting)
+        entering.append(asyncio.create_task(gpu.rent(image=IMAGE).__aenter__()))
+        await until(lambda: bool(gpu._state._waiting))
+        for what in (lambda: gpu.rent(image=IMAGE).__aenter__(), lambda: gpu._state.write(lambda _: None)):
+            assert isinstance(await elsewhere(what), ClientStateError)
+        lock.execute("COMMIT")
+    lock.close()
+    async with asyncio.timeout(20):
+        for rental in await asyncio.gather(*entering):
+            await rental.close()
+    emulator.assert_nothing_rented()
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    async with renting(tmp_path) as service:
+        yield service
+
+
+async def run(service: Service, code: str) -> Program:
+    program = await service.program(code).run(service.emulator.url, QUIETLY)
+    assert "Traceback" not in program.errors, program.errors
+    return program
+
+
+async def test_who_closes_in_another_loop_does_not_keep_the_exit_from_deleting(service: Service) -> None:
+    program = await run(
+        service,
+        """
+        gpu = AsyncRentGPU()
+
+        async def main():
+            global rental
+            rental = await gpu.rent(image="PyTorch 2.4").__aenter__()
+
+        asyncio.run(main())
+        for closing in (rental, gpu):
+            try:
+                asyncio.run(closing.close())
+            except ClientStateError as error:
+                print("event loop" in str(error))
+        print(len(rented()))
+        """,
+    )
+    assert (program.status, program.output) == (0, "True\nTrue\n1\n")
+    await service.assert_nothing_left()
+
+
+async def test_a_rental_that_is_made_before_a_fork_can_be_entered_after_it(service: Service) -> None:
+    program = await run(
+        service,
+        """
+        gpu = AsyncRentGPU()
+        rental = gpu.rent(image="PyTorch 2.4")
+
+        async def use():
+            async with rental:
+                print((await rental.run("echo in")).stdout, end="", flush=True)
+            await gpu.close()
+
+        if (child := os.fork()) == 0:
+            asyncio.run(use())
+            print(len(rented()), flush=True)
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        """,
+    )
+    assert (program.status, program.output) == (0, "in\n0\n0\n")
+    await service.assert_nothing_left()
+
+
+async def test_a_rental_that_is_entered_is_not_a_forked_childs(service: Service) -> None:
+    program = await run(
+        service,
+        """
+        gpu = AsyncRentGPU()
+
+        async def tell(rental):
+            for use in (rental.run("true"), rental.detach(), rental.__aenter__()):
+                try:
+                    await use
+                except ClientStateError:
+                    print("refused", flush=True)
+            await rental.close()
+            await rental.__aexit__(None, None, None)
+
+        async def main():
+            async with gpu.rent(image="PyTorch 2.4") as rental:
+                if (child := os.fork()) == 0:
+                    threading.Thread(target=lambda: (asyncio.run(tell(rental)), os._exit(0))).start()
+                    time.sleep(60)
+                os.waitpid(child, 0)
+                print(len(rented()))
+
+        asyncio.run(main())
+        """,
+    )
+    assert (program.status, program.output) == (0, "refused\n" * 3 + "1\n")
+    await service.assert_nothing_left()
+
+
+async def test_what_was_attached_is_deleted_at_exit(service: Service) -> None:
+    program = await run(
+        service,
+        """
+        gpu = AsyncRentGPU()
+
+        async def main():
+            async with gpu.rent(image="PyTorch 2.4") as rental:
+                record = await rental.detach()
+            await gpu.rentals.attach(record).__aenter__()
+
+        asyncio.run(main())
+        print(len(rented()))
+        """,
+    )
+    assert (program.status, program.output) == (0, "1\n")
+    await service.assert_nothing_left()
