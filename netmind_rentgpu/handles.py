@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
@@ -49,6 +50,11 @@ class Shell:
         """Its connection was lost: nothing more can be done with it."""
         return self._async.lost
 
+    @property
+    def closed(self) -> bool:
+        """It was closed: nothing more can be done with it."""
+        return self._shell.closed or self._async.closed
+
     run: Final = synced(AsyncShell.run)
     stream: Final = iterated(AsyncShell.stream)
     upload: Final = synced(AsyncShell.upload)
@@ -93,6 +99,8 @@ class Rental:
     def __init__(self, rental: AsyncRental, client: Held[AsyncRentGPU]) -> None:
         self._rental = Held(rental, "rental")
         self._shell: tuple[AsyncShell, Shell] | None = None
+        # A signal's handler may ask for it, too.
+        self._one_shell = threading.RLock()
         # By which it is deleted: not to be collected, and so closed, before.
         self._client = client
 
@@ -165,9 +173,11 @@ class Rental:
             ClientStateError: it was not entered yet, was left, or was detached.
         """
         found = self._async.shell
-        if self._shell is None or self._shell[0] is not found:
-            self._shell = found, Shell(found, self._client)
-        return self._shell[1]
+        # One for all threads: when the last of those who have it is collected, it closes the shell.
+        with self._one_shell:
+            if self._shell is None or self._shell[0] is not found:
+                self._shell = found, Shell(found, self._client)
+            return self._shell[1]
 
     run: Final = synced(AsyncRental.run)
     detach: Final = synced(AsyncRental.detach)
@@ -185,6 +195,9 @@ class Rental:
         rental = self._async
         try:
             call(rental.__aenter__)
+        except ClientStateError:
+            # It was refused, as where it is in use already, or has ended by itself.
+            raise
         except BaseException as error:
             # It may have been entered when the interrupt came.
             with suppress(ClientStateError):

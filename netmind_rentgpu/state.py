@@ -302,6 +302,8 @@ class _Failed:
 
 
 def _open(path: Path) -> Connection:
+    # Where a link leads to nothing yet, the file is made there.
+    path = path.resolve()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
         _make(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Any
 
 import attrs
 
@@ -100,13 +101,20 @@ class Doubts:
     async def _look_for(self, record: RentalRecord) -> list[Container] | None:
         """Look once; None where that takes too long for whoever is in a hurry."""
         looking = asyncio.ensure_future(self._desk.roll.call())
-        hurrying = asyncio.ensure_future(self.hurried.wait())
         try:
-            await asyncio.wait({looking, hurrying}, return_when=asyncio.FIRST_COMPLETED)
-            if not looking.done():
-                await asyncio.wait({looking}, timeout=_LAST_LOOK)
+            await self.unless_hurried(looking)
             return matching(record, looking.result()) if looking.done() else None
         finally:
             looking.cancel()
+            await asyncio.wait({looking})
+
+    async def unless_hurried(self, future: asyncio.Future[Any], *, longest: float | None = None) -> None:
+        """Wait for something, for so many seconds at the longest, and not for long once nobody wants to wait for it."""
+        hurrying = asyncio.ensure_future(self.hurried.wait())
+        try:
+            await asyncio.wait({future, hurrying}, timeout=longest, return_when=asyncio.FIRST_COMPLETED)
+            if hurrying.done():
+                await asyncio.wait({future}, timeout=_LAST_LOOK)
+        finally:
             hurrying.cancel()
-            await asyncio.wait({looking, hurrying})
+            await asyncio.wait({hurrying})

@@ -16,15 +16,17 @@ from netmind_rentgpu.errors import (
     LedgerError,
     NotFoundError,
     PermissionDeniedError,
+    ReleaseError,
     RentGPUError,
 )
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.desk import Desk, now
 from netmind_rentgpu.rentals.market import patience
+from netmind_rentgpu.rentals.records import RentalRecord
 from netmind_rentgpu.settings import Timeouts
 from netmind_rentgpu.shielding import insist
 
-__all__ = ["ask_patiently", "delete_surely", "noted", "noted_soon"]
+__all__ = ["ask_patiently", "delete_surely", "noted", "noted_soon", "unreleased"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
@@ -146,6 +148,19 @@ def noted_soon(writing: asyncio.Future[None]) -> None:
             _tell(error)
 
     writing.add_done_callback(tell)
+
+
+def unreleased(record: RentalRecord, error: RentGPUError) -> ReleaseError:
+    """Return an error that says that a rental could not be deleted, and log it."""
+    price = "an unknown price" if record.hourly_price is None else f"{record.hourly_price:f}"
+    text = (
+        f"rental {record.name} (container {record.container_id}) could not be deleted, and costs {price} an hour until"
+        f" it is; it is on record, and rentals.reap() will delete it: {error}"
+    )
+    logger.error("%s", text)
+    problem = ReleaseError(text, name=record.name, container_id=record.container_id, hourly_price=record.hourly_price)
+    problem.__cause__ = error
+    return problem
 
 
 def _tell(error: BaseException) -> None:

@@ -19,14 +19,13 @@ import attrs
 from netmind_rentgpu.errors import (
     LedgerError,
     MachineRefusal,
-    NoMachineError,
     ReleaseError,
     RentGPUError,
 )
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.desk import Desk, now
 from netmind_rentgpu.rentals.doubts import Doubts
-from netmind_rentgpu.rentals.ends import noted, noted_soon
+from netmind_rentgpu.rentals.ends import noted, noted_soon, unreleased
 from netmind_rentgpu.rentals.market import Ranking
 from netmind_rentgpu.rentals.names import new_name
 from netmind_rentgpu.rentals.needs import Offer
@@ -42,6 +41,7 @@ logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 _MOST_TRIES, _MOST_DOUBTS = 50, 2
 _LONGEST_ANSWER = 30.0
+_TWICE = "the service has made it twice, and the other was not deleted"
 
 
 class Hold:
@@ -90,7 +90,7 @@ class Hold:
             refusals[offer.machine.node_name] = MachineRefusal(machine=offer.machine, error=taken)
             if sum(one.lost for one in self._tries) >= _MOST_DOUBTS:
                 raise taken
-        raise self._none(ranking.offers, refusals)
+        raise market.none(ranking.offers, refusals)
 
     def borrow(self, name: str) -> None:
         """Be about to take over what was detached, to be given back if that fails."""
@@ -154,17 +154,25 @@ class Hold:
             raise
         self.disown(record.name)
 
-    async def make_certain(self) -> None:
-        """Wait until nothing more turns up of what was created, and delete what has: nobody does so once it is kept.
+    async def give_away(self, name: str) -> None:
+        """Give a try up to whoever is to keep it, once nothing more of it turns up, and what has is deleted.
 
         Raises:
             RentGPUError: that cannot be told.
+            LedgerError: its record could not be struck out.
         """
-        for one in tuple(self._tries):
-            if one.doubt is not None and one.container_id is not None:
+        for one in [one for one in self._tries if one.record.name == name]:
+            if one.doubt is not None:
                 await asyncio.sleep(one.doubt.over_at - asyncio.get_running_loop().time())
-                await self._doubts.look_once(one)
-                one.doubt = None
+            looking = asyncio.get_running_loop().create_task(self._doubts.look_once(one))
+            await surely(looking, cancelled=self.interrupt)
+            error = looking.exception()
+            # The service may have made it twice, though nothing has failed; where it has, that has to be told.
+            if error is not None and (one.doubt is not None or one.undeleted_twins):
+                raise error
+            one.doubt, one.may_be_off_record = None, True
+            await self._desk.ledger.close([name])
+        self.disown(name)
 
     async def look_again(self) -> None:
         """Delete what has turned up late, and strike out what will not turn up any more."""
@@ -266,19 +274,6 @@ class Hold:
             owner=this_process(),
         )
 
-    def _none(self, offers: Sequence[Offer], refusals: dict[str, MachineRefusal]) -> NoMachineError:
-        for offer in offers:
-            node_name = offer.machine.node_name
-            earlier = self._desk.market.refusal_of(node_name)
-            if earlier is not None and node_name not in refusals:
-                refusals[node_name] = MachineRefusal(machine=offer.machine, error=earlier)
-        shown = "; ".join(f"{node}: {refusal.error}" for node, refusal in list(refusals.items())[:3])
-        more = f"; and {len(refusals) - 3} more" if len(refusals) > 3 else ""
-        return NoMachineError(
-            f"none of {len(offers)} machines that would do could be had; {len(refusals)} have refused: {shown}{more}",
-            refusals=tuple(refusals.values()),
-        )
-
     async def _take_refusal(self, one: Try, outcome: CreateOutcome) -> None:
         """Take in that the service did not act, and look for it later all the same, unless it cannot have."""
         if outcome is CreateOutcome.NOTHING:
@@ -292,13 +287,16 @@ class Hold:
 
     async def _end(self, one: Try) -> ReleaseError | None:
         """See that nothing is left of a try."""
+        if one.may_be_off_record:
+            with suppress(asyncio.CancelledError):  # which comes when it is written
+                await noted(self._desk.ledger.put(one.record))
         certain = one.container_id is not None or await self._learn(one)
         errors = [await self._doubts.delete(one, each) for each in (one.container_id, *one.twins) if each is not None]
         error = next((error for error in errors if error is not None), None)
         if error is not None:
             with suppress(asyncio.CancelledError):
                 await self._leave_on_record(one)
-            return self._unreleased(one, error)
+            return unreleased(one.record, error)
         if one.container_id is not None:
             # The service may have made it twice, or do so yet.
             looked = await self._looked_for(one)
@@ -306,7 +304,7 @@ class Hold:
         with suppress(asyncio.CancelledError):  # which comes when it is written
             await (self._strike(one) if certain and not one.undeleted_twins else self._leave_on_record(one))
         if one.undeleted_twins:
-            return self._unreleased(one, RentGPUError("the service has made it twice, and the other was not deleted"))
+            return unreleased(one.record, RentGPUError(_TWICE))
         return None
 
     async def _learn(self, one: Try) -> bool:
@@ -315,7 +313,7 @@ class Hold:
         if creating is None:
             return True
         if not creating.done():
-            await insist(lambda: asyncio.wait({creating}, timeout=_LONGEST_ANSWER))
+            await insist(lambda: self._doubts.unless_hurried(creating, longest=_LONGEST_ANSWER))
             creating.cancel()
             with suppress(asyncio.CancelledError):
                 await surely(creating)
@@ -378,22 +376,7 @@ class Hold:
     def _unended(self, one: Try) -> ReleaseError:
         """Give up a try whose end was cancelled more often than it can bear: its record is as it was."""
         self._forget(one)
-        return self._unreleased(one, RentGPUError("that was cancelled too often"))
-
-    @staticmethod
-    def _unreleased(one: Try, error: RentGPUError) -> ReleaseError:
-        record = one.record
-        price = "an unknown price" if record.hourly_price is None else f"{record.hourly_price:f}"
-        text = (
-            f"rental {record.name} (container {record.container_id}) could not be deleted, and costs {price} an hour until"
-            f" it is; it is on record, and rentals.reap() will delete it: {error}"
-        )
-        logger.error("%s", text)
-        problem = ReleaseError(
-            text, name=record.name, container_id=record.container_id, hourly_price=record.hourly_price
-        )
-        problem.__cause__ = error
-        return problem
+        return unreleased(one.record, RentGPUError("that was cancelled too often"))
 
     def _unclaim(self, one: Try) -> None:
         if one.claiming:

@@ -55,7 +55,7 @@ class Line:
             await asyncio.sleep(_PAUSE)
 
     async def usable(self, find: Callable[[], Awaitable[Container]]) -> AsyncShell:
-        """Return a shell that is not known to be lost.
+        """Return a shell that is neither closed nor known to be lost.
 
         Args:
             find: looks where the container is now.
@@ -64,7 +64,7 @@ class Line:
             SSHError: another cannot be opened.
         """
         async with self._opening:
-            if self.shell is None or self.shell.lost:
+            if self.shell is None or self.shell.lost or self.shell.closed:
                 self.shell = await self._opened(await find())
             return self.shell
 

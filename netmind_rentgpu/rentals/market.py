@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import TypeAlias
 
 import attrs
 
-from netmind_rentgpu.errors import RentGPUError, UnexpectedResponseError
+from netmind_rentgpu.errors import MachineRefusal, NoMachineError, RentGPUError, UnexpectedResponseError
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.names import is_same_name
 from netmind_rentgpu.rentals.needs import Offer, is_taken_up, next_offer
@@ -105,10 +105,23 @@ class Market:
         ranking.taken_up = taken_up
         return next_offer(offers, tried=tried, aside=self.aside(), claimed=self._claimed, taken_up=taken_up)
 
-    def refusal_of(self, node_name: str) -> RentGPUError | None:
-        """Return how a node that is set aside has refused."""
-        refused = self._refused.get(node_name)
-        return None if refused is None else refused.error
+    def none(self, offers: Sequence[Offer], refusals: Mapping[str, MachineRefusal]) -> NoMachineError:
+        """Return an error that says why no machine could be had, also by those that were refused to others a moment ago.
+
+        Args:
+            refusals: of those that were tried, by node.
+        """
+        all_of_them = dict(refusals)
+        for offer in offers:
+            node = offer.machine.node_name
+            if node in self._refused:
+                all_of_them.setdefault(node, MachineRefusal(machine=offer.machine, error=self._refused[node].error))
+        shown = "; ".join(f"{node}: {refusal.error}" for node, refusal in list(all_of_them.items())[:3])
+        more = f"; and {len(all_of_them) - 3} more" if len(all_of_them) > 3 else ""
+        return NoMachineError(
+            f"none of {len(offers)} machines that would do could be had; {len(all_of_them)} have refused: {shown}{more}",
+            refusals=tuple(all_of_them.values()),
+        )
 
 
 class Roll:

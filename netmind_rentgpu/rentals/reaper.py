@@ -16,7 +16,7 @@ from netmind_rentgpu.rentals.ends import ask_patiently, delete_surely
 from netmind_rentgpu.rentals.market import matching
 from netmind_rentgpu.rentals.names import expiry_in, is_same_name
 from netmind_rentgpu.rentals.owners import Life, life_of, see_process, this_process
-from netmind_rentgpu.rentals.records import ReapReport, RentalRecord, Verdict, after_looking, verdict
+from netmind_rentgpu.rentals.records import ReapReport, RentalRecord, Verdict, after_looking, may_turn_up, verdict
 from netmind_rentgpu.shielding import surely
 
 __all__ = ["reap", "reap_by_name"]
@@ -100,7 +100,7 @@ class _Reaping:
         return await self._close_or_go_on(record) if await self._delete_twins(record) else None
 
     async def _close_or_go_on(self, record: RentalRecord) -> RentalRecord | None:
-        if record.certain_at <= now():
+        if not may_turn_up(record, looked_at=now()):
             await self.close(record)
             return None
         # Its create was in doubt, and may yet be acted on once more.
@@ -148,12 +148,15 @@ class _Reaping:
                     self.failed.append((record.name, error))
                     continue
                 judged = after_looking(record, found=bool(found), looked_at=looked_at)
-                if judged is Verdict.DOUBT:
+                if judged is not Verdict.DOUBT and (
+                    not await self._delete_found(record, found) or record.name in living
+                ):
+                    continue
+                if may_turn_up(record, looked_at=looked_at):
+                    # Also of what was found and deleted: the service may act on its create once more.
                     still.append(record)
-                elif await self._delete_found(record, found) and record.name not in living:
-                    if not found:
-                        self.gone.append(record.name)
-                    await self.close(record)
+                else:
+                    await self._strike_out(record)
             doubtful = still
             if not wait or time() > deadline:
                 break
@@ -161,6 +164,11 @@ class _Reaping:
                 await asyncio.sleep(pause)
                 pause = min(_LONGEST_PAUSE, pause * 1.5)
         return doubtful
+
+    async def _strike_out(self, record: RentalRecord) -> None:
+        if record.name not in self.deleted:
+            self.gone.append(record.name)
+        await self.close(record)
 
     async def close(self, record: RentalRecord) -> None:
         try:

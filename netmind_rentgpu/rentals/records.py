@@ -11,7 +11,7 @@ import attrs
 
 from netmind_rentgpu.rentals.owners import Owner
 
-__all__ = ["ReapReport", "RentalRecord", "Stage", "Verdict", "after_looking", "verdict"]
+__all__ = ["ReapReport", "RentalRecord", "Stage", "Verdict", "after_looking", "may_turn_up", "verdict"]
 
 Stage: TypeAlias = Literal["intended", "created", "ready", "detached", "abandoned"]
 """How far a rental has come. `abandoned`: it is over, and may still have to be deleted."""
@@ -71,6 +71,11 @@ def verdict(record: RentalRecord, *, now: datetime, owner_is_gone: bool) -> Verd
     return Verdict.LOOK if record.container_id is None else Verdict.DELETE
 
 
+def may_turn_up(record: RentalRecord, *, looked_at: datetime) -> bool:
+    """Tell whether something of a record may still turn up that was not there when it was looked for."""
+    return looked_at < record.certain_at
+
+
 def after_looking(record: RentalRecord, *, found: bool, looked_at: datetime) -> Verdict:
     """Judge a record whose container was looked for, in the whole list.
 
@@ -79,7 +84,7 @@ def after_looking(record: RentalRecord, *, found: bool, looked_at: datetime) -> 
     """
     if found:
         return Verdict.DELETE
-    return Verdict.CLOSE if looked_at >= record.certain_at else Verdict.DOUBT
+    return Verdict.DOUBT if may_turn_up(record, looked_at=looked_at) else Verdict.CLOSE
 
 
 @attrs.frozen(kw_only=True)

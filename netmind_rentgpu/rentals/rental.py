@@ -268,10 +268,8 @@ class AsyncRental:
         container = await containers.wait_ready(taken.container.id, timeout=self._timeout)
         await self._line.open(container, deadline, containers.get)
         if taken.kept:
-            await self._hold.make_certain()
-            # From now on it is the user's own. Without this it would be deleted once we are gone.
-            await self._desk.ledger.close([record.name])
-            self._hold.disown(record.name)
+            # From now on it is the user's own. With its record it would be deleted once we are gone.
+            await self._hold.give_away(record.name)
         else:
             await self._hold.ready(record.name)
         self._standing.taken = attrs.evolve(taken, container=container)

@@ -30,6 +30,8 @@ __all__ = ["Renting", "Wish"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
+_NO_CURRENCY = "cannot be kept to: in which currency the balance is, the profile's payment_types do not tell"
+
 
 @attrs.frozen(kw_only=True)
 class Wish:
@@ -87,8 +89,9 @@ class Renting:
             raise InvalidArgumentError("nvlink", f"must be True, False or None, not {nvlink!r}")
         if key is not None and not callable(key):
             raise InvalidArgumentError("key", "must be a function of an offer")
-        self._payment_number(payment_type)
-        balance = payment_type.value if isinstance(payment_type, PaymentType) else payment_type
+        currency = self._currency(payment_type)
+        if currency is None and max_price is not None:
+            raise InvalidArgumentError("max_price", _NO_CURRENCY)
         cuda = None if min_cuda is None else version(arguments.text("min_cuda", min_cuda))
         if cuda == ():
             raise InvalidArgumentError("min_cuda", f"must be a version, as '12.4', not {min_cuda!r}")
@@ -105,10 +108,18 @@ class Renting:
                 nvlink=nvlink,
                 labels=frozenset(label.casefold() for label in _names("labels", labels)) if labels else frozenset(),
             ),
-            currency=balance if isinstance(balance, str) else self._desk.profile.currency,
+            currency=self._desk.profile.currency if currency is None else currency,
             payment_type=payment_type,
             key=key,
         )
+
+    def _currency(self, payment_type: PaymentType | str | int) -> str | None:
+        """Return the name of a balance; None for a number that the profile has no name for."""
+        number = self._payment_number(payment_type)
+        value = payment_type.value if isinstance(payment_type, PaymentType) else payment_type
+        if isinstance(value, str):
+            return value
+        return next((name for name, known in self._desk.profile.payment_types.items() if known == number), None)
 
     async def offers(self, wish: Wish) -> list[Offer]:
         """Return the offers that meet a wish, the best first.
@@ -148,6 +159,8 @@ class Renting:
         limit = None if budget is None else arguments.bound("budget", budget)
         if limit is not None and limit <= 0:
             raise InvalidArgumentError("budget", f"must be above 0: {budget!r}")
+        if limit is not None and self._currency(wish.payment_type) is None:
+            raise InvalidArgumentError("budget", _NO_CURRENCY)
         if keep and limit is not None:
             raise InvalidArgumentError("budget", "what is kept is never deleted, so that no budget can be kept to")
         _check_supplies(image, auth)

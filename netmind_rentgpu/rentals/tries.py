@@ -70,6 +70,7 @@ class Try:
         refused: the service has said that it did not act.
         shown: the service has shown its container, so that it knows of it, wherever it is asked.
         claiming: its GPUs count as taken.
+        may_be_off_record: its record was struck out, or may have been.
         twins: what the service has made of it beside its container.
         deleted: what of it is surely gone.
     """
@@ -81,6 +82,7 @@ class Try:
     refused: bool = False
     shown: bool = False
     claiming: bool = True
+    may_be_off_record: bool = False
     twins: list[int] = attrs.field(factory=list[int])
     deleted: set[int] = attrs.field(factory=set[int])
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncShell"]
 
-_LONGEST_GOODBYE = 10.0
 _LONGEST_FORWARD = 30.0
 _LOOPBACK = "127.0.0.1"
 Open: TypeAlias = Callable[[], Awaitable["tuple[Container, asyncssh.SSHClientConnection]"]]
@@ -62,6 +61,11 @@ class AsyncShell:
     def lost(self) -> bool:
         """Its connection was lost: nothing more can be done with it."""
         return self._connection is not None and self._connection.is_closed()
+
+    @property
+    def closed(self) -> bool:
+        """It was closed: nothing more can be done with it."""
+        return self._connection is None and bool(self._over)
 
     async def run(
         self,
@@ -290,18 +294,7 @@ class AsyncShell:
             raise ClientStateError("this shell was opened in another event loop")
         self._over, self._connection = self._over or "it is closed", None
         if connection is not None:
-            await surely(asyncio.get_running_loop().create_task(self._close(connection)))
-
-    async def _close(self, connection: asyncssh.SSHClientConnection) -> None:
-        try:
-            await self._under_way.end(_LONGEST_GOODBYE)
-        finally:
-            connection.close()
-        try:
-            async with asyncio.timeout(_LONGEST_GOODBYE):
-                await connection.wait_closed()
-        except TimeoutError:
-            connection.abort()
+            await surely(asyncio.get_running_loop().create_task(self._under_way.close(connection)))
 
     async def __aenter__(self) -> Self:
         if self._over or self._loop is not None:

@@ -20,6 +20,7 @@ __all__ = ["UnderWay"]
 
 # OpenSSH allows ten sessions for a connection. One is for copies, one for ending commands.
 _COMMANDS_AT_ONCE = 8
+_LONGEST_GOODBYE = 10.0
 
 
 class UnderWay:
@@ -69,12 +70,20 @@ class UnderWay:
             raise
         return True
 
-    async def end(self, seconds: float) -> None:
-        """End everything, in no more than so many seconds."""
+    async def close(self, connection: asyncssh.SSHClientConnection) -> None:
+        """End everything, and close its connection."""
         for copying in self._copies:
             copying.cancel()
-        if ending := {*map(self._end, tuple(self._commands)), *self._copies}:
-            await asyncio.wait(ending, timeout=seconds)
+        try:
+            if ending := {*map(self._end, tuple(self._commands)), *self._copies}:
+                await asyncio.wait(ending, timeout=_LONGEST_GOODBYE)
+        finally:
+            connection.close()
+        try:
+            async with asyncio.timeout(_LONGEST_GOODBYE):
+                await connection.wait_closed()
+        except TimeoutError:
+            connection.abort()
 
     def _end(self, command: Command) -> asyncio.Task[None]:
         """End a command in a task of its own: whoever is cancelled once more must not keep it from being ended."""

@@ -27,6 +27,7 @@ from netmind_rentgpu import (
     InvalidArgumentError,
     LedgerError,
     NoMachineError,
+    PaymentType,
     PermissionDeniedError,
     ReleaseError,
     RentalEndedError,
@@ -361,6 +362,23 @@ async def test_where_nothing_can_be_looked_for_no_create_follows(gpu: AsyncRentG
     emulator.faults.clear()
     assert (await gpu.rentals.reap(wait=True)).deleted == (emulator.charges[0].name,)
     emulator.assert_nothing_rented()
+
+
+@pytest.mark.parametrize("balance", [PaymentType.NMT, "NMT", 1, PaymentType(1)])
+async def test_prices_are_those_of_the_balance_however_it_is_named(
+    gpu: AsyncRentGPU, emulator: Emulator, balance: PaymentType | str | int
+) -> None:
+    offers = await gpu.offers(payment_type=balance)
+    assert {offer.currency for offer in offers} == {"NMT"}
+    assert emulator.requests.of("list_machines")[-1].query["currency"] == "NMT"
+
+
+async def test_no_limit_can_be_kept_to_in_a_currency_that_is_not_known(gpu: AsyncRentGPU) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"budget.*currency"):
+        gpu.rent(image=IMAGE, payment_type=7, budget=1)
+    with pytest.raises(InvalidArgumentError, match=r"max_price.*currency"):
+        gpu.rent(image=IMAGE, payment_type=7, max_price=1)
+    assert await gpu.offers(payment_type=7)
 
 
 # The end.

@@ -572,3 +572,61 @@ async def test_what_is_kept_outlives_its_process_and_every_reap(service: Service
     reaping.assert_silent("")
     assert [charge.container_id for charge in service.emulator.running] == [container_id]
     assert await service.records() == []
+
+
+# Threads.
+
+
+async def test_threads_that_ask_for_the_shell_at_once_get_the_same(service: Service) -> None:
+    program = await service.run(
+        """
+        import gc
+        sys.setswitchinterval(1e-6)
+
+        with RentGPU() as gpu, gpu.rent(**WANTED) as rental:
+            for _ in range(20):
+                rental._shell, shells, together = None, [], threading.Barrier(8)
+
+                def ask():
+                    together.wait()
+                    shells.append(rental.shell)
+
+                threads = [threading.Thread(target=ask) for _ in range(8)]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                assert len({id(shell) for shell in shells}) == 1
+            print(rental.run("echo in").stdout, end="")
+        """
+    )
+    program.assert_silent("in\n")
+    await service.assert_nothing_left()
+
+
+async def test_entering_twice_does_not_end_what_is_in_use(service: Service) -> None:
+    program = await service.run(
+        """
+        with RentGPU() as gpu, gpu.rent(**WANTED) as rental:
+            try:
+                rental.__enter__()
+            except ClientStateError as error:
+                print(error)
+            print(rental.run("echo in").stdout, end="")
+        """
+    )
+    program.assert_silent("a rental is entered once; make another\nin\n")
+    await service.assert_nothing_left()
+
+
+async def test_a_shell_that_was_closed_is_not_used_again(service: Service) -> None:
+    program = await service.run(
+        """
+        with RentGPU() as gpu, gpu.rent(**WANTED) as rental:
+            shell = rental.shell
+            shell.close()
+            print(shell.closed, rental.run("echo in").stdout, rental.shell.closed, end="")
+        """
+    )
+    program.assert_silent("True in\n False")
+    await service.assert_nothing_left()

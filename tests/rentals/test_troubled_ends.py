@@ -17,6 +17,7 @@ from rented import IMAGE, PROFILE, cancel_twice, client, until
 
 from netmind_rentgpu import (
     APIConnectionError,
+    AsyncRental,
     AsyncRentGPU,
     ClientStateError,
     Container,
@@ -30,6 +31,7 @@ from netmind_rentgpu import (
 from netmind_rentgpu.emulator import Clock, Emulator, Fault, World
 from netmind_rentgpu.rentals import desk, doubts, ends, reaper, term
 from netmind_rentgpu.rentals.ledger import Ledger
+from netmind_rentgpu.rentals.market import Roll
 from netmind_rentgpu.rentals.names import new_name
 from netmind_rentgpu.rentals.owners import see_process, this_process
 from netmind_rentgpu.state import State
@@ -697,3 +699,155 @@ async def test_who_reconnects_while_it_is_detached_leaves_no_connection(
     async with gpu.rentals.attach(record):
         pass
     emulator.assert_nothing_rented()
+
+
+# What the service makes twice.
+
+
+async def test_what_a_process_left_that_was_killed_while_it_created_is_in_doubt_until_its_horizon(
+    gpu: AsyncRentGPU, emulator: Emulator
+) -> None:
+    async with gpu.rent(image=IMAGE, key=lambda offer: -(offer.machine.gpu_count or 0)) as rental:
+        record = await rental.detach()
+    intent = attrs.evolve(
+        record,
+        stage="intended",
+        container_id=None,
+        shown_name=None,
+        owner=attrs.evolve(this_process(), process_id=2**22 + 1),
+        certain_at=desk.now() + timedelta(seconds=3),
+    )
+    await gpu.rentals._desk.ledger.put(intent)
+    report = await gpu.rentals.reap()
+    assert report.deleted == (record.name,)
+    assert [one.name for one in report.doubtful] == [record.name]
+    emulator.assert_nothing_rented()
+    # The service acts on the create once more.
+    await create_again(gpu, record.name, record.node_name)
+    report = await gpu.rentals.reap(wait=True)
+    assert (report.deleted, report.gone, report.clean) == ((record.name,), (), True)
+    emulator.assert_nothing_rented()
+    assert await gpu.rentals.open() == []
+
+
+@pytest.mark.parametrize("deletes_fail", [False, True])
+async def test_what_is_kept_is_the_only_one_though_nothing_has_failed(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, deletes_fail: bool
+) -> None:
+    create = gpu.containers.create
+
+    async def twice(**wanted: Any) -> Container:
+        made = await create(**wanted)
+        await create(**wanted)
+        if deletes_fail:
+            refuse_deletes(emulator, "all")
+        return made
+
+    monkeypatch.setattr(gpu.containers, "create", twice)
+    monkeypatch.setattr(ends, "_LONGEST_DELETION", 0.5)
+    rental = gpu.rent(image=IMAGE, keep=True, key=lambda offer: -(offer.machine.gpu_count or 0))
+    if deletes_fail:
+        with pytest.raises(RentGPUError, match="503"):
+            await rental.__aenter__()
+        emulator.faults.clear()
+        assert (await gpu.rentals.reap(wait=True)).clean
+        emulator.assert_nothing_rented()
+    else:
+        async with rental:
+            pass
+        assert [charge.container_id for charge in emulator.running] == [rental.container.id]
+    assert await gpu.rentals.open() == []
+
+
+async def test_who_is_cancelled_while_what_is_kept_is_made_certain_leaves_nothing(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Roll.call
+
+    async def cancelled(self: Roll) -> list[Container]:
+        entering.cancel()
+        return await call(self)
+
+    monkeypatch.setattr(Roll, "call", cancelled)
+    entering = asyncio.create_task(gpu.rent(image=IMAGE, keep=True).__aenter__())
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    emulator.assert_nothing_rented()
+    assert await gpu.rentals.open() == []
+
+
+# Who is killed, or in a hurry.
+
+
+async def test_what_was_to_be_kept_is_on_record_while_it_is_deleted_after_all(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = Ledger.close
+
+    async def cancelled(self: Ledger, names: Any) -> None:
+        monkeypatch.undo()
+        entering.cancel()
+        await close(self, names)
+
+    monkeypatch.setattr(Ledger, "close", cancelled)
+    entering = asyncio.create_task(gpu.rent(image=IMAGE, keep=True).__aenter__())
+    await until(lambda: bool(emulator.charges))
+    emulator.faults.add(Fault("slow", call="delete_container", seconds=0.3))
+    await until(lambda: bool(emulator.requests.of("delete_container")))
+    # As whoever is killed now leaves it.
+    (record,) = await gpu.rentals.open()
+    assert (record.container_id, record.owner) == (emulator.charges[0].container_id, this_process())
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    emulator.assert_nothing_rented()
+    assert await gpu.rentals.open() == []
+
+
+async def test_who_is_cancelled_twice_does_not_wait_for_a_create_that_hangs(emulator: Emulator, state: Path) -> None:
+    async with AsyncRentGPU(
+        emulator.token, base_url=emulator.url, state=state, profile=PROFILE, timeout=300, retries=0
+    ) as gpu:
+        emulator.faults.add(Fault("hang", call="create_container"))
+        entering = asyncio.create_task(gpu.rent(image=IMAGE).__aenter__())
+        await until(lambda: bool(emulator.requests.of("create_container")))
+        await cancel_twice(entering)
+        async with asyncio.timeout(20):
+            with pytest.raises(asyncio.CancelledError):
+                await entering
+        assert len(await gpu.rentals.open()) == 1
+
+
+# Who uses what is being left.
+
+
+async def command_of(rental: AsyncRental) -> asyncio.Task[Any]:
+    """Return a command that runs until it is ended."""
+    running = asyncio.create_task(rental.run("touch begun; exec sleep 1000"))
+    while not (await rental.run("test -e begun")).ok:
+        await asyncio.sleep(0.01)
+    return running
+
+
+async def test_what_runs_when_it_is_left_is_told_that(gpu: AsyncRentGPU) -> None:
+    async with gpu.rent(image=IMAGE) as rental:
+        running = await command_of(rental)
+    for use in (running, rental.run("true")):
+        with pytest.raises(ClientStateError, match="it was left"):
+            await use
+
+
+async def test_what_runs_when_it_is_closed_is_told_that(gpu: AsyncRentGPU) -> None:
+    rental = await gpu.rent(image=IMAGE).__aenter__()
+    running = await command_of(rental)
+    await rental.close()
+    for use in (running, rental.run("true")):
+        with pytest.raises(ClientStateError, match="it was closed"):
+            await use
+
+
+async def test_a_shell_that_was_closed_is_not_used_again(gpu: AsyncRentGPU) -> None:
+    async with gpu.rent(image=IMAGE) as rental:
+        shell = rental.shell
+        await shell.close()
+        assert (await rental.run("echo in")).stdout == "in\n"
+        assert rental.shell is not shell
