@@ -70,7 +70,9 @@ class Site:
         self.met = 0
         self.most_doubtful = 0
 
-    async def crash(self, fault: Fault | None = None, *, clean: bool = False, **job: Any) -> crashing.Outcome:
+    async def crash(
+        self, fault: Fault | None = None, *, act: str = "rent", clean: bool = False, **job: Any
+    ) -> crashing.Outcome:
         """Rent, be killed or not, reap once, and see what is left.
 
         Args:
@@ -83,7 +85,7 @@ class Site:
         if fault is not None:
             emulator.faults.add(fault)
         place = {"url": emulator.url, "token": emulator.token, "state": state}
-        outcome = await self._forge.run(Job(act="rent", **place, **job))
+        outcome = await self._forge.run(Job(act=act, **place, **job))
         assert outcome.error != "it hung"
         self._check_creates(others, fault)
         self.killed += outcome.killed
@@ -155,23 +157,24 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         yield Site(emulator, forge, tmp_path)
 
 
-async def each_point(site: Site, every: int) -> Counter[str]:
+async def each_point(site: Site, act: str, every: int) -> Counter[str]:
     """Kill at every so manyth point of each kind."""
-    whole = await site.crash()
+    whole = await site.crash(act=act)
     assert whole.error is None
     assert whole.counts.keys() == set(KINDS)
     done: Counter[str] = Counter()
     for kind in KINDS:
         # A few more than a run took, since none takes as many steps as the one before.
         for n in range(1, whole.counts[kind] + 5, every if whole.counts[kind] > every else 1):
-            await site.crash(kind=kind, n=n)
+            await site.crash(act=act, kind=kind, n=n)
             done[kind] += 1
     return done
 
 
-async def test_killed_at_any_point(site: Site) -> None:
-    done = await each_point(site, every=1 if ALL else 25)
-    print(f"killed at {site.killed} of {done.total()} points: {dict(done)}")
+@pytest.mark.parametrize("act", ["rent", "hand on"])
+async def test_killed_at_any_point(site: Site, act: str) -> None:
+    done = await each_point(site, act, every=1 if ALL else 25)
+    print(f"{act}: killed at {site.killed} of {done.total()} points: {dict(done)}")
     assert site.killed > done.total() / 2
 
 
@@ -207,3 +210,10 @@ async def test_cancelled_at_any_step(site: Site) -> None:
         await site.crash(cancel_at=(n, n + random.randint(1, 12)))
         # Whoever is in a cancelled scope of anyio is cancelled again at each wait.
         await site.crash(clean=True, cancel_at=(n,), scope=True)
+
+
+async def test_handing_on_is_cancelled_at_any_step(site: Site) -> None:
+    whole = await site.crash(act="hand on")
+    for n in range(1, whole.counts["loop step"], 1 if ALL else 24):
+        await site.crash(act="hand on", cancel_at=(n,))
+        await site.crash(act="hand on", cancel_at=(n, n + 3))

@@ -33,7 +33,7 @@ class Job:
     """What a child is to do.
 
     Attributes:
-        act: `rent`, or `reap`.
+        act: `rent`; `hand on`, which rents, detaches, attaches and leaves; or `reap`, once what is detached has expired.
         kind, n: at which point it is killed; nowhere where `n` is 0.
         cancel_at: the steps of its loop at which its main task is cancelled.
         scope: not that task, but a scope of anyio's around it.
@@ -168,6 +168,9 @@ async def _act(job: Job) -> dict[str, list[str]]:
         retries=Retries(base_delay=0.02, max_delay=0.05),
     ) as gpu:
         if job.act == "reap":
+            with sqlite3.connect(job.state) as connection, suppress(sqlite3.OperationalError):  # none was made
+                connection.execute("UPDATE rentals SET expires_at = intended_at WHERE stage = 'detached'")
+            connection.close()
             report = await gpu.rentals.reap(wait=True)
             return {
                 "deleted": list(report.deleted),
@@ -181,6 +184,11 @@ async def _act(job: Job) -> dict[str, list[str]]:
             loop: Any = asyncio.get_running_loop()
             loop.cancel = scope.cancel if job.scope else task.cancel
             async with gpu.rent(image="PyTorch 2.4", timeout=2) as rental:
+                await rental.run("true")
+                if job.act == "rent":
+                    return {}
+                record = await rental.detach()
+            async with gpu.rentals.attach(record, timeout=2) as rental:
                 await rental.run("true")
     return {}
 
