@@ -215,7 +215,7 @@ class AsyncRentGPU:
                 one of its name.
             ConfigurationError: asyncssh is missing.
             NoMachineError: when it is entered, nothing can be had; `refusals` says why.
-            LedgerError: when it is entered, the state file cannot be used; nothing was rented.
+            LedgerError: when it is entered, the state file cannot be used; nothing was rented, or it was deleted.
             WaitTimeoutError, ContainerGoneError: when it is entered, it did not let us in; it was deleted.
             RentalExpiredError, BudgetExceededError: when it is left, or used, it was deleted before.
             ReleaseError: when it is left, it could not be deleted, and stays on record.

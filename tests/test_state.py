@@ -50,13 +50,15 @@ async def test_it_is_for_its_user_alone_also_where_a_link_leads(path: Path, tmp_
     link.symlink_to(path)
     before = os.umask(0)
     try:
-        await State(link).pin_host_key("account", 1, "key")
+        state = State(link)
+        await state.pin_host_key("account", 1, "key")
     finally:
         os.umask(before)
     assert link.is_symlink()
     files = list(path.parent.iterdir())
     assert path in files
     assert {stat.S_IMODE(each.stat().st_mode) for each in files} == {0o600}
+    state.close()
 
 
 async def test_a_key_is_kept_unless_it_is_replaced(path: Path) -> None:
