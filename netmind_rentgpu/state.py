@@ -130,12 +130,15 @@ class State:
         self._leave_if_asked()
 
     def _leave_if_asked(self) -> None:
-        # Whoever has the lock does so when it is free again.
-        while self._leaving and self._lock.acquire(blocking=False):
+        # What is still to be written would open it again; and whoever has the lock does so when it is free again.
+        while self._leaving and not self._is_awaited() and self._lock.acquire(blocking=False):
             try:
                 self._leave()
             finally:
                 self._lock.release()
+
+    def _is_awaited(self) -> bool:
+        return self._writing and self._loop is not None and self._loop.is_running()
 
     def _leave(self) -> None:
         if self._connection is not None and self._process == os.getpid():
@@ -222,6 +225,8 @@ class State:
         if self._writing:
             # Where many write, a transaction for each few of them would keep the event loop from its work.
             loop.call_at(self._began_at + _GATHERING, self._begin, loop)
+        else:
+            self._leave_if_asked()
 
     def _read(self, look: Callable[[Connection], Result]) -> Result:
         try:

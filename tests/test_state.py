@@ -287,6 +287,23 @@ async def test_a_cancellation_the_moment_it_is_written(
     state.close()
 
 
+async def test_what_is_closed_is_closed_once_all_is_written(path: Path) -> None:
+    state, go_on, written = State(path), threading.Event(), asyncio.Event()
+    writing = [asyncio.create_task(state.write(lambda _: go_on.wait(20)))]
+    async with asyncio.timeout(20):
+        while not state._writing or state._waiting:
+            await asyncio.sleep(0.01)
+        writing.append(asyncio.create_task(state.write(lambda _: 1)))
+        state.write_soon(lambda _: 1).add_done_callback(lambda _: written.set())
+        await asyncio.sleep(0)
+        state.close()
+        go_on.set()
+        await asyncio.gather(*writing)
+        await written.wait()
+        while state._connection is not None:
+            await asyncio.sleep(0.01)
+
+
 async def test_what_is_closed_while_it_is_in_use_is_closed_then(path: Path) -> None:
     state = State(path)
 
