@@ -316,6 +316,7 @@ class AsyncRentGPU:
         wanted = container if isinstance(container, Container) else arguments.identifier("container", container)
 
         async def log_in() -> tuple[Container, asyncssh.SSHClientConnection]:
+            self._caller.check_usable()
             found = wanted if isinstance(wanted, Container) else await self.containers.get(wanted)
             if found.ssh_endpoint is None and found is wanted:
                 found = await self.containers.get(found.id)

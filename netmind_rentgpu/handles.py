@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
+from itertools import count
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -98,9 +98,9 @@ class Rental:
 
     def __init__(self, rental: AsyncRental, client: Held[AsyncRentGPU]) -> None:
         self._rental = Held(rental, "rental")
-        self._shell: tuple[AsyncShell, Shell] | None = None
-        # A signal's handler may ask for it, too.
-        self._one_shell = threading.RLock()
+        # All of them, each with what is behind it: one that is collected closes that.
+        self._shells: list[tuple[AsyncShell, Shell]] = []
+        self._entries = count()
         # By which it is deleted: not to be collected, and so closed, before.
         self._client = client
 
@@ -173,11 +173,10 @@ class Rental:
             ClientStateError: it was not entered yet, was left, or was detached.
         """
         found = self._async.shell
-        # One for all threads: when the last of those who have it is collected, it closes the shell.
-        with self._one_shell:
-            if self._shell is None or self._shell[0] is not found:
-                self._shell = found, Shell(found, self._client)
-            return self._shell[1]
+        if all(known is not found for known, _ in self._shells):
+            self._shells.append((found, Shell(found, self._client)))
+        # Another thread, or a signal's handler, may have been first: all are given that one's.
+        return next(shell for known, shell in self._shells if known is found)
 
     run: Final = synced(AsyncRental.run)
     detach: Final = synced(AsyncRental.detach)
@@ -192,13 +191,14 @@ class Rental:
         call(self._async.close)
 
     def __enter__(self) -> Self:
-        rental = self._async
+        rental, is_first = self._async, False
         try:
+            is_first = next(self._entries) == 0
             call(rental.__aenter__)
-        except ClientStateError:
-            # It was refused, as where it is in use already, or has ended by itself.
-            raise
         except BaseException as error:
+            if not is_first:
+                # It is somebody else's, who may be using it.
+                raise
             # It may have been entered when the interrupt came.
             with suppress(ClientStateError):
                 if rental.expires_at is None:

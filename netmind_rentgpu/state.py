@@ -308,7 +308,7 @@ class _Failed:
 
 def _open(path: Path) -> Connection:
     # Where a link leads to nothing yet, the file is made there.
-    path = path.resolve()
+    path = Path(os.path.realpath(path))
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
         _make(path)

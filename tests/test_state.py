@@ -61,6 +61,15 @@ async def test_it_is_for_its_user_alone_also_where_a_link_leads(path: Path, tmp_
     state.close()
 
 
+async def test_links_in_a_circle_cannot_be_used(tmp_path: Path) -> None:
+    (tmp_path / "one").symlink_to(tmp_path / "other")
+    (tmp_path / "other").symlink_to(tmp_path / "one")
+    state = State(tmp_path / "one")
+    for use in (state.host_key("account", 1), state.pin_host_key("account", 1, "key")):
+        with pytest.raises(LedgerError, match="cannot be used"):
+            await use
+
+
 async def test_a_key_is_kept_unless_it_is_replaced(path: Path) -> None:
     state = State(path)
     assert await state.pin_host_key("one", 1, "first") == "first"

@@ -158,11 +158,11 @@ class Desk:
             ReleaseError: something could not be deleted.
             ClientStateError: that belongs to another event loop.
         """
-        if self.live and self.loop is not asyncio.get_running_loop():
-            raise ClientStateError("what this client has rented belongs to another event loop; close it there")
-        self.closing = True
         if not self.live:
             return
+        if self.loop is not asyncio.get_running_loop():
+            raise ClientStateError("what this client has rented belongs to another event loop; close it there")
+        self.closing = True
         releasing = asyncio.get_running_loop().create_task(self._release_all())
         try:
             await surely(releasing, cancelled=self._interrupt)

@@ -135,7 +135,7 @@ async def noted(writing: Awaitable[object]) -> None:
     """Write to the ledger what has happened already. Where that fails, the intent is on record all the same."""
     try:
         await writing
-    except LedgerError as error:
+    except (LedgerError, ClientStateError) as error:
         _tell(error)
 
 
@@ -150,7 +150,7 @@ def noted_soon(writing: asyncio.Future[None]) -> None:
     writing.add_done_callback(tell)
 
 
-def unreleased(record: RentalRecord, error: RentGPUError) -> ReleaseError:
+def unreleased(record: RentalRecord, error: BaseException) -> ReleaseError:
     """Return an error that says that a rental could not be deleted, and log it."""
     price = "an unknown price" if record.hourly_price is None else f"{record.hourly_price:f}"
     text = (

@@ -190,11 +190,11 @@ class Hold:
         problems: list[ReleaseError | None] = []
         # Twice, for a task that was cancelled before it had begun has borne nothing yet.
         for _ in range(2):
-            ending = [asyncio.get_running_loop().create_task(self._end(one)) for one in self._tries]
+            ending = {asyncio.get_running_loop().create_task(self._end(one)): one for one in self._tries}
             for task in ending:
                 with suppress(asyncio.CancelledError):
                     await surely(task)
-            problems += [task.result() for task in ending if not task.cancelled()]
+            problems += [self._end_of(one, task) for task, one in ending.items() if not task.cancelled()]
         problems += [self._unended(one) for one in tuple(self._tries)]
         return next((problem for problem in problems if problem is not None), None)
 
@@ -306,6 +306,14 @@ class Hold:
         if one.undeleted_twins:
             return unreleased(one.record, RentGPUError(_TWICE))
         return None
+
+    def _end_of(self, one: Try, ended: asyncio.Task[ReleaseError | None]) -> ReleaseError | None:
+        """Return what could not be deleted of a try; that its end has failed must not keep it here for ever."""
+        error = ended.exception()
+        if error is None:
+            return ended.result()
+        self._forget(one)
+        return unreleased(one.record, error)
 
     async def _learn(self, one: Try) -> bool:
         """Find out what came of a create; tell whether that is known."""

@@ -166,7 +166,7 @@ class _Reaping:
         return doubtful
 
     async def _strike_out(self, record: RentalRecord) -> None:
-        if record.name not in self.deleted:
+        if record.name not in (*self.deleted, *self.gone):
             self.gone.append(record.name)
         await self.close(record)
 

@@ -25,6 +25,7 @@ from netmind_rentgpu.errors import (
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.block import Block
 from netmind_rentgpu.rentals.desk import Desk, now
+from netmind_rentgpu.rentals.exit import release_at_exit
 from netmind_rentgpu.rentals.hold import Begin, Hold
 from netmind_rentgpu.rentals.line import Line
 from netmind_rentgpu.rentals.records import RentalRecord
@@ -218,7 +219,10 @@ class AsyncRental:
             raise problem
 
     async def __aenter__(self) -> Self:
+        self._standing.check_new()
         self._desk.check_usable()
+        # In whichever process that is: it may have been made in another.
+        release_at_exit()
         self._standing.enter()
         self._block = Block()
         self._desk.enter(self, self._hold.interrupt)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from netmind_rentgpu.errors import InvalidArgumentError, LedgerError, NotFoundError, RentalEndedError
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.rentals.desk import Desk, is_held_here, now
-from netmind_rentgpu.rentals.exit import release_at_exit
 from netmind_rentgpu.rentals.hold import Hold
 from netmind_rentgpu.rentals.names import is_same_name
 from netmind_rentgpu.rentals.owners import this_process
@@ -70,7 +69,6 @@ class AsyncRentals:
             LedgerError: when it is entered, the state file cannot be used.
             RentGPUError: when it is entered, any other of the client's errors.
         """
-        release_at_exit()
         name = rental.name if isinstance(rental, RentalRecord) else arguments.text("rental", rental)
 
         async def begin(hold: Hold) -> Taken:

@@ -13,7 +13,6 @@ import attrs
 from netmind_rentgpu.errors import InvalidArgumentError, NoMachineError
 from netmind_rentgpu.models import Auth, Image, Machine, PaymentType
 from netmind_rentgpu.rentals.desk import Desk, now
-from netmind_rentgpu.rentals.exit import release_at_exit
 from netmind_rentgpu.rentals.hold import Hold
 from netmind_rentgpu.rentals.market import Ranking
 from netmind_rentgpu.rentals.names import LATEST
@@ -151,7 +150,6 @@ class Renting:
             check_asyncssh()
             # Looking for it costs as much as a create, so that this is done once.
             self._may_log_in = True
-            release_at_exit()
         if not isinstance(ttl, timedelta) or not timedelta(0) < ttl < LATEST - now():
             raise InvalidArgumentError(
                 "ttl", f"must be a timedelta above 0, as timedelta(hours=1), and end before {LATEST:%Y}: {ttl!r}"

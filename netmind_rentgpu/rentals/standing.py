@@ -27,16 +27,15 @@ class Standing:
         self._process: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def enter(self) -> None:
-        """Take in that it is entered, here and now.
-
-        Raises:
-            ClientStateError: it was entered before, or is over.
-        """
+    def check_new(self) -> None:
+        """Raise ClientStateError if it was entered before, or is over."""
         if self.over:
             raise self.unusable()
         if self._loop is not None:
             raise ClientStateError("a rental is entered once; make another")
+
+    def enter(self) -> None:
+        """Take in that it is entered, here and now."""
         self._process, self._loop = os.getpid(), asyncio.get_running_loop()
 
     @property

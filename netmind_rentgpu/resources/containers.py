@@ -86,6 +86,7 @@ class AsyncContainers:
             "payment_type": self._caller.codec.payment_type_number(payment_type),
         }
         request = Request(method="POST", path=_PATH, body=body, repeatable=False, fresh=True)
+        self._caller.check_usable()
         self._sweep.creating(1)
         try:
             return await self._caller.one(Container, request, timeout)

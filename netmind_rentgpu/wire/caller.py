@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from netmind_rentgpu.errors import (
     APIStatusError,
     APITimeoutError,
+    ClientStateError,
     RateLimitError,
     RentGPUError,
     ServerError,
@@ -194,12 +195,21 @@ class Caller:
         self._closing.append(tell)
 
     async def close(self) -> None:
-        """Close the transport."""
+        """Close the transport.
+
+        Raises:
+            ClientStateError: it belongs to another event loop, and so do those who would be told.
+        """
+        refused = False
         try:
             await self._transport.close()
+        except ClientStateError:
+            refused = True
+            raise
         finally:
-            for tell in self._closing:
-                tell()
+            if not refused:
+                for tell in self._closing:
+                    tell()
 
     async def _attempt(self, request: Request, timeouts: Timeouts, started: float, now: float, attempt: int) -> Reply:
         remaining = timeouts.total if timeouts.total is None or now == started else started + timeouts.total - now

@@ -45,6 +45,10 @@ WRONG: dict[str, Callable[[AsyncRentGPU, AsyncRental], Awaitable[Any]]] = {
     "leave": lambda _, rental: rental.__aexit__(None, None, None),
     "detach": lambda _, rental: rental.detach(),
     "run": lambda _, rental: rental.run("true"),
+    "log in": lambda gpu, rental: gpu.ssh(rental.container, password="secret").__aenter__(),
+    "create": lambda gpu, rental: gpu.containers.create(
+        name="x", auth_id=1, node_name=rental.machine.node_name, image_template_id=1, payment_type="USD"
+    ),
 }
 
 
@@ -53,6 +57,11 @@ async def test_another_event_loop_is_refused_and_changes_nothing(
     gpu: AsyncRentGPU, emulator: Emulator, state: Path, what: str
 ) -> None:
     async with gpu.rent(image=IMAGE) as rental:
+        looks = len(emulator.requests.of("get_container"))
+        # asyncio's debug mode has more to say about other threads.
+        asyncio.get_running_loop().set_debug(True)
+        waiting = asyncio.create_task(gpu.containers.wait(rental.container.id, until=lambda _: False))
+        await until(lambda: len(emulator.requests.of("get_container")) > looks)
         error = await elsewhere(lambda: WRONG[what](gpu, rental))
         assert isinstance(error, ClientStateError), error
         assert "event loop" in str(error)
@@ -61,8 +70,23 @@ async def test_another_event_loop_is_refused_and_changes_nothing(
             pass
         assert [charge.name for charge in emulator.running] == [rental.name]
         assert (await rental.run("echo here")).stdout == "here\n"
+        # Who waits here goes on.
+        looks = len(emulator.requests.of("get_container"))
+        await until(lambda: len(emulator.requests.of("get_container")) > looks)
+        waiting.cancel()
+        await asyncio.wait({waiting})
     emulator.assert_nothing_rented()
     assert await gpu.rentals.open() == []
+
+
+async def test_who_closes_in_another_loop_where_nothing_is_rented_changes_nothing(
+    gpu: AsyncRentGPU, emulator: Emulator
+) -> None:
+    await gpu.machines.list()
+    assert isinstance(await elsewhere(gpu.close), ClientStateError)
+    async with gpu.rent(image=IMAGE):
+        pass
+    emulator.assert_nothing_rented()
 
 
 async def test_another_event_loop_does_not_lose_what_waits_to_be_written(
@@ -190,4 +214,29 @@ async def test_what_was_attached_is_deleted_at_exit(service: Service) -> None:
         """,
     )
     assert (program.status, program.output) == (0, "1\n")
+    await service.assert_nothing_left()
+
+
+@pytest.mark.parametrize("made", ["before", "in the child", "with what the parent has learned"])
+async def test_a_worker_that_never_leaves_releases_it(service: Service, made: str) -> None:
+    program = await run(
+        service,
+        f"""
+        import multiprocessing
+
+        made, gpu = "{made}", AsyncRentGPU()
+        rental = gpu.rent(image="PyTorch 2.4") if made != "in the child" else None
+
+        async def use():
+            entered = rental if made == "before" else gpu.rent(image="PyTorch 2.4")
+            await entered.__aenter__()
+            print(len(rented()), flush=True)
+
+        worker = multiprocessing.get_context("fork").Process(target=lambda: asyncio.run(use()))
+        worker.start()
+        worker.join()
+        print(worker.exitcode, len(rented()))
+        """,
+    )
+    assert (program.status, program.output) == (0, "1\n0 0\n")
     await service.assert_nothing_left()

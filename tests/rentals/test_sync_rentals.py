@@ -577,30 +577,71 @@ async def test_what_is_kept_outlives_its_process_and_every_reap(service: Service
 # Threads.
 
 
-async def test_threads_that_ask_for_the_shell_at_once_get_the_same(service: Service) -> None:
+async def test_threads_and_handlers_that_ask_for_the_shell_at_once_get_the_same(service: Service) -> None:
     program = await service.run(
         """
         import gc
         sys.setswitchinterval(1e-6)
+        kept = []
 
         with RentGPU() as gpu, gpu.rent(**WANTED) as rental:
-            for _ in range(20):
-                rental._shell, shells, together = None, [], threading.Barrier(8)
+            signal.signal(signal.SIGALRM, lambda *_: shells.append(rental.shell))
+            for turn in range(20):
+                shells, together = [], threading.Barrier(8)
+                rental._shells.clear()
 
                 def ask():
                     together.wait()
                     shells.append(rental.shell)
 
-                threads = [threading.Thread(target=ask) for _ in range(8)]
+                threads = [threading.Thread(target=ask) for _ in range(7)]
                 for thread in threads:
                     thread.start()
+                together.wait()
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 * (turn + 1))
+                shells.append(rental.shell)
                 for thread in threads:
                     thread.join()
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                assert len(shells) >= 8
                 assert len({id(shell) for shell in shells}) == 1
+                # Those before are closed when they are collected, and all have the same behind them.
+                kept += rental._shells
+            gc.collect()
             print(rental.run("echo in").stdout, end="")
         """
     )
     program.assert_silent("in\n")
+    await service.assert_nothing_left()
+
+
+async def test_whatever_a_handler_raises_once_it_was_entered_ends_it(service: Service) -> None:
+    program = await service.run(
+        """
+        from netmind_rentgpu import AsyncRental
+
+        enter, main = AsyncRental.__aenter__, threading.main_thread().ident
+
+        async def entered(self):
+            await enter(self)
+            signal.pthread_kill(main, signal.SIGUSR1)
+            return self
+
+        AsyncRental.__aenter__ = entered
+        closed = RentGPU()
+        closed.close()
+        signal.signal(signal.SIGUSR1, lambda *_: closed.machines.list())
+        with RentGPU() as gpu:
+            rental = gpu.rent(**WANTED)
+            try:
+                with rental:
+                    print("in")
+            except ClientStateError as error:
+                print(error)
+            until(lambda: not rented())
+        """
+    )
+    program.assert_silent("this client is closed; make a new one\n")
     await service.assert_nothing_left()
 
 

@@ -851,3 +851,32 @@ async def test_a_shell_that_was_closed_is_not_used_again(gpu: AsyncRentGPU) -> N
         await shell.close()
         assert (await rental.run("echo in")).stdout == "in\n"
         assert rental.shell is not shell
+
+
+# What nobody has thought of.
+
+
+async def test_an_end_that_breaks_down_is_told_and_leaves_it_to_the_reaper(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any) -> None:
+        raise ZeroDivisionError("nobody has thought of it")
+
+    with pytest.raises(ReleaseError, match="thought of it") as raised:
+        async with gpu.rent(image=IMAGE) as rental:
+            monkeypatch.setattr(doubts.Doubts, "delete", broken)
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)
+    assert (await gpu.rentals.reap(wait=True)).deleted == (rental.name,)
+    emulator.assert_nothing_rented()
+
+
+async def test_what_is_gone_is_said_once(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    async with gpu.rent(image=IMAGE) as rental:
+        record = await rental.detach()
+    await gpu.containers.delete(rental.container.id)
+    moment = desk.now()
+    await gpu.rentals._desk.ledger.put(
+        attrs.evolve(record, expires_at=moment, certain_at=moment + timedelta(seconds=0.5))
+    )
+    assert (await gpu.rentals.reap(wait=True)).gone == (record.name,)
+    emulator.assert_nothing_rented()
