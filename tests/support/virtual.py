@@ -124,7 +124,10 @@ class Account:
         )
         profile = ServiceProfile(page_size=self.page)
         caller = Caller(self, settings, profile, clock=self.loop.time, sleep=asyncio.sleep, random=self.random.random)
-        return AsyncContainers(caller, ask_for_greeting)
+        containers = AsyncContainers(caller, ask_for_greeting)
+        # Every run is the same.
+        containers._sweep._random = self.random.random
+        return containers
 
     def create(self) -> int:
         container_id = 100 + len(self.history)
