@@ -165,8 +165,10 @@ class Hold:
             if one.doubt is not None:
                 await asyncio.sleep(one.doubt.over_at - asyncio.get_running_loop().time())
             looking = asyncio.get_running_loop().create_task(self._doubts.look_once(one))
-            await surely(looking, cancelled=self.interrupt)
-            error = looking.exception()
+            try:
+                await surely(looking, cancelled=self.interrupt)
+            finally:
+                error = looking.exception()
             # The service may have made it twice, though nothing has failed; where it has, that has to be told.
             if error is not None and (one.doubt is not None or one.undeleted_twins):
                 raise error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 import threading
@@ -759,13 +760,22 @@ async def test_what_is_kept_is_the_only_one_though_nothing_has_failed(
     assert await gpu.rentals.open() == []
 
 
+@pytest.mark.parametrize("fails", [False, True])
 async def test_who_is_cancelled_while_what_is_kept_is_made_certain_leaves_nothing(
-    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+    gpu: AsyncRentGPU,
+    emulator: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fails: bool,
 ) -> None:
     call = Roll.call
 
     async def cancelled(self: Roll) -> list[Container]:
+        monkeypatch.undo()
         entering.cancel()
+        await asyncio.sleep(0.05)
+        if fails:
+            raise APIConnectionError("it broke")
         return await call(self)
 
     monkeypatch.setattr(Roll, "call", cancelled)
@@ -774,6 +784,8 @@ async def test_who_is_cancelled_while_what_is_kept_is_made_certain_leaves_nothin
         await entering
     emulator.assert_nothing_rented()
     assert await gpu.rentals.open() == []
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 # Who is killed, or in a hurry.
