@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -185,11 +186,19 @@ async def test_a_look_that_hangs_is_given_up(emulator: Emulator, state: Path) ->
     emulator.assert_nothing_rented()
 
 
-async def test_a_look_that_hangs_ends_with_the_rental(
-    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+async def doubtful(emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[AsyncRentGPU]:
+    """Give a client whose first create is in doubt for some seconds, and looked for at once when that is over."""
     monkeypatch.setattr(term, "_PAUSE", timedelta(0))
-    emulator.faults.add(Fault("drop", call="create_container", when="after"))
+    async with client(emulator, state, attrs.evolve(PROFILE, create_lag=timedelta(seconds=3))) as gpu:
+        emulator.faults.add(Fault("drop", call="create_container", when="after"))
+        yield gpu
+
+
+async def test_a_look_that_hangs_ends_with_the_rental(
+    doubtful: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = doubtful
     rental = gpu.rent(image=IMAGE)
     async with asyncio.timeout(20), rental:
         monkeypatch.setattr(gpu._desk.roll, "_each", Timeouts(total=None, read=None))
@@ -204,10 +213,9 @@ async def test_a_look_that_hangs_ends_with_the_rental(
 
 
 async def test_a_rental_whose_create_was_in_doubt_is_looked_at_until_it_is_not(
-    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+    doubtful: AsyncRentGPU, emulator: Emulator
 ) -> None:
-    monkeypatch.setattr(term, "_PAUSE", timedelta(0))
-    emulator.faults.add(Fault("drop", call="create_container", when="after"))
+    gpu = doubtful
     async with gpu.rent(image=IMAGE) as rental:
         assert rental._hold.certain_at is not None
         await until(lambda: rental._hold.certain_at is None)
@@ -716,7 +724,7 @@ async def test_what_a_process_left_that_was_killed_while_it_created_is_in_doubt_
         container_id=None,
         shown_name=None,
         owner=attrs.evolve(this_process(), process_id=2**22 + 1),
-        certain_at=desk.now() + timedelta(seconds=3),
+        certain_at=desk.now() + timedelta(seconds=5),
     )
     await gpu.rentals._desk.ledger.put(intent)
     report = await gpu.rentals.reap()
@@ -797,20 +805,24 @@ async def test_what_was_to_be_kept_is_on_record_while_it_is_deleted_after_all(
     close = Ledger.close
 
     async def cancelled(self: Ledger, names: Any) -> None:
-        monkeypatch.undo()
+        monkeypatch.setattr(Ledger, "close", close)
         entering.cancel()
         await close(self, names)
 
+    delete, on_record = doubts.Doubts.delete, list[RentalRecord]()
+
+    async def seen(self: doubts.Doubts, *arguments: Any) -> Any:
+        on_record.extend(await gpu.rentals.open())
+        return await delete(self, *arguments)
+
     monkeypatch.setattr(Ledger, "close", cancelled)
+    monkeypatch.setattr(doubts.Doubts, "delete", seen)
     entering = asyncio.create_task(gpu.rent(image=IMAGE, keep=True).__aenter__())
-    await until(lambda: bool(emulator.charges))
-    emulator.faults.add(Fault("slow", call="delete_container", seconds=0.3))
-    await until(lambda: bool(emulator.requests.of("delete_container")))
-    # As whoever is killed now leaves it.
-    (record,) = await gpu.rentals.open()
-    assert (record.container_id, record.owner) == (emulator.charges[0].container_id, this_process())
     with pytest.raises(asyncio.CancelledError):
         await entering
+    # As whoever is killed while it is deleted leaves it.
+    (record,) = on_record
+    assert (record.container_id, record.owner) == (emulator.charges[0].container_id, this_process())
     emulator.assert_nothing_rented()
     assert await gpu.rentals.open() == []
 
