@@ -8,6 +8,7 @@ from pathlib import Path
 import canaries
 import pytest
 from rented import client
+from renters import Service, renting
 
 from netmind_rentgpu import AsyncRentGPU
 from netmind_rentgpu.emulator import Emulator
@@ -28,3 +29,10 @@ async def emulator() -> AsyncIterator[Emulator]:
 async def gpu(emulator: Emulator, state: Path) -> AsyncIterator[AsyncRentGPU]:
     async with client(emulator, state) as gpu:
         yield gpu
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    """Serve machines to programs in processes of their own."""
+    async with renting(tmp_path) as service:
+        yield service

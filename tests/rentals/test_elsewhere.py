@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import Program
 from rented import IMAGE, client, until
-from renters import Service, renting
+from renters import Service, run_quietly
 
 from netmind_rentgpu import AsyncRental, AsyncRentGPU, ClientStateError, RentGPUError
 from netmind_rentgpu.emulator import Emulator
-
-# The session of a client that was never closed is aiohttp's to complain of.
-QUIETLY = ("-W", "error", "-W", "ignore::ResourceWarning")
 
 
 async def elsewhere(act: Callable[[], Awaitable[Any]]) -> RentGPUError:
@@ -110,20 +106,8 @@ async def test_another_event_loop_does_not_lose_what_waits_to_be_written(
     emulator.assert_nothing_rented()
 
 
-@pytest.fixture
-async def service(tmp_path: Path) -> AsyncIterator[Service]:
-    async with renting(tmp_path) as service:
-        yield service
-
-
-async def run(service: Service, code: str) -> Program:
-    program = await service.program(code).run(service.emulator.url, QUIETLY)
-    assert "Traceback" not in program.errors, program.errors
-    return program
-
-
 async def test_who_closes_in_another_loop_does_not_keep_the_exit_from_deleting(service: Service) -> None:
-    program = await run(
+    program = await run_quietly(
         service,
         """
         gpu = AsyncRentGPU()
@@ -146,7 +130,7 @@ async def test_who_closes_in_another_loop_does_not_keep_the_exit_from_deleting(s
 
 
 async def test_a_rental_that_is_made_before_a_fork_can_be_entered_after_it(service: Service) -> None:
-    program = await run(
+    program = await run_quietly(
         service,
         """
         gpu = AsyncRentGPU()
@@ -169,7 +153,7 @@ async def test_a_rental_that_is_made_before_a_fork_can_be_entered_after_it(servi
 
 
 async def test_a_rental_that_is_entered_is_not_a_forked_childs(service: Service) -> None:
-    program = await run(
+    program = await run_quietly(
         service,
         """
         gpu = AsyncRentGPU()
@@ -186,8 +170,10 @@ async def test_a_rental_that_is_entered_is_not_a_forked_childs(service: Service)
         async def main():
             async with gpu.rent(image="PyTorch 2.4") as rental:
                 if (child := os.fork()) == 0:
-                    threading.Thread(target=lambda: (asyncio.run(tell(rental)), os._exit(0))).start()
-                    time.sleep(60)
+                    telling = threading.Thread(target=lambda: asyncio.run(tell(rental)))
+                    telling.start()
+                    telling.join()
+                    os._exit(0)
                 os.waitpid(child, 0)
                 print(len(rented()))
 
@@ -199,7 +185,7 @@ async def test_a_rental_that_is_entered_is_not_a_forked_childs(service: Service)
 
 
 async def test_what_was_attached_is_deleted_at_exit(service: Service) -> None:
-    program = await run(
+    program = await run_quietly(
         service,
         """
         gpu = AsyncRentGPU()
@@ -219,7 +205,7 @@ async def test_what_was_attached_is_deleted_at_exit(service: Service) -> None:
 
 @pytest.mark.parametrize("made", ["before", "in the child", "with what the parent has learned"])
 async def test_a_worker_that_never_leaves_releases_it(service: Service, made: str) -> None:
-    program = await run(
+    program = await run_quietly(
         service,
         f"""
         import multiprocessing

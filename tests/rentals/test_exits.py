@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from programs import Program
-from renters import Service, renting
+from renters import QUIETLY, Service, run_quietly
 
 from netmind_rentgpu.emulator import Emulator, Fault
-
-# The session of a client that was never closed is aiohttp's to complain of.
-QUIETLY = ("-W", "error", "-W", "ignore::ResourceWarning")
 
 
 @pytest.mark.parametrize(
@@ -66,20 +62,8 @@ async def test_a_block_that_is_interrupted_is_left(emulator: Emulator, state: Pa
     emulator.assert_nothing_rented()
 
 
-@pytest.fixture
-async def service(tmp_path: Path) -> AsyncIterator[Service]:
-    async with renting(tmp_path) as service:
-        yield service
-
-
-async def run(service: Service, code: str, **environment: str) -> Program:
-    program = await service.program(code, **environment).run(service.emulator.url, QUIETLY)
-    assert "Traceback" not in program.errors, program.errors
-    return program
-
-
 async def test_each_of_several_clients_is_released(service: Service) -> None:
-    program = await run(
+    program = await run_quietly(
         service,
         """
         keep = []
@@ -100,7 +84,7 @@ async def test_each_of_several_clients_is_released(service: Service) -> None:
 
 @pytest.mark.parametrize("closed", [False, True])
 async def test_over_a_session_of_the_callers_own(service: Service, closed: bool) -> None:
-    program = await run(
+    program = await run_quietly(
         service,
         f"""
         import aiohttp
@@ -122,7 +106,7 @@ async def test_over_a_session_of_the_callers_own(service: Service, closed: bool)
 
 
 async def test_a_daemon_threads_loop_releases_what_it_has(service: Service) -> None:
-    program = await run(
+    program = await run_quietly(
         service,
         """
         entered = threading.Event()
@@ -130,7 +114,7 @@ async def test_a_daemon_threads_loop_releases_what_it_has(service: Service) -> N
         async def main():
             async with AsyncRentGPU() as gpu, gpu.rent(image="PyTorch 2.4"):
                 entered.set()
-                await asyncio.sleep(1000)
+                await asyncio.Event().wait()
 
         threading.Thread(target=lambda: asyncio.run(main()), daemon=True).start()
         entered.wait()
@@ -172,8 +156,7 @@ gpu = RentGPU()
 gpu.offers()
 
 def rent():
-    while threading.main_thread().is_alive():
-        time.sleep(0.01)
+    threading.main_thread().join()
     with gpu.rent(**WANTED) as rental:
         print(rental.run("echo done").stdout, end="", flush=True)
     print(rented(), flush=True)
@@ -204,7 +187,7 @@ async def test_what_cannot_be_deleted_at_exit_is_said_once(service: Service, syn
     """
     begin = "import logging; logging.basicConfig(format='logged: %(message)s')" if logged else ""
     service.emulator.faults.add(Fault("status", call="delete_container", status=401, times="all"))
-    program = await run(service, f"\n        {begin}\n{rent}")
+    program = await run_quietly(service, f"\n        {begin}\n{rent}")
     lines = [line for line in program.errors.splitlines() if "could not be deleted" in line]
     assert len(lines) == 1, program.errors
     assert lines[0].startswith("logged: rental rg-" if logged else "netmind_rentgpu: rental rg-")
@@ -259,7 +242,7 @@ async def test_the_exit_does_not_wait_for_what_others_have_left(service: Service
     async with service.client() as gpu:
         async with gpu.rent(image="PyTorch 2.4") as rental:
             others = await rental.detach()
-        program = await run(
+        program = await run_quietly(
             service,
             f"""
             import sqlite3

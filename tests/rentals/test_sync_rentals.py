@@ -1,20 +1,12 @@
 """`gpu.rent` in scripts, each in a process of its own: plain use, Ctrl-C at every stage, exits, forks, expiry."""
 
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from renters import Service, renting
+from renters import Service
 
 from netmind_rentgpu.emulator import Fault
-
-
-@pytest.fixture
-async def service(tmp_path: Path) -> AsyncIterator[Service]:
-    async with renting(tmp_path) as service:
-        yield service
 
 
 @pytest.mark.parametrize("uvloop", ["0", "1"], ids=["asyncio", "uvloop"])
@@ -195,16 +187,19 @@ async def test_a_second_ctrl_c_while_a_deletion_fails_gives_up_and_says_so(servi
 
 
 RANDOM_MOMENTS = """
+    import math
     interrupts = random.Random(int(os.environ["SEED"]))
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     interrupted = left = 0
     gpu = RentGPU()
     with gpu.rent(**WANTED) as rental:
         pass
-    began = time.monotonic()
-    with gpu.rent(**WANTED) as rental:
-        rental.run("true")
-    once = time.monotonic() - began
+    once = math.inf
+    for _ in range(3):  # one may take long on a busy machine
+        began = time.monotonic()
+        with gpu.rent(**WANTED) as rental:
+            rental.run("true")
+        once = min(once, time.monotonic() - began)
     for number in range(30):
         try:
             try:

@@ -488,12 +488,12 @@ url, token, state, name = sys.argv[1:]
 async def main():
     global gpu, entering
     gpu = AsyncRentGPU(token, base_url=url, state=state)
-    gpu.containers.get = lambda *_, **__: asyncio.sleep(1000)
+    gpu.containers.get = lambda *_, **__: asyncio.Event().wait()
     entering = asyncio.create_task(gpu.rentals.attach(name).__aenter__())
     while [record.stage for record in await gpu.rentals.open()] != ["ready"]:
         await asyncio.sleep(0.01)
     asyncio.get_running_loop().stop()
-    await asyncio.sleep(1000)
+    await asyncio.Event().wait()
 
 loop = asyncio.new_event_loop()
 task = loop.create_task(main())

@@ -44,6 +44,10 @@ def on_record():
 PROFILE = "list_lag = 0.2\ncreate_lag = 0.3\n"
 
 
+# The session of a client that was never closed is aiohttp's to complain of.
+QUIETLY = ("-W", "error", "-W", "ignore::ResourceWarning")
+
+
 async def until(happened: Callable[[], Any]) -> None:
     """Wait until something has happened in another process."""
     async with asyncio.timeout(LONGEST):
@@ -110,6 +114,13 @@ class Service:
         reaping = await self.run("print(RentGPU().rentals.reap(wait=True).clean)")
         reaping.assert_silent("True\n")
         await self.assert_nothing_left()
+
+
+async def run_quietly(service: Service, code: str, **environment: str) -> Program:
+    """Run a program that may leave a client open, and no traceback."""
+    program = await service.program(code, **environment).run(service.emulator.url, QUIETLY)
+    assert "Traceback" not in program.errors, program.errors
+    return program
 
 
 @asynccontextmanager
