@@ -23,6 +23,7 @@ import asyncssh
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from netmind_rentgpu.emulator.forwards import connected
 from netmind_rentgpu.emulator.ports import Inside
 from netmind_rentgpu.emulator.processes import Inhabited, set_terminal_size
 
@@ -222,9 +223,9 @@ class _Login(asyncssh.SSHServer):
     def session_requested(self) -> Any:
         return _Session(self._inhabited)
 
-    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> bool:
-        del dest_port, orig_host, orig_port
-        return dest_host in _LOOPBACK
+    def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
+        del orig_host, orig_port
+        return dest_host in _LOOPBACK and connected(dest_host, dest_port)
 
     def server_requested(self, listen_host: str, listen_port: int) -> bool:
         del listen_port

@@ -257,11 +257,13 @@ class AsyncShell:
             InvalidArgumentError: what is no port.
             ClientStateError: the shell is not open.
         """
+        from netmind_rentgpu.ssh.forwards import leading_to
+
         check_ports(local_port=(local_port, 1), remote_port=(remote_port, 0))
         host = text("local_host", local_host)
         with self._failing("connection", f"port {remote_port} of the container cannot be forwarded"):
             async with asyncio.timeout(_LONGEST_FORWARD):
-                listener = await self._connected().forward_remote_port("localhost", remote_port, host, local_port)
+                listener = await self._connected().create_server(leading_to(host, local_port), "localhost", remote_port)
         return Forward(listens="there", local_port=local_port, remote_port=listener.get_port())
 
     async def interact(self, command: str | None = None) -> int | None:

@@ -45,6 +45,7 @@ class Program:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *warnings,
+            *("-X", "faulthandler"),
             *("-c", self.begin + dedent(self.code)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -53,14 +54,18 @@ class Program:
             start_new_session=True,
         )
         self.pid = process.pid
+        ended = asyncio.create_task(process.communicate())
         try:
-            async with asyncio.timeout(LONGEST):
-                output, errors = await process.communicate()
+            if hung := not (await asyncio.wait([ended], timeout=LONGEST))[0]:
+                # It then says where each of its threads stands; what else has its pipes keeps them open.
+                process.send_signal(signal.SIGABRT)
+                await asyncio.wait([ended], timeout=5.0)
         finally:
-            if process.returncode is None:
+            if not ended.done():
                 # Its children, too.
                 os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+            output, errors = await ended
+        assert not hung, output.decode() + errors.decode()
         self.status, self.output, self.errors = process.returncode, output.decode(), errors.decode()
         return self
 

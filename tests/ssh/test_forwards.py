@@ -1,0 +1,168 @@
+"""Forwarded ports, both ways: who speaks first, who hangs up first, and nobody there."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from programs import Program
+
+from netmind_rentgpu import AsyncShell
+from netmind_rentgpu.emulator import forwards as emulated
+from netmind_rentgpu.ssh import forwards
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    del reader
+    writer.write(b"hello")
+    writer.close()
+
+
+async def answer_in_the_end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write((await reader.read()).upper())
+    writer.close()
+
+
+async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    del reader
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.close()
+
+
+async def to_there(shell: AsyncShell, port: int) -> int:
+    return (await shell.forward(local_port=0, remote_port=port)).local_port
+
+
+async def to_here(shell: AsyncShell, port: int) -> int:
+    return (await shell.reverse_forward(remote_port=0, local_port=port)).remote_port
+
+
+async def said(port: int, words: bytes) -> bytes:
+    """Everything that is answered to some words and the end of them."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = b""
+    try:
+        async with asyncio.timeout(60):
+            writer.write(words)
+            if words:
+                writer.write_eof()
+            while piece := await reader.read(2**16):
+                answer += piece
+    except ConnectionResetError:
+        pass
+    finally:
+        writer.close()
+    return answer
+
+
+@pytest.mark.parametrize("way", [to_there, to_here])
+@pytest.mark.parametrize(
+    ("serve", "words", "answer"),
+    [(greet, b"", b"hello"), (answer_in_the_end, b"x" * 300_000, b"X" * 300_000), (reset, b"", b"")],
+)
+async def test_a_connection(
+    shell: AsyncShell, way: Callable[[AsyncShell, int], Awaitable[int]], serve: Serve, words: bytes, answer: bytes
+) -> None:
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = await way(shell, server.sockets[0].getsockname()[1])
+        for _ in range(3):
+            assert await said(port, words) == answer
+    assert (await shell.run("echo usable")).stdout == "usable\n"
+
+
+@pytest.mark.parametrize("way", [to_there, to_here])
+async def test_where_nobody_listens(shell: AsyncShell, way: Callable[[AsyncShell, int], Awaitable[int]]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        assert await said(await way(shell, taken.getsockname()[1]), b"hello") == b""
+    assert (await shell.run("echo usable")).stdout == "usable\n"
+
+
+async def test_what_is_said_at_once_arrives_in_a_loop_that_reads_at_once(tmp_path: Path) -> None:
+    program = Program(
+        """
+        import socket, uvloop
+        from netmind_rentgpu.emulator import Emulator
+
+        def greet(server):
+            while True:
+                with server.accept()[0] as accepted:
+                    accepted.sendall(b"hello")
+
+        async def main():
+            async with Emulator(ssh=True, boot_seconds=0) as emulator:
+                async with AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu, gpu.rent(image=1) as rental:
+                    with socket.create_server(("127.0.0.1", 0)) as server:
+                        threading.Thread(target=greet, args=[server], daemon=True).start()
+                        port = server.getsockname()[1]
+                        here = await rental.shell.forward(local_port=0, remote_port=port)
+                        there = await rental.shell.reverse_forward(remote_port=0, local_port=port)
+                        for port in [here.local_port, there.remote_port] * 100:
+                            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                            assert await asyncio.wait_for(reader.read(), 30) == b"hello"
+                            writer.close()
+
+        uvloop.run(main())
+        """,
+        {"NETMIND_RENTGPU_STATE": str(tmp_path / "state.sqlite3")},
+    )
+    (await program.run("http://127.0.0.1:9")).assert_silent("")
+
+
+class End:
+    """What a forwarder has of a connection, or of a channel."""
+
+    def __init__(self) -> None:
+        self.met: list[object] = []
+
+    def get_extra_info(self, name: str) -> None:
+        del name
+
+    def write(self, data: bytes) -> None:
+        self.met.append(data)
+
+    def write_eof(self) -> None:
+        self.met.append("ended")
+
+    def close(self) -> None:
+        self.met.append("closed")
+
+
+@pytest.mark.parametrize(
+    ("here_of", "there_of"), [(forwards._Here, forwards._There), (emulated._Inner, emulated.Outer)]
+)
+@pytest.mark.parametrize("early", ["nothing else", "its end", "its loss"])
+def test_what_comes_early_waits(here_of: type, there_of: type, early: str) -> None:
+    connection, channel = End(), End()
+    here = here_of()
+    here.connection_made(connection)
+    here.data_received(b"one ")
+    here.data_received(b"two")
+    if early == "its end":
+        assert here.eof_received()
+    there = there_of(here)
+    if early == "its loss":
+        here.connection_lost(ConnectionResetError())
+    there.connection_made(channel)
+    assert channel.met == []
+
+    there.session_started()
+    if early == "nothing else":
+        here.data_received(b" three")
+        assert here.eof_received()
+    if early == "its loss":
+        words, *ends = b"one two", "closed"
+    else:
+        words, *ends = b"one two three" if early == "nothing else" else b"one two", "ended", "closed"
+        there.data_received(b"four")
+        assert not there.eof_received()
+        there.connection_lost(None)
+    assert b"".join(word for word in channel.met if isinstance(word, bytes)) == words
+    assert channel.met[-len(ends) :] == ends
+    assert connection.met == (["closed"] if early == "its loss" else [b"four", "ended", "closed"])
