@@ -21,7 +21,7 @@ BEGIN = """
 import asyncio, os, sys
 import pytest
 from netmind_rentgpu import (
-    APIConnectionError, AsyncRentGPU, ConfigurationError, InvalidRequestError, PaymentType, RateLimitError, RentGPU
+    APIConnectionError, AsyncRentGPU, ConfigurationError, InvalidRequestError, PaymentType, PermissionDeniedError, RentGPU
 )
 from netmind_rentgpu.emulator import Clock, Emulator, Fault
 
@@ -459,12 +459,12 @@ def test_a_world_faults_and_a_clock_of_ones_choice(tmp_path: Path) -> None:
     @pytest.fixture
     def rentgpu_emulator(rentgpu_emulator_factory):
         return rentgpu_emulator_factory(
-            world="pairs-01", clock=Clock(scale=0, start=0), faults=[Fault("rate limit", call="get_auth", times="all")]
+            world="pairs-01", clock=Clock(scale=0, start=0), faults=[Fault("status", call="get_auth", status=403, times="all")]
         )
 
     def test_it(rentgpu_emulator, rentgpu):
-        with pytest.raises(RateLimitError):
-            rentgpu.auths.get(1, timeout=0.5)
+        with pytest.raises(PermissionDeniedError):
+            rentgpu.auths.get(1)
         rentgpu_emulator.clock.advance(3600)
         assert rentgpu_emulator.clock.now == 3600
     """

@@ -222,6 +222,8 @@ class Emulator:
             target=lambda: asyncio.run(self._serve(started)), name="netmind_rentgpu.emulator", daemon=True
         )
         self._thread.start()
+        if started.exception() is not None:
+            self._thread.join()
         started.result()
         return self
 
