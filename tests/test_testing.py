@@ -458,9 +458,8 @@ def test_a_world_faults_and_a_clock_of_ones_choice(tmp_path: Path) -> None:
     test = """
     @pytest.fixture
     def rentgpu_emulator(rentgpu_emulator_factory):
-        return rentgpu_emulator_factory(
-            world="pairs-01", clock=Clock(scale=0, start=0), faults=[Fault("status", call="get_auth", status=403, times="all")]
-        )
+        refused = Fault("status", call="get_auth", status=403, times="all")
+        return rentgpu_emulator_factory(world="pairs-01", clock=Clock(scale=0, start=0), faults=[refused])
 
     def test_it(rentgpu_emulator, rentgpu):
         with pytest.raises(PermissionDeniedError):
