@@ -25,6 +25,7 @@ import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from contextlib import suppress
 from copy import copy
+from functools import partial
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast
 
 import anyio
@@ -114,8 +115,9 @@ def iterate(begin: Callable[[], AsyncIterator[R]], each: Callable[[R], Iterable[
             yield from each(item)
     except GeneratorExit:
         # It was left halfway, or collected. asyncio closes the asynchronous generator in its loop.
-        if generation != _generation:
-            _park(iterator)
+        if generation != _generation and _inherited is not None:
+            # A fork brought it along, and its end would be the parent's loss.
+            _inherited.parked.append(iterator)
         raise
 
 
@@ -131,8 +133,9 @@ class Held(Generic[Value]):
         self._what = what
         self._generation = _generation
         self._closed = False
-        _open[id(self)] = value
-        weakref.finalize(self, _close_later, id(self)).atexit = False
+        self._key = object()
+        _open[self._key] = value
+        weakref.finalize(self, _close_later, self._key).atexit = False
 
     @property
     def closed(self) -> bool:
@@ -150,7 +153,7 @@ class Held(Generic[Value]):
             raise ClientStateError(f"this {self._what} is closed; make a new one")
         if self._generation != _generation:
             with _lock:
-                new, key = copy(self._value), id(self)
+                new, key = copy(self._value), self._key
                 # Another thread, or a signal handler's own call, may have been first. No call may stand between these lines,
                 # for there a handler could come in.
                 if self._generation != _generation:
@@ -160,17 +163,24 @@ class Held(Generic[Value]):
 
     def close(self) -> None:
         """Close the object. Closing twice is closing once."""
-        value = _open.get(id(self))
+        value = _open.get(self._key)
         if value is not None and _loop is not None:
             call(value.close)
         self._closed = True
-        _open.pop(id(self), None)
+        _open.pop(self._key, None)
 
 
-def _close_later(key: int) -> None:
-    value = _open.pop(key, None)
-    if value is not None and _loop is not None:
-        _loop.post(value.close)
+def _close_later(key: object) -> None:
+    # It stays open until the loop's thread has it, which no interrupt reaches: at worst, it is closed at exit.
+    if _loop is None:
+        _open.pop(key, None)
+    elif key in _open:
+        _loop.post(partial(_close_now, key))
+
+
+async def _close_now(key: object) -> None:
+    if (value := _open.pop(key, None)) is not None:
+        await value.close()
 
 
 class _Loop:
@@ -259,7 +269,7 @@ class _Loop:
         try:
             self._call_soon(callback, *arguments)
         except RuntimeError:
-            call.finish(_ended())
+            call.strand()
 
     def _begin(self, function: Callable[[], Awaitable[None]]) -> None:
         async def run() -> None:
@@ -300,7 +310,7 @@ class _Loop:
             self._not_ready.release()
         _lose(self)
         for call in tuple(self._calls):
-            call.finish(_ended())
+            call.strand()
 
     async def _serve(self) -> None:
         async with BlockingPortal() as portal:
@@ -322,16 +332,12 @@ def _not_running(*_: object) -> None:
     raise RuntimeError("the event loop does not run yet")
 
 
-def _ended() -> ClientStateError:
-    return ClientStateError("the event loop that the call was to run in has ended")
-
-
 _lock = threading.RLock()
 _loop: _Loop | None = None
 _exiting = False
 _generation = 0
 """Which loop it is: what belongs to an earlier one is of no use any more."""
-_open: dict[int, Closable] = {}
+_open: dict[object, Closable] = {}
 """What may have something open in the loop of now. Kept here, so that it cannot be collected before it is closed."""
 
 
@@ -363,12 +369,6 @@ def _lose(loop: _Loop) -> None:
             _loop = None
             _open.clear()
             _generation += 1
-
-
-def _park(thing: object) -> None:
-    """Keep something that a fork brought along from ever being collected: its end would be the parent's loss."""
-    if _inherited is not None:
-        _inherited.parked.append(thing)
 
 
 _inherited: _Loop | None = None

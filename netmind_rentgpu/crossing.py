@@ -85,6 +85,10 @@ class Crossing:
         self._finished = True
         self._signal.put(None)
 
+    def strand(self) -> None:
+        """Tell the caller that there is no loop any more to run in. In any thread but the caller's."""
+        self.finish(ClientStateError("the event loop that the call was to run in has ended"))
+
     async def _run(self, under_way: set[Crossing]) -> None:
         self._began = True
         error: BaseException | None = None

@@ -113,6 +113,52 @@ async def test_interrupts_at_random_moments_leave_nothing_behind() -> None:
         (await program.run(server.url)).assert_silent("300\n")
 
 
+async def test_an_interrupt_that_comes_while_something_is_collected_leaves_it_to_the_exit_at_worst() -> None:
+    program = Program(
+        measured=False,
+        code="""
+        import weakref
+
+        class Value:
+            closed = False
+
+            async def close(self):
+                self.closed = True
+
+        async def nothing():
+            pass
+
+        def trace(frame, event, argument):
+            global moment
+            frame.f_trace_opcodes = frame.f_code.co_filename in (bridge.__file__, weakref.__file__)
+            if event == "opcode":
+                moment -= 1
+                if moment == 0:
+                    raise KeyboardInterrupt
+            return trace
+
+        swallowed = []
+        sys.unraisablehook = lambda what: swallowed.append(what.exc_type)
+        bridge.call(nothing)
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 asks for it before tracing begins
+        for first in range(1, 1000):
+            moment, value = first, Value()
+            held = bridge.Held(value)
+            sys.settrace(trace)
+            del held
+            sys.settrace(None)
+            bridge.call(nothing)
+            assert value.closed or value in bridge._open.values(), first
+            if moment > 0:
+                break
+        assert value.closed
+        assert swallowed == [KeyboardInterrupt] * (first - 1)
+        print(first > 20)
+    """,
+    )
+    (await program.run("http://127.0.0.1:1")).assert_silent("True\n")
+
+
 async def test_interrupts_while_the_thread_starts() -> None:
     # Each child starts a bridge of its own.
     program = Program(

@@ -18,6 +18,15 @@ BEGIN = """
 import asyncio, gc, os, random, signal, sys, threading, time, traceback
 from netmind_rentgpu import *
 from netmind_rentgpu import bridge
+
+def unraisable(what, say=sys.unraisablehook):
+    # An interrupt that comes in a finalizer is swallowed by Python itself: it comes again.
+    if what.exc_type is not KeyboardInterrupt:
+        return say(what)
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+sys.unraisablehook = unraisable
 """
 
 
