@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import _thread
 import asyncio
-import atexit
 import importlib
 import os
 import signal
@@ -33,7 +32,7 @@ from anyio.from_thread import BlockingPortal
 
 from netmind_rentgpu.crossing import Crossing
 from netmind_rentgpu.errors import ClientStateError, ConfigurationError, RentGPUError
-from netmind_rentgpu.exiting import at_exit_of_a_worker, hold_back, say, wait_out
+from netmind_rentgpu.exiting import at_exit, at_exit_of_a_worker, hold_back, say, wait_out
 from netmind_rentgpu.loops import loop_factory
 
 __all__ = ["Held", "call", "iterate"]
@@ -190,7 +189,7 @@ class _Loop:
         self.ident: int | None = None
         # The thread's frames hold `self`, and in a forked child nothing ever unwinds those: what is parked is immortal.
         self.parked: list[object] = []
-        self.came_up = False
+        self.came_up = self._has_closed = False
         self._launched = False
         self._launching = threading.Lock()
         self._call_soon: Callable[..., object] = _not_running
@@ -259,10 +258,11 @@ class _Loop:
             self._call_soon(self._begin, function)
 
     def stop(self) -> None:
-        """Close what is open and end, within a bound."""
+        """Close what is open and end, within a bound. May be interrupted, and called again then."""
         if self._portal is not None:
             self.post(self._portal.stop)
-            wait_out(lambda: self._not_closed.acquire(timeout=_LONGEST_CLOSE))
+            if not self._has_closed:
+                self._not_closed.acquire(timeout=_LONGEST_CLOSE)
             self._thread.join(_LONGEST_END)
 
     def _soon(self, call: Crossing, callback: Callable[..., None], *arguments: Any) -> None:
@@ -325,6 +325,7 @@ class _Loop:
                     self._begin(value.close)
                 # With those that were collected a moment ago.
                 await asyncio.gather(*self._tasks, return_exceptions=True)
+                self._has_closed = True
                 self._not_closed.release()
 
 
@@ -390,9 +391,9 @@ def _at_exit() -> None:
     global _exiting  # noqa: PLW0603  # there is one for the process
     _exiting = True
     if _loop is not None:
-        _loop.stop()
+        wait_out(_loop.stop)
 
 
 # Registered when this is first imported, and so run after whatever the program registers once it has a client.
-atexit.register(_at_exit)
+at_exit(_at_exit)
 os.register_at_fork(after_in_child=_after_fork)

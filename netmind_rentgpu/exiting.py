@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import sys
 import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["at_exit_of_a_worker", "hold_back", "say", "say_given_up", "wait_out"]
+__all__ = ["at_exit", "at_exit_of_a_worker", "hold_back", "say", "say_given_up", "wait_out"]
 
 _said: set[str] = set()
+
+
+def at_exit(act: Callable[[], object]) -> None:
+    """Have something done when the interpreter exits, which may be begun again.
+
+    An interrupt can come in the moment before it minds them; `atexit` tells of that, and goes on to what is registered next.
+    """
+
+    def act_once() -> None:
+        act()
+        atexit.unregister(act_once)
+
+    atexit.register(act_once)
+    atexit.register(act_once)
 
 
 def at_exit_of_a_worker(act: Callable[[], object]) -> None:

@@ -159,6 +159,61 @@ async def test_an_interrupt_that_comes_while_something_is_collected_leaves_it_to
     (await program.run("http://127.0.0.1:1")).assert_silent("True\n")
 
 
+async def test_an_interrupt_at_any_moment_of_the_exit_is_borne() -> None:
+    # Each child exits with a bridge of its own, and is interrupted one step later than the one before.
+    program = Program(
+        measured=False,
+        code="""
+        import atexit
+        from netmind_rentgpu import exiting
+
+        class Value:
+            closed = False
+
+            async def close(self):
+                await asyncio.sleep(0.01)
+                self.closed = True
+
+        async def nothing():
+            pass
+
+        def trace(frame, event, argument):
+            global moment
+            frame.f_trace_opcodes = frame.f_code.co_filename in (bridge.__file__, exiting.__file__)
+            if event == "opcode":
+                moment -= 1
+                if moment == 0:
+                    raise KeyboardInterrupt
+            return trace
+
+        def exit_interrupted():
+            value = Value()
+            held = bridge.Held(value)
+            bridge.call(nothing)
+            # Where it has not begun, Python tells of the interrupt.
+            sys.unraisablehook = lambda what: None
+            sys._getframe().f_trace_opcodes = True
+            sys.settrace(trace)
+            try:
+                atexit._run_exitfuncs()
+            except KeyboardInterrupt:
+                pass
+            sys.settrace(None)
+            return (7 if moment > 0 else 8) if value.closed else 9
+
+        bridge.call(nothing)
+        for moment in range(1, 1000):
+            if (pid := os.fork()) == 0:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+                os._exit(exit_interrupted())
+            if (status := os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])) != 8:
+                break
+        print(status, moment > 40)
+    """,
+    )
+    (await program.run("http://127.0.0.1:1")).assert_silent("7 True\n")
+
+
 async def test_interrupts_while_the_thread_starts() -> None:
     # Each child starts a bridge of its own.
     program = Program(

@@ -6,7 +6,6 @@ The synchronous client's loop still runs then, and releases what it has itself.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import logging
 import os
 import threading
@@ -15,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import cache, partial
 
-from netmind_rentgpu.exiting import at_exit_of_a_worker, say, say_given_up, wait_out
+from netmind_rentgpu.exiting import at_exit, at_exit_of_a_worker, say, say_given_up, wait_out
 from netmind_rentgpu.loops import loop_factory, our_own
 from netmind_rentgpu.rentals.desk import Desk, left_behind, still_at_work
 from netmind_rentgpu.rentals.owners import this_process
@@ -37,7 +36,7 @@ def release_at_exit() -> None:
 @cache
 def _register(process_id: int) -> None:
     del process_id  # each does it once
-    atexit.register(_release)
+    at_exit(_release)
     at_exit_of_a_worker(_release)
 
 

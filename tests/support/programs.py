@@ -21,7 +21,7 @@ from netmind_rentgpu import bridge
 
 def unraisable(what, say=sys.unraisablehook):
     # An interrupt that comes in a finalizer is swallowed by Python itself: it comes again.
-    if what.exc_type is not KeyboardInterrupt:
+    if what.exc_type is not KeyboardInterrupt or bridge._exiting:
         return say(what)
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     signal.setitimer(signal.ITIMER_REAL, 0.01)
