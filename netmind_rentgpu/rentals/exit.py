@@ -52,7 +52,7 @@ def _release() -> None:
         _see_to(partial(wait_out, partial(_outlast, release, deadline)))
     desks = left_behind()
     if desks:
-        _see_to(partial(_run, desks))
+        _see_to(partial(wait_out, partial(_run, desks)))
 
 
 def _outlast(release: Future[None], deadline: float) -> None:
@@ -67,18 +67,21 @@ def _see_to(act: Callable[[], object]) -> None:
 
 
 def _run(desks: Sequence[Desk]) -> None:
-    released = threading.Event()
+    began, released = threading.Event(), threading.Event()
     try:
         # One that has threads while none can be started any more.
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(_release_all(desks, released))
+            runner.run(_release_all(desks, began, released))
     except KeyboardInterrupt:
+        if not began.is_set():
+            raise
         # The first one is borne, and comes out in the end.
         if not released.is_set():
             say_given_up()
 
 
-async def _release_all(desks: Sequence[Desk], released: threading.Event) -> None:
+async def _release_all(desks: Sequence[Desk], began: threading.Event, released: threading.Event) -> None:
+    began.set()
     releasing = asyncio.gather(*(_release_one(desk) for desk in desks))
     try:
         await surely(releasing)

@@ -208,6 +208,35 @@ async def test_one_ctrl_c_at_exit_does_not_end_the_deletion(service: Service) ->
     await service.assert_nothing_left()
 
 
+@pytest.mark.parametrize("interrupts", [1, 2])
+async def test_a_ctrl_c_that_comes_before_the_deletion_begins_is_borne_once(service: Service, interrupts: int) -> None:
+    program = await run_quietly(
+        service,
+        f"""
+        class Interrupted(asyncio.Runner):
+            left = {interrupts}
+
+            def __enter__(self):
+                if Interrupted.left:
+                    Interrupted.left -= 1
+                    raise KeyboardInterrupt
+                return super().__enter__()
+
+        async def main():
+            await AsyncRentGPU().rent(image="PyTorch 2.4").__aenter__()
+
+        asyncio.run(main())
+        asyncio.Runner = Interrupted
+        """,
+    )
+    assert program.status == 0
+    assert ("interrupted twice" in program.errors) is (interrupts == 2), program.errors
+    if interrupts == 1:
+        await service.assert_nothing_left()
+    else:
+        await service.assert_one_reap_clears()
+
+
 async def test_a_second_ctrl_c_at_exit_gives_up_and_says_so(service: Service) -> None:
     service.emulator.faults.add(Fault("status", call="delete_container", status=503, times="all"))
     program = service.program("""
