@@ -86,7 +86,7 @@ class Crossing:
         self._signal.put(None)
 
     def strand(self) -> None:
-        """Tell the caller that there is no loop any more to run in. In any thread but the caller's."""
+        """Tell the caller that there is no loop any more to run in."""
         self.finish(ClientStateError("the event loop that the call was to run in has ended"))
 
     async def _run(self, under_way: set[Crossing]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from hostile import Hostile, Peer, answer
-from programs import Program
+from programs import BEGIN, Program
 
 
 def _target(peer: Peer) -> str:
@@ -113,29 +113,35 @@ async def test_interrupts_at_random_moments_leave_nothing_behind() -> None:
         (await program.run(server.url)).assert_silent("300\n")
 
 
+INTERRUPTED = f"""{BEGIN}
+async def nothing():
+    pass
+
+def trace(frame, event, argument):
+    # Interrupts the steps of some files at the given moment.
+    global moment
+    frame.f_trace_opcodes = frame.f_code.co_filename in files
+    if event == "opcode":
+        moment -= 1
+        if moment == 0:
+            raise KeyboardInterrupt
+    return trace
+"""
+
+
 async def test_an_interrupt_that_comes_while_something_is_collected_leaves_it_to_the_exit_at_worst() -> None:
     program = Program(
         measured=False,
+        begin=INTERRUPTED,
         code="""
         import weakref
+        files = (bridge.__file__, weakref.__file__)
 
         class Value:
             closed = False
 
             async def close(self):
                 self.closed = True
-
-        async def nothing():
-            pass
-
-        def trace(frame, event, argument):
-            global moment
-            frame.f_trace_opcodes = frame.f_code.co_filename in (bridge.__file__, weakref.__file__)
-            if event == "opcode":
-                moment -= 1
-                if moment == 0:
-                    raise KeyboardInterrupt
-            return trace
 
         swallowed = []
         sys.unraisablehook = lambda what: swallowed.append(what.exc_type)
@@ -163,9 +169,11 @@ async def test_an_interrupt_at_any_moment_of_the_exit_is_borne() -> None:
     # Each child exits with a bridge of its own, and is interrupted one step later than the one before.
     program = Program(
         measured=False,
+        begin=INTERRUPTED,
         code="""
         import atexit
         from netmind_rentgpu import exiting
+        files = (bridge.__file__, exiting.__file__)
 
         class Value:
             closed = False
@@ -173,18 +181,6 @@ async def test_an_interrupt_at_any_moment_of_the_exit_is_borne() -> None:
             async def close(self):
                 await asyncio.sleep(0.01)
                 self.closed = True
-
-        async def nothing():
-            pass
-
-        def trace(frame, event, argument):
-            global moment
-            frame.f_trace_opcodes = frame.f_code.co_filename in (bridge.__file__, exiting.__file__)
-            if event == "opcode":
-                moment -= 1
-                if moment == 0:
-                    raise KeyboardInterrupt
-            return trace
 
         def exit_interrupted():
             value = Value()
