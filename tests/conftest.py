@@ -29,11 +29,6 @@ settings.load_profile("tests")
 AT_ONCE = Retries(base_delay=0, max_delay=0)
 
 
-@pytest.fixture(scope="session")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the machine's own settings out of the tests, and the tests out of the user's state file and one another's."""
@@ -89,6 +84,19 @@ def no_secret_shows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for where, text in watch.shown():
         for secret in canaries.ALL:
             assert secret.encode() not in text, f"{secret.partition('-')[0]} in {where}"
+
+
+@pytest.fixture(autouse=True)
+def no_unhandled_error(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test in which an event loop, of any thread, reported an error that no caller received."""
+    reported: list[dict[str, Any]] = []
+
+    def report(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        reported.append(context)
+
+    monkeypatch.setattr(asyncio.BaseEventLoop, "default_exception_handler", report)
+    yield
+    assert reported == []
 
 
 class MovedClock(Clock):
