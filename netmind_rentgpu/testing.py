@@ -5,13 +5,15 @@
 
 Both are clients of `rentgpu_emulator`, which runs in a thread of its own for that test. `rentgpu_emulator_factory` makes
 others; a `rentgpu_emulator` of one's own in a conftest.py replaces the usual one, and the clients follow it. A test that
-left something rented fails, unless it is marked with `rentgpu_may_leave_rented`.
+left something rented fails, unless it is marked with `rentgpu_may_leave_rented`. A test that passed fails all the same if
+no request met a fault that it added, unless it is marked with `rentgpu_may_leave_unmet_faults`.
 
 It costs nothing where it is not used: neither the client nor the emulator is imported before a fixture is.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from decimal import Decimal
@@ -25,6 +27,8 @@ import pytest
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from pluggy import Result
+
     from netmind_rentgpu.client import AsyncRentGPU
     from netmind_rentgpu.emulator import Charge, Clock, Coming, Emulator, Fault, World
     from netmind_rentgpu.profile import ServiceProfile
@@ -32,12 +36,14 @@ if TYPE_CHECKING:
 
 __all__ = ["EmulatorFactory", "EmulatorOptions"]
 
-_MAY_LEAVE = "rentgpu_may_leave_rented"
+_MAY_LEAVE_RENTED = "rentgpu_may_leave_rented"
+_MAY_LEAVE_UNMET = "rentgpu_may_leave_unmet_faults"
 _EMULATOR = "rentgpu_emulator"
 _VARIABLES = ("NETMIND_API_KEY", "NETMIND_API_TOKEN", "NETMIND_BASE_URL", "NETMIND_RENTGPU_PROFILE")
 _CLOSERS = "netmind_rentgpu.testing.asyncio"
 _LOOP_SCOPES = ("function", "class", "module", "package", "session")
 _BOOT_SECONDS = 0.05
+_PASSED = pytest.StashKey[bool]()
 
 
 class EmulatorOptions(TypedDict, total=False):
@@ -65,9 +71,12 @@ class EmulatorFactory(Protocol):
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Say what the marker means, and meet pytest-asyncio if it is there."""
+    """Register the markers, and the fixtures that need pytest-asyncio where that is installed."""
     config.addinivalue_line(
-        "markers", f"{_MAY_LEAVE}: what the test leaves rented in an emulator does not make it fail."
+        "markers", f"{_MAY_LEAVE_RENTED}: what the test leaves rented in an emulator does not make it fail."
+    )
+    config.addinivalue_line(
+        "markers", f"{_MAY_LEAVE_UNMET}: a fault of the test's that no request met does not make it fail."
     )
     if config.pluginmanager.hasplugin("asyncio"):
         import pytest_asyncio
@@ -90,6 +99,14 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[Non
         yield
 
 
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Result[Any]]:
+    """Record whether the test itself passed: a test that failed need not have met its faults."""
+    outcome = yield
+    if call.when == "call":
+        item.stash[_PASSED] = outcome.get_result().passed
+
+
 @contextmanager
 def _environment() -> Generator[pytest.MonkeyPatch]:
     """Let no client reach the real service, whatever the machine has in its environment."""
@@ -106,17 +123,16 @@ class _Emulators:
         self._stack = stack
         self._environment = environment
         self._profile = profile
-        self._watched: list[tuple[Emulator, list[Charge | Coming]]] = []
+        self._watched: list[tuple[Emulator, list[Charge | Coming], Counter[Fault]]] = []
 
     def start(self, **options: Unpack[EmulatorOptions]) -> Emulator:
         from netmind_rentgpu.emulator import Emulator
 
         settings: dict[str, Any] = {"boot_seconds": _BOOT_SECONDS, **options}
         emulator = self._stack.enter_context(Emulator(**settings))
-        if not self._watched:
+        self._watched.append((emulator, [], Counter()))
+        if len(self._watched) == 1:
             self.put_in_force(emulator)
-        else:
-            self._watch(emulator)
         return emulator
 
     def put_in_force(self, emulator: Emulator) -> None:
@@ -128,19 +144,34 @@ class _Emulators:
         self._watch(emulator)
 
     def _watch(self, emulator: Emulator) -> None:
-        # One that lives longer than the test may have had something rented before.
-        if all(emulator is not watched for watched, _ in self._watched):
-            self._watched.append((emulator, [*emulator.coming, *emulator.running]))
+        # An emulator of the user's own may have had something rented before, and has faults that are not this test's.
+        if all(emulator is not watched for watched, *_ in self._watched):
+            self._watched.append((emulator, [*emulator.coming, *emulator.running], Counter(emulator.faults.unmet)))
 
     def leaked(self) -> str:
         """Say what the test left rented; an empty text for nothing."""
         leaks: list[str] = []
-        for emulator, before in self._watched:
+        for emulator, before, _ in self._watched:
             try:
                 emulator.assert_nothing_rented(apart_from=before)
             except AssertionError as leaked:
                 leaks.append(str(leaked))
         return "\n".join(leaks)
+
+    def unmet(self) -> str:
+        """Return a message about the test's faults that no request met; an empty text if there are none."""
+        faults = [
+            fault
+            for emulator, _, before in self._watched
+            for fault in (Counter(emulator.faults.unmet) - before).elements()
+        ]
+        if not faults:
+            return ""
+        problem = (
+            f"no request met {len(faults)} of the test's faults, so that it proves nothing of them; remove what is not "
+            f"needed, or mark the test with {_MAY_LEAVE_UNMET}:"
+        )
+        return "\n".join([problem, *(f"  {fault.to_mapping()}" for fault in faults)])
 
 
 @pytest.fixture
@@ -157,9 +188,14 @@ def _rentgpu_emulators(
     with ExitStack() as stack:
         emulators = _Emulators(stack, _rentgpu_environment, tmp_path / "netmind-rentgpu.toml")
         yield emulators
-        leaked = emulators.leaked()
-    if leaked and request.node.get_closest_marker(_MAY_LEAVE) is None:
-        pytest.fail(leaked, pytrace=False)
+        leaked, unmet = emulators.leaked(), emulators.unmet()
+    problems: list[str] = []
+    if leaked and request.node.get_closest_marker(_MAY_LEAVE_RENTED) is None:
+        problems.append(leaked)
+    if unmet and request.node.stash.get(_PASSED, False) and request.node.get_closest_marker(_MAY_LEAVE_UNMET) is None:
+        problems.append(unmet)
+    if problems:
+        pytest.fail("\n".join(problems), pytrace=False)
 
 
 @pytest.fixture(autouse=True)

@@ -6,13 +6,15 @@ import asyncio
 import functools
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
+import sys
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import aiohttp
 import canaries
+import openssh
 import pytest
 from aioresponses import aioresponses
 from hypothesis import settings
@@ -25,8 +27,78 @@ from netmind_rentgpu.wire.codec import Codec
 settings.register_profile("tests", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("tests")
 
+# Many tests start programs, which would otherwise compile the whole package each time.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# A warning of a coroutine that was never awaited says where it was created.
+sys.set_coroutine_origin_tracking_depth(3)
+
+_PASSED = pytest.StashKey[bool]()
+
 # Retries that do not wait: what a test is about is whether a call is sent again, not how long that takes.
 AT_ONCE = Retries(base_delay=0, max_delay=0)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full", action="store_true", help="run the full forms of the tests marked slow: many minutes more"
+    )
+    parser.addoption(
+        "--crash-stride", type=int, metavar="N", help="let the crash fuzzer kill and cancel at every Nth loop step"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the slow tests first, so that no worker is left with one in the end."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Generator[None]:
+    """End with one sentence on the tests that were skipped for want of Debian's packages."""
+    yield
+    skipped = [
+        report for report in terminalreporter.stats.get("skipped", []) if openssh.INSTALL in str(report.longrepr)
+    ]
+    if skipped:
+        terminalreporter.write_line(
+            f"{len(skipped)} tests were skipped because OpenSSH's server or client or libnss-wrapper is missing; "
+            f"to run them, install it: {openssh.INSTALL}"
+        )
+
+
+@pytest.fixture
+def full(request: pytest.FixtureRequest) -> bool:
+    """True if the full forms of slow tests are asked for."""
+    return bool(request.config.getoption("--full"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """Record whether the test itself passed."""
+    report = yield
+    if call.when == "call":
+        item.stash[_PASSED] = report.passed
+    return report
+
+
+@pytest.fixture(autouse=True)
+def every_fault_is_met(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test that passed although no request met one of the faults that it added to an emulator."""
+    emulators: list[Emulator] = []
+    make = Emulator.__init__
+
+    @functools.wraps(make)
+    def made(self: Emulator, **options: Any) -> None:
+        make(self, **options)
+        emulators.append(self)
+
+    monkeypatch.setattr(Emulator, "__init__", made)
+    yield
+    if request.node.stash.get(_PASSED, False) and not request.node.get_closest_marker("rentgpu_may_leave_unmet_faults"):
+        assert [fault.to_mapping() for emulator in emulators for fault in emulator.faults.unmet] == []
 
 
 @pytest.fixture(autouse=True)

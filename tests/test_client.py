@@ -1,4 +1,4 @@
-"""The client as a whole: its life, its limits, what it loads, what it says."""
+"""The client as a whole: its life cycle, limits, sessions, proxies, raw requests, imports and log."""
 
 import asyncio
 import gc
@@ -39,7 +39,7 @@ CREATE: dict[str, Any] = {
 }
 
 
-async def test_500_calls_over_10_connections() -> None:
+async def test_500_calls_over_10_connections_succeed() -> None:
     async with Emulator() as emulator:
         async with AsyncRentGPU(emulator.token, base_url=emulator.url, max_connections=10) as gpu:
             found = await asyncio.gather(*(gpu.images.get(1) for _ in range(500)))
@@ -53,12 +53,12 @@ async def test_500_calls_open_no_more_connections_than_allowed() -> None:
         assert server.connections == 10
 
 
-def test_a_client_is_made_without_a_loop() -> None:
+def test_client_is_made_without_a_loop() -> None:
     client = AsyncRentGPU("t")
     asyncio.run(client.close())
 
 
-def test_another_loop_is_refused() -> None:
+def test_client_used_in_another_loop_is_refused() -> None:
     async def use(client: AsyncRentGPU) -> None:
         await client.containers.get(1)
 
@@ -76,7 +76,7 @@ def test_another_loop_is_refused() -> None:
         runner.run(client.close())
 
 
-async def test_after_closing(emulator: Emulator) -> None:
+async def test_closed_client_refuses_calls(emulator: Emulator) -> None:
     async with AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu:
         await gpu.machines.list()
     with pytest.raises(ClientStateError, match="closed"):
@@ -86,7 +86,7 @@ async def test_after_closing(emulator: Emulator) -> None:
     await gpu.close()
 
 
-async def test_closing_ends_what_is_under_way() -> None:
+async def test_closing_ends_calls_under_way() -> None:
     def stall(peer: Peer) -> None:
         pass
 
@@ -104,7 +104,7 @@ async def test_closing_ends_what_is_under_way() -> None:
             assert "closed meanwhile" in str(error)
 
 
-async def test_a_close_that_is_cancelled_still_closes() -> None:
+async def test_cancelled_close_still_closes() -> None:
     def behave(peer: Peer) -> None:
         if peer.server.seen[-1].method == "GET":
             answer()(peer)
@@ -133,7 +133,7 @@ async def test_a_close_that_is_cancelled_still_closes() -> None:
     gc.collect()
 
 
-async def test_a_sessions_limit_per_host_counts_too() -> None:
+async def test_session_limit_per_host_limits_the_client() -> None:
     session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=100, limit_per_host=2))
     assert AsyncRentGPU("t", session=session)._caller._transport.connection_limit == 2
     await session.close()
@@ -142,7 +142,7 @@ async def test_a_sessions_limit_per_host_counts_too() -> None:
     await session.close()
 
 
-async def test_a_login_from_netrc_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_session_login_from_netrc_is_refused_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password canary\n")
     netrc.chmod(0o600)
@@ -154,7 +154,7 @@ async def test_a_login_from_netrc_is_named(tmp_path: Path, monkeypatch: pytest.M
         assert server.seen == []
 
 
-async def test_a_middleware_that_fails_after_the_answer_leaves_doubt() -> None:
+async def test_middleware_failing_after_the_answer_leaves_the_create_in_doubt() -> None:
     async def fail(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         await handler(request)
         raise RuntimeError("canary")
@@ -166,7 +166,7 @@ async def test_a_middleware_that_fails_after_the_answer_leaves_doubt() -> None:
     assert caught.value.maybe_processed is True
 
 
-async def test_a_session_of_ones_own_is_used_and_not_closed(emulator: Emulator) -> None:
+async def test_own_session_is_used_and_not_closed(emulator: Emulator) -> None:
     headers = {"X-Mine": "yes", "Authorization": "not this one"}
     async with Hostile([answer()]) as server, aiohttp.ClientSession(headers=headers) as session:
         async with AsyncRentGPU("t", base_url=server.url, session=session) as gpu:
@@ -178,7 +178,7 @@ async def test_a_session_of_ones_own_is_used_and_not_closed(emulator: Emulator) 
             assert (request.headers["x-mine"], request.headers["authorization"]) == ("yes", "Bearer t")
 
 
-async def test_a_sessions_middlewares_see_every_request() -> None:
+async def test_session_middlewares_see_every_request() -> None:
     seen: list[str] = []
 
     async def note(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
@@ -193,7 +193,7 @@ async def test_a_sessions_middlewares_see_every_request() -> None:
     assert seen == ["GET", "POST", "DELETE"]
 
 
-async def test_a_sessions_own_ways_do_not_break_a_call() -> None:
+async def test_session_settings_do_not_break_a_call() -> None:
     connector = aiohttp.TCPConnector(limit=2)
     session = aiohttp.ClientSession(
         connector=connector, raise_for_status=True, auto_decompress=False, timeout=aiohttp.ClientTimeout(total=0.001)
@@ -208,7 +208,7 @@ async def test_a_sessions_own_ways_do_not_break_a_call() -> None:
         assert server.connections == 2
 
 
-async def test_a_session_that_cannot_be_used() -> None:
+async def test_unusable_session_is_refused() -> None:
     with pytest.warns(DeprecationWarning, match="auth"):
         session = aiohttp.ClientSession(auth=aiohttp.BasicAuth("a", "b"))
     async with session:
@@ -244,7 +244,7 @@ def proxy_behaviour(peer: Peer) -> None:
         answer()(peer)
 
 
-async def test_a_proxy_for_plain_http() -> None:
+async def test_proxy_forwards_plain_http() -> None:
     async with Hostile([proxy_behaviour]) as proxy:
         address = proxy.url.replace("http://", "http://me:p%40ss@")
         async with AsyncRentGPU("t", base_url="http://gpu.invalid", allow_insecure_http=True, proxy=address) as gpu:
@@ -255,7 +255,7 @@ async def test_a_proxy_for_plain_http() -> None:
             assert request.headers["proxy-authorization"] == aiohttp.encode_basic_auth("me", "p@ss")
 
 
-async def test_a_tunnel_that_the_proxy_refuses() -> None:
+async def test_tunnel_refused_by_the_proxy_is_an_error_without_secrets() -> None:
     async with Hostile([proxy_behaviour]) as proxy:
         address = proxy.url.replace("http://", "http://me:canary@")
         async with AsyncRentGPU("token-canary", base_url="https://gpu.invalid", proxy=address, retries=0) as gpu:
@@ -274,14 +274,14 @@ async def test_a_tunnel_that_the_proxy_refuses() -> None:
         assert caught.value.__context__ is None
 
 
-async def test_a_proxy_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxy_from_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     async with Hostile([proxy_behaviour]) as proxy:
         monkeypatch.setenv("http_proxy", proxy.url)
         async with AsyncRentGPU("t", base_url="http://gpu.invalid", allow_insecure_http=True) as gpu:
             assert (await gpu.containers.get(1)).id == 1
 
 
-async def test_a_proxy_that_is_not_there() -> None:
+async def test_unreachable_proxy_is_an_error_without_secrets() -> None:
     async with AsyncRentGPU(
         "t", base_url="https://gpu.invalid", proxy="http://me:canary@127.0.0.1:1", retries=0
     ) as gpu:
@@ -292,7 +292,7 @@ async def test_a_proxy_that_is_not_there() -> None:
         assert "canary" not in f"{caught.value} {cause} {cause!r} {vars(cause)} {cause and cause.args}"
 
 
-async def test_a_tunnel_through_a_proxy() -> None:
+async def test_tunnel_through_a_proxy_reaches_the_service() -> None:
     authority = trustme.CA()
     server_context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(server_context)
@@ -326,7 +326,7 @@ async def test_a_tunnel_through_a_proxy() -> None:
         assert [request.headers["authorization"] for request in server.seen] == ["Bearer t"] * 2
 
 
-async def test_requests_of_ones_own(gpu: AsyncRentGPU) -> None:
+async def test_raw_requests_return_the_decoded_answer(gpu: AsyncRentGPU) -> None:
     assert len(await gpu.request("GET", "machines", params={"gpu": 8})) > 0
     auth = await gpu.request("post", "auths/", json={"value": "a-password"})
     assert auth["value"] == "a-password"
@@ -352,18 +352,18 @@ async def test_requests_of_ones_own(gpu: AsyncRentGPU) -> None:
         "//evil.example/%2E%2e/x",
     ],
 )
-async def test_a_path_that_leads_elsewhere(gpu: AsyncRentGPU, path: str) -> None:
+async def test_raw_request_to_a_path_outside_the_service_is_refused(gpu: AsyncRentGPU, path: str) -> None:
     with pytest.raises(InvalidArgumentError, match="path"):
         await gpu.request("GET", path)
 
 
-async def test_a_double_slash_stays_on_the_host(gpu: AsyncRentGPU) -> None:
+async def test_raw_request_with_a_double_slash_stays_on_the_host(gpu: AsyncRentGPU) -> None:
     with pytest.raises(NotFoundError) as caught:
         await gpu.request("GET", "//evil.example/x")
     assert caught.value.path == "/evil.example/x"
 
 
-async def test_a_request_that_cannot_be_sent(gpu: AsyncRentGPU) -> None:
+async def test_raw_request_with_unsendable_arguments_is_refused(gpu: AsyncRentGPU) -> None:
     with pytest.raises(InvalidArgumentError, match="method"):
         await gpu.request("GET /", "machines")
     wrong: Any = {"a": None}
@@ -375,7 +375,7 @@ async def test_a_request_that_cannot_be_sent(gpu: AsyncRentGPU) -> None:
         await gpu.request("POST", "auths/", json={"value": object()})
 
 
-async def test_a_request_of_ones_own_is_repeated_only_where_that_changes_nothing() -> None:
+async def test_raw_request_is_retried_only_for_idempotent_methods() -> None:
     async with Hostile([answer(b"", 502)]) as server:
         async with AsyncRentGPU("t", base_url=server.url, retries=Retries(base_delay=0)) as gpu:
             for method, times in (("GET", 4), ("DELETE", 4), ("PUT", 4), ("POST", 1), ("PATCH", 1)):
@@ -385,7 +385,7 @@ async def test_a_request_of_ones_own_is_repeated_only_where_that_changes_nothing
                 assert len(server.seen) == times
 
 
-async def test_a_secret_echoed_by_a_request_of_ones_own() -> None:
+async def test_secret_echoed_to_a_raw_request_is_masked() -> None:
     async with Hostile([answer({"detail": "canary is too short"}, 400)]) as server:
         async with AsyncRentGPU("t", base_url=server.url) as gpu:
             with pytest.raises(netmind_rentgpu.InvalidRequestError) as caught:
@@ -393,7 +393,7 @@ async def test_a_secret_echoed_by_a_request_of_ones_own() -> None:
     assert "canary" not in repr(caught.value)
 
 
-async def test_the_token_may_be_sent_bare(emulator: Emulator) -> None:
+async def test_token_is_sent_bare_if_the_profile_says_so(emulator: Emulator) -> None:
     async with Hostile([answer()]) as server:
         profile = netmind_rentgpu.ServiceProfile(authorization="bare")
         async with AsyncRentGPU("the-token", base_url=server.url, profile=profile) as gpu:
@@ -401,14 +401,14 @@ async def test_the_token_may_be_sent_bare(emulator: Emulator) -> None:
     assert server.seen[0].headers["authorization"] == "the-token"
 
 
-async def test_a_base_url_with_a_path() -> None:
+async def test_base_url_with_a_path_keeps_the_path() -> None:
     async with Hostile([answer()]) as server:
         async with AsyncRentGPU("t", base_url=f"{server.url}/gateway/") as gpu:
             await gpu.containers.get(1)
     assert server.seen[0].target == "/gateway/v1/rentgpu/containers/1"
 
 
-async def test_the_log_shows_no_secret(gpu: AsyncRentGPU, caplog: pytest.LogCaptureFixture) -> None:
+async def test_log_shows_no_secret(gpu: AsyncRentGPU, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     await gpu.auths.create("canary-password")
     await gpu.images.create(name="n", image_name="i", image_tag="t", image_label="l", docker_passwd="canary-docker")
@@ -426,21 +426,21 @@ def run(code: str, *flags: str, cwd: Path) -> str:
     return done.stdout
 
 
-def test_importing_loads_little(tmp_path: Path) -> None:
+def test_importing_the_client_loads_no_heavy_module(tmp_path: Path) -> None:
     heavy = ("aiohttp", "asyncio", "anyio", "cattrs", "orjson", "asyncssh", "ssl")
     code = f"import sys; from netmind_rentgpu import AsyncRentGPU; print([m for m in {heavy} if m in sys.modules])"
     assert run(code, cwd=tmp_path).strip() == "[]"
 
 
-def test_the_root_offers_every_public_name() -> None:
+def test_package_root_offers_every_public_name() -> None:
     for name in netmind_rentgpu.__all__:
         assert getattr(netmind_rentgpu, name) is not None
     assert set(netmind_rentgpu.__all__) <= set(dir(netmind_rentgpu))
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
-        netmind_rentgpu.nothing  # noqa: B018  # looking is the test
+        netmind_rentgpu.nothing  # noqa: B018  # the access itself is tested
 
 
-def test_a_client_that_is_left_open_ends_with_its_process(tmp_path: Path) -> None:
+def test_client_left_open_ends_with_its_process(tmp_path: Path) -> None:
     code = """
 import asyncio
 from netmind_rentgpu import AsyncRentGPU
@@ -456,7 +456,7 @@ asyncio.run(main())
     assert run(code, cwd=tmp_path).strip() == "60"
 
 
-async def test_the_limits_hold_for_a_client_that_is_used_from_many_tasks() -> None:
+async def test_client_used_from_many_tasks_keeps_its_limits() -> None:
     threads = set(threading.enumerate())
     async with Hostile([answer()]) as server, AsyncRentGPU("t", base_url=server.url, max_connections=3) as gpu:
         async with asyncio.TaskGroup() as group:

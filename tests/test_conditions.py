@@ -1,4 +1,4 @@
-"""What a container can be waited for."""
+"""The conditions that a wait can have: which containers meet them, and their reprs."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def container(**fields: Any) -> Container:
         (negate(has_ssh), container(), True),
         (negate(has_ssh), container(ssh=LOGIN), False),
         (negate(negate(status_in(1))), container(status=1), True),
-        (all_of(lambda one: one.gpu == 2, negate(status_in(3))), container(gpu=2, status=1), True),
+        (all_of(lambda found: found.gpu == 2, negate(status_in(3))), container(gpu=2, status=1), True),
     ],
 )
-def test_conditions(condition: Condition, found: Container, expected: bool) -> None:
+def test_condition_is_met_by_a_container_as_documented(condition: Condition, found: Container, expected: bool) -> None:
     assert bool(condition(found)) is expected
 
 
@@ -70,17 +70,17 @@ def test_conditions(condition: Condition, found: Container, expected: bool) -> N
         (lambda _: True, False),
     ],
 )
-def test_which_of_them_one_that_is_gone_meets(condition: Condition, expected: bool) -> None:
+def test_condition_is_met_by_absence_only_if_it_includes_gone(condition: Condition, expected: bool) -> None:
     assert met_by_absence(condition) is expected
 
 
-def test_they_say_what_they_are() -> None:
+def test_conditions_have_readable_reprs() -> None:
     assert repr(status_in(1, "running")) == "status_in(1, 'running')"
     assert repr(all_of(has_ssh, any_of(gone, negate(status_in(3))))) == (
         "all_of(has_ssh, any_of(gone, negate(status_in(3))))"
     )
 
 
-def test_an_unknown_or_unhashable_status_is_no_error() -> None:
+def test_unknown_status_in_a_condition_is_no_error() -> None:
     assert not status_in(1)(container(status=99))
     assert status_in(99)(container(status=99))

@@ -1,4 +1,4 @@
-"""Which of a host's addresses is connected to."""
+"""The choice among the addresses of a host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from netmind_rentgpu import connecting
 LONG = 60
 
 
-async def test_an_address_that_swallows_what_is_sent_does_not_keep_from_the_next(
+async def test_unresponsive_address_does_not_prevent_a_connection_to_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with full_listener() as url:
@@ -25,7 +25,9 @@ async def test_an_address_that_swallows_what_is_sent_does_not_keep_from_the_next
             def look_up(host: str, *_: Any, **__: Any) -> Any:
                 if host != "two.example" or "flags" in __:
                     raise socket.gaierror
-                return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", one)) for one in (full, port)]
+                return [
+                    (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", listener)) for listener in (full, port)
+                ]
 
             monkeypatch.setattr(socket, "getaddrinfo", look_up)
             async with asyncio.timeout(LONG):
@@ -34,13 +36,13 @@ async def test_an_address_that_swallows_what_is_sent_does_not_keep_from_the_next
                 assert connected.getpeername() == ("127.0.0.1", port)
 
 
-async def test_an_address_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connecting, "in_a_thread", lambda _: pytest.fail("there is nothing to look up"))
+async def test_numeric_address_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "in_a_thread", lambda _: pytest.fail("a numeric address needs no look-up"))
     async with listening(says()) as port:
         with await connecting.connect(await connecting.look_up("127.0.0.1", port)) as connected:
             assert connected.getpeername() == ("127.0.0.1", port)
 
 
-async def test_a_name_that_nobody_knows() -> None:
+async def test_unknown_host_name_raises_gaierror() -> None:
     with pytest.raises(socket.gaierror):
         await connecting.look_up("no-such-name.invalid", 22)

@@ -42,7 +42,9 @@ WANTED: dict[str, Any] = {
         (402, {"detail": "Payment required"}, InsufficientBalanceError, "Payment required"),
     ],
 )
-async def test_a_seen_body(responses: Any, status: int, body: Any, kind: type[APIStatusError], message: str) -> None:
+async def test_seen_error_body_becomes_its_error(
+    responses: Any, status: int, body: Any, kind: type[APIStatusError], message: str
+) -> None:
     responses.post(URL, status=status, payload=body)
     async with AsyncRentGPU("canary-1") as gpu:
         with pytest.raises(kind) as caught:
@@ -52,7 +54,7 @@ async def test_a_seen_body(responses: Any, status: int, body: Any, kind: type[AP
     assert (error.method, error.path) == ("POST", "/v1/rentgpu/containers/")
 
 
-async def test_a_422_in_the_inferred_form(responses: Any) -> None:
+async def test_422_in_the_inferred_form_names_its_fields(responses: Any) -> None:
     detail = [{"loc": ["body", "gpu"], "msg": "ensure this value is less than or equal to 12", "type": "value_error"}]
     responses.post(URL, status=422, payload={"detail": detail})
     async with AsyncRentGPU("canary-1") as gpu:
@@ -63,7 +65,7 @@ async def test_a_422_in_the_inferred_form(responses: Any) -> None:
     )
 
 
-async def test_a_429(responses: Any) -> None:
+async def test_429_with_retry_after_raises_rate_limit_error(responses: Any) -> None:
     responses.post(URL, status=429, headers={"Retry-After": "7"}, repeat=True)
     async with AsyncRentGPU("canary-1", retries=0) as gpu:
         with pytest.raises(RateLimitError, match="asks to wait 7 s") as caught:
@@ -71,7 +73,7 @@ async def test_a_429(responses: Any) -> None:
     assert caught.value.retry_after == 7
 
 
-async def test_a_create_refused_with_429_is_sent_again(responses: Any) -> None:
+async def test_create_refused_with_429_is_sent_again(responses: Any) -> None:
     responses.post(URL, status=429)
     responses.post(URL, payload={"id": 5})
     async with AsyncRentGPU("canary-1", retries=Retries(base_delay=0)) as gpu:

@@ -59,7 +59,7 @@ EXAMPLES = [
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_errors_pickle(error: errors.RentGPUError, protocol: int) -> None:
+def test_errors_survive_pickling(error: errors.RentGPUError, protocol: int) -> None:
     error.add_note("a note")
     again = pickle.loads(pickle.dumps(error, protocol))
     assert type(again) is type(error)
@@ -67,10 +67,10 @@ def test_errors_pickle(error: errors.RentGPUError, protocol: int) -> None:
     assert vars(again) == vars(error)
 
 
-def test_refusals_pickle_with_their_error() -> None:
+def test_machine_refusals_survive_pickling_with_their_error() -> None:
     refusal = errors.MachineRefusal(machine=Machine(node_name="node"), error=errors.ConflictError("full", **DETAILS))
     again = pickle.loads(pickle.dumps(errors.NoMachineError("text", refusals=(refusal,))))
-    assert [(one.machine.node_name, str(one.error)) for one in again.refusals] == [("node", "full")]
+    assert [(refusal.machine.node_name, str(refusal.error)) for refusal in again.refusals] == [("node", "full")]
 
 
 def test_every_public_error_is_in_the_tree_and_has_an_example() -> None:
@@ -85,7 +85,7 @@ def test_every_public_error_is_in_the_tree_and_has_an_example() -> None:
     assert all(kind.__name__ in tree for kind in public)
 
 
-def test_errors_are_also_what_they_look_like() -> None:
+def test_errors_also_derive_from_builtin_errors() -> None:
     assert issubclass(errors.InvalidArgumentError, ValueError)
     assert issubclass(errors.APITimeoutError, TimeoutError)
     assert issubclass(errors.WaitTimeoutError, TimeoutError)

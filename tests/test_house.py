@@ -1,4 +1,4 @@
-"""The house: arrows run one way, one file knows each outside library, the emulator stands apart."""
+"""The layers of the package: imports go one way, few files import each library, the emulator stands apart."""
 
 import ast
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ import pytest
 import netmind_rentgpu
 
 PACKAGE = Path(netmind_rentgpu.__file__).parent
-# From the ground floor up. A room may import from those before it.
-FLOORS = [
+# From the lowest layer up. A module may import only modules before it.
+LAYERS = [
     "version",
     "models",
     "ssh.results",
@@ -90,7 +90,7 @@ FLOORS = [
     "cli.app",
     "cli",
 ]
-KNOWS = {
+LIBRARY_USERS = {
     "aiohappyeyeballs": {"connecting"},
     "aiohttp": {"wire.transport", "emulator.web", "client"},
     "anyio": {"bridge", "shielding"},
@@ -117,7 +117,7 @@ KNOWS = {
 }
 
 
-def rooms() -> Iterator[tuple[str, ast.Module]]:
+def modules() -> Iterator[tuple[str, ast.Module]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
         yield name.removesuffix(".__init__").removesuffix("__init__"), ast.parse(path.read_text())
@@ -132,12 +132,12 @@ def imports(tree: ast.Module) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
 
 
-ROOMS = dict(rooms())
+MODULES = dict(modules())
 
 
-def test_every_room_has_its_floor() -> None:
-    assert {name for name in ROOMS if name and not name.startswith("emulator")} == {
-        *FLOORS,
+def test_every_module_has_its_layer() -> None:
+    assert {name for name in MODULES if name and not name.startswith("emulator")} == {
+        *LAYERS,
         "wire",
         "resources",
         "waiting",
@@ -145,27 +145,29 @@ def test_every_room_has_its_floor() -> None:
     }
 
 
-@pytest.mark.parametrize("room", [name for name in ROOMS if name])
-def test_arrows_run_one_way(room: str) -> None:
-    own = [name.removeprefix("netmind_rentgpu.") for name in imports(ROOMS[room]) if name.startswith("netmind_rentgpu")]
-    if room.startswith("emulator"):
+@pytest.mark.parametrize("module", [name for name in MODULES if name])
+def test_module_imports_only_lower_layers(module: str) -> None:
+    own = [
+        name.removeprefix("netmind_rentgpu.") for name in imports(MODULES[module]) if name.startswith("netmind_rentgpu")
+    ]
+    if module.startswith("emulator"):
         assert all(name.startswith("emulator") for name in own)
         return
     for name in own:
         if name == "resources":
             continue  # `from netmind_rentgpu.resources import arguments`
         if name == "emulator":
-            assert room in ("cli.demo", "testing")
+            assert module in ("cli.demo", "testing")
             continue
-        assert FLOORS.index(name) < FLOORS.index(room), f"{room} imports {name}"
+        assert LAYERS.index(name) < LAYERS.index(module), f"{module} imports {name}"
 
 
-@pytest.mark.parametrize("library", KNOWS)
-def test_one_file_knows_each_library(library: str) -> None:
-    who = {room for room, tree in ROOMS.items() if any(name.split(".")[0] == library for name in imports(tree))}
-    assert who == KNOWS[library]
+@pytest.mark.parametrize("library", LIBRARY_USERS)
+def test_library_is_imported_only_by_its_modules(library: str) -> None:
+    users = {module for module, tree in MODULES.items() if any(name.split(".")[0] == library for name in imports(tree))}
+    assert users == LIBRARY_USERS[library]
 
 
-def test_no_file_is_two_rooms() -> None:
+def test_no_module_is_longer_than_400_lines() -> None:
     for path in PACKAGE.rglob("*.py"):
         assert len(path.read_text().splitlines()) <= 400, path

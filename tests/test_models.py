@@ -1,4 +1,4 @@
-"""Models as values."""
+"""Models as immutable values, and the parsing of SSH endpoints."""
 
 import copy
 import pickle
@@ -58,17 +58,17 @@ from netmind_rentgpu import Auth, Container, Image, ImageType, Machine, PaymentT
         ("ssh root@[::1", None),
     ],
 )
-def test_an_endpoint_is_read_in_every_form(text: str, endpoint: SSHEndpoint | None) -> None:
+def test_ssh_endpoint_is_parsed_from_every_form(text: str, endpoint: SSHEndpoint | None) -> None:
     assert SSHEndpoint.parse(text) == endpoint
     assert Container(id=1, ssh=text).ssh_endpoint == endpoint
 
 
-def test_without_a_text_there_is_no_endpoint() -> None:
+def test_container_without_ssh_text_has_no_endpoint() -> None:
     assert Container(id=1).ssh_endpoint is None
 
 
 @pytest.mark.parametrize("kind", [ImageType, PaymentType])
-def test_enumerations_are_open(kind: type[ImageType | PaymentType]) -> None:
+def test_enumerations_accept_unknown_numbers(kind: type[ImageType | PaymentType]) -> None:
     unknown = kind(17)
     assert (str(unknown), repr(unknown)) == ("17", f"{kind.__name__}(17)")
     assert unknown == kind(17)
@@ -104,15 +104,15 @@ def test_secrets_are_in_no_repr_and_no_pickle(model: Auth | Image, field: str) -
     assert getattr(copy.copy(model), field) == getattr(copy.deepcopy([model])[0], field) == "canary"
 
 
-def test_what_a_user_runs_in_an_image_is_not_shown() -> None:
+def test_image_repr_hides_onstart_and_options() -> None:
     assert "HF_TOKEN" not in repr(Image(id=1, onstart="HF_TOKEN=1 run", options="-e HF_TOKEN=1"))
 
 
-def test_models_are_values() -> None:
-    one, other = Container(id=1, extra={"a": [1]}), Container(id=1, extra={"a": [1]})
-    assert one == other
-    assert hash(one) == hash(other)
-    assert pickle.loads(pickle.dumps(one)) == one
+def test_models_are_immutable_values() -> None:
+    first, other = Container(id=1, extra={"a": [1]}), Container(id=1, extra={"a": [1]})
+    assert first == other
+    assert hash(first) == hash(other)
+    assert pickle.loads(pickle.dumps(first)) == first
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        one.id = 2  # type: ignore[misc]  # what the test is about
+        first.id = 2  # type: ignore[misc]  # the test assigns on purpose
     assert pickle.loads(pickle.dumps(Machine(node_name="n", labels=("a",)))).labels == ("a",)

@@ -1,4 +1,4 @@
-"""The profile: what is assumed where the documentation is silent."""
+"""The profile: the assumptions about a service whose documentation leaves things open."""
 
 import pickle
 from datetime import timedelta
@@ -53,7 +53,7 @@ WHOLE = ServiceProfile(
 )
 
 
-def test_a_file_can_set_every_field(tmp_path: Path) -> None:
+def test_profile_file_can_set_every_field(tmp_path: Path) -> None:
     path = tmp_path / "profile.toml"
     path.write_text(WHOLE_FILE)
     assert ServiceProfile.from_toml(path) == WHOLE
@@ -61,7 +61,7 @@ def test_a_file_can_set_every_field(tmp_path: Path) -> None:
     assert all(getattr(WHOLE, field.name) != getattr(default, field.name) for field in attrs.fields(ServiceProfile))
 
 
-def test_a_client_takes_a_profile_a_path_or_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_takes_a_profile_a_path_or_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "profile.toml"
     path.write_text(WHOLE_FILE)
     assert AsyncRentGPU("t").profile == ServiceProfile()
@@ -92,7 +92,7 @@ def test_a_client_takes_a_profile_a_path_or_the_variable(tmp_path: Path, monkeyp
         ("= 3", r"profile\.toml"),
     ],
 )
-def test_a_wrong_file_is_refused_with_its_path(tmp_path: Path, text: str, problem: str) -> None:
+def test_invalid_profile_file_is_refused_with_its_path(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "profile.toml"
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=problem) as caught:
@@ -100,7 +100,7 @@ def test_a_wrong_file_is_refused_with_its_path(tmp_path: Path, text: str, proble
     assert str(path) in str(caught.value)
 
 
-def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+def test_missing_or_binary_profile_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="nowhere"):
         AsyncRentGPU("t", profile=tmp_path / "nowhere.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
@@ -108,7 +108,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         AsyncRentGPU("t", profile=tmp_path / "binary.toml")
 
 
-def test_profiles_are_values() -> None:
+def test_profiles_are_immutable_values() -> None:
     again = pickle.loads(pickle.dumps(WHOLE))
     assert again == WHOLE
     assert hash(again) == hash(WHOLE)

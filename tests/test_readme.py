@@ -1,4 +1,4 @@
-"""The README shows only what works: its programs are run as they stand, its commands are the ones CI runs."""
+"""The README shows only what works: its programs are run as they stand, and its commands are those of CI."""
 
 import argparse
 import json
@@ -66,13 +66,13 @@ def programs() -> dict[str, list[str]]:
     return found
 
 
-def test_every_program_is_known() -> None:
+def test_every_readme_program_has_an_expected_output() -> None:
     assert programs().keys() == {*OUTPUT, TESTS}
     assert {section: len(found) for section, found in programs().items()} == {**dict.fromkeys(OUTPUT, 1), TESTS: 2}
 
 
 @pytest.mark.parametrize("section", OUTPUT)
-async def test_a_program_runs_as_it_stands(section: str, tmp_path: Path) -> None:
+async def test_readme_program_prints_its_expected_output(section: str, tmp_path: Path) -> None:
     import anyio
 
     async with Emulator(seed=7, boot_seconds=0, ssh=section in LOGGING_IN) as emulator:
@@ -86,7 +86,7 @@ async def test_a_program_runs_as_it_stands(section: str, tmp_path: Path) -> None
         def run(program: str) -> subprocess.CompletedProcess[str]:
             command = [sys.executable, "-W", "error", "-c", program]
             return subprocess.run(
-                command, capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path, env=environment
+                command, capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path, env=environment
             )
 
         if emulator_has_a_container := "shell" in section:
@@ -113,28 +113,28 @@ async def rent_one(emulator: Emulator) -> None:
 
 
 @pytest.mark.parametrize("with_fixture", [False, True])
-def test_the_tests_pass_as_they_stand(with_fixture: bool, tmp_path: Path) -> None:
+def test_readme_tests_pass_and_fail_as_described(with_fixture: bool, tmp_path: Path) -> None:
     test, conftest = programs()[TESTS]
     (tmp_path / "test_mine.py").write_text(test)
     if with_fixture:
         (tmp_path / "conftest.py").write_text(conftest)
-    assert pytest_says(tmp_path) == "3 passed"
-    # What the text says of the last line of the first test, and of the marker of the second.
+    assert pytest_summary(tmp_path) == "3 passed"
+    # The text explains the last line of the first test, and the marker of the second.
     for part, left in (("    rentgpu.containers.delete", "mine"), ("@pytest.mark.rentgpu_may_leave_rented\n", "lost")):
         assert test.count(part) == 1
         changed = "".join(line for line in test.splitlines(keepends=True) if not line.startswith(part.rstrip("\n")))
         (tmp_path / "test_mine.py").write_text(changed)
-        assert pytest_says(tmp_path, f"{left} (container 1001)") == "3 passed, 1 error"
+        assert pytest_summary(tmp_path, f"{left} (container 1001)") == "3 passed, 1 error"
 
 
-def pytest_says(folder: Path, text: str = "") -> str:
+def pytest_summary(folder: Path, text: str = "") -> str:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:schemathesis", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=folder)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=folder)
     assert text in done.stdout
     return done.stdout.strip().rpartition("\n")[2].partition(" in ")[0]
 
 
-def test_the_emulators_command_prints_what_is_shown(tmp_path: Path) -> None:
+def test_readme_emulator_commands_print_the_shown_output(tmp_path: Path) -> None:
     section = TEXT.partition("## The emulator from any language")[2].partition("\n## ")[0]
     command, curls = re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
     arguments, exports = command.removeprefix("$ .venv/bin/python ").split("\n", 1)
@@ -151,9 +151,9 @@ def test_the_emulators_command_prints_what_is_shown(tmp_path: Path) -> None:
             variables = dict(re.findall(r"^export (\w+)=(\S+)$", exports, re.MULTILINE))
             answers = 0
             for line, answer in re.findall(r"^\$ curl (.*)\n(?:([^$].*)\n)?", curls, re.MULTILINE):
-                told = curl(Template(line).substitute(variables))
+                answered = curl(Template(line).substitute(variables))
                 if answer:
-                    assert told == json.loads(answer)
+                    assert answered == json.loads(answer)
                     answers += 1
             assert (curls.count("$ curl"), answers) == (7, 2)
         finally:
@@ -161,7 +161,7 @@ def test_the_emulators_command_prints_what_is_shown(tmp_path: Path) -> None:
 
 
 def curl(line: str) -> Any:
-    """Do what curl does with these arguments, which a machine may not have; return the JSON that it prints."""
+    """Send the request of a curl command, because a machine may have no curl; return the decoded JSON answer."""
     parser = argparse.ArgumentParser()
     parser.add_argument("-s", action="store_true")
     parser.add_argument("-H", dest="header", default="Accept: */*")
@@ -181,14 +181,14 @@ def curl(line: str) -> Any:
             return json.load(error)
 
 
-def test_there_are_two_commands() -> None:
+def test_readme_shows_exactly_two_shell_commands() -> None:
     assert re.findall(r"^```sh\n(.*?)\n```$", TEXT, re.MULTILINE | re.DOTALL) == [
         "python3 -m venv .venv && .venv/bin/pip install '.[all]' && .venv/bin/netmind-rentgpu demo",
         "python3 -m venv .venv && .venv/bin/pip install '.[all,test]' && .venv/bin/pytest",
     ]
 
 
-def test_every_guess_is_told() -> None:
+def test_readme_lists_every_field_of_the_profile() -> None:
     section = TEXT.partition("## What we do not know")[2]
     for field in attrs.fields(ServiceProfile):
         assert f"`{field.name}" in section

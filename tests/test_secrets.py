@@ -1,4 +1,4 @@
-"""The watch over every test sees what it is there to see."""
+"""The watch over every test finds secrets in every place where they may show."""
 
 import logging
 
@@ -9,7 +9,7 @@ from netmind_rentgpu import Auth, ConfigurationError
 
 
 @pytest.mark.parametrize("secret", canaries.ALL, ids=["token", "password", "docker"])
-def test_the_watch_sees_a_secret_wherever_it_shows(secret: str) -> None:
+def test_secret_watch_finds_a_secret_in_every_place(secret: str) -> None:
     watch = canaries.Watch()
     watch.handle(logging.LogRecord("x", logging.DEBUG, "", 0, "said %s", (secret,), None))
     error = ConfigurationError(secret)
@@ -30,7 +30,7 @@ def test_the_watch_sees_a_secret_wherever_it_shows(secret: str) -> None:
         "a str",
         "a pickle",
     }
-    # The autouse watch saw this error being made, and would rightly object.
+    # The autouse watch also recorded this error, and would fail the test.
     error.args = ("",)
     error.__cause__ = None
     error.__context__ = None

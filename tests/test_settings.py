@@ -1,4 +1,4 @@
-"""What a client is told, and what it refuses to be told."""
+"""The settings of a client: where they come from, and which are refused."""
 
 import pickle
 from typing import Any
@@ -22,7 +22,7 @@ def resolve(environment: dict[str, str] | None = None, **arguments: Any) -> Sett
     return Settings.resolve(**{**defaults, **arguments}, environment=environment or {})
 
 
-def test_the_token_comes_from_the_argument_or_the_environment() -> None:
+def test_token_comes_from_the_argument_or_the_environment() -> None:
     both = {"NETMIND_API_KEY": "key", "NETMIND_API_TOKEN": "other"}
     assert resolve(both).token == "token"
     assert resolve(both, token=None).token == "key"
@@ -31,26 +31,26 @@ def test_the_token_comes_from_the_argument_or_the_environment() -> None:
     assert resolve(token=" token\n").token == "token"
 
 
-def test_an_empty_token_is_not_replaced_by_another_accounts() -> None:
+def test_empty_token_is_not_replaced_from_the_environment() -> None:
     with pytest.raises(ConfigurationError):
         resolve({"NETMIND_API_KEY": "key"}, token="")
 
 
 @pytest.mark.parametrize("argument", ["token", "base_url", "proxy", "profile", "session"])
-def test_an_argument_of_the_wrong_type_is_named(argument: str) -> None:
+def test_client_argument_of_the_wrong_type_is_named(argument: str) -> None:
     arguments: dict[str, Any] = {"token": "t", argument: 5}
     with pytest.raises(ConfigurationError, match=rf"{argument} must be .*, not int"):
         AsyncRentGPU(**arguments)
 
 
 @pytest.mark.parametrize("token", [None, "", "  ", "a\nb", "pässword", "a\x00"])
-def test_a_token_that_cannot_be_sent_is_refused_and_not_shown(token: str | None) -> None:
+def test_unsendable_token_is_refused_and_not_shown(token: str | None) -> None:
     with pytest.raises(ConfigurationError) as caught:
         resolve(token=token)
     assert token is None or not token.strip() or token not in str(caught.value)
 
 
-def test_the_token_is_not_shown() -> None:
+def test_token_is_not_shown_by_repr_or_pickle() -> None:
     settings = resolve(token="canary", proxy="http://user:canary@proxy:1")
     assert "canary" not in repr(settings)
     with pytest.raises(TypeError):
@@ -73,7 +73,7 @@ def test_the_token_is_not_shown() -> None:
         ("http://[::1]:8000", "http://[::1]:8000"),
     ],
 )
-def test_the_base_url(url: str | None, kept: str) -> None:
+def test_base_url_is_accepted_and_normalised(url: str | None, kept: str) -> None:
     assert resolve(base_url=url).base_url == kept
     assert resolve({"NETMIND_BASE_URL": url or ""}).base_url == kept
 
@@ -100,13 +100,13 @@ def test_the_base_url(url: str | None, kept: str) -> None:
         "https://api.netmind.ai/v1/rentgpu/",
     ],
 )
-def test_a_base_url_that_cannot_be_used_is_refused(url: str) -> None:
+def test_unusable_base_url_is_refused(url: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         resolve(base_url=url)
     assert "canary" not in str(caught.value)
 
 
-def test_plain_http_to_another_machine_only_if_asked_for() -> None:
+def test_plain_http_to_another_host_is_allowed_on_request() -> None:
     assert resolve(base_url="http://10.0.0.1", allow_insecure_http=True).base_url == "http://10.0.0.1"
 
 
@@ -124,20 +124,22 @@ def test_plain_http_to_another_machine_only_if_asked_for() -> None:
         ({}, None),
     ],
 )
-def test_the_systems_proxy(environment: dict[str, str], proxy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_of_the_system_is_used_unless_given(
+    environment: dict[str, str], proxy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert resolve().proxy == proxy
     assert resolve(proxy="http://mine:2").proxy == "http://mine:2"
 
 
-def test_loopback_needs_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loopback_url_uses_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://proxy:1")
     assert resolve(base_url="http://127.0.0.1:8000").proxy is None
     assert resolve(base_url="http://10.0.0.1", allow_insecure_http=True).proxy == "http://proxy:1"
 
 
-def test_a_proxy_elsewhere_does_not_see_the_token_in_plain_http() -> None:
+def test_remote_proxy_for_plain_http_is_refused_unless_allowed() -> None:
     with pytest.raises(ConfigurationError, match="the proxy would see the token"):
         resolve(base_url="http://127.0.0.1:1", proxy="http://proxy:1")
     assert resolve(base_url="http://127.0.0.1:1", proxy="http://proxy:1", allow_insecure_http=True).proxy
@@ -145,14 +147,14 @@ def test_a_proxy_elsewhere_does_not_see_the_token_in_plain_http() -> None:
 
 
 @pytest.mark.parametrize("proxy", ["http://me:canary\udcff@h:1", "http://us%3Aer:canary@h:1"])
-def test_a_proxys_login_that_cannot_be_sent_is_not_shown(proxy: str) -> None:
+def test_unsendable_proxy_login_is_refused_and_not_shown(proxy: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         AsyncRentGPU("t", proxy=proxy)
     assert "canary" not in f"{caught.value!r} {caught.value.__context__!r} {caught.value.__cause__!r}"
 
 
 @pytest.mark.parametrize("proxy", ["socks5://user:canary@proxy:1", "http://", "http://proxy:port", "http://proxy:0"])
-def test_a_proxy_that_cannot_be_used_is_refused_and_not_shown(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_proxy_is_refused_and_not_shown(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError) as caught:
         resolve(proxy=proxy)
     assert "canary" not in str(caught.value)
@@ -161,7 +163,7 @@ def test_a_proxy_that_cannot_be_used_is_refused_and_not_shown(proxy: str, monkey
         resolve()
 
 
-def test_timeouts() -> None:
+def test_timeouts_resolve_from_the_client_and_the_call() -> None:
     mine = Timeouts(total=7, connect=1, read=2, slot=3)
     assert resolve().timeouts == Timeouts()
     assert resolve(timeout=mine).timeouts == mine
@@ -174,14 +176,14 @@ def test_timeouts() -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "5", True])
-def test_what_is_no_time(value: Any) -> None:
+def test_invalid_timeout_is_refused(value: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="timeout: must be Timeouts, seconds above 0, or None"):
         timeouts_for(value, Timeouts())
     with pytest.raises(InvalidArgumentError, match="read: must be a number of seconds above 0"):
         Timeouts(read=value)
 
 
-def test_retries() -> None:
+def test_retries_resolve_from_counts_and_policies() -> None:
     assert resolve().retries == Retries()
     assert resolve(retries=0).retries == Retries(max_attempts=1)
     assert resolve(retries=2).retries == Retries(max_attempts=3)
@@ -200,13 +202,13 @@ def test_retries() -> None:
     ],
     ids=str,
 )
-def test_what_is_no_count(arguments: dict[str, Any], problem: str) -> None:
+def test_invalid_count_is_refused(arguments: dict[str, Any], problem: str) -> None:
     with pytest.raises(InvalidArgumentError, match=problem):
         resolve(**arguments)
 
 
 @pytest.mark.parametrize("field", ["base_delay", "max_delay", "max_retry_after", "max_elapsed"])
 @pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "5", True])
-def test_what_is_no_delay(field: str, value: Any) -> None:
+def test_invalid_delay_is_refused(field: str, value: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=f"{field}: must be a number of seconds"):
         Retries(**{field: value})

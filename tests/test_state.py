@@ -1,4 +1,4 @@
-"""The state file: made when it is needed, for its user alone, shared by threads and processes, and never half written."""
+"""The state file: made when needed, for its user alone, shared by threads and processes, and never half written."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import anyio
 import pytest
+from until import until
 
 from netmind_rentgpu import AsyncRentGPU, ConfigurationError, LedgerError
 from netmind_rentgpu.settings import DEFAULT, Settings
@@ -26,7 +27,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "er" / "state.sqlite3"
 
 
-async def test_it_is_made_when_it_is_needed_and_for_its_user_alone(path: Path) -> None:
+async def test_state_file_is_made_when_needed_and_for_its_user_alone(path: Path) -> None:
     before = os.umask(0)
     try:
         state = State(path)
@@ -45,7 +46,7 @@ async def test_it_is_made_when_it_is_needed_and_for_its_user_alone(path: Path) -
     state.close()
 
 
-async def test_it_is_for_its_user_alone_also_where_a_link_leads(path: Path, tmp_path: Path) -> None:
+async def test_state_file_behind_a_link_is_for_its_user_alone(path: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(path)
     before = os.umask(0)
@@ -61,7 +62,7 @@ async def test_it_is_for_its_user_alone_also_where_a_link_leads(path: Path, tmp_
     state.close()
 
 
-async def test_links_in_a_circle_cannot_be_used(tmp_path: Path) -> None:
+async def test_state_file_behind_circular_links_is_refused(tmp_path: Path) -> None:
     (tmp_path / "one").symlink_to(tmp_path / "other")
     (tmp_path / "other").symlink_to(tmp_path / "one")
     state = State(tmp_path / "one")
@@ -70,7 +71,7 @@ async def test_links_in_a_circle_cannot_be_used(tmp_path: Path) -> None:
             await use
 
 
-async def test_a_key_is_kept_unless_it_is_replaced(path: Path) -> None:
+async def test_host_key_is_kept_unless_it_is_replaced(path: Path) -> None:
     state = State(path)
     assert await state.pin_host_key("one", 1, "first") == "first"
     assert await state.pin_host_key("one", 1, "second") == "first"
@@ -81,7 +82,7 @@ async def test_a_key_is_kept_unless_it_is_replaced(path: Path) -> None:
     state.close()
 
 
-async def test_what_cannot_be_used_is_an_error(path: Path, tmp_path: Path) -> None:
+async def test_unusable_state_file_raises_ledger_error(path: Path, tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(b"x" * 5000)
     with pytest.raises(LedgerError, match="not a database"):
@@ -101,7 +102,7 @@ async def test_what_cannot_be_used_is_an_error(path: Path, tmp_path: Path) -> No
         await State(path).host_key("account", 1)
 
 
-async def test_what_fails_changes_nothing(path: Path) -> None:
+async def test_failed_write_changes_nothing(path: Path) -> None:
     state = State(path)
     await state.pin_host_key("account", 1, "first")
 
@@ -115,7 +116,7 @@ async def test_what_fails_changes_nothing(path: Path) -> None:
     state.close()
 
 
-async def test_many_share_it(path: Path) -> None:
+async def test_many_states_share_one_file(path: Path) -> None:
     states = [State(path) for _ in range(20)]
     kept = await asyncio.gather(
         *(
@@ -130,7 +131,7 @@ async def test_many_share_it(path: Path) -> None:
         state.close()
 
 
-def test_processes_that_begin_at_once_share_it(path: Path) -> None:
+def test_processes_started_at_once_share_one_file(path: Path) -> None:
     program = f"""
 import asyncio
 from pathlib import Path
@@ -149,7 +150,7 @@ asyncio.run(main())
         assert process.communicate(timeout=60) == (b"key\n", b"")
 
 
-async def test_a_forked_child_has_a_connection_of_its_own(path: Path) -> None:
+async def test_forked_child_opens_a_connection_of_its_own(path: Path) -> None:
     state = State(path)
     await state.pin_host_key("account", 1, "key")
     inherited = state._connection
@@ -180,7 +181,9 @@ async def test_a_forked_child_has_a_connection_of_its_own(path: Path) -> None:
         (None, {}, str(Path("~/.local/state/netmind-rentgpu/state.sqlite3").expanduser())),
     ],
 )
-def test_where_it_is(argument: str | Path | None, environment: dict[str, str], expected: str) -> None:
+def test_state_file_path_comes_from_argument_environment_or_default(
+    argument: str | Path | None, environment: dict[str, str], expected: str
+) -> None:
     settings = Settings.resolve(
         token="token",
         base_url=None,
@@ -197,16 +200,16 @@ def test_where_it_is(argument: str | Path | None, environment: dict[str, str], e
     assert "token" not in settings.account
 
 
-def test_a_place_that_is_none() -> None:
+def test_unusable_state_path_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="state must be a path"):
         AsyncRentGPU("token", state=7)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="no place for the state file"):
         AsyncRentGPU("token", state="~no-such-user-here/state")
 
 
-async def test_reading_it_does_not_let_go_of_it(path: Path) -> None:
+async def test_reading_the_state_file_keeps_its_locks(path: Path) -> None:
     # POSIX takes all of a process's locks on a file when the process closes any descriptor of it. Then another process
-    # takes itself for the last one, and removes what was written meanwhile.
+    # takes itself for the last user of the file, and removes the writes of this one.
     state = State(path)
     await state.pin_host_key("account", 1, "first")
     assert await state.host_key("account", 1) == "first"
@@ -215,20 +218,20 @@ async def test_reading_it_does_not_let_go_of_it(path: Path) -> None:
     assert Path(f"{path}-wal").exists()
     await state.pin_host_key("account", 2, "second")
     assert await state.host_key("account", 2) == "second"
-    assert [one.name for one in path.parent.iterdir() if one.name.endswith(".new")] == []
+    assert [file.name for file in path.parent.iterdir() if file.name.endswith(".new")] == []
     state.close()
 
 
 @pytest.mark.parametrize("how", ["once", "again and again", "by a scope"])
 @pytest.mark.parametrize("fails", [False, True])
-async def test_who_is_cancelled_leaves_when_it_is_written(path: Path, how: str, fails: bool) -> None:
+async def test_cancelled_write_ends_only_once_it_is_written(path: Path, how: str, fails: bool) -> None:
     state, gate, acted = State(path), threading.Event(), threading.Event()
 
     def act(connection: sqlite3.Connection) -> None:
-        assert gate.wait(10)
+        assert gate.wait(60)
         acted.set()
         if fails:
-            raise ValueError("it cannot be done")
+            raise ValueError("the write fails")
 
     left: list[BaseException] = []
 
@@ -267,41 +270,40 @@ async def test_who_is_cancelled_leaves_when_it_is_written(path: Path, how: str, 
 
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("fails", [False, True])
-async def test_a_cancellation_the_moment_it_is_written(
+async def test_write_cancelled_as_it_finishes_is_cancelled(
     path: Path, fails: bool, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, told = State(path), 0
+    state, finished = State(path), 0
     finish = state._finish
 
     def act(connection: sqlite3.Connection) -> None:
         if fails:
-            raise ValueError("it cannot be done")
+            raise ValueError("the write fails")
 
-    def told_meanwhile(*arguments: Any) -> None:
-        nonlocal told
-        told += 1
+    def finish_and_cancel(*arguments: Any) -> None:
+        nonlocal finished
+        finished += 1
         if after:
             finish(*arguments)
         writing.cancel()
         if not after:
             finish(*arguments)
 
-    monkeypatch.setattr(state, "_finish", told_meanwhile)
+    monkeypatch.setattr(state, "_finish", finish_and_cancel)
     writing = asyncio.create_task(state.write(act))
     await asyncio.wait({writing})
     assert writing.cancelled()
-    assert told == 1
+    assert finished == 1
     monkeypatch.undo()
     assert await state.write(lambda connection: 1) == 1
     state.close()
 
 
-async def test_what_is_closed_is_closed_once_all_is_written(path: Path) -> None:
+async def test_closed_state_file_closes_once_all_is_written(path: Path) -> None:
     state, go_on, written = State(path), threading.Event(), asyncio.Event()
-    writing = [asyncio.create_task(state.write(lambda _: go_on.wait(20)))]
-    async with asyncio.timeout(20):
-        while not state._writing or state._waiting:
-            await asyncio.sleep(0.01)
+    writing = [asyncio.create_task(state.write(lambda _: go_on.wait(60)))]
+    async with asyncio.timeout(120):
+        await until(lambda: state._writing and not state._waiting)
         writing.append(asyncio.create_task(state.write(lambda _: 1)))
         state.write_soon(lambda _: 1).add_done_callback(lambda _: written.set())
         await asyncio.sleep(0)
@@ -309,11 +311,10 @@ async def test_what_is_closed_is_closed_once_all_is_written(path: Path) -> None:
         go_on.set()
         await asyncio.gather(*writing)
         await written.wait()
-        while state._connection is not None:
-            await asyncio.sleep(0.01)
+        await until(lambda: state._connection is None)
 
 
-async def test_what_is_closed_while_it_is_in_use_is_closed_then(path: Path) -> None:
+async def test_state_file_closed_during_a_write_closes_afterwards(path: Path) -> None:
     state = State(path)
 
     def act(connection: sqlite3.Connection) -> None:

@@ -1,7 +1,10 @@
 """The client in every world: what a renter does works whichever way the real service turns out."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import random
+import socket
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC
 from decimal import Decimal
 from itertools import combinations
@@ -11,6 +14,7 @@ import attrs
 import canaries
 import pytest
 from banners import BANNER, listening, says
+from until import until
 
 from netmind_rentgpu import (
     AsyncRentGPU,
@@ -41,6 +45,45 @@ REQUIRED = {
     "docker_passwd": canaries.DOCKER_PASSWORD,
 }
 BOOT, LAG = 13, 20
+
+
+@pytest.fixture
+def free_ports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the emulator give out ports of this machine that are free, in place of its made-up numbers."""
+    found: list[int] = []
+    while len(found) < 2:
+        # The kernel gives the ports above 32,767 to outgoing connections.
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            found.append(port)
+    monkeypatch.setattr("netmind_rentgpu.emulator.ports._NUMBERS", found)
+    return found
+
+
+def covering(*switches: str) -> list[str]:
+    """Return presets in which every pair of values of some switches occurs, or every value of a single switch.
+
+    They are the switches that a test depends on; what others do to it, the tests in every preset show.
+    """
+    size = min(2, len(switches))
+
+    def values(preset: str) -> set[Any]:
+        return set(combinations([(switch, getattr(preset_world(preset), switch)) for switch in switches], size))
+
+    missing = set[Any]().union(*map(values, preset_names()))
+    chosen: list[str] = []
+    while missing:
+        chosen.append(max(preset_names(), key=lambda preset: len(values(preset) & missing)))
+        missing -= values(chosen[-1])
+    return chosen
+
+
+def in_worlds(*switches: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("world", covering(*switches), indirect=True)
+
+
+LISTS = ("limit", "over_limit", "order", "marker", "dead_marker", "list_lag")
 
 
 @pytest.fixture(params=preset_names())
@@ -80,7 +123,9 @@ async def create(gpu: AsyncRentGPU, machine: Machine, name: str = "mine") -> Con
     )
 
 
-async def test_a_renters_whole_story(emulator: Emulator, gpu: AsyncRentGPU, world: World, clock: Any) -> None:
+async def test_container_is_rented_restarted_and_deleted(
+    emulator: Emulator, gpu: AsyncRentGPU, world: World, clock: Any
+) -> None:
     machine = (await gpu.machines.list(gpu_names=["NVIDIA_GeForce_RTX_4090"], max_price=Decimal("0.9")))[0]
     image = await gpu.images.ensure(**REQUIRED)
     assert (await gpu.images.get(image.id)).id == image.id
@@ -108,7 +153,8 @@ async def test_a_renters_whole_story(emulator: Emulator, gpu: AsyncRentGPU, worl
         await gpu.containers.get(container.id)
 
 
-async def test_what_is_asked_for_once_is_made_once(gpu: AsyncRentGPU, emulator: Emulator, world: World) -> None:
+@in_worlds(*LISTS, "optional_fields", "services")
+async def test_ensure_creates_once_and_finds_by_content(gpu: AsyncRentGPU, emulator: Emulator, world: World) -> None:
     for number in range(12):
         await gpu.auths.create(f"password-{number}")
     first = await gpu.auths.ensure("password-11")
@@ -125,8 +171,11 @@ async def test_what_is_asked_for_once_is_made_once(gpu: AsyncRentGPU, emulator: 
         assert found == image.id
 
 
+@in_worlds(*LISTS)
 @pytest.mark.parametrize("page_size", [None, 1, 7])
-async def test_lists_are_whole(gpu: AsyncRentGPU, clock: Any, page_size: int | None) -> None:
+async def test_lists_are_whole_at_every_page_size_while_items_are_deleted(
+    gpu: AsyncRentGPU, clock: Any, page_size: int | None
+) -> None:
     machines = await gpu.machines.list()
     made = [(await create(gpu, machine, f"c{number}")).id for number, machine in enumerate(machines[:33])]
     clock.advance(LAG)
@@ -140,7 +189,8 @@ async def test_lists_are_whole(gpu: AsyncRentGPU, clock: Any, page_size: int | N
     assert [one async for one in gpu.containers.list()] == []
 
 
-async def test_a_new_container_may_lag(gpu: AsyncRentGPU, world: World, clock: Any) -> None:
+@in_worlds("list_lag")
+async def test_new_container_is_listed_once_the_lag_has_passed(gpu: AsyncRentGPU, world: World, clock: Any) -> None:
     container = await create(gpu, (await gpu.machines.list())[0])
     listed = [one.id async for one in gpu.containers.list()]
     assert listed == ([container.id] if world.list_lag == "none" else [])
@@ -148,7 +198,8 @@ async def test_a_new_container_may_lag(gpu: AsyncRentGPU, world: World, clock: A
     assert [one.id async for one in gpu.containers.list()] == [container.id]
 
 
-async def test_what_can_be_read_is_read(gpu: AsyncRentGPU, world: World, clock: Any) -> None:
+@in_worlds("stamps", "optional_fields", "gpu_name", "numbers", "prices", "new_fields", "members")
+async def test_every_readable_field_is_read(gpu: AsyncRentGPU, world: World, clock: Any) -> None:
     machines = await gpu.machines.list()
     container = await create(gpu, machines[0])
     things: list[Any] = [*machines, *await gpu.images.list(), *await gpu.auths.list(), container]
@@ -170,7 +221,8 @@ async def test_what_can_be_read_is_read(gpu: AsyncRentGPU, world: World, clock: 
         assert isinstance(container.gpu_name, int if world.gpu_name == "number" else str)
 
 
-async def test_filters_hold(gpu: AsyncRentGPU) -> None:
+@in_worlds("numbers", "prices", "optional_fields")
+async def test_machines_are_filtered_by_price_and_gpus(gpu: AsyncRentGPU) -> None:
     everything = await gpu.machines.list()
     found = await gpu.machines.list(min_price=Decimal("0.2"), max_price=Decimal("0.6"), gpu=2)
     assert found == [
@@ -179,7 +231,8 @@ async def test_filters_hold(gpu: AsyncRentGPU) -> None:
     assert 0 < len(found) < len(everything)
 
 
-async def test_a_wrong_token(emulator: Emulator, world: World) -> None:
+@in_worlds("token", "bad_token", "errors")
+async def test_wrong_token_is_refused(emulator: Emulator, world: World) -> None:
     # A page of HTML with a 403 does not say what is wrong.
     silent = world.errors == "html from a gateway" and world.bad_token != "401 detail"
     async with client(emulator, world, token="wrong-token") as gpu:
@@ -187,14 +240,18 @@ async def test_a_wrong_token(emulator: Emulator, world: World) -> None:
             await gpu.machines.list()
 
 
-async def test_the_token_in_the_other_form(emulator: Emulator, world: World) -> None:
+@in_worlds("token", "bad_token", "errors")
+async def test_token_in_the_other_form_is_refused(emulator: Emulator, world: World) -> None:
     other = attrs.evolve(world, token="bare" if world.token == "bearer" else "bearer")
     async with client(emulator, other) as gpu:
         with pytest.raises((PermissionDeniedError, AuthenticationError)):
             await gpu.machines.list()
 
 
-async def test_a_balance_that_is_too_low(emulator: Emulator, gpu: AsyncRentGPU, clock: Any) -> None:
+@in_worlds("balance_refusal", "errors")
+async def test_create_with_too_low_a_balance_raises_insufficient_balance_error(
+    emulator: Emulator, gpu: AsyncRentGPU, clock: Any
+) -> None:
     container = await create(gpu, (await gpu.machines.list())[-1])
     clock.advance(3600 * 1000)
     with pytest.raises(InsufficientBalanceError):
@@ -203,7 +260,8 @@ async def test_a_balance_that_is_too_low(emulator: Emulator, gpu: AsyncRentGPU, 
     assert len(emulator.charges) == 1
 
 
-async def test_what_is_rejected_is_named_and_not_repeated(gpu: AsyncRentGPU) -> None:
+@in_worlds("validation_errors", "errors")
+async def test_rejected_fields_are_named_without_their_values(gpu: AsyncRentGPU) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         await gpu.request("POST", "auths/", json={"value": canaries.PASSWORD * 2})
     assert [field.loc for field in caught.value.fields] == [("body", "value")]
@@ -213,7 +271,8 @@ async def test_what_is_rejected_is_named_and_not_repeated(gpu: AsyncRentGPU) -> 
     # That neither is repeated, the watch over every test sees to.
 
 
-async def test_names(gpu: AsyncRentGPU, world: World) -> None:
+@in_worlds("names", "long_names")
+async def test_names_are_shortened_or_unique_as_the_world_has_it(gpu: AsyncRentGPU, world: World) -> None:
     machine = (await gpu.machines.list(gpu=2))[0]
     name = "a-name-of-32-characters-xxxxxxxx"
     first = await create(gpu, machine, name)
@@ -225,7 +284,8 @@ async def test_names(gpu: AsyncRentGPU, world: World) -> None:
         assert (await create(gpu, machine, name)).id != first.id
 
 
-async def test_what_is_not_there(gpu: AsyncRentGPU) -> None:
+@in_worlds("second_delete", "delete_answer", "errors")
+async def test_missing_container_and_image_raise_not_found_error(gpu: AsyncRentGPU) -> None:
     for call in (
         gpu.containers.get,
         gpu.containers.stop,
@@ -238,7 +298,7 @@ async def test_what_is_not_there(gpu: AsyncRentGPU) -> None:
     assert await gpu.containers.delete(9999, missing_ok=True) is None
 
 
-async def test_a_delete_that_is_refused_is_no_delete() -> None:
+async def test_refused_delete_raises_although_missing_is_allowed() -> None:
     from hostile import CONTAINER, Hostile, Peer, answer
 
     def behave(peer: Peer) -> None:
@@ -250,7 +310,10 @@ async def test_a_delete_that_is_refused_is_no_delete() -> None:
             await gpu.containers.delete(1, missing_ok=True)
 
 
-async def test_a_stop_and_the_bill(emulator: Emulator, gpu: AsyncRentGPU, world: World, clock: Any) -> None:
+@in_worlds("stop_billing")
+async def test_stopped_container_costs_what_the_world_says(
+    emulator: Emulator, gpu: AsyncRentGPU, world: World, clock: Any
+) -> None:
     container = await create(gpu, (await gpu.machines.list())[0])
     clock.advance(100)
     await gpu.containers.stop(container.id)
@@ -268,13 +331,7 @@ def hurried(gpu: AsyncRentGPU) -> AsyncRentGPU:
     return gpu
 
 
-async def until(met: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
-        while not met():
-            await asyncio.sleep(0.002)
-
-
-async def test_waiting(emulator: Emulator, gpu: AsyncRentGPU, world: World, clock: Any) -> None:
+async def test_waits_end_in_every_world(emulator: Emulator, gpu: AsyncRentGPU, world: World, clock: Any) -> None:
     machine = max(await gpu.machines.list(), key=lambda one: one.gpu_count or 0)
     ids = [(await create(gpu, machine, f"mine-{number}")).id for number in range(7)]
     containers = hurried(gpu).containers
@@ -301,7 +358,9 @@ async def test_waiting(emulator: Emulator, gpu: AsyncRentGPU, world: World, cloc
         await containers.wait(ids[0], until=lambda one: bool(one.ssh), timeout=0.1)
 
 
-async def test_watching(emulator: Emulator, gpu: AsyncRentGPU, world: World, clock: Any) -> None:
+async def test_watch_reports_every_change_in_every_world(
+    emulator: Emulator, gpu: AsyncRentGPU, world: World, clock: Any
+) -> None:
     machine = max(await gpu.machines.list(), key=lambda one: one.gpu_count or 0)
     first = await create(gpu, machine, "first")
     clock.advance(LAG)
@@ -342,7 +401,10 @@ async def test_watching(emulator: Emulator, gpu: AsyncRentGPU, world: World, clo
     assert emulator.running == []
 
 
-async def test_waiting_until_an_ssh_server_answers(gpu: AsyncRentGPU, world: World, clock: Any) -> None:
+@in_worlds("ssh", "ssh_not_yet", "restart_port")
+async def test_wait_reachable_returns_once_an_ssh_server_answers(
+    free_ports: list[int], gpu: AsyncRentGPU, world: World, clock: Any
+) -> None:
     machine = (await gpu.machines.list())[0]
     container = await create(gpu, machine)
     containers = hurried(gpu).containers
@@ -354,21 +416,22 @@ async def test_waiting_until_an_ssh_server_answers(gpu: AsyncRentGPU, world: Wor
         return
     reachable = asyncio.create_task(containers.wait_reachable(container.id, timeout=60))
     clock.advance(BOOT)
-    async with listening(says(BANNER), 21001):
+    port = free_ports[0]
+    async with listening(says(BANNER), port):
         found = (await reachable).ssh_endpoint
         assert found is not None
-        assert (found.host, found.port) == ("127.0.0.1", 21001)
+        assert (found.host, found.port) == ("127.0.0.1", port)
     await containers.restart(container.id)
     reachable = asyncio.create_task(containers.wait_reachable(container.id, timeout=60))
     clock.advance(BOOT)
-    port = 21001 if world.restart_port == "kept" else 21002
+    port = free_ports[world.restart_port != "kept"]
     async with listening(says(BANNER), port):
         found = (await reachable).ssh_endpoint
         assert found is not None
         assert found.port == port
 
 
-def test_the_presets_cover_every_pair(capsys: pytest.CaptureFixture[str]) -> None:
+def test_presets_cover_every_pair_of_values(capsys: pytest.CaptureFixture[str]) -> None:
     switches = World.switches()
     worlds = [attrs.asdict(preset_world(name)) for name in preset_names()]
     wanted = {
@@ -386,7 +449,7 @@ def test_the_presets_cover_every_pair(capsys: pytest.CaptureFixture[str]) -> Non
     assert worlds[0] == attrs.asdict(World())
 
 
-def test_the_presets_are_the_same_in_every_process() -> None:
+def test_presets_are_the_same_in_every_process() -> None:
     import subprocess
     import sys
 

@@ -134,7 +134,10 @@ class Backstage:
 
     def show_faults(self) -> Any:
         """`GET /_emulator/faults`."""
-        return {"faults": [fault.to_mapping() for fault in self.faults]}
+        return {
+            "faults": [fault.to_mapping() for fault in self.faults],
+            "unmet": [fault.to_mapping() for fault in self.faults.unmet],
+        }
 
     def add_fault(self, body: Any) -> Any:
         """`POST /_emulator/faults`."""

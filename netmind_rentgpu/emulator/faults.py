@@ -227,6 +227,12 @@ class _Rule:
     random: Random
     matched: int = 0
     hit: int = 0
+    drawn: bool = False
+
+    @property
+    def met(self) -> bool:
+        """True if a request met the fault, or could have: by chance it did not."""
+        return self.hit > 0 or self.drawn
 
     def matches(self, call: str, method: str, path: str) -> bool:
         fault = self.fault
@@ -241,7 +247,10 @@ class _Rule:
         fault = self.fault
         if self.matched + 1 < fault.nth or self.hit == fault.times:
             return False
-        return fault.probability is None or self.random.random() < fault.probability
+        if fault.probability is None:
+            return True
+        self.drawn = True
+        return self.random.random() < fault.probability
 
 
 class Faults:
@@ -254,12 +263,13 @@ class Faults:
         self._first = tuple(faults)
         self._added = 0
         self._rules: tuple[_Rule, ...] = ()
+        self._cleared: tuple[Fault, ...] = ()
         self.reset()
 
     def reset(self) -> None:
-        """Put into force what was in the beginning, and nothing else."""
+        """Put into force what was in the beginning, and nothing else; `unmet` forgets all others."""
         self._added = 0
-        self.clear()
+        self._rules = self._cleared = ()
         for fault in self._first:
             self.add(fault)
 
@@ -273,8 +283,18 @@ class Faults:
         self._rules = (*self._rules, _Rule(fault, random))  # who looks at the old ones in another thread can go on
 
     def clear(self) -> None:
-        """Put all rules out of force."""
+        """Put all rules out of force; `unmet` still lists those that no request has met."""
+        self._cleared = self.unmet
         self._rules = ()
+
+    @property
+    def unmet(self) -> tuple[Fault, ...]:
+        """The faults since the last reset that no request has met, so that a test with them proves nothing of them.
+
+        A fault counts as met once one request has met it, whatever its `times`, and a fault with a `probability` once
+        chance has decided about one request.
+        """
+        return (*self._cleared, *(rule.fault for rule in self._rules if not rule.met))
 
     def __iter__(self) -> Iterator[Fault]:
         return (rule.fault for rule in self._rules)

@@ -147,7 +147,7 @@ def _fault(what: str, method: str | None) -> dict[str, Any] | None:
 
 _FAULT_KINDS = [_fault(what, method) for what in get_args(What) for method in (None, *METHODS)]
 _FAULT = {"oneOf": [kind for kind in _FAULT_KINDS if kind is not None]}
-_FAULTS = _object({"faults": {"type": "array", "items": _FAULT}})
+_FAULTS = _object({name: {"type": "array", "items": _FAULT} for name in ("faults", "unmet")})
 _REQUESTS = _object(
     {
         "connections": {"type": "integer"},

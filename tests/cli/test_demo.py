@@ -62,9 +62,9 @@ def run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedP
     )
 
 
-@pytest.mark.parametrize("through", [(), ("--sync",)])
-def test_the_demo_makes_all_thirteen_calls_and_leaves_nothing(tmp_path: Path, through: tuple[str, ...]) -> None:
-    done = run("demo", "--boot-seconds", "0.1", *through, cwd=tmp_path)
+@pytest.mark.parametrize("interface", [(), ("--sync",)])
+def test_demo_makes_all_thirteen_calls_and_leaves_nothing_rented(tmp_path: Path, interface: tuple[str, ...]) -> None:
+    done = run("demo", "--boot-seconds", "0.1", *interface, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.findall(r"^ ?\d+\. (.+)$", done.stdout, re.MULTILINE) == CALLS
     service = {call.partition("(")[0] for call in CALLS if re.match(r"gpu\.\w+\.(?!wait)", call)}
@@ -80,7 +80,7 @@ def test_the_demo_makes_all_thirteen_calls_and_leaves_nothing(tmp_path: Path, th
     assert list(tmp_path.iterdir()) == []
 
 
-def test_on_a_terminal_it_shows_progress(tmp_path: Path) -> None:
+def test_demo_on_a_terminal_shows_progress(tmp_path: Path) -> None:
     master, slave = pty.openpty()
     with subprocess.Popen(
         [PROGRAM, "demo", "--boot-seconds", "0.5"], stdout=slave, stderr=slave, cwd=tmp_path
@@ -99,13 +99,13 @@ def test_on_a_terminal_it_shows_progress(tmp_path: Path) -> None:
     assert b"Nothing is still rented." in shown
 
 
-@pytest.mark.parametrize("through", [(), ("--sync",)])
-async def test_live_reads_and_rents_nothing(tmp_path: Path, through: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("interface", [(), ("--sync",)])
+async def test_live_demo_reads_and_rents_nothing(tmp_path: Path, interface: tuple[str, ...]) -> None:
     import anyio
 
     async with Emulator(seed=7) as emulator:
         environment = {"NETMIND_BASE_URL": emulator.url, "NETMIND_API_KEY": emulator.token}
-        empty = await anyio.to_thread.run_sync(lambda: run("demo", "--live", *through, cwd=tmp_path, **environment))
+        empty = await anyio.to_thread.run_sync(lambda: run("demo", "--live", *interface, cwd=tmp_path, **environment))
         assert (empty.returncode, empty.stderr) == (0, "")
         assert "60 machines" in empty.stdout
         assert "0 rented" in empty.stdout
@@ -119,7 +119,7 @@ async def test_live_reads_and_rents_nothing(tmp_path: Path, through: tuple[str, 
                 image_template_id=1,
                 payment_type=PaymentType.USD,
             )
-        full = await anyio.to_thread.run_sync(lambda: run("demo", "--live", *through, cwd=tmp_path, **environment))
+        full = await anyio.to_thread.run_sync(lambda: run("demo", "--live", *interface, cwd=tmp_path, **environment))
         assert (full.returncode, full.stderr) == (0, "")
         assert "gpu.auths.get(1)" in full.stdout
         assert "[mine], status 0" in full.stdout
@@ -127,13 +127,13 @@ async def test_live_reads_and_rents_nothing(tmp_path: Path, through: tuple[str, 
         assert len(emulator.charges) == 1
 
 
-@pytest.mark.parametrize("through", [(), ("--sync",)])
+@pytest.mark.parametrize("interface", [(), ("--sync",)])
 @pytest.mark.parametrize(("boot_seconds", "step", "deleted"), [(3600, RENT, []), (2, WAIT, ["1002", "1003", "1004"])])
-def test_an_interrupted_demo_returns_what_it_rented(
-    tmp_path: Path, through: tuple[str, ...], boot_seconds: int, step: str, deleted: list[str]
+def test_interrupted_demo_deletes_its_containers(
+    tmp_path: Path, interface: tuple[str, ...], boot_seconds: int, step: str, deleted: list[str]
 ) -> None:
     with subprocess.Popen(
-        [PROGRAM, "demo", "--boot-seconds", str(boot_seconds), *through],
+        [PROGRAM, "demo", "--boot-seconds", str(boot_seconds), *interface],
         stdout=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
@@ -141,38 +141,38 @@ def test_an_interrupted_demo_returns_what_it_rented(
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
     ) as process:
         assert process.stdout is not None
-        told = ""
-        while step not in told:
-            told += process.stdout.readline()
-        # The machine is there, whatever it does next.
-        found = re.search(r"http://127\.0\.0\.1:\d+", told)
+        shown = ""
+        while step not in shown:
+            shown += process.stdout.readline()
+        # The container exists now, whatever the demo does next.
+        found = re.search(r"http://127\.0\.0\.1:\d+", shown)
         assert found is not None
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while b'"rg-' not in urlopen(f"{found[0]}/_emulator/bill").read():
             assert time.monotonic() < deadline
         process.send_signal(signal.SIGINT)
-        told += process.stdout.read()
+        shown += process.stdout.read()
         assert process.wait(60) != 0
-    assert re.findall(r"gpu.containers.delete\((\d+)\)", told) == deleted
-    assert "The bill: rg-" in told
-    assert "Nothing is still rented." in told
-    assert "stop(1002)" not in told
+    assert re.findall(r"gpu.containers.delete\((\d+)\)", shown) == deleted
+    assert "The bill: rg-" in shown
+    assert "Nothing is still rented." in shown
+    assert "stop(1002)" not in shown
 
 
-def test_live_without_a_token_says_what_is_missing(tmp_path: Path) -> None:
+def test_live_demo_without_a_token_names_the_missing_variables(tmp_path: Path) -> None:
     done = run("demo", "--live", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "Error: no API token: pass token=..., or set NETMIND_API_KEY or NETMIND_API_TOKEN\n"
 
 
-def test_help_and_version() -> None:
+def test_command_prints_help_and_version() -> None:
     runner = CliRunner()
     assert __version__ in runner.invoke(app, ["--version"]).output
     assert "demo" in runner.invoke(app, ["--help"]).output
     assert isinstance(app, click.Group)
 
 
-def test_without_its_libraries_it_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_without_its_libraries_says_how_to_install_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(netmind_rentgpu.cli, "find_spec", lambda name: None)
     with pytest.raises(SystemExit) as caught:
         netmind_rentgpu.cli.main()

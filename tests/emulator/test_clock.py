@@ -1,4 +1,4 @@
-"""An emulator's time, and what happens by itself in it."""
+"""The clock of an emulator, and the timeline of events that it makes due."""
 
 import threading
 from typing import Any
@@ -26,17 +26,17 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     return machine
 
 
-def test_real_time(machine: Any) -> None:
+def test_clock_follows_the_monotonic_clock_of_the_machine(machine: Any) -> None:
     clock = Clock()
     assert (clock.now, clock.scale) == (1000, 1)
     machine.go(7)
     assert clock.now == 1007
-    # Whoever sets the machine's clock does not move this one.
+    # A change of the machine's wall clock does not move the emulator's clock.
     machine.real -= 500
     assert clock.now == 1007
 
 
-def test_scaled_time(machine: Any) -> None:
+def test_scaled_clock_runs_faster_from_the_change_on(machine: Any) -> None:
     clock = Clock(scale=3600, start=5)
     machine.go(2)
     assert clock.now == 5 + 7200
@@ -49,7 +49,7 @@ def test_scaled_time(machine: Any) -> None:
     assert repr(clock) == "Clock(scale=2, start=7226.0)"
 
 
-def test_time_that_is_moved(machine: Any) -> None:
+def test_clock_with_scale_zero_moves_only_by_advance(machine: Any) -> None:
     clock = Clock(scale=0, start=0)
     machine.go(100)
     assert clock.now == 0
@@ -61,7 +61,7 @@ def test_time_that_is_moved(machine: Any) -> None:
     assert clock.now == 12.5
 
 
-def test_it_stops_where_a_stamp_could_not_be_written(machine: Any) -> None:
+def test_clock_stops_at_the_latest_time_that_can_be_written(machine: Any) -> None:
     clock = Clock(start=LATEST - 1)
     machine.go(100)
     assert clock.now == LATEST
@@ -70,7 +70,7 @@ def test_it_stops_where_a_stamp_could_not_be_written(machine: Any) -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1, -1e-9, float("nan"), float("inf"), 1e9 + 1])
-def test_it_never_goes_back(seconds: float) -> None:
+def test_advance_refuses_seconds_that_are_negative_or_too_many(seconds: float) -> None:
     clock = Clock(scale=0, start=10)
     with pytest.raises(ValueError, match="goes forward"):
         clock.advance(seconds)
@@ -80,7 +80,7 @@ def test_it_never_goes_back(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("scale", [-1, float("nan"), 1e6 + 1])
-def test_scales_that_are_none(scale: float) -> None:
+def test_invalid_scale_is_refused(scale: float) -> None:
     clock = Clock(scale=0, start=10)
     with pytest.raises(ValueError, match="scale is from 0"):
         clock.scale = scale
@@ -92,12 +92,12 @@ def test_scales_that_are_none(scale: float) -> None:
 
 
 @pytest.mark.parametrize("start", [-1, float("nan"), LATEST + 1])
-def test_starts_that_are_none(start: float) -> None:
+def test_invalid_start_is_refused(start: float) -> None:
     with pytest.raises(ValueError, match="shows the years"):
         Clock(start=start)
 
 
-def test_threads_move_it_together() -> None:
+def test_advances_of_several_threads_add_up() -> None:
     clock = Clock(scale=0, start=0)
     threads = [threading.Thread(target=lambda: [clock.advance(1) for _ in range(2000)]) for _ in range(4)]
     for thread in threads:
@@ -107,7 +107,7 @@ def test_threads_move_it_together() -> None:
     assert clock.now == 8000
 
 
-def test_what_is_due_happens_in_order_each_at_its_moment() -> None:
+def test_due_events_happen_in_order_each_at_its_time() -> None:
     clock = Clock(scale=0, start=0)
     timeline = Timeline(clock)
     seen: list[tuple[str, float]] = []
@@ -129,7 +129,7 @@ def test_what_is_due_happens_in_order_each_at_its_moment() -> None:
     assert seen[2:] == [("third", 30)]
 
 
-def test_no_thread_sees_it_go_back_while_another_moves_it() -> None:
+def test_clock_never_goes_back_while_another_thread_moves_it() -> None:
     clock = Clock(scale=3600)
     done = threading.Event()
 

@@ -20,7 +20,7 @@ from netmind_rentgpu.emulator.__main__ import main
 class Serving(NamedTuple):
     url: str
     token: str
-    said: list[str]
+    errors: list[str]
 
 
 COMMAND = [sys.executable, "-W", "error", "-m", "netmind_rentgpu.emulator"]
@@ -28,7 +28,7 @@ COMMAND = [sys.executable, "-W", "error", "-m", "netmind_rentgpu.emulator"]
 
 @asynccontextmanager
 async def serving(options: list[str], folder: Path, how: signal.Signals = signal.SIGTERM) -> AsyncIterator[Serving]:
-    """Run the command; give its URL and token, and see it end well."""
+    """Run the command, yield its URL and token, and check that it ends well."""
     process = subprocess.Popen(
         [*COMMAND, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
     )
@@ -39,17 +39,19 @@ async def serving(options: list[str], folder: Path, how: signal.Signals = signal
             token = re.fullmatch(r"export NETMIND_API_KEY=(\S+)\n", process.stdout.readline())
             assert url
             assert token
-            yield Serving(url[1], token[1], said := [])
+            yield Serving(url[1], token[1], errors := [])
             process.send_signal(how)
-            out, err = process.communicate(timeout=30)
-            said.append(err)
+            out, err = process.communicate(timeout=120)
+            errors.append(err)
         finally:
             process.kill()
     assert (process.returncode, out) == (0, "")
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-async def test_it_serves_until_it_is_interrupted(how: signal.Signals, tmp_path: Path) -> None:
+async def test_command_serves_until_interrupted_and_lists_running_containers(
+    how: signal.Signals, tmp_path: Path
+) -> None:
     async with (
         serving(["--port", "0", "--seed", "7"], tmp_path, how) as served,
         AsyncRentGPU(served.token, base_url=served.url) as gpu,
@@ -66,17 +68,17 @@ async def test_it_serves_until_it_is_interrupted(how: signal.Signals, tmp_path: 
     assert re.fullmatch(
         r"serving until interrupted\n1 still rented, for (\d\.\d+) USD an hour:\n"
         r"  left-behind \(container 1001\): 1 GPU on node-\S+, \1 USD an hour, 0\.\d+ USD in \d+\.\d s\n",
-        served.said[0],
+        served.errors[0],
     )
 
 
-def test_it_says_how_many_requests_it_keeps(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_says_how_many_requests_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "keeps the newest 10,000." in " ".join(capsys.readouterr().out.split())
 
 
-def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_port_in_use_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     import socket
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -86,14 +88,14 @@ def test_a_port_that_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("port", ["65536", "-1", "many"])
-def test_what_is_no_port(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_port_is_refused(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--port", port])
     assert caught.value.code == 2
     assert "--port" in capsys.readouterr().err
 
 
-async def test_world_time_and_faults(tmp_path: Path) -> None:
+async def test_options_set_world_time_scale_and_faults(tmp_path: Path) -> None:
     faults = tmp_path / "faults.toml"
     faults.write_text("""
         [[faults]]
@@ -140,7 +142,9 @@ async def test_world_time_and_faults(tmp_path: Path) -> None:
         (["--faults", "missing.toml"], "--faults: missing.toml: "),
     ],
 )
-def test_what_makes_no_sense(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_option_is_refused_with_its_reason(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         main(options)
     assert caught.value.code == 2
@@ -159,7 +163,9 @@ def test_what_makes_no_sense(options: list[str], message: str, capsys: pytest.Ca
         ("what = ", "Invalid value"),
     ],
 )
-def test_files_that_hold_no_faults(text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_fault_file_is_refused_with_its_reason(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "faults.toml"
     path.write_text(text)
     with pytest.raises(SystemExit):

@@ -1,4 +1,4 @@
-"""The controls over HTTP, and their twins in Python."""
+"""The controls of an emulator: bill, clock, faults, requests and reset, over HTTP and in Python."""
 
 import io
 import threading
@@ -37,7 +37,9 @@ async def create(gpu: AsyncRentGPU, name: str = "mine") -> Container:
     )
 
 
-async def test_the_bill(emulator: Emulator, gpu: AsyncRentGPU, http: aiohttp.ClientSession, clock: Any) -> None:
+async def test_bill_is_the_same_over_http_and_in_python(
+    emulator: Emulator, gpu: AsyncRentGPU, http: aiohttp.ClientSession, clock: Any
+) -> None:
     assert await ask(http, "GET", "bill") == {"spent": "0", "rented": None, "charges": [], "coming": []}
     emulator.assert_nothing_rented()
     container = await create(gpu)
@@ -74,7 +76,7 @@ async def test_the_bill(emulator: Emulator, gpu: AsyncRentGPU, http: aiohttp.Cli
     assert (await ask(http, "GET", "bill"))["rented"] is None
 
 
-async def test_the_clock(emulator: Emulator, http: aiohttp.ClientSession, clock: Any) -> None:
+async def test_clock_is_read_and_moved_over_http(emulator: Emulator, http: aiohttp.ClientSession, clock: Any) -> None:
     began = clock.now
     assert await ask(http, "GET", "clock") == {"now": began, "scale": 0}
     assert await ask(http, "POST", "clock", json={"advance": 3600}) == {"now": began + 3600, "scale": 0}
@@ -83,23 +85,32 @@ async def test_the_clock(emulator: Emulator, http: aiohttp.ClientSession, clock:
     assert (await ask(http, "POST", "clock", json={"scale": 0, "advance": 0.5}))["now"] > began + 3600
 
 
-async def test_faults(emulator: Emulator, gpu: AsyncRentGPU, http: aiohttp.ClientSession) -> None:
-    assert await ask(http, "GET", "faults") == {"faults": []}
+async def test_faults_are_added_and_cleared_over_http(
+    emulator: Emulator, gpu: AsyncRentGPU, http: aiohttp.ClientSession
+) -> None:
+    assert await ask(http, "GET", "faults") == {"faults": [], "unmet": []}
     fault = {"what": "status", "status": 502, "call": "get_auth", "times": "all"}
     added = await ask(http, "POST", "faults", json=fault)
-    assert added["faults"] == [{**fault, "when": "before", "nth": 1}]
+    assert added["faults"] == added["unmet"] == [{**fault, "when": "before", "nth": 1}]
     assert list(emulator.faults) == [Fault("status", status=502, call="get_auth", times="all")]
     with pytest.raises(ServerError):
         await gpu.auths.get(1)
-    assert await ask(http, "DELETE", "faults") == {"faults": []}
+    assert (await ask(http, "GET", "faults"))["unmet"] == []
+    await ask(http, "POST", "faults", json={**fault, "call": "get_image"})
+    cleared = await ask(http, "DELETE", "faults")
+    assert (cleared["faults"], [fault["call"] for fault in cleared["unmet"]]) == ([], ["get_image"])
+    await ask(http, "POST", "reset")
+    assert await ask(http, "GET", "faults") == {"faults": [], "unmet": []}
     assert list(emulator.faults) == []
 
 
-async def test_requests(emulator: Emulator, gpu: AsyncRentGPU, http: aiohttp.ClientSession, clock: Any) -> None:
+async def test_requests_are_listed_chosen_and_cleared_over_http(
+    emulator: Emulator, gpu: AsyncRentGPU, http: aiohttp.ClientSession, clock: Any
+) -> None:
     await create(gpu)
-    all_of_them = await ask(http, "GET", "requests")
-    assert len(all_of_them["requests"]) == len(emulator.requests) == 3
-    assert all_of_them["connections"] == emulator.requests.connections == 2
+    everything = await ask(http, "GET", "requests")
+    assert len(everything["requests"]) == len(emulator.requests) == 3
+    assert everything["connections"] == emulator.requests.connections == 2
     found = await ask(http, "GET", "requests", params={"call": "create_auth"})
     assert found == {
         "connections": 1,
@@ -124,7 +135,7 @@ async def test_requests(emulator: Emulator, gpu: AsyncRentGPU, http: aiohttp.Cli
     assert len(emulator.requests) == 0
 
 
-async def test_beginning_again(clock: Any) -> None:
+async def test_reset_restores_the_first_state_and_faults(clock: Any) -> None:
     first = Fault("status", status=502, call="get_image")
     async with (
         Emulator(seed=7, clock=clock, faults=[first]) as emulator,
@@ -142,11 +153,14 @@ async def test_beginning_again(clock: Any) -> None:
                 assert await answer == {"now": clock.now, "scale": 0}
             assert (emulator.charges, len(emulator.requests), list(emulator.faults)) == ([], 0, [first])
             assert await gpu.machines.list() == machines
-            assert [one async for one in gpu.containers.list()] == [one async for one in gpu.auths.list()] == []
+            assert [container async for container in gpu.containers.list()] == []
+            assert [auth async for auth in gpu.auths.list()] == []
         assert (await create(gpu)).id == 1001
+        with pytest.raises(ServerError):
+            await gpu.images.get(1)
 
 
-async def test_what_is_stopped_and_costs_nothing_is_said_to(clock: Any) -> None:
+async def test_stopped_container_without_cost_is_reported_as_such(clock: Any) -> None:
     world = World(stop_billing="ends")
     async with (
         Emulator(world=world, clock=clock) as emulator,
@@ -166,7 +180,7 @@ async def test_what_is_stopped_and_costs_nothing_is_said_to(clock: Any) -> None:
         emulator.assert_nothing_rented(apart_from=[container.id])
 
 
-async def test_seconds_are_exact(clock: Any, emulator: Emulator, gpu: AsyncRentGPU) -> None:
+async def test_charged_seconds_are_exact(clock: Any, emulator: Emulator, gpu: AsyncRentGPU) -> None:
     await create(gpu)
     for _ in range(10):
         clock.advance(0.1)
@@ -190,7 +204,7 @@ async def test_seconds_are_exact(clock: Any, emulator: Emulator, gpu: AsyncRentG
         ("GET", "requests", {"params": {"call": "x"}}, "no call is named x; there are list_machines"),
     ],
 )
-async def test_what_makes_no_sense(
+async def test_invalid_control_is_refused_and_changes_nothing(
     emulator: Emulator, http: aiohttp.ClientSession, method: str, path: str, arguments: dict[str, Any], message: str
 ) -> None:
     now = emulator.clock.now
@@ -200,27 +214,27 @@ async def test_what_makes_no_sense(
     assert (emulator.clock.now, list(emulator.faults)) == (now, [])
 
 
-async def test_a_body_that_is_not_json(http: aiohttp.ClientSession) -> None:
+async def test_control_body_that_is_not_json_is_refused(http: aiohttp.ClientSession) -> None:
     for path in ("clock", "faults"):
         for body in (b"", b"{", b"\xff", b'{"advance": NaN}'):
             async with http.post(path, data=body) as answer:
                 assert answer.status == 422
 
 
-async def test_a_body_that_is_too_large(http: aiohttp.ClientSession) -> None:
+async def test_control_body_that_is_too_large_is_refused(http: aiohttp.ClientSession) -> None:
     async with http.post("faults", data=io.BytesIO(b" " * (1024**2 + 1))) as answer:
         assert (answer.status, await answer.json()) == (413, {"detail": HTTPStatus(413).phrase})
 
 
-async def test_the_service_has_no_path_there(http: aiohttp.ClientSession) -> None:
+async def test_unknown_control_path_or_method_is_refused(http: aiohttp.ClientSession) -> None:
     async with http.get("") as answer:
         assert answer.status == 404
     async with http.put("clock") as answer:
         assert answer.status == 405
 
 
-def test_looking_from_another_thread_while_it_serves() -> None:
-    """Whoever looks settles what is due; that it serves meanwhile breaks neither."""
+def test_emulator_can_be_read_from_another_thread_while_serving() -> None:
+    """A read makes due events happen, which must not disturb the thread that serves."""
     import http.client
     import json
 
@@ -237,7 +251,7 @@ def test_looking_from_another_thread_while_it_serves() -> None:
         watcher = threading.Thread(target=look)
         watcher.start()
         headers = {"Authorization": f"Bearer {emulator.token}"}
-        caller = http.client.HTTPConnection("127.0.0.1", int(emulator.url.rpartition(":")[2]), timeout=30)
+        caller = http.client.HTTPConnection("127.0.0.1", int(emulator.url.rpartition(":")[2]), timeout=60)
         try:
             caller.request("POST", "/v1/rentgpu/auths/", json.dumps({"value": "a-password"}), headers)
             caller.getresponse().read()

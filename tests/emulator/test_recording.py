@@ -1,4 +1,4 @@
-"""What an emulator keeps of its requests."""
+"""The requests that an emulator records: order, connections, secrets, and bodies."""
 
 import asyncio
 import io
@@ -7,6 +7,7 @@ from typing import Any
 import aiohttp
 import canaries
 import pytest
+from until import until
 
 from netmind_rentgpu import AsyncRentGPU, PaymentType, RateLimitError
 from netmind_rentgpu.emulator import Emulator, Fault, Recording, World
@@ -15,7 +16,9 @@ from netmind_rentgpu.emulator.recording import Recorder
 BODY = b'{"value": "a-password"}'
 
 
-async def test_one_create_two_connections_four_pages(emulator: Emulator, gpu: AsyncRentGPU, clock: Any) -> None:
+async def test_recorded_requests_show_calls_pages_and_connections(
+    emulator: Emulator, gpu: AsyncRentGPU, clock: Any
+) -> None:
     for number in range(7):
         await gpu.auths.create(f"password-{number}")
     first = len(emulator.requests)
@@ -49,7 +52,7 @@ async def test_one_create_two_connections_four_pages(emulator: Emulator, gpu: As
     assert (create.time, create.status, create.fault) == (clock.now, 200, None)
 
 
-async def test_no_secret_is_kept(emulator: Emulator, gpu: AsyncRentGPU) -> None:
+async def test_recording_keeps_no_secret(emulator: Emulator, gpu: AsyncRentGPU) -> None:
     await gpu.auths.create(canaries.PASSWORD)
     await gpu.images.create(
         name="a", image_name="b", image_tag="c", image_label="d", docker_passwd=canaries.DOCKER_PASSWORD
@@ -91,7 +94,7 @@ async def test_no_secret_is_kept(emulator: Emulator, gpu: AsyncRentGPU) -> None:
     kept = emulator.requests
     assert kept[-1].query == {"value": "***", "region": "***", "ssh_password": "***", "***": "***"}
     assert kept[-2].path == "/v1/rentgpu/machines/***"
-    assert [one.body for one in kept.of("create_auth")] == [
+    assert [request.body for request in kept.of("create_auth")] == [
         {"value": "***"},
         None,
         "***",
@@ -113,7 +116,9 @@ async def test_no_secret_is_kept(emulator: Emulator, gpu: AsyncRentGPU) -> None:
     "extra", ["1e999", "-1e999", *("[" * depth + "]" * depth for depth in (101, 300, 900, 100_000))]
 )
 @pytest.mark.parametrize("validation_errors", ["pydantic 1", "pydantic 2"])
-async def test_what_cannot_be_written_again_is_refused(extra: str, validation_errors: Any) -> None:
+async def test_body_that_cannot_be_written_as_json_is_refused_and_not_recorded(
+    extra: str, validation_errors: Any
+) -> None:
     async with (
         Emulator(world=World(validation_errors=validation_errors)) as emulator,
         aiohttp.ClientSession(emulator.url, headers={"Authorization": f"Bearer {emulator.token}"}) as http,
@@ -122,10 +127,10 @@ async def test_what_cannot_be_written_again_is_refused(extra: str, validation_er
             assert answer.status == 422
             assert (await answer.json())["detail"][0]["loc"] == ["body", 0]
         async with http.get("/_emulator/requests") as answer:
-            assert [one["body"] for one in (await answer.json())["requests"]] == [None]
+            assert [request["body"] for request in (await answer.json())["requests"]] == [None]
 
 
-async def test_what_is_nested_deeply_enough_is_kept(emulator: Emulator) -> None:
+async def test_body_nested_just_within_the_limit_is_recorded(emulator: Emulator) -> None:
     nested: Any = {"x": "y", "z": [[] for _ in range(200)]}
     for _ in range(95):
         nested = [nested, {}]
@@ -133,10 +138,10 @@ async def test_what_is_nested_deeply_enough_is_kept(emulator: Emulator) -> None:
         async with http.post("/v1/rentgpu/auths/", json={"x": nested}):
             pass
         async with http.get("/_emulator/requests") as answer:
-            assert [one["body"] for one in (await answer.json())["requests"]] == [{"x": nested}]
+            assert [request["body"] for request in (await answer.json())["requests"]] == [{"x": nested}]
 
 
-async def test_what_the_service_does_not_have_is_recorded_too(emulator: Emulator) -> None:
+async def test_requests_that_the_service_does_not_know_are_recorded(emulator: Emulator) -> None:
     async with aiohttp.ClientSession(f"{emulator.url}/v1/rentgpu/") as http:
         for method, path in (("GET", "nothing"), ("PUT", "machines"), ("GET", "auths")):
             async with http.request(method, path, allow_redirects=False):
@@ -151,7 +156,7 @@ async def test_what_the_service_does_not_have_is_recorded_too(emulator: Emulator
             pass
         async with http.post("auths/", data=io.BytesIO(b" " * (1024**2 + 1))) as answer:
             assert answer.status == 413
-    assert [(one.call, one.path, one.status) for one in emulator.requests] == [
+    assert [(request.call, request.path, request.status) for request in emulator.requests] == [
         (None, "/v1/rentgpu/nothing", 404),
         (None, "/v1/rentgpu/machines", 405),
         (None, "/v1/rentgpu/auths", 307),
@@ -164,48 +169,42 @@ async def test_what_the_service_does_not_have_is_recorded_too(emulator: Emulator
     assert emulator.requests[5].body == {"name": "x"}
 
 
-async def test_who_leaves_in_the_midst_of_a_body_is_recorded(
+async def test_caller_that_leaves_within_a_body_is_recorded(
     emulator: Emulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     for path in ("/v1/rentgpu/auths/", "/nothing"):
         _, writer = await asyncio.open_connection("127.0.0.1", int(emulator.url.rpartition(":")[2]))
         writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
         await writer.drain()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             async with aiohttp.ClientSession() as http, http.get(emulator.url):
                 pass
         writer.transport.abort()
-    async with asyncio.timeout(30):
-        while len(emulator.requests.of(method="post")) < 2:
-            await asyncio.sleep(0)
-    assert [(one.call, one.path, one.body) for one in emulator.requests.of(method="post")] == [
+    await until(lambda: len(emulator.requests.of(method="post")) == 2)
+    assert [(request.call, request.path, request.body) for request in emulator.requests.of(method="post")] == [
         ("create_auth", "/v1/rentgpu/auths/", None),
         (None, "/nothing", None),
     ]
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
-async def test_numbers_are_in_the_order_of_arrival(emulator: Emulator) -> None:
-    """And who leaves before a body is whole counts as the connection that it was."""
+async def test_requests_are_numbered_in_the_order_of_arrival(emulator: Emulator) -> None:
+    """A caller that leaves within a body counts as its own connection, too."""
     port = int(emulator.url.rpartition(":")[2])
     head = f"POST /v1/rentgpu/auths/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {emulator.token}\r\n"
     head += f"Content-Length: {len(BODY)}\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(head.encode())
-    async with asyncio.timeout(30):
-        while not emulator.requests:
-            await asyncio.sleep(0)
+    await until(lambda: emulator.requests)
     assert emulator.requests[0].body is None
     async with aiohttp.ClientSession() as http, http.get(f"{emulator.url}/v1/rentgpu/machines"):
         pass
     writer.write(BODY + head.encode() + b"{")
     await reader.readuntil(b"\r\n\r\n")
-    async with asyncio.timeout(30):
-        while len(emulator.requests) < 3:
-            await asyncio.sleep(0)
+    await until(lambda: len(emulator.requests) >= 3)
     writer.transport.abort()
     kept = list(emulator.requests)
-    assert [(one.call, one.number, one.connection) for one in kept[:3]] == [
+    assert [(request.call, request.number, request.connection) for request in kept[:3]] == [
         ("create_auth", 1, 1),
         ("list_machines", 2, 2),
         ("create_auth", 3, 1),
@@ -214,12 +213,12 @@ async def test_numbers_are_in_the_order_of_arrival(emulator: Emulator) -> None:
     assert emulator.requests.connections == 2
 
 
-async def test_a_call_that_is_none_is_not_simply_absent(emulator: Emulator) -> None:
+async def test_unknown_call_name_raises_instead_of_an_empty_list(emulator: Emulator) -> None:
     with pytest.raises(ValueError, match="no call is named create_containers; there are list_machines"):
         emulator.requests.of("create_containers")
 
 
-async def test_it_prints_as_a_list(emulator: Emulator, gpu: AsyncRentGPU) -> None:
+async def test_recording_prints_as_a_list(emulator: Emulator, gpu: AsyncRentGPU) -> None:
     emulator.faults.add(Fault("rate limit", nth=2, times="all", retry_after=0))
     await gpu.machines.list(region="US")
     with pytest.raises(RateLimitError):
@@ -232,7 +231,7 @@ async def test_it_prints_as_a_list(emulator: Emulator, gpu: AsyncRentGPU) -> Non
     assert repr(Recording([])) == "<0 requests>"
 
 
-def test_a_short_token_leaves_ordinary_text_alone() -> None:
+def test_short_token_is_masked_and_leaves_ordinary_text_alone() -> None:
     recorder = Recorder(keep=None, token="test")
     body = b'{"name": "test-1", "image_name": "a/tester", "image_tag": "test", "image_label": "Bearer test!"}'
     recorder.add(call=None, method="GET", path="/latest/test", query={}, connection=1, time=0)
@@ -244,14 +243,14 @@ def test_a_short_token_leaves_ordinary_text_alone() -> None:
     )
 
 
-def test_the_newest_are_kept() -> None:
+def test_recording_keeps_the_newest_requests() -> None:
     recorder = Recorder(keep=2, token="the-token")
     for number in range(5):
         recorder.add(call=None, method="GET", path=f"/{number}", query={}, connection=number, time=float(number))
     before = recorder.recording()
-    assert [(one.number, one.path) for one in before] == [(4, "/3"), (5, "/4")]
+    assert [(request.number, request.path) for request in before] == [(4, "/3"), (5, "/4")]
     recorder.clear()
     assert len(recorder.recording()) == 0
-    # What was handed out is no window: it stays as it was.
+    # A recording that was returned before the clearing is a copy.
     assert len(before) == 2
-    assert [one.number for one in before[1:]] == [5]
+    assert [request.number for request in before[1:]] == [5]

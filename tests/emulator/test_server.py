@@ -1,4 +1,4 @@
-"""The emulator as a context manager of programs that are not asynchronous."""
+"""The emulator as a context manager of synchronous programs."""
 
 import socket
 import threading
@@ -13,15 +13,17 @@ from netmind_rentgpu.emulator import Emulator
 
 
 def get(url: str) -> int:
-    with urllib.request.urlopen(f"{url}/openapi.json", timeout=30) as answer:
+    """Return the status of the description's page."""
+    with urllib.request.urlopen(f"{url}/openapi.json", timeout=60) as answer:
         return int(answer.status)
 
 
 def serving() -> int:
+    """Return the number of threads that serve emulators."""
     return sum(thread.name == "netmind_rentgpu.emulator" for thread in threading.enumerate())
 
 
-def test_it_serves_from_a_thread_until_the_block_is_left() -> None:
+def test_emulator_serves_from_a_thread_until_its_block_ends() -> None:
     with Emulator(seed=7) as emulator:
         assert get(emulator.url) == 200
         assert serving() == 1
@@ -31,7 +33,7 @@ def test_it_serves_from_a_thread_until_the_block_is_left() -> None:
         get(emulator.url)
 
 
-def test_what_keeps_it_from_starting_is_raised() -> None:
+def test_error_at_the_start_is_raised() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(OSError, match="Address already in use"):
         Emulator(port=taken.getsockname()[1]).__enter__()
     with Emulator() as emulator:
@@ -50,18 +52,18 @@ def test_what_keeps_it_from_starting_is_raised() -> None:
         ({"faults": ["drop"]}, TypeError, "a fault must be a Fault, not 'drop'"),
     ],
 )
-def test_settings_that_make_no_sense(options: Any, error: type[Exception], message: str) -> None:
+def test_invalid_setting_is_refused(options: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         Emulator(**options)
 
 
-async def test_whoever_connects_as_it_stops_leaves_nothing_behind() -> None:
+async def test_callers_that_connect_while_it_stops_leave_nothing_behind() -> None:
     program = Program(
         """
         import logging, socket
         from netmind_rentgpu.emulator import Emulator
 
-        # A busy machine is slow, and asyncio says so.
+        # asyncio warns of slow callbacks, which a busy machine has.
         logging.getLogger("asyncio").addFilter(lambda record: not record.getMessage().startswith("Executing"))
         for number in range(60):
             with Emulator() as emulator:
@@ -76,14 +78,14 @@ async def test_whoever_connects_as_it_stops_leaves_nothing_behind() -> None:
     (await program.run("http://127.0.0.1:1")).assert_silent("")
 
 
-def test_an_error_in_the_block_comes_out_and_stops_it() -> None:
+def test_error_in_the_block_stops_the_emulator_and_is_raised() -> None:
     with pytest.raises(ZeroDivisionError), Emulator() as emulator:
         raise ZeroDivisionError
     with pytest.raises(urllib.error.URLError):
         get(emulator.url)
 
 
-async def test_a_child_that_leaves_the_block_does_not_stop_it() -> None:
+async def test_forked_child_that_leaves_the_block_does_not_stop_the_emulator() -> None:
     program = Program("""
         from netmind_rentgpu.emulator import Emulator
 

@@ -1,4 +1,4 @@
-"""The emulator over a real socket, asked by a bare HTTP client: what it answers, refuses and charges."""
+"""The emulated service over a real socket: answers, refusals, pages, starts and charges, with a bare HTTP client."""
 
 from collections.abc import AsyncIterator
 from decimal import Decimal
@@ -75,7 +75,7 @@ async def rent(http: aiohttp.ClientSession, gpu: int = 1, name: str = "mine") ->
     return dict(container)
 
 
-async def test_all_calls_answer_with_the_documented_fields(http: aiohttp.ClientSession) -> None:
+async def test_every_call_answers_with_the_documented_fields(http: aiohttp.ClientSession) -> None:
     _, machines = await ask(http, "GET", "machines")
     assert all(machine.keys() == MACHINE_FIELDS for machine in machines)
     assert all(isinstance(machine["price"], str) for machine in machines)
@@ -90,7 +90,7 @@ async def test_all_calls_answer_with_the_documented_fields(http: aiohttp.ClientS
     status, image = await ask(http, "POST", "images/", json=IMAGE)
     assert (status, image.keys(), image["image_type"]) == (200, IMAGE_FIELDS, 2)
     assert (await ask(http, "GET", f"images/{image['id']}"))[1] == image
-    assert all(one.keys() == IMAGE_FIELDS for one in (await ask(http, "GET", "images/"))[1])
+    assert all(listed.keys() == IMAGE_FIELDS for listed in (await ask(http, "GET", "images/"))[1])
 
 
 def missing(part: str, name: str) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def missing(part: str, name: str) -> dict[str, Any]:
         ),
     ],
 )
-async def test_what_is_not_as_documented_is_a_422_in_fastapis_shape(
+async def test_invalid_argument_is_a_422_in_the_shape_of_fastapi(
     http: aiohttp.ClientSession, method: str, path: str, arguments: dict[str, Any], locations: list[Any]
 ) -> None:
     status, body = await ask(http, method, path, **arguments)
@@ -164,7 +164,7 @@ async def test_what_is_not_as_documented_is_a_422_in_fastapis_shape(
     assert all(error["msg"] and error["type"] for error in body["detail"])
 
 
-async def test_who_asks(emulator: Emulator) -> None:
+async def test_missing_or_wrong_token_is_refused(emulator: Emulator) -> None:
     async with aiohttp.ClientSession(f"{emulator.url}/v1/rentgpu/") as http:
         assert await ask(http, "GET", "machines") == (422, {"detail": [missing("header", "authorization")]})
         for wrong in ("Bearer wrong", emulator.token, f"bearer {emulator.token}"):
@@ -172,7 +172,7 @@ async def test_who_asks(emulator: Emulator) -> None:
             assert (status, body) == (403, {"error": {"message": "Invalid api token"}})
 
 
-async def test_paths_are_exact(emulator: Emulator, http: aiohttp.ClientSession) -> None:
+async def test_wrong_path_or_method_is_refused_or_redirected(emulator: Emulator, http: aiohttp.ClientSession) -> None:
     assert await ask(http, "GET", "nothing") == (404, {"detail": "Not Found"})
     assert await ask(http, "PUT", "machines") == (405, {"detail": "Method Not Allowed"})
     assert (await ask(http, "DELETE", "auths/1"))[0] == 405
@@ -182,7 +182,7 @@ async def test_paths_are_exact(emulator: Emulator, http: aiohttp.ClientSession) 
             assert response.headers["Location"] == f"{emulator.url}/v1/rentgpu/{right}"
 
 
-async def test_what_does_not_exist(http: aiohttp.ClientSession) -> None:
+async def test_unknown_id_or_machine_is_a_404(http: aiohttp.ClientSession) -> None:
     container = await rent(http)
     wanted = {
         "name": "x",
@@ -200,7 +200,7 @@ async def test_what_does_not_exist(http: aiohttp.ClientSession) -> None:
         assert (await ask(http, "GET", path))[0] == 404
 
 
-async def test_pages(http: aiohttp.ClientSession) -> None:
+async def test_lists_are_cut_into_pages_by_limit_and_marker(http: aiohttp.ClientSession) -> None:
     for number in range(12):
         await ask(http, "POST", "auths/", json={"value": f"password-{number}"})
 
@@ -219,7 +219,7 @@ async def test_pages(http: aiohttp.ClientSession) -> None:
     assert [image["id"] for image in (await ask(http, "GET", "images/", params={"marker": "2"}))[1]] == [3, 4]
 
 
-async def test_time_brings_a_container_up(http: aiohttp.ClientSession, clock: Any) -> None:
+async def test_container_starts_as_time_passes(http: aiohttp.ClientSession, clock: Any) -> None:
     path = f"containers/{(await rent(http))['id']}"
 
     async def shown() -> tuple[int, bool]:
@@ -241,7 +241,7 @@ async def test_time_brings_a_container_up(http: aiohttp.ClientSession, clock: An
     assert await shown() == (1, True)
 
 
-async def test_the_bill(emulator: Emulator, http: aiohttp.ClientSession, clock: Any) -> None:
+async def test_charges_run_from_create_to_delete(emulator: Emulator, http: aiohttp.ClientSession, clock: Any) -> None:
     first = await rent(http, gpu=2, name="first")
     clock.advance(1800)
     second = await rent(http, gpu=1, name="second")
@@ -264,7 +264,7 @@ async def test_the_bill(emulator: Emulator, http: aiohttp.ClientSession, clock: 
     assert isinstance(emulator.spent, Decimal)
 
 
-def test_a_charge_says_what_it_costs() -> None:
+def test_cost_of_a_charge_is_price_times_seconds() -> None:
     charge = Charge(
         number=1,
         container_id=1,
@@ -279,7 +279,7 @@ def test_a_charge_says_what_it_costs() -> None:
     assert charge.cost == Decimal("0.001")
 
 
-async def test_the_seed_decides(clock: Any) -> None:
+async def test_seed_decides_the_machines(clock: Any) -> None:
     async def machines(seed: int) -> list[Any]:
         async with Emulator(seed=seed, clock=clock) as emulator:
             headers = {"Authorization": f"Bearer {emulator.token}"}
@@ -290,7 +290,7 @@ async def test_the_seed_decides(clock: Any) -> None:
     assert await machines(1) != await machines(2)
 
 
-async def test_an_emulators_own_life() -> None:
+async def test_emulator_serves_once_between_start_and_end() -> None:
     emulator = Emulator(token="mine")
     assert emulator.token == "mine"
     with pytest.raises(RuntimeError, match="before it is started"):
@@ -307,10 +307,8 @@ async def test_an_emulators_own_life() -> None:
             await http.get(emulator.url)
 
 
-async def test_a_page_that_is_asked_for_again_shows_what_changed_meanwhile(
-    http: aiohttp.ClientSession, clock: Any
-) -> None:
-    one = (await rent(http, gpu=4, name="one"))["id"]
+async def test_list_asked_for_again_shows_changes(http: aiohttp.ClientSession, clock: Any) -> None:
+    first = (await rent(http, gpu=4, name="one"))["id"]
 
     async def seen() -> list[tuple[str, int]]:
         answers = [(await ask(http, "GET", "containers/"))[1] for _ in range(3)]
@@ -322,13 +320,13 @@ async def test_a_page_that_is_asked_for_again_shows_what_changed_meanwhile(
     assert await seen() == [("one", 1)]
     other = (await rent(http, gpu=4, name="other"))["id"]
     assert await seen() == [("one", 1), ("other", 0)]
-    await ask(http, "POST", f"containers/{one}/stop")
+    await ask(http, "POST", f"containers/{first}/stop")
     assert await seen() == [("one", 2), ("other", 0)]
-    await ask(http, "POST", f"containers/{one}/restart")
+    await ask(http, "POST", f"containers/{first}/restart")
     assert await seen() == [("one", 0), ("other", 0)]
     clock.advance(20)
     assert await seen() == [("one", 1), ("other", 1)]
-    await ask(http, "DELETE", f"containers/{one}")
+    await ask(http, "DELETE", f"containers/{first}")
     assert await seen() == [("other", 1)]
     await ask(http, "DELETE", f"containers/{other}")
     assert await seen() == []

@@ -17,17 +17,19 @@ from netmind_rentgpu.emulator import Clock, Emulator, Fault, World, preset_names
 
 
 @pytest.mark.parametrize("name", preset_names())
-async def test_rented_in_doubt_and_gone(name: str, state: Path) -> None:
+async def test_rental_with_lost_create_answer_and_detached_rental_are_deleted_in_every_world(
+    name: str, state: Path
+) -> None:
     world = preset_world(name)
     unreadable = world.ssh == "other text"
-    # Its 20 seconds of lag pass in a fifth of a second of ours.
+    # The world's lag of 20 seconds passes in a fifth of a second.
     clock = Clock(scale=100)
     profile = attrs.evolve(PROFILE, authorization=world.token, list_lag=timedelta(seconds=0.6))
     async with (
         Emulator(seed=7, boot_seconds=1, token=canaries.TOKEN, ssh=True, world=world, clock=clock) as emulator,
         client(emulator, state, profile) as gpu,
     ):
-        # It is found in the list by what is left of its name, and nothing is rented in its place.
+        # The container is found in the list by the uncut part of its name, and no second one is created.
         emulator.faults.add(Fault("drop", call="create_container", when="after"))
         rental = gpu.rent(image=IMAGE, gpus=2, max_price=Decimal(2), timeout=0.5 if unreadable else 5)
         if unreadable:
@@ -40,11 +42,11 @@ async def test_rented_in_doubt_and_gone(name: str, state: Path) -> None:
                 assert (await rental.run("echo hello")).stdout == "hello\n"
         emulator.assert_nothing_rented()
         assert len(emulator.requests.of("create_container")) == 1
-        # The service may do it once more until its lags are over.
+        # The record stays until the lags are over, because the service may still act on the create.
         assert (await gpu.rentals.reap(wait=True)).clean
         assert await gpu.rentals.open() == []
 
-        # Left by a process that is no more, it is deleted by its record.
+        # A detached rental that has expired is deleted by its record.
         if not unreadable:
             async with gpu.rent(image=IMAGE) as rental:
                 await rental.detach()
@@ -54,12 +56,12 @@ async def test_rented_in_doubt_and_gone(name: str, state: Path) -> None:
             report = await gpu.rentals.reap(wait=True)
             assert report.clean
             assert report.deleted == (rental.name,)
-            # Who deletes it once more finds that it is gone, however the service says so.
+            # A second deletion finds it gone, in whichever way this world says so.
             await gpu.containers.delete(rental.container.id, missing_ok=True)
         emulator.assert_nothing_rented()
 
 
-async def test_where_all_machines_are_taken(state: Path) -> None:
+async def test_rent_without_a_free_machine_raises_with_every_refusal(state: Path) -> None:
     async with (
         Emulator(seed=7, machines=3, token=canaries.TOKEN, faults=[Fault("stock-out", times="all")]) as emulator,
         client(emulator, state) as gpu,

@@ -1,4 +1,4 @@
-"""Programs that end with something rented."""
+"""Programs that end while they have a rental."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from netmind_rentgpu.emulator import Emulator, Fault
     ],
     ids=["just ends", "exits", "fails", "stops its loop", "is interrupted"],
 )
-async def test_what_was_never_left_is_deleted_at_exit(emulator: Emulator, state: Path, end: str) -> None:
+async def test_rental_never_left_is_deleted_at_exit(emulator: Emulator, state: Path, end: str) -> None:
     program = Program(
         f"""
         async def main():
@@ -42,7 +42,7 @@ async def test_what_was_never_left_is_deleted_at_exit(emulator: Emulator, state:
     emulator.assert_nothing_rented()
 
 
-async def test_a_block_that_is_interrupted_is_left(emulator: Emulator, state: Path) -> None:
+async def test_interrupted_block_deletes_its_rental_once(emulator: Emulator, state: Path) -> None:
     program = Program(
         f"""
         async def main():
@@ -62,7 +62,7 @@ async def test_a_block_that_is_interrupted_is_left(emulator: Emulator, state: Pa
     emulator.assert_nothing_rented()
 
 
-async def test_each_of_several_clients_is_released(service: Service) -> None:
+async def test_rentals_of_several_clients_are_deleted_at_exit(service: Service) -> None:
     program = await run_quietly(
         service,
         """
@@ -83,7 +83,7 @@ async def test_each_of_several_clients_is_released(service: Service) -> None:
 
 
 @pytest.mark.parametrize("closed", [False, True])
-async def test_over_a_session_of_the_callers_own(service: Service, closed: bool) -> None:
+async def test_rental_over_the_callers_own_session_is_deleted_at_exit(service: Service, closed: bool) -> None:
     program = await run_quietly(
         service,
         f"""
@@ -105,7 +105,7 @@ async def test_over_a_session_of_the_callers_own(service: Service, closed: bool)
     await service.assert_nothing_left()
 
 
-async def test_a_daemon_threads_loop_releases_what_it_has(service: Service) -> None:
+async def test_rental_of_a_daemon_threads_loop_is_deleted_at_exit(service: Service) -> None:
     program = await run_quietly(
         service,
         """
@@ -125,11 +125,11 @@ async def test_a_daemon_threads_loop_releases_what_it_has(service: Service) -> N
     await service.assert_nothing_left()
 
 
-# A name has to be looked up, and a login made, where no executor takes anything any more.
+# With a host name, the program has to look up a name and log in after executors have stopped accepting work.
 BY_NAME = "os.environ['NETMIND_BASE_URL'] = os.environ['NETMIND_BASE_URL'].replace('127.0.0.1', 'localhost')\n"
 
 
-async def test_a_thread_that_outlives_the_main_one_can_rent(service: Service) -> None:
+async def test_thread_that_outlives_the_main_thread_can_rent(service: Service) -> None:
     program = await service.program(
         BY_NAME
         + """
@@ -143,12 +143,12 @@ async def main():
 threading.Thread(target=lambda: asyncio.run(main())).start()
 """
     ).run(service.emulator.url, QUIETLY)
-    # Python 3.12 cannot shut a loop's executor down by then, and complains.
+    # The errors are not compared, because Python 3.12 cannot shut down a loop's executor that late and complains.
     assert program.output == "done\n[]\n", program.errors
     await service.assert_nothing_left()
 
 
-async def test_a_thread_that_outlives_the_main_one_can_rent_synchronously(service: Service) -> None:
+async def test_thread_that_outlives_the_main_thread_can_rent_with_the_blocking_client(service: Service) -> None:
     program = await service.run(
         BY_NAME
         + """
@@ -170,7 +170,7 @@ threading.Thread(target=rent).start()
 
 @pytest.mark.parametrize("synchronously", [False, True])
 @pytest.mark.parametrize("logged", [False, True])
-async def test_what_cannot_be_deleted_at_exit_is_said_once(service: Service, synchronously: bool, logged: bool) -> None:
+async def test_failed_deletion_at_exit_is_reported_once(service: Service, synchronously: bool, logged: bool) -> None:
     rent = """
         gpu = RentGPU()
         rental = gpu.rent(**WANTED)
@@ -196,7 +196,7 @@ async def test_what_cannot_be_deleted_at_exit_is_said_once(service: Service, syn
     await service.assert_one_reap_clears()
 
 
-async def test_one_ctrl_c_at_exit_does_not_end_the_deletion(service: Service) -> None:
+async def test_one_ctrl_c_at_exit_does_not_stop_the_deletion(service: Service) -> None:
     service.emulator.faults.add(Fault("slow", call="delete_container", seconds=0.5))
     program = service.program("""
         gpu = RentGPU()
@@ -209,7 +209,9 @@ async def test_one_ctrl_c_at_exit_does_not_end_the_deletion(service: Service) ->
 
 
 @pytest.mark.parametrize("interrupts", [1, 2])
-async def test_a_ctrl_c_that_comes_before_the_deletion_begins_is_borne_once(service: Service, interrupts: int) -> None:
+async def test_deletion_at_exit_outlasts_one_ctrl_c_before_it_begins_but_not_two(
+    service: Service, interrupts: int
+) -> None:
     program = await run_quietly(
         service,
         f"""
@@ -237,7 +239,7 @@ async def test_a_ctrl_c_that_comes_before_the_deletion_begins_is_borne_once(serv
         await service.assert_one_reap_clears()
 
 
-async def test_a_second_ctrl_c_at_exit_gives_up_and_says_so(service: Service) -> None:
+async def test_second_ctrl_c_at_exit_gives_up_the_deletion_and_reports_it(service: Service) -> None:
     service.emulator.faults.add(Fault("status", call="delete_container", status=503, times="all"))
     program = service.program("""
         gpu = RentGPU(retries=0)
@@ -245,7 +247,7 @@ async def test_a_second_ctrl_c_at_exit_gives_up_and_says_so(service: Service) ->
         rental.__enter__()
     """)
     asked = service.asked("delete_container")
-    # The second comes when the first was surely taken in: when some more attempts were made.
+    # The second comes after two more attempts, because the program has noticed the first by then.
     await service.interrupted(program, asked, lambda: asked() >= 3)
     assert program.status == 0
     assert program.errors.startswith("netmind_rentgpu: interrupted twice while closing"), program.errors
@@ -253,7 +255,7 @@ async def test_a_second_ctrl_c_at_exit_gives_up_and_says_so(service: Service) ->
     await service.assert_one_reap_clears()
 
 
-async def test_what_was_collected_a_moment_before_the_exit_is_deleted(service: Service) -> None:
+async def test_rental_collected_just_before_the_exit_is_deleted(service: Service) -> None:
     service.emulator.faults.add(Fault("slow", call="delete_container", seconds=0.5))
     program = await service.run("""
         def rent():
@@ -267,10 +269,10 @@ async def test_what_was_collected_a_moment_before_the_exit_is_deleted(service: S
     await service.assert_nothing_left()
 
 
-async def test_the_exit_does_not_wait_for_what_others_have_left(service: Service) -> None:
+async def test_exit_leaves_an_expired_rental_of_another_process_alone(service: Service) -> None:
     async with service.client() as gpu:
         async with gpu.rent(image="PyTorch 2.4") as rental:
-            others = await rental.detach()
+            other = await rental.detach()
         program = await run_quietly(
             service,
             f"""
@@ -281,7 +283,7 @@ async def test_the_exit_does_not_wait_for_what_others_have_left(service: Service
                 gpu = AsyncRentGPU()
                 await gpu.rent(image="PyTorch 2.4").__aenter__()
                 with sqlite3.connect(os.environ["NETMIND_RENTGPU_STATE"]) as connection:
-                    connection.execute("UPDATE rentals SET expires_at = intended_at WHERE name = {others.name!r}")
+                    connection.execute("UPDATE rentals SET expires_at = intended_at WHERE name = {other.name!r}")
                 connection.close()
 
             asyncio.run(main())
@@ -289,47 +291,25 @@ async def test_the_exit_does_not_wait_for_what_others_have_left(service: Service
             """,
         )
         assert (program.status, program.output) == (0, "2\n")
-        assert [charge.name for charge in service.emulator.running] == [others.name]
-        assert (await gpu.rentals.reap()).deleted == (others.name,)
+        assert [charge.name for charge in service.emulator.running] == [other.name]
+        assert (await gpu.rentals.reap()).deleted == (other.name,)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("synchronously", [False, True])
-async def test_a_worker_of_multiprocessing_releases_what_it_has(
+async def test_multiprocessing_worker_deletes_its_rental_at_exit(
     service: Service, method: str, synchronously: bool
 ) -> None:
-    (service.folder / "worker.py").write_text("""
-import asyncio
-from netmind_rentgpu import AsyncRentGPU, RentGPU
-
-kept = []
-
-async def rent():
-    gpu = AsyncRentGPU()
-    kept.append(gpu)
-    await gpu.rent(image="PyTorch 2.4").__aenter__()
-
-def work(synchronously):
-    if synchronously:
-        gpu = RentGPU()
-        rental = gpu.rent(image="PyTorch 2.4")
-        kept.append((gpu, rental))
-        rental.__enter__()
-    else:
-        asyncio.run(rent())
-""")
     program = await service.program(
         f"""
         import multiprocessing
-        sys.path.insert(0, str(HERE))
-        import worker
+        import renting_worker
 
-        process = multiprocessing.get_context({method!r}).Process(target=worker.work, args=({synchronously},))
+        process = multiprocessing.get_context({method!r}).Process(target=renting_worker.rent, args=({synchronously},))
         process.start()
         process.join()
         print(process.exitcode, rented())
-        """,
-        PYTHONPATH=str(service.folder),
+        """
     ).run(service.emulator.url, QUIETLY)
     assert (program.status, program.output) == (0, "0 []\n"), program.errors
     assert len(service.emulator.charges) == 1

@@ -1,4 +1,4 @@
-"""Which GPU a text means: the one of that name, or the only one that a part of its name is of."""
+"""Resolution of a text to a GPU: the GPU with that name, or the only GPU that has the text in its name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from netmind_rentgpu.rentals.needs import DOCUMENTED_GPUS, Needs, resolved_gpu_n
 
 
 @pytest.mark.parametrize(
-    ("wanted", "meant"),
+    ("text", "resolved"),
     [
         ("NVIDIA_GeForce_RTX_4090", "nvidiageforcertx4090"),
         ("RTX 4090", "nvidiageforcertx4090"),
@@ -30,22 +30,22 @@ from netmind_rentgpu.rentals.needs import DOCUMENTED_GPUS, Needs, resolved_gpu_n
         ("4070-ti", "nvidiageforcertx4070ti"),
         ("A100_SXM4_40GB", "nvidiaa100sxm440gb"),
         ("titan xp", "titanxp"),
-        # A whole name is that one, however many others it is a part of.
+        # A whole name means that GPU, even if it is a part of other names.
         ("NVIDIA_GeForce_RTX_3090", "nvidiageforcertx3090"),
         ("nvidia geforce rtx 2080", "nvidiageforcertx2080"),
-        # No known name has these words; the service may.
+        # A text that is in no known name stays as it is, because the service may have such a GPU.
         ("MI300X", "mi300x"),
         ("409", "409"),
         ("090", "090"),
         ("TX 4090", "tx4090"),
     ],
 )
-def test_a_gpu_is_meant_by_its_name_or_a_part_of_it(wanted: str, meant: str) -> None:
-    assert resolved_gpu_names([wanted], []) == {meant}
+def test_text_resolves_to_the_gpu_with_that_name_or_that_part_of_a_name(text: str, resolved: str) -> None:
+    assert resolved_gpu_names([text], []) == {resolved}
 
 
 @pytest.mark.parametrize(
-    ("wanted", "candidates"),
+    ("text", "candidates"),
     [
         ("3090", ["NVIDIA_GeForce_RTX_3090", "NVIDIA_GeForce_RTX_3090_Ti"]),
         (
@@ -63,23 +63,23 @@ def test_a_gpu_is_meant_by_its_name_or_a_part_of_it(wanted: str, meant: str) -> 
         ("titan", ["TITAN_RTX", "TITAN_V", "TITAN_X_Pascal", "TITAN_Xp"]),
     ],
 )
-def test_a_part_of_several_names_is_refused_with_all_of_them(wanted: str, candidates: list[str]) -> None:
+def test_part_of_several_gpu_names_is_refused_and_lists_them(text: str, candidates: list[str]) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
-        resolved_gpu_names([wanted], [])
+        resolved_gpu_names([text], [])
     listed = ", ".join(candidates)
-    assert str(caught.value) == f"gpu_name: {wanted!r} may mean any of {listed}; give one's whole name, or several"
+    assert str(caught.value) == f"gpu_name: {text!r} may mean any of {listed}; give one's whole name, or several"
     assert caught.value.argument == "gpu_name"
 
 
-def test_what_is_on_offer_counts_beside_what_is_documented() -> None:
+def test_gpus_on_offer_are_matched_beside_documented_gpus() -> None:
     assert resolved_gpu_names(["B200"], ["NVIDIA_B200_SXM6_192GB"]) == {"nvidiab200sxm6192gb"}
     with pytest.raises(InvalidArgumentError, match="NVIDIA_GeForce_RTX_4090, NVIDIA_GeForce_RTX_4090_D;"):
         resolved_gpu_names(["4090"], ["NVIDIA_GeForce_RTX_4090_D"])
-    # Another spelling of a documented name is no other GPU.
+    # Another spelling of a documented name means the same GPU.
     assert resolved_gpu_names(["4090"], ["NVIDIA GeForce RTX 4090"]) == {"nvidiageforcertx4090"}
 
 
-def test_several_gpus_may_be_meant() -> None:
+def test_several_texts_resolve_to_several_gpus() -> None:
     assert resolved_gpu_names(["4090", "H100", "RTX 4090"], []) == {"nvidiageforcertx4090", "nvidiah100sxm580gb"}
     assert resolved_gpu_names([], []) == frozenset()
     with pytest.raises(InvalidArgumentError, match="'A100' may mean"):
@@ -87,7 +87,7 @@ def test_several_gpus_may_be_meant() -> None:
 
 
 def spelled(words: list[str], separator: str, upper: int) -> str:
-    """Write words in one of many ways."""
+    """Return words joined by a separator, with some letters in capitals."""
     text = separator.join(words)
     return "".join(letter.upper() if upper >> place % 16 & 1 else letter.lower() for place, letter in enumerate(text))
 
@@ -101,18 +101,20 @@ def words_of(name: str) -> list[str]:
 
 
 @given(name=gpus, separator=separators, upper=st.integers(0, 2**16))
-def test_every_documented_gpu_is_meant_by_its_own_name(name: str, separator: str, upper: int) -> None:
+def test_documented_gpu_resolves_by_its_own_name_in_any_spelling(name: str, separator: str, upper: int) -> None:
     found = resolved_gpu_names([spelled(words_of(name), separator, upper)], [])
     assert found == {"".join(words_of(name)).lower()}
     needs = Needs(gpu_names=found)
     fitting = {
-        one for one in DOCUMENTED_GPUS if needs.unmet(Machine(node_name="n", gpu_name=one), ServiceProfile()) is None
+        gpu for gpu in DOCUMENTED_GPUS if needs.unmet(Machine(node_name="n", gpu_name=gpu), ServiceProfile()) is None
     }
     assert fitting == {name}
 
 
 @given(name=gpus, first=st.integers(0, 5), count=st.integers(1, 6), separator=separators, upper=st.integers(0, 2**16))
-def test_a_part_is_of_one_name_or_refused(name: str, first: int, count: int, separator: str, upper: int) -> None:
+def test_part_of_a_gpu_name_resolves_to_one_gpu_or_is_refused(
+    name: str, first: int, count: int, separator: str, upper: int
+) -> None:
     words = words_of(name)[first : first + count] or words_of(name)
     text = spelled(words, separator, upper)
     whole = "".join(words).lower()

@@ -1,4 +1,4 @@
-"""The ledger on disks that are full, read-only or cannot lock; and how many commits it takes."""
+"""The ledger: reading and writing of records, shared commits, and disks that are full or cannot lock."""
 
 from __future__ import annotations
 
@@ -36,56 +36,56 @@ RECORD = RentalRecord(
 
 
 @pytest.fixture
-def keeper(state: Path) -> Iterator[State]:
-    keeper = State(state)
-    yield keeper
-    keeper.close()
+def state_file(state: Path) -> Iterator[State]:
+    state_file = State(state)
+    yield state_file
+    state_file.close()
 
 
 @pytest.fixture
-def ledger(keeper: State) -> Ledger:
-    return Ledger(keeper, "account")
+def ledger(state_file: State) -> Ledger:
+    return Ledger(state_file, "account")
 
 
-async def test_a_record_comes_back_as_it_was(keeper: State, ledger: Ledger) -> None:
-    odd = attrs.evolve(RECORD, name="rg-2", hourly_price=None, expires_at=None, owner=None)
+async def test_stored_record_reads_back_unchanged(state_file: State, ledger: Ledger) -> None:
+    without_optional = attrs.evolve(RECORD, name="rg-2", hourly_price=None, expires_at=None, owner=None)
     await ledger.put(RECORD)
-    await ledger.put(odd)
-    assert await ledger.open() == [RECORD, odd]
-    assert await Ledger(keeper, "another account").open() == []
+    await ledger.put(without_optional)
+    assert await ledger.open() == [RECORD, without_optional]
+    assert await Ledger(state_file, "another account").open() == []
     ready = attrs.evolve(RECORD, stage="ready", container_id=7, shown_name="rg-", owner=None)
     await ledger.put(ready)
-    assert await ledger.open() == [ready, odd]
+    assert await ledger.open() == [ready, without_optional]
     await ledger.close(["rg-1", "rg-2", "rg-3"])
     await ledger.close([])
     assert await ledger.open() == []
-    # Whoever struck it out was wrong.
+    # A closed record can be written again, because its container may turn up after all.
     await ledger.put(ready)
     assert await ledger.open() == [ready]
 
 
-async def test_a_number_that_no_file_holds(ledger: Ledger) -> None:
+async def test_container_id_too_large_for_the_state_file_is_refused(ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match="too large"):
         await ledger.put(attrs.evolve(RECORD, container_id=2**63))
     assert await ledger.open() == []
 
 
-async def test_only_one_takes_what_is_detached(ledger: Ledger) -> None:
-    me, now = this_process(), RECORD.intended_at
+async def test_detached_record_is_taken_by_only_one_caller(ledger: Ledger) -> None:
+    process, now = this_process(), RECORD.intended_at
     await ledger.put(RECORD)
-    assert await ledger.take("rg-1", me, now) is None
+    assert await ledger.take("rg-1", process, now) is None
     await ledger.put(attrs.evolve(RECORD, stage="detached", container_id=7, owner=None))
-    assert await ledger.take("rg-1", me, now + timedelta(days=2)) is None
-    taken = await asyncio.gather(*(ledger.take("rg-1", me, now) for _ in range(5)))
-    assert len([one for one in taken if one is not None]) == 1
-    other = attrs.evolve(me, process_id=1)
+    assert await ledger.take("rg-1", process, now + timedelta(days=2)) is None
+    taken = await asyncio.gather(*(ledger.take("rg-1", process, now) for _ in range(5)))
+    assert len([record for record in taken if record is not None]) == 1
+    other = attrs.evolve(process, process_id=1)
     await ledger.give_back("rg-1", other)
     assert (await ledger.open())[0].stage == "ready"
-    await ledger.give_back("rg-1", me)
+    await ledger.give_back("rg-1", process)
     assert (await ledger.open())[0].stage == "detached"
 
 
-async def test_what_cannot_be_read_is_said(state: Path, ledger: Ledger) -> None:
+async def test_unreadable_record_raises_an_error_with_its_name(state: Path, ledger: Ledger) -> None:
     await ledger.put(RECORD)
     with sqlite3.connect(state) as connection:
         connection.execute("UPDATE rentals SET expires_at = 'soon'")
@@ -95,7 +95,9 @@ async def test_what_cannot_be_read_is_said(state: Path, ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("version", [0, 1, 2])
-async def test_an_older_file_is_brought_up_to_date(state: Path, keeper: State, ledger: Ledger, version: int) -> None:
+async def test_older_state_file_is_migrated_and_keeps_its_rows(
+    state: Path, state_file: State, ledger: Ledger, version: int
+) -> None:
     from netmind_rentgpu.state import _MIGRATIONS
 
     state.parent.mkdir(parents=True)
@@ -108,31 +110,31 @@ async def test_an_older_file_is_brought_up_to_date(state: Path, keeper: State, l
     connection.close()
     await ledger.put(RECORD)
     assert await ledger.open() == [RECORD]
-    assert await keeper.host_key("account", 1) == ("key" if version else None)
+    assert await state_file.host_key("account", 1) == ("key" if version else None)
 
 
-async def test_commits_of_those_who_write_at_once_are_shared(keeper: State, ledger: Ledger) -> None:
+async def test_concurrent_writes_share_commits(state_file: State, ledger: Ledger) -> None:
     commits: list[int] = []
-    together = keeper._together
+    together = state_file._together
 
     def counted(acts: Any) -> Any:
         commits.append(len(acts))
         return together(acts)
 
-    keeper._together = counted  # type: ignore[method-assign]
+    state_file._together = counted  # type: ignore[method-assign]
     await asyncio.gather(*(ledger.put(attrs.evolve(RECORD, name=f"rg-{number}")) for number in range(200)))
     assert len(await ledger.open()) == sum(commits) == 200
     assert len(commits) <= 2
 
 
-async def test_one_who_fails_does_not_undo_the_others(keeper: State, ledger: Ledger) -> None:
+async def test_failed_write_does_not_undo_the_others_of_its_commit(state_file: State, ledger: Ledger) -> None:
     def fail(connection: Any) -> None:
         connection.execute("DELETE FROM rentals")
         raise ZeroDivisionError
 
     ends = await asyncio.gather(
         ledger.put(RECORD),
-        keeper.write(fail),
+        state_file.write(fail),
         ledger.put(attrs.evolve(RECORD, name="rg-3", container_id=2**63)),
         ledger.put(attrs.evolve(RECORD, name="rg-2")),
         return_exceptions=True,
@@ -141,7 +143,7 @@ async def test_one_who_fails_does_not_undo_the_others(keeper: State, ledger: Led
     assert [record.name for record in await ledger.open()] == ["rg-1", "rg-2"]
 
 
-async def test_a_write_comes_to_its_end_whoever_cancels_it(ledger: Ledger) -> None:
+async def test_cancelled_write_still_reaches_the_state_file(ledger: Ledger) -> None:
     writing = asyncio.create_task(ledger.put(RECORD))
     await asyncio.sleep(0)
     writing.cancel()
@@ -150,11 +152,11 @@ async def test_a_write_comes_to_its_end_whoever_cancels_it(ledger: Ledger) -> No
     assert await ledger.open() == [RECORD]
 
 
-# Before anything is rented.
+# State files that cannot be used: renting fails before anything is created.
 
 
-async def refused(emulator: Emulator, state: Path) -> LedgerError:
-    """Rent with a state file that cannot be used."""
+async def error_of_rent(emulator: Emulator, state: Path) -> LedgerError:
+    """Rent with a state file that cannot be used; return the error."""
     async with client(emulator, state) as gpu:
         with pytest.raises(LedgerError) as raised:
             await gpu.rent(image=IMAGE).__aenter__()
@@ -162,62 +164,38 @@ async def refused(emulator: Emulator, state: Path) -> LedgerError:
     return raised.value
 
 
-async def test_where_processes_cannot_share_it(
+async def test_rent_with_a_state_file_that_processes_cannot_share_is_refused(
     emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect = sqlite3.connect
 
     def without_locks(path: Path, **options: Any) -> sqlite3.Connection:
-        # SQLite's own way to a disk that has no locks.
+        # SQLite's own way to open a file without locks.
         return connect(f"file:{path}?vfs=unix-none", uri=True, **options)
 
     monkeypatch.setattr(sqlite3, "connect", without_locks)
-    assert "processes cannot share it" in str(await refused(emulator, state))
+    assert "processes cannot share it" in str(await error_of_rent(emulator, state))
 
 
-async def test_where_it_is_locked_for_good(emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rent_with_a_state_file_that_stays_locked_is_refused(
+    emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("netmind_rentgpu.state.LONGEST_LOCK", 0.2)
     state.parent.mkdir(parents=True)
     holder = sqlite3.connect(state, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
-    assert "locked" in str(await refused(emulator, state))
+    assert "locked" in str(await error_of_rent(emulator, state))
     holder.close()
 
 
-FULL = """
-import resource
-# No file of this process may grow beyond so many bytes: what a full disk does to it.
-resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST, LARGEST))
-"""
-
-
 @pytest.mark.parametrize("size", [1, 5_000, 30_000, 60_000])
-async def test_where_the_disk_is_full(emulator: Emulator, state: Path, size: int) -> None:
+async def test_rent_on_a_full_disk_is_refused_and_leaves_nothing_rented(
+    emulator: Emulator, state: Path, size: int
+) -> None:
     program = Program(
-        FULL.replace("LARGEST", str(size))
-        + f"""
-async def main():
-    async with AsyncRentGPU("{emulator.token}") as gpu:
-        try:
-            for _ in range(50):
-                async with gpu.rent(image="PyTorch 2.4", keep=True) as rental:
-                    await gpu.containers.delete(rental.container.id)
-                await gpu.rentals._desk.ledger.put(RECORD())
-        except LedgerError as error:
-            print("LedgerError", error)
-
-def RECORD():
-    import attrs, secrets
-    from netmind_rentgpu.rentals.records import RentalRecord
-    from datetime import datetime, UTC
-    now = datetime.now(UTC)
-    return RentalRecord(name=secrets.token_hex(), stage="detached", node_name="x" * 3000, gpus=1, hourly_price=None,
-                        intended_at=now, expires_at=None, certain_at=now)
-
-asyncio.run(main())
-""",
-        environment={"NETMIND_RENTGPU_STATE": str(state)},
-        begin="import asyncio\nfrom netmind_rentgpu import AsyncRentGPU, LedgerError\n",
+        file="rent_until_disk_full.py",
+        arguments=[str(size)],
+        environment={"NETMIND_API_KEY": emulator.token, "NETMIND_RENTGPU_STATE": str(state)},
     )
     await program.run(emulator.url)
     assert program.output.startswith("LedgerError the state file"), program.errors

@@ -1,4 +1,4 @@
-"""What is on offer to all who rent by one client."""
+"""Offers that one client gives to all its rentals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NODES = "abcde"
         st.tuples(st.sampled_from(["rent", "give back"]), st.integers(1, 3), st.sets(st.sampled_from(NODES)))
     ),
 )
-def test_those_who_rent_one_after_the_other_are_told_what_looking_through_all_offers_tells(
+def test_ranking_gives_the_same_next_offer_as_a_search_of_all_offers(
     counts: list[int | None], steps: list[tuple[str, int, set[str]]]
 ) -> None:
     machines = [
@@ -33,16 +33,16 @@ def test_those_who_rent_one_after_the_other_are_told_what_looking_through_all_of
     market = Market(unused)
     rankings = {gpus: Ranking(ranked(machines, Needs(gpus=gpus), ServiceProfile(), "USD")) for gpus in range(1, 4)}
     claimed: Counter[str] = Counter()
-    taken: list[tuple[str, int]] = []
-    for what, gpus, tried in steps:
-        if what == "rent":
+    rented: list[tuple[str, int]] = []
+    for step, gpus, tried in steps:
+        if step == "rent":
             expected = next_offer(rankings[gpus].offers, tried=tried, aside={}, claimed=claimed)
             assert market.next_offer(rankings[gpus], tried) is expected
             if expected is not None:
-                taken.append((expected.machine.node_name, gpus))
-                market.claim(*taken[-1])
-                claimed[taken[-1][0]] += gpus
-        elif taken:
-            node, count = taken.pop()
+                rented.append((expected.machine.node_name, gpus))
+                market.claim(*rented[-1])
+                claimed[rented[-1][0]] += gpus
+        elif rented:
+            node, count = rented.pop()
             market.give_back(node, count)
             claimed[node] -= count

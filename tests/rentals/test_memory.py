@@ -1,4 +1,4 @@
-"""What is over is freed at once: many who rent leave nothing to the collector of cycles, which would stop them all."""
+"""Memory of rentals that have ended: freed at once, because a collection of cycles would stop all rentals of a process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 import canaries
 import pytest
-from rented import IMAGE, client, until
+from rented import IMAGE, client
+from until import until
 
 from netmind_rentgpu import AsyncRental, AsyncRentGPU
 from netmind_rentgpu.emulator import Emulator, Fault
@@ -38,8 +39,8 @@ async def slow(state: Path) -> AsyncIterator[AsyncRentGPU]:
 
 
 async def check_freed(rental: AsyncRental, use: Enter, *, cancel: bool = False) -> None:
-    """Use a rental in a task, until that ends or is cancelled; see it freed then."""
-    there, entered = weakref.ref(rental), asyncio.Event()
+    """Use a rental in a task, until the task ends or is cancelled; check that the rental is freed then."""
+    reference, entered = weakref.ref(rental), asyncio.Event()
 
     async def run(rental: AsyncRental) -> None:
         entered.set()
@@ -49,15 +50,15 @@ async def check_freed(rental: AsyncRental, use: Enter, *, cancel: bool = False) 
     del rental
     await entered.wait()
     if cancel:
-        await asyncio.sleep(0.2)  # anywhere
+        await asyncio.sleep(0.2)  # to cancel at any point of its start
         task.cancel()
     await asyncio.wait({task})
     assert task.cancelled() == cancel
     if not cancel:
         task.result()
     del task
-    # What else had it, as a connection that is closed, is done with it in a moment.
-    await until(lambda: there() is None)
+    # A connection that is being closed may still refer to it for a moment.
+    await until(lambda: reference() is None)
 
 
 async def enter(rental: AsyncRental) -> None:

@@ -1,4 +1,4 @@
-"""What to rent: which machines will do, in which order they are tried, and what they cost."""
+"""Choice of a machine: requirements, order of the offers, prices, and the reason why no machine will do."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from netmind_rentgpu.rentals.needs import (
 PROFILE = ServiceProfile()
 
 
-# Which machines will do.
+# Requirements.
 
 
 def machine(name: str = "n", price: str | None = "1", **fields: Any) -> Machine:
-    """Return a machine of which all is told."""
-    told: dict[str, Any] = {
+    """Return a machine that states all its fields."""
+    stated: dict[str, Any] = {
         "gpu_name": "NVIDIA_GeForce_RTX_4090",
         "gpu_count": 8,
         "gpu_memory": 24,
@@ -48,7 +48,7 @@ def machine(name: str = "n", price: str | None = "1", **fields: Any) -> Machine:
         "labels": ("Secure", "fast"),
         "online_rate": 0.9,
     }
-    return Machine(node_name=name, price=None if price is None else Decimal(price), **(told | fields))
+    return Machine(node_name=name, price=None if price is None else Decimal(price), **(stated | fields))
 
 
 MET: list[tuple[dict[str, Any], dict[str, Any]]] = [
@@ -91,13 +91,13 @@ MET: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("needs", "fields"), MET)
-def test_a_machine_that_will_do(needs: dict[str, Any], fields: dict[str, Any]) -> None:
+def test_machine_meets_requirements(needs: dict[str, Any], fields: dict[str, Any]) -> None:
     assert Needs(**needs).unmet(attrs.evolve(machine(), **fields), PROFILE) is None
 
 
 UNMET: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"gpu_names": frozenset({"nvidiageforcertx4090ti"})}, {}, "another GPU"),
-    # What it costs and what it is, is not taken on trust.
+    # A machine without a GPU name or a price does not meet a requirement for either.
     ({"gpu_names": frozenset({"nvidiageforcertx4090"})}, {"gpu_name": None}, "another GPU"),
     ({"max_price": Decimal(1000)}, {"price": None}, "no price that can be read"),
     ({"priced": True}, {"price": None}, "no price that can be read"),
@@ -120,16 +120,16 @@ UNMET: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("needs", "fields", "lack"), UNMET)
-def test_a_machine_that_will_not_do(needs: dict[str, Any], fields: dict[str, Any], lack: str) -> None:
+def test_machine_fails_requirements_with_its_lack(needs: dict[str, Any], fields: dict[str, Any], lack: str) -> None:
     assert Needs(**needs).unmet(attrs.evolve(machine(), **fields), PROFILE) == lack
 
 
-@pytest.mark.parametrize(("least", "told"), [((12, 0), "12"), ((12, 4, 0), "12.4"), ((12, 4, 0, 0), "12.4")])
-def test_a_version_with_fewer_numbers_is_no_older(least: tuple[int, ...], told: str) -> None:
-    assert Needs(min_cuda=least).unmet(machine(cuda_version=told), PROFILE) is None
+@pytest.mark.parametrize(("least", "stated"), [((12, 0), "12"), ((12, 4, 0), "12.4"), ((12, 4, 0, 0), "12.4")])
+def test_cuda_version_with_fewer_numbers_is_not_older(least: tuple[int, ...], stated: str) -> None:
+    assert Needs(min_cuda=least).unmet(machine(cuda_version=stated), PROFILE) is None
 
 
-def test_memory_and_disk_are_what_the_profile_says() -> None:
+def test_memory_and_disk_are_read_from_the_fields_of_the_profile() -> None:
     profile = ServiceProfile(memory_field="memory_per_gpu", disk_field="disk_per_gpu")
     needs = Needs(min_memory=100.0, min_disk=100.0)
     assert needs.unmet(machine(memory_per_gpu=32, disk_per_gpu=125), profile) == "too little memory"
@@ -137,14 +137,14 @@ def test_memory_and_disk_are_what_the_profile_says() -> None:
     assert needs.unmet(machine(memory_per_gpu=128, disk_per_gpu=125, memory_total=1), profile) is None
 
 
-# In which order.
+# Order of the offers.
 
 
 def names(offers: list[Offer]) -> list[str]:
     return [offer.machine.node_name for offer in offers]
 
 
-def test_the_cheapest_come_first_and_those_without_a_price_last() -> None:
+def test_cheapest_offers_come_first_and_offers_without_a_price_last() -> None:
     machines = [machine("dear", "10"), machine("unknown", None), machine("cheap", "2"), machine("free", "0")]
     offers = ranked(machines, Needs(gpus=2), PROFILE, "NMT")
     assert names(offers) == ["free", "cheap", "dear", "unknown"]
@@ -152,12 +152,12 @@ def test_the_cheapest_come_first_and_those_without_a_price_last() -> None:
     assert {(offer.gpus, offer.currency) for offer in offers} == {(2, "NMT")}
 
 
-def test_of_those_that_cost_the_same_the_most_reliable_comes_first() -> None:
+def test_most_reliable_of_equally_priced_machines_comes_first() -> None:
     machines = [machine("b"), machine("a", online_rate=None), machine("c", online_rate=0.99), machine("d", "1.00")]
     assert names(ranked(machines, Needs(), PROFILE, "USD")) == ["c", "b", "d", "a"]
 
 
-def test_what_is_not_told_is_not_held_against_a_machine_but_comes_after_what_is() -> None:
+def test_machine_with_unstated_fields_will_do_but_comes_after_machines_that_state_them() -> None:
     needs = Needs(min_memory=64.0, regions=frozenset({"us"}))
     machines = [
         machine("nothing", "0.1", region=None, memory_total=None),
@@ -167,32 +167,32 @@ def test_what_is_not_told_is_not_held_against_a_machine_but_comes_after_what_is(
     ]
     assert names(ranked(machines, needs, PROFILE, "USD")) == ["all", "another thing", "half", "nothing"]
     assert names(ranked(machines, Needs(), PROFILE, "USD")) == ["nothing", "half", "all", "another thing"]
-    # How many GPUs it has, is always needed.
+    # The number of GPUs is always required.
     machines.append(machine("uncounted", "0.05", gpu_count=None))
     assert names(ranked(machines, Needs(), PROFILE, "USD"))[-1] == "uncounted"
 
 
 @pytest.mark.parametrize("text", [None, "", "unknown"])
-def test_a_version_without_a_number_is_not_told(text: str | None) -> None:
-    machines = [machine("untold", "0.1", cuda_version=text), machine("told", "0.2")]
-    assert names(ranked(machines, Needs(min_cuda=(12, 4)), PROFILE, "USD")) == ["told", "untold"]
-    assert names(ranked(machines, Needs(), PROFILE, "USD")) == ["untold", "told"]
+def test_cuda_version_without_a_number_counts_as_unstated(text: str | None) -> None:
+    machines = [machine("unstated", "0.1", cuda_version=text), machine("stated", "0.2")]
+    assert names(ranked(machines, Needs(min_cuda=(12, 4)), PROFILE, "USD")) == ["stated", "unstated"]
+    assert names(ranked(machines, Needs(), PROFILE, "USD")) == ["unstated", "stated"]
 
 
-def test_a_machine_that_tells_all_but_its_price_comes_after_any_with_a_price() -> None:
+def test_machine_without_a_price_comes_after_all_machines_with_a_price() -> None:
     machines = [machine("unknown price", None), machine("unknown memory", "0.2", memory_total=None)]
     found = names(ranked(machines, Needs(min_memory=64.0), PROFILE, "USD"))
     assert found == ["unknown memory", "unknown price"]
 
 
-def test_the_users_key_wins_and_the_usual_order_decides_between_equals() -> None:
+def test_users_key_sorts_first_and_the_usual_order_decides_between_equals() -> None:
     machines = [machine("a", "3", region="JP"), machine("b", "2"), machine("c", "1", region="JP"), machine("d", None)]
     assert names(ranked(machines, Needs(), PROFILE, "USD", lambda offer: offer.machine.region)) == ["c", "a", "b", "d"]
     dearest_first = ranked(machines, Needs(), PROFILE, "USD", lambda offer: -(offer.hourly_price or 0))
     assert names(dearest_first) == ["a", "b", "c", "d"]
 
 
-def test_the_users_key_sorts_only_what_will_do() -> None:
+def test_users_key_sorts_only_machines_that_meet_the_requirements() -> None:
     machines = [machine("a", "3"), machine("b", "1")]
     needs = Needs(max_price=Decimal(2))
     assert names(ranked(machines, needs, PROFILE, "USD", lambda offer: -(offer.hourly_price or 0))) == ["b"]
@@ -203,7 +203,7 @@ def test_the_users_key_sorts_only_what_will_do() -> None:
     [lambda offer: offer.hourly_price, lambda offer: offer.price, lambda: 1],
     ids=["compares None", "no such field", "takes nothing"],
 )
-def test_a_key_that_fails_is_the_users_mistake(key: Any) -> None:
+def test_failing_users_key_raises_an_argument_error(key: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=r"^key: cannot be used to sort offers") as caught:
         ranked([machine("a"), machine("b", None)], Needs(), PROFILE, "USD", key)
     assert caught.value.__cause__ is not None
@@ -222,7 +222,7 @@ machines_drawn = st.lists(
         online_rate=st.none() | st.floats(0, 1),
         labels=st.none() | st.just(()) | st.just(("Fast",)),
     ),
-    unique_by=lambda one: one.node_name,
+    unique_by=lambda machine: machine.node_name,
     max_size=12,
 )
 needs_drawn = st.builds(
@@ -238,37 +238,41 @@ needs_drawn = st.builds(
 
 
 @given(machines=machines_drawn, needs=needs_drawn)
-def test_only_what_will_do_is_offered_and_all_of_it(machines: list[Machine], needs: Needs) -> None:
+def test_all_machines_that_meet_the_requirements_are_offered_and_no_others(
+    machines: list[Machine], needs: Needs
+) -> None:
     offers = ranked(machines, needs, PROFILE, "USD")
-    offered = {one.node_name for one in machines if needs.unmet(one, PROFILE) is None}
-    assert sorted(names(offers)) == sorted(offered)
+    fitting = {machine.node_name for machine in machines if needs.unmet(machine, PROFILE) is None}
+    assert sorted(names(offers)) == sorted(fitting)
     for offer in offers:
-        one = offer.machine
-        assert needs.gpu_names is None or (one.gpu_name or "").replace("_", "").lower() in needs.gpu_names
-        assert one.gpu_count is None or one.gpu_count >= needs.gpus
-        assert one.region is None or needs.regions is None or one.region == "US"
-        assert one.memory_total is None or one.memory_total >= (needs.min_memory or 0)
+        machine = offer.machine
+        assert needs.gpu_names is None or (machine.gpu_name or "").replace("_", "").lower() in needs.gpu_names
+        assert machine.gpu_count is None or machine.gpu_count >= needs.gpus
+        assert machine.region is None or needs.regions is None or machine.region == "US"
+        assert machine.memory_total is None or machine.memory_total >= (needs.min_memory or 0)
         if needs.max_price is not None or needs.priced:
-            assert one.price is not None
-            assert needs.max_price is None or one.price <= needs.max_price
+            assert machine.price is not None
+            assert needs.max_price is None or machine.price <= needs.max_price
 
 
 @given(machines=machines_drawn, needs=needs_drawn)
-def test_those_told_alike_are_in_the_order_of_their_price(machines: list[Machine], needs: Needs) -> None:
+def test_machines_with_as_many_unstated_fields_are_in_the_order_of_their_price(
+    machines: list[Machine], needs: Needs
+) -> None:
     offers = ranked(machines, needs, PROFILE, "USD")
-    for untold in range(5):
-        alike = [offer.hourly_price for offer in offers if needs.unknown(offer.machine, PROFILE) == untold]
+    for unstated in range(5):
+        alike = [offer.hourly_price for offer in offers if needs.unknown(offer.machine, PROFILE) == unstated]
         known = [price for price in alike if price is not None]
         assert alike == [*sorted(known), *[None] * (len(alike) - len(known))]
 
 
 @given(machines=machines_drawn, needs=needs_drawn, seed=st.integers())
-def test_the_order_of_the_list_makes_no_difference(machines: list[Machine], needs: Needs, seed: int) -> None:
+def test_order_of_the_machine_list_makes_no_difference(machines: list[Machine], needs: Needs, seed: int) -> None:
     shuffled = random.Random(seed).sample(machines, len(machines))
     assert ranked(machines, needs, PROFILE, "USD") == ranked(shuffled, needs, PROFILE, "USD")
 
 
-# Which is tried next.
+# The next offer to try.
 
 OFFERS = ranked([machine("a", "1", gpu_count=4), machine("b", "2"), machine("c", "3")], Needs(gpus=2), PROFILE, "USD")
 
@@ -280,7 +284,7 @@ OFFERS = ranked([machine("a", "1", gpu_count=4), machine("b", "2"), machine("c",
         (["a"], {}, {}, "b"),
         (["a", "c"], {}, {}, "b"),
         (["a", "b", "c"], {}, {}, None),
-        # Who refused two GPUs, or one, has not these two; who refused three may have.
+        # A machine that refused one or two GPUs does not have these two; a machine that refused three may have them.
         ([], {"a": 2}, {}, "b"),
         ([], {"a": 1}, {}, "b"),
         ([], {"a": 3}, {}, "a"),
@@ -290,7 +294,7 @@ OFFERS = ranked([machine("a", "1", gpu_count=4), machine("b", "2"), machine("c",
         ([], {}, {"a": 2}, "a"),
         ([], {}, {"a": 3}, "b"),
         (["b"], {}, {"a": 4}, "c"),
-        # What our own claims take up comes last, and in its order.
+        # Machines that this client's own claims fill come last, in their order.
         (["b", "c"], {}, {"a": 4}, "a"),
         ([], {}, {"a": 4, "b": 8, "c": 8}, "a"),
         (["a"], {}, {"a": 4, "b": 8, "c": 8}, "b"),
@@ -299,14 +303,14 @@ OFFERS = ranked([machine("a", "1", gpu_count=4), machine("b", "2"), machine("c",
         (["elsewhere"], {"elsewhere": 1}, {"elsewhere": 99}, "a"),
     ],
 )
-def test_which_offer_is_next(
+def test_next_offer_is_the_first_that_was_not_tried_refused_or_filled(
     tried: list[str], aside: dict[str, int], claimed: dict[str, int], expected: str | None
 ) -> None:
     found = next_offer(OFFERS, tried=tried, aside=aside, claimed=claimed)
     assert (None if found is None else found.machine.node_name) == expected
 
 
-def test_a_machine_that_does_not_tell_its_gpus_is_not_taken_to_be_taken_up() -> None:
+def test_machine_without_a_gpu_count_is_never_filled_by_own_claims() -> None:
     offers = ranked([machine("a", gpu_count=None)], Needs(gpus=2), PROFILE, "USD")
     offers += ranked([machine("b")], Needs(gpus=2), PROFILE, "USD")
     assert next_offer(offers, tried=(), aside={}, claimed={"a": 100}) is offers[0]
@@ -322,7 +326,7 @@ nodes = st.sampled_from("abcdef")
     aside=st.dictionaries(nodes, st.integers(1, 8)),
     claimed=st.dictionaries(nodes, st.integers(0, 16)),
 )
-def test_each_offer_is_tried_once_and_what_is_taken_up_last(
+def test_each_offer_is_tried_once_and_filled_machines_last(
     machines: list[Machine], gpus: int, aside: dict[str, int], claimed: dict[str, int]
 ) -> None:
     offers = ranked(machines, Needs(gpus=gpus), PROFILE, "USD")
@@ -336,21 +340,21 @@ def test_each_offer_is_tried_once_and_what_is_taken_up_last(
     assert {id(offer) for offer in order}.isdisjoint(id(offer) for offer in refused)
     assert len(order) + len(refused) == len(offers)
 
-    def is_taken_up(offer: Offer) -> bool:
+    def is_filled(offer: Offer) -> bool:
         count = offer.machine.gpu_count
         return count is not None and count - claimed.get(offer.machine.node_name, 0) < gpus
 
-    # Whoever knows how many of the first are taken up is told the same.
-    known = len(list(itertools.takewhile(is_taken_up, offers)))
+    # A caller that passes how many of the first offers are filled gets the same offers.
+    filled = len(list(itertools.takewhile(is_filled, offers)))
     for count in range(len(order) + 1):
         so_far = {offer.machine.node_name for offer in order[:count]}
-        found = next_offer(offers, tried=so_far, aside=aside, claimed=claimed, taken_up=known)
+        found = next_offer(offers, tried=so_far, aside=aside, claimed=claimed, taken_up=filled)
         assert found is (order[count] if count < len(order) else None)
-    # Sorting is stable: within each of the two, the ranking decides.
-    assert order == sorted((offer for offer in offers if offer not in refused), key=is_taken_up)
+    # The ranking decides within each of the two groups, because sorting is stable.
+    assert order == sorted((offer for offer in offers if offer not in refused), key=is_filled)
 
 
-# What it costs.
+# Prices.
 
 
 @pytest.mark.parametrize(
@@ -368,7 +372,9 @@ def test_each_offer_is_tried_once_and_what_is_taken_up_last(
         ("1", 1, ServiceProfile(price_period=timedelta(minutes=30)), "2"),
     ],
 )
-def test_what_an_hour_costs(price: str, gpus: int, profile: ServiceProfile, expected: str) -> None:
+def test_hourly_price_follows_the_price_basis_and_period_of_the_profile(
+    price: str, gpus: int, profile: ServiceProfile, expected: str
+) -> None:
     assert hourly_price(machine(price=price), gpus, profile) == Decimal(expected)
 
 
@@ -380,24 +386,24 @@ def test_what_an_hour_costs(price: str, gpus: int, profile: ServiceProfile, expe
         ("0.1", timedelta(minutes=20), "0.3"),
     ],
 )
-def test_an_hour_is_so_many_minutes_to_the_last_digit(price: str, period: timedelta, expected: str) -> None:
+def test_hourly_price_of_a_period_in_minutes_is_exact(price: str, period: timedelta, expected: str) -> None:
     assert hourly_price(machine(price=price), 1, ServiceProfile(price_period=period)) == Decimal(expected)
 
 
 @pytest.mark.parametrize("profile", [PROFILE, ServiceProfile(price_period=timedelta(days=1), price_basis="machine")])
-def test_what_has_no_price_costs_nobody_knows_what(profile: ServiceProfile) -> None:
+def test_hourly_price_of_a_machine_without_a_price_is_none(profile: ServiceProfile) -> None:
     assert hourly_price(machine(price=None), 1, profile) is None
 
 
 @given(price=st.decimals(0, 10_000, places=4), gpus=st.integers(1, 12))
-def test_gpus_cost_as_much_as_one_each(price: Decimal, gpus: int) -> None:
+def test_hourly_price_of_several_gpus_is_the_sum_of_their_prices(price: Decimal, gpus: int) -> None:
     assert hourly_price(machine(price=str(price)), gpus, PROFILE) == sum(gpus * [price])
 
 
-# And why there is none.
+# Explanations why no machine will do.
 
 
-def test_why_there_is_none() -> None:
+def test_explanation_counts_each_lack_and_gives_the_lowest_price_and_the_known_gpus() -> None:
     assert why_none([], Needs(), PROFILE) == "no machine is on offer"
     needs = Needs(regions=frozenset({"us"}), max_price=Decimal(1), gpus=8)
     machines = [machine("a", "2"), machine("b", region="JP"), machine("c", "3", region="JP"), machine("d", None)]
@@ -405,7 +411,7 @@ def test_why_there_is_none() -> None:
         "none of the 4 machines on offer will do: 2 for too dear, 1 for another region, 1 for no price that can be read;"
         " the lowest price of those is 2"
     )
-    # What was asked for may be misspelled.
+    # The GPUs on offer are listed, because the name asked for may be misspelled.
     asked = Needs(gpu_names=resolved_gpu_names(["RTX 4099"], []))
     others = [machine("a"), machine("b", gpu_name="NVIDIA_H100"), machine("c", gpu_name=None)]
     assert why_none(others, asked, PROFILE) == (
@@ -415,12 +421,12 @@ def test_why_there_is_none() -> None:
 
 
 @given(machines=machines_drawn, needs=needs_drawn)
-def test_each_machine_is_counted_once(machines: list[Machine], needs: Needs) -> None:
-    unfit = [one for one in machines if needs.unmet(one, PROFILE) is not None]
+def test_explanation_counts_each_machine_once(machines: list[Machine], needs: Needs) -> None:
+    unfit = [machine for machine in machines if needs.unmet(machine, PROFILE) is not None]
     if not unfit:
         assert why_none(unfit, needs, PROFILE) == "no machine is on offer"
         return
     text = why_none(unfit, needs, PROFILE)
     total, *counts = map(int, re.findall(r"\b([0-9]+) (?:machines|for)", text))
     assert total == sum(counts) == len(unfit)
-    assert all(f"for {needs.unmet(one, PROFILE)}" in text for one in unfit)
+    assert all(f"for {needs.unmet(machine, PROFILE)}" in text for machine in unfit)

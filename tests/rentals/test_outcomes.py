@@ -1,4 +1,4 @@
-"""What came of a create that failed. The bodies are the contract's, the emulator's, and others that are plausible."""
+"""Outcomes of a failed create. The bodies are the contract's, the emulator's, and other plausible bodies."""
 
 from __future__ import annotations
 
@@ -63,7 +63,9 @@ def unexpected(*, truncated: bool) -> UnexpectedResponseError:
         (InvalidArgumentError("gpu", "must be from 1 to 12"), NOTHING),
     ],
 )
-def test_what_comes_without_an_answer(error: RentGPUError, expected: CreateOutcome) -> None:
+def test_error_without_an_answer_is_unclear_only_if_the_service_may_have_acted(
+    error: RentGPUError, expected: CreateOutcome
+) -> None:
     assert outcome_of(error, NODE) is expected
 
 
@@ -87,7 +89,7 @@ STOCK_OUT = f"node {NODE} has 0 free GPUs, 1 were asked for"
         (200, b"<html>sign in</html>"),
     ],
 )
-def test_an_answer_after_which_something_may_exist(status: int, body: Any) -> None:
+def test_answer_after_which_a_container_may_exist_is_unclear(status: int, body: Any) -> None:
     assert outcome_of(refused(status, body), NODE) is UNCLEAR
 
 
@@ -115,13 +117,13 @@ def test_an_answer_after_which_something_may_exist(status: int, body: Any) -> No
         (422, rejected("node_name")),
         (422, rejected("gpu")),
         (422, rejected("name", "node_name")),
-        # It says which machine, and so it is about that, whatever else it says.
+        # An answer that names the machine is about the machine, with any other words in it.
         (400, {"detail": f"the image cannot be run on {NODE}"}),
         (403, {"detail": f"not allowed: {NODE}"}),
         (422, {"detail": [{"loc": ["body"], "msg": f"{NODE} does not take this image", "type": "v"}]}),
     ],
 )
-def test_a_refusal_that_another_machine_may_cure(status: int, body: Any) -> None:
+def test_refusal_because_of_the_machine_lets_another_machine_be_tried(status: int, body: Any) -> None:
     assert outcome_of(refused(status, body), NODE) is MACHINE
 
 
@@ -144,12 +146,12 @@ def test_a_refusal_that_another_machine_may_cure(status: int, body: Any) -> None
         (422, rejected("auth_id")),
         (422, rejected("name")),
         (422, rejected("image_template_id", "payment_type")),
-        # Balance and token are the account's, on every machine.
+        # Balance and token belong to the account, so that every machine would refuse.
         (402, {"detail": f"balance too low for {NODE}"}),
         (401, {"detail": f"no access to {NODE}"}),
     ],
 )
-def test_a_refusal_that_no_machine_would_cure(status: int, body: Any) -> None:
+def test_refusal_that_every_machine_would_repeat_is_hopeless(status: int, body: Any) -> None:
     assert outcome_of(refused(status, body), NODE) is HOPELESS
 
 
@@ -157,17 +159,17 @@ def test_a_refusal_that_no_machine_would_cure(status: int, body: Any) -> None:
     "text",
     ["auth_id 5 does not exist", "image_template_id 7 does not exist", "payment_type 3 is not supported"],
 )
-def test_a_refusal_that_names_another_field_is_not_about_the_machine(text: str) -> None:
+def test_refusal_that_names_a_field_other_than_the_machine_is_hopeless(text: str) -> None:
     assert outcome_of(refused(400, {"detail": text}), NODE) is HOPELESS
 
 
 @pytest.mark.parametrize("text", ["image 7 is not available", "this payment type is not available"])
-def test_what_is_not_available_need_not_be_the_machine(text: str) -> None:
+def test_refusal_because_an_image_or_payment_is_not_available_is_hopeless(text: str) -> None:
     assert outcome_of(refused(400, {"detail": text}), NODE) is HOPELESS
 
 
 @pytest.mark.parametrize("text", ["", "slow down", STOCK_OUT])
-def test_what_was_turned_away_for_being_too_much_has_done_nothing(text: str) -> None:
+def test_rate_limited_create_has_done_nothing(text: str) -> None:
     assert outcome_of(refused(429, {"detail": text}), NODE) is NOTHING
 
 
@@ -182,12 +184,12 @@ details = (
 
 
 @given(status=st.integers(500, 599) | st.just(408) | st.integers(300, 399), detail=details)
-def test_no_word_makes_a_failure_of_the_service_a_refusal(status: int, detail: Any) -> None:
+def test_failure_of_the_service_is_unclear_with_any_words(status: int, detail: Any) -> None:
     assert outcome_of(refused(status, {"detail": detail}), NODE) is UNCLEAR
 
 
 @given(status=st.integers(400, 499).filter(lambda status: status != 408), detail=details)
-def test_a_refusal_is_never_unclear(status: int, detail: Any) -> None:
+def test_refusal_is_never_unclear(status: int, detail: Any) -> None:
     error = refused(status, {"detail": detail})
     outcome = outcome_of(error, NODE)
     assert isinstance(error, APIStatusError)
@@ -198,5 +200,5 @@ def test_a_refusal_is_never_unclear(status: int, detail: Any) -> None:
     elif NODE in error.message:
         assert outcome is MACHINE
     else:
-        # It was answered, and so it was sent: not nothing.
+        # The outcome cannot be NOTHING, because an answered create was sent.
         assert outcome in (MACHINE, HOPELESS)

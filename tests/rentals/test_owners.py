@@ -1,4 +1,4 @@
-"""Who is provably dead: a table of owners, and real processes in every state that one can be in."""
+"""Proof that an owner is dead: a table of owners, and real processes in every state that a process can be in."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from programs import FOLDER
 
 from netmind_rentgpu.rentals.owners import Life, Owner, Sight, life_of, see_process, this_process
 
@@ -27,7 +28,7 @@ DEAD, ALIVE, UNSURE = Life.DEAD, Life.ALIVE, Life.UNKNOWN
 
 
 def seen(sight: str | Sight) -> Callable[[int], str | Sight]:
-    """See one process, the owner's, and be asked about no other."""
+    """Return a lookup that knows only the owner's process."""
 
     def see(process_id: int) -> str | Sight:
         assert process_id == OWNER.process_id
@@ -42,32 +43,32 @@ def seen(sight: str | Sight) -> Callable[[int], str | Sight]:
         (OWNER, HERE, "100", ALIVE),
         (OWNER, HERE, GONE, DEAD),
         (OWNER, HERE, UNKNOWN, UNSURE),
-        # Its number is another's by now.
+        # Another process has its number by now.
         (OWNER, HERE, "101", DEAD),
         (attrs.evolve(OWNER, started=""), HERE, "101", UNSURE),
         (attrs.evolve(OWNER, started=""), HERE, GONE, DEAD),
-        # Of another machine nothing is known, and of one that cannot be told from others neither.
+        # Nothing is known of processes on another machine, nor of a machine that cannot be told from others.
         (attrs.evolve(OWNER, machine="other"), HERE, GONE, UNSURE),
         (attrs.evolve(OWNER, machine="other", boot="other"), HERE, GONE, UNSURE),
         (attrs.evolve(OWNER, machine=""), HERE, GONE, UNSURE),
         (OWNER, attrs.evolve(HERE, machine=""), GONE, UNSURE),
         (attrs.evolve(OWNER, machine=""), attrs.evolve(HERE, machine=""), GONE, UNSURE),
         (attrs.evolve(OWNER, machine="", boot="other"), attrs.evolve(HERE, machine=""), GONE, UNSURE),
-        # Nothing outlives a boot, in whatever namespace it was.
+        # No process of any namespace outlives a boot.
         (attrs.evolve(OWNER, boot="other"), HERE, "100", DEAD),
         (attrs.evolve(OWNER, boot="other", namespace="other"), HERE, UNKNOWN, DEAD),
         (attrs.evolve(OWNER, boot=""), HERE, "100", ALIVE),
         (attrs.evolve(OWNER, boot=""), HERE, UNKNOWN, UNSURE),
         (attrs.evolve(OWNER, boot=""), HERE, GONE, DEAD),
         (OWNER, attrs.evolve(HERE, boot=""), "100", ALIVE),
-        # Numbers of another namespace mean other processes.
+        # The numbers of another namespace mean other processes.
         (attrs.evolve(OWNER, namespace="other"), HERE, GONE, UNSURE),
         (attrs.evolve(OWNER, namespace="other"), HERE, "101", UNSURE),
         (attrs.evolve(OWNER, namespace=""), HERE, GONE, UNSURE),
         (OWNER, attrs.evolve(HERE, namespace=""), GONE, UNSURE),
     ],
 )
-def test_who_is_alive_and_who_is_dead(owner: Owner, here: Owner, sight: str | Sight, life: Life) -> None:
+def test_owner_is_alive_dead_or_unknown(owner: Owner, here: Owner, sight: str | Sight, life: Life) -> None:
     assert life_of(owner, here, seen(sight)) is life
 
 
@@ -80,7 +81,7 @@ sights: st.SearchStrategy[str | Sight] = st.sampled_from(["1", "2", GONE, UNKNOW
 
 
 @given(owner=owners, here=owners, sight=sights)
-def test_the_dead_are_of_this_machine_and_of_another_boot_or_seen_not_to_be(
+def test_dead_owner_is_of_this_machine_and_of_another_boot_or_its_process_is_gone(
     owner: Owner, here: Owner, sight: str | Sight
 ) -> None:
     life = life_of(owner, here, seen(sight))
@@ -95,7 +96,9 @@ def test_the_dead_are_of_this_machine_and_of_another_boot_or_seen_not_to_be(
 
 
 @given(owner=owners, sight=sights, unknown=st.sets(st.sampled_from(["machine", "boot", "namespace", "started"])))
-def test_who_knows_less_holds_nobody_else_dead(owner: Owner, sight: str | Sight, unknown: set[str]) -> None:
+def test_owner_of_which_less_is_known_is_not_more_often_dead(
+    owner: Owner, sight: str | Sight, unknown: set[str]
+) -> None:
     here = attrs.evolve(HERE, machine="a", boot="a", namespace="a")
     less = attrs.evolve(owner, **dict.fromkeys(unknown, ""))
     if life_of(less, here, seen(sight)) is DEAD:
@@ -103,16 +106,16 @@ def test_who_knows_less_holds_nobody_else_dead(owner: Owner, sight: str | Sight,
 
 
 @given(owner=owners, hidden=st.booleans())
-def test_nobody_is_dead_to_itself(owner: Owner, hidden: bool) -> None:
+def test_process_is_never_dead_to_itself(owner: Owner, hidden: bool) -> None:
     assert life_of(owner, owner, seen(UNKNOWN if hidden else owner.started or "1")) is not DEAD
 
 
-# Real processes. What is told of them needs /proc; elsewhere less is known, and nobody is held dead for that.
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="what is tested is what /proc tells")
+# Real processes. Without /proc less is known of them, and no owner counts as dead for that reason.
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the test reads /proc")
 
 
 def owner_of(process_id: int) -> Owner:
-    """Return the owner that a process of this machine would call itself."""
+    """Return the owner that a process of this machine would put on record."""
     started = see_process(process_id)
     return attrs.evolve(this_process(), process_id=process_id, started="" if isinstance(started, Sight) else started)
 
@@ -122,9 +125,9 @@ def is_dead(owner: Owner) -> bool:
 
 
 @contextmanager
-def program(code: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program that says when it is ready, and then ends with its standard input."""
-    command = [sys.executable, "-c", code]
+def program(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a Python program that prints "ready", and that ends when its standard input is closed."""
+    command = [sys.executable, *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -137,28 +140,28 @@ def program(code: str) -> Iterator[subprocess.Popen[bytes]]:
 WAITING = "print('ready', flush=True); input()"
 
 
-def test_this_process_is_alive_and_stays_the_same() -> None:
+def test_this_process_is_alive_and_keeps_its_identity() -> None:
     owner = this_process()
     assert owner == this_process()
     assert owner.process_id == os.getpid()
     assert owner == owner_of(os.getpid())
     assert not is_dead(owner)
-    # As it is kept in the state file.
+    # The state file keeps it as JSON.
     assert Owner(**json.loads(json.dumps(attrs.asdict(owner)))) == owner
 
 
 @needs_proc
-def test_all_is_told_of_this_process() -> None:
+def test_every_field_of_this_process_is_known() -> None:
     owner = this_process()
-    # A machine without a number and without a network card cannot be told from others.
-    told = attrs.asdict(owner, filter=lambda field, _: field.name != "machine")
-    assert "" not in told.values()
+    # The machine is left out, because a machine without an id and a network card cannot be told from others.
+    known = attrs.asdict(owner, filter=lambda field, _: field.name != "machine")
+    assert "" not in known.values()
     assert owner.started.isdecimal()
     assert owner.namespace.startswith("pid:[")
 
 
-def test_a_child_lives_until_it_is_killed_and_collected() -> None:
-    with program(WAITING) as process:
+def test_child_is_alive_until_it_is_killed_and_collected() -> None:
+    with program("-c", WAITING) as process:
         owner = owner_of(process.pid)
         assert owner != this_process()
         assert see_process(process.pid) is not GONE
@@ -170,8 +173,8 @@ def test_a_child_lives_until_it_is_killed_and_collected() -> None:
         assert is_dead(owner)
 
 
-def test_a_process_that_is_stopped_lives() -> None:
-    with program(WAITING) as process:
+def test_stopped_process_is_alive() -> None:
+    with program("-c", WAITING) as process:
         owner = owner_of(process.pid)
         process.send_signal(signal.SIGSTOP)
         os.waitpid(process.pid, os.WUNTRACED)
@@ -179,8 +182,8 @@ def test_a_process_that_is_stopped_lives() -> None:
 
 
 @needs_proc
-def test_who_has_a_dead_ones_number_is_not_the_dead_one() -> None:
-    with program(WAITING) as process:
+def test_earlier_process_with_the_number_of_a_live_process_is_dead() -> None:
+    with program("-c", WAITING) as process:
         owner = owner_of(process.pid)
         earlier = attrs.evolve(owner, started=str(int(owner.started) - 1))
         assert is_dead(earlier)
@@ -188,21 +191,21 @@ def test_who_has_a_dead_ones_number_is_not_the_dead_one() -> None:
 
 
 @needs_proc
-def test_when_a_process_was_started_is_told_by_the_kernels_clock() -> None:
+def test_start_time_of_a_process_is_on_the_kernels_boot_clock() -> None:
     before = time.clock_gettime(time.CLOCK_BOOTTIME)
-    with program(WAITING) as process:
+    with program("-c", WAITING) as process:
         after = time.clock_gettime(time.CLOCK_BOOTTIME)
         started = int(owner_of(process.pid).started) / os.sysconf("SC_CLK_TCK")
-        # It counts in hundredths of a second, usually.
+        # The kernel usually counts in hundredths of a second.
         assert before - 0.1 <= started <= after
 
 
 @needs_proc
-def test_a_zombie_is_dead() -> None:
-    with program(WAITING) as process:
+def test_zombie_is_dead() -> None:
+    with program("-c", WAITING) as process:
         owner = owner_of(process.pid)
         process.kill()
-        # It has ended, and is left uncollected.
+        # The process has ended and is left uncollected.
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         assert Path(f"/proc/{process.pid}/stat").exists()
         assert see_process(process.pid) is GONE
@@ -210,38 +213,18 @@ def test_a_zombie_is_dead() -> None:
 
 
 @needs_proc
-def test_a_process_may_be_called_anything() -> None:
+def test_process_with_a_misleading_name_is_alive() -> None:
     rename = "open('/proc/self/comm', 'w').write(') Z 1 (Z) 2')"
-    with program(f"{rename}; {WAITING}") as process:
+    with program("-c", f"{rename}; {WAITING}") as process:
         assert b"() Z 1 (Z) 2)" in Path(f"/proc/{process.pid}/stat").read_bytes()
         assert see_process(process.pid) == owner_of(process.pid).started
         assert owner_of(process.pid).started.isdecimal()
         assert not is_dead(owner_of(process.pid))
 
 
-# In a program that embeds Python, the first thread may end before the others; the process is shown as a zombie then.
-WITHOUT_ITS_FIRST_THREAD = """
-import ctypes, os, sys, threading
-
-def go_on():
-    state = b""
-    while state != b"Z":
-        with open("/proc/self/stat", "rb") as file:
-            state = file.read().rpartition(b")")[2].split()[0]
-    print("ready", flush=True)
-    sys.stdin.read()
-    os._exit(7)
-
-threading.Thread(target=go_on).start()
-libc = ctypes.CDLL(None)
-libc.pthread_exit.argtypes = [ctypes.c_void_p]
-libc.pthread_exit(None)
-"""
-
-
 @needs_proc
-def test_a_process_whose_first_thread_has_ended_lives() -> None:
-    with program(WITHOUT_ITS_FIRST_THREAD) as process:
+def test_process_whose_first_thread_has_ended_is_alive() -> None:
+    with program(str(FOLDER / "end_first_thread.py")) as process:
         assert process.poll() is None
         assert see_process(process.pid) is not GONE
         process.communicate()
@@ -249,12 +232,12 @@ def test_a_process_whose_first_thread_has_ended_lives() -> None:
         assert see_process(process.pid) is GONE
 
 
-def test_the_first_process_of_all_is_never_gone() -> None:
+def test_first_process_of_the_machine_is_never_gone() -> None:
     assert see_process(1) is not GONE
     assert not is_dead(owner_of(1))
 
 
-def test_a_forked_child_is_somebody_else() -> None:
+def test_forked_child_is_another_owner_than_its_parent() -> None:
     parent = this_process()
     from_child, to_parent = os.pipe()
     from_parent, to_child = os.pipe()
@@ -271,8 +254,8 @@ def test_a_forked_child_is_somebody_else() -> None:
             os._exit(0)
     os.close(to_parent)
     os.close(from_parent)
-    with os.fdopen(from_child) as told:
-        found = json.loads(told.readline())
+    with os.fdopen(from_child) as pipe:
+        found = json.loads(pipe.readline())
     owner = Owner(**found["owner"])
     assert owner.process_id == child
     assert owner == attrs.evolve(parent, process_id=child, started=owner.started)

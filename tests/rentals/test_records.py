@@ -1,4 +1,4 @@
-"""What the reaper makes of a record: a table, and what holds for every record."""
+"""The reaper's verdict on a record: a table, and properties of every record."""
 
 from __future__ import annotations
 
@@ -40,22 +40,24 @@ LEAVE, DELETE, LOOK = Verdict.LEAVE, Verdict.DELETE, Verdict.LOOK
 @pytest.mark.parametrize(
     ("record", "lives", "is_gone", "expired"),
     [
-        # While its owner lives; when it is gone; when the expiry has passed.
+        # The verdicts: while the owner lives, when the owner is gone, when the expiry has passed.
         (INTENDED, LEAVE, LOOK, LOOK),
         (CREATED, LEAVE, DELETE, DELETE),
         (READY, LEAVE, DELETE, DELETE),
         (attrs.evolve(INTENDED, container_id=5), LEAVE, DELETE, DELETE),
         (attrs.evolve(READY, container_id=None), LEAVE, LOOK, LOOK),
         (DETACHED, LEAVE, LEAVE, DELETE),
-        # Whoever had it is not asked.
+        # The owner of a detached rental does not matter.
         (attrs.evolve(DETACHED, owner=OWNER), LEAVE, LEAVE, DELETE),
         (ABANDONED, DELETE, DELETE, DELETE),
         (ABANDONED_INTENT, LOOK, LOOK, LOOK),
-        # A try that nobody is known to have may be somebody's.
+        # A create attempt without a known owner may belong to a living process.
         (attrs.evolve(CREATED, owner=None), LEAVE, LEAVE, DELETE),
     ],
 )
-def test_what_is_done_about_a_record(record: RentalRecord, lives: Verdict, is_gone: Verdict, expired: Verdict) -> None:
+def test_verdict_follows_stage_owner_and_expiry(
+    record: RentalRecord, lives: Verdict, is_gone: Verdict, expired: Verdict
+) -> None:
     assert verdict(record, now=NOW, owner_is_gone=False) is lives
     assert verdict(record, now=NOW, owner_is_gone=True) is is_gone
     for owner_is_gone in (False, True):
@@ -64,13 +66,13 @@ def test_what_is_done_about_a_record(record: RentalRecord, lives: Verdict, is_go
 
 
 @pytest.mark.parametrize("record", [CREATED, READY, DETACHED])
-def test_an_expiry_is_kept_to_the_moment(record: RentalRecord) -> None:
+def test_record_is_deleted_from_the_very_moment_of_its_expiry(record: RentalRecord) -> None:
     moment = NOW + timedelta(hours=1)
     assert verdict(record, now=moment - timedelta(microseconds=1), owner_is_gone=False) is LEAVE
     assert verdict(record, now=moment, owner_is_gone=False) is DELETE
 
 
-def test_what_is_to_be_kept_never_expires_but_is_nobodys_until_it_is_handed_over() -> None:
+def test_kept_rental_never_expires_but_is_deleted_if_its_owner_is_gone() -> None:
     kept = attrs.evolve(CREATED, expires_at=None)
     century = NOW + timedelta(days=36_525)
     assert verdict(kept, now=century, owner_is_gone=False) is LEAVE
@@ -78,7 +80,7 @@ def test_what_is_to_be_kept_never_expires_but_is_nobodys_until_it_is_handed_over
     assert verdict(attrs.evolve(kept, container_id=None), now=NOW, owner_is_gone=True) is LOOK
 
 
-moments = st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  # its zone is given
+moments = st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  # the strategy sets the time zone
 stages: st.SearchStrategy[Stage] = st.sampled_from(get_args(Stage))
 records = st.builds(
     RentalRecord,
@@ -96,7 +98,7 @@ records = st.builds(
 
 
 @given(record=records, now=moments, owner_is_gone=st.booleans())
-def test_what_somebody_may_have_is_left_and_what_has_expired_is_not(
+def test_record_of_a_possible_owner_is_left_and_an_expired_record_is_not(
     record: RentalRecord, now: datetime, owner_is_gone: bool
 ) -> None:
     found = verdict(record, now=now, owner_is_gone=owner_is_gone)
@@ -105,12 +107,12 @@ def test_what_somebody_may_have_is_left_and_what_has_expired_is_not(
         assert found is not LEAVE
     elif not owner_is_gone or record.owner is None:
         assert found is LEAVE
-    # Nothing is struck out before it was looked for, and what has an id needs no looking for.
+    # A record is never closed without a search, and a record with a container id needs no search.
     assert found in (LEAVE, LOOK if record.container_id is None else DELETE)
 
 
 @given(record=records, now=moments, later=moments, owner_is_gone=st.booleans())
-def test_what_was_once_to_be_deleted_still_is_later(
+def test_verdict_to_delete_stays_at_any_later_time(
     record: RentalRecord, now: datetime, later: datetime, owner_is_gone: bool
 ) -> None:
     first, last = sorted((now, later))
@@ -121,7 +123,7 @@ def test_what_was_once_to_be_deleted_still_is_later(
 @pytest.mark.parametrize(
     ("found", "after", "expected"),
     [
-        # After the moment from which on it would have been listed; or before, or just then.
+        # Looks before, at and after the moment from which the service certainly lists the container.
         (True, timedelta(0), Verdict.DELETE),
         (True, -SECOND, Verdict.DELETE),
         (True, SECOND, Verdict.DELETE),
@@ -130,12 +132,14 @@ def test_what_was_once_to_be_deleted_still_is_later(
         (False, SECOND, Verdict.CLOSE),
     ],
 )
-def test_after_looking(found: bool, after: timedelta, expected: Verdict) -> None:
+def test_verdict_after_a_look_deletes_a_found_container_and_closes_only_late_enough(
+    found: bool, after: timedelta, expected: Verdict
+) -> None:
     assert after_looking(INTENDED, found=found, looked_at=INTENDED.certain_at + after) is expected
 
 
 @given(record=records, looked_at=moments)
-def test_a_record_is_closed_only_by_a_look_that_is_late_enough(record: RentalRecord, looked_at: datetime) -> None:
+def test_record_is_closed_only_by_a_look_that_is_late_enough(record: RentalRecord, looked_at: datetime) -> None:
     assert after_looking(record, found=True, looked_at=looked_at) is Verdict.DELETE
     found = after_looking(record, found=False, looked_at=looked_at)
     assert found is (Verdict.DOUBT if looked_at < record.certain_at else Verdict.CLOSE)
@@ -150,9 +154,9 @@ def test_a_record_is_closed_only_by_a_look_that_is_late_enough(record: RentalRec
         (ReapReport(deleted=("a",), failed=(("b", APITimeoutError("", maybe_processed=True)),)), False),
     ],
 )
-def test_a_report_is_clean_where_nothing_is_left(report: ReapReport, clean: bool) -> None:
+def test_report_is_clean_if_nothing_is_doubtful_or_failed(report: ReapReport, clean: bool) -> None:
     assert report.clean is clean
 
 
-def test_an_owner_is_not_shown() -> None:
+def test_repr_of_a_record_does_not_show_its_owner() -> None:
     assert "namespace" not in repr(READY)

@@ -18,7 +18,7 @@ from netmind_rentgpu import (
 )
 
 
-async def test_create_get_and_list(gpu: AsyncRentGPU) -> None:
+async def test_created_auth_is_got_and_listed(gpu: AsyncRentGPU) -> None:
     auth = await gpu.auths.create("a-password")
     assert (auth.id, auth.value, auth.extra) == (1, "a-password", {})
     assert auth.created_at is not None
@@ -28,7 +28,7 @@ async def test_create_get_and_list(gpu: AsyncRentGPU) -> None:
         await gpu.auths.get(99)
 
 
-async def test_a_long_list(gpu: AsyncRentGPU) -> None:
+async def test_long_list_of_auths_is_walked_page_by_page(gpu: AsyncRentGPU) -> None:
     made = [await gpu.auths.create(f"password-{number}") for number in range(25)]
     assert [auth async for auth in gpu.auths.list()] == made
     assert [auth async for auth in gpu.auths.list(page_size=7)] == made
@@ -37,7 +37,7 @@ async def test_a_long_list(gpu: AsyncRentGPU) -> None:
     assert (page.items, page.next_marker) == (tuple(made[:10]), 10)
 
 
-async def test_ensure_creates_once(gpu: AsyncRentGPU) -> None:
+async def test_ensure_creates_an_auth_once(gpu: AsyncRentGPU) -> None:
     for number in range(15):
         await gpu.auths.create(f"password-{number}")
     first = await gpu.auths.ensure("the-password")
@@ -46,12 +46,12 @@ async def test_ensure_creates_once(gpu: AsyncRentGPU) -> None:
     assert (await gpu.auths.ensure("password-3")).id == 4
 
 
-async def test_ensuring_at_once_creates_once(gpu: AsyncRentGPU) -> None:
+async def test_concurrent_ensures_create_one_auth(gpu: AsyncRentGPU) -> None:
     found = await asyncio.gather(*(gpu.auths.ensure("the-password") for _ in range(20)))
     assert {auth.id for auth in found} == {1}
 
 
-async def test_a_cancelled_ensure_holds_up_nobody(gpu: AsyncRentGPU) -> None:
+async def test_cancelled_ensure_does_not_delay_other_ensures(gpu: AsyncRentGPU) -> None:
     tasks = [asyncio.create_task(gpu.auths.ensure("the-password")) for _ in range(3)]
     await asyncio.sleep(0)
     tasks[0].cancel()
@@ -59,7 +59,7 @@ async def test_a_cancelled_ensure_holds_up_nobody(gpu: AsyncRentGPU) -> None:
     assert isinstance(await tasks[2], Auth)
 
 
-async def test_a_list_that_lags_does_not_make_another() -> None:
+async def test_ensure_with_a_lagging_list_creates_no_duplicate() -> None:
     made = 0
 
     def behave(peer: Peer) -> None:
@@ -77,13 +77,13 @@ async def test_a_list_that_lags_does_not_make_another() -> None:
     assert {image.id for image in images} == {2}
 
 
-async def test_an_image_without_a_registry_has_the_usual_one() -> None:
+async def test_ensure_matches_an_image_without_a_registry_by_the_default_one() -> None:
     image = {"id": 7, "name": "a", "image_name": "b", "image_tag": "c", "image_label": "d", "docker_registry": None}
     async with Hostile([answer([image])]) as server, AsyncRentGPU("t", base_url=server.url) as gpu:
         assert (await gpu.images.ensure(name="a", image_name="b", image_tag="c", image_label="d")).id == 7
 
 
-async def test_waiting_for_another_ensure_has_a_bound() -> None:
+async def test_ensure_waiting_for_another_ensure_times_out() -> None:
     async with Hostile([stall]) as server, AsyncRentGPU("t", base_url=server.url) as gpu:
         first = asyncio.create_task(gpu.auths.ensure("the-password"))
         await server.until(lambda: bool(server.seen))
@@ -110,7 +110,7 @@ def test_ensure_in_another_loop_is_refused() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 7, 33])
-async def test_a_password_of_the_wrong_length_is_refused_and_not_shown(gpu: AsyncRentGPU, length: int) -> None:
+async def test_password_of_the_wrong_length_is_refused_and_not_shown(gpu: AsyncRentGPU, length: int) -> None:
     password = "x" * length
     for call in (gpu.auths.create, gpu.auths.ensure):
         with pytest.raises(InvalidArgumentError, match=f"8 to 32 characters, this one {length}") as caught:
@@ -119,18 +119,18 @@ async def test_a_password_of_the_wrong_length_is_refused_and_not_shown(gpu: Asyn
 
 
 @pytest.mark.parametrize("length", [8, 32])
-async def test_the_limits_themselves_are_allowed(gpu: AsyncRentGPU, length: int) -> None:
+async def test_password_of_the_shortest_or_longest_length_is_accepted(gpu: AsyncRentGPU, length: int) -> None:
     assert (await gpu.auths.create("ü" * length)).value == "ü" * length
 
 
-async def test_arguments_that_cannot_be_sent(gpu: AsyncRentGPU) -> None:
+async def test_unsendable_auth_arguments_are_refused(gpu: AsyncRentGPU) -> None:
     with pytest.raises(InvalidArgumentError, match="value: holds half a character"):
         await gpu.auths.create("\udcff" * 8)
     with pytest.raises(InvalidArgumentError, match="value: must be a text"):
-        await gpu.auths.create(12345678)  # type: ignore[arg-type]  # what the test is about
+        await gpu.auths.create(12345678)  # type: ignore[arg-type]  # a wrong type on purpose
     with pytest.raises(InvalidArgumentError, match="auth_id: must be a whole number"):
-        await gpu.auths.get("1/../../machines")  # type: ignore[arg-type]  # what the test is about
+        await gpu.auths.get("1/../../machines")  # type: ignore[arg-type]  # a wrong type on purpose
     with pytest.raises(InvalidArgumentError, match="page_size: must be at least 1"):
         gpu.auths.list(page_size=0)
     with pytest.raises(InvalidArgumentError, match="marker: must be an id"):
-        gpu.auths.list(marker=1.5)  # type: ignore[arg-type]  # what the test is about
+        gpu.auths.list(marker=1.5)  # type: ignore[arg-type]  # a wrong type on purpose

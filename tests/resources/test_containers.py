@@ -37,7 +37,7 @@ async def wanted(gpu: AsyncRentGPU, machine: Machine) -> dict[str, Any]:
     }
 
 
-async def test_a_containers_life(
+async def test_container_life_cycle_is_billed_and_ends_deleted(
     emulator: Emulator, gpu: AsyncRentGPU, machine: Machine, wanted: dict[str, Any], clock: Any
 ) -> None:
     container = await gpu.containers.create(**wanted)
@@ -70,17 +70,19 @@ async def test_a_containers_life(
     assert emulator.spent > Decimal(0)
 
 
-async def test_what_is_gone_is_gone(gpu: AsyncRentGPU, wanted: dict[str, Any]) -> None:
+async def test_deleted_container_is_not_found_by_any_call(gpu: AsyncRentGPU, wanted: dict[str, Any]) -> None:
     container = await gpu.containers.create(**wanted)
     await gpu.containers.delete(container.id)
     for call in (gpu.containers.get, gpu.containers.stop, gpu.containers.restart, gpu.containers.delete):
         with pytest.raises(NotFoundError):
             await call(container.id)
     assert await gpu.containers.delete(container.id, missing_ok=True) is None
-    assert [one async for one in gpu.containers.list()] == []
+    assert [container async for container in gpu.containers.list()] == []
 
 
-async def test_stock_falls_and_comes_back(gpu: AsyncRentGPU, machine: Machine, wanted: dict[str, Any]) -> None:
+async def test_stock_falls_with_a_create_and_returns_with_a_delete(
+    gpu: AsyncRentGPU, machine: Machine, wanted: dict[str, Any]
+) -> None:
     everything = {**wanted, "gpu": machine.gpu_count}
     container = await gpu.containers.create(**everything)
     with pytest.raises(InvalidRequestError, match="0 free GPUs"):
@@ -90,7 +92,7 @@ async def test_stock_falls_and_comes_back(gpu: AsyncRentGPU, machine: Machine, w
     assert machine in await gpu.machines.list()
 
 
-async def test_a_long_list(gpu: AsyncRentGPU) -> None:
+async def test_long_list_of_containers_is_walked_page_by_page(gpu: AsyncRentGPU) -> None:
     auth = await gpu.auths.create("a-password")
     made = [
         await gpu.containers.create(
@@ -111,7 +113,7 @@ async def test_a_long_list(gpu: AsyncRentGPU) -> None:
     assert (await gpu.containers.list()).items == ()
 
 
-async def test_the_payment_type_is_always_sent_with_the_profiles_number(wanted: dict[str, Any]) -> None:
+async def test_payment_type_is_sent_with_the_number_of_the_profile(wanted: dict[str, Any]) -> None:
     import json
 
     from hostile import Hostile, answer
@@ -145,7 +147,7 @@ async def test_the_payment_type_is_always_sent_with_the_profiles_number(wanted: 
         ({"payment_type": "EUR"}, "payment_type: the profile has no number for 'EUR'; it has USD, NMT, CNY"),
     ],
 )
-async def test_arguments_beyond_a_limit_are_not_sent(
+async def test_create_arguments_beyond_a_limit_are_refused(
     emulator: Emulator, gpu: AsyncRentGPU, wanted: dict[str, Any], change: dict[str, Any], problem: str
 ) -> None:
     with pytest.raises(InvalidArgumentError, match=problem):
@@ -153,7 +155,7 @@ async def test_arguments_beyond_a_limit_are_not_sent(
     assert emulator.charges == []
 
 
-async def test_ids_are_whole_numbers(gpu: AsyncRentGPU) -> None:
+async def test_container_ids_that_are_no_whole_numbers_are_refused(gpu: AsyncRentGPU) -> None:
     calls: list[Any] = [gpu.containers.get, gpu.containers.stop, gpu.containers.restart, gpu.containers.delete]
     for call in calls:
         for wrong in ("1", 1.0, True, None):

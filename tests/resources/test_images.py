@@ -25,7 +25,7 @@ ALL: dict[str, str] = {
 }
 
 
-async def test_every_argument_comes_back(gpu: AsyncRentGPU) -> None:
+async def test_image_returns_every_argument_of_its_create(gpu: AsyncRentGPU) -> None:
     image = await gpu.images.create(**ALL)
     assert {name: getattr(image, name) for name in ALL} == ALL
     assert (image.image_type, image.extra) == (ImageType.CUSTOM, {})
@@ -34,14 +34,14 @@ async def test_every_argument_comes_back(gpu: AsyncRentGPU) -> None:
         await gpu.images.get(99)
 
 
-async def test_what_is_left_out_is_the_services_default(gpu: AsyncRentGPU) -> None:
+async def test_image_arguments_left_out_get_the_service_defaults(gpu: AsyncRentGPU) -> None:
     image = await gpu.images.create(**REQUIRED)
     assert image.docker_registry == "https://index.docker.io/v1/"
     for name in ALL.keys() - REQUIRED.keys() - {"docker_registry"}:
         assert getattr(image, name) is None
 
 
-async def test_lists_by_type(gpu: AsyncRentGPU) -> None:
+async def test_images_are_listed_by_type(gpu: AsyncRentGPU) -> None:
     mine = await gpu.images.create(**REQUIRED)
     official = [image async for image in gpu.images.list()]
     assert [image.image_label for image in official] == ["pytorch", "pytorch", "tensorflow", "ubuntu"]
@@ -51,7 +51,7 @@ async def test_lists_by_type(gpu: AsyncRentGPU) -> None:
     assert (await gpu.images.list(marker="1", page_size=1)).items == (official[1],)
 
 
-async def test_the_numbers_are_the_profiles(emulator: Emulator) -> None:
+async def test_image_types_use_the_numbers_of_the_profile(emulator: Emulator) -> None:
     profile = ServiceProfile(image_types={"PUBLIC": 0})
     async with AsyncRentGPU(emulator.token, base_url=emulator.url, profile=profile) as gpu:
         found = [image.image_type async for image in gpu.images.list(image_type=ImageType.PUBLIC)]
@@ -61,7 +61,7 @@ async def test_the_numbers_are_the_profiles(emulator: Emulator) -> None:
 
 
 @pytest.mark.parametrize("content", [REQUIRED, ALL], ids=["required", "all"])
-async def test_ensure_finds_by_content(gpu: AsyncRentGPU, content: dict[str, str]) -> None:
+async def test_ensure_finds_an_image_by_its_content(gpu: AsyncRentGPU, content: dict[str, str]) -> None:
     first = await gpu.images.ensure(**content)
     assert await gpu.images.ensure(**content) == first
     for name in content:
@@ -76,7 +76,7 @@ async def test_ensure_finds_by_content(gpu: AsyncRentGPU, content: dict[str, str
     "options",
     ["", "-e A=B", "-eA=B", "--add-host=x:1.2.3.4", "--add-host x:1.2.3.4 -e 'A=b c'", "-w /x -h y", "-e --privileged"],
 )
-async def test_the_documented_options_are_taken(gpu: AsyncRentGPU, options: str) -> None:
+async def test_documented_image_options_are_accepted(gpu: AsyncRentGPU, options: str) -> None:
     assert (await gpu.images.create(**REQUIRED, options=options)).options == options
 
 
@@ -84,7 +84,7 @@ async def test_the_documented_options_are_taken(gpu: AsyncRentGPU, options: str)
     "options",
     ["--privileged", "-v /:/host", "-e A=B --privileged", "canary", "--add-hosts x", "-e A=canary -p 1", "-e 'canary"],
 )
-async def test_other_options_are_refused_and_their_values_not_shown(gpu: AsyncRentGPU, options: str) -> None:
+async def test_other_image_options_are_refused_and_their_values_not_shown(gpu: AsyncRentGPU, options: str) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         await gpu.images.create(**REQUIRED, options=options)
     assert caught.value.argument == "options"
@@ -94,12 +94,12 @@ async def test_other_options_are_refused_and_their_values_not_shown(gpu: AsyncRe
 @pytest.mark.parametrize(
     ("options", "shown"), [("--privileged=canary", "--privileged"), ("-pcanary", "-p"), ("-e A=B canary", "a word")]
 )
-async def test_the_option_that_is_refused_is_named(gpu: AsyncRentGPU, options: str, shown: str) -> None:
+async def test_refused_image_option_is_named(gpu: AsyncRentGPU, options: str, shown: str) -> None:
     with pytest.raises(InvalidArgumentError, match=f"not {shown}$"):
         await gpu.images.create(**REQUIRED, options=options)
 
 
-async def test_arguments_that_cannot_be_sent(gpu: AsyncRentGPU) -> None:
+async def test_unsendable_image_arguments_are_refused(gpu: AsyncRentGPU) -> None:
     content: dict[str, Any] = {**REQUIRED, "public_port": 8080}
     with pytest.raises(InvalidArgumentError, match="public_port: must be a text"):
         await gpu.images.create(**content)

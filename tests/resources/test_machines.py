@@ -12,7 +12,7 @@ from netmind_rentgpu.emulator import Emulator
 RTX_4090 = "NVIDIA_GeForce_RTX_4090"
 
 
-async def test_every_field_is_read(gpu: AsyncRentGPU) -> None:
+async def test_every_field_of_a_machine_is_read(gpu: AsyncRentGPU) -> None:
     machines = await gpu.machines.list()
     assert len(machines) == 60
     for machine in machines:
@@ -21,7 +21,7 @@ async def test_every_field_is_read(gpu: AsyncRentGPU) -> None:
     assert all(type(machine.price) is Decimal for machine in machines)
 
 
-async def test_each_filter_narrows(gpu: AsyncRentGPU) -> None:
+async def test_each_machine_filter_narrows_the_list(gpu: AsyncRentGPU) -> None:
     everything = await gpu.machines.list()
     region = everything[0].region
     assert region is not None
@@ -51,7 +51,7 @@ async def test_each_filter_narrows(gpu: AsyncRentGPU) -> None:
         assert 0 < len(found) < len(everything)
 
 
-async def test_another_currency_has_other_prices(gpu: AsyncRentGPU) -> None:
+async def test_machine_prices_depend_on_the_currency(gpu: AsyncRentGPU) -> None:
     dollars, yuan = await gpu.machines.list(), await gpu.machines.list(currency="CNY")
     assert (yuan[0].price or 0) > (dollars[0].price or 0)
 
@@ -64,7 +64,7 @@ async def asked(arguments: dict[str, Any], profile: ServiceProfile | None = None
         return dict(parse_qsl(server.seen[0].target.partition("?")[2]))
 
 
-async def test_what_is_asked() -> None:
+async def test_machine_filters_are_sent_in_the_query() -> None:
     assert await asked({}) == {"currency": "USD"}
     assert await asked(
         {
@@ -91,11 +91,11 @@ async def test_what_is_asked() -> None:
         "min_price": "0",
         "max_price": "2",
     }
-    # The query takes whole numbers only, and half a bound is no bound of the user's.
+    # The query takes whole numbers only, and a rounded bound would be another bound.
     assert await asked({"max_price": Decimal("0.5")}) == {"currency": "USD"}
 
 
-async def test_what_is_asked_is_the_profiles() -> None:
+async def test_machine_query_follows_the_profile() -> None:
     profile = ServiceProfile(gpu_names_parameter="gpu", currency="CNY")
     assert await asked({"gpu_names": [RTX_4090], "gpu": 2}, profile) == {"currency": "CNY", "gpu": RTX_4090}
     assert await asked({"gpu": 2}, profile) == {"currency": "CNY", "gpu": "2"}
@@ -117,13 +117,15 @@ MACHINES = [
         ({"region": "US"}, ["plain", "nulls", "odd"]),
         ({"gpu": 4}, ["nulls", "other", "odd"]),
         ({"min_memory": 11}, ["plain", "nulls", "other"]),
-        # What costs an unknown price is not cheap enough.
+        # A machine of unknown price does not meet a price bound.
         ({"max_price": Decimal("0.5")}, ["plain"]),
         ({"min_price": 0}, ["plain", "other"]),
     ],
     ids=str,
 )
-async def test_filters_hold_even_where_the_service_ignores_them(arguments: dict[str, Any], names: list[str]) -> None:
+async def test_machine_filters_hold_even_if_the_service_ignores_them(
+    arguments: dict[str, Any], names: list[str]
+) -> None:
     async with Hostile([answer(MACHINES)]) as server, AsyncRentGPU("t", base_url=server.url) as gpu:
         assert [machine.node_name for machine in await gpu.machines.list(**arguments)] == names
 
@@ -152,15 +154,15 @@ async def test_filters_hold_even_where_the_service_ignores_them(arguments: dict[
     ],
     ids=str,
 )
-async def test_arguments_that_cannot_be_sent(gpu: AsyncRentGPU, arguments: dict[str, Any], problem: str) -> None:
+async def test_unsendable_machine_arguments_are_refused(
+    gpu: AsyncRentGPU, arguments: dict[str, Any], problem: str
+) -> None:
     with pytest.raises(InvalidArgumentError, match=problem) as caught:
         await gpu.machines.list(**arguments)
     assert caught.value.argument == problem.partition(":")[0]
 
 
-async def test_the_documented_names_are_offered_and_known_to_the_emulator(
-    emulator: Emulator, gpu: AsyncRentGPU
-) -> None:
+async def test_documented_names_are_offered_and_known_to_the_emulator(emulator: Emulator, gpu: AsyncRentGPU) -> None:
     offered = {name for part in get_args(GPUName) for name in get_args(part)}
     assert len(offered) == 43
     assert len({name for part in get_args(RegionCode) for name in get_args(part)}) == 32

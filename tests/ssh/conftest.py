@@ -1,11 +1,10 @@
-"""A container to log in to: an emulated one, and one whose SSH server is OpenSSH's own."""
+"""Containers to log in to: one with the emulator's SSH server, and one with a real OpenSSH server."""
 
 from __future__ import annotations
 
-import asyncio
+import os
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,34 +12,35 @@ import attrs
 import canaries
 import openssh
 import pytest
+from scripts import Served, serving
 
 from netmind_rentgpu import AsyncRentGPU, AsyncShell, Container, PaymentType
 from netmind_rentgpu.emulator import Emulator
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 async def rented(gpu: AsyncRentGPU, password: str = canaries.PASSWORD, name: str = "mine") -> Container:
-    """Rent a container that is up at once."""
+    """Rent a container that starts at once."""
     auth = await gpu.auths.ensure(password)
     machine = max(await gpu.machines.list(), key=lambda machine: machine.gpu_count or 0)
-    made = await gpu.containers.create(
+    container = await gpu.containers.create(
         name=name, auth_id=auth.id, node_name=machine.node_name, image_template_id=1, payment_type=PaymentType.USD
     )
-    return await gpu.containers.get(made.id)
+    return await gpu.containers.get(container.id)
 
 
 @dataclass
 class Site:
-    """Where to log in.
+    """A container to log in to.
 
     Attributes:
-        home: the login's home, which is on this machine.
-        kind: which server it is.
+        home: the home folder of the login, which is on this machine.
+        kind: `emulator` or `OpenSSH`, the SSH server of the container.
     """
 
     gpu: AsyncRentGPU
@@ -53,7 +53,7 @@ class Site:
         return self.gpu.ssh(self.container)
 
     def parts(self) -> list[Path]:
-        """Files that are there only in part."""
+        """Return the files that are only partly copied."""
         return list(self.home.rglob("*.part"))
 
 
@@ -85,9 +85,8 @@ async def site(
         yield Site(gpu, emulator, container, home, "emulator")
         return
     with openssh.openssh_server(tmp_path / "sshd", free_port()) as server:
-        container = await rented(gpu, openssh.PASSWORD)
-        there = attrs.evolve(container, ssh=f"ssh root@127.0.0.1 -p {server.port}")
-        yield Site(gpu, emulator, there, server.home, "OpenSSH")
+        container = attrs.evolve(await rented(gpu, openssh.PASSWORD), ssh=f"ssh root@127.0.0.1 -p {server.port}")
+        yield Site(gpu, emulator, container, server.home, "OpenSSH")
 
 
 @pytest.fixture
@@ -96,10 +95,26 @@ async def shell(site: Site) -> AsyncIterator[AsyncShell]:
         yield shell
 
 
-@contextmanager
-def nothing_left() -> Iterator[None]:
-    """Check that no task is left that was not there before."""
-    before = asyncio.all_tasks()
-    yield
-    left = [task for task in asyncio.all_tasks() - before if not task.done()]
-    assert left == []
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    async with serving(tmp_path) as served:
+        yield served
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with large, small, empty, private, executable and oddly named files."""
+    root = tmp_path / "local"
+    (root / "deep" / "er").mkdir(parents=True)
+    (root / "empty").mkdir()
+    (root / "big").write_bytes(os.urandom(3_000_001))
+    (root / "deep" / "run.sh").write_text("#!/bin/sh\necho ran\n")
+    (root / "deep" / "run.sh").chmod(0o755)
+    (root / "deep" / "er" / "private").write_text("p")
+    (root / "deep" / "er" / "private").chmod(0o600)
+    (root / "nothing").touch()
+    (root / "a name \N{SNOWMAN} 'with' \"all\"").write_text("x")
+    for number in range(40):
+        (root / "deep" / f"{number}").write_text(str(number))
+    (root / "empty").chmod(0o755)
+    return root

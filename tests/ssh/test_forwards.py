@@ -1,4 +1,4 @@
-"""Forwarded ports, both ways: who speaks first, who hangs up first, and nobody there."""
+"""Forwarded ports, both ways: either end speaks first or hangs up first, a closed port, a port in use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from programs import Program
 
-from netmind_rentgpu import AsyncShell
+from netmind_rentgpu import AsyncShell, SSHError
 from netmind_rentgpu.emulator import forwards as emulated
 from netmind_rentgpu.ssh import forwards
 
@@ -36,15 +36,17 @@ async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def to_there(shell: AsyncShell, port: int) -> int:
+    """Forward a local port to a port of the container; return the local port."""
     return (await shell.forward(local_port=0, remote_port=port)).local_port
 
 
 async def to_here(shell: AsyncShell, port: int) -> int:
+    """Forward a port of the container to a local port; return the container's port."""
     return (await shell.reverse_forward(remote_port=0, local_port=port)).remote_port
 
 
-async def said(port: int, words: bytes) -> bytes:
-    """Everything that is answered to some words and the end of them."""
+async def exchange(port: int, words: bytes) -> bytes:
+    """Send words and their end; return the whole answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     answer = b""
     try:
@@ -66,79 +68,67 @@ async def said(port: int, words: bytes) -> bytes:
     ("serve", "words", "answer"),
     [(greet, b"", b"hello"), (answer_in_the_end, b"x" * 300_000, b"X" * 300_000), (reset, b"", b"")],
 )
-async def test_a_connection(
+async def test_forwarded_connection_carries_both_directions_to_their_end(
     shell: AsyncShell, way: Callable[[AsyncShell, int], Awaitable[int]], serve: Serve, words: bytes, answer: bytes
 ) -> None:
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = await way(shell, server.sockets[0].getsockname()[1])
         for _ in range(3):
-            assert await said(port, words) == answer
+            assert await exchange(port, words) == answer
     assert (await shell.run("echo usable")).stdout == "usable\n"
 
 
 @pytest.mark.parametrize("way", [to_there, to_here])
-async def test_where_nobody_listens(shell: AsyncShell, way: Callable[[AsyncShell, int], Awaitable[int]]) -> None:
+async def test_connection_to_a_closed_port_ends_empty(
+    shell: AsyncShell, way: Callable[[AsyncShell, int], Awaitable[int]]
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        assert await said(await way(shell, taken.getsockname()[1]), b"hello") == b""
+        assert await exchange(await way(shell, taken.getsockname()[1]), b"hello") == b""
     assert (await shell.run("echo usable")).stdout == "usable\n"
 
 
-async def test_what_is_said_at_once_arrives_in_a_loop_that_reads_at_once(tmp_path: Path) -> None:
+async def test_greeting_sent_at_once_arrives_in_a_loop_that_reads_at_once(tmp_path: Path) -> None:
     program = Program(
-        """
-        import socket, uvloop
-        from netmind_rentgpu.emulator import Emulator
-
-        def greet(server):
-            while True:
-                with server.accept()[0] as accepted:
-                    accepted.sendall(b"hello")
-
-        async def main():
-            async with Emulator(ssh=True, boot_seconds=0) as emulator:
-                async with AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu, gpu.rent(image=1) as rental:
-                    with socket.create_server(("127.0.0.1", 0)) as server:
-                        threading.Thread(target=greet, args=[server], daemon=True).start()
-                        port = server.getsockname()[1]
-                        here = await rental.shell.forward(local_port=0, remote_port=port)
-                        there = await rental.shell.reverse_forward(remote_port=0, local_port=port)
-                        for port in [here.local_port, there.remote_port] * 100:
-                            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-                            assert await asyncio.wait_for(reader.read(), 30) == b"hello"
-                            writer.close()
-
-        uvloop.run(main())
-        """,
-        {"NETMIND_RENTGPU_STATE": str(tmp_path / "state.sqlite3")},
+        file="forward_greetings.py", environment={"NETMIND_RENTGPU_STATE": str(tmp_path / "state.sqlite3")}
     )
     (await program.run("http://127.0.0.1:9")).assert_silent("")
 
 
+async def test_forwarding_a_port_in_use_is_an_error(shell: AsyncShell) -> None:
+    first = await shell.reverse_forward(remote_port=0, local_port=1)
+    with pytest.raises(SSHError, match="cannot be forwarded") as caught:
+        await shell.reverse_forward(remote_port=first.remote_port, local_port=1)
+    assert caught.value.stage == "connection"
+    forward = await shell.forward(local_port=0, remote_port=1)
+    with pytest.raises(SSHError, match="cannot be forwarded"):
+        await shell.forward(local_port=forward.local_port, remote_port=1)
+
+
 class End:
-    """What a forwarder has of a connection, or of a channel."""
+    """The connection or the channel of a forwarder; records the calls that it gets."""
 
     def __init__(self) -> None:
-        self.met: list[object] = []
+        self.calls: list[object] = []
 
     def get_extra_info(self, name: str) -> None:
         del name
 
     def write(self, data: bytes) -> None:
-        self.met.append(data)
+        self.calls.append(data)
 
     def write_eof(self) -> None:
-        self.met.append("ended")
+        self.calls.append("ended")
 
     def close(self) -> None:
-        self.met.append("closed")
+        self.calls.append("closed")
 
 
 @pytest.mark.parametrize(
     ("here_of", "there_of"), [(forwards._Here, forwards._There), (emulated._Inner, emulated.Outer)]
 )
 @pytest.mark.parametrize("early", ["nothing else", "its end", "its loss"])
-def test_what_comes_early_waits(here_of: type, there_of: type, early: str) -> None:
+def test_data_that_comes_early_waits_for_the_channel(here_of: type, there_of: type, early: str) -> None:
     connection, channel = End(), End()
     here = here_of()
     here.connection_made(connection)
@@ -150,7 +140,7 @@ def test_what_comes_early_waits(here_of: type, there_of: type, early: str) -> No
     if early == "its loss":
         here.connection_lost(ConnectionResetError())
     there.connection_made(channel)
-    assert channel.met == []
+    assert channel.calls == []
 
     there.session_started()
     if early == "nothing else":
@@ -163,6 +153,6 @@ def test_what_comes_early_waits(here_of: type, there_of: type, early: str) -> No
         there.data_received(b"four")
         assert not there.eof_received()
         there.connection_lost(None)
-    assert b"".join(word for word in channel.met if isinstance(word, bytes)) == words
-    assert channel.met[-len(ends) :] == ends
-    assert connection.met == (["closed"] if early == "its loss" else [b"four", "ended", "closed"])
+    assert b"".join(word for word in channel.calls if isinstance(word, bytes)) == words
+    assert channel.calls[-len(ends) :] == ends
+    assert connection.calls == (["closed"] if early == "its loss" else [b"four", "ended", "closed"])

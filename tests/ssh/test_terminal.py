@@ -1,4 +1,4 @@
-"""`interact` at a terminal: keys, output, sizes, statuses, and what is left of the terminal's own settings."""
+"""`interact` at a terminal: keys, output, sizes, statuses, and the terminal's settings afterwards."""
 
 import asyncio
 import fcntl
@@ -10,14 +10,13 @@ import sys
 import termios
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from programs import LONGEST, WARNINGS
-from scripts import BEGIN_SCRIPT, Served, serving
+from programs import LONGEST, WARNINGS, with_programs
+from scripts import BEGIN_SCRIPT, Served
 
-# Opened by the leader of a session, a terminal becomes that session's own.
+# The shell leads a session, so that the terminal it opens becomes that session's own.
 ON_TERMINAL = 'exec "$@" <"$0" >"$0" 2>&1'
 INTERACT = "with RentGPU() as gpu, gpu.ssh(CONTAINER) as shell: print('status', shell.interact({command!r}))"
 IN_LOOP = """
@@ -30,7 +29,7 @@ async def main():
 
 
 class Terminal:
-    """A terminal of the test's, and a program at it."""
+    """A terminal that the test owns, and a program at it."""
 
     def __init__(self) -> None:
         self.outer, self.inner = pty.openpty()
@@ -45,7 +44,7 @@ class Terminal:
         self.process = await asyncio.create_subprocess_exec(
             *("/bin/sh", "-c", ON_TERMINAL, os.ttyname(self.inner)),
             *(sys.executable, *WARNINGS, "-c", BEGIN_SCRIPT + dedent(code)),
-            env={**os.environ, **served.environment},
+            env={**with_programs(os.environ), **served.environment},
             start_new_session=True,
         )
 
@@ -53,7 +52,7 @@ class Terminal:
         os.write(self.outer, keys.encode())
 
     async def until(self, text: str) -> str:
-        """Wait until a text is shown; return all that was shown since the last one."""
+        """Wait until a text is shown; return the output between the last awaited text and this one."""
         async with asyncio.timeout(LONGEST):
             while text not in self.shown:
                 self.shown += await self._read()
@@ -87,12 +86,6 @@ class Terminal:
 
 
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    async with serving(tmp_path) as served:
-        yield served
-
-
-@pytest.fixture
 async def terminal() -> AsyncIterator[Terminal]:
     terminal = Terminal()
     terminal.resize(100, 30)
@@ -105,18 +98,18 @@ async def terminal() -> AsyncIterator[Terminal]:
     [INTERACT, *(IN_LOOP.replace("{loop}", name) for name in ("asyncio", "uvloop"))],
     ids=["sync", "asyncio", "uvloop"],
 )
-async def test_keys_go_there_and_output_comes_back(served: Served, terminal: Terminal, code: str) -> None:
+async def test_keys_reach_the_command_and_output_comes_back(served: Served, terminal: Terminal, code: str) -> None:
     command = "stty size; read line; echo got $line; exit 7"
     await terminal.start(served, code.format(command=command))
     await terminal.until("30 100\r\n")
     terminal.press("hello\r")
-    # The terminal there echoes what is typed, and the one here does not.
+    # The container's terminal echoes the keys, and the local one does not.
     assert await terminal.until("got hello\r\n") == "hello\r\n"
     await terminal.until("status 7\r\n")
     assert await terminal.ended() == 0
 
 
-async def test_a_login_shell(served: Served, terminal: Terminal) -> None:
+async def test_interact_without_a_command_opens_a_login_shell(served: Served, terminal: Terminal) -> None:
     await terminal.start(served, INTERACT.format(command=None))
     terminal.press("echo $((6 * 7))\r")
     await terminal.until("42\r\n")
@@ -127,7 +120,7 @@ async def test_a_login_shell(served: Served, terminal: Terminal) -> None:
     assert await terminal.ended() == 0
 
 
-async def test_a_new_size_is_seen_there(served: Served, terminal: Terminal) -> None:
+async def test_resized_terminal_tells_the_command_its_new_size(served: Served, terminal: Terminal) -> None:
     command = 'echo ready; while [ "$(stty size)" != "50 120" ]; do sleep 0.05; done; echo seen'
     await terminal.start(served, INTERACT.format(command=command))
     await terminal.until("ready\r\n")
@@ -137,8 +130,8 @@ async def test_a_new_size_is_seen_there(served: Served, terminal: Terminal) -> N
     assert await terminal.ended() == 0
 
 
-async def test_ctrl_c_is_a_key_like_others(served: Served, terminal: Terminal) -> None:
-    # Not in the foreground: one that is just being started can take the interrupt for itself, and live on.
+async def test_ctrl_c_at_the_terminal_reaches_the_command(served: Served, terminal: Terminal) -> None:
+    # In the background, because a command that is just being started may swallow the interrupt and live on.
     command = "sleep 1000 & trap 'echo trapped; kill $!; exit 3' INT; echo ready; wait"
     await terminal.start(served, INTERACT.format(command=command))
     await terminal.until("ready\r\n")
@@ -148,20 +141,20 @@ async def test_ctrl_c_is_a_key_like_others(served: Served, terminal: Terminal) -
     assert await terminal.ended() == 0
 
 
-async def test_a_signal_ends_it(served: Served, terminal: Terminal) -> None:
+async def test_command_ended_by_a_signal_has_status_none(served: Served, terminal: Terminal) -> None:
     await terminal.start(served, INTERACT.format(command="kill -KILL $$"))
     await terminal.until("status None\r\n")
     assert await terminal.ended() == 0
 
 
-async def test_much_is_shown_at_the_pace_of_who_reads(served: Served, terminal: Terminal) -> None:
+async def test_large_output_is_shown_whole(served: Served, terminal: Terminal) -> None:
     await terminal.start(served, INTERACT.format(command="head -c 4000000 /dev/zero | tr '\\0' x; echo over"))
     assert len(await terminal.until("over\r\n")) == 4_000_000
     await terminal.until("status 0\r\n")
     assert await terminal.ended() == 0
 
 
-async def test_an_error_leaves_the_terminal_as_it_was(served: Served, terminal: Terminal) -> None:
+async def test_lost_connection_restores_the_terminal(served: Served, terminal: Terminal) -> None:
     code = """
         try:
             with RentGPU() as gpu, gpu.ssh(CONTAINER) as shell:
@@ -177,7 +170,7 @@ async def test_an_error_leaves_the_terminal_as_it_was(served: Served, terminal: 
     assert await terminal.ended() == 0
 
 
-async def test_an_interrupt_leaves_the_terminal_as_it_was_and_nothing_there(served: Served, terminal: Terminal) -> None:
+async def test_interrupt_restores_the_terminal_and_ends_the_command(served: Served, terminal: Terminal) -> None:
     code = """
         with RentGPU() as gpu, gpu.ssh(CONTAINER) as shell:
             alive = Alive()
@@ -196,7 +189,7 @@ async def test_an_interrupt_leaves_the_terminal_as_it_was_and_nothing_there(serv
     assert await terminal.ended() == 0
 
 
-async def test_it_needs_a_terminal(served: Served) -> None:
+async def test_interact_without_a_terminal_is_refused(served: Served) -> None:
     program = await served.run("""
         with RentGPU() as gpu, gpu.ssh(CONTAINER) as shell:
             for stdin in (sys.stdin, None):

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+INSTALL = "apt-get install openssh-server openssh-client libnss-wrapper"
+"""The command that installs what these tests need."""
 PASSWORD = "a-real-servers-password"
 # Of that password, by `openssl passwd -6`.
 _HASH = "$6$netmindtests$YdwjL0nvRiqKNyc4nZ/q.NwYTiqwNX0k4kaw99F62H0a7ZwbJ80cq0OLv/oS.SzCRKVoiPaypXbCNAXnb1Hcr/"
@@ -43,7 +45,7 @@ class OpenSSH:
 
 def missing(what: str) -> None:
     """Skip a test, and fail it where CI should have installed what it needs."""
-    text = f"{what} is missing: apt-get install openssh-server openssh-client libnss-wrapper"
+    text = f"{what} is missing: {INSTALL}"
     if "CI" in os.environ and sys.platform == "linux":
         pytest.fail(text)
     pytest.skip(text)

@@ -6,41 +6,50 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from textwrap import dedent
 
 LONGEST = 120.0
 """Seconds; a bound against hanging, not a measure of anything."""
 WARNINGS = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
 """Every warning is an error, but Python's own of a fork in a process with threads."""
+FOLDER = Path(__file__).parents[1] / "programs"
+"""Where programs of more than a few lines are kept."""
 BEGIN = """
 import asyncio, gc, os, random, signal, sys, threading, time, traceback
 from netmind_rentgpu import *
 from netmind_rentgpu import bridge
-
-def unraisable(what, say=sys.unraisablehook):
-    # An interrupt that comes in a finalizer is swallowed by Python itself: it comes again.
-    if what.exc_type is not KeyboardInterrupt or bridge._exiting:
-        return say(what)
-    signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.01)
-
-sys.unraisablehook = unraisable
+import preamble
+preamble.install()
 """
+
+
+def with_programs(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which programs can import what they share."""
+    return {**environment, "PYTHONPATH": os.pathsep.join([str(FOLDER), *filter(None, [environment.get("PYTHONPATH")])])}
 
 
 @dataclass
 class Program:
     """A program, and what it printed and how it ended once it has run.
 
-    One that is interrupted at any moment is not measured: coverage's tracer has a lock that an interrupt can leave locked.
+    Attributes:
+        code: what to run; begins after `begin`.
+        environment: is added to the test's own.
+        measured: False for a program that is interrupted at any moment: coverage's tracer has a lock that an interrupt can
+            leave locked.
+        file: the name of a file in `FOLDER` to run instead of code.
+        arguments: of the file.
     """
 
-    code: str
+    code: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     measured: bool = True
     begin: str = BEGIN
+    file: str | None = None
+    arguments: Sequence[str] = ()
     pid: int = 0
     status: int | None = None
     output: str = ""
@@ -55,11 +64,15 @@ class Program:
             sys.executable,
             *warnings,
             *("-X", "faulthandler"),
-            *("-c", self.begin + dedent(self.code)),
+            *(
+                ("-c", self.begin + dedent(self.code))
+                if self.file is None
+                else (str(FOLDER / self.file), *self.arguments)
+            ),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**environment, "NETMIND_BASE_URL": url, "NETMIND_API_KEY": "token", **self.environment},
+            env={**with_programs(environment), "NETMIND_BASE_URL": url, "NETMIND_API_KEY": "token", **self.environment},
             start_new_session=True,
         )
         self.pid = process.pid

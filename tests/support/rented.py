@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,6 @@ def client(emulator: Emulator, state: Path, profile: ServiceProfile = PROFILE) -
         timeout=TIMEOUTS,
         retries=Retries(base_delay=0.01, max_delay=0.05),
     )
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    """Wait for something that comes by itself, and not for ever."""
-    async with asyncio.timeout(20):
-        while not holds():
-            await asyncio.sleep(0.01)
 
 
 async def cancel_twice(task: asyncio.Task[Any]) -> None:

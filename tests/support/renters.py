@@ -11,34 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from programs import BEGIN, LONGEST, Program
+from programs import BEGIN, Program
+from until import until
 
 from netmind_rentgpu import AsyncRentGPU, RentalRecord
 from netmind_rentgpu.emulator import Emulator
 
 BEGIN_RENTER = f"""{BEGIN}
-import json, urllib.request
+import json
 from datetime import timedelta
 from pathlib import Path
-
-HERE = Path(os.environ["HERE"])
-WANTED = dict(gpu_name="RTX 4090", image="PyTorch 2.4")
-
-def rented():
-    '''The ids of what costs money now, by the service's own word.'''
-    with urllib.request.urlopen(os.environ["NETMIND_BASE_URL"] + "/_emulator/bill") as answer:
-        bill = json.load(answer)
-    return [one["container_id"] for one in bill["charges"] if one["running"]] + bill["coming"]
-
-def until(happened):
-    deadline = time.monotonic() + 20
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-def on_record():
-    with RentGPU() as gpu:
-        return gpu.rentals.open()
+from renter import HERE, WANTED, on_record, rented, until
 """
 # So that what is in doubt is not so for long.
 PROFILE = "list_lag = 0.2\ncreate_lag = 0.3\n"
@@ -46,13 +29,6 @@ PROFILE = "list_lag = 0.2\ncreate_lag = 0.3\n"
 
 # The session of a client that was never closed is aiohttp's to complain of.
 QUIETLY = ("-W", "error", "-W", "ignore::ResourceWarning")
-
-
-async def until(happened: Callable[[], Any]) -> None:
-    """Wait until something has happened in another process."""
-    async with asyncio.timeout(LONGEST):
-        while not happened():
-            await asyncio.sleep(0.005)
 
 
 @dataclass
@@ -77,6 +53,11 @@ class Service:
 
     async def run(self, code: str, *, measured: bool = True, **environment: str) -> Program:
         return await self.program(code, measured=measured, **environment).run(self.emulator.url)
+
+    async def run_file(self, file: str, *arguments: str, measured: bool = True, **environment: str) -> Program:
+        """Run a program that is kept in a file of its own."""
+        program = Program("", {**self.environment, **environment}, measured=measured, file=file, arguments=arguments)
+        return await program.run(self.emulator.url)
 
     async def interrupted(self, program: Program, *moments: Callable[[], Any]) -> Program:
         """Run a program that is interrupted as soon as each of some things has happened."""

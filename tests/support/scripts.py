@@ -15,33 +15,7 @@ from netmind_rentgpu.emulator import Emulator
 
 BEGIN_SCRIPT = f"""{BEGIN}
 from pathlib import Path
-
-CONTAINER = int(os.environ["CONTAINER"])
-HERE = Path(os.environ["HERE"])
-
-class Alive:
-    '''Ends when the last process has ended that has its pipe open.'''
-
-    def __init__(self):
-        self.path = HERE / f"alive-{{random.random()}}"
-        os.mkfifo(self.path)
-        self.pipe = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
-        os.set_blocking(self.pipe, True)
-        self.own = os.open(self.path, os.O_WRONLY)
-
-    def command(self, then):
-        '''Of the command and of a child of it, which both hold the pipe.'''
-        return f"exec 9>{{self.path}}; echo began >&9; sleep 1000 & {{then}}; wait"
-
-    def began(self):
-        assert os.read(self.pipe, 6) == b"began\\n"
-        os.close(self.own)
-
-    def wait(self):
-        assert os.read(self.pipe, 1) == b""
-
-def names(folder=HERE):
-    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("alive"))
+from container_user import CONTAINER, HERE, Alive, names
 """
 
 
@@ -66,6 +40,11 @@ class Served:
 
     async def run(self, code: str, *, measured: bool = True, **environment: str) -> Program:
         program = Program(code, {**self.environment, **environment}, measured=measured, begin=BEGIN_SCRIPT)
+        return await program.run(self.emulator.url)
+
+    async def run_file(self, file: str, *arguments: str, measured: bool = True, **environment: str) -> Program:
+        """Run a program that is kept in a file of its own."""
+        program = Program("", {**self.environment, **environment}, measured=measured, file=file, arguments=arguments)
         return await program.run(self.emulator.url)
 
 

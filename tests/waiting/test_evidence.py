@@ -1,32 +1,26 @@
-"""What an answer proves, and what it does not: old answers, pages that are as they were, lists that lag and move."""
+"""The evidence of answers: late answers, unchanged pages, lists that lag or move, and calls of our own."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 from random import Random
 from typing import Any
 
 import pytest
+from polling import cancel, running
 from virtual import Account, answered, virtually
 
-from netmind_rentgpu.conditions import has_ssh, status_in
+from netmind_rentgpu.conditions import gone, has_ssh, status_in
 from netmind_rentgpu.errors import ContainerFailedError, ContainerGoneError, WaitTimeoutError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.waiting.snapshots import KnownPage, Seat, Snapshots
 from netmind_rentgpu.wire.outcome import Answer, Request
 
-running = status_in(1)
-
-
-async def ended(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-
 
 def watched(containers: AsyncContainers, ids: list[int] | None = None) -> tuple[asyncio.Task[None], list[Any]]:
-    """Watch; return what is read, as statuses before and after."""
+    """Watch containers; return the task, and the changes that it reads as statuses before and after."""
     read: list[Any] = []
 
     async def run() -> None:
@@ -38,59 +32,61 @@ def watched(containers: AsyncContainers, ids: list[int] | None = None) -> tuple[
 
 
 @pytest.mark.parametrize("moment", [20, 21, 22, 23, 24.5])
-def test_a_page_that_is_as_it_was_tells_of_what_was_otherwise_meanwhile(moment: float) -> None:
+def test_unchanged_page_reports_a_container_that_changed_and_changed_back(moment: float) -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
-        one, *_ = account.truth
+        moved, *_ = account.truth
         for container_id in account.truth:
             account.set(container_id, 1, "ssh root@h -p 1")
 
         async def meets(request: Request) -> Answer | None:
             if request.method == "POST":
-                account.set(one, 2, "")
-                return answered(200, account.truth[one])
+                account.set(moved, 2, "")
+                return answered(200, account.truth[moved])
             return None
 
         reading, read = watched(containers)
         await asyncio.sleep(moment)
         account.meets = meets
-        await containers.restart(one)
-        waiting = asyncio.create_task(containers.wait(one, until=has_ssh, timeout=100))
+        await containers.restart(moved)
+        waiting = asyncio.create_task(containers.wait(moved, until=has_ssh, timeout=100))
         await asyncio.sleep(0.1)
-        # By now a get has seen it restart. The list never will.
-        account.set(one, 1, "ssh root@h -p 1")
+        # By now a get has seen the restart. The list never will.
+        account.set(moved, 1, "ssh root@h -p 1")
         assert (await waiting).status == 1
-        assert read == [(one, 1, 2), (one, 2, 1)]
-        await ended(reading)
+        assert read == [(moved, 1, 2), (moved, 2, 1)]
+        await cancel(reading)
 
     virtually(run, count=9)
 
 
-def test_one_who_comes_while_an_unchanged_page_is_under_way_is_told() -> None:
+def test_wait_begun_while_an_unchanged_page_is_in_flight_is_served() -> None:
     async def run(account: Account) -> None:
         account.latency = 0.2
         containers = account.containers()
         ids = list(account.truth)
-        others = [asyncio.create_task(containers.wait(one, until=running, timeout=1000)) for one in ids]
+        others = [
+            asyncio.create_task(containers.wait(container_id, until=running, timeout=1000)) for container_id in ids
+        ]
         await asyncio.sleep(40)
         count = len(account.asked)
         while len(account.asked) == count:
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.05)
         assert (await containers.wait(ids[0], until=status_in(0), timeout=3)).id == ids[0]
-        await ended(*others)
+        await cancel(*others)
 
     virtually(run, count=3)
 
 
-def test_a_get_that_is_answered_late_does_not_overtake_a_newer_page() -> None:
+def test_late_answer_to_a_get_does_not_overtake_a_newer_page() -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
         ids = list(account.truth)
         first, slow, other = ids[2], ids[5], ids[8]
         everything = asyncio.create_task(containers.wait_all(ids, until=running, timeout=1e6))
         await asyncio.sleep(5)
-        await ended(everything)
+        await cancel(everything)
         late = False
 
         async def meets(request: Request) -> Answer | None:
@@ -119,12 +115,12 @@ def test_a_get_that_is_answered_late_does_not_overtake_a_newer_page() -> None:
         await asyncio.sleep(40)
         assert read == [(first, 0, 5)]
         assert not late
-        await ended(reading, leading, waiting)
+        await cancel(reading, leading, waiting)
 
     virtually(run, count=60)
 
 
-def test_of_two_answers_the_one_that_was_asked_for_later_counts() -> None:
+def test_answer_requested_later_counts_more_than_an_earlier_one() -> None:
     snapshots = Snapshots(lambda raw: Container(id=raw["id"], status=raw["status"]), lag=30)
     seat = Seat({1})
     snapshots.join(seat, since=0)
@@ -142,7 +138,7 @@ def test_of_two_answers_the_one_that_was_asked_for_later_counts() -> None:
     assert snapshots.take_gone(1, 8)
     assert statuses() == []
     assert snapshots.holds(page)
-    # One who comes then is told the newest, whatever is answered next.
+    # A subscription that begins then gets the newest state, whatever is answered next.
     late = Seat({1})
     assert snapshots.join(late, since=10) == {1}
     assert not snapshots.holds(page)
@@ -153,7 +149,7 @@ def test_of_two_answers_the_one_that_was_asked_for_later_counts() -> None:
     assert not snapshots.holds(page)
 
 
-def test_a_list_that_moves_makes_nothing_appear() -> None:
+def test_reordered_list_reports_no_false_change() -> None:
     for seed in range(10):
 
         async def run(account: Account, seed: int = seed) -> None:
@@ -173,12 +169,12 @@ def test_a_list_that_moves_makes_nothing_appear() -> None:
             new = account.create()
             await asyncio.sleep(20)
             assert read == [(new, None, 0)]
-            await ended(moving, reading)
+            await cancel(moving, reading)
 
         virtually(run, count=30)
 
 
-def test_a_list_that_never_comes_to_an_end_is_watched_all_the_same() -> None:
+def test_list_that_never_ends_is_watched() -> None:
     async def run(account: Account) -> None:
         async def meets(request: Request) -> Answer | None:
             # Something new at every walk, which meets it in no order.
@@ -192,19 +188,19 @@ def test_a_list_that_never_comes_to_an_end_is_watched_all_the_same() -> None:
         reading, read = watched(account.containers())
         await asyncio.sleep(120)
         assert read
-        await ended(reading)
+        await cancel(reading)
 
     virtually(run, count=5, page=3)
 
 
-def test_a_list_that_still_shows_what_we_deleted_is_not_believed() -> None:
+def test_list_that_still_shows_a_deleted_container_is_not_believed() -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
         ids = list(account.truth)
         await asyncio.sleep(30)
         account.lag = 20
-        for one in ids:
-            account.set(one, 1, "ssh root@h -p 1")
+        for container_id in ids:
+            account.set(container_id, 1, "ssh root@h -p 1")
 
         async def meets(request: Request) -> Answer | None:
             if request.method == "DELETE":
@@ -220,15 +216,15 @@ def test_a_list_that_still_shows_what_we_deleted_is_not_believed() -> None:
     virtually(run, count=6)
 
 
-def test_a_container_that_was_called_gone_by_mistake_comes_back() -> None:
+def test_container_wrongly_reported_gone_is_reported_again() -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
-        (one, *_) = account.truth
+        (container_id, *_) = account.truth
         mistaken = True
 
         async def meets(request: Request) -> Answer | None:
             nonlocal mistaken
-            if mistaken and request.path.endswith(str(one)):
+            if mistaken and request.path.endswith(str(container_id)):
                 mistaken = False
                 return answered(404, {"detail": "Not Found"})
             return None
@@ -236,21 +232,21 @@ def test_a_container_that_was_called_gone_by_mistake_comes_back() -> None:
         account.meets = meets
         reading, read = watched(containers)
         await asyncio.sleep(10)
-        account.order.remove(one)  # for one look, so that it is asked for by itself
+        account.order.remove(container_id)  # for one poll round, so that it is got by id
         await asyncio.sleep(6)
-        account.order.insert(0, one)
+        account.order.insert(0, container_id)
         await asyncio.sleep(3600)
         assert not mistaken
-        assert read == [(one, 0, None), (one, None, 0)]
-        account.set(one, 5)
+        assert read == [(container_id, 0, None), (container_id, None, 0)]
+        account.set(container_id, 5)
         await asyncio.sleep(20)
-        assert read[2:] == [(one, 0, 5)]
-        await ended(reading)
+        assert read[2:] == [(container_id, 0, 5)]
+        await cancel(reading)
 
     virtually(run, count=4)
 
 
-def test_what_others_are_told_late_is_not_told_as_new() -> None:
+def test_wait_for_a_rarely_polled_container_gets_its_current_state() -> None:
     async def run(account: Account) -> None:
         # The list shows none of them, so that each has its turn.
         account.lag = 1e6
@@ -258,21 +254,21 @@ def test_what_others_are_told_late_is_not_told_as_new() -> None:
         ids = list(account.truth)
         everything = asyncio.create_task(containers.wait_all(ids, until=status_in(9), timeout=1e5))
         await asyncio.sleep(600)
-        for one in ids:
-            account.set(one, 5)
+        for container_id in ids:
+            account.set(container_id, 5)
         await asyncio.sleep(6)
-        assert {(await containers.wait(one, until=lambda _: True)).status for one in ids[::20]} == {5}
-        await ended(everything)
+        assert {(await containers.wait(container_id, until=lambda _: True)).status for container_id in ids[::20]} == {5}
+        await cancel(everything)
 
     virtually(run, count=1000, page=100)
 
 
-def test_an_error_says_all_that_the_same_look_has_shown() -> None:
+def test_container_failure_reports_all_containers_of_the_same_round() -> None:
     async def run(account: Account) -> None:
         ids = list(account.truth)
         account.set(ids[0], 3)
-        for one in ids[1:3]:
-            account.set(one, 1)
+        for container_id in ids[1:3]:
+            account.set(container_id, 1)
         with pytest.raises(ContainerFailedError) as caught:
             await account.containers().wait_all(ids, until=running, fail=status_in(3))
         assert caught.value.container.id == ids[0]
@@ -284,10 +280,10 @@ def test_an_error_says_all_that_the_same_look_has_shown() -> None:
     virtually(run, count=4, page=5)
 
 
-def test_what_failed_an_hour_ago_is_no_reason() -> None:
+def test_old_failure_is_not_the_cause_of_a_later_timeout() -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
-        (one,) = account.truth
+        (container_id,) = account.truth
 
         async def fails(_: Request) -> Answer | None:
             return answered(502, {})
@@ -298,7 +294,7 @@ def test_what_failed_an_hour_ago_is_no_reason() -> None:
 
         account.meets = fails
         with pytest.raises(WaitTimeoutError) as caught:
-            await containers.wait(one, until=running, timeout=3)
+            await containers.wait(container_id, until=running, timeout=3)
         assert caught.value.__cause__ is not None
         account.meets = None
         await asyncio.sleep(3600)
@@ -306,10 +302,80 @@ def test_what_failed_an_hour_ago_is_no_reason() -> None:
         reading, _ = watched(containers)
         await asyncio.sleep(290)
         assert not reading.done()
-        await ended(reading)
+        await cancel(reading)
         account.meets = hangs
         with pytest.raises(WaitTimeoutError) as caught:
-            await containers.wait(one, until=running, timeout=3)
+            await containers.wait(container_id, until=running, timeout=3)
         assert caught.value.__cause__ is None
 
     virtually(run, count=1)
+
+
+@pytest.mark.parametrize("call", ["stop", "restart", "delete"])
+def test_container_changed_by_our_own_call_is_polled_anew(call: str) -> None:
+    async def run(account: Account) -> None:
+        containers = account.containers()
+        ids = list(account.truth)
+        for container_id in ids:
+            account.set(container_id, 1, "ssh root@h -p 1")
+
+        async def meets(request: Request) -> Answer | None:
+            if request.method == "GET":
+                return None
+            if call == "delete":
+                account.delete(ids[0])
+            else:
+                account.set(ids[0], 2)
+            return answered(200, account.truth.get(ids[0], {"id": ids[0], "name": "n"}))
+
+        account.meets = meets
+        others = [asyncio.create_task(containers.wait(container_id, until=status_in(9))) for container_id in ids]
+        await asyncio.sleep(0.2)
+        await getattr(containers, call)(ids[0])
+        if call == "delete":
+            with pytest.raises(ContainerGoneError):
+                await containers.wait(ids[0], until=has_ssh)
+            assert (await containers.wait(ids[0], until=gone)).id == ids[0]
+        else:
+            with pytest.raises(WaitTimeoutError) as caught:
+                await containers.wait(ids[0], until=has_ssh, timeout=5)
+            last = caught.value.pending[ids[0]]
+            assert last is not None
+            assert last.status == 2
+        await cancel(*others)
+
+    virtually(run, count=4)
+
+
+def test_answer_requested_before_our_own_call_does_not_count() -> None:
+    async def run(account: Account) -> None:
+        containers = account.containers()
+        ids = list(account.truth)
+        account.set(ids[0], 1, "ssh root@h -p 1")
+        old = json.dumps(list(account.truth.values())[:3]).encode()
+        slow = True
+
+        async def meets(request: Request) -> Answer | None:
+            nonlocal slow
+            if request.method == "POST":
+                account.set(ids[0], 2)
+                return answered(200, account.truth[ids[0]])
+            if slow:
+                # The page is made, and the answer takes its time.
+                slow = False
+                await asyncio.sleep(1)
+                return Answer(200, {}, old)
+            return None
+
+        account.meets = meets
+        both = asyncio.create_task(containers.wait_all(ids, until=has_ssh, timeout=5))
+        await asyncio.sleep(0.5)
+        await containers.restart(ids[0])
+        with pytest.raises(WaitTimeoutError) as caught:
+            await both
+        assert caught.value.arrived == {}
+        last = caught.value.pending[ids[0]]
+        assert last is not None
+        assert last.status == 2
+
+    virtually(run, count=3)

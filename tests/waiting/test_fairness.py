@@ -1,4 +1,4 @@
-"""Nobody keeps the others from being looked at: not who cannot be got, who is slow, nor who comes again and again."""
+"""Fairness among waits: failing containers, slow pages and steady new waits delay no other wait."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hostile import CONTAINER, Hostile, answer, stall
+from polling import asked, cancel, running
 from virtual import Account, answered, virtually
 
 from netmind_rentgpu import AsyncRentGPU
@@ -15,22 +16,10 @@ from netmind_rentgpu.conditions import has_ssh, status_in
 from netmind_rentgpu.errors import ClientStateError, WaitTimeoutError
 from netmind_rentgpu.wire.outcome import Answer, Request
 
-running = status_in(1)
-
-
-async def ended(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
-
-
-def asked(account: Account) -> list[str]:
-    return [path.rpartition("/")[2] or "L" for path in account.asked]
-
 
 @pytest.mark.parametrize("bad_answer", [answered(500, {}), answered(200, None), answered(403, {}), answered(400, {})])
 @pytest.mark.parametrize("listed", [False, True])
-def test_one_that_cannot_be_got_keeps_nobody_waiting(bad_answer: Answer, listed: bool) -> None:
+def test_container_that_cannot_be_got_delays_no_other_wait(bad_answer: Answer, listed: bool) -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
         ids = list(account.truth)
@@ -41,12 +30,12 @@ def test_one_that_cannot_be_got_keeps_nobody_waiting(bad_answer: Answer, listed:
 
         account.meets = meets
         account.lag = 0 if listed else 1e6
-        tasks = [asyncio.create_task(containers.wait(one, until=running, timeout=600)) for one in ids]
+        tasks = [asyncio.create_task(containers.wait(container_id, until=running, timeout=600)) for container_id in ids]
         await asyncio.sleep(10)
         poison = asyncio.create_task(containers.wait(bad, until=running, timeout=60))
         await asyncio.sleep(1)
-        for one in ids:
-            account.set(one, 1)
+        for container_id in ids:
+            account.set(container_id, 1)
         began = account.loop.time()
         assert [(await task).id for task in tasks] == ids
         assert account.loop.time() < began + 12
@@ -57,7 +46,7 @@ def test_one_that_cannot_be_got_keeps_nobody_waiting(bad_answer: Answer, listed:
     virtually(run, count=20)
 
 
-def test_many_that_cannot_be_got_do_not_come_first_every_time() -> None:
+def test_many_containers_that_cannot_be_got_do_not_starve_others() -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
         account.lag = 1e6
@@ -67,19 +56,22 @@ def test_many_that_cannot_be_got_do_not_come_first_every_time() -> None:
             return None if request.query or request.path.endswith(str(good)) else answered(403, {})
 
         account.meets = meets
-        bad = [asyncio.create_task(containers.wait(one, until=running, timeout=100)) for one in range(900, 940)]
+        bad = [
+            asyncio.create_task(containers.wait(container_id, until=running, timeout=100))
+            for container_id in range(900, 940)
+        ]
         await asyncio.sleep(1)
         waiting = asyncio.create_task(containers.wait(good, until=running, timeout=100))
         await asyncio.sleep(20)
         account.set(good, 1)
         assert (await waiting).status == 1
         assert account.loop.time() < 40
-        await ended(*bad)
+        await cancel(*bad)
 
     virtually(run, count=1)
 
 
-def test_a_service_that_fails_altogether_is_left_alone_for_a_while() -> None:
+def test_service_that_fails_altogether_is_polled_less() -> None:
     async def run(account: Account) -> None:
         async def meets(_: Request) -> Answer | None:
             return answered(502, {})
@@ -92,15 +84,15 @@ def test_a_service_that_fails_altogether_is_left_alone_for_a_while() -> None:
         await asyncio.sleep(20)
         account.asked.clear()
         await asyncio.sleep(50)
-        # A page that is tried twice, some eleven times.
+        # About eleven rounds, each of a page that is tried twice.
         assert len(account.asked) < 50
-        await ended(waiting)
+        await cancel(waiting)
 
     virtually(run, count=3)
 
 
 @pytest.mark.parametrize("order", range(4))
-def test_among_gets_that_fail_the_one_that_says_for_how_long_is_heard(order: int) -> None:
+def test_retry_after_of_one_failed_get_among_several_is_honoured(order: int) -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
         ids = list(account.truth)
@@ -125,12 +117,12 @@ def test_among_gets_that_fail_the_one_that_says_for_how_long_is_heard(order: int
         await asyncio.sleep(290)
         assert limited_at
         assert account.asked == []
-        await ended(waiting)
+        await cancel(waiting)
 
     virtually(run, count=8)
 
 
-def test_a_walk_goes_on_however_slow_its_pages_are() -> None:
+def test_walk_with_slow_pages_completes() -> None:
     async def run(account: Account) -> None:
         async def meets(request: Request) -> Answer | None:
             markers.append(request.query.get("marker"))
@@ -140,15 +132,15 @@ def test_a_walk_goes_on_however_slow_its_pages_are() -> None:
         markers: list[str | None] = []
         account.meets = meets
         ids = list(account.truth)
-        for one in ids:
-            account.set(one, 1)
+        for container_id in ids:
+            account.set(container_id, 1)
         assert len(await account.containers().wait_all(ids, until=running, timeout=600)) == 12
         assert len(markers) == 4
 
     virtually(run, count=12)
 
 
-def test_a_walk_goes_on_after_a_pause_that_the_service_asked_for() -> None:
+def test_walk_resumes_after_a_retry_after() -> None:
     async def run(account: Account) -> None:
         markers: list[str | None] = []
         count = 0
@@ -163,8 +155,8 @@ def test_a_walk_goes_on_after_a_pause_that_the_service_asked_for() -> None:
 
         account.meets = meets
         ids = list(account.truth)
-        for one in ids:
-            account.set(one, 1)
+        for container_id in ids:
+            account.set(container_id, 1)
         assert len(await account.containers().wait_all(ids, until=running, timeout=600)) == 12
         assert markers == [None, "102", "105", "108"]
 
@@ -172,7 +164,7 @@ def test_a_walk_goes_on_after_a_pause_that_the_service_asked_for() -> None:
 
 
 @pytest.mark.parametrize("between", [0.03, 0.05])
-def test_those_who_keep_coming_do_not_keep_the_others_waiting(between: float) -> None:
+def test_steady_stream_of_new_waits_does_not_starve_an_earlier_wait(between: float) -> None:
     async def run(account: Account) -> None:
         account.latency = 0.1
         containers = account.containers()
@@ -180,14 +172,14 @@ def test_those_who_keep_coming_do_not_keep_the_others_waiting(between: float) ->
         # The account's size is known from then on.
         many = asyncio.create_task(containers.wait_all(ids[400:], until=running, timeout=1e5))
         await asyncio.sleep(40)
-        await ended(many)
+        await cancel(many)
         waiting = asyncio.create_task(containers.wait(ids[0], until=running, timeout=600))
         await asyncio.sleep(7)
         others: list[asyncio.Task[Any]] = []
 
         async def come() -> None:
-            for one in ids[1:]:
-                others.append(asyncio.create_task(containers.wait(one, until=status_in(0), timeout=100)))
+            for container_id in ids[1:]:
+                others.append(asyncio.create_task(containers.wait(container_id, until=status_in(0), timeout=100)))
                 await asyncio.sleep(between)
 
         coming = asyncio.create_task(come())
@@ -203,15 +195,15 @@ def test_those_who_keep_coming_do_not_keep_the_others_waiting(between: float) ->
     virtually(run, count=600, page=2)
 
 
-def test_those_who_watch_all_do_not_begin_the_walk_anew() -> None:
+def test_new_watches_of_all_do_not_restart_the_walk() -> None:
     async def run(account: Account) -> None:
         account.latency = 0.05
         containers = account.containers()
         ids = list(account.truth)
         waiting = asyncio.create_task(containers.wait_all(ids, until=running, timeout=1e5))
         await asyncio.sleep(20)
-        for one in ids:
-            account.set(one, 1)
+        for container_id in ids:
+            account.set(container_id, 1)
         began = account.loop.time()
         seen: list[Any] = []
 
@@ -229,42 +221,42 @@ def test_those_who_watch_all_do_not_begin_the_walk_anew() -> None:
         account.set(ids[7], 2)
         await asyncio.sleep(20)
         assert [change.container_id for change in seen if change.after.status == 2] == [ids[7]] * len(readers)
-        await ended(*readers)
+        await cancel(*readers)
 
     virtually(run, count=1000, page=10)
 
 
 @pytest.mark.parametrize("wanted", [200, 1000, 3000])
-def test_what_does_not_stand_on_the_first_page_is_walked_to(wanted: int) -> None:
+def test_containers_beyond_the_first_page_are_walked_to(wanted: int) -> None:
     async def run(account: Account) -> None:
         ids = list(account.truth)[100:]
         account.latency = 0.0001
         waiting = asyncio.create_task(account.containers().wait_all(ids, until=running, timeout=1e6))
         await asyncio.sleep(1)
         assert set(asked(account)) == {"L"}
-        await ended(waiting)
+        await cancel(waiting)
 
     virtually(run, count=wanted + 100, page=100)
 
 
-def test_pages_are_kept_only_as_long_as_looks_need_them() -> None:
+def test_pages_are_kept_only_while_rounds_need_them() -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
         waiting = asyncio.create_task(containers.wait(next(iter(account.truth)), until=running, timeout=1e6))
         for _ in range(40):
             new = [account.create() for _ in range(12)]
             await containers.wait_all(new, until=status_in(0), timeout=100)
-            for one in new:
-                account.delete(one)
+            for container_id in new:
+                account.delete(container_id)
             await asyncio.sleep(7)
             assert len(containers._sweep._looker._pages) <= 4
             assert len(containers._sweep._snapshots._shown) <= 15
-        await ended(waiting)
+        await cancel(waiting)
 
     virtually(run, count=2, page=5)
 
 
-async def test_one_request_that_is_never_answered_does_not_use_up_all_deadlines(
+async def test_unanswered_request_does_not_use_up_the_deadline_of_a_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("netmind_rentgpu.waiting.look._FIRST_PATIENCE", 0.2)
@@ -276,10 +268,13 @@ async def test_one_request_that_is_never_answered_does_not_use_up_all_deadlines(
         assert time.monotonic() < began + 40
 
 
-async def test_a_client_that_is_closed_ends_the_waits_of_those_who_sleep() -> None:
+async def test_closed_client_ends_waits_that_sleep() -> None:
     async with Hostile([answer({}, 429, **{"Retry-After": "3000"})]) as server:
         gpu = AsyncRentGPU("token", base_url=server.url)
-        waits = [asyncio.create_task(gpu.containers.wait(one, until=has_ssh, timeout=600)) for one in (1, 2)]
+        waits = [
+            asyncio.create_task(gpu.containers.wait(container_id, until=has_ssh, timeout=600))
+            for container_id in (1, 2)
+        ]
         while gpu.containers._sweep._nap is None:
             await asyncio.sleep(0.001)
         await gpu.close()

@@ -1,4 +1,4 @@
-"""`wait_reachable`: an SSH server answers, or it is said what does instead."""
+"""`wait_reachable`: the container is returned once an SSH server answers; otherwise the error says what answered."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONG = 60
 
 @pytest.fixture
 async def account() -> Account:
-    # In real time: its loop is the one of the test.
+    # In real time, because its loop is that of the test.
     account = Account(cast("VirtualLoop", asyncio.get_running_loop()), 1)
     account.latency = 0.001
     return account
@@ -53,12 +53,12 @@ def at(port: int) -> str:
     ],
     ids=["banner", "old", "slow", "lines first", "HTTP", "closed", "no line", "only lines", "cut"],
 )
-async def test_what_answers(serve: Serve, problem: str | None) -> None:
+async def test_probe_tells_an_ssh_banner_from_other_answers(serve: Serve, problem: str | None) -> None:
     async with listening(serve) as port:
         assert await probe(SSHEndpoint("127.0.0.1", port, "root"), LONG) == problem
 
 
-async def test_what_does_not_answer(free_port: int) -> None:
+async def test_probe_of_an_unreachable_port_names_the_problem(free_port: int) -> None:
     async with listening(says()) as silent:
         assert await probe(SSHEndpoint("127.0.0.1", silent, "root"), 0.05) == "nothing answers within 0.05 s"
     refused = await probe(SSHEndpoint("127.0.0.1", free_port, "root"), LONG)
@@ -68,16 +68,16 @@ async def test_what_does_not_answer(free_port: int) -> None:
         assert (await probe(SSHEndpoint(strange, 22, "root"), LONG) or "").startswith("no connection (")
 
 
-async def test_it_is_waited_for_and_the_container_is_returned(account: Account, free_port: int) -> None:
-    one = account.create()
+async def test_wait_reachable_returns_the_container_once_ssh_answers(account: Account, free_port: int) -> None:
+    container_id = account.create()
     containers = account.containers()
-    task = asyncio.create_task(containers.wait_reachable(one, timeout=LONG))
+    task = asyncio.create_task(containers.wait_reachable(container_id, timeout=LONG))
     async with AsyncExitStack() as stack:
 
         async def meets(_: Request) -> Answer | None:
             # First there is no endpoint, then nothing listens there, and at last something does.
             if len(account.asked) == 2:
-                account.set(one, 1, at(free_port))
+                account.set(container_id, 1, at(free_port))
             if len(account.asked) == 4:
                 await stack.enter_async_context(listening(says(BANNER), free_port))
             return None
@@ -88,33 +88,33 @@ async def test_it_is_waited_for_and_the_container_is_returned(account: Account, 
     assert containers._sweep._snapshots.nobody
 
 
-async def test_an_endpoint_that_moves_is_followed(account: Account, free_port: int) -> None:
-    one = account.create()
-    account.set(one, 1, at(free_port))
+async def test_wait_reachable_follows_an_endpoint_that_moves(account: Account, free_port: int) -> None:
+    container_id = account.create()
+    account.set(container_id, 1, at(free_port))
     async with listening(says()) as silent, listening(says(BANNER)) as port:
 
         async def meets(_: Request) -> Answer | None:
-            # The one that hangs must not be waited for to its end.
+            # A probe that hangs must not be waited for to its end.
             if len(account.asked) == 2:
-                account.set(one, 1, at(silent))
+                account.set(container_id, 1, at(silent))
             if len(account.asked) == 4:
-                account.set(one, 1, at(port))
+                account.set(container_id, 1, at(port))
             return None
 
         account.meets = meets
         async with asyncio.timeout(9):
-            found = await account.containers().wait_reachable(one, timeout=LONG)
+            found = await account.containers().wait_reachable(container_id, timeout=LONG)
         assert found.ssh_endpoint == SSHEndpoint("127.0.0.1", port, "root")
 
 
-async def test_it_answers_while_a_look_hangs(account: Account) -> None:
-    one = account.create()
+async def test_wait_reachable_returns_while_a_poll_round_hangs(account: Account) -> None:
+    container_id = account.create()
     async with listening(says(BANNER)) as port:
-        account.set(one, 1, at(port))
+        account.set(container_id, 1, at(port))
         hangs = asyncio.Event()
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            # It answers only once the next look is under way, and never comes to an end.
+            # It answers only once the next poll round is under way, which never ends.
             await hangs.wait()
             await says(BANNER)(reader, writer)
 
@@ -126,35 +126,35 @@ async def test_it_answers_while_a_look_hangs(account: Account) -> None:
 
         account.meets = meets
         async with listening(serve) as late, asyncio.timeout(LONG):
-            account.set(one, 1, at(late))
-            assert (await account.containers().wait_reachable(one, timeout=LONG)).id == one
+            account.set(container_id, 1, at(late))
+            assert (await account.containers().wait_reachable(container_id, timeout=LONG)).id == container_id
     assert account.running == 0
 
 
-async def test_the_deadline_says_what_was_found_instead(account: Account, free_port: int) -> None:
-    one = account.create()
+async def test_wait_reachable_timeout_says_why_ssh_did_not_answer(account: Account, free_port: int) -> None:
+    container_id = account.create()
     containers = account.containers()
     with pytest.raises(WaitTimeoutError, match=r"^no SSH server answered within 0.2 s: container 100"):
-        await containers.wait_reachable(one, timeout=0.2)
-    account.set(one, 1, "see the console for how to log in")
+        await containers.wait_reachable(container_id, timeout=0.2)
+    account.set(container_id, 1, "see the console for how to log in")
     text = "ssh 'see the console for how to log in', in which no endpoint can be read$"
     with pytest.raises(WaitTimeoutError, match=text):
-        await containers.wait_reachable(one, timeout=0.2)
-    account.set(one, 1, at(free_port))
+        await containers.wait_reachable(container_id, timeout=0.2)
+    account.set(container_id, 1, at(free_port))
     with pytest.raises(WaitTimeoutError, match=rf"127\.0\.0\.1 port {free_port}: no connection \(.*failed") as caught:
-        await containers.wait_reachable(one, timeout=0.2)
-    assert isinstance(caught.value.pending[one], Container)
+        await containers.wait_reachable(container_id, timeout=0.2)
+    assert isinstance(caught.value.pending[container_id], Container)
     async with listening(says(b"HTTP/1.1 400 Bad Request\r\n\r\n", stays=False)) as port:
-        account.set(one, 1, at(port))
+        account.set(container_id, 1, at(port))
         with pytest.raises(WaitTimeoutError, match=f"127.0.0.1 port {port}: no SSH server answers$"):
-            await containers.wait_reachable(one, timeout=0.2)
+            await containers.wait_reachable(container_id, timeout=0.2)
 
 
-async def test_it_ends_when_the_container_fails_or_is_gone(account: Account, free_port: int) -> None:
+async def test_wait_reachable_ends_when_the_container_fails_or_is_gone(account: Account, free_port: int) -> None:
     containers = account.containers()
     failing, vanishing = account.create(), account.create()
-    for one in (failing, vanishing):
-        account.set(one, 1, at(free_port))
+    for container_id in (failing, vanishing):
+        account.set(container_id, 1, at(free_port))
 
     async def meets(_: Request) -> Answer | None:
         if len(account.asked) == 3:
@@ -172,7 +172,7 @@ async def test_it_ends_when_the_container_fails_or_is_gone(account: Account, fre
     assert isinstance(both[1], ContainerGoneError)
 
 
-async def test_many_are_asked_at_once_within_a_bound(account: Account) -> None:
+async def test_probes_run_concurrently_up_to_a_limit(account: Account) -> None:
     count, open_now, most = 150, 0, 0
     release = asyncio.Event()
 
@@ -190,22 +190,22 @@ async def test_many_are_asked_at_once_within_a_bound(account: Account) -> None:
         account.page = 100
         containers = account.containers()
         ids = [account.create() for _ in range(count)]
-        for one in ids:
-            account.set(one, 1, at(port))
-        found = await asyncio.gather(*(containers.wait_reachable(one, timeout=LONG) for one in ids))
-        assert [one.id for one in found] == ids
+        for container_id in ids:
+            account.set(container_id, 1, at(port))
+        found = await asyncio.gather(*(containers.wait_reachable(container_id, timeout=LONG) for container_id in ids))
+        assert [container.id for container in found] == ids
     assert release.is_set()
     # The server may learn late that a connection was closed.
     assert 100 <= most < count
 
 
-async def test_cancelled_anywhere_it_leaves_nothing_behind(account: Account) -> None:
-    one = account.create()
+async def test_wait_reachable_cancelled_anywhere_leaves_nothing_behind(account: Account) -> None:
+    container_id = account.create()
     containers = account.containers()
     async with listening(says()) as silent:
-        account.set(one, 1, at(silent))
+        account.set(container_id, 1, at(silent))
         for steps in range(60):
-            task = asyncio.create_task(containers.wait_reachable(one, timeout=LONG))
+            task = asyncio.create_task(containers.wait_reachable(container_id, timeout=LONG))
             for _ in range(steps):
                 await asyncio.sleep(0)
             task.cancel()

@@ -1,23 +1,23 @@
-"""What waiting costs the service: counted by the emulator's record of its requests."""
+"""The cost of waiting for the service, counted in the emulator's record of its requests."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from until import until
 from virtual import Account, VirtualLoop
 
 from netmind_rentgpu import AsyncRentGPU, Container
 from netmind_rentgpu.conditions import has_ssh
 from netmind_rentgpu.emulator import Clock, Emulator, World
 
-MANY = 10_000
 FIRST = 1001
-# Generous: for a hang, not for speed.
+# Seconds; a bound against hanging, not a measure of speed.
 LONG = 300
 
 
@@ -52,30 +52,34 @@ async def filled(count: int, world: World | str) -> AsyncIterator[tuple[Emulator
 
 
 def walks(emulator: Emulator, since: int) -> list[int]:
-    """Return how many list requests each walk took; one that is refused, for its size, is not counted."""
-    asked = [one for one in emulator.requests[since:].of("list_containers") if one.status == 200]
-    starts = [index for index, one in enumerate(asked) if "marker" not in one.query]
+    """Return how many list requests each walk took, without requests refused for their page size."""
+    asked = [request for request in emulator.requests[since:].of("list_containers") if request.status == 200]
+    starts = [index for index, request in enumerate(asked) if "marker" not in request.query]
     return [end - begin for begin, end in itertools.pairwise([*starts, len(asked)])]
 
 
-async def until(met: Callable[[], bool]) -> None:
-    async with asyncio.timeout(LONG):
-        while not met():
-            await asyncio.sleep(0.005)
+@pytest.fixture
+def many(full: bool) -> int:
+    """How many containers are many: ten thousand, and fewer in the short form."""
+    return 10_000 if full else 1_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("world", "pages", "refused"),
+    ("world", "page_size", "refused"),
     [
         (World(limit="100"), 100, 0),
-        (World(limit="10", over_limit="clamp"), 1000, 0),
-        (World(limit="10", over_limit="refuse"), 1000, 3),
+        (World(limit="10", over_limit="clamp"), 10, 0),
+        (World(limit="10", over_limit="refuse"), 10, 3),
     ],
     ids=["100 a page", "10 a page", "10 a page, more refused"],
 )
-async def test_ten_thousand_waits_share_each_walk(world: World, pages: int, refused: int) -> None:
-    async with filled(MANY, world) as (emulator, gpu, ids):
-        waits = [asyncio.create_task(gpu.containers.wait(one, until=has_ssh, timeout=LONG)) for one in ids]
+async def test_many_waits_share_each_walk(many: int, world: World, page_size: int, refused: int) -> None:
+    pages = many // page_size
+    async with filled(many, world) as (emulator, gpu, ids):
+        waits = [
+            asyncio.create_task(gpu.containers.wait(container_id, until=has_ssh, timeout=LONG)) for container_id in ids
+        ]
         await until(lambda: len(walks(emulator, 0)) >= 3)
         assert set(walks(emulator, 0)[:-1]) == {pages}
         assert len(emulator.requests.of("get_container")) == 0
@@ -84,28 +88,31 @@ async def test_ten_thousand_waits_share_each_walk(world: World, pages: int, refu
         ready = await asyncio.gather(*waits)
         assert [container.id for container in ready] == ids
         assert all(container.ssh_endpoint is not None for container in ready)
-        # What is left of the walk that was under way, and a whole one.
+        # The rest of the walk that was under way, and a whole walk.
         assert len(emulator.requests) - began <= 2 * pages
-        assert len([one for one in emulator.requests if one.status == 422]) == refused
-        # Nobody waits any more, so nobody asks.
+        assert len([request for request in emulator.requests if request.status == 422]) == refused
+        # No wait is left, so no request is sent.
         ended = len(emulator.requests)
         await gpu.machines.list()
         assert len(emulator.requests) == ended + 1
 
 
-async def test_three_waits_among_ten_thousand_get_what_they_wait_for() -> None:
-    async with filled(MANY, "documented") as (emulator, gpu, ids):
+@pytest.mark.slow
+async def test_three_waits_among_many_containers_use_gets_by_id(many: int) -> None:
+    async with filled(many, "documented") as (emulator, gpu, ids):
         # Until something is known of the account's size, one page is as cheap as anything.
-        wanted = [ids[9000], ids[20], ids[5000]]
+        wanted = [ids[many * 9 // 10], ids[20], ids[many // 2]]
         waits = asyncio.create_task(gpu.containers.wait_all(wanted, until=has_ssh, timeout=LONG))
         await until(lambda: len(emulator.requests.of("get_container")) >= 9)
         emulator.clock.advance(30)
         assert [container.id for container in await waits] == wanted
-        assert {int(one.path.rpartition("/")[2]) for one in emulator.requests.of("get_container")} <= set(wanted)
+        assert {int(request.path.rpartition("/")[2]) for request in emulator.requests.of("get_container")} <= set(
+            wanted
+        )
         assert len(emulator.requests.of("list_containers")) <= 3
 
 
-async def test_a_wait_that_needs_the_first_page_stops_there() -> None:
+async def test_wait_for_containers_on_the_first_page_stops_there() -> None:
     async with filled(1000, "documented") as (emulator, gpu, ids):
         waits = asyncio.create_task(gpu.containers.wait_all(ids[:90], until=has_ssh, timeout=LONG))
         await until(lambda: len(walks(emulator, 0)) >= 3)
@@ -115,7 +122,7 @@ async def test_a_wait_that_needs_the_first_page_stops_there() -> None:
         assert len(emulator.requests.of("get_container")) == 0
 
 
-async def test_a_watch_of_all_walks_to_the_end() -> None:
+async def test_watch_of_all_walks_the_whole_list() -> None:
     async with filled(250, "documented") as (emulator, gpu, ids):
         seen: list[Any] = []
 
@@ -133,24 +140,25 @@ async def test_a_watch_of_all_walks_to_the_end() -> None:
         reading.cancel()
 
 
-def test_a_change_is_seen_within_one_interval_and_one_walk() -> None:
+@pytest.mark.slow
+def test_change_is_seen_within_one_interval_and_two_walks(many: int) -> None:
     loop = VirtualLoop()
     account = Account(loop, 1, page=100)
-    ids = [account.create() for _ in range(MANY)]
+    ids = [account.create() for _ in range(many)]
     containers = account.containers()
-    walk = 100 * account.latency * 1.5
+    walk = many / 100 * account.latency * 1.5
 
     async def run() -> None:
         async def ready(container_id: int) -> tuple[Container, float]:
             container = await containers.wait(container_id, until=has_ssh, timeout=1000)
             return container, loop.time()
 
-        waits = [asyncio.create_task(ready(one)) for one in ids]
+        waits = [asyncio.create_task(ready(container_id)) for container_id in ids]
         # Long enough for the interval to have grown to its longest.
         await asyncio.sleep(100)
         changed = loop.time()
-        for one in ids:
-            account.set(one, 1, "ssh root@h -p 1")
+        for container_id in ids:
+            account.set(container_id, 1, "ssh root@h -p 1")
         for container, at in await asyncio.gather(*waits):
             assert container.status == 1
             # The walk that was under way may already have passed it.

@@ -1,4 +1,4 @@
-"""How to look, and how often."""
+"""The strategy of poll rounds: pages or gets by id, and the interval between rounds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from netmind_rentgpu.waiting.strategy import Pace, one_by_one, pages_left, worth
         (300, 300, 100, 3, 200, 1),  # they stand close together
     ],
 )
-def test_pages_left(account: int, seen: int, page: int, wanted: int, found: int, pages: float) -> None:
+def test_pages_left_are_estimated_from_the_walk_so_far(
+    account: int, seen: int, page: int, wanted: int, found: int, pages: float
+) -> None:
     assert pages_left(account=account, seen=seen, page=page, wanted=wanted, found=found) == pages
 
 
@@ -44,7 +46,7 @@ def test_pages_left(account: int, seen: int, page: int, wanted: int, found: int,
         (2, 150, 100, True),
     ],
 )
-def test_a_few_are_got_and_many_are_listed(wanted: int, account: int, page: int, expected: bool) -> None:
+def test_few_containers_are_got_by_id_and_many_listed(wanted: int, account: int, page: int, expected: bool) -> None:
     pages = pages_left(account=account, seen=0, page=page, wanted=wanted, found=0)
     assert one_by_one(wanted, pages) is expected
 
@@ -56,7 +58,7 @@ def test_a_few_are_got_and_many_are_listed(wanted: int, account: int, page: int,
     wanted=st.integers(1, 20_000),
     found=st.integers(0, 100),
 )
-def test_getting_never_costs_more_than_walking_seems_to(
+def test_gets_by_id_never_exceed_the_estimated_pages(
     account: int, seen: int, page: int, wanted: int, found: int
 ) -> None:
     pages = pages_left(account=account, seen=seen, page=page, wanted=wanted, found=found)
@@ -70,11 +72,11 @@ def test_getting_never_costs_more_than_walking_seems_to(
     ("wanted", "pages", "gets", "expected"),
     [(3, 4, 40, False), (3, 4, 41, True), (1, 4, 1000, False), (2, 10**9, 10**9, False)],
 )
-def test_what_was_spent_on_gets_buys_a_count(wanted: int, pages: int, gets: int, expected: bool) -> None:
+def test_recount_is_worth_it_after_enough_gets(wanted: int, pages: int, gets: int, expected: bool) -> None:
     assert worth_recounting(wanted, pages, gets=gets) is expected
 
 
-def test_the_interval_is_short_while_things_change_and_grows_while_they_do_not() -> None:
+def test_interval_is_short_after_changes_and_grows_without_them() -> None:
     pace = Pace()
     intervals = [pace.after_look(0.0, changed=False) for _ in range(10)]
     assert intervals == [0.25, 0.375, 0.5625, 0.84375, 1.265625, 1.8984375, 2.84765625, 4.271484375, 5.0, 5.0]
@@ -82,13 +84,13 @@ def test_the_interval_is_short_while_things_change_and_grows_while_they_do_not()
 
 
 @given(looks=st.lists(st.tuples(st.booleans(), st.floats(0, 1, exclude_max=True))))
-def test_the_interval_keeps_its_bounds(looks: list[tuple[bool, float]]) -> None:
+def test_interval_stays_within_its_bounds(looks: list[tuple[bool, float]]) -> None:
     pace = Pace()
     for changed, random in looks:
         assert 0.25 * 0.75 <= pace.after_look(random, changed=changed) <= 5.0
 
 
-def test_those_who_began_together_go_on_apart() -> None:
+def test_intervals_of_pollers_begun_together_differ() -> None:
     assert len({Pace().after_look(random / 10, changed=True) for random in range(10)}) == 10
     assert len({Pace().after_failure(random / 10, broken()) for random in range(10)}) == 10
 
@@ -111,7 +113,7 @@ def refused(kind: type[RateLimitError | ServerError], retry_after: float | None)
     )
 
 
-def test_failures_are_repeated_less_and_less_often() -> None:
+def test_interval_grows_with_repeated_failures() -> None:
     pace = Pace()
     assert [pace.after_failure(0.0, broken()) for _ in range(7)] == [0.25, 0.5, 1, 2, 4, 5, 5]
     pace.after_look(0.0, changed=False)
@@ -123,7 +125,7 @@ def test_failures_are_repeated_less_and_less_often() -> None:
 
 
 @pytest.mark.parametrize("kind", [RateLimitError, ServerError])
-def test_as_long_as_the_service_asks_nothing_is_asked(kind: type[RateLimitError | ServerError]) -> None:
+def test_interval_after_a_failure_honours_retry_after(kind: type[RateLimitError | ServerError]) -> None:
     assert Pace().after_failure(0.0, refused(kind, 120.0)) == 120.25
     assert Pace().after_failure(0.0, refused(kind, 0.0)) == 0.25
     assert Pace().after_failure(0.0, refused(kind, None)) == 0.25

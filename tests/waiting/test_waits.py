@@ -1,4 +1,4 @@
-"""`wait` and `wait_all`: what they give, and how they end."""
+"""`wait` and `wait_all`: their results, their errors and their arguments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from netmind_rentgpu.emulator import Emulator
 LOGIN = "ssh root@h -p 1"
 
 
-def test_all_come_in_the_order_of_the_ids_each_as_it_was_then() -> None:
+def test_wait_all_returns_containers_in_the_order_of_the_ids() -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
         ids = list(account.truth)
@@ -35,21 +35,23 @@ def test_all_come_in_the_order_of_the_ids_each_as_it_was_then() -> None:
         await asyncio.sleep(1)
         account.set(ids[3], 1)
         await asyncio.sleep(10)
-        # What has arrived may go on; it has been seen.
+        # A container that has met the condition may change again, because it was seen.
         account.set(ids[3], 2)
         account.set(ids[0], 1)
         account.set(ids[1], 1)
         found = await task
-        assert [(one.id, one.status) for one in found] == [(one, 1) for one in wanted]
+        assert [(container.id, container.status) for container in found] == [
+            (container_id, 1) for container_id in wanted
+        ]
         assert progress[0] == WaitProgress(total=3, arrived=0)
         assert progress[-1] == WaitProgress(total=3, arrived=3)
-        assert [one.arrived for one in progress] == sorted({one.arrived for one in progress})
-        assert [one.pending for one in progress] == [3 - one.arrived for one in progress]
+        assert [step.arrived for step in progress] == sorted({step.arrived for step in progress})
+        assert [step.pending for step in progress] == [3 - step.arrived for step in progress]
 
     virtually(run, count=5)
 
 
-def test_of_no_container_nothing_is_asked() -> None:
+def test_wait_all_without_ids_sends_nothing() -> None:
     async def run(account: Account) -> None:
         assert await account.containers().wait_all([], until=has_ssh) == []
         assert account.asked == []
@@ -57,7 +59,7 @@ def test_of_no_container_nothing_is_asked() -> None:
     virtually(run, count=2)
 
 
-def test_the_deadline_says_what_arrived_and_what_did_not() -> None:
+def test_wait_timeout_lists_arrived_and_pending_containers() -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
         ids = list(account.truth)
@@ -67,8 +69,10 @@ def test_the_deadline_says_what_arrived_and_what_did_not() -> None:
             await containers.wait_all(ids, until=status_in(1, "up"), timeout=3)
         error = caught.value
         assert isinstance(error, TimeoutError)
-        assert {one: found.status for one, found in error.arrived.items()} == {ids[0]: 1}
-        assert {one: found and found.status for one, found in error.pending.items()} == dict.fromkeys(ids[1:], 0)
+        assert {container_id: found.status for container_id, found in error.arrived.items()} == {ids[0]: 1}
+        assert {container_id: found and found.status for container_id, found in error.pending.items()} == dict.fromkeys(
+            ids[1:], 0
+        )
         assert str(error) == (
             "7 of 8 containers: status_in(1, 'up') was not met within 3 s: "
             "container 101 (n101) has status 0, ssh 'see the console', in which no endpoint can be read; "
@@ -81,7 +85,7 @@ def test_the_deadline_says_what_arrived_and_what_did_not() -> None:
     virtually(run, count=8)
 
 
-def test_what_was_never_seen_is_said_to_be_so() -> None:
+def test_wait_timeout_names_a_container_that_was_never_seen() -> None:
     async def run(account: Account) -> None:
         account.latency = 100
         with pytest.raises(WaitTimeoutError, match=r"^has_ssh was not met within 3 s: container 100 was not seen$"):
@@ -90,7 +94,7 @@ def test_what_was_never_seen_is_said_to_be_so() -> None:
     virtually(run, count=1)
 
 
-def test_a_failure_ends_the_wait_at_once() -> None:
+def test_failed_container_ends_the_wait_at_once() -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
         ids = list(account.truth)
@@ -109,7 +113,7 @@ def test_a_failure_ends_the_wait_at_once() -> None:
     virtually(run, count=3)
 
 
-def test_a_failure_counts_more_than_what_is_waited_for() -> None:
+def test_failure_counts_more_than_a_met_condition() -> None:
     async def run(account: Account) -> None:
         account.set(100, 3, LOGIN)
         with pytest.raises(ContainerFailedError):
@@ -118,7 +122,7 @@ def test_a_failure_counts_more_than_what_is_waited_for() -> None:
     virtually(run, count=1)
 
 
-def test_one_that_is_gone_ends_the_wait_at_once() -> None:
+def test_container_gone_ends_the_wait_at_once() -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
         task = asyncio.create_task(containers.wait(100, until=has_ssh))
@@ -139,7 +143,7 @@ def test_one_that_is_gone_ends_the_wait_at_once() -> None:
 
 
 @pytest.mark.parametrize("until", [gone, any_of(gone, status_in(9)), all_of(gone)])
-def test_gone_is_waited_for(until: Any) -> None:
+def test_wait_for_gone_returns_once_the_container_is_deleted(until: Any) -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
         task = asyncio.create_task(containers.wait(100, until=until))
@@ -152,7 +156,7 @@ def test_gone_is_waited_for(until: Any) -> None:
     virtually(run, count=2)
 
 
-def test_what_is_no_condition_is_refused() -> None:
+def test_wait_refuses_arguments_of_a_wrong_type() -> None:
     async def coroutine(_: Container) -> bool:
         return True
 
@@ -160,30 +164,30 @@ def test_what_is_no_condition_is_refused() -> None:
         containers = account.containers()
         for bad in (None, 1, "has_ssh", coroutine):
             with pytest.raises(InvalidArgumentError, match="until"):
-                await containers.wait(100, until=bad)  # type: ignore[arg-type]  # that is the point
+                await containers.wait(100, until=bad)  # type: ignore[arg-type]  # a wrong type on purpose
             if bad is not None:
                 with pytest.raises(InvalidArgumentError, match="fail"):
-                    await containers.wait(100, until=has_ssh, fail=bad)  # type: ignore[arg-type]  # that is the point
+                    await containers.wait(100, until=has_ssh, fail=bad)  # type: ignore[arg-type]  # a wrong type on purpose
         for timeout in (0, -1, None, True, "5", float("nan"), float("inf")):
             with pytest.raises(InvalidArgumentError, match="timeout"):
-                await containers.wait(100, until=has_ssh, timeout=timeout)  # type: ignore[arg-type]  # that is the point
+                await containers.wait(100, until=has_ssh, timeout=timeout)  # type: ignore[arg-type]  # a wrong type on purpose
             with pytest.raises(InvalidArgumentError, match="timeout"):
-                await containers.wait_reachable(100, timeout=timeout)  # type: ignore[arg-type]  # that is the point
+                await containers.wait_reachable(100, timeout=timeout)  # type: ignore[arg-type]  # a wrong type on purpose
         for ids in (None, 5, ["a"], [None], [True], "12"):
             with pytest.raises(InvalidArgumentError, match="ids"):
-                await containers.wait_all(ids, until=has_ssh)  # type: ignore[arg-type]  # that is the point
-        for one in (None, "a", True):
+                await containers.wait_all(ids, until=has_ssh)  # type: ignore[arg-type]  # a wrong type on purpose
+        for container_id in (None, "a", True):
             with pytest.raises(InvalidArgumentError, match="container_id"):
-                await containers.wait(one, until=has_ssh)  # type: ignore[arg-type]  # that is the point
+                await containers.wait(container_id, until=has_ssh)  # type: ignore[arg-type]  # a wrong type on purpose
             with pytest.raises(InvalidArgumentError, match="container_id"):
-                await containers.wait_reachable(one)  # type: ignore[arg-type]  # that is the point
+                await containers.wait_reachable(container_id)  # type: ignore[arg-type]  # a wrong type on purpose
         assert account.asked == []
         assert containers._sweep._snapshots.nobody
 
     virtually(run, count=1)
 
 
-def test_what_on_progress_raises_ends_the_wait() -> None:
+def test_error_from_on_progress_ends_the_wait() -> None:
     async def run(account: Account) -> None:
         def broken(_: WaitProgress) -> None:
             raise KeyError("mine")
@@ -195,7 +199,7 @@ def test_what_on_progress_raises_ends_the_wait() -> None:
     virtually(run, count=1)
 
 
-async def test_a_closed_client_and_another_loop_are_refused(emulator: Emulator) -> None:
+async def test_wait_on_a_closed_client_or_in_another_loop_is_refused(emulator: Emulator) -> None:
     gpu = AsyncRentGPU(emulator.token, base_url=emulator.url)
     async with gpu:
         await gpu.machines.list()

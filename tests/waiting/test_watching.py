@@ -1,4 +1,4 @@
-"""`watch`: every change that a look finds, once, in order."""
+"""`watch`: every change that a poll round finds, once, in order."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_named_containers_are_watched_until_they_are_gone() -> None:
         await asyncio.sleep(10)
         assert reader.taken() == [(ids[2], 2, None)]
         assert reader.task.done()
-        # One that never was there is gone, too.
+        # A container that never existed is gone, too.
         other = Reader(account.containers().watch([999]))
         await asyncio.wait([other.task])
         assert other.taken() == []
@@ -74,7 +74,7 @@ def test_named_containers_are_watched_until_they_are_gone() -> None:
     virtually(run, count=5)
 
 
-def test_all_are_watched_and_those_that_appear() -> None:
+def test_watch_of_all_reports_changed_new_and_deleted_containers() -> None:
     async def run(account: Account) -> None:
         ids = list(account.truth)
         reader = Reader(account.containers().watch())
@@ -84,14 +84,14 @@ def test_all_are_watched_and_those_that_appear() -> None:
         account.delete(ids[0])
         account.set(ids[4], 1)
         await asyncio.sleep(10)
-        # In the order in which a look comes upon them: what is not in the list is got after it.
+        # In the order of the poll round: containers missing in the list are got after it.
         assert reader.taken() == [(ids[4], 0, 1), (new, None, 0), (ids[0], 0, None)]
         await reader.stop()
 
     virtually(run, count=5)
 
 
-def test_an_account_with_nothing_is_watched() -> None:
+def test_watch_of_an_empty_account_reports_new_containers() -> None:
     async def run(account: Account) -> None:
         reader = Reader(account.containers().watch())
         await asyncio.sleep(10)
@@ -106,7 +106,7 @@ def test_an_account_with_nothing_is_watched() -> None:
     virtually(run)
 
 
-def test_to_watch_nothing_ends_at_once() -> None:
+def test_watch_of_no_ids_ends_at_once() -> None:
     async def run(account: Account) -> None:
         assert [change async for change in account.containers().watch([])] == []
         assert account.asked == []
@@ -114,7 +114,7 @@ def test_to_watch_nothing_ends_at_once() -> None:
     virtually(run, count=1)
 
 
-def test_a_slow_reader_gets_what_it_missed_as_one_and_holds_up_nobody() -> None:
+def test_slow_reader_gets_missed_changes_merged_and_delays_no_other_reader() -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
         ids = list(account.truth)
@@ -124,7 +124,7 @@ def test_a_slow_reader_gets_what_it_missed_as_one_and_holds_up_nobody() -> None:
         await asyncio.sleep(10)
         account.set(ids[0], 1)
         assert told([await first]) == [(ids[0], 0, 1)]
-        # Its reader is busy from here on.
+        # The slow reader is busy from here on.
         for status in (2, 3, 4):
             account.set(ids[1], status)
             await asyncio.sleep(10)
@@ -132,13 +132,13 @@ def test_a_slow_reader_gets_what_it_missed_as_one_and_holds_up_nobody() -> None:
         await asyncio.sleep(10)
         account.set(ids[2], 0)
         await asyncio.sleep(10)
-        # Was there, and is gone again.
+        # A container that appears and is gone again.
         passing = account.create()
         await asyncio.sleep(10)
         account.delete(passing)
         account.delete(ids[3])
         await asyncio.sleep(10)
-        *read, one, other = fast.taken()
+        *read, second_last, last_read = fast.taken()
         assert read == [
             (ids[0], 0, 1),
             (ids[1], 0, 2),
@@ -148,10 +148,10 @@ def test_a_slow_reader_gets_what_it_missed_as_one_and_holds_up_nobody() -> None:
             (ids[2], 5, 0),
             (passing, None, 0),
         ]
-        # These are asked for at once.
-        assert {one, other} == {(ids[3], 0, None), (passing, 0, None)}
+        # These are got concurrently, in any order.
+        assert {second_last, last_read} == {(ids[3], 0, None), (passing, 0, None)}
         missed = [await anext(slow), await anext(slow)]
-        # What is again as the reader knows it is no change.
+        # A container that is again as the reader knows it has not changed.
         assert told(missed) == [(ids[1], 0, 4), (ids[3], 0, None)]
         last = asyncio.create_task(anext(slow))
         await asyncio.sleep(10)
@@ -164,7 +164,7 @@ def test_a_slow_reader_gets_what_it_missed_as_one_and_holds_up_nobody() -> None:
     virtually(run, count=5)
 
 
-def test_one_that_begins_later_sees_changes_from_then_on() -> None:
+def test_watch_begun_later_reports_changes_from_then_on() -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
         ids = list(account.truth)
@@ -186,7 +186,7 @@ def test_one_that_begins_later_sees_changes_from_then_on() -> None:
     virtually(run, count=4)
 
 
-def test_one_that_is_abandoned_asks_for_nothing_more() -> None:
+def test_abandoned_watch_sends_no_more_requests() -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
         async with aclosing(containers.watch()) as changes:
@@ -202,7 +202,7 @@ def test_one_that_is_abandoned_asks_for_nothing_more() -> None:
     virtually(run, count=4)
 
 
-def test_a_list_that_lags_shows_no_change_that_was_not() -> None:
+def test_lagging_list_reports_no_false_change() -> None:
     async def run(account: Account) -> None:
         account.lag = 20
         ids = list(account.truth)
@@ -213,7 +213,7 @@ def test_a_list_that_lags_shows_no_change_that_was_not() -> None:
         new = account.create()
         waiting = asyncio.create_task(containers.wait(new, until=status_in(1)))
         await asyncio.sleep(5)
-        # Somebody asks about it by name, so it is seen before the list shows it.
+        # A wait asks for the container by id, so it is seen before the list shows it.
         assert reader.taken() == [(new, None, 0)]
         await asyncio.sleep(30)
         account.set(new, 1)
@@ -232,7 +232,7 @@ def test_a_list_that_lags_shows_no_change_that_was_not() -> None:
     virtually(run, count=4)
 
 
-def test_after_five_minutes_of_failures_the_reader_learns_why() -> None:
+def test_watch_raises_after_five_minutes_of_failures() -> None:
     async def run(account: Account) -> None:
         reader = Reader(account.containers().watch())
         await asyncio.sleep(10)
@@ -249,7 +249,7 @@ def test_after_five_minutes_of_failures_the_reader_learns_why() -> None:
     virtually(run, count=4)
 
 
-def test_less_than_five_minutes_of_failures_are_told_to_nobody() -> None:
+def test_watch_hides_failures_of_less_than_five_minutes() -> None:
     async def run(account: Account) -> None:
         ids = list(account.truth)
         reader = Reader(account.containers().watch())
@@ -273,7 +273,7 @@ def test_less_than_five_minutes_of_failures_are_told_to_nobody() -> None:
     virtually(run, count=4)
 
 
-def test_a_closed_client_ends_it() -> None:
+def test_closed_client_ends_a_watch() -> None:
     async def run(account: Account) -> None:
         reader = Reader(account.containers().watch())
         await asyncio.sleep(10)
@@ -284,10 +284,10 @@ def test_a_closed_client_ends_it() -> None:
     virtually(run, count=4)
 
 
-def test_what_is_no_id_is_refused() -> None:
+def test_watch_refuses_ids_of_a_wrong_type() -> None:
     async def run(account: Account) -> None:
         for bad in (5, ["a"], [None], "12"):
             with pytest.raises(InvalidArgumentError, match="ids"):
-                account.containers().watch(bad)  # type: ignore[arg-type]  # that is the point
+                account.containers().watch(bad)  # type: ignore[arg-type]  # a wrong type on purpose
 
     virtually(run)

@@ -1,4 +1,4 @@
-"""The loop around a call, over a transport that is told what to answer and a clock that only moves when told to."""
+"""The loop around a call, over a scripted transport and a clock that only the test moves."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ CREATE = Request(method="POST", path="/x", body={}, repeatable=False, fresh=True
 
 
 class Script:
-    """A transport: each request gets the next of the answers, the last one again and again."""
+    """A transport that gives each request the next answer, and the last answer again and again."""
 
     def __init__(self, *answers: Any) -> None:
         self.answers = answers
@@ -110,13 +110,13 @@ def make(clock: Any) -> Callable[..., Caller]:
     return make
 
 
-async def test_a_call_that_succeeds_at_once_never_sleeps(make: Any, clock: Any) -> None:
+async def test_call_that_succeeds_at_once_never_sleeps(make: Any, clock: Any) -> None:
     script = Script(ok({"a": 1}))
     assert (await make(script).call(GET)).payload == {"a": 1}
     assert (clock.slept, script.remaining) == ([], [120])
 
 
-async def test_backoff_between_attempts(make: Any, clock: Any) -> None:
+async def test_backoff_between_attempts_doubles_and_honours_retry_after(make: Any, clock: Any) -> None:
     script = Script(status(502), lost(), status(503, retry_after="3"), ok(1))
     assert (await make(script).call(GET)).payload == 1
     assert clock.slept == [0.5, 1.0, 3.5]
@@ -124,7 +124,7 @@ async def test_backoff_between_attempts(make: Any, clock: Any) -> None:
 
 
 @pytest.mark.parametrize("failure", [lost(), status(500), status(502), status(408)])
-async def test_a_create_in_doubt_is_not_sent_again(make: Any, failure: Any) -> None:
+async def test_create_in_doubt_is_not_sent_again(make: Any, failure: Any) -> None:
     script = Script(failure, ok(1))
     with pytest.raises(RentGPUError):
         await make(script).call(CREATE)
@@ -132,19 +132,19 @@ async def test_a_create_in_doubt_is_not_sent_again(make: Any, failure: Any) -> N
 
 
 @pytest.mark.parametrize("failure", [unsent(), status(429)])
-async def test_a_create_that_was_surely_not_done_is_sent_again(make: Any, failure: Any) -> None:
+async def test_create_certainly_not_processed_is_sent_again(make: Any, failure: Any) -> None:
     script = Script(failure, ok(1))
     assert (await make(script).call(CREATE)).payload == 1
 
 
-async def test_the_last_error_is_raised_with_a_note(make: Any) -> None:
+async def test_last_error_is_raised_with_a_note_on_the_attempts(make: Any) -> None:
     script = Script(status(502))
     with pytest.raises(ServerError) as caught:
         await make(script).call(GET)
     assert caught.value.__notes__ == ["sent 4 times over 3.5 s"]
 
 
-async def test_what_earlier_attempts_may_have_done_is_told(make: Any) -> None:
+async def test_error_says_if_an_earlier_attempt_may_have_acted(make: Any) -> None:
     with pytest.raises(APIConnectionError) as caught:
         await make(Script(lost(), unsent())).call(GET)
     assert caught.value.maybe_processed is True
@@ -159,7 +159,7 @@ async def test_what_earlier_attempts_may_have_done_is_told(make: Any) -> None:
         assert missing.value.earlier_attempt_unclear is True
 
 
-async def test_too_long_a_retry_after_is_raised_and_pauses_nobody(make: Any, clock: Any) -> None:
+async def test_too_long_a_retry_after_is_raised_and_pauses_no_call(make: Any, clock: Any) -> None:
     script = Script(status(429, retry_after="3600"), ok(1))
     caller = make(script)
     with pytest.raises(RateLimitError) as caught:
@@ -169,17 +169,17 @@ async def test_too_long_a_retry_after_is_raised_and_pauses_nobody(make: Any, clo
     assert clock.slept == []
 
 
-async def test_a_429_pauses_the_whole_client(make: Any, clock: Any) -> None:
+async def test_429_with_retry_after_pauses_the_whole_client(make: Any, clock: Any) -> None:
     caller = make(Script(status(429, retry_after="20"), ok(1)), retries=Retries(max_attempts=1))
     with pytest.raises(RateLimitError):
         await caller.call(GET)
     began = clock.now
     await caller.call(GET)
-    # With a share of the backoff on top, so that those who waited do not all go on at once.
+    # With a share of the backoff on top, because otherwise all waiting calls would go on at once.
     assert clock.now - began == 20.5
 
 
-async def test_calls_that_already_queue_obey_a_pause_too(make: Any, clock: Any) -> None:
+async def test_queued_calls_obey_a_pause(make: Any, clock: Any) -> None:
     script = Script(status(429, retry_after="20"), ok(1))
     script.gate = asyncio.Event()
     times: list[float] = []
@@ -193,7 +193,7 @@ async def test_calls_that_already_queue_obey_a_pause_too(make: Any, clock: Any) 
     assert [moment - times[0] >= 20 for moment in times] == [False, True, True]
 
 
-async def test_a_429_that_names_no_time_pauses_for_the_backoff(make: Any, clock: Any) -> None:
+async def test_429_without_retry_after_pauses_for_the_backoff(make: Any, clock: Any) -> None:
     caller = make(Script(status(429), status(429), ok(1)), retries=Retries(max_attempts=2))
     with pytest.raises(RateLimitError):
         await caller.call(GET)
@@ -201,7 +201,7 @@ async def test_a_429_that_names_no_time_pauses_for_the_backoff(make: Any, clock:
     assert (clock.slept, caller._paused_until) == ([0.5], clock.now)
 
 
-async def test_another_call_waits_out_a_429_that_names_no_time(make: Any, clock: Any) -> None:
+async def test_another_call_waits_out_a_429_without_retry_after(make: Any, clock: Any) -> None:
     script = Script(status(429), ok(1))
     caller = make(script)
     times: list[float] = []
@@ -216,7 +216,7 @@ async def test_another_call_waits_out_a_429_that_names_no_time(make: Any, clock:
     assert min(times[1:]) - times[0] >= 0.5
 
 
-async def test_a_call_does_not_wait_for_a_pause_longer_than_its_slot_timeout(make: Any, clock: Any) -> None:
+async def test_call_does_not_wait_for_a_pause_longer_than_its_slot_timeout(make: Any, clock: Any) -> None:
     caller = make(Script(status(429, retry_after="50"), ok(1)), retries=Retries(max_attempts=1))
     with pytest.raises(RateLimitError):
         await caller.call(GET)
@@ -226,7 +226,7 @@ async def test_a_call_does_not_wait_for_a_pause_longer_than_its_slot_timeout(mak
     assert caught.value.maybe_processed is False
 
 
-async def test_slots_bound_what_is_under_way(make: Any) -> None:
+async def test_slots_limit_the_requests_under_way(make: Any) -> None:
     script = Script(ok(1))
     script.gate = asyncio.Event()
     caller = make(script, max_connections=10)
@@ -239,7 +239,7 @@ async def test_slots_bound_what_is_under_way(make: Any) -> None:
     assert script.most_under_way == 10
 
 
-async def test_a_session_with_fewer_connections_bounds_them_too(make: Any) -> None:
+async def test_session_with_fewer_connections_limits_the_requests_under_way(make: Any) -> None:
     script = Script(ok(1))
     script.connection_limit = 3
     script.gate = asyncio.Event()
@@ -252,7 +252,7 @@ async def test_a_session_with_fewer_connections_bounds_them_too(make: Any) -> No
         script.gate.set()
 
 
-async def test_waiting_for_a_slot_has_a_bound_of_its_own(make: Any) -> None:
+async def test_waiting_for_a_slot_has_a_timeout_of_its_own(make: Any) -> None:
     script = Script(ok(1))
     script.gate = asyncio.Event()
     caller = make(script, max_connections=1)
@@ -266,7 +266,7 @@ async def test_waiting_for_a_slot_has_a_bound_of_its_own(make: Any) -> None:
     assert len(script.sent) == 1
 
 
-async def test_the_slot_is_free_during_a_backoff(make: Any, clock: Any) -> None:
+async def test_slot_is_free_during_a_backoff(make: Any, clock: Any) -> None:
     script = Script(status(502), ok(1))
     caller = make(script, max_connections=1)
     free: list[bool] = []
@@ -279,7 +279,7 @@ async def test_the_slot_is_free_during_a_backoff(make: Any, clock: Any) -> None:
     assert free == [True]
 
 
-async def test_the_total_starts_with_the_slot_and_covers_the_rest(make: Any, clock: Any) -> None:
+async def test_total_timeout_starts_with_the_slot_and_covers_all_attempts(make: Any, clock: Any) -> None:
     script = Script(status(502))
 
     def slow() -> None:
@@ -292,7 +292,7 @@ async def test_the_total_starts_with_the_slot_and_covers_the_rest(make: Any, clo
     assert script.remaining == [10, 5.5, 0.5]
 
 
-async def test_time_that_runs_out_while_waiting_for_another_slot(make: Any, clock: Any) -> None:
+async def test_total_timeout_that_ends_during_a_backoff_raises_in_doubt(make: Any, clock: Any) -> None:
     script = Script(lost())
     caller = make(script)
 
@@ -306,7 +306,7 @@ async def test_time_that_runs_out_while_waiting_for_another_slot(make: Any, cloc
     assert len(script.sent) == 1
 
 
-async def test_without_a_total_retries_still_end(make: Any, clock: Any) -> None:
+async def test_retries_without_a_total_timeout_still_end(make: Any, clock: Any) -> None:
     script = Script(status(502))
 
     def slow() -> None:
@@ -318,7 +318,7 @@ async def test_without_a_total_retries_still_end(make: Any, clock: Any) -> None:
     assert script.remaining == [None, None, None]
 
 
-async def test_closing_meanwhile_ends_calls_that_wait(make: Any) -> None:
+async def test_closing_ends_calls_that_wait_for_a_slot(make: Any) -> None:
     script = Script(ok(1))
     script.gate = asyncio.Event()
     caller = make(script, max_connections=1)
@@ -332,7 +332,7 @@ async def test_closing_meanwhile_ends_calls_that_wait(make: Any) -> None:
     assert not caller._slots.locked()
 
 
-async def test_cancelling_a_call_gives_its_slot_back(make: Any) -> None:
+async def test_cancelled_call_releases_its_slot(make: Any) -> None:
     script = Script(ok(1))
     script.gate = asyncio.Event()
     caller = make(script, max_connections=1)
@@ -346,7 +346,7 @@ async def test_cancelling_a_call_gives_its_slot_back(make: Any) -> None:
     assert (await caller.call(GET)).payload == 1
 
 
-async def test_the_log_holds_no_more_than_promised(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_log_line_holds_only_method_path_outcome_and_times(make: Any, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "netmind_rentgpu")
     request = Request(method="POST", path="/x", query={"q": "canary"}, body={"value": "canary"}, secrets=("canary",))
     await make(Script(lost(), status(502, x_request_id="r1"), ok(1))).call(request)
@@ -358,7 +358,7 @@ async def test_the_log_holds_no_more_than_promised(make: Any, caplog: pytest.Log
     ]
 
 
-async def test_one_strange_item_does_not_blind_a_list(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+async def test_unreadable_item_does_not_hide_the_others_of_a_list(make: Any, caplog: pytest.LogCaptureFixture) -> None:
     script = Script(ok([{"node_name": "a"}, None, {"gpu_count": "canary"}, {"node_name": "b", "price": "canary"}]))
     machines, unreadable = await make(script).many(Machine, GET)
     assert [machine.node_name for machine in machines] == ["a", "b"]
@@ -369,13 +369,13 @@ async def test_one_strange_item_does_not_blind_a_list(make: Any, caplog: pytest.
     assert "canary" not in caplog.text
 
 
-async def test_a_list_in_which_nothing_can_be_read_is_unexpected(make: Any) -> None:
+async def test_list_without_any_readable_item_is_unexpected(make: Any) -> None:
     with pytest.raises(UnexpectedResponseError) as caught:
         await AsyncMachines(make(Script(ok([None, 3])))).list()
     assert caught.value.json_path == "$[0]"
 
 
-async def test_an_error_that_no_repetition_cures_is_raised_at_once(make: Any) -> None:
+async def test_error_that_no_retry_cures_is_raised_at_once(make: Any) -> None:
     script = Script(Answer(402, {}, b""))
     with pytest.raises(InsufficientBalanceError):
         await make(script).call(GET)

@@ -30,7 +30,7 @@ def leased(gpu: AsyncRentGPU) -> int:
 
 
 async def cancelled_at(step: int, gpu: AsyncRentGPU, name: str, *, native: bool) -> bool:
-    """Start a call, cancel it after so many turns of the loop; return whether it had ended by then."""
+    """Start a call, cancel it after so many turns of the loop; return True if it had ended by then."""
     if native:
         task = asyncio.ensure_future(call(gpu, name))
         for _ in range(step):
@@ -54,7 +54,7 @@ async def cancelled_at(step: int, gpu: AsyncRentGPU, name: str, *, native: bool)
 
 @pytest.mark.parametrize("native", [True, False], ids=["native", "anyio"])
 @pytest.mark.parametrize("name", CALLS)
-async def test_at_every_turn_of_the_loop(name: str, native: bool) -> None:
+async def test_call_cancelled_at_any_turn_of_the_loop_leaves_nothing_behind(name: str, native: bool) -> None:
     body = answer([hostile.CONTAINER] if name == "list" else None)
     loop = asyncio.get_running_loop()
     problems: list[dict[str, Any]] = []
@@ -64,11 +64,11 @@ async def test_at_every_turn_of_the_loop(name: str, native: bool) -> None:
     steps = 0
     async with Hostile([body]) as server, AsyncRentGPU("t", base_url=server.url, max_connections=1) as gpu:
         with anyio.fail_after(60):
-            # As far as the call needs on a cold client, and on one that has a connection already.
+            # First on a client without a connection, later on a client that has a connection.
             while not await cancelled_at(steps, gpu, name, native=native):
                 assert leased(gpu) == 0
                 steps += 1
-            # The one slot is free, and a call goes through.
+            # The only slot is free, and a call goes through.
             await call(gpu, name)
             assert leased(gpu) == 0
     assert steps > 3
@@ -80,7 +80,9 @@ async def test_at_every_turn_of_the_loop(name: str, native: bool) -> None:
 
 @pytest.mark.parametrize("behaviour", [hostile.stall, hostile.stall_after_head, hostile.drip])
 @pytest.mark.parametrize("name", CALLS)
-async def test_while_the_service_keeps_one_waiting(name: str, behaviour: hostile.Behaviour) -> None:
+async def test_call_cancelled_while_the_service_stalls_closes_its_connection(
+    name: str, behaviour: hostile.Behaviour
+) -> None:
     async with Hostile([behaviour]) as server, AsyncRentGPU("t", base_url=server.url) as gpu:
         task = asyncio.ensure_future(call(gpu, name))
         await server.until(lambda: bool(server.seen))
@@ -88,11 +90,11 @@ async def test_while_the_service_keeps_one_waiting(name: str, behaviour: hostile
         with pytest.raises(asyncio.CancelledError):
             await task
         assert leased(gpu) == 0
-        # The service sees that nobody waits any more.
+        # The service sees the connection close.
         await server.until(lambda: not server.open)
 
 
-async def test_while_waiting_to_try_again() -> None:
+async def test_call_cancelled_during_a_backoff_releases_its_slot() -> None:
     async with Hostile([answer(b"", 503)]) as server:
         retries = Retries(base_delay=1000, max_delay=1000, max_elapsed=10_000)
         async with AsyncRentGPU(
@@ -108,7 +110,7 @@ async def test_while_waiting_to_try_again() -> None:
             assert not gpu._caller._slots.locked()
 
 
-async def test_while_connecting() -> None:
+async def test_call_cancelled_while_connecting_leaves_no_connection() -> None:
     with hostile.full_listener() as url:
         async with AsyncRentGPU("t", base_url=url) as gpu:
             task = asyncio.ensure_future(gpu.containers.get(1))

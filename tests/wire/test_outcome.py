@@ -1,4 +1,4 @@
-"""What an answer means. The bodies are those of the contract, "Unknown", and what comes from gateways in front."""
+"""The meaning of an answer. The bodies are those of the contract, "Unknown", and those of gateways in front."""
 
 import json
 import pickle
@@ -80,7 +80,9 @@ BODIES = [
 
 
 @pytest.mark.parametrize(("status", "body", "kind", "message"), BODIES)
-def test_the_error_is_told_by_status_and_text(status: int, body: Any, kind: type[APIStatusError], message: str) -> None:
+def test_error_class_follows_from_status_and_text(
+    status: int, body: Any, kind: type[APIStatusError], message: str
+) -> None:
     with pytest.raises(APIStatusError) as caught:
         read(status, body, x_request_id="r-1")
     error = caught.value
@@ -94,14 +96,14 @@ def test_the_error_is_told_by_status_and_text(status: int, body: Any, kind: type
     assert (type(again), str(again), again.body) == (kind, text, error.body)
 
 
-def test_what_to_do_is_said_where_there_is_something() -> None:
+def test_error_says_what_to_do() -> None:
     with pytest.raises(AuthenticationError, match=r"ServiceProfile\.authorization"):
         read(401, {})
     with pytest.raises(InsufficientBalanceError, match="top up"):
         read(402, {})
 
 
-def test_the_code() -> None:
+def test_error_code_is_read_from_every_known_place() -> None:
     for body in ({"code": "X"}, {"error": {"code": "X"}}, {"detail": {"code": "X"}}):
         with pytest.raises(ConflictError) as caught:
             read(409, body)
@@ -114,7 +116,7 @@ V1 = {
 }
 
 
-def test_the_fields_of_a_422() -> None:
+def test_422_error_lists_its_invalid_fields() -> None:
     with pytest.raises(InvalidRequestError, match=r"body\.gpu: ensure this value") as caught:
         read(422, V1)
     assert caught.value.fields == (InvalidField(("body", "gpu"), "ensure this value is less than or equal to 12", "v"),)
@@ -125,13 +127,13 @@ def test_the_fields_of_a_422() -> None:
 
 
 @pytest.mark.parametrize("detail", [[None, 3, {}, {"loc": "x"}], {"loc": []}, None, [[]]])
-def test_a_422_of_another_shape_is_still_one(detail: Any) -> None:
+def test_422_of_another_shape_is_an_invalid_request_error(detail: Any) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         read(422, {"detail": detail})
     assert caught.value.fields == ()
 
 
-def test_a_rejected_text_about_balance_is_no_balance_error() -> None:
+def test_rejected_field_that_mentions_a_balance_is_no_balance_error() -> None:
     body = {"detail": [{"loc": ["body", "name"], "msg": "insufficient balance is no name", "type": "v"}]}
     with pytest.raises(InvalidRequestError):
         read(422, body)
@@ -153,7 +155,7 @@ ECHOES = [
 
 @pytest.mark.parametrize("status", [400, 403, 422, 500])
 @pytest.mark.parametrize("body", ECHOES)
-def test_no_error_repeats_a_secret(status: int, body: bytes) -> None:
+def test_error_masks_every_echoed_secret(status: int, body: bytes) -> None:
     with pytest.raises(APIStatusError) as caught:
         read(status, body)
     error = caught.value
@@ -169,20 +171,20 @@ CUT = json.dumps([{"id": 1, "value": "correct-horse"}, {"id": 2, "value": "batte
 @pytest.mark.parametrize(
     "body", [CUT[:-1], CUT[:50], CUT.replace(b'"', b"'"), b"Traceback: value='correct-horse'", b"token correct-horse"]
 )
-def test_what_cannot_be_masked_is_not_shown(body: bytes) -> None:
+def test_error_body_that_cannot_be_masked_is_not_shown(body: bytes) -> None:
     request = Request(method="GET", path="/v1/rentgpu/auths/")
     with pytest.raises(ServerError, match="a body that is not JSON") as caught:
         read(500, body, request=request)
     assert b"correct" not in pickle.dumps(caught.value)
 
 
-def test_a_page_of_html_is_shown_by_its_title_alone() -> None:
+def test_html_error_page_is_shown_only_by_its_title() -> None:
     with pytest.raises(ServerError) as caught:
         read(502, b"<html><title>Bad gateway</title>you sent canary</html>")
     assert caught.value.body == "a page of HTML, 'Bad gateway'"
 
 
-def test_a_deep_body_is_cut_and_a_strange_date_is_no_date() -> None:
+def test_deep_body_is_cut_and_an_impossible_date_is_ignored() -> None:
     for opening, closing in ((b"[", b"]"), (b'{"detail":', b"}")):
         with pytest.raises(ServerError) as caught:
             read(500, opening * 600 + b"1" + closing * 600)
@@ -193,29 +195,29 @@ def test_a_deep_body_is_cut_and_a_strange_date_is_no_date() -> None:
 
 
 @pytest.mark.parametrize("body", [b"<html>" + b"<title" * 500_000, b"<html>" + b" " * 4_000_000, b"x " * 4_000_000])
-def test_a_large_error_page_is_read_in_no_time(body: bytes) -> None:
+def test_large_error_page_is_read_in_linear_time(body: bytes) -> None:
     import time
 
     began = time.process_time()
     with pytest.raises(ServerError):
         read(502, body)
-    # A bound against what is quadratic, which would take hours.
+    # A bound against quadratic time, which would be hours.
     assert time.process_time() - began < 5
 
 
-def test_headers_that_are_not_utf_8_can_be_printed() -> None:
+def test_error_with_headers_that_are_not_utf_8_can_be_printed() -> None:
     with pytest.raises(UnexpectedResponseError) as caught:
         read(302, b"", location="http://h/\udcff", x_request_id="\udcff")
     assert f"{caught.value} {caught.value.request_id}".encode()
 
 
-def test_a_400_about_something_else_is_no_login_error() -> None:
+def test_400_about_other_keys_or_credentials_is_no_login_error() -> None:
     for text in ("Unknown key: gpus", "Invalid credentials for docker registry"):
         with pytest.raises(InvalidRequestError):
             read(400, {"detail": text})
 
 
-def test_a_redirect_does_not_repeat_the_token() -> None:
+def test_redirect_error_does_not_repeat_the_token() -> None:
     with pytest.raises(UnexpectedResponseError, match=r"to https://x/\*\*\* are not followed"):
         read(302, b"", location="https://x/the-token?q=1")
     with pytest.raises(UnexpectedResponseError, match="redirects are not followed"):
@@ -237,7 +239,7 @@ def test_a_redirect_does_not_repeat_the_token() -> None:
         ("", None),
     ],
 )
-def test_retry_after(header: str, seconds: float | None) -> None:
+def test_retry_after_header_is_read_as_seconds_or_date(header: str, seconds: float | None) -> None:
     for status in (429, 503):
         with pytest.raises((RateLimitError, ServerError)) as caught:
             read(status, {}, retry_after=header)
@@ -245,20 +247,20 @@ def test_retry_after(header: str, seconds: float | None) -> None:
         assert ("it asks to wait" in str(caught.value)) is (seconds is not None)
 
 
-def test_a_long_text_is_cut() -> None:
+def test_long_error_text_is_cut() -> None:
     with pytest.raises(ServerError) as caught:
         read(500, b"x" * 10_000)
     assert len(caught.value.message) == 501
 
 
-def test_a_short_token_garbles_no_structure() -> None:
+def test_short_secret_is_masked_without_garbling_the_structure() -> None:
     request = Request(method="POST", path="/x", secrets=("t",))
     with pytest.raises(InvalidRequestError) as caught:
         read(422, {"detail": [{"loc": ["body", "gpu"], "msg": "not that", "type": "value"}]}, request=request)
     assert caught.value.fields == (InvalidField(("body", "gpu"), "no*** ***ha***", "value"),)
 
 
-def test_a_secret_that_stands_where_a_text_is_cut_is_masked_whole() -> None:
+def test_secret_at_the_cut_of_a_text_is_masked_whole() -> None:
     request = Request(method="POST", path="/x", secrets=("canary-password",))
     for text in ("x" * 490 + "canary-password", "a canary-password" * 40):
         with pytest.raises(ServerError) as caught:
@@ -266,20 +268,20 @@ def test_a_secret_that_stands_where_a_text_is_cut_is_masked_whole() -> None:
         assert "canary" not in f"{caught.value} {caught.value.message} {caught.value.body}"
 
 
-def test_good_answers() -> None:
+def test_successful_response_is_decoded() -> None:
     assert read(200, {"a": 1}) == {"a": 1}
     assert read(201, [1]) == [1]
     assert read(204, b"") is None
     assert read(200, b"") is None
 
 
-def test_html_instead_of_json() -> None:
+def test_html_instead_of_json_is_unexpected_and_not_repeated() -> None:
     with pytest.raises(UnexpectedResponseError, match="looks like a page of HTML") as caught:
         read(200, b"<html>the-token</html>")
     assert "the-token" not in repr(caught.value)
 
 
-def test_a_secret_that_is_a_common_word_changes_no_classification() -> None:
+def test_secret_that_is_a_common_word_changes_no_classification() -> None:
     request = Request(method="POST", path="/x", secrets=("balance", "token"))
     with pytest.raises(InsufficientBalanceError) as caught:
         read(403, {"message": "Insufficient account balance"}, request=request)

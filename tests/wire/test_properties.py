@@ -1,4 +1,4 @@
-"""Whatever arrives: a model or an error of the tree, and what was readable is kept."""
+"""Random answers: each becomes a model or an error of the tree, and readable fields are kept."""
 
 import pickle
 from datetime import UTC, datetime
@@ -94,7 +94,7 @@ def test_any_json_is_a_model_or_a_shape_error(model: type[Any], value: Any) -> N
 
 
 @given(damaged())
-def test_what_is_readable_is_kept(drawn: tuple[type[Any], dict[str, Any], dict[str, Any]]) -> None:
+def test_readable_fields_of_a_damaged_payload_are_kept(drawn: tuple[type[Any], dict[str, Any], dict[str, Any]]) -> None:
     model, whole, changed = drawn
     try:
         found = CODEC.one(model, changed)
@@ -113,7 +113,7 @@ def test_what_is_readable_is_kept(drawn: tuple[type[Any], dict[str, Any], dict[s
 
 
 @given(st.lists(json_values, max_size=6), st.sampled_from(MODELS))
-def test_a_list_loses_only_what_has_no_identity(items: list[Any], model: type[Any]) -> None:
+def test_list_loses_only_items_without_identity(items: list[Any], model: type[Any]) -> None:
     good: dict[str, Any] = {IDENTITY[model]: "n" if model is Machine else 1}
     found, unreadable = CODEC.many(model, [*items, good])
     assert len(found) + len(unreadable) == len(items) + 1
@@ -127,7 +127,7 @@ bodies = st.binary(max_size=200) | json_values.map(orjson.dumps) | st.text().map
 
 
 @given(status=st.integers(200, 599), headers=headers, body=bodies, key=st.sampled_from(["detail", "errors"]))
-def test_any_answer_is_a_payload_or_an_error(status: int, headers: dict[str, str], body: bytes, key: str) -> None:
+def test_any_response_is_a_payload_or_an_error(status: int, headers: dict[str, str], body: bytes, key: str) -> None:
     request = Request(method="POST", path="/x", secrets=("secret-1",))
     now = datetime(2026, 1, 1, tzinfo=UTC)
     try:
@@ -140,7 +140,7 @@ def test_any_answer_is_a_payload_or_an_error(status: int, headers: dict[str, str
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_documented_payloads_name_every_field(model: type[Any]) -> None:
+def test_documented_payloads_name_every_field(model: type[Any]) -> None:
     named = {*TEXT[model].split(), *NUMBER[model].split(), *WHOLE[model].split(), *FLAG[model].split()}
     others = {"created_at", "extra", "status_name", "labels", "price", "original_price", "image_type"}
     assert named == {field.name for field in model.__attrs_attrs__} - others

@@ -52,7 +52,7 @@ def unexpected(*, truncated: bool) -> UnexpectedResponseError:
         (unexpected(truncated=False), False, False),
     ],
 )
-def test_what_may_be_sent_again(error: RentGPUError, if_repeatable: bool, if_not: bool) -> None:
+def test_error_is_retried_only_if_that_is_safe(error: RentGPUError, if_repeatable: bool, if_not: bool) -> None:
     assert may_repeat(error, repeatable=True) is if_repeatable
     assert may_repeat(error, repeatable=False) is if_not
 
@@ -62,7 +62,7 @@ def delay(error: RentGPUError, **situation: object) -> float | None:
     return delay_before_retry(Retries(), error, **{**defaults, **situation})
 
 
-def test_the_delay_doubles_up_to_its_bound() -> None:
+def test_retry_delay_doubles_up_to_its_limit() -> None:
     assert [
         delay_before_retry(
             Retries(max_attempts=99), server(502), repeatable=True, attempt=n, elapsed=0, remaining=None, random=1
@@ -73,7 +73,7 @@ def test_the_delay_doubles_up_to_its_bound() -> None:
     assert delay(server(502), random=0.5) == 0.25
 
 
-def test_what_the_service_asks_for_is_kept() -> None:
+def test_retry_delay_honours_retry_after() -> None:
     assert delay(rate_limit(5), random=0.0) == 5
     assert delay(rate_limit(5), random=1.0) == 5.5
     assert delay(server(503, 7), random=0.0) == 7
@@ -81,7 +81,7 @@ def test_what_the_service_asks_for_is_kept() -> None:
     assert delay(rate_limit(0), random=0.0) == 0
 
 
-def test_attempts_and_time_are_bounded() -> None:
+def test_retries_end_with_the_attempts_or_the_time() -> None:
     assert delay(server(502), attempt=3) == 2
     assert delay(server(502), attempt=4) is None
     assert delay(server(502), elapsed=119.4) == 0.5
@@ -118,7 +118,7 @@ errors = st.one_of(
     remaining=st.none() | numbers,
     random=st.floats(0, 1, exclude_max=True),
 )
-def test_bounds_hold_for_all_inputs(
+def test_retry_limits_hold_for_all_inputs(
     retries: Retries,
     error: RentGPUError,
     repeatable: bool,

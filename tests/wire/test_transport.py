@@ -1,4 +1,4 @@
-"""Each fault of a connection ends in the right error, in bounded time, and says whether the service may have acted."""
+"""Each fault of a connection ends in the right error, in bounded time, and says if the service may have acted."""
 
 import asyncio
 import socket
@@ -55,7 +55,7 @@ async def create(gpu: AsyncRentGPU) -> Container:
         (answer(b"<html><title>Bad gateway</title></html>", 502), ServerError, {"status": 502}),
     ],
 )
-async def test_faults_are_retried_for_a_get_and_never_for_a_create(
+async def test_fault_is_retried_for_a_get_and_never_for_a_create(
     behaviour: hostile.Behaviour, error: type[RentGPUError], attributes: dict[str, object]
 ) -> None:
     with anyio.fail_after(30):
@@ -76,7 +76,7 @@ async def test_faults_are_retried_for_a_get_and_never_for_a_create(
 @pytest.mark.parametrize(
     "fault", [hostile.close, hostile.reset, hostile.cut_body, hostile.reset_body, hostile.not_http]
 )
-async def test_a_get_outlives_a_fault(fault: hostile.Behaviour) -> None:
+async def test_get_succeeds_after_two_faults(fault: hostile.Behaviour) -> None:
     async with Hostile([fault, fault, answer()]) as server, client(server) as gpu:
         assert (await gpu.containers.get(1)).id == 1
         assert len(server.seen) == 3
@@ -98,7 +98,7 @@ async def test_a_get_outlives_a_fault(fault: hostile.Behaviour) -> None:
         (b"[" * 2000, "$"),
     ],
 )
-async def test_a_body_of_another_shape_is_unexpected_and_not_asked_for_again(body: bytes, json_path: str) -> None:
+async def test_body_of_another_shape_is_unexpected_and_not_retried(body: bytes, json_path: str) -> None:
     async with Hostile([answer(body)]) as server, client(server) as gpu:
         with pytest.raises(UnexpectedResponseError) as caught:
             await gpu.containers.get(1)
@@ -107,7 +107,7 @@ async def test_a_body_of_another_shape_is_unexpected_and_not_asked_for_again(bod
         assert len(server.seen) == 1
 
 
-async def test_no_content_is_unexpected_but_for_a_delete() -> None:
+async def test_empty_answer_is_unexpected_except_for_a_delete() -> None:
     async with Hostile([lambda peer: peer.transport.write(hostile.head(204, None))]) as server, client(server) as gpu:
         with pytest.raises(UnexpectedResponseError, match="empty or null where an object belongs"):
             await gpu.containers.get(1)
@@ -117,7 +117,7 @@ async def test_no_content_is_unexpected_but_for_a_delete() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"{}"])
-async def test_a_delete_may_answer_with_nothing(body: bytes) -> None:
+async def test_delete_accepts_an_empty_answer(body: bytes) -> None:
     async with Hostile([answer(body)]) as server, client(server) as gpu:
         assert await gpu.containers.delete(1) is None
 
@@ -134,7 +134,7 @@ async def test_redirects_are_not_followed(status: int) -> None:
         assert elsewhere.connections == 0
 
 
-async def test_too_large_a_body_is_not_read() -> None:
+async def test_body_over_16_mib_is_not_read() -> None:
     with anyio.fail_after(30):
         async with Hostile([hostile.endless_body]) as server, client(server) as gpu:
             with pytest.raises(UnexpectedResponseError, match="larger than 16 MiB"):
@@ -143,7 +143,7 @@ async def test_too_large_a_body_is_not_read() -> None:
             assert len(server.seen) == 1
 
 
-async def test_a_compressed_body_is_measured_as_it_unfolds() -> None:
+async def test_compressed_body_is_limited_by_its_decompressed_size() -> None:
     import gzip
 
     bomb = gzip.compress(b" " * 17 * 1024 * 1024)
@@ -153,24 +153,24 @@ async def test_a_compressed_body_is_measured_as_it_unfolds() -> None:
             await gpu.containers.get(1)
 
 
-async def test_a_broken_compression_is_unexpected() -> None:
+async def test_broken_compression_is_unexpected() -> None:
     async with Hostile([answer(b"not gzip", Content_Encoding="gzip")]) as server, client(server, retries=0) as gpu:
         with pytest.raises(UnexpectedResponseError):
             await gpu.containers.get(1)
 
 
-async def test_nothing_listens() -> None:
+async def test_port_without_a_listener_is_retried_even_for_a_create() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     async with client(url) as gpu:
         with pytest.raises(APIConnectionError, match="no connection to the service") as caught:
             await create(gpu)
         assert caught.value.maybe_processed is False
-        # Surely not sent, so even a create is tried again.
+        # Certainly not sent, so even a create is retried.
         assert "sent 4 times" in caught.value.__notes__[0]
 
 
-async def test_a_full_listener_is_a_connect_timeout() -> None:
+async def test_full_listener_is_a_connect_timeout() -> None:
     with hostile.full_listener() as url:
         async with client(url, retries=0, timeout=SHORT) as gpu:
             with pytest.raises(APITimeoutError, match=r"no connection within 0\.5 s") as caught:
@@ -179,7 +179,7 @@ async def test_a_full_listener_is_a_connect_timeout() -> None:
         assert isinstance(caught.value, TimeoutError)
 
 
-async def test_an_unknown_host(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unknown_host_is_a_connection_error_not_processed(monkeypatch: pytest.MonkeyPatch) -> None:
     def getaddrinfo(*_: object, **__: object) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
@@ -207,7 +207,7 @@ def client_context(authority: trustme.CA) -> ssl.SSLContext:
     return context
 
 
-async def test_an_untrusted_certificate(authority: trustme.CA) -> None:
+async def test_untrusted_certificate_is_refused(authority: trustme.CA) -> None:
     async with Hostile([answer()], ssl_context=server_context(authority)) as server, client(server) as gpu:
         with pytest.raises(APIConnectionError, match="no safe connection") as caught:
             await create(gpu)
@@ -215,7 +215,7 @@ async def test_an_untrusted_certificate(authority: trustme.CA) -> None:
         assert server.seen == []
 
 
-async def test_a_certificate_for_another_name(authority: trustme.CA) -> None:
+async def test_certificate_for_another_name_is_refused(authority: trustme.CA) -> None:
     context = server_context(authority, "somewhere.else")
     async with (
         Hostile([answer()], ssl_context=context) as server,
@@ -226,7 +226,7 @@ async def test_a_certificate_for_another_name(authority: trustme.CA) -> None:
         assert caught.value.maybe_processed is False
 
 
-async def test_plain_http_behind_https() -> None:
+async def test_plain_http_on_an_https_port_is_refused() -> None:
     async with (
         Hostile([answer()], on_connect=lambda peer: peer.send(400, b"")) as server,
         client(server.url.replace("http:", "https:")) as gpu,
@@ -237,7 +237,7 @@ async def test_plain_http_behind_https() -> None:
         assert server.seen == []
 
 
-async def test_a_custom_authority_is_trusted_by_context(authority: trustme.CA) -> None:
+async def test_custom_authority_is_trusted_by_context(authority: trustme.CA) -> None:
     async with (
         Hostile([answer()], ssl_context=server_context(authority)) as server,
         client(server, ssl_context=client_context(authority)) as gpu,
@@ -246,22 +246,22 @@ async def test_a_custom_authority_is_trusted_by_context(authority: trustme.CA) -
         assert (await gpu.containers.get(1)).id == 1
 
 
-async def test_reset_before_the_request_is_read() -> None:
+async def test_reset_before_the_request_is_read_leaves_a_create_in_doubt() -> None:
     async with Hostile([answer()], on_connect=lambda peer: peer.reset()) as server, client(server) as gpu:
         with pytest.raises(APIConnectionError) as caught:
             await create(gpu)
-        # Whether the reset came before or after the bytes, nobody can tell.
+        # The client cannot know if the reset came before or after the bytes.
         assert caught.value.maybe_processed is True
         assert server.seen == []
 
 
-async def test_a_create_goes_over_no_connection_that_has_lain_idle() -> None:
+async def test_create_never_uses_an_idle_connection() -> None:
     async with Hostile([answer()]) as server, client(server) as gpu:
         for _ in range(3):
             await gpu.containers.get(1)
         await create(gpu)
         await gpu.containers.get(1)
-        # One that has answered a create this very moment will do.
+        # A connection that has just answered a create is used again.
         await create(gpu)
         assert [request.connection for request in server.seen] == [1, 1, 1, 2, 1, 2]
         await server.until(lambda: [peer.number for peer in server.open] == [1])
@@ -269,7 +269,7 @@ async def test_a_create_goes_over_no_connection_that_has_lain_idle() -> None:
         assert server.seen[-1].connection == 3
 
 
-async def test_a_connection_that_was_closed_with_the_answer_costs_a_create_nothing() -> None:
+async def test_create_succeeds_after_the_server_closed_the_previous_connection() -> None:
     def answer_then_close(peer: hostile.Peer) -> None:
         answer()(peer)
         peer.transport.close()
@@ -280,7 +280,7 @@ async def test_a_connection_that_was_closed_with_the_answer_costs_a_create_nothi
         assert [request.connection for request in server.seen] == [1, 2, 3, 4, 5]
 
 
-async def test_where_connections_close_unannounced_each_create_gets_its_own() -> None:
+async def test_create_uses_a_new_connection_after_an_unannounced_close() -> None:
     def close_without_an_answer(peer: hostile.Peer) -> None:
         peer.transport.close()
 
@@ -294,7 +294,7 @@ async def test_where_connections_close_unannounced_each_create_gets_its_own() ->
         assert [request.connection for request in server.seen] == [1, 1, 2, 3, 4]
 
 
-async def test_the_total_covers_a_body_that_drips() -> None:
+async def test_total_timeout_covers_a_body_that_drips() -> None:
     with anyio.fail_after(10):
         async with Hostile([hostile.drip]) as server, client(server) as gpu:
             with pytest.raises(APITimeoutError, match=r"no whole answer within 0\.5 s") as caught:
@@ -303,7 +303,7 @@ async def test_the_total_covers_a_body_that_drips() -> None:
             assert len(server.seen) == 1
 
 
-async def test_the_total_covers_the_retries() -> None:
+async def test_total_timeout_covers_the_retries() -> None:
     with anyio.fail_after(10):
         async with Hostile([hostile.stall]) as server, client(server) as gpu:
             with pytest.raises(APITimeoutError):
@@ -311,7 +311,7 @@ async def test_the_total_covers_the_retries() -> None:
             assert 2 <= len(server.seen) <= 3
 
 
-async def test_none_takes_a_limit_off() -> None:
+async def test_timeout_of_none_removes_the_limit() -> None:
     def slow(peer: hostile.Peer) -> None:
         asyncio.get_running_loop().call_later(0.4, answer(), peer)
 
@@ -321,7 +321,7 @@ async def test_none_takes_a_limit_off() -> None:
         assert (await gpu.containers.get(1, timeout=Timeouts(total=None, connect=None, read=None, slot=None))).id == 1
 
 
-async def test_an_error_status_counts_even_when_its_body_is_cut() -> None:
+async def test_error_status_counts_even_if_its_body_is_cut() -> None:
     def cut(peer: hostile.Peer) -> None:
         peer.transport.write(hostile.head(503, 1000) + b"upstream")
         peer.transport.close()
@@ -332,7 +332,7 @@ async def test_an_error_status_counts_even_when_its_body_is_cut() -> None:
         assert (await gpu.containers.get(1)).id == 1
 
 
-async def test_what_is_sent() -> None:
+async def test_requests_carry_the_expected_headers() -> None:
     async with Hostile([answer()]) as server, client(server) as gpu:
         await create(gpu)
         await gpu.containers.stop(1)
@@ -356,13 +356,13 @@ async def test_cookies_are_not_kept() -> None:
 
 
 @pytest.mark.parametrize("fault", [hostile.close, hostile.reset])
-async def test_a_delete_is_not_repeated_behind_our_back(fault: hostile.Behaviour) -> None:
+async def test_lost_delete_is_retried_and_its_404_counts_as_deleted(fault: hostile.Behaviour) -> None:
     async with (
         Hostile([answer(), fault, answer({"detail": "Container not found"}, 404)]) as server,
         client(server) as gpu,
     ):
         await gpu.containers.get(1)
-        # The first delete was read and then lost; what the second is told is the first one's work.
+        # The first delete was read and its answer lost; the 404 for the second is its effect.
         assert await gpu.containers.delete(1) is None
         assert [request.method for request in server.seen] == ["GET", "DELETE", "DELETE"]
 
@@ -371,7 +371,7 @@ async def test_a_delete_is_not_repeated_behind_our_back(fault: hostile.Behaviour
         assert caught.value.earlier_attempt_unclear is False
 
 
-async def test_a_delete_that_is_never_answered_is_in_doubt() -> None:
+async def test_delete_that_is_never_answered_is_in_doubt() -> None:
     async with Hostile([hostile.close]) as server, client(server) as gpu:
         with pytest.raises(APIConnectionError) as caught:
             await gpu.containers.delete(1)
@@ -391,7 +391,7 @@ async def test_doubt_outlives_a_later_refusal_to_connect() -> None:
 
 
 def bad_chunk(peer: hostile.Peer) -> None:
-    """Send one good chunk, and later one whose length is none."""
+    """Send a good chunk, and later a chunk with an invalid length."""
     peer.transport.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n")
 
     def later() -> None:
@@ -401,7 +401,7 @@ def bad_chunk(peer: hostile.Peer) -> None:
     asyncio.get_running_loop().call_later(0.02, later)
 
 
-async def test_a_stream_that_the_parser_gives_up_on_ends() -> None:
+async def test_stream_with_a_bad_chunk_ends_in_an_error() -> None:
     with anyio.fail_after(20):
         async with Hostile([bad_chunk]) as server, client(server, max_connections=1, timeout=SHORT) as gpu:
             for _ in range(2):
@@ -411,7 +411,7 @@ async def test_a_stream_that_the_parser_gives_up_on_ends() -> None:
             assert len(server.seen) == 2
 
 
-async def test_no_cause_holds_the_token_or_the_answer() -> None:
+async def test_error_causes_hold_neither_the_token_nor_the_answer() -> None:
     def echo(peer: hostile.Peer) -> None:
         peer.transport.write(
             b"HTTP/1.1 200 OK\r\n" + peer.server.seen[-1].headers["authorization"].encode() + b"\r\n\r\n"
@@ -429,7 +429,7 @@ async def test_no_cause_holds_the_token_or_the_answer() -> None:
             error = error.__cause__
 
 
-async def test_a_short_total_to_a_full_listener_was_surely_not_sent() -> None:
+async def test_short_total_timeout_to_a_full_listener_is_certainly_not_sent() -> None:
     with hostile.full_listener() as url:
         async with client(url, timeout=Timeouts(total=2, connect=10), retries=0) as gpu:
             with pytest.raises(APITimeoutError, match="no connection within") as caught:
@@ -437,7 +437,7 @@ async def test_a_short_total_to_a_full_listener_was_surely_not_sent() -> None:
         assert caught.value.maybe_processed is False
 
 
-async def test_a_get_that_was_seen_once_stays_in_doubt() -> None:
+async def test_get_seen_by_the_service_stays_in_doubt() -> None:
     def last(peer: hostile.Peer) -> None:
         server._server.close()
         peer.transport.close()
@@ -449,7 +449,7 @@ async def test_a_get_that_was_seen_once_stays_in_doubt() -> None:
         assert caught.value.maybe_processed is True
 
 
-async def test_half_a_character_hides_nothing_else() -> None:
+async def test_half_a_character_hides_no_other_item() -> None:
     body = b'[{"id": 1}, {"id": 2, "name": "rocket \\ud83d", "cpu": NaN}]'
     async with Hostile([answer(body)]) as server, client(server) as gpu:
         page = await gpu.containers.list()

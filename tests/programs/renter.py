@@ -1,0 +1,37 @@
+"""What programs that rent share: what to ask for, and what the service says is rented."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from netmind_rentgpu import RentalRecord, RentGPU
+
+HERE = Path(os.environ["HERE"])
+WANTED: dict[str, Any] = {"gpu_name": "RTX 4090", "image": "PyTorch 2.4"}
+
+
+def rented() -> list[int]:
+    """Return the ids of the containers that cost money now, by the service's own bill."""
+    with urllib.request.urlopen(os.environ["NETMIND_BASE_URL"] + "/_emulator/bill") as answer:
+        bill = json.load(answer)
+    return [charge["container_id"] for charge in bill["charges"] if charge["running"]] + bill["coming"]
+
+
+def until(condition: Callable[[], Any]) -> None:
+    """Wait until a condition is true; the bound is against hanging."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def on_record() -> list[RentalRecord]:
+    """Return the records of what is open."""
+    with RentGPU() as gpu:
+        return gpu.rentals.open()

@@ -1,0 +1,33 @@
+"""Interrupt a call, and interrupt its cleanup, too."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import preamble
+
+from netmind_rentgpu import bridge
+
+preamble.install()
+
+
+async def work() -> None:
+    """Wait for interrupts."""
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        await asyncio.Event().wait()
+    finally:
+        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            print("cancelled again")
+            raise
+
+
+try:
+    bridge.call(work)
+except KeyboardInterrupt:
+    print("interrupted")

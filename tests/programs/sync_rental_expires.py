@@ -1,0 +1,46 @@
+"""Let rentals expire within their blocks: while the block uses them, waits, or fails."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import preamble
+from renter import WANTED, rented, until
+
+from netmind_rentgpu import RentalExpiredError, RentGPU
+
+preamble.install()
+TTL = timedelta(seconds=1)
+
+
+def fail() -> None:
+    """Raise the block's own error."""
+    raise ZeroDivisionError
+
+
+with RentGPU() as gpu:
+    try:
+        with gpu.rent(**WANTED, ttl=TTL) as rental:
+            until(lambda: not rented())
+            for use in (lambda: rental.run("true"), lambda: rental.shell, rental.detach):
+                try:
+                    use()
+                except RentalExpiredError as error:
+                    assert error.name == rental.name
+                    assert error.container_id == rental.container.id
+                    print("expired")
+    except RentalExpiredError as error:
+        print("left", error.name == rental.name)
+    try:
+        with gpu.rent(**WANTED, ttl=TTL) as rental:
+            rental.run("sleep 1000")
+    except RentalExpiredError:
+        print("while in use")
+    assert not rented()
+    assert not gpu.rentals.open()
+    try:
+        with gpu.rent(**WANTED, ttl=TTL) as rental:
+            until(lambda: not rented())
+            fail()
+    except ZeroDivisionError:
+        print("the block's own")

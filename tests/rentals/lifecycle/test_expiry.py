@@ -1,0 +1,89 @@
+"""Rentals that end by their expiry or by their budget."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from rented import IMAGE
+from until import until
+
+from netmind_rentgpu import AsyncRentGPU, BudgetExceededError, RentalExpiredError
+from netmind_rentgpu.emulator import Emulator
+
+
+async def test_expired_rental_cancels_its_body_and_raises_rental_expired(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    seen: list[str] = []
+    with pytest.raises(RentalExpiredError, match=r"time of rg-.* is up") as raised:
+        async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=1)) as rental:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as error:
+                seen.append(str(error))
+                with pytest.raises(RentalExpiredError):
+                    await rental.run("true")
+                raise
+    assert "is over" in seen[0]
+    assert isinstance(raised.value.__cause__, asyncio.CancelledError)
+    current = asyncio.current_task()
+    assert current is not None
+    assert current.cancelling() == 0
+    emulator.assert_nothing_rented()
+    assert await gpu.rentals.open() == []
+    await asyncio.sleep(0)  # a cancellation left over would arrive here
+
+
+async def test_spent_budget_ends_the_rental(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    (offer, *_) = await gpu.offers()
+    assert offer.hourly_price is not None
+    with pytest.raises(BudgetExceededError, match=r"budget of rg-.* is spent"):
+        async with gpu.rent(image=IMAGE, budget=offer.hourly_price / 3600) as rental:
+            await rental.run("sleep 30")
+    emulator.assert_nothing_rented()
+
+
+async def test_expired_rental_ends_however_its_body_reacts(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    with pytest.raises(RentalExpiredError):
+        async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=0.5)):
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await until(lambda: not emulator.running)
+    with pytest.raises(ZeroDivisionError) as raised:
+        async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=0.5)):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                raise ZeroDivisionError
+    assert raised.value
+    with pytest.raises(RentalExpiredError):
+        # The entry has not ended by then.
+        await gpu.rent(image=IMAGE, ttl=timedelta(seconds=0.001)).__aenter__()
+    emulator.assert_nothing_rented()
+
+
+async def test_cancellation_during_expiry_stays_a_cancellation(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    async def body() -> None:
+        async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=0.5)):
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+                raise
+
+    task = asyncio.create_task(body())
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
+    emulator.assert_nothing_rented()
+
+
+async def test_rental_entered_and_left_by_different_tasks_expires(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    rental = gpu.rent(image=IMAGE, ttl=timedelta(seconds=1.5))
+    await asyncio.create_task(rental.__aenter__())
+    assert (await asyncio.create_task(rental.run("true"))).ok
+    await until(lambda: not emulator.running)
+    with pytest.raises(RentalExpiredError):
+        await asyncio.create_task(rental.__aexit__(None, None, None))

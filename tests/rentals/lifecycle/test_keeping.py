@@ -1,0 +1,168 @@
+"""Kept rentals, whose container outlives its body and belongs to the user."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from lifecycle import create_again, most_gpus_first, refuse_deletes
+from rented import IMAGE, PROFILE, client
+
+from netmind_rentgpu import APIConnectionError, AsyncRentGPU, ClientStateError, Container, RentalRecord, RentGPUError
+from netmind_rentgpu.emulator import Emulator, Fault
+from netmind_rentgpu.rentals import doubts, ends
+from netmind_rentgpu.rentals.ledger import Ledger
+from netmind_rentgpu.rentals.market import Roll
+from netmind_rentgpu.rentals.owners import this_process
+
+
+async def test_kept_rental_outlives_its_body_and_is_not_reaped(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    async with gpu.rent(image=IMAGE, keep=True) as rental:
+        assert rental.expires_at is None
+        assert await gpu.rentals.open() == []
+        with pytest.raises(ClientStateError, match="kept"):
+            await rental.detach()
+        assert (await rental.run("true")).ok
+    await gpu.rentals.reap(wait=True)
+    await gpu.rentals.reap(by_name=True)
+    assert [charge.container_id for charge in emulator.running] == [rental.container.id]
+    await gpu.containers.delete(rental.container.id)
+    with pytest.raises(ZeroDivisionError):
+        async with gpu.rent(image=IMAGE, keep=True) as rental:
+            raise ZeroDivisionError
+    assert len(emulator.running) == 1
+    await gpu.containers.delete(rental.container.id)
+
+
+@pytest.mark.parametrize("deletes_fail", [False, True])
+async def test_kept_rental_has_no_duplicate_although_its_create_was_answered(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, deletes_fail: bool
+) -> None:
+    create = gpu.containers.create
+
+    async def create_two(**wanted: Any) -> Container:
+        container = await create(**wanted)
+        await create(**wanted)
+        if deletes_fail:
+            refuse_deletes(emulator, "all")
+        return container
+
+    monkeypatch.setattr(gpu.containers, "create", create_two)
+    monkeypatch.setattr(ends, "_LONGEST_DELETION", 0.5)
+    rental = gpu.rent(image=IMAGE, keep=True, key=most_gpus_first)
+    if deletes_fail:
+        with pytest.raises(RentGPUError, match="503"):
+            await rental.__aenter__()
+        emulator.faults.clear()
+        assert (await gpu.rentals.reap(wait=True)).clean
+        emulator.assert_nothing_rented()
+    else:
+        async with rental:
+            pass
+        assert [charge.container_id for charge in emulator.running] == [rental.container.id]
+    assert await gpu.rentals.open() == []
+
+
+async def test_kept_rental_starts_once_its_container_is_certainly_the_only_one(
+    emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client(emulator, state, attrs.evolve(PROFILE, create_lag=timedelta(seconds=2))) as gpu:
+        ready = gpu.containers.wait_ready
+
+        async def wait_and_create_again(container_id: int, **keywords: Any) -> Container:
+            container = await ready(container_id, **keywords)
+            await create_again(gpu, container.name, emulator.charges[0].node_name)
+            return container
+
+        monkeypatch.setattr(gpu.containers, "wait_ready", wait_and_create_again)
+        emulator.faults.add(Fault("drop", call="create_container", when="after"))
+        async with gpu.rent(image=IMAGE, keep=True, key=most_gpus_first) as rental:
+            assert [charge.container_id for charge in emulator.running] == [rental.container.id]
+        assert await gpu.rentals.open() == []
+        assert [charge.container_id for charge in emulator.running] == [rental.container.id]
+        await gpu.containers.delete(rental.container.id)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_kept_rental_cancelled_during_its_final_walk_is_deleted(
+    gpu: AsyncRentGPU,
+    emulator: Emulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    fails: bool,
+) -> None:
+    call = Roll.call
+
+    async def cancel_and_call(self: Roll) -> list[Container]:
+        monkeypatch.undo()
+        entering.cancel()
+        await asyncio.sleep(0.05)
+        if fails:
+            raise APIConnectionError("it broke")
+        return await call(self)
+
+    monkeypatch.setattr(Roll, "call", cancel_and_call)
+    entering = asyncio.create_task(gpu.rent(image=IMAGE, keep=True).__aenter__())
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    emulator.assert_nothing_rented()
+    assert await gpu.rentals.open() == []
+    gc.collect()
+    assert "never retrieved" not in caplog.text
+
+
+async def test_kept_rental_cancelled_at_its_handover_is_on_record_until_deleted(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = Ledger.close
+
+    async def cancel_and_close(self: Ledger, names: Any) -> None:
+        monkeypatch.setattr(Ledger, "close", close)
+        entering.cancel()
+        await close(self, names)
+
+    delete, on_record = doubts.Doubts.delete, list[RentalRecord]()
+
+    async def read_records_and_delete(self: doubts.Doubts, *arguments: Any) -> Any:
+        on_record.extend(await gpu.rentals.open())
+        return await delete(self, *arguments)
+
+    monkeypatch.setattr(Ledger, "close", cancel_and_close)
+    monkeypatch.setattr(doubts.Doubts, "delete", read_records_and_delete)
+    entering = asyncio.create_task(gpu.rent(image=IMAGE, keep=True).__aenter__())
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    # The record is as a process leaves it that is killed during the deletion.
+    (record,) = on_record
+    assert (record.container_id, record.owner) == (emulator.charges[0].container_id, this_process())
+    emulator.assert_nothing_rented()
+    assert await gpu.rentals.open() == []
+
+
+async def test_kept_rental_that_cannot_be_deleted_after_a_cancelled_handover_is_on_record(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = Ledger.close
+
+    async def cancel_and_close(self: Ledger, names: Any) -> None:
+        entering.cancel()
+        await close(self, names)
+
+    monkeypatch.setattr(Ledger, "close", cancel_and_close)
+    monkeypatch.setattr(ends, "_LONGEST_DELETION", 0.1)
+    refuse_deletes(emulator, "all")
+    entering = asyncio.create_task(gpu.rent(image=IMAGE, keep=True).__aenter__())
+    with pytest.raises(asyncio.CancelledError) as raised:
+        await entering
+    monkeypatch.undo()
+    assert "it is on record" in raised.value.__notes__[0]
+    emulator.faults.clear()
+    (record,) = await gpu.rentals.open()
+    assert record.name.startswith("kept-")
+    assert (await gpu.rentals.reap()).deleted == (record.name,)
+    emulator.assert_nothing_rented()

@@ -1,0 +1,245 @@
+"""The reaper: which records it deletes, spares and reports, and how it is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from lifecycle import create_again, most_gpus_first, refuse_deletes
+from rented import IMAGE, cancel_twice, client
+from until import until
+
+from netmind_rentgpu import AsyncRentGPU, RentalRecord, RentGPUError
+from netmind_rentgpu.emulator import Emulator, Fault
+from netmind_rentgpu.rentals import desk, reaper
+from netmind_rentgpu.rentals.names import new_name
+from netmind_rentgpu.rentals.owners import see_process, this_process
+from netmind_rentgpu.wire.caller import Caller
+
+
+async def test_detached_rental_is_reaped_once_it_has_expired(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=1)) as rental:
+        record = await rental.detach()
+    assert record.expires_at is not None
+    reports: list[Any] = []
+    async with asyncio.timeout(20):
+        while not reports or not reports[-1].deleted:
+            reports.append(await gpu.rentals.reap())
+    assert len(reports) > 1
+    emulator.assert_nothing_rented()
+
+
+async def test_rental_detached_after_the_reaper_read_its_record_is_not_deleted(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rental = await gpu.rent(image=IMAGE).__aenter__()
+    ledger = gpu._desk.ledger
+    list_open = ledger.open
+
+    async def list_open_and_detach() -> Any:
+        records = await list_open()
+        if not rental._standing.over:
+            await rental.detach()
+        return records
+
+    monkeypatch.setattr(ledger, "open", list_open_and_detach)
+    assert (await gpu.rentals.reap()).deleted == ()
+    assert len(emulator.running) == 1
+    (record,) = await gpu.rentals.open()
+    async with gpu.rentals.attach(record):
+        pass
+    emulator.assert_nothing_rented()
+
+
+def test_rental_of_a_closed_event_loop_is_reaped(state: Path) -> None:
+    with Emulator(seed=7, boot_seconds=0.02, ssh=True) as emulator:
+
+        async def leave_open() -> None:
+            gpu = client(emulator, state)
+            await gpu.rent(image=IMAGE).__aenter__()
+            await gpu._caller.close()
+            gpu._state.close()
+
+        async def reap() -> int:
+            async with client(emulator, state) as gpu:
+                return len((await gpu.rentals.reap()).deleted)
+
+        asyncio.run(leave_open())
+        assert asyncio.run(reap()) == 1
+        emulator.assert_nothing_rented()
+
+
+@pytest.mark.parametrize("found", [False, True])
+async def test_record_of_a_living_process_outlives_the_reap(gpu: AsyncRentGPU, emulator: Emulator, found: bool) -> None:
+    """Reap an intent of a process that was stopped before its create and may wake at any time."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        try:
+            owner = attrs.evolve(this_process(), process_id=process.pid, started=str(see_process(process.pid)))
+            async with gpu.rent(image=IMAGE) as rental:
+                record = await rental.detach()
+            if not found:
+                await gpu.containers.delete(rental.container.id)
+            long_ago = record.intended_at - timedelta(hours=1)
+            record = attrs.evolve(
+                record, stage="intended", container_id=None, expires_at=long_ago, certain_at=long_ago, owner=owner
+            )
+            await gpu.rentals._desk.ledger.put(record)
+            report = await gpu.rentals.reap(wait=True)
+            # The record stays after its expiry, because its owner may still create the container.
+            assert report.clean
+            assert report.deleted == ((record.name,) if found else ())
+            assert await gpu.rentals.open() == [record]
+            emulator.assert_nothing_rented()
+        finally:
+            process.kill()
+    assert (await gpu.rentals.reap()).gone == (record.name,)
+    assert await gpu.rentals.open() == []
+
+
+async def test_intent_of_a_killed_process_stays_doubtful_until_it_is_certain(
+    gpu: AsyncRentGPU, emulator: Emulator
+) -> None:
+    async with gpu.rent(image=IMAGE, key=most_gpus_first) as rental:
+        record = await rental.detach()
+    intent = attrs.evolve(
+        record,
+        stage="intended",
+        container_id=None,
+        shown_name=None,
+        owner=attrs.evolve(this_process(), process_id=2**22 + 1),
+        certain_at=desk.now() + timedelta(seconds=5),
+    )
+    await gpu.rentals._desk.ledger.put(intent)
+    report = await gpu.rentals.reap()
+    assert report.deleted == (record.name,)
+    assert [doubtful.name for doubtful in report.doubtful] == [record.name]
+    emulator.assert_nothing_rented()
+    # The service acts on the create once more.
+    await create_again(gpu, record.name, record.node_name)
+    report = await gpu.rentals.reap(wait=True)
+    assert (report.deleted, report.gone, report.clean) == ((record.name,), (), True)
+    emulator.assert_nothing_rented()
+    assert await gpu.rentals.open() == []
+
+
+async def test_clock_set_back_does_not_keep_the_reaper_waiting(
+    gpu: AsyncRentGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "LONGEST_LOCK", -4.0)
+    assert timedelta(0) < gpu._desk.longest_create < timedelta(seconds=2)
+    moment = desk.now()
+    record = RentalRecord(
+        name=new_name(moment),
+        stage="abandoned",
+        node_name="node",
+        gpus=1,
+        hourly_price=None,
+        intended_at=moment + timedelta(days=1),
+        expires_at=moment + timedelta(days=1),
+        certain_at=moment + timedelta(days=1),
+    )
+    await gpu._desk.ledger.put(record)
+    async with asyncio.timeout(20):
+        assert (await gpu.rentals.reap(wait=True)).doubtful == (record,)
+
+
+async def test_container_gone_is_reported_once_by_a_reap_that_waits(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    async with gpu.rent(image=IMAGE) as rental:
+        record = await rental.detach()
+    await gpu.containers.delete(rental.container.id)
+    moment = desk.now()
+    await gpu.rentals._desk.ledger.put(
+        attrs.evolve(record, expires_at=moment, certain_at=moment + timedelta(seconds=0.5))
+    )
+    assert (await gpu.rentals.reap(wait=True)).gone == (record.name,)
+    emulator.assert_nothing_rented()
+
+
+async def test_reap_by_name_spares_a_container_whose_name_has_not_expired(
+    gpu: AsyncRentGPU, emulator: Emulator, tmp_path: Path
+) -> None:
+    async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=0.5)) as rental:
+        await rental.detach()
+    async with client(emulator, tmp_path / "another" / "file") as other:
+        assert await other.rentals.open() == []
+        # The expiry in a name has not passed yet, because it is rounded up to a whole minute.
+        assert (await other.rentals.reap(by_name=True)).deleted == ()
+    assert len(emulator.running) == 1
+    await gpu.containers.delete(rental.container.id)
+
+
+async def test_unreadable_container_does_not_stop_a_reap_by_name(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gpu.rent(image=IMAGE) as rental:
+        record = await rental.detach()
+    offers = await gpu.offers()
+    await create_again(gpu, "foreign", offers[1].machine.node_name)
+    call = Caller.call
+
+    async def call_with_an_unreadable_id(self: Caller, request: Any, *arguments: Any, **keywords: Any) -> Any:
+        reply = await call(self, request, *arguments, **keywords)
+        if request.method == "GET" and request.path.endswith("containers/"):
+            for item in reply.payload:
+                item["id"] = "c-7f" if item["name"] == "foreign" else item["id"]
+        return reply
+
+    later = reaper.now() + timedelta(days=2)
+    monkeypatch.setattr(reaper, "now", lambda: later)
+    monkeypatch.setattr(Caller, "call", call_with_an_unreadable_id)
+    report = await gpu.rentals.reap(by_name=True)
+    monkeypatch.undo()
+    assert report.deleted == (record.name,)
+    assert report.failed
+    assert all("is not a whole number" in str(error) for _, error in report.failed)
+    assert [charge.name for charge in emulator.running] == ["foreign"]
+    assert await gpu.rentals.open() == [record]
+    for charge in emulator.running:
+        await gpu.containers.delete(charge.container_id)
+
+
+async def test_cancelled_reap_finishes_the_deletion_under_way(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    emulator.faults.add(Fault("status", call="create_container", status=502, when="after"))
+    emulator.faults.add(Fault("status", call="list_containers", status=500, times="all"))
+    rental = gpu.rent(image=IMAGE)
+    entering = asyncio.create_task(rental.__aenter__())
+    await until(lambda: bool(emulator.requests.of("list_containers")))
+    await cancel_twice(entering)
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    emulator.faults.clear()
+    emulator.faults.add(Fault("slow", call="delete_container", seconds=0.3))
+    reaping = asyncio.create_task(gpu.rentals.reap(wait=True))
+    await until(lambda: bool(emulator.requests.of("delete_container")))
+    reaping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reaping
+    emulator.assert_nothing_rented()
+    assert (await gpu.rentals.reap(wait=True)).clean
+    assert await gpu.rentals.open() == []
+
+
+async def test_reap_cancelled_while_deletions_fail_leaves_the_record(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    async with gpu.rent(image=IMAGE) as rental:
+        record = await rental.detach()
+    await gpu.rentals._desk.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
+    refuse_deletes(emulator, "all")
+    reaping = asyncio.create_task(gpu.rentals.reap())
+    await until(lambda: bool(emulator.requests.of("delete_container")))
+    reaping.cancel()
+    async with asyncio.timeout(20):
+        with pytest.raises(asyncio.CancelledError):
+            await reaping
+    # A new rental, which reaps first, tries the deletion only once.
+    async with asyncio.timeout(20):
+        with pytest.raises(RentGPUError):
+            await gpu.rent(image="there is none").__aenter__()
+    emulator.faults.clear()
+    assert (await gpu.rentals.reap()).deleted == (record.name,)
+    emulator.assert_nothing_rented()

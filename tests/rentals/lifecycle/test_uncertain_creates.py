@@ -1,0 +1,201 @@
+"""Create attempts whose answer is lost, and containers that the service creates late."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from lifecycle import create_again, most_gpus_first
+from rented import IMAGE, PROFILE, client
+from until import until
+
+from netmind_rentgpu import APIConnectionError, AsyncRentGPU, ServerError, Timeouts
+from netmind_rentgpu.emulator import Emulator, Fault
+from netmind_rentgpu.rentals import doubts, ends, term
+from netmind_rentgpu.rentals.market import Roll
+
+
+@pytest.fixture
+async def uncertain_client(
+    emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[AsyncRentGPU]:
+    """Open a client whose first create is uncertain for 3 s and is searched for without a pause after that."""
+    monkeypatch.setattr(term, "_PAUSE", timedelta(0))
+    async with client(emulator, state, attrs.evolve(PROFILE, create_lag=timedelta(seconds=3))) as gpu:
+        emulator.faults.add(Fault("drop", call="create_container", when="after"))
+        yield gpu
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault("drop", call="create_container", when="after"), Fault("late commit", seconds=0.1)], ids=str
+)
+async def test_create_with_a_lost_answer_is_found_and_used(gpu: AsyncRentGPU, emulator: Emulator, fault: Fault) -> None:
+    emulator.faults.add(fault)
+    async with gpu.rent(image=IMAGE) as rental:
+        assert [charge.container_id for charge in emulator.running] == [rental.container.id]
+        assert (await rental.run("true")).ok
+    emulator.assert_nothing_rented()
+    assert len(emulator.requests.of("create_container")) == 1
+
+
+async def test_container_created_late_is_deleted_while_another_is_used(emulator: Emulator, state: Path) -> None:
+    # The first create commits after the list lag, so that a second follows, and within the create lag, because no
+    # search follows later.
+    emulator.faults.add(Fault("late commit", seconds=0.4))
+    profile = attrs.evolve(PROFILE, create_lag=timedelta(seconds=1.5))
+    async with client(emulator, state, profile) as gpu, gpu.rent(image=IMAGE) as rental:
+        assert len(emulator.requests.of("create_container")) == 2
+        assert {record.stage for record in await gpu.rentals.open()} == {"ready", "intended"}
+        await until(lambda: bool(emulator.requests.of("delete_container")))
+        assert [charge.container_id for charge in emulator.running] == [rental.container.id]
+        assert (await rental.run("true")).ok
+    emulator.assert_nothing_rented()
+    async with client(emulator, state) as gpu:
+        assert await gpu.rentals.open() == []
+
+
+async def test_rental_left_while_a_create_is_uncertain_stays_on_record(
+    emulator: Emulator, state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    profile = attrs.evolve(PROFILE, create_lag=timedelta(seconds=1.5))
+    async with client(emulator, state, profile) as gpu:
+        emulator.faults.add(Fault("late commit", seconds=1))
+        async with gpu.rent(image=IMAGE):
+            pass
+        (record,) = await gpu.rentals.open()
+        assert (record.stage, record.container_id, record.owner) == ("abandoned", None, None)
+        assert "may still come to exist" in caplog.text
+        assert [doubtful.name for doubtful in (await gpu.rentals.reap()).doubtful] == [record.name]
+        report = await gpu.rentals.reap(wait=True)
+        assert report.clean
+        assert report.deleted == (record.name,)
+    emulator.assert_nothing_rented()
+
+
+async def test_two_uncertain_creates_are_followed_by_no_third(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    emulator.faults.add(Fault("status", call="create_container", status=502, times="all"))
+    with pytest.raises(ServerError):
+        await gpu.rent(image=IMAGE).__aenter__()
+    assert len(emulator.requests.of("create_container")) == 2
+    assert (await gpu.rentals.reap(wait=True)).clean
+
+
+async def test_uncertain_create_with_a_failing_search_is_followed_by_no_other(
+    gpu: AsyncRentGPU, emulator: Emulator
+) -> None:
+    emulator.faults.add(Fault("drop", call="create_container", when="after"))
+    emulator.faults.add(Fault("status", call="list_containers", status=500, times="all"))
+    rental = gpu.rent(image=IMAGE)
+    entering = asyncio.create_task(rental.__aenter__())
+    await until(lambda: len(emulator.requests.of("list_containers")) > 2)
+    entering.cancel()
+    # A second cancellation ends the wait for the search.
+    await until(lambda: rental._releasing is not None)
+    entering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    assert len(emulator.requests.of("create_container")) == 1
+    emulator.faults.clear()
+    assert (await gpu.rentals.reap(wait=True)).deleted == (emulator.charges[0].name,)
+    emulator.assert_nothing_rented()
+
+
+async def test_container_without_a_readable_name_keeps_the_create_uncertain(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk = Roll._walk
+
+    async def walk_without_names(self: Roll) -> Any:
+        found, unreadable = await walk(self)
+        return [attrs.evolve(container, name=None) for container in found], unreadable
+
+    monkeypatch.setattr(Roll, "_walk", walk_without_names)
+    monkeypatch.setattr("netmind_rentgpu.rentals.doubts._LOOKING_GOES_ON", 0.1)
+    emulator.faults.add(Fault("drop", call="create_container", when="after"))
+    with pytest.raises(APIConnectionError):
+        await gpu.rent(image=IMAGE).__aenter__()
+    assert len(emulator.requests.of("create_container")) == 1
+    assert len((await gpu.rentals.reap()).failed) == 1
+    monkeypatch.undo()
+    assert (await gpu.rentals.reap(wait=True)).clean
+    emulator.assert_nothing_rented()
+
+
+async def test_failed_search_is_not_repeated_at_once(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    emulator.faults.add(Fault("stock-out"))
+    async with gpu.rent(image=IMAGE) as rental:
+        emulator.faults.add(Fault("status", call="list_containers", status=403, times="all"))
+        await until(lambda: bool(emulator.requests.of("list_containers")))
+        assert (await rental.run("sleep 0.3")).ok
+        assert len(emulator.requests.of("list_containers")) == 1
+        emulator.faults.clear()
+    emulator.assert_nothing_rented()
+
+
+async def test_search_that_hangs_ends_with_the_rental(
+    uncertain_client: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = uncertain_client
+    rental = gpu.rent(image=IMAGE)
+    async with asyncio.timeout(20), rental:
+        monkeypatch.setattr(gpu._desk.roll, "_each", Timeouts(total=None, read=None))
+        earlier = len(emulator.requests.of("list_containers"))
+        emulator.faults.add(Fault("hang", call="list_containers"))
+        await until(lambda: len(emulator.requests.of("list_containers")) > earlier)
+        searching = rental._term._looking
+        assert searching is not None
+    # Leaving does not wait for the search, and leaves no task behind.
+    assert searching.done()
+    emulator.assert_nothing_rented()
+
+
+async def test_uncertain_create_is_searched_for_until_it_is_certain(
+    uncertain_client: AsyncRentGPU, emulator: Emulator
+) -> None:
+    gpu = uncertain_client
+    async with gpu.rent(image=IMAGE) as rental:
+        assert rental._hold.certain_at is not None
+        await until(lambda: rental._hold.certain_at is None)
+    emulator.assert_nothing_rented()
+    assert await gpu.rentals.open() == []
+
+
+async def test_clock_set_forward_does_not_make_a_create_certain(
+    emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client(emulator, state, attrs.evolve(PROFILE, create_lag=timedelta(seconds=2))) as gpu:
+        emulator.faults.add(Fault("late commit", seconds=1))
+        async with gpu.rent(image=IMAGE):
+            moment = doubts.now()
+            for module in (doubts, ends):
+                monkeypatch.setattr(module, "now", lambda: moment + timedelta(hours=1))
+        monkeypatch.undo()
+        assert len(await gpu.rentals.open()) == 1
+        assert (await gpu.rentals.reap(wait=True)).clean
+    emulator.assert_nothing_rented()
+
+
+@pytest.mark.parametrize("attached", [False, True])
+async def test_uncertain_create_outlives_its_detached_rental(emulator: Emulator, state: Path, attached: bool) -> None:
+    async with client(emulator, state, attrs.evolve(PROFILE, create_lag=timedelta(seconds=2))) as gpu:
+        emulator.faults.add(Fault("drop", call="create_container", when="after"))
+        async with gpu.rent(image=IMAGE, key=most_gpus_first) as rental:
+            record = await rental.detach()
+        if attached:
+            async with gpu.rentals.attach(record):
+                pass
+        else:
+            # The record is now as a killed process leaves it.
+            await gpu.rentals._desk.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
+            assert [doubtful.name for doubtful in (await gpu.rentals.reap()).doubtful] == [record.name]
+        emulator.assert_nothing_rented()
+        # The service acts on the create once more.
+        await create_again(gpu, rental.name, rental.machine.node_name)
+        assert (await gpu.rentals.reap(wait=True)).deleted == (record.name,)
+        assert await gpu.rentals.open() == []
+    emulator.assert_nothing_rented()

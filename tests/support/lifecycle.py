@@ -1,0 +1,23 @@
+"""Repeated creates, refused deletions and an order of offers, for tests of a rental's lifecycle."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from netmind_rentgpu import AsyncRentGPU, Container, Offer
+from netmind_rentgpu.emulator import Emulator, Fault
+
+
+def refuse_deletes(emulator: Emulator, times: int | Literal["all"]) -> None:
+    """Refuse deletions with a 503, as often as `times` says."""
+    emulator.faults.add(Fault("status", call="delete_container", status=503, times=times))
+
+
+async def create_again(gpu: AsyncRentGPU, name: str, node_name: str) -> Container:
+    """Create a container again, as a gateway does that repeats a create."""
+    return await gpu.containers.create(name=name, auth_id=1, node_name=node_name, image_template_id=1, payment_type=0)
+
+
+def most_gpus_first(offer: Offer) -> int:
+    """Return an order for offers in which the first machine has room for a second container."""
+    return -(offer.machine.gpu_count or 0)
