@@ -19,6 +19,8 @@ import pytest
 from netmind_rentgpu import AsyncRentGPU, PaymentType, ServiceProfile
 from netmind_rentgpu.emulator import Emulator
 
+pytestmark = pytest.mark.slow
+
 README = Path(__file__).parent.parent / "README.md"
 TEXT = README.read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^## (.+?)$|^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)

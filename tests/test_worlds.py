@@ -331,6 +331,7 @@ def hurried(gpu: AsyncRentGPU) -> AsyncRentGPU:
     return gpu
 
 
+@pytest.mark.slow
 async def test_waits_end_in_every_world(emulator: Emulator, gpu: AsyncRentGPU, world: World, clock: Any) -> None:
     machine = max(await gpu.machines.list(), key=lambda one: one.gpu_count or 0)
     ids = [(await create(gpu, machine, f"mine-{number}")).id for number in range(7)]
@@ -358,6 +359,7 @@ async def test_waits_end_in_every_world(emulator: Emulator, gpu: AsyncRentGPU, w
         await containers.wait(ids[0], until=lambda one: bool(one.ssh), timeout=0.1)
 
 
+@pytest.mark.slow
 async def test_watch_reports_every_change_in_every_world(
     emulator: Emulator, gpu: AsyncRentGPU, world: World, clock: Any
 ) -> None:

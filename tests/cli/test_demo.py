@@ -19,6 +19,8 @@ from netmind_rentgpu import AsyncRentGPU, PaymentType, __version__
 from netmind_rentgpu.cli.app import app
 from netmind_rentgpu.emulator import Emulator
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = str(Path(sys.executable).with_name("netmind-rentgpu"))
 WAIT = "gpu.containers.wait_all(ids, until=has_ssh, on_progress=...)"
 RENT = "gpu.rent(gpu_name='RTX 4090', max_price=0.60, image='demo')"

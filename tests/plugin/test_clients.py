@@ -8,6 +8,8 @@ from textwrap import dedent
 import pytest
 from nested_pytest import ANYIO, QUICK, run_pytest
 
+pytestmark = pytest.mark.slow
+
 PLAIN = """
 def test_sync(rentgpu, rentgpu_emulator):
     assert type(rentgpu) is RentGPU
@@ -41,7 +43,14 @@ MANAGERS: dict[str, tuple[dict[str, str], str, str, tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("manager", MANAGERS)
+SHORT = ("anyio's marker", "pytest-asyncio, strict", "pytest-asyncio, auto", "pytest-asyncio, a loop for each session")
+
+
+@pytest.mark.parametrize(
+    "manager",
+    [pytest.param(manager, marks=() if manager in SHORT else pytest.mark.full) for manager in MANAGERS],
+    ids=MANAGERS,
+)
 def test_async_client_works_under_each_manager_of_event_loops(manager: str, tmp_path: Path) -> None:
     environment, conftest, ini, options = MANAGERS[manager]
     counts, text = run_pytest(

@@ -9,6 +9,8 @@ from nested_pytest import run_pytest
 from netmind_rentgpu.emulator import Emulator, preset_names
 from netmind_rentgpu.testing import EmulatorOptions
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("scope", ["function", "session"])
 def test_own_emulator_is_in_force_without_a_client_fixture(tmp_path: Path, scope: str) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from nested_pytest import run_pytest
 
+pytestmark = pytest.mark.slow
+
 LEAKS = """
 {mark}
 def test_leaks(rentgpu):

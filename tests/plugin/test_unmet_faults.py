@@ -8,6 +8,8 @@ from nested_pytest import run_pytest
 from netmind_rentgpu.emulator import Fault
 from netmind_rentgpu.emulator.faults import Faults
 
+pytestmark = pytest.mark.slow
+
 UNMET = """
 {mark}
 def test_adds_an_unmet_fault(rentgpu, rentgpu_emulator):

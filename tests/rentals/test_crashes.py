@@ -25,7 +25,7 @@ from netmind_rentgpu.emulator.calls import Call
 from netmind_rentgpu.emulator.faults import CALLS_OF, OPTIONS, What
 from netmind_rentgpu.rentals.names import new_name
 
-# The tests of this file wait more than they compute; in parts, they keep several workers busy.
+# The full forms are cut into parts, which keep several workers busy.
 PARTS = 4
 pytestmark = [pytest.mark.slow, pytest.mark.rentgpu_may_leave_unmet_faults]
 # What a rental asks for from its beginning to its end.
@@ -157,6 +157,16 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
         yield Site(emulator, forge, tmp_path)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    full = metafunc.config.getoption("--full") or metafunc.config.getoption("--crash-stride")
+    if "kinds" in metafunc.fixturenames:
+        metafunc.parametrize("kinds", [(kind,) for kind in KINDS] if full else [KINDS], ids=KINDS if full else ["all"])
+    if "part" in metafunc.fixturenames:
+        metafunc.parametrize(
+            "part", [slice(start, None, PARTS) for start in range(PARTS)] if full else [slice(None)], ids=str
+        )
+
+
 @pytest.fixture
 def stride(request: pytest.FixtureRequest, full: bool) -> int:
     """How many loop steps lie between two points; 0 to take a few points of each kind."""
@@ -168,61 +178,59 @@ def points(kind: str, count: int, stride: int) -> range:
     last = count + 4
     if stride:
         return range(1, last + 1, stride if kind == "loop step" else 1)
-    return range(2, last + 1, max(1, last // 5))
+    return range(2, last + 1, max(1, last // 4))
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("act", ["rent", "hand on"])
-async def test_process_killed_at_any_point_leaks_nothing(site: Site, act: str, kind: str, stride: int) -> None:
+async def test_process_killed_at_any_point_leaks_nothing(
+    site: Site, act: str, kinds: tuple[str, ...], stride: int
+) -> None:
     whole = await site.crash(act=act)
     assert whole.error is None
     assert whole.counts.keys() == set(KINDS)
-    chosen = points(kind, whole.counts[kind], stride)
-    for n in chosen:
+    chosen = [(kind, n) for kind in kinds for n in points(kind, whole.counts[kind], stride)]
+    for kind, n in chosen:
         await site.crash(act=act, kind=kind, n=n)
-    print(f"{act}, {kind}: killed at {site.killed} of {len(chosen)} points")
+    print(f"{act}, {', '.join(kinds)}: killed at {site.killed} of {len(chosen)} points")
     assert site.killed > len(chosen) / 2
 
 
-@pytest.mark.parametrize("part", range(PARTS))
-async def test_any_fault_leaks_nothing(site: Site, full: bool, part: int) -> None:
+async def test_any_fault_leaks_nothing(site: Site, full: bool, part: slice) -> None:
     chosen = list(faults())
     if not full:
         creates = [fault for fault in chosen if fault.call == "create_container"]
-        chosen = Random(7).sample(creates, 12) + Random(8).sample(chosen, 12)
-    chosen = chosen[part::PARTS]
-    for fault in chosen:
+        chosen = Random(7).sample(creates, 6) + Random(8).sample(chosen, 6)
+    for fault in chosen[part]:
         await site.crash(fault)
-    print(f"{len(chosen)} faults, of which {site.met} were met; {site.most_doubtful} creates followed one in doubt")
-    assert site.met > len(chosen) / 2
+    print(
+        f"{len(chosen[part])} faults, of which {site.met} were met; {site.most_doubtful} creates followed one in doubt"
+    )
+    assert site.met > len(chosen[part]) / 2
 
 
-@pytest.mark.parametrize("part", range(PARTS))
-async def test_process_killed_under_faults_leaks_nothing(site: Site, full: bool, part: int) -> None:
-    random = Random(f"killed under faults {part}")
-    chosen = [fault for fault in faults() if fault.call in ("create_container", "delete_container")]
-    for _ in range(75 if full else 3):
-        fault, kind = random.choice(chosen), random.choice(KINDS)
+async def test_process_killed_under_faults_leaks_nothing(site: Site, full: bool, part: slice) -> None:
+    random = Random(9)
+    faulty = [fault for fault in faults() if fault.call in ("create_container", "delete_container")]
+    chosen = [(random.choice(faulty), random.choice(KINDS), random.random()) for _ in range(300 if full else 6)]
+    for fault, kind, place in chosen[part]:
         most = {"loop step": 170, "before commit": 9, "after commit": 9}.get(kind, 40)
-        await site.crash(fault, kind=kind, n=random.randint(most // 3, most))
+        await site.crash(fault, kind=kind, n=round(most * (1 + place) / 2))
     print(f"killed {site.killed} times under faults")
     assert site.killed > 0
 
 
-@pytest.mark.parametrize("part", range(PARTS))
-async def test_rental_cancelled_at_any_step_leaks_nothing(site: Site, stride: int, part: int) -> None:
+async def test_rental_cancelled_at_any_step_leaks_nothing(site: Site, stride: int, part: slice) -> None:
     whole = await site.crash()
-    random = Random(f"cancelled {part}")
-    for n in range(1, whole.counts["loop step"], stride or 24)[part::PARTS]:
+    random = Random(10)
+    for n in range(1, whole.counts["loop step"], stride or 40)[part]:
         await site.crash(clean=True, cancel_at=(n,))
         await site.crash(cancel_at=(n, n + random.randint(1, 12)))
         # A task in a cancelled scope of anyio is cancelled again at each wait.
         await site.crash(clean=True, cancel_at=(n,), scope=True)
 
 
-@pytest.mark.parametrize("part", range(PARTS))
-async def test_handover_cancelled_at_any_step_leaks_nothing(site: Site, stride: int, part: int) -> None:
+async def test_handover_cancelled_at_any_step_leaks_nothing(site: Site, stride: int, part: slice) -> None:
     whole = await site.crash(act="hand on")
-    for n in range(1, whole.counts["loop step"], stride or 24)[part::PARTS]:
+    for n in range(1, whole.counts["loop step"], stride or 60)[part]:
         await site.crash(act="hand on", cancel_at=(n,))
         await site.crash(act="hand on", cancel_at=(n, n + 3))

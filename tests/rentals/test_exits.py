@@ -10,6 +10,8 @@ from renters import QUIETLY, Service, run_quietly
 
 from netmind_rentgpu.emulator import Emulator, Fault
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "end",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from renters import Service, renting
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("machine")]
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from until import until
 from netmind_rentgpu import AsyncRental, AsyncRentGPU, ClientStateError, RentGPUError
 from netmind_rentgpu.emulator import Emulator
 
+pytestmark = pytest.mark.slow
+
 
 async def error_in_another_loop(call: Callable[[], Awaitable[Any]]) -> RentGPUError:
     """Run a call in the event loop of another thread; return the error that it raises."""

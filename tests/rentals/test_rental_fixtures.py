@@ -8,6 +8,8 @@ import pytest
 from nested_pytest import run_pytest
 from programs import FOLDER
 
+pytestmark = pytest.mark.slow
+
 # Each plugin runs without the other; tests/programs/fixture_plugin.py makes its fixtures and marks its tests.
 WITHOUT_ANYIO, WITHOUT_ASYNCIO = ("-p", "no:anyio"), ("-p", "no:asyncio")
 PLUGINS = {
@@ -28,7 +30,10 @@ def run(
     return run_pytest(folder, test, *options, "-s", file=file, conftest=conftest, ini=ini, **settings)
 
 
-@pytest.mark.parametrize("plugin", PLUGINS)
+@pytest.mark.parametrize(
+    "plugin",
+    ["pytest-asyncio", *(pytest.param(plugin, marks=pytest.mark.full) for plugin in [*PLUGINS][1:3]), [*PLUGINS][3]],
+)
 def test_rental_of_a_fixture_is_deleted_after_every_result_of_a_test(plugin: str, tmp_path: Path) -> None:
     counts, text = run(tmp_path, plugin, file="plugin_rental_outcomes.py")
     assert counts == {"passed": 2, "failed": 3, "skipped": 1}, text

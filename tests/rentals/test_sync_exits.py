@@ -7,6 +7,8 @@ from renters import Service
 
 from netmind_rentgpu.emulator import Fault
 
+pytestmark = pytest.mark.slow
+
 AT_THE_END = [
     "at the end",
     "at the end, with a shell in use",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from renters import Service
+
+pytestmark = pytest.mark.slow
 
 ENDS_OF_THE_CHILD = ["the end of the block", "sys.exit", "os._exit", "an error", "collection", "close", "a reap"]
 

@@ -9,6 +9,8 @@ from renters import Service
 
 from netmind_rentgpu.emulator import Fault
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("signals")]
+
 IN_THE_BLOCK = {
     "a command": "rental.run(f'kill -INT {os.getpid()}; sleep 1000')",
     "a stream": "for line in rental.shell.stream(f'echo one; kill -INT {os.getpid()}; sleep 1000'): pass",
@@ -128,7 +130,6 @@ async def test_second_ctrl_c_while_a_deletion_fails_gives_up_and_reports_it(serv
     await service.assert_one_reap_clears()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", ["1", "2"])
 async def test_ctrl_c_at_any_moment_leaves_nothing_rented(full: bool, service: Service, seed: str) -> None:
     program = await service.run_file("interrupt_rentals.py", seed, "30" if full else "10", measured=False)
@@ -136,7 +137,6 @@ async def test_ctrl_c_at_any_moment_leaves_nothing_rented(full: bool, service: S
     await service.assert_nothing_left()
 
 
-@pytest.mark.slow
 @pytest.mark.rentgpu_may_leave_unmet_faults  # an interrupt may come before the request that would meet one
 async def test_two_interrupts_at_any_moments_leave_at_most_rentals_that_one_reap_deletes(
     full: bool, service: Service

@@ -7,6 +7,8 @@ from renters import Service
 
 from netmind_rentgpu.emulator import Fault
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("uvloop", ["0", "1"], ids=["asyncio", "uvloop"])
 async def test_rental_in_a_script_can_be_used_and_is_deleted_when_left(service: Service, uvloop: str) -> None:

@@ -220,9 +220,10 @@ async def test_missing_asyncssh_is_an_error_that_names_the_extra(
         await gpu.containers.wait_ready(container.id, timeout=LONG)
 
 
-async def test_login_cancelled_at_any_step_leaves_no_connection(site: Any) -> None:
+@pytest.mark.slow
+async def test_login_cancelled_at_any_step_leaves_no_connection(full: bool, site: Any) -> None:
     before = asyncio.all_tasks()
-    for steps in [*range(40), *range(40, 400, 20)]:
+    for steps in [*range(40), *range(40, 400, 20)][:: 1 if full else 5]:
         shell = site.shell()
         task = asyncio.create_task(shell.__aenter__())
         for _ in range(steps):
@@ -294,6 +295,7 @@ async def test_every_form_of_the_ssh_field_leads_to_the_container(state: Path, f
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("machine")
 async def test_many_containers_are_logged_into_at_once(full: bool, state: Path) -> None:
     many = 200 if full else 40
     async with (

@@ -3,6 +3,8 @@
 import pytest
 from scripts import Served
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("uvloop", ["0", "1"], ids=["asyncio", "uvloop"])
 async def test_script_uses_every_method_of_a_shell(served: Served, uvloop: str) -> None:

@@ -3,6 +3,8 @@
 import pytest
 from scripts import Served
 
+pytestmark = pytest.mark.slow
+
 ENDINGS = {
     "never opened": "shell = RentGPU().ssh(CONTAINER)",
     "never left": "shell = RentGPU().ssh(CONTAINER).__enter__(); assert shell.run('true').ok",

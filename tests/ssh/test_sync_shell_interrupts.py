@@ -9,6 +9,8 @@ from hostile import Hostile
 from programs import Program
 from scripts import Served
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("signals")]
+
 INTERRUPT = "f'kill -INT {os.getpid()}'"
 
 
@@ -75,14 +77,12 @@ async def test_ctrl_c_during_a_large_copy_leaves_no_partial_file(served: Served,
     program.assert_silent("interrupted\nup down\n" * 2 + "small\n")
 
 
-@pytest.mark.slow
 async def test_interrupts_at_random_moments_of_use_leave_nothing_behind(full: bool, served: Served) -> None:
     times = 40 if full else 10
     program = await served.run_file("interrupt_shell_use.py", str(times), measured=False)
     program.assert_silent(f"{times} True\n")
 
 
-@pytest.mark.slow
 async def test_interrupts_at_random_moments_of_opening_and_closing_leave_shells_usable(
     full: bool, served: Served
 ) -> None:

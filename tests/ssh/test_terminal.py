@@ -16,6 +16,8 @@ import pytest
 from programs import LONGEST, WARNINGS, with_programs
 from scripts import BEGIN_SCRIPT, Served
 
+pytestmark = pytest.mark.slow
+
 # The shell leads a session, so that the terminal it opens becomes that session's own.
 ON_TERMINAL = 'exec "$@" <"$0" >"$0" 2>&1'
 INTERACT = "with RentGPU() as gpu, gpu.ssh(CONTAINER) as shell: print('status', shell.interact({command!r}))"

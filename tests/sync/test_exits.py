@@ -7,6 +7,8 @@ from hostile import Hostile, Peer, answer
 from programs import Program
 from served import GET, UNSERVED, serve_list, target
 
+pytestmark = pytest.mark.slow
+
 ENDINGS = {
     "never used": "gpu = RentGPU()",
     "never closed": "gpu = RentGPU(); gpu.containers.get(1)",

@@ -9,6 +9,8 @@ from hostile import Hostile, Peer
 from programs import Program
 from served import GET, connections, serve_list, target
 
+pytestmark = pytest.mark.slow
+
 ENDS_OF_A_CHILD = [
     "os._exit",
     "sys.exit",

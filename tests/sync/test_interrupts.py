@@ -10,6 +10,8 @@ from hostile import Hostile, Peer
 from programs import Program
 from served import GET, UNSERVED, connections, target
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("signals")]
+
 
 async def test_ctrl_c_cancels_the_call_and_the_client_stays_usable() -> None:
     program = Program("""
@@ -58,7 +60,6 @@ async def test_second_interrupt_cancels_the_cleanup_of_the_call() -> None:
     (await program.run(UNSERVED)).assert_silent("cancelled again\ninterrupted\n")
 
 
-@pytest.mark.slow
 async def test_interrupts_at_random_moments_leave_no_pending_call(full: bool) -> None:
     times = 300 if full else 60
     program = Program(
@@ -90,7 +91,6 @@ async def test_interrupt_during_the_collection_of_a_handle_closes_its_value_at_e
     (await program.run(UNSERVED)).assert_silent("True\n")
 
 
-@pytest.mark.slow
 async def test_interrupt_while_the_loop_thread_starts_leaves_the_client_usable(full: bool) -> None:
     # Each child starts a loop thread of its own.
     times = 60 if full else 15
@@ -119,7 +119,6 @@ async def test_interrupt_while_the_loop_thread_starts_leaves_the_client_usable(f
         (await program.run(server.url)).assert_silent("done\n")
 
 
-@pytest.mark.slow
 async def test_signal_handler_can_call_the_client_while_the_loop_thread_starts(full: bool) -> None:
     times = 40 if full else 15
     program = Program(

@@ -7,6 +7,8 @@ from hostile import Hostile
 from programs import Program
 from served import GET
 
+pytestmark = pytest.mark.xdist_group("machine")
+
 
 async def test_many_threads_share_a_client_and_one_loop_thread() -> None:
     program = Program("""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from programs import Program
 
 from netmind_rentgpu.emulator import Emulator
+
+pytestmark = pytest.mark.slow
 
 
 async def test_synchronous_client_works_in_the_cells_of_a_notebook(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from netmind_rentgpu import AsyncRentGPU, Container
 from netmind_rentgpu.conditions import has_ssh
 from netmind_rentgpu.emulator import Clock, Emulator, World
 
+pytestmark = pytest.mark.xdist_group("machine")
+
 FIRST = 1001
 # Seconds; a bound against hanging, not a measure of speed.
 LONG = 300

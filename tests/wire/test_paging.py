@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import pytest
@@ -81,37 +82,36 @@ WORLDS = [
 ]
 
 
-async def test_pages_of_one_get_past_an_inclusive_marker() -> None:
+async def test_pages_of_one_item_get_past_an_inclusive_marker() -> None:
     service = World([1, 2, 3], inclusive=True)
     assert await ids_of(service.pager(page_size=1)) == [1, 2, 3]
     assert len(await World([1, 2, 3]).pager(page_size=1)) == 1
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=str)
-@pytest.mark.parametrize("count", [0, 1, 2, 9, 10, 11, 20, 25])
-@pytest.mark.parametrize("cap", [5, 10, None])
-async def test_a_list_that_holds_still_is_given_whole(world: dict[str, Any], count: int, cap: int | None) -> None:
-    service = World(list(range(1, count + 1)), cap=cap, **world)
-    assert sorted(await ids_of(service.pager(page_size=10))) == list(range(1, count + 1))
-    # A page each (an inclusive marker costs a place on each), the empty one, and what confirms it.
-    size = min(cap or 10, 10) - world["inclusive"]
-    assert len(service.asked) <= count // size + 4
+async def test_unchanging_list_is_returned_whole_in_few_requests(world: dict[str, Any]) -> None:
+    for count, cap in product([0, 1, 2, 9, 10, 11, 20, 25], [5, 10, None]):
+        service = World(list(range(1, count + 1)), cap=cap, **world)
+        assert sorted(await ids_of(service.pager(page_size=10))) == list(range(1, count + 1)), (count, cap)
+        # A page each (an inclusive marker costs a place on each), the empty one, and what confirms it.
+        size = min(cap or 10, 10) - world["inclusive"]
+        assert len(service.asked) <= count // size + 4, (count, cap)
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=str)
-@pytest.mark.parametrize("page_size", [2, 3, 10, 100])
-async def test_deleting_as_one_goes_reaches_everything(world: dict[str, Any], page_size: int) -> None:
-    service = World(list(range(1, 61)), **world)
-    given_out = []
-    async for item in service.pager(page_size=page_size):
-        given_out.append(item.id)
-        service.ids.remove(item.id)
-    assert sorted(given_out) == list(range(1, 61))
-    assert service.ids == []
+async def test_iteration_reaches_every_item_while_the_caller_deletes_them(world: dict[str, Any]) -> None:
+    for page_size in (2, 3, 10, 100):
+        service = World(list(range(1, 61)), **world)
+        given_out = []
+        async for item in service.pager(page_size=page_size):
+            given_out.append(item.id)
+            service.ids.remove(item.id)
+        assert sorted(given_out) == list(range(1, 61))
+        assert service.ids == []
 
 
 @pytest.mark.parametrize("world", WORLDS, ids=str)
-async def test_every_marker_dies_and_much_before_it_lives(world: dict[str, Any]) -> None:
+async def test_walk_whose_markers_are_all_deleted_misses_no_living_item(world: dict[str, Any]) -> None:
     def kill_the_last(service: World, page: list[int]) -> None:
         if page and page[-1] in service.ids:
             service.ids.remove(page[-1])
@@ -152,7 +152,7 @@ def moving_worlds(draw: st.DrawFn) -> tuple[World, set[int], int]:
 
 
 @given(moving_worlds())
-def test_what_was_there_throughout_is_given_once(drawn: tuple[World, set[int], int]) -> None:
+def test_item_present_throughout_is_returned_once_while_others_change(drawn: tuple[World, set[int], int]) -> None:
     import anyio
 
     world, stable, page_size = drawn
@@ -189,7 +189,7 @@ def reordered_worlds(draw: st.DrawFn) -> tuple[World, set[int], int]:
 
 
 @given(reordered_worlds())
-def test_a_list_in_another_order_loses_nothing_or_says_so(drawn: tuple[World, set[int], int]) -> None:
+def test_unsorted_list_loses_no_item_or_raises(drawn: tuple[World, set[int], int]) -> None:
     import anyio
 
     world, stable, page_size = drawn
@@ -211,14 +211,14 @@ def test_a_list_in_another_order_loses_nothing_or_says_so(drawn: tuple[World, se
     assert len(world.asked) < 400
 
 
-async def test_a_sorted_list_is_walked_once_and_another_until_it_holds_still() -> None:
+async def test_sorted_list_is_walked_once_and_an_unsorted_list_until_it_is_stable() -> None:
     sorted_one, other = World(list(range(1, 31))), World(list(range(1, 31)), order=[*range(16, 31), *range(1, 16)])
     assert await ids_of(sorted_one.pager(page_size=10)) == list(range(1, 31))
     assert await ids_of(other.pager(page_size=10)) == other.order
     assert len(other.asked) == 2 * len(sorted_one.asked)
 
 
-async def test_awaited_it_is_a_page() -> None:
+async def test_awaited_pager_is_its_first_page() -> None:
     service = World(list(range(1, 26)))
     page = await service.pager(page_size=10)
     assert [item.id for item in page] == list(range(1, 11))
@@ -230,7 +230,7 @@ async def test_awaited_it_is_a_page() -> None:
     assert (await World([]).pager()).next_marker is None
 
 
-async def test_pages_and_resuming() -> None:
+async def test_pages_are_iterated_and_resumed_from_a_marker() -> None:
     service = World(list(range(1, 26)))
     pages = [page async for page in service.pager(page_size=10).pages()]
     assert [len(page) for page in pages] == [10, 10, 5]
@@ -240,12 +240,12 @@ async def test_pages_and_resuming() -> None:
     assert await ids_of(service.pager(page_size=10, marker=25)) == []
 
 
-async def test_a_marker_of_the_callers_that_is_not_known_is_told() -> None:
+async def test_unknown_marker_of_the_caller_raises() -> None:
     with pytest.raises(NotFoundError):
         await ids_of(World([1, 2, 3], dead_marker="404").pager(marker=99))
 
 
-async def test_resuming_does_not_go_back_before_its_marker() -> None:
+async def test_resumed_walk_stays_behind_its_marker() -> None:
     def delete_all(service: World, page: list[int]) -> None:
         service.ids = [item for item in service.ids if item < 10]
 
@@ -253,7 +253,7 @@ async def test_resuming_does_not_go_back_before_its_marker() -> None:
     assert await ids_of(service.pager(page_size=5, marker=10)) == [11, 12, 13, 14, 15]
 
 
-async def test_a_refused_limit_is_lowered_and_remembered() -> None:
+async def test_refused_limit_is_lowered_and_remembered() -> None:
     service = World(list(range(1, 31)), cap=10, refuses=True)
     sizes = PageSize(100)
     pager = AsyncPager(service.fetch, path="/x", marker=None, page_size=None, sizes=sizes)
@@ -264,7 +264,7 @@ async def test_a_refused_limit_is_lowered_and_remembered() -> None:
     assert {limit for _, limit in service.asked} == {10}
 
 
-async def test_a_limit_that_is_lowered_on_the_way_does_not_look_like_the_end() -> None:
+async def test_limit_lowered_during_a_walk_is_not_taken_for_the_end() -> None:
     service = World(list(range(1, 101)))
 
     def tighten(world: World, page: list[int]) -> None:
@@ -274,12 +274,12 @@ async def test_a_limit_that_is_lowered_on_the_way_does_not_look_like_the_end() -
     assert len(await ids_of(service.pager(page_size=50))) == 100
 
 
-async def test_a_limit_refused_to_the_last_is_raised() -> None:
+async def test_limit_refused_at_every_size_raises() -> None:
     with pytest.raises(InvalidRequestError):
         await ids_of(World([1], cap=0, refuses=True).pager())
 
 
-async def test_a_refusal_of_something_else_is_raised_at_once() -> None:
+async def test_refusal_of_another_field_raises_at_once() -> None:
     asked: list[int] = []
 
     async def fetch(marker: object, limit: int) -> Any:
@@ -291,7 +291,7 @@ async def test_a_refusal_of_something_else_is_raised_at_once() -> None:
     assert asked == [100]
 
 
-async def test_a_limit_refused_in_plain_words_is_lowered() -> None:
+async def test_limit_refused_in_plain_text_is_lowered() -> None:
     asked: list[int] = []
 
     async def fetch(marker: object, limit: int) -> Any:
@@ -305,14 +305,14 @@ async def test_a_limit_refused_in_plain_words_is_lowered() -> None:
     assert asked[-1] == 10
 
 
-async def test_what_cannot_be_read_counts_for_the_length_of_a_page() -> None:
+async def test_unreadable_items_count_for_the_length_of_a_page() -> None:
     service = World(list(range(1, 31)), unreadable=frozenset({3, 10, 20, 30}))
     pages = [page async for page in service.pager(page_size=10).pages()]
     assert [item.id for page in pages for item in page] == [n for n in range(1, 31) if n not in (3, 10, 20, 30)]
     assert sum(len(page.unreadable) for page in pages) >= 4
 
 
-async def test_a_list_of_which_nothing_can_be_read_is_unexpected() -> None:
+async def test_list_without_a_readable_item_raises_unexpected_response_error() -> None:
     service = World([1, 2, 3], unreadable=frozenset({1, 2, 3}))
     with pytest.raises(UnexpectedResponseError):
         await ids_of(service.pager())
@@ -320,7 +320,7 @@ async def test_a_list_of_which_nothing_can_be_read_is_unexpected() -> None:
         await service.pager()
 
 
-def test_a_walk_that_could_not_read_all_is_not_complete() -> None:
+def test_walk_with_an_unreadable_item_is_incomplete() -> None:
     walk = Walk()
     walk.received([1, 2], 3, 10)
     walk.received([4], 1, 10)
@@ -332,7 +332,7 @@ def test_a_walk_that_could_not_read_all_is_not_complete() -> None:
 
 
 @pytest.mark.parametrize("answers", [[[1, 2, 3]], [[1, 2], [2, 1]]], ids=str)
-async def test_a_service_that_ignores_markers_is_not_walked_for_ever(answers: list[list[int]]) -> None:
+async def test_walk_of_a_service_that_ignores_markers_ends(answers: list[list[int]]) -> None:
     asked = []
 
     async def fetch(marker: object, limit: int) -> Any:
@@ -347,7 +347,7 @@ async def test_a_service_that_ignores_markers_is_not_walked_for_ever(answers: li
     assert len(asked) < 60
 
 
-async def test_another_walks_smaller_pages_do_not_look_like_the_end() -> None:
+async def test_smaller_pages_of_another_walk_are_not_taken_for_the_end() -> None:
     service = World(list(range(1, 1001)))
     sizes = PageSize(100)
 
@@ -362,7 +362,7 @@ async def test_another_walks_smaller_pages_do_not_look_like_the_end() -> None:
     assert found == list(range(1, 1001))
 
 
-async def test_a_rate_limit_in_a_400_is_not_about_the_limit() -> None:
+async def test_rate_limit_answered_with_400_lowers_no_limit() -> None:
     service = World([1, 2, 3])
     sizes = PageSize(100)
 
@@ -376,7 +376,7 @@ async def test_a_rate_limit_in_a_400_is_not_about_the_limit() -> None:
     assert {limit for _, limit in service.asked} == {100}
 
 
-async def test_a_limit_that_nothing_cures_is_not_remembered() -> None:
+async def test_limit_refused_at_every_size_is_not_remembered() -> None:
     sizes = PageSize(100)
     refusing = World([1], cap=0, refuses=True)
     with pytest.raises(InvalidRequestError):
@@ -384,7 +384,7 @@ async def test_a_limit_that_nothing_cures_is_not_remembered() -> None:
     assert sizes.limit(None) == 100
 
 
-async def test_a_page_size_may_be_larger_than_the_usual_one() -> None:
+async def test_page_size_may_exceed_the_usual_size() -> None:
     service = World([1])
     await service.pager(page_size=500)
     assert service.asked == [(None, 500)]
@@ -398,7 +398,7 @@ async def test_a_page_size_may_be_larger_than_the_usual_one() -> None:
     ],
     ids=["behind an inclusive marker", "a whole page"],
 )
-async def test_what_cannot_be_passed_is_told_after_all_that_can_be_reached(service: World) -> None:
+async def test_impassable_marker_raises_after_every_reachable_item(service: World) -> None:
     found = []
     with pytest.raises(UnexpectedResponseError, match="could not be read to its end"):
         async for item in service.pager():
@@ -407,7 +407,7 @@ async def test_what_cannot_be_passed_is_told_after_all_that_can_be_reached(servi
     assert len(found) > 2
 
 
-async def test_what_lives_behind_many_that_died_is_found_to_be_the_end() -> None:
+async def test_item_behind_many_deleted_items_is_found() -> None:
     def kill_all_but_one(service: World, page: list[int]) -> None:
         service.ids = [5]
 
@@ -426,7 +426,7 @@ def walk(pages: Sequence[Sequence[int]]) -> Walk:
     return walk
 
 
-def test_a_walk_knows_whether_it_saw_the_end() -> None:
+def test_walk_reports_whether_it_saw_the_end() -> None:
     assert (walk([[]]).done, walk([[]]).complete) == (True, True)
     assert walk([[1, 2], [3]]).complete
     confirmed = walk([[1, 2], []])
@@ -439,7 +439,7 @@ def test_a_walk_knows_whether_it_saw_the_end() -> None:
     assert (ignoring.done, ignoring.complete) == (True, False)
 
 
-def test_one_page_is_held_at_a_time() -> None:
+def test_iteration_keeps_one_page_in_memory() -> None:
     long = Walk()
     for start in range(0, 10_000, 100):
         long.received(range(start, start + 100), 100, 100)
