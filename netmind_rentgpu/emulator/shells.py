@@ -14,7 +14,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -258,6 +258,11 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         # As a terminal does that is switched off. What has none goes on.
         if self._terminal is not None and self._process is not None:
             self._inhabited.signal(self._process, "HUP")
+
+    def add_cleanup_task(self, task: Awaitable[None]) -> None:
+        # asyncssh awaits it once the session has ended, which a session that is cancelled does not reach.
+        cleanup = asyncio.ensure_future(task)
+        super().add_cleanup_task(cleanup)  # pyright: ignore[reportUnknownMemberType]  # Awaitable of anything
 
     async def _run(self, _: asyncssh.SSHServerProcess[bytes]) -> None:
         if self.subsystem is not None:

@@ -195,8 +195,8 @@ def test_many_unlisted_containers_are_got_by_id_in_turns() -> None:
         account.meets = meets
         await asyncio.sleep(60)
         assert most == 8
-        looks = " ".join(asked(account)).split("L")
-        sizes = {len(look.split()) for look in looks[1:-1]}
+        rounds = " ".join(asked(account)).split("L")
+        sizes = {len(round_.split()) for round_ in rounds[1:-1]}
         # Seven more may be under way when the last of them is known.
         assert min(sizes) >= 32
         assert max(sizes) <= 32 + 7
