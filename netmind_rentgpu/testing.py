@@ -13,7 +13,6 @@ It costs nothing where it is not used: neither the client nor the emulator is im
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from decimal import Decimal
@@ -103,8 +102,8 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[Non
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Result[Any]]:
     """Record whether the test itself passed: a test that failed need not have met its faults."""
     outcome = yield
-    if call.when == "call":
-        item.stash[_PASSED] = outcome.get_result().passed
+    if call.when != "teardown":
+        item.stash[_PASSED] = call.when == "call" and outcome.get_result().passed
 
 
 @contextmanager
@@ -123,14 +122,14 @@ class _Emulators:
         self._stack = stack
         self._environment = environment
         self._profile = profile
-        self._watched: list[tuple[Emulator, list[Charge | Coming], Counter[Fault]]] = []
+        self._watched: list[tuple[Emulator, list[Charge | Coming], tuple[Fault, ...]]] = []
 
     def start(self, **options: Unpack[EmulatorOptions]) -> Emulator:
         from netmind_rentgpu.emulator import Emulator
 
         settings: dict[str, Any] = {"boot_seconds": _BOOT_SECONDS, **options}
         emulator = self._stack.enter_context(Emulator(**settings))
-        self._watched.append((emulator, [], Counter()))
+        self._watched.append((emulator, [], ()))
         if len(self._watched) == 1:
             self.put_in_force(emulator)
         return emulator
@@ -146,7 +145,7 @@ class _Emulators:
     def _watch(self, emulator: Emulator) -> None:
         # An emulator of the user's own may have had something rented before, and has faults that are not this test's.
         if all(emulator is not watched for watched, *_ in self._watched):
-            self._watched.append((emulator, [*emulator.coming, *emulator.running], Counter(emulator.faults.unmet)))
+            self._watched.append((emulator, [*emulator.coming, *emulator.running], emulator.faults.unmet))
 
     def leaked(self) -> str:
         """Say what the test left rented; an empty text for nothing."""
@@ -160,10 +159,12 @@ class _Emulators:
 
     def unmet(self) -> str:
         """Return a message about the test's faults that no request met; an empty text if there are none."""
+        # Two faults may be equal: that which was there before is the same object.
         faults = [
             fault
             for emulator, _, before in self._watched
-            for fault in (Counter(emulator.faults.unmet) - before).elements()
+            for fault in emulator.faults.unmet
+            if all(fault is not earlier for earlier in before)
         ]
         if not faults:
             return ""

@@ -225,14 +225,15 @@ class Fault:
 class _Rule:
     fault: Fault
     random: Random
+    first: bool
     matched: int = 0
     hit: int = 0
-    drawn: bool = False
+    counts_as_met: bool = False
 
     @property
     def met(self) -> bool:
         """True if a request met the fault, or could have: by chance it did not."""
-        return self.hit > 0 or self.drawn
+        return self.hit > 0 or self.counts_as_met
 
     def matches(self, call: str, method: str, path: str) -> bool:
         fault = self.fault
@@ -249,7 +250,7 @@ class _Rule:
             return False
         if fault.probability is None:
             return True
-        self.drawn = True
+        self.counts_as_met = True
         return self.random.random() < fault.probability
 
 
@@ -263,28 +264,41 @@ class Faults:
         self._first = tuple(faults)
         self._added = 0
         self._rules: tuple[_Rule, ...] = ()
-        self._cleared: tuple[Fault, ...] = ()
-        self.reset()
+        self._cleared: tuple[_Rule, ...] = ()
+        self._begin()
 
     def reset(self) -> None:
         """Put into force what was in the beginning, and nothing else; `unmet` forgets all others."""
+        met = [rule.met for rule in (*self._cleared, *self._rules) if rule.first]
+        self._begin()
+        # A fault of the beginning that was met once need not be met again.
+        for rule, was_met in zip(self._rules, met, strict=True):
+            rule.counts_as_met = was_met
+
+    def _begin(self) -> None:
         self._added = 0
         self._rules = self._cleared = ()
         for fault in self._first:
-            self.add(fault)
+            self._add(fault, first=True)
 
     def add(self, fault: Fault) -> None:
         """Put a rule into force; it counts requests from now on."""
+        self._add(fault, first=False)
+
+    def _add(self, fault: Fault, *, first: bool) -> None:
         if not isinstance(fault, Fault):  # tests are rarely type-checked
             raise TypeError(f"a fault must be a Fault, not {fault!r}")
         # A random sequence for each rule, so that one rule more leaves the others as they were.
         random = Random(f"{self._seed} {self._added}")  # noqa: S311  # to be repeatable is the point
         self._added += 1
-        self._rules = (*self._rules, _Rule(fault, random))  # who looks at the old ones in another thread can go on
+        self._rules = (
+            *self._rules,
+            _Rule(fault, random, first),
+        )  # who looks at the old ones in another thread can go on
 
     def clear(self) -> None:
         """Put all rules out of force; `unmet` still lists those that no request has met."""
-        self._cleared = self.unmet
+        self._cleared = (*self._cleared, *(rule for rule in self._rules if rule.first or not rule.met))
         self._rules = ()
 
     @property
@@ -294,7 +308,7 @@ class Faults:
         A fault counts as met once one request has met it, whatever its `times`, and a fault with a `probability` once
         chance has decided about one request.
         """
-        return (*self._cleared, *(rule.fault for rule in self._rules if not rule.met))
+        return tuple(rule.fault for rule in (*self._cleared, *self._rules) if not rule.met)
 
     def __iter__(self) -> Iterator[Fault]:
         return (rule.fault for rule in self._rules)

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 import netmind_rentgpu.cli
 from netmind_rentgpu import AsyncRentGPU, PaymentType, __version__
 from netmind_rentgpu.cli.app import app
-from netmind_rentgpu.emulator import Emulator
+from netmind_rentgpu.emulator import Clock, Emulator
 
 pytestmark = pytest.mark.slow
 
@@ -105,7 +105,8 @@ def test_demo_on_a_terminal_shows_progress(tmp_path: Path) -> None:
 async def test_live_demo_reads_and_rents_nothing(tmp_path: Path, interface: tuple[str, ...]) -> None:
     import anyio
 
-    async with Emulator(seed=7) as emulator:
+    # Time stands still, so that the container is still starting when it is read.
+    async with Emulator(seed=7, clock=Clock(scale=0)) as emulator:
         environment = {"NETMIND_BASE_URL": emulator.url, "NETMIND_API_KEY": emulator.token}
         empty = await anyio.to_thread.run_sync(lambda: run("demo", "--live", *interface, cwd=tmp_path, **environment))
         assert (empty.returncode, empty.stderr) == (0, "")

@@ -132,6 +132,26 @@ def test_cleared_fault_stays_unmet_until_the_emulator_is_reset(tmp_path: Path) -
     assert "ERROR at teardown of test_clears_an_unmet_fault" in text
 
 
+def test_unmet_fault_equal_to_an_earlier_one_is_reported_after_a_reset(tmp_path: Path) -> None:
+    test = """
+    @pytest.fixture
+    def rentgpu_emulator():
+        with Emulator() as emulator:
+            emulator.faults.add(Fault("drop", call="get_auth"))
+            yield emulator
+
+    def test_leaves_the_earlier_fault(rentgpu_emulator):
+        pass
+
+    def test_adds_an_equal_fault(rentgpu_emulator):
+        rentgpu_emulator.reset()
+        rentgpu_emulator.faults.add(Fault("drop", call="get_auth"))
+    """
+    counts, text = run_pytest(tmp_path, test)
+    assert counts == {"passed": 2, "error": 1}, text
+    assert "ERROR at teardown of test_adds_an_equal_fault" in text
+
+
 def test_leak_and_unmet_fault_of_one_test_are_reported_together(tmp_path: Path) -> None:
     test = """
     @pytest.mark.asyncio
@@ -159,6 +179,19 @@ def test_fault_is_listed_as_unmet_until_one_request_meets_it() -> None:
     assert faults.unmet == (never, often)
     faults.reset()
     assert (list(faults), faults.unmet) == ([never], (never,))
+
+
+def test_fault_of_the_beginning_that_was_met_before_a_reset_is_not_listed_as_unmet() -> None:
+    first, other = Fault("drop", call="get_auth"), Fault("drop", call="list_machines")
+    faults = Faults(7, [first, other])
+    assert faults.meet("get_auth", "GET", "/v1/rentgpu/auths/1") == first
+    faults.reset()
+    assert (list(faults), faults.unmet) == ([first, other], (other,))
+    faults.clear()
+    faults.reset()
+    assert (list(faults), faults.unmet) == ([first, other], (other,))
+    # It is in force all the same.
+    assert faults.meet("get_auth", "GET", "/v1/rentgpu/auths/1") == first
 
 
 def test_fault_that_waits_behind_another_is_listed_as_unmet() -> None:

@@ -35,7 +35,7 @@ async def test_rental_with_lost_create_answer_and_detached_rental_are_deleted_in
     ):
         # The container is found in the list by the uncut part of its name, and no second one is created.
         emulator.faults.add(Fault("drop", call="create_container", when="after"))
-        rental = gpu.rent(image=IMAGE, gpus=2, max_price=Decimal(2), timeout=0.5 if unreadable else 5)
+        rental = gpu.rent(image=IMAGE, gpus=2, max_price=Decimal(2), timeout=0.5 if unreadable else 60)
         if unreadable:
             with pytest.raises(WaitTimeoutError):
                 await rental.__aenter__()

@@ -1,11 +1,12 @@
-"""Repeated creates, refused deletions and an order of offers, for tests of a rental's lifecycle."""
+"""Repeated creates, refused deletions, early expiry and an order of offers, for tests of a rental's lifecycle."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from netmind_rentgpu import AsyncRentGPU, Container, Offer
+from netmind_rentgpu import AsyncRental, AsyncRentGPU, Container, Offer
 from netmind_rentgpu.emulator import Emulator, Fault
+from netmind_rentgpu.rentals.desk import now
 
 
 def refuse_deletes(emulator: Emulator, times: int | Literal["all"]) -> None:
@@ -21,3 +22,9 @@ async def create_again(gpu: AsyncRentGPU, name: str, node_name: str) -> Containe
 def most_gpus_first(offer: Offer) -> int:
     """Return an order for offers in which the first machine has room for a second container."""
     return -(offer.machine.gpu_count or 0)
+
+
+def expire(rental: AsyncRental) -> None:
+    """Let the timer of a rental ring now, which would otherwise have to leave time to enter on the busiest machine."""
+    rental._term._expires_at = now()
+    rental._term._arm()

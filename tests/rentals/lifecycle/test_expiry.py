@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from lifecycle import expire
 from rented import IMAGE
 from until import until
 
@@ -16,7 +17,8 @@ from netmind_rentgpu.emulator import Emulator
 async def test_expired_rental_cancels_its_body_and_raises_rental_expired(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     seen: list[str] = []
     with pytest.raises(RentalExpiredError, match=r"time of rg-.* is up") as raised:
-        async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=1)) as rental:
+        async with gpu.rent(image=IMAGE, ttl=timedelta(hours=1)) as rental:
+            expire(rental)
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError as error:
@@ -38,19 +40,22 @@ async def test_spent_budget_ends_the_rental(gpu: AsyncRentGPU, emulator: Emulato
     (offer, *_) = await gpu.offers()
     assert offer.hourly_price is not None
     with pytest.raises(BudgetExceededError, match=r"budget of rg-.* is spent"):
-        async with gpu.rent(image=IMAGE, budget=offer.hourly_price / 3600) as rental:
-            await rental.run("sleep 30")
+        async with gpu.rent(image=IMAGE, budget=offer.hourly_price) as rental:
+            expire(rental)
+            await rental.run("sleep 300")
     emulator.assert_nothing_rented()
 
 
 async def test_expired_rental_ends_however_its_body_reacts(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     with pytest.raises(RentalExpiredError):
-        async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=0.5)):
+        async with gpu.rent(image=IMAGE, ttl=timedelta(hours=1)) as rental:
+            expire(rental)
             with pytest.raises(asyncio.CancelledError):
                 await asyncio.Event().wait()
             await until(lambda: not emulator.running)
     with pytest.raises(ZeroDivisionError) as raised:
-        async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=0.5)):
+        async with gpu.rent(image=IMAGE, ttl=timedelta(hours=1)) as rental:
+            expire(rental)
             try:
                 await asyncio.Event().wait()
             finally:
@@ -64,7 +69,8 @@ async def test_expired_rental_ends_however_its_body_reacts(gpu: AsyncRentGPU, em
 
 async def test_cancellation_during_expiry_stays_a_cancellation(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     async def body() -> None:
-        async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=0.5)):
+        async with gpu.rent(image=IMAGE, ttl=timedelta(hours=1)) as rental:
+            expire(rental)
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
@@ -81,9 +87,10 @@ async def test_cancellation_during_expiry_stays_a_cancellation(gpu: AsyncRentGPU
 
 
 async def test_rental_entered_and_left_by_different_tasks_expires(gpu: AsyncRentGPU, emulator: Emulator) -> None:
-    rental = gpu.rent(image=IMAGE, ttl=timedelta(seconds=1.5))
+    rental = gpu.rent(image=IMAGE, ttl=timedelta(hours=1))
     await asyncio.create_task(rental.__aenter__())
     assert (await asyncio.create_task(rental.run("true"))).ok
+    expire(rental)
     await until(lambda: not emulator.running)
     with pytest.raises(RentalExpiredError):
         await asyncio.create_task(rental.__aexit__(None, None, None))
