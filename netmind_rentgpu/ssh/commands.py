@@ -154,6 +154,8 @@ class Command(asyncssh.SSHClientSession[bytes]):
         self._connection = connection
         # A task of its own: a channel whose opening is cut off would stay open for good.
         self._starting = asyncio.get_running_loop().create_task(self._start(connection))
+        # How it failed is of no interest where the caller was cancelled meanwhile.
+        self._starting.add_done_callback(lambda starting: starting.cancelled() or starting.exception())
         await asyncio.shield(self._starting)
 
     async def _start(self, connection: asyncssh.SSHClientConnection) -> None:

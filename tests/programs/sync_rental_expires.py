@@ -7,10 +7,21 @@ from datetime import timedelta
 import preamble
 from renter import WANTED, rented, until
 
-from netmind_rentgpu import RentalExpiredError, RentGPU
+from netmind_rentgpu import Rental, RentalExpiredError, RentGPU, bridge
+from netmind_rentgpu.rentals.desk import now
 
 preamble.install()
-TTL = timedelta(seconds=1)
+TTL = timedelta(hours=1)
+
+
+def expire(rental: Rental) -> None:
+    """Let the timer of a rental ring a moment from now."""
+
+    async def ring() -> None:
+        rental._async._term._expires_at = now() + timedelta(seconds=0.5)
+        rental._async._term._arm()
+
+    bridge.call(ring)
 
 
 def fail() -> None:
@@ -21,6 +32,7 @@ def fail() -> None:
 with RentGPU() as gpu:
     try:
         with gpu.rent(**WANTED, ttl=TTL) as rental:
+            expire(rental)
             until(lambda: not rented())
             for use in (lambda: rental.run("true"), lambda: rental.shell, rental.detach):
                 try:
@@ -33,6 +45,7 @@ with RentGPU() as gpu:
         print("left", error.name == rental.name)
     try:
         with gpu.rent(**WANTED, ttl=TTL) as rental:
+            expire(rental)
             rental.run("sleep 1000")
     except RentalExpiredError:
         print("while in use")
@@ -40,6 +53,7 @@ with RentGPU() as gpu:
     assert not gpu.rentals.open()
     try:
         with gpu.rent(**WANTED, ttl=TTL) as rental:
+            expire(rental)
             until(lambda: not rented())
             fail()
     except ZeroDivisionError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import pytest
 from until import is_running, until
 
 from netmind_rentgpu import AsyncShell, ClientStateError, SSHTimeoutError
+from netmind_rentgpu.ssh.commands import Capture, Command, prepared
 
 # A command and its child, which both outlive a hangup.
 FAMILY = "trap '' HUP; sleep 3600 & echo $! > child; echo $$ > parent; touch up; wait; sleep 3600"
@@ -218,3 +220,27 @@ async def test_closed_or_cancelled_stream_ends_its_command(shell: AsyncShell, si
     with pytest.raises(asyncio.CancelledError):
         await task
     await until(lambda: not any(map(is_running, pids)))
+
+
+async def test_start_that_fails_after_its_caller_was_cancelled_is_not_reported() -> None:
+    asyncssh = pytest.importorskip("asyncssh")
+    fail = asyncio.Event()
+
+    class Connection:
+        async def create_session(self, *_: Any, **__: Any) -> None:
+            await fail.wait()
+            raise asyncssh.ConnectionLost("gone")
+
+    command = Command(prepared("true", None, None), Capture(1))
+    starting = asyncio.create_task(command.start(Connection()))  # type: ignore[arg-type]  # as much of one as is used
+    await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    fail.set()
+    task = command._starting
+    assert task is not None
+    await asyncio.wait({task})
+    # Nothing refers to the task any more, so that the loop would now report an error that nobody received.
+    del command, starting, task
+    gc.collect()
