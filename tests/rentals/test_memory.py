@@ -38,7 +38,9 @@ async def slow(state: Path) -> AsyncIterator[AsyncRentGPU]:
         emulator.assert_nothing_rented()
 
 
-async def check_freed(rental: AsyncRental, use: Enter, *, cancel: bool = False) -> None:
+async def check_freed(
+    rental: AsyncRental, use: Enter, *, cancel: bool = False, cancel_once: Callable[[], bool] | None = None
+) -> None:
     """Use a rental in a task, until the task ends or is cancelled; check that the rental is freed then."""
     reference, entered = weakref.ref(rental), asyncio.Event()
 
@@ -50,7 +52,8 @@ async def check_freed(rental: AsyncRental, use: Enter, *, cancel: bool = False) 
     del rental
     await entered.wait()
     if cancel:
-        await asyncio.sleep(0.2)  # to cancel at any point of its start
+        # At any point of its start, unless a certain one is meant.
+        await (asyncio.sleep(0.2) if cancel_once is None else until(cancel_once))
         task.cancel()
     await asyncio.wait({task})
     assert task.cancelled() == cancel
@@ -89,5 +92,5 @@ async def test_a_rental_that_was_given_up_while_it_started_is_freed(slow: AsyncR
 @pytest.mark.usefixtures("no_collector")
 async def test_a_rental_that_was_given_up_while_it_was_created_is_freed(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     emulator.faults.add(Fault("slow", call="create_container", seconds=0.5))
-    await check_freed(gpu.rent(image=IMAGE), stay, cancel=True)
+    await check_freed(gpu.rent(image=IMAGE), stay, cancel=True, cancel_once=lambda: not emulator.faults.unmet)
     emulator.assert_nothing_rented()
