@@ -291,10 +291,8 @@ class Faults:
         # A random sequence for each rule, so that one rule more leaves the others as they were.
         random = Random(f"{self._seed} {self._added}")  # noqa: S311  # to be repeatable is the point
         self._added += 1
-        self._rules = (
-            *self._rules,
-            _Rule(fault, random, first),
-        )  # who looks at the old ones in another thread can go on
+        # A new tuple, because another thread may iterate over the old one.
+        self._rules = (*self._rules, _Rule(fault, random, first))
 
     def clear(self) -> None:
         """Put all rules out of force; `unmet` still lists those that no request has met."""

@@ -1,4 +1,4 @@
-"""What programs that use a shell on a container share."""
+"""The container, a folder and a pipe, for programs that use a shell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What programs share that fork many renting processes: gates, forks and their ends.
+"""Gates, forks and their ends, for programs that fork many renting processes.
 
 They are forked from one process, which has imported all there is and has called nothing.
 """

@@ -1,4 +1,4 @@
-"""What programs that rent share: what to ask for, and what the service says is rented."""
+"""The request, the bill and the records, for programs that rent."""
 
 from __future__ import annotations
 

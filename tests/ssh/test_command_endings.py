@@ -241,6 +241,6 @@ async def test_start_that_fails_after_its_caller_was_cancelled_is_not_reported()
     task = command._starting
     assert task is not None
     await asyncio.wait({task})
-    # Nothing refers to the task any more, so that the loop would now report an error that nobody received.
+    # The loop reports an error that no caller received once no reference to the task is left.
     del command, starting, task
     gc.collect()

@@ -16,7 +16,7 @@ LONGEST = 120.0
 WARNINGS = ("-W", "error", "-W", "ignore:This process:DeprecationWarning")
 """Every warning is an error, but Python's own of a fork in a process with threads."""
 FOLDER = Path(__file__).parents[1] / "programs"
-"""Where programs of more than a few lines are kept."""
+"""The folder of the programs that have more than 15 lines."""
 BEGIN = """
 import asyncio, gc, os, random, signal, sys, threading, time, traceback
 from netmind_rentgpu import *
