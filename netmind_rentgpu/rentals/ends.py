@@ -58,17 +58,14 @@ async def delete_surely(
         is_known = now() >= known_at
         gone = False
         try:
-            deleted = await insist(lambda: desk.containers.delete(container_id, timeout=each))
-        except NotFoundError as raised:
+            deleted = await insist(lambda: desk.containers._delete(container_id, timeout=each))  # noqa: SLF001  # see there
+        except (NotFoundError, ConflictError, InvalidRequestError) as raised:
+            # What is answered once it is gone is not documented, and an earlier attempt may have been why.
             error: RentGPUError = raised
             gone = is_known and await insist(lambda: _is_nowhere(desk, container_id, each))
-        except (ConflictError, InvalidRequestError) as raised:  # what is answered once it is gone is not documented
-            error = raised
-            gone = await insist(lambda: _is_gone(desk, container_id, each))
         except RentGPUError as raised:
             error = raised
-        else:
-            # Nothing was said; or it was not there, and an earlier attempt of the same call may have been why.
+        else:  # done; but where nothing was said of it, that is looked at
             error = RentGPUError(f"container {container_id} is still there after it was deleted")
             gone = deleted is not None or await insist(lambda: _is_gone(desk, container_id, each))
         if gone:

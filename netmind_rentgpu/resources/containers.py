@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Iterable
 
 from netmind_rentgpu.conditions import Condition
 from netmind_rentgpu.errors import (
-    APIStatusError,
     ConflictError,
     InvalidArgumentError,
     InvalidRequestError,
@@ -173,26 +172,31 @@ class AsyncContainers:
             NotFoundError: there is none with that id (where the service says so in another way, it is that error).
             RentGPUError: any other of the client's errors.
         """
-        request = Request(method="DELETE", path=_path(container_id))
-        deleted = True
         try:
-            return await self._caller.one_or_none(Container, request, timeout)
-        except NotFoundError as error:
-            gone: APIStatusError = error
-        except (ConflictError, InvalidRequestError) as error:
+            return await self._delete(container_id, timeout=timeout)
+        except (NotFoundError, ConflictError, InvalidRequestError) as error:
             # What a second delete answers is not documented. If it is about one that is gone, there is nothing to get.
-            if not await self._is_gone(container_id, timeout):
-                deleted = False
-                raise
-            gone = error
-        except BaseException:
-            deleted = False
+            if not isinstance(error, NotFoundError):
+                if not await self._is_gone(container_id, timeout):
+                    raise
+                self._sweep.touch(container_id, deleted=True)
+            if missing_ok or error.earlier_attempt_unclear:
+                return None
+            raise
+
+    async def _delete(self, container_id: int, *, timeout: TimeoutOption) -> Container | None:
+        """Delete a container; raise what the service answers, also where an earlier attempt may have been why."""
+        request = Request(method="DELETE", path=_path(container_id))
+        deleted = False
+        try:
+            container = await self._caller.one_or_none(Container, request, timeout)
+            deleted = True
+        except NotFoundError:
+            deleted = True
             raise
         finally:
             self._sweep.touch(container_id, deleted=deleted)
-        if missing_ok or gone.earlier_attempt_unclear:
-            return None
-        raise gone
+        return container
 
     async def wait(
         self, container_id: int, *, until: Condition, timeout: float = 600, fail: Condition | None = None
