@@ -172,7 +172,7 @@ async def test_ensure_creates_once_and_finds_by_content(gpu: AsyncRentGPU, emula
 
 
 @in_worlds(*LISTS)
-@pytest.mark.parametrize("page_size", [None, 1, 7])
+@pytest.mark.parametrize("page_size", [None, 7, pytest.param(1, marks=pytest.mark.full)])
 async def test_lists_are_whole_at_every_page_size_while_items_are_deleted(
     gpu: AsyncRentGPU, clock: Any, page_size: int | None
 ) -> None:

@@ -178,7 +178,7 @@ def points(kind: str, count: int, stride: int) -> range:
     last = count + 4
     if stride:
         return range(1, last + 1, stride if kind == "loop step" else 1)
-    return range(2, last + 1, max(1, last // 4))
+    return range(2, last + 1, max(1, last // 3))
 
 
 @pytest.mark.parametrize("act", ["rent", "hand on"])

@@ -11,6 +11,7 @@ import attrs
 import canaries
 import pytest
 from rented import IMAGE, PROFILE, client
+from short_forms import thinned
 
 from netmind_rentgpu import NoMachineError, WaitTimeoutError
 from netmind_rentgpu.emulator import Clock, Emulator, Fault, World, preset_names, preset_world
@@ -19,7 +20,7 @@ from netmind_rentgpu.emulator import Clock, Emulator, Fault, World, preset_names
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.full if number % 4 else ()) for number, name in enumerate(preset_names())],
+    thinned(preset_names(), every=6),
 )
 async def test_rental_with_lost_create_answer_and_detached_rental_are_deleted_in_every_world(
     name: str, state: Path

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from programs import Program
 from renters import QUIETLY, Service, run_quietly
+from short_forms import thinned
 
 from netmind_rentgpu.emulator import Emulator, Fault
 
@@ -297,7 +298,7 @@ async def test_exit_leaves_an_expired_rental_of_another_process_alone(service: S
         assert (await gpu.rentals.reap()).deleted == (other.name,)
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", thinned(["fork", "spawn", "forkserver"], every=2))
 @pytest.mark.parametrize("synchronously", [False, True])
 async def test_multiprocessing_worker_deletes_its_rental_at_exit(
     service: Service, method: str, synchronously: bool

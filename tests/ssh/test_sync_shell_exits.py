@@ -2,6 +2,7 @@
 
 import pytest
 from scripts import Served
+from short_forms import thinned
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +55,7 @@ ENDINGS = {
 }
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("ending", thinned(ENDINGS, every=3))
 async def test_exit_with_a_shell_is_silent_and_leaves_no_file(served: Served, ending: str) -> None:
     (await served.run(ENDINGS[ending])).assert_silent("")
     assert not list((served.folder / "here").iterdir())
@@ -82,7 +83,7 @@ async def test_exit_ends_running_commands(served: Served, way: str) -> None:
     program.assert_silent("ended\n")
 
 
-@pytest.mark.parametrize("end", ["sys.exit", "os._exit", "close", "collection"])
+@pytest.mark.parametrize("end", thinned(["sys.exit", "os._exit", "close", "collection"], every=2))
 async def test_forked_child_cannot_use_its_parents_shell(served: Served, end: str) -> None:
     program = await served.run_file("fork_with_open_shell.py", end)
     refused = "this shell cannot be used: it belongs to another process\n"

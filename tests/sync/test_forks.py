@@ -8,6 +8,7 @@ import pytest
 from hostile import Hostile, Peer
 from programs import Program
 from served import GET, connections, serve_list, target
+from short_forms import thinned
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +24,7 @@ ENDS_OF_A_CHILD = [
 ]
 
 
-@pytest.mark.parametrize("end", ENDS_OF_A_CHILD)
+@pytest.mark.parametrize("end", thinned(ENDS_OF_A_CHILD, every=3))
 async def test_child_forked_while_idle_calls_over_connections_of_its_own(end: str) -> None:
     program = Program(file="idle_fork.py", arguments=[end])
 
@@ -175,7 +176,7 @@ async def test_finalizer_can_call_while_the_child_copies_the_client() -> None:
         (await program.run(server.url)).assert_silent("")
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", thinned(["fork", "spawn", "forkserver"], every=2))
 async def test_multiprocessing_pool_uses_no_connection_of_its_parent(method: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("""\

@@ -1,0 +1,15 @@
+"""Which of a test's many cases run without `--full`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+
+def thinned(values: Iterable[Any], *, every: int) -> list[Any]:
+    """Return values for `parametrize`, of which all but every so manieth run with `--full` alone, which CI does once."""
+    return [
+        pytest.param(value, marks=pytest.mark.full if number % every else ()) for number, value in enumerate(values)
+    ]
