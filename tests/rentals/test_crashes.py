@@ -1,7 +1,7 @@
 """A renting process is killed at any point, under any fault: after one `reap` nothing is rented, and nothing foreign gone.
 
-The short forms take a few points of each kind. `--full` takes every fourth loop step, every other point, and every fault at
-every request; `--crash-stride=1` takes each loop step. The tests print how many runs that were.
+The short forms take a few points of each kind. `--full` takes every 12th loop step, every third of the other points, and
+every third fault at each request; `--crash-stride=1` takes all. The tests print how many runs that were.
 """
 
 from __future__ import annotations
@@ -170,34 +170,40 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture
 def stride(request: pytest.FixtureRequest, full: bool) -> int:
     """How many loop steps lie between two points; 0 to take a few points of each kind."""
-    return int(request.config.getoption("--crash-stride") or (4 if full else 0))
+    return int(request.config.getoption("--crash-stride") or (12 if full else 0))
 
 
-def points(kind: str, count: int, stride: int) -> range:
+@pytest.fixture
+def every(stride: int) -> int:
+    """How many of the other points and of the faults lie between two, which are fewer."""
+    return max(1, stride // 4)
+
+
+def points(kind: str, count: int, stride: int, every: int) -> range:
     """Return the points at which to kill, out of as many as a whole run took and a few more, since runs differ."""
     last = count + 4
     if stride:
-        return range(1, last + 1, stride if kind == "loop step" else 1)
+        return range(1, last + 1, stride if kind == "loop step" else every)
     return range(2, last + 1, max(1, last // 3))
 
 
 @pytest.mark.parametrize("act", ["rent", "hand on"])
 async def test_process_killed_at_any_point_leaks_nothing(
-    site: Site, act: str, kinds: tuple[str, ...], stride: int
+    site: Site, act: str, kinds: tuple[str, ...], stride: int, every: int
 ) -> None:
     whole = await site.crash(act=act)
     assert whole.error is None
     assert whole.counts.keys() == set(KINDS)
-    chosen = [(kind, n) for kind in kinds for n in points(kind, whole.counts[kind], stride)]
+    chosen = [(kind, n) for kind in kinds for n in points(kind, whole.counts[kind], stride, every)]
     for kind, n in chosen:
         await site.crash(act=act, kind=kind, n=n)
     print(f"{act}, {', '.join(kinds)}: killed at {site.killed} of {len(chosen)} points")
     assert site.killed > len(chosen) / 2
 
 
-async def test_any_fault_leaks_nothing(site: Site, full: bool, part: slice) -> None:
-    chosen = list(faults())
-    if not full:
+async def test_any_fault_leaks_nothing(site: Site, stride: int, every: int, part: slice) -> None:
+    chosen = list(faults())[::every]
+    if not stride:
         creates = [fault for fault in chosen if fault.call == "create_container"]
         chosen = Random(7).sample(creates, 6) + Random(8).sample(chosen, 6)
     for fault in chosen[part]:
@@ -208,10 +214,12 @@ async def test_any_fault_leaks_nothing(site: Site, full: bool, part: slice) -> N
     assert site.met > len(chosen[part]) / 2
 
 
-async def test_process_killed_under_faults_leaks_nothing(site: Site, full: bool, part: slice) -> None:
+async def test_process_killed_under_faults_leaks_nothing(site: Site, stride: int, every: int, part: slice) -> None:
     random = Random(9)
     faulty = [fault for fault in faults() if fault.call in ("create_container", "delete_container")]
-    chosen = [(random.choice(faulty), random.choice(KINDS), random.random()) for _ in range(300 if full else 6)]
+    chosen = [
+        (random.choice(faulty), random.choice(KINDS), random.random()) for _ in range(300 // every if stride else 6)
+    ]
     for fault, kind, place in chosen[part]:
         most = {"loop step": 170, "before commit": 9, "after commit": 9}.get(kind, 40)
         await site.crash(fault, kind=kind, n=round(most * (1 + place) / 2))

@@ -70,7 +70,7 @@ def test_gets_by_id_never_exceed_the_estimated_pages(
 
 @pytest.mark.parametrize(
     ("wanted", "pages", "gets", "expected"),
-    [(3, 4, 40, False), (3, 4, 41, True), (1, 4, 1000, False), (2, 10**9, 10**9, False)],
+    [(3, 4, 40, False), (3, 4, 41, True), (2, 4, 41, True), (1, 4, 1000, False), (2, 10**9, 10**9, False)],
 )
 def test_recount_is_worth_it_after_enough_gets(wanted: int, pages: int, gets: int, expected: bool) -> None:
     assert worth_recounting(wanted, pages, gets=gets) is expected

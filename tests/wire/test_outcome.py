@@ -187,7 +187,7 @@ def test_html_error_page_is_shown_only_by_its_title() -> None:
 def test_deep_body_is_cut_and_an_impossible_date_is_ignored() -> None:
     for opening, closing in ((b"[", b"]"), (b'{"detail":', b"}")):
         with pytest.raises(ServerError) as caught:
-            read(500, opening * 600 + b"1" + closing * 600)
+            read(500, opening * 900 + b"1" + closing * 900)
         assert "…" in str(caught.value.body)
     with pytest.raises(RateLimitError) as limited:
         read(429, {}, retry_after="Thu, 01 Jan 2026 00:00:30 +99999999999999")
@@ -278,6 +278,7 @@ def test_successful_response_is_decoded() -> None:
 def test_html_instead_of_json_is_unexpected_and_not_repeated() -> None:
     with pytest.raises(UnexpectedResponseError, match="looks like a page of HTML") as caught:
         read(200, b"<html>the-token</html>")
+    assert not caught.value.truncated
     assert "the-token" not in repr(caught.value)
 
 

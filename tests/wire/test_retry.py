@@ -77,6 +77,7 @@ def test_retry_delay_honours_retry_after() -> None:
     assert delay(rate_limit(5), random=0.0) == 5
     assert delay(rate_limit(5), random=1.0) == 5.5
     assert delay(server(503, 7), random=0.0) == 7
+    assert delay(rate_limit(60), random=0.0) == 60
     assert delay(rate_limit(61)) is None
     assert delay(rate_limit(0), random=0.0) == 0
 
@@ -85,6 +86,7 @@ def test_retries_end_with_the_attempts_or_the_time() -> None:
     assert delay(server(502), attempt=3) == 2
     assert delay(server(502), attempt=4) is None
     assert delay(server(502), elapsed=119.4) == 0.5
+    assert delay(server(502), elapsed=119.5) == 0.5
     assert delay(server(502), elapsed=119.6) is None
     assert delay(server(502), remaining=0.6) == 0.5
     assert delay(server(502), remaining=0.5) is None
