@@ -49,6 +49,8 @@ async def delete_surely(
         hurried: whether to leave it at one attempt.
     """
     loop = asyncio.get_running_loop()
+    # The public method takes a 404 for done where an earlier attempt may have been why.
+    delete = desk.containers._delete  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
     each = patience(desk.timeouts)
     pause = _FIRST_PAUSE
     known_at = now() if rented_at is None else rented_at + desk.profile.list_lag
@@ -58,9 +60,9 @@ async def delete_surely(
         is_known = now() >= known_at
         gone = False
         try:
-            deleted = await insist(lambda: desk.containers._delete(container_id, timeout=each))  # noqa: SLF001  # see there
+            deleted = await insist(lambda: delete(container_id, timeout=each))
         except (NotFoundError, ConflictError, InvalidRequestError) as raised:
-            # What is answered once it is gone is not documented, and an earlier attempt may have been why.
+            # What is answered once it is gone is not documented.
             error: RentGPUError = raised
             gone = is_known and await insist(lambda: _is_nowhere(desk, container_id, each))
         except RentGPUError as raised:

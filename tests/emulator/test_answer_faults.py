@@ -122,7 +122,7 @@ async def test_hanging_answer_times_out(emulator: Emulator, gpu: AsyncRentGPU, w
     body = await wanted(gpu)
     emulator.faults.add(Fault("hang", call="create_container", when=when))
     with pytest.raises(APITimeoutError) as caught:
-        await gpu.containers.create(**{**body, "payment_type": PaymentType.USD}, timeout=0.2)
+        await gpu.containers.create(**{**body, "payment_type": PaymentType.USD}, timeout=1)
     assert caught.value.maybe_processed
     assert len(emulator.running) == (1 if when == "after" else 0)
     assert [request.status for request in emulator.requests.of("create_container")] == [None]

@@ -21,9 +21,9 @@ async def gpu(emulator: Emulator) -> AsyncIterator[AsyncRentGPU]:
 
 async def test_slow_service_acts_although_the_caller_left(emulator: Emulator, gpu: AsyncRentGPU) -> None:
     body = await wanted(gpu)
-    emulator.faults.add(Fault("slow", call="create_container", seconds=0.3))
+    emulator.faults.add(Fault("slow", call="create_container", seconds=2))
     with pytest.raises(APITimeoutError):
-        await gpu.containers.create(**{**body, "payment_type": PaymentType.USD}, timeout=0.05)
+        await gpu.containers.create(**{**body, "payment_type": PaymentType.USD}, timeout=1)
     assert emulator.running == []
     await until(lambda: emulator.running)
 

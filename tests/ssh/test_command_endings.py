@@ -70,8 +70,8 @@ async def holding(site: Any) -> AsyncIterator[Alive]:
 
 
 async def test_command_over_its_timeout_ends_with_its_children(shell: AsyncShell, site: Any) -> None:
-    with pytest.raises(SSHTimeoutError, match=r"did not end within 0\.7 s") as caught:
-        await shell.run(f"echo begun; {FAMILY}", timeout=0.7)
+    with pytest.raises(SSHTimeoutError, match=r"did not end within 2 s") as caught:
+        await shell.run(f"echo begun; {FAMILY}", timeout=2)
     assert isinstance(caught.value, TimeoutError)
     assert caught.value.stage == "command"
     assert caught.value.result is not None
@@ -83,7 +83,7 @@ async def test_command_over_its_timeout_ends_with_its_children(shell: AsyncShell
 
 async def test_command_that_ignores_term_is_killed(shell: AsyncShell, site: Any) -> None:
     with pytest.raises(SSHTimeoutError):
-        await shell.run(f"trap '' TERM; {FAMILY}", timeout=0.7)
+        await shell.run(f"trap '' TERM; {FAMILY}", timeout=2)
     pids = await started(site.home)
     await until(lambda: not any(map(is_running, pids)))
 

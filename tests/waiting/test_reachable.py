@@ -142,12 +142,12 @@ async def test_wait_reachable_timeout_says_why_ssh_did_not_answer(account: Accou
         await containers.wait_reachable(container_id, timeout=0.2)
     account.set(container_id, 1, at(free_port))
     with pytest.raises(WaitTimeoutError, match=rf"127\.0\.0\.1 port {free_port}: no connection \(.*failed") as caught:
-        await containers.wait_reachable(container_id, timeout=0.2)
+        await containers.wait_reachable(container_id, timeout=2)
     assert isinstance(caught.value.pending[container_id], Container)
     async with listening(says(b"HTTP/1.1 400 Bad Request\r\n\r\n", stays=False)) as port:
         account.set(container_id, 1, at(port))
         with pytest.raises(WaitTimeoutError, match=f"127.0.0.1 port {port}: no SSH server answers$"):
-            await containers.wait_reachable(container_id, timeout=0.2)
+            await containers.wait_reachable(container_id, timeout=2)
 
 
 async def test_wait_reachable_ends_when_the_container_fails_or_is_gone(account: Account, free_port: int) -> None:

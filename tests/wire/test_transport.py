@@ -297,8 +297,8 @@ async def test_create_uses_a_new_connection_after_an_unannounced_close() -> None
 async def test_total_timeout_covers_a_body_that_drips() -> None:
     with anyio.fail_after(10):
         async with Hostile([hostile.drip]) as server, client(server) as gpu:
-            with pytest.raises(APITimeoutError, match=r"no whole answer within 0\.5 s") as caught:
-                await gpu.containers.get(1, timeout=0.5)
+            with pytest.raises(APITimeoutError, match=r"no whole answer within 2 s") as caught:
+                await gpu.containers.get(1, timeout=2)
             assert caught.value.maybe_processed is True
             assert len(server.seen) == 1
 
