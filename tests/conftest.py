@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
@@ -30,6 +31,11 @@ settings.load_profile("tests")
 # Many tests start programs, which would otherwise compile the whole package each time.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+# What runs in the background or under nohup is started with these ignored, and all that it starts, too.
+for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 # A warning of a coroutine that was never awaited says where it was created.
 sys.set_coroutine_origin_tracking_depth(3)
