@@ -461,7 +461,7 @@ def test_presets_are_the_same_in_every_process() -> None:
     assert there.strip() == here
 
 
-def test_a_world_that_is_none() -> None:
+def test_unknown_world_value_or_preset_is_refused() -> None:
     impossible: dict[str, Any] = {"ssh": "telnet"}
     with pytest.raises(ValueError, match="ssh"):
         World(**impossible)

@@ -75,22 +75,22 @@ async def stay(rental: AsyncRental) -> None:
 
 
 @pytest.mark.usefixtures("no_collector")
-async def test_a_rental_that_was_left_is_freed(gpu: AsyncRentGPU) -> None:
+async def test_left_rental_is_freed(gpu: AsyncRentGPU) -> None:
     await check_freed(gpu.rent(image=IMAGE), enter)
 
 
 @pytest.mark.usefixtures("no_collector")
-async def test_a_rental_whose_user_was_cancelled_is_freed(gpu: AsyncRentGPU) -> None:
+async def test_rental_with_a_cancelled_user_is_freed(gpu: AsyncRentGPU) -> None:
     await check_freed(gpu.rent(image=IMAGE), stay, cancel=True)
 
 
 @pytest.mark.usefixtures("no_collector")
-async def test_a_rental_that_was_given_up_while_it_started_is_freed(slow: AsyncRentGPU) -> None:
+async def test_rental_given_up_while_starting_is_freed(slow: AsyncRentGPU) -> None:
     await check_freed(slow.rent(image=1), stay, cancel=True)
 
 
 @pytest.mark.usefixtures("no_collector")
-async def test_a_rental_that_was_given_up_while_it_was_created_is_freed(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+async def test_rental_given_up_while_being_created_is_freed(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     emulator.faults.add(Fault("slow", call="create_container", seconds=0.5))
     await check_freed(gpu.rent(image=IMAGE), stay, cancel=True, cancel_once=lambda: not emulator.faults.unmet)
     emulator.assert_nothing_rented()

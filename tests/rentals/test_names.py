@@ -27,7 +27,7 @@ kept_names = st.builds(new_name, st.none(), random=draws)
 
 
 @given(moments)
-def test_a_name_is_short_and_plain(moment: datetime) -> None:
+def test_name_is_short_and_plain(moment: datetime) -> None:
     name = new_name(moment)
     assert re.fullmatch(r"rg-[0-9a-z]{10}-[0-9a-z]{10}", name)
     # A service that cuts names at 24 characters leaves it whole.
@@ -111,14 +111,14 @@ def test_name_with_a_random_character_in_any_place_is_not_ours(name: str, place:
 
 
 @given(name=names, place=st.integers(0, 24), other=st.sampled_from(ALPHABET))
-def test_a_name_with_a_character_more_or_less_is_not_ours(name: str, place: int, other: str) -> None:
+def test_name_with_a_character_more_or_less_is_not_ours(name: str, place: int, other: str) -> None:
     assert expiry_in(name[:place] + other + name[place:]) is None
     assert expiry_in(name[:place]) == (expiry_in(name) if place == 24 else None)
     assert expiry_in(name[:place] + name[place + 1 :]) == (expiry_in(name) if place == 24 else None)
 
 
 @given(name=names, place=st.integers(0, 22))
-def test_a_name_with_two_characters_swapped_is_not_ours(name: str, place: int) -> None:
+def test_name_with_two_characters_swapped_is_not_ours(name: str, place: int) -> None:
     swapped = name[:place] + name[place + 1] + name[place] + name[place + 2 :]
     assert (expiry_in(swapped) is None) is (swapped != name)
 
