@@ -175,7 +175,7 @@ def stride(request: pytest.FixtureRequest, full: bool) -> int:
 
 @pytest.fixture
 def every(stride: int) -> int:
-    """How many of the other points and of the faults lie between two, which are fewer."""
+    """Take one in so many of the other points and of the faults; there are fewer of these than of loop steps."""
     return max(1, stride // 4)
 
 

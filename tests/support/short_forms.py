@@ -9,7 +9,7 @@ import pytest
 
 
 def thinned(values: Iterable[Any], *, every: int) -> list[Any]:
-    """Return values for `parametrize`, of which all but every so manieth run with `--full` alone, which CI does once."""
+    """Return values for `parametrize`: one in so many always runs, the others with `--full` alone, which CI does once."""
     return [
         pytest.param(value, marks=pytest.mark.full if number % every else ()) for number, value in enumerate(values)
     ]

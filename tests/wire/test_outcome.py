@@ -187,7 +187,7 @@ def test_html_error_page_is_shown_only_by_its_title() -> None:
 def test_deep_body_is_cut_and_an_impossible_date_is_ignored() -> None:
     for opening, closing in ((b"[", b"]"), (b'{"detail":', b"}")):
         with pytest.raises(ServerError) as caught:
-            read(500, opening * 900 + b"1" + closing * 900)
+            read(500, opening * 1000 + b"1" + closing * 1000)
         assert "…" in str(caught.value.body)
     with pytest.raises(RateLimitError) as limited:
         read(429, {}, retry_after="Thu, 01 Jan 2026 00:00:30 +99999999999999")
