@@ -57,7 +57,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Start the slow tests first, so that no worker is left with one in the end."""
+    """Mark the tests that have a full form; start the slow ones first, so that no worker is left with one in the end."""
+    for item in items:
+        if isinstance(item, pytest.Function) and "full" in item.fixturenames:
+            item.add_marker("full_form")
     if not config.getoption("--full"):
         deselected = [item for item in items if item.get_closest_marker("full")]
         config.hook.pytest_deselected(items=deselected)
