@@ -30,10 +30,16 @@ from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast
 import anyio
 from anyio.from_thread import BlockingPortal
 
+from netmind_rentgpu.concurrency.event_loops import loop_factory
+from netmind_rentgpu.concurrency.exit_hooks import (
+    at_exit,
+    at_exit_of_a_worker,
+    park_daemon_thread,
+    wait_despite_interrupts,
+    warn_on_stderr_once,
+)
 from netmind_rentgpu.crossing import Crossing
 from netmind_rentgpu.errors import ClientStateError, ConfigurationError, RentGPUError
-from netmind_rentgpu.exiting import at_exit, at_exit_of_a_worker, hold_back, say, wait_out
-from netmind_rentgpu.loops import loop_factory
 
 __all__ = ["Held", "call", "iterate"]
 
@@ -82,7 +88,7 @@ def call(function: Callable[P, Awaitable[R]], /, *arguments: P.args, **keywords:
         loop.withdraw(submitted, error)
         raise
     if _exiting:
-        hold_back(_LONGEST_END)
+        park_daemon_thread(_LONGEST_END)
     if submitted.error is None:
         return cast(R, submitted.result)
     try:
@@ -277,7 +283,7 @@ class _Loop:
                 await function()
             except RentGPUError as error:
                 if _exiting:
-                    say(str(error))
+                    warn_on_stderr_once(str(error))
 
         task = asyncio.get_running_loop().create_task(run())
         self._tasks.add(task)
@@ -345,7 +351,7 @@ _open: dict[object, Closable] = {}
 def _running_loop() -> _Loop:
     global _loop  # noqa: PLW0603  # there is one for the process
     if _exiting:
-        hold_back(_LONGEST_END)
+        park_daemon_thread(_LONGEST_END)
         raise ClientStateError("the interpreter is exiting; nothing more can be called")
     loop = _loop
     if loop is None or not loop.came_up:
@@ -391,7 +397,7 @@ def _at_exit() -> None:
     global _exiting  # noqa: PLW0603  # there is one for the process
     _exiting = True
     if _loop is not None:
-        wait_out(_loop.stop)
+        wait_despite_interrupts(_loop.stop)
 
 
 # Registered when this is first imported, and so run after whatever the program registers once it has a client.

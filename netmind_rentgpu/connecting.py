@@ -12,7 +12,7 @@ from aiohappyeyeballs import (
     start_connection,  # pyright: ignore[reportUnknownVariableType]  # its tuples have any length
 )
 
-from netmind_rentgpu.threads import in_a_thread
+from netmind_rentgpu.concurrency.threads import run_in_thread
 
 __all__ = ["Addresses", "connect", "look_up"]
 
@@ -35,7 +35,7 @@ async def look_up(host: str, port: int) -> Addresses:
         # An address needs no thread to be looked up in.
         found = socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
-        found = await in_a_thread(lambda: socket.getaddrinfo(host, port, type=kind))
+        found = await run_in_thread(lambda: socket.getaddrinfo(host, port, type=kind))
     return found  # type: ignore[return-value]  # typeshed's is wider
 
 

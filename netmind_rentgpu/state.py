@@ -18,9 +18,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
+from netmind_rentgpu.concurrency.cancellation import wait_shielded
+from netmind_rentgpu.concurrency.threads import run_in_thread, start_thread
 from netmind_rentgpu.errors import ClientStateError, LedgerError
-from netmind_rentgpu.shielding import surely
-from netmind_rentgpu.threads import in_a_thread, start
 
 __all__ = ["LONGEST_LOCK", "Connection", "State"]
 
@@ -162,7 +162,7 @@ class State:
             if not entry.over:
                 entry.done = asyncio.get_running_loop().create_future()
                 with suppress(asyncio.CancelledError):
-                    await surely(entry.done)
+                    await wait_shielded(entry.done)
             if not entry.done.cancelled():
                 entry.done.exception()  # it is not for anybody any more
             raise
@@ -181,7 +181,7 @@ class State:
         Raises:
             LedgerError: the file cannot be used.
         """
-        return await in_a_thread(lambda: self._read(look))
+        return await run_in_thread(lambda: self._read(look))
 
     def _enter(self, act: _Act) -> _Entry:
         loop = asyncio.get_running_loop()
@@ -210,7 +210,7 @@ class State:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._finish, loop, batch, outcomes)
 
-        start(act)
+        start_thread(act)
 
     def _finish(self, loop: asyncio.AbstractEventLoop, batch: Sequence[_Entry], outcomes: Sequence[Any]) -> None:
         for entry, outcome in zip(batch, outcomes, strict=True):

@@ -37,7 +37,7 @@ async def test_unresponsive_address_does_not_prevent_a_connection_to_the_next(
 
 
 async def test_numeric_address_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connecting, "in_a_thread", lambda _: pytest.fail("a numeric address needs no look-up"))
+    monkeypatch.setattr(connecting, "run_in_thread", lambda _: pytest.fail("a numeric address needs no look-up"))
     async with listening(says()) as port:
         with await connecting.connect(await connecting.look_up("127.0.0.1", port)) as connected:
             assert connected.getpeername() == ("127.0.0.1", port)

@@ -18,8 +18,8 @@ LAYERS = [
     "documented",
     "profile",
     "settings",
-    "threads",
-    "exiting",
+    "concurrency.threads",
+    "concurrency.exit_hooks",
     "wire.payload",
     "wire.codec",
     "wire.outcome",
@@ -32,8 +32,8 @@ LAYERS = [
     "resources.machines",
     "resources.auths",
     "resources.images",
-    "shielding",
-    "loops",
+    "concurrency.cancellation",
+    "concurrency.event_loops",
     "conditions",
     "connecting",
     "waiting.strategy",
@@ -59,7 +59,7 @@ LAYERS = [
     "rentals.needs",
     "rentals.owners",
     "rentals.records",
-    "rentals.sharing",
+    "concurrency.single_flight",
     "rentals.outcomes",
     "rentals.tries",
     "rentals.ledger",
@@ -93,7 +93,7 @@ LAYERS = [
 LIBRARY_USERS = {
     "aiohappyeyeballs": {"connecting"},
     "aiohttp": {"wire.transport", "emulator.web", "client"},
-    "anyio": {"bridge", "shielding"},
+    "anyio": {"bridge", "concurrency.cancellation"},
     "asyncssh": {
         "emulator.forwards",
         "emulator.shells",
@@ -138,6 +138,7 @@ MODULES = dict(modules())
 def test_every_module_has_its_layer() -> None:
     assert {name for name in MODULES if name and not name.startswith("emulator")} == {
         *LAYERS,
+        "concurrency",
         "wire",
         "resources",
         "waiting",

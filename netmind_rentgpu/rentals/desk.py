@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import attrs
 
+from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.errors import ClientStateError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.profile import ServiceProfile
@@ -19,7 +20,6 @@ from netmind_rentgpu.rentals.market import Market, Roll
 from netmind_rentgpu.rentals.supplies import Supplies
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.settings import Timeouts
-from netmind_rentgpu.shielding import surely
 from netmind_rentgpu.state import LONGEST_LOCK
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Desk:
         self.closing = True
         releasing = asyncio.get_running_loop().create_task(self._release_all())
         try:
-            await surely(releasing, cancelled=self._interrupt)
+            await wait_shielded(releasing, cancelled=self._interrupt)
         except asyncio.CancelledError as cancellation:
             if (error := releasing.exception()) is not None:
                 cancellation.add_note(str(error))

@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from datetime import datetime
 
+from netmind_rentgpu.concurrency.cancellation import retry_when_cancelled
 from netmind_rentgpu.errors import (
     AuthenticationError,
     ClientStateError,
@@ -24,7 +25,6 @@ from netmind_rentgpu.rentals.desk import Desk, now
 from netmind_rentgpu.rentals.market import patience
 from netmind_rentgpu.rentals.records import RentalRecord
 from netmind_rentgpu.settings import Timeouts
-from netmind_rentgpu.shielding import insist
 
 __all__ = ["ask_patiently", "delete_surely", "noted", "noted_soon", "unreleased"]
 
@@ -60,16 +60,16 @@ async def delete_surely(
         is_known = now() >= known_at
         gone = False
         try:
-            deleted = await insist(lambda: delete(container_id, timeout=each))
+            deleted = await retry_when_cancelled(lambda: delete(container_id, timeout=each))
         except (NotFoundError, ConflictError, InvalidRequestError) as raised:
             # What is answered once it is gone is not documented.
             error: RentGPUError = raised
-            gone = is_known and await insist(lambda: _is_nowhere(desk, container_id, each))
+            gone = is_known and await retry_when_cancelled(lambda: _is_nowhere(desk, container_id, each))
         except RentGPUError as raised:
             error = raised
         else:  # done; but where nothing was said of it, that is looked at
             error = RentGPUError(f"container {container_id} is still there after it was deleted")
-            gone = deleted is not None or await insist(lambda: _is_gone(desk, container_id, each))
+            gone = deleted is not None or await retry_when_cancelled(lambda: _is_gone(desk, container_id, each))
         if gone:
             return None
         if isinstance(error, _HOPELESS) or loop.time() + pause > deadline or (hurried is not None and hurried.is_set()):

@@ -14,12 +14,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import cache, partial
 
-from netmind_rentgpu.exiting import at_exit, at_exit_of_a_worker, say, say_given_up, wait_out
-from netmind_rentgpu.loops import loop_factory, our_own
+from netmind_rentgpu.concurrency.cancellation import wait_shielded
+from netmind_rentgpu.concurrency.event_loops import loop_factory, our_own
+from netmind_rentgpu.concurrency.exit_hooks import (
+    at_exit,
+    at_exit_of_a_worker,
+    report_given_up,
+    wait_despite_interrupts,
+    warn_on_stderr_once,
+)
 from netmind_rentgpu.rentals.desk import Desk, left_behind, still_at_work
 from netmind_rentgpu.rentals.owners import this_process
 from netmind_rentgpu.rentals.reaper import reap
-from netmind_rentgpu.shielding import surely
 
 __all__ = ["release_at_exit"]
 
@@ -49,10 +55,10 @@ def _release() -> None:
         if desk.loop is not None and desk.loop not in our_own
     ]
     for release in ending:
-        _see_to(partial(wait_out, partial(_outlast, release, deadline)))
+        _see_to(partial(wait_despite_interrupts, partial(_outlast, release, deadline)))
     desks = left_behind()
     if desks:
-        _see_to(partial(wait_out, partial(_run, desks)))
+        _see_to(partial(wait_despite_interrupts, partial(_run, desks)))
 
 
 def _outlast(release: Future[None], deadline: float) -> None:
@@ -77,14 +83,14 @@ def _run(desks: Sequence[Desk]) -> None:
             raise
         # The first one is borne, and comes out in the end.
         if not released.is_set():
-            say_given_up()
+            report_given_up()
 
 
 async def _release_all(desks: Sequence[Desk], began: threading.Event, released: threading.Event) -> None:
     began.set()
     releasing = asyncio.gather(*(_release_one(desk) for desk in desks))
     try:
-        await surely(releasing)
+        await wait_shielded(releasing)
     finally:
         if releasing.done():
             released.set()
@@ -111,4 +117,4 @@ async def _release_one(desk: Desk) -> None:
 
 def _complain(text: str) -> None:
     logger.error("%s", text)
-    say(text)
+    warn_on_stderr_once(text)

@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 import attrs
 
+from netmind_rentgpu.concurrency.cancellation import retry_when_cancelled, wait_shielded
 from netmind_rentgpu.errors import (
     LedgerError,
     MachineRefusal,
@@ -33,7 +34,6 @@ from netmind_rentgpu.rentals.outcomes import CreateOutcome, outcome_of
 from netmind_rentgpu.rentals.owners import this_process
 from netmind_rentgpu.rentals.records import RentalRecord
 from netmind_rentgpu.rentals.tries import Doubt, Order, Taken, Try
-from netmind_rentgpu.shielding import insist, surely
 
 __all__ = ["Begin", "Hold"]
 
@@ -166,7 +166,7 @@ class Hold:
                 await asyncio.sleep(one.doubt.over_at - asyncio.get_running_loop().time())
             looking = asyncio.get_running_loop().create_task(self._doubts.look_once(one))
             try:
-                await surely(looking, cancelled=self.interrupt)
+                await wait_shielded(looking, cancelled=self.interrupt)
             finally:
                 error = looking.exception()
             # The service may have made it twice, though nothing has failed; where it has, that has to be told.
@@ -195,7 +195,7 @@ class Hold:
             ending = {asyncio.get_running_loop().create_task(self._end(one)): one for one in self._tries}
             for task in ending:
                 with suppress(asyncio.CancelledError):
-                    await surely(task)
+                    await wait_shielded(task)
             problems += [self._end_of(one, task) for task, one in ending.items() if not task.cancelled()]
         problems += [self._unended(one) for one in tuple(self._tries)]
         return next((problem for problem in problems if problem is not None), None)
@@ -253,7 +253,7 @@ class Hold:
         """
         for twin in found[1:]:
             deleting = asyncio.get_running_loop().create_task(self._doubts.delete(one, twin.id))
-            await surely(deleting)
+            await wait_shielded(deleting)
             error = deleting.result()
             if error is not None:
                 raise error
@@ -323,10 +323,10 @@ class Hold:
         if creating is None:
             return True
         if not creating.done():
-            await insist(lambda: self._doubts.unless_hurried(creating, longest=_LONGEST_ANSWER))
+            await retry_when_cancelled(lambda: self._doubts.unless_hurried(creating, longest=_LONGEST_ANSWER))
             creating.cancel()
             with suppress(asyncio.CancelledError):
-                await surely(creating)
+                await wait_shielded(creating)
         error = None if creating.cancelled() else creating.exception()
         if not creating.cancelled() and error is None:
             one.found(creating.result(), now())
@@ -339,14 +339,14 @@ class Hold:
                 await self._take_refusal(one, outcome)
         if one.looked_for or one.refused:
             return await self._looked_for(one)
-        found = await insist(lambda: self._doubts.settle(one))
+        found = await retry_when_cancelled(lambda: self._doubts.settle(one))
         if found:
             one.found(found[0], now())
         return bool(found)
 
     async def _looked_for(self, one: Try) -> bool:
         with suppress(RentGPUError):
-            return await insist(lambda: self._doubts.look_once(one))
+            return await retry_when_cancelled(lambda: self._doubts.look_once(one))
         return False
 
     async def _leave_on_record(self, one: Try) -> None:

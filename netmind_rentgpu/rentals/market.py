@@ -10,12 +10,12 @@ from typing import TypeAlias
 
 import attrs
 
+from netmind_rentgpu.concurrency.single_flight import SingleFlight
 from netmind_rentgpu.errors import MachineRefusal, NoMachineError, RentGPUError, UnexpectedResponseError
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.names import is_same_name
 from netmind_rentgpu.rentals.needs import Offer, is_taken_up, next_offer
 from netmind_rentgpu.rentals.records import RentalRecord
-from netmind_rentgpu.rentals.sharing import Shared
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.machines import AsyncMachines
 from netmind_rentgpu.settings import Timeouts
@@ -57,7 +57,9 @@ class Market:
     def __init__(self, machines: AsyncMachines, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._machines = machines
         self._clock = clock
-        self._listed: defaultdict[str, Shared[list[Machine]]] = defaultdict(lambda: Shared(fresh=_FRESH, clock=clock))
+        self._listed: defaultdict[str, SingleFlight[list[Machine]]] = defaultdict(
+            lambda: SingleFlight(fresh=_FRESH, clock=clock)
+        )
         self._refused: dict[str, _Refused] = {}
         self._claimed: Counter[str] = Counter()
         # How often something was given back: as long as nothing is, what is taken up stays so.
@@ -137,7 +139,7 @@ class Roll:
         """
         self._containers = containers
         self._each = patience(timeouts)
-        self._walked: Shared[_Walk] = Shared(fresh=0, clock=clock)
+        self._walked: SingleFlight[_Walk] = SingleFlight(fresh=0, clock=clock)
 
     async def call(self) -> list[Container]:
         """Return all containers, as a walk found them that began now or later.

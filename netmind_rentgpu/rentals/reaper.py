@@ -9,6 +9,7 @@ from datetime import datetime
 
 import attrs
 
+from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.errors import LedgerError, NotFoundError, RentGPUError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.desk import Desk, disown_closed_loops, is_held_here, now
@@ -17,7 +18,6 @@ from netmind_rentgpu.rentals.market import matching
 from netmind_rentgpu.rentals.names import expiry_in, is_same_name
 from netmind_rentgpu.rentals.owners import Life, life_of, see_process, this_process
 from netmind_rentgpu.rentals.records import ReapReport, RentalRecord, Verdict, after_looking, may_turn_up, verdict
-from netmind_rentgpu.shielding import surely
 
 __all__ = ["reap", "reap_by_name"]
 
@@ -62,7 +62,7 @@ class _Reaping:
             deleting = asyncio.get_running_loop().create_task(
                 delete_surely(self.desk, container_id, rented_at=rented_at, hurried=self.hurried)
             )
-            await surely(deleting, cancelled=self.hurried.set)
+            await wait_shielded(deleting, cancelled=self.hurried.set)
         error = deleting.result()
         if error is None:
             if not gone:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 
 import attrs
 
+from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.errors import (
     BudgetExceededError,
     ClientStateError,
@@ -32,7 +33,6 @@ from netmind_rentgpu.rentals.records import RentalRecord
 from netmind_rentgpu.rentals.standing import Standing
 from netmind_rentgpu.rentals.term import Term
 from netmind_rentgpu.rentals.tries import Taken
-from netmind_rentgpu.shielding import surely
 
 if TYPE_CHECKING:
     from netmind_rentgpu.ssh.results import CommandResult
@@ -188,13 +188,13 @@ class AsyncRental:
             raise ClientStateError("this rental is kept: nobody deletes it anyway")
         detaching = asyncio.create_task(self._hold.detach(record))
         try:
-            await surely(detaching)
+            await wait_shielded(detaching)
         finally:
             detaching.result()
             ended = self._releasing is not None
             self._standing.over = self._standing.over or "it was detached"
             releasing = self._start_release()
-        await surely(releasing)
+        await wait_shielded(releasing)
         if ended:  # by its time, or by who closed it, a moment before
             raise self._standing.ended() if self._standing.cause is not None else self._standing.unusable()
         return attrs.evolve(record, stage="detached", owner=None)
@@ -214,7 +214,7 @@ class AsyncRental:
             # Whoever is about to rent has to know what of it was done.
             if self._releasing is None:
                 self._block.cut_short("this rental is closed")
-            await surely(asyncio.create_task(self._released.wait()), cancelled=self._hold.interrupt)
+            await wait_shielded(asyncio.create_task(self._released.wait()), cancelled=self._hold.interrupt)
         if (problem := await self._release_surely()) is not None:
             raise problem
 
@@ -347,7 +347,7 @@ class AsyncRental:
         """Release it, whoever cancels that; return what could not be."""
         releasing = self._start_release()
         try:
-            await surely(releasing, cancelled=self._hold.interrupt)
+            await wait_shielded(releasing, cancelled=self._hold.interrupt)
         except asyncio.CancelledError as cancellation:
             _noted(cancellation, releasing.result())
             raise

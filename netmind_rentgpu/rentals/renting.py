@@ -10,6 +10,7 @@ from math import inf
 
 import attrs
 
+from netmind_rentgpu.concurrency.single_flight import SingleFlight
 from netmind_rentgpu.errors import InvalidArgumentError, NoMachineError
 from netmind_rentgpu.models import Auth, Image, Machine, PaymentType
 from netmind_rentgpu.rentals.desk import Desk, now
@@ -19,7 +20,6 @@ from netmind_rentgpu.rentals.names import LATEST
 from netmind_rentgpu.rentals.needs import Needs, Offer, OfferKey, ranked, resolved_gpu_names, same, version, why_none
 from netmind_rentgpu.rentals.reaper import reap
 from netmind_rentgpu.rentals.rental import AsyncRental
-from netmind_rentgpu.rentals.sharing import Shared
 from netmind_rentgpu.rentals.tries import Order, Taken
 from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.ssh.access import check_asyncssh
@@ -60,7 +60,7 @@ class Renting:
         self._desk = desk
         self._payment_number = payment_number
         self._may_log_in = False
-        self._reaped: Shared[None] = Shared(fresh=inf)
+        self._reaped: SingleFlight[None] = SingleFlight(fresh=inf)
         self._ranked_for: tuple[list[Machine], Wish, Ranking, str] | None = None
 
     def wish(

@@ -9,9 +9,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from math import inf
 
+from netmind_rentgpu.concurrency.single_flight import SingleFlight
 from netmind_rentgpu.errors import InvalidArgumentError, NotFoundError
 from netmind_rentgpu.models import Auth, Image, ImageType
-from netmind_rentgpu.rentals.sharing import Shared
 from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.resources.auths import AsyncAuths
 from netmind_rentgpu.resources.images import AsyncImages
@@ -31,9 +31,9 @@ class Supplies:
         self._auths = auths
         self._state = state
         self._account = account
-        self._named: defaultdict[str, Shared[int]] = defaultdict(_remembered)
+        self._named: defaultdict[str, SingleFlight[int]] = defaultdict(_remembered)
         # None stands for the account's own.
-        self._given: defaultdict[str | None, Shared[int]] = defaultdict(_remembered)
+        self._given: defaultdict[str | None, SingleFlight[int]] = defaultdict(_remembered)
 
     async def image_id(self, image: int | str | Image) -> int:
         """Return the id of the image that is meant.
@@ -123,8 +123,8 @@ class Supplies:
         )
 
 
-def _remembered() -> Shared[int]:
-    return Shared(fresh=inf)
+def _remembered() -> SingleFlight[int]:
+    return SingleFlight(fresh=inf)
 
 
 def matching_image(text: str, images: Iterable[Image]) -> Image:

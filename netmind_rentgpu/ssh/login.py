@@ -8,10 +8,10 @@ import socket
 import asyncssh
 import attrs
 
+from netmind_rentgpu.concurrency.threads import revive
 from netmind_rentgpu.connecting import connect, look_up
 from netmind_rentgpu.errors import SSHError, SSHStage, SSHTimeoutError
 from netmind_rentgpu.models import SSHEndpoint
-from netmind_rentgpu.threads import revive
 
 __all__ = ["Login", "log_in"]
 

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeAlias
 
+from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.errors import ClientStateError, InvalidArgumentError, SSHError, SSHStage, SSHTimeoutError
 from netmind_rentgpu.models import Container
-from netmind_rentgpu.shielding import surely
 from netmind_rentgpu.ssh.access import label_of
 from netmind_rentgpu.ssh.arguments import check_ports, described, local_path, remote_path, shown, text
 from netmind_rentgpu.ssh.results import CommandResult, Forward, OnTransferProgress, OutputLine
@@ -296,7 +296,7 @@ class AsyncShell:
             raise ClientStateError("this shell was opened in another event loop")
         self._over, self._connection = self._over or "it is closed", None
         if connection is not None:
-            await surely(asyncio.get_running_loop().create_task(self._under_way.close(connection)))
+            await wait_shielded(asyncio.get_running_loop().create_task(self._under_way.close(connection)))
 
     async def __aenter__(self) -> Self:
         if self._over or self._loop is not None:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from netmind_rentgpu.shielding import surely
+from netmind_rentgpu.concurrency.cancellation import wait_shielded
 
 if TYPE_CHECKING:
     import asyncssh
@@ -51,7 +51,7 @@ class UnderWay:
         if command.closed:
             self._commands.pop(command, None)
         elif command in self._commands:
-            await surely(self._end(command))
+            await wait_shielded(self._end(command))
 
     async def copy(self, copying: Coroutine[Any, Any, None]) -> bool:
         """Copy; tell whether that came to its end, or was ended with all the rest."""
@@ -64,7 +64,7 @@ class UnderWay:
             if task.cancelled():
                 return False
             task.cancel()
-            await surely(task)
+            await wait_shielded(task)
             if not task.cancelled():
                 task.exception()  # it is not for anybody any more
             raise

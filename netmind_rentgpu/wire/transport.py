@@ -22,6 +22,7 @@ import attrs
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from netmind_rentgpu.concurrency.threads import run_in_thread
 from netmind_rentgpu.errors import (
     APIConnectionError,
     APITimeoutError,
@@ -31,7 +32,6 @@ from netmind_rentgpu.errors import (
     TransportError,
 )
 from netmind_rentgpu.settings import Settings, Timeouts
-from netmind_rentgpu.threads import in_a_thread
 from netmind_rentgpu.version import __version__
 from netmind_rentgpu.wire.outcome import Answer, Request, unexpected
 from netmind_rentgpu.wire.payload import dump
@@ -254,7 +254,7 @@ class _Resolver(aiohttp.abc.AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[aiohttp.abc.ResolveResult]:
-        found = await in_a_thread(
+        found = await run_in_thread(
             lambda: socket.getaddrinfo(host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
         )
         return [

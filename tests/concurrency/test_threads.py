@@ -6,7 +6,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from netmind_rentgpu.threads import in_a_thread
+from netmind_rentgpu.concurrency.threads import run_in_thread
 
 
 async def test_work_run_in_a_thread_is_traced_by_a_debugger() -> None:
@@ -21,7 +21,7 @@ async def test_work_run_in_a_thread_is_traced_by_a_debugger() -> None:
     before = threading.gettrace()
     threading.settrace(trace)
     try:
-        assert await in_a_thread(work_to_be_seen) != threading.get_ident()
+        assert await run_in_thread(work_to_be_seen) != threading.get_ident()
     finally:
         threading.settrace(before)  # type: ignore[arg-type]  # typeshed allows None in sys.settrace alone
     assert "work_to_be_seen" in traced

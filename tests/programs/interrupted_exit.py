@@ -14,7 +14,8 @@ from contextlib import suppress
 import preamble
 from interrupting import Interrupter
 
-from netmind_rentgpu import bridge, exiting
+from netmind_rentgpu import bridge
+from netmind_rentgpu.concurrency import exit_hooks
 
 preamble.install()
 NOT_INTERRUPTED, INTERRUPTED, NOT_CLOSED = 7, 8, 9
@@ -50,7 +51,7 @@ def exit_interrupted(interrupter: Interrupter) -> int:
 
 
 bridge.call(nothing)
-interrupter = Interrupter(bridge.__file__, exiting.__file__)
+interrupter = Interrupter(bridge.__file__, exit_hooks.__file__)
 for moment in range(1, 1000):
     if (pid := os.fork()) == 0:
         interrupter.moment = moment

@@ -76,7 +76,7 @@ async def test_uvloop_runs_the_calls_only_if_the_environment_asks_for_it() -> No
         # The event loop policy of a program governs only the loops that the program makes itself.
         policy = "import uvloop, warnings; warnings.simplefilter('ignore'); uvloop.install()"
         not_asked = await Program(policy + "\n" + "\n".join(line[8:] for line in code.splitlines())).run(server.url)
-        not_asked.assert_silent("netmind_rentgpu.loops\n")
+        not_asked.assert_silent("netmind_rentgpu.concurrency.event_loops\n")
 
 
 async def test_missing_uvloop_fails_each_call_with_the_import_error_as_cause() -> None:

@@ -11,8 +11,8 @@ from concurrent.futures import Executor
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 from weakref import WeakSet
 
+from netmind_rentgpu.concurrency.threads import run_in_thread
 from netmind_rentgpu.errors import ConfigurationError
-from netmind_rentgpu.threads import in_a_thread
 
 __all__ = ["loop_factory", "our_own"]
 
@@ -30,14 +30,14 @@ class _SelectorLoop(asyncio.SelectorEventLoop):
     """
 
     async def getaddrinfo(self, *arguments: Any, **keywords: Any) -> Any:
-        return await in_a_thread(lambda: socket.getaddrinfo(*arguments, **keywords))
+        return await run_in_thread(lambda: socket.getaddrinfo(*arguments, **keywords))
 
     def run_in_executor(
         self, executor: Executor | None, func: Callable[[Unpack[Arguments]], Result], *args: *Arguments
     ) -> asyncio.Future[Result]:
         if executor is not None:
             return super().run_in_executor(executor, func, *args)
-        return in_a_thread(lambda: func(*args))
+        return run_in_thread(lambda: func(*args))
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -9,7 +9,14 @@ import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["at_exit", "at_exit_of_a_worker", "hold_back", "say", "say_given_up", "wait_out"]
+__all__ = [
+    "at_exit",
+    "at_exit_of_a_worker",
+    "park_daemon_thread",
+    "report_given_up",
+    "wait_despite_interrupts",
+    "warn_on_stderr_once",
+]
 
 _said: set[str] = set()
 
@@ -35,7 +42,7 @@ def at_exit_of_a_worker(act: Callable[[], object]) -> None:
         sys.modules["multiprocessing.util"].Finalize(None, act, exitpriority=0)
 
 
-def say(text: str) -> None:
+def warn_on_stderr_once(text: str) -> None:
     """Say, once, what nobody is left to be told by an error, unless the log is shown somewhere, which has it, too."""
     if text in _said:
         return
@@ -49,7 +56,7 @@ def say(text: str) -> None:
         sys.stderr.write(f"netmind_rentgpu: {text}\n")
 
 
-def wait_out(wait: Callable[[], object]) -> None:
+def wait_despite_interrupts(wait: Callable[[], object]) -> None:
     """Wait for the end of what is being deleted. As everywhere, it takes two interrupts to give that up."""
     try:
         try:
@@ -57,15 +64,15 @@ def wait_out(wait: Callable[[], object]) -> None:
         except KeyboardInterrupt:
             wait()
     except KeyboardInterrupt:
-        say_given_up()
+        report_given_up()
 
 
-def say_given_up() -> None:
+def report_given_up() -> None:
     """Say that somebody has interrupted the end twice."""
-    say("interrupted twice while closing; what is still rented is on record, for reap")
+    warn_on_stderr_once("interrupted twice while closing; what is still rented is on record, for reap")
 
 
-def hold_back(seconds: float) -> None:
+def park_daemon_thread(seconds: float) -> None:
     """Keep a daemon thread from going on, and complaining, while the interpreter is taken apart.
 
     Not for ever, for somebody may wait for that thread.

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-__all__ = ["insist", "surely"]
+__all__ = ["retry_when_cancelled", "wait_shielded"]
 
 Result = TypeVar("Result")
 
 
-async def surely(future: asyncio.Future[Any], *, cancelled: Callable[[], object] | None = None) -> None:
+async def wait_shielded(future: asyncio.Future[Any], *, cancelled: Callable[[], object] | None = None) -> None:
     """Wait for something that takes only so long, whoever cancels that, and however often; be cancelled then.
 
     What came of it is for the caller to look at.
@@ -37,7 +37,7 @@ async def surely(future: asyncio.Future[Any], *, cancelled: Callable[[], object]
             del cancellation  # its traceback leads here
 
 
-async def insist(
+async def retry_when_cancelled(
     act: Callable[[], Awaitable[Result]], *, cancelled: Callable[[], object] | None = None, times: int = 5
 ) -> Result:
     """Do something that may be begun again, in spite of being cancelled; be cancelled only when that is too often.

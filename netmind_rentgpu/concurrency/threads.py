@@ -14,13 +14,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["in_a_thread", "revive", "start"]
+__all__ = ["revive", "run_in_thread", "start_thread"]
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 
-def start(work: Callable[[], object]) -> None:
+def start_thread(work: Callable[[], object]) -> None:
     """Have work done in a thread; here and now where none can be started any more. It must not raise."""
 
     def begin() -> None:
@@ -36,7 +36,7 @@ def start(work: Callable[[], object]) -> None:
         work()
 
 
-def in_a_thread(work: Callable[[], Result]) -> asyncio.Future[Result]:
+def run_in_thread(work: Callable[[], Result]) -> asyncio.Future[Result]:
     """Have work done in a thread; return what will come of it."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Result] = loop.create_future()
@@ -62,7 +62,7 @@ def in_a_thread(work: Callable[[], Result]) -> asyncio.Future[Result]:
         else:
             done.set_exception(error)
 
-    start(do)
+    start_thread(do)
     return done
 
 
@@ -85,5 +85,5 @@ class _Threads(ThreadPoolExecutor):
             except BaseException as error:  # noqa: BLE001  # for whoever asked
                 future.set_exception(error)
 
-        start(do)
+        start_thread(do)
         return future

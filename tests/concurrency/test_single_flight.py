@@ -8,7 +8,7 @@ from math import inf
 import pytest
 
 from netmind_rentgpu import RentGPUError
-from netmind_rentgpu.rentals.sharing import Shared
+from netmind_rentgpu.concurrency.single_flight import SingleFlight
 
 
 class Finder:
@@ -28,7 +28,7 @@ class Finder:
         return found
 
 
-async def results_of_callers(shared: Shared[object], find: Finder, count: int) -> list[object]:
+async def results_of_callers(shared: SingleFlight[object], find: Finder, count: int) -> list[object]:
     asking = [asyncio.create_task(shared.get(find)) for _ in range(count)]
     await asyncio.sleep(0)
     find.may_end.set()
@@ -36,7 +36,7 @@ async def results_of_callers(shared: Shared[object], find: Finder, count: int) -
 
 
 async def test_concurrent_callers_share_one_search() -> None:
-    shared, find = Shared[object](fresh=inf), Finder("one")
+    shared, find = SingleFlight[object](fresh=inf), Finder("one")
     assert await results_of_callers(shared, find, 100) == ["one"] * 100
     assert await shared.get(find) == "one"
     assert find.calls == 1
@@ -44,7 +44,7 @@ async def test_concurrent_callers_share_one_search() -> None:
 
 async def test_caller_after_the_result_is_stale_searches_again() -> None:
     now = 0.0
-    shared, find = Shared[object](fresh=5, clock=lambda: now), Finder("one", "two")
+    shared, find = SingleFlight[object](fresh=5, clock=lambda: now), Finder("one", "two")
     assert await results_of_callers(shared, find, 2) == ["one"] * 2
     now = 5.0
     assert await shared.get(find) == "one"
@@ -57,7 +57,7 @@ async def test_failure_is_shared_but_each_caller_gets_its_own_error() -> None:
     failure.add_note("twice")
     failure.__cause__ = cause = OSError("the network")
     now = 0.0
-    shared, find = Shared[object](fresh=inf, clock=lambda: now), Finder(failure, "one")
+    shared, find = SingleFlight[object](fresh=inf, clock=lambda: now), Finder(failure, "one")
     ends = await results_of_callers(shared, find, 50)
     assert find.calls == 1
     assert {str(end) for end in ends} == {"it failed"}
@@ -77,7 +77,7 @@ async def test_failure_is_shared_but_each_caller_gets_its_own_error() -> None:
 
 
 async def test_result_forgotten_during_its_search_is_searched_again() -> None:
-    shared, find = Shared[object](fresh=inf), Finder("old", "new")
+    shared, find = SingleFlight[object](fresh=inf), Finder("old", "new")
     asking = asyncio.create_task(shared.get(find))
     await asyncio.sleep(0)
     shared.forget()
@@ -88,7 +88,7 @@ async def test_result_forgotten_during_its_search_is_searched_again() -> None:
 
 
 async def test_cancelled_caller_leaves_the_search_to_the_next() -> None:
-    shared, find = Shared[object](fresh=inf), Finder("one", "two")
+    shared, find = SingleFlight[object](fresh=inf), Finder("one", "two")
     first, second = asyncio.create_task(shared.get(find)), asyncio.create_task(shared.get(find))
     await asyncio.sleep(0)
     first.cancel()

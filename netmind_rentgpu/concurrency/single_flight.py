@@ -10,12 +10,12 @@ from typing import Generic, TypeVar
 
 from netmind_rentgpu.errors import RentGPUError
 
-__all__ = ["Shared"]
+__all__ = ["SingleFlight"]
 
 Thing = TypeVar("Thing")
 
 
-class Shared(Generic[Thing]):
+class SingleFlight(Generic[Thing]):
     """Something that is asked for once for all who asked before that began; where it failed, that is shared as well.
 
     Else those who wait for one that fails would all ask, one after the other.
