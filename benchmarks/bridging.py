@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from benchmarks.measure import report
-from netmind_rentgpu import bridge
+from netmind_rentgpu.sync import portal
 
 LIMIT = 1.2
 THEIRS = "asyncio.run_coroutine_threadsafe"
@@ -32,7 +32,7 @@ def run(rounds: int) -> bool:
     thread.start()
     candidates: dict[str, Callable[[], object]] = {
         THEIRS: lambda: asyncio.run_coroutine_threadsafe(_nothing(), loop).result(),
-        "the client's bridge": lambda: bridge.call(_nothing),
+        "the client's portal": lambda: portal.call(_nothing),
     }
     try:
         found = [{name: _timed(call) for name, call in candidates.items()} for _ in range(rounds)]
@@ -40,4 +40,4 @@ def run(rounds: int) -> bool:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
-    return report("A call into the event loop", found, THEIRS, "us", {"the client's bridge": LIMIT})
+    return report("A call into the event loop", found, THEIRS, "us", {"the client's portal": LIMIT})

@@ -14,7 +14,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from netmind_rentgpu.bridged import Pager
     from netmind_rentgpu.client import AsyncRentGPU
     from netmind_rentgpu.documented import CurrencyName, GPUName, RegionCode
     from netmind_rentgpu.errors import (
@@ -65,7 +64,8 @@ if TYPE_CHECKING:
     from netmind_rentgpu.settings import DEFAULT, Retries, Timeouts
     from netmind_rentgpu.ssh.results import CommandResult, Forward, OutputLine, TransferProgress
     from netmind_rentgpu.ssh.shell import AsyncShell
-    from netmind_rentgpu.sync import Rental, RentGPU, Shell
+    from netmind_rentgpu.sync.client import Rental, RentGPU, Shell
+    from netmind_rentgpu.sync.wrappers import Pager
     from netmind_rentgpu.version import __version__
     from netmind_rentgpu.waiting.waits import WaitProgress
     from netmind_rentgpu.waiting.watching import Change
@@ -138,7 +138,7 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "bridged": ("Pager",),
+    "sync.wrappers": ("Pager",),
     "client": ("AsyncRentGPU",),
     "documented": ("CurrencyName", "GPUName", "RegionCode"),
     "models": ("Auth", "Container", "Image", "ImageType", "InvalidField", "Machine", "PaymentType", "SSHEndpoint"),
@@ -149,7 +149,7 @@ _ROOMS = {
     "settings": ("DEFAULT", "Retries", "Timeouts"),
     "ssh.results": ("CommandResult", "Forward", "OutputLine", "TransferProgress"),
     "ssh.shell": ("AsyncShell",),
-    "sync": ("RentGPU", "Rental", "Shell"),
+    "sync.client": ("RentGPU", "Rental", "Shell"),
     "version": ("__version__",),
     "waiting.waits": ("WaitProgress",),
     "waiting.watching": ("Change",),

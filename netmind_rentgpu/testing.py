@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from netmind_rentgpu.client import AsyncRentGPU
     from netmind_rentgpu.emulator import Charge, Clock, Coming, Emulator, Fault, World
     from netmind_rentgpu.profile import ServiceProfile
-    from netmind_rentgpu.sync import RentGPU
+    from netmind_rentgpu.sync.client import RentGPU
 
 __all__ = ["EmulatorFactory", "EmulatorOptions"]
 
@@ -243,7 +243,7 @@ def rentgpu_profile(_rentgpu_in_force: Emulator) -> ServiceProfile:
 @pytest.fixture
 def rentgpu(_rentgpu_in_force: Emulator, rentgpu_profile: ServiceProfile) -> Iterator[RentGPU]:
     """Give a synchronous client of `rentgpu_emulator`."""
-    from netmind_rentgpu.sync import RentGPU
+    from netmind_rentgpu.sync.client import RentGPU
 
     with RentGPU(_rentgpu_in_force.token, base_url=_rentgpu_in_force.url, profile=rentgpu_profile) as gpu:
         yield gpu

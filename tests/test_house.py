@@ -80,11 +80,11 @@ LAYERS = [
     "rentals.rentals",
     "rentals",
     "client",
-    "crossing",
-    "bridge",
-    "bridged",
-    "handles",
-    "sync",
+    "sync.pending_call",
+    "sync.portal",
+    "sync.wrappers",
+    "sync.handles",
+    "sync.client",
     "testing",
     "cli.demo",
     "cli.app",
@@ -93,7 +93,7 @@ LAYERS = [
 LIBRARY_USERS = {
     "aiohappyeyeballs": {"connecting"},
     "aiohttp": {"wire.transport", "emulator.web", "client"},
-    "anyio": {"bridge", "concurrency.cancellation"},
+    "anyio": {"sync.portal", "concurrency.cancellation"},
     "asyncssh": {
         "emulator.forwards",
         "emulator.shells",
@@ -139,6 +139,7 @@ def test_every_module_has_its_layer() -> None:
     assert {name for name in MODULES if name and not name.startswith("emulator")} == {
         *LAYERS,
         "concurrency",
+        "sync",
         "wire",
         "resources",
         "waiting",

@@ -21,12 +21,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from netmind_rentgpu.bridged import Pager
 from netmind_rentgpu.client import AsyncRentGPU
 from netmind_rentgpu.conditions import has_ssh
 from netmind_rentgpu.models import Container, ImageType, Machine, PaymentType
 from netmind_rentgpu.rentals.rental import AsyncRental
-from netmind_rentgpu.sync import RentGPU
+from netmind_rentgpu.sync.client import RentGPU
+from netmind_rentgpu.sync.wrappers import Pager
 from netmind_rentgpu.waiting.waits import WaitProgress
 from netmind_rentgpu.wire.paging import AsyncPager
 

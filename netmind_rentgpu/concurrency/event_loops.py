@@ -1,4 +1,4 @@
-"""Which event loop the bridge runs: the only file that knows uvloop."""
+"""Which event loop the synchronous client runs: the only file that knows uvloop."""
 
 from __future__ import annotations
 

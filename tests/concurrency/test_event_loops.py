@@ -31,7 +31,7 @@ async def test_host_name_is_looked_up_in_the_loop_thread_if_no_thread_can_be_sta
             raise RuntimeError("can't create new thread at interpreter shutdown")
 
         gpu = RentGPU(base_url=os.environ["NETMIND_BASE_URL"].replace("127.0.0.1", "localhost"))
-        bridge.call(asyncio.sleep, 0)
+        portal.call(asyncio.sleep, 0)
         threading.Thread.start = no_thread
         print(gpu.containers.get(1).id)
     """)

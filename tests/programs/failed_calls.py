@@ -9,7 +9,8 @@ from contextlib import suppress
 
 import preamble
 
-from netmind_rentgpu import RentGPU, RentGPUError, bridge
+from netmind_rentgpu import RentGPU, RentGPUError
+from netmind_rentgpu.sync import portal
 
 preamble.install()
 
@@ -40,8 +41,8 @@ def call_once(call: Callable[[], object]) -> None:
 
 gpu = RentGPU()
 gc.disable()
-for call in (lambda: bridge.call(fail), lambda: gpu.containers.get(1), lambda: gpu.auths.create("short")):
+for call in (lambda: portal.call(fail), lambda: gpu.containers.get(1), lambda: gpu.auths.create("short")):
     for _ in range(10):
         call_once(call)
-    bridge.call(asyncio.sleep, 0)
+    portal.call(asyncio.sleep, 0)
     print(Big.count)

@@ -8,7 +8,8 @@ import threading
 
 import preamble
 
-from netmind_rentgpu import RentGPU, bridge
+from netmind_rentgpu import RentGPU
+from netmind_rentgpu.sync import portal
 
 preamble.install()
 gpu = RentGPU()
@@ -17,7 +18,7 @@ taken, over = threading.Event(), threading.Event()
 
 def hold_lock() -> None:
     """Hold the lock until the child has ended."""
-    with bridge._lock:
+    with portal._lock:
         taken.set()
         over.wait()
 

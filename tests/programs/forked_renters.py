@@ -19,7 +19,7 @@ import netmind_rentgpu.client
 import netmind_rentgpu.rentals.rental
 import netmind_rentgpu.ssh.commands
 import netmind_rentgpu.ssh.login
-import netmind_rentgpu.sync
+import netmind_rentgpu.sync.client
 import netmind_rentgpu.waiting.reachable
 
 assert asyncssh

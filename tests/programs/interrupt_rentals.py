@@ -14,7 +14,8 @@ import time
 import preamble
 from renter import WANTED, rented
 
-from netmind_rentgpu import RentGPU, bridge
+from netmind_rentgpu import RentGPU
+from netmind_rentgpu.sync import portal
 
 preamble.install()
 interrupts = random.Random(int(sys.argv[1]))
@@ -43,6 +44,6 @@ for number in range(int(sys.argv[2])):
         interrupted += 1
     # The rental is deleted at once, although the program still refers to it.
     assert not rented(), number
-    assert not bridge._loop._calls
+    assert not portal._loop._calls
     assert gpu.rentals.open() == []
 assert interrupted > 0, (interrupted, left)

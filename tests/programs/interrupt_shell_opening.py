@@ -13,7 +13,8 @@ import sys
 import preamble
 from container_user import CONTAINER
 
-from netmind_rentgpu import RentGPU, bridge
+from netmind_rentgpu import RentGPU
+from netmind_rentgpu.sync import portal
 
 preamble.install()
 signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -34,7 +35,7 @@ with RentGPU() as gpu:
             open_and_close(gpu)
         except KeyboardInterrupt:
             interrupted += 1
-        assert not bridge._loop._calls
+        assert not portal._loop._calls
     gc.collect()
     with gpu.ssh(CONTAINER) as shell:
         assert shell.run("true").ok

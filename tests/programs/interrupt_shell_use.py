@@ -13,7 +13,8 @@ import sys
 import preamble
 from container_user import CONTAINER, HERE, names
 
-from netmind_rentgpu import RentGPU, Shell, bridge
+from netmind_rentgpu import RentGPU, Shell
+from netmind_rentgpu.sync import portal
 
 preamble.install()
 signal.signal(signal.SIGALRM, signal.default_int_handler)
@@ -39,7 +40,7 @@ with RentGPU() as gpu, gpu.ssh(CONTAINER) as shell:
                 use(shell)
         except KeyboardInterrupt:
             interrupted += 1
-        assert not bridge._loop._calls
+        assert not portal._loop._calls
         assert shell.run("ls -A there").stdout == "up\n"
         assert names() == ["down", "up"]
         assert names(HERE / "down") == ["up"]

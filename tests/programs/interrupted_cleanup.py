@@ -14,7 +14,7 @@ from typing import Any
 
 import preamble
 
-from netmind_rentgpu import bridge
+from netmind_rentgpu.sync import portal
 
 preamble.install()
 first, second = (getattr(builtins, name) for name in sys.argv[1:])
@@ -45,6 +45,6 @@ async def work() -> None:
 
 
 try:
-    bridge.call(work)
+    portal.call(work)
 except BaseException as error:  # noqa: BLE001  # each of the two exceptions may be raised
     print(type(error).__name__, error.__context__ and type(error.__context__).__name__)

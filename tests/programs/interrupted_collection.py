@@ -9,7 +9,7 @@ from typing import Any
 import preamble
 from interrupting import Interrupter
 
-from netmind_rentgpu import bridge
+from netmind_rentgpu.sync import portal
 
 preamble.install()
 
@@ -30,16 +30,16 @@ async def nothing() -> None:
 
 swallowed: list[Any] = []
 sys.unraisablehook = lambda unraisable: swallowed.append(unraisable.exc_type)
-bridge.call(nothing)
-interrupter = Interrupter(bridge.__file__, weakref.__file__)
+portal.call(nothing)
+interrupter = Interrupter(portal.__file__, weakref.__file__)
 for first in range(1, 1000):
     interrupter.moment, value = first, Value()
-    held = bridge.Held(value)
+    held = portal.OwnedHandle(value)
     sys.settrace(interrupter.trace)
     del held
     sys.settrace(None)
-    bridge.call(nothing)
-    assert value.closed or value in bridge._open.values(), first
+    portal.call(nothing)
+    assert value.closed or value in portal._open.values(), first
     if interrupter.moment > 0:
         break
 assert value.closed

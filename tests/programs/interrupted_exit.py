@@ -14,8 +14,8 @@ from contextlib import suppress
 import preamble
 from interrupting import Interrupter
 
-from netmind_rentgpu import bridge
 from netmind_rentgpu.concurrency import exit_hooks
+from netmind_rentgpu.sync import portal
 
 preamble.install()
 NOT_INTERRUPTED, INTERRUPTED, NOT_CLOSED = 7, 8, 9
@@ -39,8 +39,8 @@ async def nothing() -> None:
 def exit_interrupted(interrupter: Interrupter) -> int:
     """Run the exit functions, interrupted, and return whether the value was closed."""
     value = Value()
-    held = bridge.Held(value)  # noqa: F841  # keeps the value open until the exit
-    bridge.call(nothing)
+    held = portal.OwnedHandle(value)  # noqa: F841  # keeps the value open until the exit
+    portal.call(nothing)
     # An interrupt before the first exit function has begun is reported by Python.
     sys.unraisablehook = lambda unraisable: None
     sys.settrace(interrupter.trace)
@@ -50,8 +50,8 @@ def exit_interrupted(interrupter: Interrupter) -> int:
     return (NOT_INTERRUPTED if interrupter.moment > 0 else INTERRUPTED) if value.closed else NOT_CLOSED
 
 
-bridge.call(nothing)
-interrupter = Interrupter(bridge.__file__, exit_hooks.__file__)
+portal.call(nothing)
+interrupter = Interrupter(portal.__file__, exit_hooks.__file__)
 for moment in range(1, 1000):
     if (pid := os.fork()) == 0:
         interrupter.moment = moment

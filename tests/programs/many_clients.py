@@ -14,7 +14,8 @@ from pathlib import Path
 
 import preamble
 
-from netmind_rentgpu import RentGPU, bridge
+from netmind_rentgpu import RentGPU
+from netmind_rentgpu.sync import portal
 
 preamble.install()
 
@@ -33,9 +34,9 @@ def use(number: int) -> tuple[int, int, int]:
             gpu.close()
         else:
             del gpu
-    bridge.call(asyncio.sleep, 0)  # all that was scheduled has run by now
-    while len(asyncio.all_tasks(bridge.call(running_loop))) > 1:
-        bridge.call(asyncio.sleep, 0)
+    portal.call(asyncio.sleep, 0)  # all that was scheduled has run by now
+    while len(asyncio.all_tasks(portal.call(running_loop))) > 1:
+        portal.call(asyncio.sleep, 0)
     gc.collect()
     return tracemalloc.get_traced_memory()[0], len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
 

@@ -6,7 +6,7 @@ import signal
 import sys
 from typing import Any
 
-from netmind_rentgpu import bridge
+from netmind_rentgpu.sync import portal
 
 
 def install() -> None:
@@ -14,7 +14,7 @@ def install() -> None:
     report = sys.unraisablehook
 
     def repeat_interrupt(unraisable: Any) -> None:
-        if unraisable.exc_type is not KeyboardInterrupt or bridge._exiting:
+        if unraisable.exc_type is not KeyboardInterrupt or portal._exiting:
             report(unraisable)
             return
         signal.signal(signal.SIGALRM, signal.default_int_handler)

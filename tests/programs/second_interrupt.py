@@ -8,7 +8,7 @@ import signal
 
 import preamble
 
-from netmind_rentgpu import bridge
+from netmind_rentgpu.sync import portal
 
 preamble.install()
 
@@ -28,6 +28,6 @@ async def work() -> None:
 
 
 try:
-    bridge.call(work)
+    portal.call(work)
 except KeyboardInterrupt:
     print("interrupted")

@@ -7,8 +7,9 @@ from datetime import timedelta
 import preamble
 from renter import WANTED, rented, until
 
-from netmind_rentgpu import Rental, RentalExpiredError, RentGPU, bridge
+from netmind_rentgpu import Rental, RentalExpiredError, RentGPU
 from netmind_rentgpu.rentals.desk import now
+from netmind_rentgpu.sync import portal
 
 preamble.install()
 TTL = timedelta(hours=1)
@@ -21,7 +22,7 @@ def expire(rental: Rental) -> None:
         rental._async._term._expires_at = now() + timedelta(seconds=0.5)
         rental._async._term._arm()
 
-    bridge.call(ring)
+    portal.call(ring)
 
 
 def fail() -> None:

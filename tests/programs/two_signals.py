@@ -9,7 +9,7 @@ from typing import Any
 
 import preamble
 
-from netmind_rentgpu import bridge
+from netmind_rentgpu.sync import portal
 
 preamble.install()
 
@@ -51,9 +51,9 @@ for _ in range(30):
     thread = threading.Thread(target=send_both)
     thread.start()
     try:  # noqa: SIM105  # the second signal must not come within a frame of contextlib's
-        bridge.call(work)
+        portal.call(work)
     except Stop:
         pass
     thread.join()
     assert ended
-    assert not bridge._loop._calls
+    assert not portal._loop._calls

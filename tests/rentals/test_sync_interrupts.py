@@ -91,17 +91,17 @@ async def test_ctrl_c_while_leaving_is_raised_after_the_deletion(service: Servic
 
 async def test_ctrl_c_just_before_leaving_is_raised_after_the_deletion(service: Service) -> None:
     program = await service.run("""
-        running_loop = bridge._running_loop
+        running_loop = portal._running_loop
 
         def interrupted():
-            bridge._running_loop = running_loop
+            portal._running_loop = running_loop
             os.kill(os.getpid(), signal.SIGINT)
             return running_loop()
 
         with RentGPU() as gpu:
             try:
                 with gpu.rent(**WANTED) as rental:
-                    bridge._running_loop = interrupted
+                    portal._running_loop = interrupted
             except KeyboardInterrupt:
                 print("interrupted", rented(), gpu.rentals.open(), rental)
     """)

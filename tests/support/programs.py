@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parents[1] / "programs"
 BEGIN = """
 import asyncio, gc, os, random, signal, sys, threading, time, traceback
 from netmind_rentgpu import *
-from netmind_rentgpu import bridge
+from netmind_rentgpu.sync import portal
 import preamble
 preamble.install()
 """

@@ -29,9 +29,9 @@ from netmind_rentgpu import (
     Pager,
     PaymentType,
     RentGPU,
-    bridge,
 )
 from netmind_rentgpu.emulator import Emulator
+from netmind_rentgpu.sync import portal
 
 
 def test_synchronous_client_makes_every_call_of_the_service(gpu: RentGPU, sync_emulator: Emulator, clock: Any) -> None:
@@ -209,9 +209,9 @@ def test_client_dropped_in_the_loop_thread_is_closed(sync_emulator: Emulator) ->
     async def drop() -> None:
         box.clear()
 
-    bridge.call(drop)
+    portal.call(drop)
 
-    bridge.call(until, lambda: inside._caller._transport._closed)  # type: ignore[attr-defined]  # no public name tells
+    portal.call(until, lambda: inside._caller._transport._closed)  # type: ignore[attr-defined]  # no public name tells
 
 
 def test_repr_of_synchronous_objects_hides_secrets(gpu: RentGPU) -> None:

@@ -8,16 +8,8 @@ import traceback
 import pytest
 from served import UNSERVED
 
-from netmind_rentgpu import (
-    APIConnectionError,
-    InvalidRequestError,
-    NotFoundError,
-    RentGPU,
-    bridge,
-    bridged,
-    crossing,
-    sync,
-)
+from netmind_rentgpu import APIConnectionError, InvalidRequestError, NotFoundError, RentGPU
+from netmind_rentgpu.sync import client, pending_call, portal, wrappers
 
 
 def test_synchronous_call_raises_the_same_errors_as_the_async_client(gpu: RentGPU) -> None:
@@ -33,7 +25,7 @@ def test_synchronous_call_raises_the_same_errors_as_the_async_client(gpu: RentGP
 
 def _wrapper_frames(error: BaseException) -> list[str]:
     """Return the functions of the wrappers that an error's traceback shows."""
-    files = (bridge.__file__, bridged.__file__, crossing.__file__, sync.__file__)
+    files = (portal.__file__, wrappers.__file__, pending_call.__file__, client.__file__)
     return [frame.name for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
 
 
@@ -64,7 +56,7 @@ def test_error_of_a_call_is_raised_unchanged_and_held_by_no_frame() -> None:
         raise error
 
     with pytest.raises(ZeroDivisionError) as caught:
-        bridge.call(fail)
+        portal.call(fail)
     assert caught.value is error
     assert caught.value.__cause__ is cause
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -78,12 +70,12 @@ def test_base_exception_of_a_call_reaches_the_caller_and_the_loop_keeps_running(
         raise kind
 
     with pytest.raises(kind):
-        bridge.call(fail)
+        portal.call(fail)
 
     async def work() -> int:
         return 1
 
-    assert bridge.call(work) == 1
+    assert portal.call(work) == 1
 
 
 def test_call_with_wrong_arguments_raises_type_error(gpu: RentGPU) -> None:

@@ -13,7 +13,7 @@ ENDINGS = {
     "never used": "gpu = RentGPU()",
     "never closed": "gpu = RentGPU(); gpu.containers.get(1)",
     "closed twice": "gpu = RentGPU(); gpu.containers.get(1); gpu.close(); gpu.close()",
-    "closed unused": "RentGPU().close(); assert bridge._loop is None",
+    "closed unused": "RentGPU().close(); assert portal._loop is None",
     "collected": "gpu = RentGPU(); gpu.containers.get(1); del gpu; gc.collect()",
     "collected in a cycle": "gpu = RentGPU(); gpu.containers.get(1); gpu.me = gpu; del gpu; gc.collect()",
     "sys.exit": "gpu = RentGPU(); gpu.containers.get(1); sys.exit(0)",
@@ -142,7 +142,7 @@ async def test_call_after_the_exit_has_begun_is_refused() -> None:
     program = Program("""
         gpu = RentGPU()
         gpu.containers.get(1)
-        bridge._at_exit()
+        portal._at_exit()
         try:
             gpu.containers.get(1)
         except ClientStateError as error:

@@ -22,7 +22,7 @@ async def test_ctrl_c_cancels_the_call_and_the_client_stays_usable() -> None:
                 except KeyboardInterrupt as error:
                     print(type(error).__name__)
                 assert gpu.containers.get(2).id == 1
-            assert not bridge._loop._calls
+            assert not portal._loop._calls
     """)
 
     def interrupt(peer: Peer) -> None:
@@ -48,7 +48,7 @@ async def test_interrupted_call_cleans_up_before_the_interrupt_is_raised() -> No
                 print("cleaned up")
 
         try:
-            bridge.call(work)
+            portal.call(work)
         except KeyboardInterrupt:
             print("interrupted")
     """)
@@ -78,7 +78,7 @@ async def test_interrupts_at_random_moments_leave_no_pending_call(full: bool) ->
                 except KeyboardInterrupt:
                     interrupted += 1
                 assert gpu.containers.get(1).id == 1
-                assert not bridge._loop._calls
+                assert not portal._loop._calls
         print(interrupted)
     """,
     )

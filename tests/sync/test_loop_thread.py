@@ -14,7 +14,7 @@ async def test_call_cancelled_from_within_raises_client_state_error() -> None:
             raise asyncio.CancelledError
 
         try:
-            bridge.call(work)
+            portal.call(work)
         except ClientStateError as error:
             print(error)
     """)
@@ -38,7 +38,7 @@ async def test_event_loop_that_breaks_down_fails_its_calls_and_is_replaced() -> 
         gpu = RentGPU()
         gpu.containers.get(1)
         try:
-            bridge.call(breaks)
+            portal.call(breaks)
         except ClientStateError as error:
             print(error)
         print(gpu.containers.get(1).id)
@@ -67,7 +67,7 @@ async def test_uvloop_runs_the_calls_only_if_the_environment_asks_for_it() -> No
             sys.exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         gpu.containers.get(1)
-        print(bridge.call(loop))
+        print(portal.call(loop))
     """
     async with Hostile([GET]) as server:
         asked = await Program(code, {"NETMIND_RENTGPU_UVLOOP": "1"}).run(server.url)
@@ -103,7 +103,7 @@ async def test_async_client_imports_no_module_of_the_synchronous_client() -> Non
                 assert (await gpu.containers.get(1)).id == 1
 
         asyncio.run(main())
-        print(sorted({"netmind_rentgpu.bridge", "netmind_rentgpu.sync", "anyio.from_thread"} & {*sys.modules}))
+        print(sorted({"netmind_rentgpu.sync.portal", "netmind_rentgpu.sync.client", "anyio.from_thread"} & {*sys.modules}))
         """,
     )
     async with Hostile([GET]) as server:

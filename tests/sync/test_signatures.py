@@ -8,23 +8,24 @@ from typing import Any
 import pytest
 
 import netmind_rentgpu
-from netmind_rentgpu import AsyncPager, AsyncRental, AsyncRentGPU, AsyncShell, Pager, Rental, RentGPU, Shell, sync
+from netmind_rentgpu import AsyncPager, AsyncRental, AsyncRentGPU, AsyncShell, Pager, Rental, RentGPU, Shell
 from netmind_rentgpu.rentals.rentals import AsyncRentals
 from netmind_rentgpu.resources.auths import AsyncAuths
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.images import AsyncImages
 from netmind_rentgpu.resources.machines import AsyncMachines
+from netmind_rentgpu.sync import client
 
 PAIRS: list[tuple[type[Any], type[Any]]] = [
     (AsyncRentGPU, RentGPU),
-    (AsyncMachines, sync.Machines),
-    (AsyncAuths, sync.Auths),
-    (AsyncImages, sync.Images),
-    (AsyncContainers, sync.Containers),
+    (AsyncMachines, client.Machines),
+    (AsyncAuths, client.Auths),
+    (AsyncImages, client.Images),
+    (AsyncContainers, client.Containers),
     (AsyncPager, Pager),
     (AsyncShell, Shell),
     (AsyncRental, Rental),
-    (AsyncRentals, sync.Rentals),
+    (AsyncRentals, client.Rentals),
 ]
 # The arguments that the synchronous client lacks, each with the cause.
 MISSING_ARGUMENTS = {"session": "a session belongs to the event loop that it was made in"}

@@ -18,10 +18,10 @@ from netmind_rentgpu import (
     RentGPU,
     WaitProgress,
     WaitTimeoutError,
-    bridge,
     conditions,
 )
 from netmind_rentgpu.emulator import Emulator
+from netmind_rentgpu.sync import portal
 
 
 def rent(gpu: RentGPU, name: str = "mine") -> Container:
@@ -37,7 +37,7 @@ def act_once(ready: Callable[[], bool], act: Callable[[], object]) -> threading.
     """Start a thread that acts as soon as a condition is true."""
 
     def run() -> None:
-        bridge.call(until, ready)
+        portal.call(until, ready)
         act()
 
     thread = threading.Thread(target=run, daemon=True)
@@ -82,7 +82,7 @@ def test_watch_yields_changes_and_an_abandoned_watch_is_closed(gpu: RentGPU, syn
     assert not sweep._snapshots.nobody
     changes.close()
     # The watch is closed in the loop's thread, some time after `close` has returned.
-    bridge.call(until, lambda: sweep._snapshots.nobody)
+    portal.call(until, lambda: sweep._snapshots.nobody)
     for _ in gpu.containers.watch([]):
         pytest.fail("nothing is watched")
     abandoned = gpu.containers.watch([container.id])
@@ -102,7 +102,7 @@ def test_watch_yields_changes_and_an_abandoned_watch_is_closed(gpu: RentGPU, syn
         assert change.container_id == other.id
         break
     later.join()
-    bridge.call(until, lambda: sweep._snapshots.nobody)
+    portal.call(until, lambda: sweep._snapshots.nobody)
 
 
 def test_waits_in_many_threads_share_their_requests(gpu: RentGPU, sync_emulator: Emulator) -> None:

@@ -1,6 +1,6 @@
 """One call from another thread into an event loop, and back: whoever waits may be interrupted between any two bytecodes.
 
-It knows neither the thread nor the process; see `bridge`.
+It knows neither the thread nor the process; see `portal`.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 
 from netmind_rentgpu.errors import ClientStateError
 
-__all__ = ["Crossing"]
+__all__ = ["PendingCall"]
 
 _LONGEST_SLEEP = 0.5
 
 
-class Crossing:
+class PendingCall:
     """An asynchronous function on its way through the loop: what is called, and what came of it."""
 
     __slots__ = (
@@ -65,7 +65,7 @@ class Crossing:
             except Empty:
                 pass
 
-    def start(self, under_way: set[Crossing]) -> None:
+    def start(self, under_way: set[PendingCall]) -> None:
         """Begin; leave the set when it is finished. In the loop's thread."""
         self._task = asyncio.get_running_loop().create_task(self._run(under_way), context=self._context)
 
@@ -85,11 +85,11 @@ class Crossing:
         self._finished = True
         self._signal.put(None)
 
-    def strand(self) -> None:
+    def abandon(self) -> None:
         """Tell the caller that there is no loop any more to run in."""
         self.finish(ClientStateError("the event loop that the call was to run in has ended"))
 
-    async def _run(self, under_way: set[Crossing]) -> None:
+    async def _run(self, under_way: set[PendingCall]) -> None:
         self._began = True
         error: BaseException | None = None
         try:

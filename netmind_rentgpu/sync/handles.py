@@ -9,13 +9,13 @@ from itertools import count
 from types import TracebackType
 from typing import Any, Final, Self
 
-from netmind_rentgpu.bridge import Held, call
-from netmind_rentgpu.bridged import iterated, synced
 from netmind_rentgpu.client import AsyncRentGPU
 from netmind_rentgpu.errors import ClientStateError, ReleaseError, RentGPUError
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.rental import AsyncRental
 from netmind_rentgpu.ssh.shell import AsyncShell
+from netmind_rentgpu.sync.portal import OwnedHandle, call
+from netmind_rentgpu.sync.wrappers import sync_iterator, sync_method
 
 __all__ = ["Rental", "Shell"]
 
@@ -27,8 +27,8 @@ class Shell:
     or not, so that is said. Several threads may use it at once; more than eight commands wait for their turn.
     """
 
-    def __init__(self, shell: AsyncShell, client: Held[AsyncRentGPU]) -> None:
-        self._shell = Held(shell, "shell")
+    def __init__(self, shell: AsyncShell, client: OwnedHandle[AsyncRentGPU]) -> None:
+        self._shell = OwnedHandle(shell, "shell")
         # By which the shell is opened: not to be collected, and so closed, before.
         self._client = client
 
@@ -55,13 +55,13 @@ class Shell:
         """It was closed: nothing more can be done with it."""
         return self._shell.closed or self._async.closed
 
-    run: Final = synced(AsyncShell.run)
-    stream: Final = iterated(AsyncShell.stream)
-    upload: Final = synced(AsyncShell.upload)
-    download: Final = synced(AsyncShell.download)
-    forward: Final = synced(AsyncShell.forward)
-    reverse_forward: Final = synced(AsyncShell.reverse_forward)
-    interact: Final = synced(AsyncShell.interact)
+    run: Final = sync_method(AsyncShell.run)
+    stream: Final = sync_iterator(AsyncShell.stream)
+    upload: Final = sync_method(AsyncShell.upload)
+    download: Final = sync_method(AsyncShell.download)
+    forward: Final = sync_method(AsyncShell.forward)
+    reverse_forward: Final = sync_method(AsyncShell.reverse_forward)
+    interact: Final = sync_method(AsyncShell.interact)
 
     def close(self) -> None:
         """End what still runs, and close the connection. Closing twice is closing once.
@@ -96,8 +96,8 @@ class Rental:
     collected or the interpreter exits.
     """
 
-    def __init__(self, rental: AsyncRental, client: Held[AsyncRentGPU]) -> None:
-        self._rental = Held(rental, "rental")
+    def __init__(self, rental: AsyncRental, client: OwnedHandle[AsyncRentGPU]) -> None:
+        self._rental = OwnedHandle(rental, "rental")
         # All of them, each with what is behind it: one that is collected closes that.
         self._shells: list[tuple[AsyncShell, Shell]] = []
         self._entries = count()
@@ -178,8 +178,8 @@ class Rental:
         # Another thread, or a signal's handler, may have been first: all are given that one's.
         return next(shell for known, shell in self._shells if known is found)
 
-    run: Final = synced(AsyncRental.run)
-    detach: Final = synced(AsyncRental.detach)
+    run: Final = sync_method(AsyncRental.run)
+    detach: Final = sync_method(AsyncRental.detach)
 
     def close(self) -> None:
         """Delete it, as leaving the block does. Closing twice is closing once.

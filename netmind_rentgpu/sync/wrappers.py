@@ -6,10 +6,10 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
-from netmind_rentgpu.bridge import call, iterate
+from netmind_rentgpu.sync.portal import call, iterate
 from netmind_rentgpu.wire.paging import AsyncPager, Identified, Page
 
-__all__ = ["Pager", "held", "iterated", "paged", "synced"]
+__all__ = ["Pager", "sync_handle", "sync_iterator", "sync_method", "sync_pager"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -17,7 +17,7 @@ Kind = TypeVar("Kind")
 Item = TypeVar("Item", bound=Identified)
 
 
-def synced(
+def sync_method(
     method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[Any, P], R]:
     """Make the synchronous method of the same name, arguments, result and errors."""
@@ -25,7 +25,7 @@ def synced(
     def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> R:
         return call(method, self._async, *arguments, **keywords)
 
-    return _in_the_likeness(synchronous, method)
+    return _copy_signature(synchronous, method)
 
 
 class Pager(Generic[Item]):
@@ -60,7 +60,7 @@ class Pager(Generic[Item]):
         return iterate(lambda: self._begin().pages(), iter)
 
 
-def paged(
+def sync_pager(
     method: Callable[Concatenate[Any, P], AsyncPager[Item]],
 ) -> Callable[Concatenate[Any, P], Pager[Item]]:
     """Make the synchronous method that returns a `Pager`."""
@@ -69,10 +69,10 @@ def paged(
         return Pager(lambda: method(self._async, *arguments, **keywords))
 
     returned = inspect.signature(method).return_annotation.replace("AsyncPager", "Pager")
-    return _in_the_likeness(synchronous, method, returned)
+    return _copy_signature(synchronous, method, returned)
 
 
-def iterated(
+def sync_iterator(
     method: Callable[Concatenate[Any, P], AsyncGenerator[R]],
 ) -> Callable[Concatenate[Any, P], Generator[R]]:
     """Make the synchronous method that gives what an asynchronous generator gives."""
@@ -83,10 +83,10 @@ def iterated(
         return iterate(lambda: generator, lambda item: (item,))
 
     returned = inspect.signature(method).return_annotation.replace("AsyncGenerator", "Generator")
-    return _in_the_likeness(synchronous, method, returned)
+    return _copy_signature(synchronous, method, returned)
 
 
-def held(
+def sync_handle(
     method: Callable[Concatenate[Any, P], R], kind: Callable[[R, Any], Kind]
 ) -> Callable[Concatenate[Any, P], Kind]:
     """Make the synchronous method that returns the synchronous pair of what the asynchronous one returns.
@@ -99,10 +99,10 @@ def held(
         return kind(method(self._async, *arguments, **keywords), self._client)
 
     returned = inspect.signature(method).return_annotation.removeprefix("Async")
-    return _in_the_likeness(synchronous, method, returned)
+    return _copy_signature(synchronous, method, returned)
 
 
-def _in_the_likeness(
+def _copy_signature(
     function: Callable[P, R], method: Callable[..., Any], returned: str | None = None
 ) -> Callable[P, R]:
     """Give a method the name, documentation and signature of the asynchronous one.

@@ -30,18 +30,12 @@ from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast
 import anyio
 from anyio.from_thread import BlockingPortal
 
+from netmind_rentgpu.concurrency import exit_hooks
 from netmind_rentgpu.concurrency.event_loops import loop_factory
-from netmind_rentgpu.concurrency.exit_hooks import (
-    at_exit,
-    at_exit_of_a_worker,
-    park_daemon_thread,
-    wait_despite_interrupts,
-    warn_on_stderr_once,
-)
-from netmind_rentgpu.crossing import Crossing
 from netmind_rentgpu.errors import ClientStateError, ConfigurationError, RentGPUError
+from netmind_rentgpu.sync.pending_call import PendingCall
 
-__all__ = ["Held", "call", "iterate"]
+__all__ = ["OwnedHandle", "call", "iterate"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -75,7 +69,7 @@ def call(function: Callable[P, Awaitable[R]], /, *arguments: P.args, **keywords:
         ConfigurationError: the loop that was asked for cannot be had.
     """
     loop = _running_loop()
-    submitted = Crossing(function, arguments, keywords)
+    submitted = PendingCall(function, arguments, keywords)
     try:
         try:
             loop.submit(submitted)
@@ -88,7 +82,7 @@ def call(function: Callable[P, Awaitable[R]], /, *arguments: P.args, **keywords:
         loop.withdraw(submitted, error)
         raise
     if _exiting:
-        park_daemon_thread(_LONGEST_END)
+        exit_hooks.park_daemon_thread(_LONGEST_END)
     if submitted.error is None:
         return cast(R, submitted.result)
     try:
@@ -126,7 +120,7 @@ def iterate(begin: Callable[[], AsyncIterator[R]], each: Callable[[R], Iterable[
         raise
 
 
-class Held(Generic[Value]):
+class OwnedHandle(Generic[Value]):
     """The asynchronous object behind synchronous ones.
 
     It is closed when the last of those is collected, or when the interpreter exits. Where its loop is gone, as in a forked
@@ -188,7 +182,7 @@ async def _close_now(key: object) -> None:
         await value.close()
 
 
-class _Loop:
+class _LoopThread:
     """A daemon thread, and the event loop in it."""
 
     def __init__(self) -> None:
@@ -201,7 +195,7 @@ class _Loop:
         self._call_soon: Callable[..., object] = _not_running
         self._portal: BlockingPortal | None = None
         self._failure: BaseException | None = None
-        self._calls: set[Crossing] = set()
+        self._calls: set[PendingCall] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._not_ready, self._not_closed = threading.Lock(), threading.Lock()
         self._not_ready.acquire()
@@ -234,11 +228,11 @@ class _Loop:
         if self._failure is not None and not self.came_up:
             raise ConfigurationError(f"no event loop can be had: {self._failure}") from self._failure
 
-    def submit(self, call: Crossing) -> None:
+    def submit(self, call: PendingCall) -> None:
         self._calls.add(call)
         self._soon(call, call.start, self._calls)
 
-    def withdraw(self, call: Crossing, interrupt: BaseException) -> None:
+    def withdraw(self, call: PendingCall, interrupt: BaseException) -> None:
         """Cancel a call and wait until it has cleaned up; whatever interrupts that cancels again.
 
         Raises:
@@ -271,11 +265,11 @@ class _Loop:
                 self._not_closed.acquire(timeout=_LONGEST_CLOSE)
             self._thread.join(_LONGEST_END)
 
-    def _soon(self, call: Crossing, callback: Callable[..., None], *arguments: Any) -> None:
+    def _soon(self, call: PendingCall, callback: Callable[..., None], *arguments: Any) -> None:
         try:
             self._call_soon(callback, *arguments)
         except RuntimeError:
-            call.strand()
+            call.abandon()
 
     def _begin(self, function: Callable[[], Awaitable[None]]) -> None:
         async def run() -> None:
@@ -283,7 +277,7 @@ class _Loop:
                 await function()
             except RentGPUError as error:
                 if _exiting:
-                    warn_on_stderr_once(str(error))
+                    exit_hooks.warn_on_stderr_once(str(error))
 
         task = asyncio.get_running_loop().create_task(run())
         self._tasks.add(task)
@@ -314,9 +308,9 @@ class _Loop:
     def _over(self) -> None:
         if not self.came_up:
             self._not_ready.release()
-        _lose(self)
+        _discard_loop(self)
         for call in tuple(self._calls):
-            call.strand()
+            call.abandon()
 
     async def _serve(self) -> None:
         async with BlockingPortal() as portal:
@@ -340,7 +334,7 @@ def _not_running(*_: object) -> None:
 
 
 _lock = threading.RLock()
-_loop: _Loop | None = None
+_loop: _LoopThread | None = None
 _exiting = False
 _generation = 0
 """Which loop it is: what belongs to an earlier one is of no use any more."""
@@ -348,27 +342,27 @@ _open: dict[object, Closable] = {}
 """What may have something open in the loop of now. Kept here, so that it cannot be collected before it is closed."""
 
 
-def _running_loop() -> _Loop:
+def _running_loop() -> _LoopThread:
     global _loop  # noqa: PLW0603  # there is one for the process
     if _exiting:
-        park_daemon_thread(_LONGEST_END)
+        exit_hooks.park_daemon_thread(_LONGEST_END)
         raise ClientStateError("the interpreter is exiting; nothing more can be called")
     loop = _loop
     if loop is None or not loop.came_up:
         with _lock:
             if _loop is None:
-                new = _Loop()
+                new = _LoopThread()
                 # A signal handler may have made a call of its own meanwhile: hence a lock that lets it in, and this.
                 if _loop is None:
                     _loop = new
-                    at_exit_of_a_worker(_at_exit)
+                    exit_hooks.at_exit_of_a_worker(_at_exit)
             loop = _loop
             loop.start()
     loop.check_usable()
     return loop
 
 
-def _lose(loop: _Loop) -> None:
+def _discard_loop(loop: _LoopThread) -> None:
     """Take in that a loop has ended; the next call starts another."""
     global _loop, _generation  # noqa: PLW0603  # there is one for the process
     with _lock:
@@ -378,7 +372,7 @@ def _lose(loop: _Loop) -> None:
             _generation += 1
 
 
-_inherited: _Loop | None = None
+_inherited: _LoopThread | None = None
 
 
 def _after_fork() -> None:
@@ -397,9 +391,9 @@ def _at_exit() -> None:
     global _exiting  # noqa: PLW0603  # there is one for the process
     _exiting = True
     if _loop is not None:
-        wait_despite_interrupts(_loop.stop)
+        exit_hooks.wait_despite_interrupts(_loop.stop)
 
 
 # Registered when this is first imported, and so run after whatever the program registers once it has a client.
-at_exit(_at_exit)
+exit_hooks.at_exit(_at_exit)
 os.register_at_fork(after_in_child=_after_fork)

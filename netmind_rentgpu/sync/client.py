@@ -1,4 +1,4 @@
-"""`RentGPU`: what is bridged of `AsyncRentGPU`, by name. No logic: that is the asynchronous side's, or the bridge's."""
+"""`RentGPU`: the methods of `AsyncRentGPU`, by name. No logic: that is the asynchronous side's, or the portal's."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import os
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from netmind_rentgpu.bridge import Held
-from netmind_rentgpu.bridged import Pager, held, iterated, paged, synced
 from netmind_rentgpu.client import AsyncRentGPU
-from netmind_rentgpu.handles import Rental, Shell
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.rentals.rentals import AsyncRentals
 from netmind_rentgpu.resources.auths import AsyncAuths
@@ -17,6 +14,9 @@ from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.images import AsyncImages
 from netmind_rentgpu.resources.machines import AsyncMachines
 from netmind_rentgpu.settings import DEFAULT, RetriesOption, TimeoutOption
+from netmind_rentgpu.sync.handles import Rental, Shell
+from netmind_rentgpu.sync.portal import OwnedHandle
+from netmind_rentgpu.sync.wrappers import Pager, sync_handle, sync_iterator, sync_method, sync_pager
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -25,7 +25,7 @@ __all__ = ["Auths", "Containers", "Images", "Machines", "Pager", "RentGPU", "Ren
 
 
 class _Resource:
-    def __init__(self, client: Held[AsyncRentGPU]) -> None:
+    def __init__(self, client: OwnedHandle[AsyncRentGPU]) -> None:
         self._client = client
 
 
@@ -36,7 +36,7 @@ class Machines(_Resource):
     def _async(self) -> AsyncMachines:
         return self._client.value.machines
 
-    list: Final = synced(AsyncMachines.list)
+    list: Final = sync_method(AsyncMachines.list)
 
 
 class Auths(_Resource):
@@ -46,10 +46,10 @@ class Auths(_Resource):
     def _async(self) -> AsyncAuths:
         return self._client.value.auths
 
-    create: Final = synced(AsyncAuths.create)
-    list: Final = paged(AsyncAuths.list)
-    get: Final = synced(AsyncAuths.get)
-    ensure: Final = synced(AsyncAuths.ensure)
+    create: Final = sync_method(AsyncAuths.create)
+    list: Final = sync_pager(AsyncAuths.list)
+    get: Final = sync_method(AsyncAuths.get)
+    ensure: Final = sync_method(AsyncAuths.ensure)
 
 
 class Images(_Resource):
@@ -59,10 +59,10 @@ class Images(_Resource):
     def _async(self) -> AsyncImages:
         return self._client.value.images
 
-    create: Final = synced(AsyncImages.create)
-    list: Final = paged(AsyncImages.list)
-    get: Final = synced(AsyncImages.get)
-    ensure: Final = synced(AsyncImages.ensure)
+    create: Final = sync_method(AsyncImages.create)
+    list: Final = sync_pager(AsyncImages.list)
+    get: Final = sync_method(AsyncImages.get)
+    ensure: Final = sync_method(AsyncImages.ensure)
 
 
 class Containers(_Resource):
@@ -72,17 +72,17 @@ class Containers(_Resource):
     def _async(self) -> AsyncContainers:
         return self._client.value.containers
 
-    create: Final = synced(AsyncContainers.create)
-    list: Final = paged(AsyncContainers.list)
-    get: Final = synced(AsyncContainers.get)
-    stop: Final = synced(AsyncContainers.stop)
-    restart: Final = synced(AsyncContainers.restart)
-    delete: Final = synced(AsyncContainers.delete)
-    wait: Final = synced(AsyncContainers.wait)
-    wait_all: Final = synced(AsyncContainers.wait_all)
-    watch: Final = iterated(AsyncContainers.watch)
-    wait_reachable: Final = synced(AsyncContainers.wait_reachable)
-    wait_ready: Final = synced(AsyncContainers.wait_ready)
+    create: Final = sync_method(AsyncContainers.create)
+    list: Final = sync_pager(AsyncContainers.list)
+    get: Final = sync_method(AsyncContainers.get)
+    stop: Final = sync_method(AsyncContainers.stop)
+    restart: Final = sync_method(AsyncContainers.restart)
+    delete: Final = sync_method(AsyncContainers.delete)
+    wait: Final = sync_method(AsyncContainers.wait)
+    wait_all: Final = sync_method(AsyncContainers.wait_all)
+    watch: Final = sync_iterator(AsyncContainers.watch)
+    wait_reachable: Final = sync_method(AsyncContainers.wait_reachable)
+    wait_ready: Final = sync_method(AsyncContainers.wait_ready)
 
 
 class Rentals(_Resource):
@@ -92,9 +92,9 @@ class Rentals(_Resource):
     def _async(self) -> AsyncRentals:
         return self._client.value.rentals
 
-    open: Final = synced(AsyncRentals.open)
-    reap: Final = synced(AsyncRentals.reap)
-    attach: Final = held(AsyncRentals.attach, Rental)
+    open: Final = sync_method(AsyncRentals.open)
+    reap: Final = sync_method(AsyncRentals.reap)
+    attach: Final = sync_handle(AsyncRentals.attach, Rental)
 
 
 class RentGPU:
@@ -159,7 +159,7 @@ class RentGPU:
             ConfigurationError: no token, or a URL, proxy or profile that cannot be used.
             InvalidArgumentError: a timeout, a retry setting or `max_connections` out of range.
         """
-        self._client = Held(
+        self._client = OwnedHandle(
             AsyncRentGPU(
                 token,
                 base_url=base_url,
@@ -189,10 +189,10 @@ class RentGPU:
         """What this client assumes where the service's documentation is silent."""
         return self._async.profile
 
-    rent: Final = held(AsyncRentGPU.rent, Rental)
-    offers: Final = synced(AsyncRentGPU.offers)
-    ssh: Final = held(AsyncRentGPU.ssh, Shell)
-    request: Final = synced(AsyncRentGPU.request)
+    rent: Final = sync_handle(AsyncRentGPU.rent, Rental)
+    offers: Final = sync_method(AsyncRentGPU.offers)
+    ssh: Final = sync_handle(AsyncRentGPU.ssh, Shell)
+    request: Final = sync_method(AsyncRentGPU.request)
 
     def close(self) -> None:
         """Delete what is still rented, and close the client's connections. Closing twice is closing once.

@@ -1,0 +1,1 @@
+"""The synchronous client: every call runs in one event loop, which has a thread of its own."""
