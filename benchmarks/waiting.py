@@ -28,7 +28,7 @@ from benchmarks.measure import report
 from benchmarks.server import CONTAINER
 from netmind_rentgpu import AsyncRentGPU
 from netmind_rentgpu.conditions import has_ssh
-from netmind_rentgpu.waiting.strategy import Pace
+from netmind_rentgpu.waiting.strategy import AdaptiveInterval
 
 SIZES = (10, 100, 1_000, 10_000)
 MOST_ROUNDS = 7
@@ -121,7 +121,7 @@ def _serving(count: int) -> Iterator[str]:
 # What is measured.
 
 
-class _Looks(Pace):
+class _Looks(AdaptiveInterval):
     """Lets each look be begun by hand, and says when it is over."""
 
     def __init__(self) -> None:
@@ -154,8 +154,8 @@ class _Bench:
         self._count = count
         self._containers = gpu.containers
         self._looks = _Looks()
-        self._sweep = gpu.containers._sweep  # noqa: SLF001  # what is measured is one of its looks
-        self._sweep._pace = self._looks  # noqa: SLF001
+        self._poller = gpu.containers._poller  # noqa: SLF001  # what is measured is one of its looks
+        self._poller._pace = self._looks  # noqa: SLF001
 
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[float]:
@@ -200,8 +200,8 @@ class _Bench:
 
     async def _look(self) -> None:
         self._looks.over.clear()
-        self._sweep._next = asyncio.get_running_loop().time()  # noqa: SLF001
-        self._sweep._wake_leader()  # noqa: SLF001
+        self._poller._next = asyncio.get_running_loop().time()  # noqa: SLF001
+        self._poller._wake_leader()  # noqa: SLF001
         await self._looks.over.wait()
 
     async def _bare(self) -> None:

@@ -327,7 +327,7 @@ async def test_stopped_container_costs_what_the_world_says(
 
 def hurried(gpu: AsyncRentGPU) -> AsyncRentGPU:
     """Let looks follow upon each other: time stands still where the containers are."""
-    gpu.containers._sweep._pace.shortest = gpu.containers._sweep._pace.longest = 0.02
+    gpu.containers._poller._pace.shortest = gpu.containers._poller._pace.longest = 0.02
     return gpu
 
 
@@ -380,7 +380,7 @@ async def test_watch_reports_every_change_in_every_world(
         return found
 
     reader = asyncio.create_task(reading())
-    await until(lambda: containers._sweep._snapshots.all_wanted and not containers._sweep._snapshots.base_wanted)
+    await until(lambda: containers._poller._snapshots.all_wanted and not containers._poller._snapshots.base_wanted)
     second = await create(gpu, machine, "second")
     clock.advance(LAG)
     appeared = await read_of(second.id)

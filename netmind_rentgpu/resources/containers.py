@@ -18,7 +18,7 @@ from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.resources.listing import list_pager
 from netmind_rentgpu.settings import DEFAULT, TimeoutOption
 from netmind_rentgpu.waiting.reachable import Ask, wait_until_reachable
-from netmind_rentgpu.waiting.sweep import Sweep
+from netmind_rentgpu.waiting.shared_poller import SharedPoller
 from netmind_rentgpu.waiting.waits import OnProgress, wait_for_all
 from netmind_rentgpu.waiting.watching import Change, watch
 from netmind_rentgpu.wire.caller import Caller
@@ -43,7 +43,7 @@ class AsyncContainers:
         self._caller = caller
         self._log_in = log_in
         self._sizes = PageSize(caller.profile.page_size)
-        self._sweep = Sweep(caller, self._sizes, _PATH)
+        self._poller = SharedPoller(caller, self._sizes, _PATH)
         self._probes = asyncio.Semaphore(_PROBES_AT_ONCE)
 
     async def create(
@@ -86,11 +86,11 @@ class AsyncContainers:
         }
         request = Request(method="POST", path=_PATH, body=body, repeatable=False, fresh=True)
         self._caller.check_usable()
-        self._sweep.creating(1)
+        self._poller.creating(1)
         try:
             return await self._caller.one(Container, request, timeout)
         finally:
-            self._sweep.creating(-1)
+            self._poller.creating(-1)
 
     def list(
         self,
@@ -138,7 +138,7 @@ class AsyncContainers:
         try:
             return await self._caller.one(Container, request, timeout)
         finally:
-            self._sweep.touch(container_id)
+            self._poller.touch(container_id)
 
     async def restart(self, container_id: int, *, timeout: TimeoutOption = DEFAULT) -> Container:
         """Restart a container (`POST /v1/rentgpu/containers/{container_id}/restart`).
@@ -154,7 +154,7 @@ class AsyncContainers:
         try:
             return await self._caller.one(Container, request, timeout)
         finally:
-            self._sweep.touch(container_id)
+            self._poller.touch(container_id)
 
     async def delete(
         self, container_id: int, *, missing_ok: bool = False, timeout: TimeoutOption = DEFAULT
@@ -179,7 +179,7 @@ class AsyncContainers:
             if not isinstance(error, NotFoundError):
                 if not await self._is_gone(container_id, timeout):
                     raise
-                self._sweep.touch(container_id, deleted=True)
+                self._poller.touch(container_id, deleted=True)
             if missing_ok or error.earlier_attempt_unclear:
                 return None
             raise
@@ -195,7 +195,7 @@ class AsyncContainers:
             deleted = True
             raise
         finally:
-            self._sweep.touch(container_id, deleted=deleted)
+            self._poller.touch(container_id, deleted=deleted)
         return container
 
     async def wait(
@@ -220,7 +220,7 @@ class AsyncContainers:
             ClientStateError: the client was closed.
         """
         ids = (arguments.identifier("container_id", container_id),)
-        return (await wait_for_all(self._sweep, ids, until=until, timeout=timeout, fail=fail))[container_id]
+        return (await wait_for_all(self._poller, ids, until=until, timeout=timeout, fail=fail))[container_id]
 
     async def wait_all(
         self,
@@ -251,7 +251,7 @@ class AsyncContainers:
         """
         wanted = _identifiers(ids)
         found = await wait_for_all(
-            self._sweep, wanted, until=until, timeout=timeout, fail=fail, on_progress=on_progress
+            self._poller, wanted, until=until, timeout=timeout, fail=fail, on_progress=on_progress
         )
         return [found[one] for one in wanted]
 
@@ -269,7 +269,7 @@ class AsyncContainers:
             InvalidArgumentError: what is no id.
             RentGPUError: why all looks have failed for five minutes; or the client was closed.
         """
-        return watch(self._sweep, None if ids is None else _identifiers(ids))
+        return watch(self._poller, None if ids is None else _identifiers(ids))
 
     async def wait_reachable(
         self, container_id: int, *, timeout: float = 600, fail: Condition | None = None
@@ -290,7 +290,7 @@ class AsyncContainers:
             ClientStateError: the client was closed.
         """
         wanted = arguments.identifier("container_id", container_id)
-        return await wait_until_reachable(self._sweep, self._probes, wanted, timeout=timeout, fail=fail)
+        return await wait_until_reachable(self._poller, self._probes, wanted, timeout=timeout, fail=fail)
 
     async def wait_ready(self, container_id: int, *, timeout: float = 600, fail: Condition | None = None) -> Container:
         """Wait until a container lets us log in; return it as it was seen then.
@@ -314,7 +314,7 @@ class AsyncContainers:
         """
         wanted = arguments.identifier("container_id", container_id)
         return await wait_until_reachable(
-            self._sweep,
+            self._poller,
             self._probes,
             wanted,
             timeout=timeout,

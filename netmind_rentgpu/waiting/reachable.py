@@ -10,9 +10,9 @@ from typing import TypeAlias
 from netmind_rentgpu.conditions import Condition
 from netmind_rentgpu.connecting import connect, look_up
 from netmind_rentgpu.models import Container, SSHEndpoint
-from netmind_rentgpu.waiting.snapshots import Seat
-from netmind_rentgpu.waiting.sweep import Sweep
-from netmind_rentgpu.waiting.waits import Wait, checked_timeout
+from netmind_rentgpu.waiting.shared_poller import SharedPoller
+from netmind_rentgpu.waiting.snapshots import Subscription
+from netmind_rentgpu.waiting.waits import WaitTracker, checked_timeout
 
 __all__ = ["Ask", "ask_for_greeting", "probe", "wait_until_reachable"]
 
@@ -65,7 +65,7 @@ async def ask_for_greeting(container: Container, attempt: int) -> str | None:
 
 
 async def wait_until_reachable(
-    sweep: Sweep,
+    poller: SharedPoller,
     probes: asyncio.Semaphore,
     container_id: int,
     *,
@@ -87,7 +87,7 @@ async def wait_until_reachable(
         ContainerGoneError: it is gone.
     """
     seconds = checked_timeout(timeout)
-    waiting = _Waiting(sweep, probes, container_id, fail=fail, ask=ask, missed=missed)
+    waiting = _Waiting(poller, probes, container_id, fail=fail, ask=ask, missed=missed)
     deadline = asyncio.timeout(seconds)
     try:
         async with deadline:
@@ -95,7 +95,7 @@ async def wait_until_reachable(
     except TimeoutError:
         if not deadline.expired():
             raise
-        raise waiting.wait.timed_out(seconds, waiting.problem) from sweep.failure_of(waiting.wait.pending)
+        raise waiting.wait.timed_out(seconds, waiting.problem) from poller.failure_of(waiting.wait.pending)
     finally:
         waiting.leave()
         # It has the task, which has its exception, whose traceback leads here.
@@ -111,7 +111,7 @@ class _Waiting:
 
     def __init__(
         self,
-        sweep: Sweep,
+        poller: SharedPoller,
         probes: asyncio.Semaphore,
         container_id: int,
         *,
@@ -119,31 +119,31 @@ class _Waiting:
         ask: Ask,
         missed: str,
     ) -> None:
-        self._sweep = sweep
+        self._poller = poller
         self._probes = probes
         self._id = container_id
         self._ask_once = ask
         self._answered: SSHEndpoint | None = None
         self.problem: str = ""
-        self.wait: Wait = Wait((container_id,), self._reachable, fail, missed=missed)
-        self.seat: Seat = sweep.join((container_id,))
+        self.wait: WaitTracker = WaitTracker((container_id,), self._reachable, fail, missed=missed)
+        self.subscription: Subscription = poller.subscribe((container_id,))
 
     def leave(self) -> None:
         """Ask no more."""
-        self._sweep.leave(self.seat)
+        self._poller.unsubscribe(self.subscription)
         # It leads here.
         del self.wait
 
     async def until_reachable(self) -> Container:
         while self.wait.pending:
-            await self._sweep.attend(self.seat, lambda: self._endpoint() is not None)
+            await self._poller.wait_until(self.subscription, lambda: self._endpoint() is not None)
             self._take_news()
             container = self.wait.pending[self._id]
             endpoint = None if container is None else container.ssh_endpoint
             if container is not None and endpoint is not None and await self._answers(container, endpoint):
                 self._answered = endpoint
                 # Judged once more, as it was last seen.
-                self.wait.take({self._id: self.wait.pending[self._id]} | self.seat.taken())
+                self.wait.take({self._id: self.wait.pending[self._id]} | self.subscription.taken())
                 self._answered = None
         return self.wait.arrived[self._id]
 
@@ -151,7 +151,7 @@ class _Waiting:
         return self._answered is not None and container.ssh_endpoint == self._answered
 
     def _take_news(self) -> None:
-        self.wait.take(self.seat.taken())
+        self.wait.take(self.subscription.taken())
 
     def _endpoint(self) -> SSHEndpoint | None:
         """Return where the container is, as it was last seen."""
@@ -162,7 +162,7 @@ class _Waiting:
     async def _answers(self, container: Container, endpoint: SSHEndpoint) -> bool:
         """Ask an endpoint until it answers; return False if it is not the container's any more."""
         # A look that hangs must not keep us from asking, nor a server that hangs from looking.
-        moved = asyncio.create_task(self._sweep.attend(self.seat, lambda: self._endpoint() != endpoint))
+        moved = asyncio.create_task(self._poller.wait_until(self.subscription, lambda: self._endpoint() != endpoint))
         asked = asyncio.create_task(self._ask(container))
         try:
             await asyncio.wait((moved, asked), return_when=asyncio.FIRST_COMPLETED)

@@ -16,11 +16,11 @@ import attrs
 
 from netmind_rentgpu.models import Container
 
-__all__ = ["KnownPage", "Seat", "Snapshots"]
+__all__ = ["KnownPage", "Snapshots", "Subscription"]
 
 
 @attrs.define(eq=False)
-class Seat:
+class Subscription:
     """One who asks about containers.
 
     Attributes:
@@ -93,10 +93,10 @@ class Snapshots:
         self._lag = lag
         self._entries: dict[int, _Entry] = {}
         # Dicts for sets that keep their order.
-        self._askers: dict[int, dict[Seat, None]] = {}
-        self._watchers: dict[Seat, None] = {}
+        self._askers: dict[int, dict[Subscription, None]] = {}
+        self._watchers: dict[Subscription, None] = {}
         # First looks that are owed: whoever has just sat down is told how things are, even where nothing changes.
-        self._owed: dict[int, dict[Seat, None]] = {}
+        self._owed: dict[int, dict[Subscription, None]] = {}
         # The page that says how a container is. Where it is the last word on all of its items, and comes again as it was,
         # nothing on it is new.
         self._shown: dict[int, KnownPage] = {}
@@ -125,51 +125,51 @@ class Snapshots:
     @property
     def base_wanted(self) -> bool:
         """Somebody asks about all containers who has not seen all yet."""
-        return any(seat.base is None for seat in self._watchers)
+        return any(subscription.base is None for subscription in self._watchers)
 
     @property
     def nobody(self) -> bool:
         """Nobody asks about anything."""
         return not self._askers and not self._watchers
 
-    def join(self, seat: Seat, *, since: float) -> set[int]:
+    def subscribe(self, subscription: Subscription, *, since: float) -> set[int]:
         """Let one ask; return the ids that have to be looked at for it.
 
         Args:
             since: what was asked for since then is new enough to be told.
         """
-        if seat.ids is None:
+        if subscription.ids is None:
             if not self._watchers:
                 # What nobody asked about was not read, and has to be.
                 self._shown.clear()
             elif since < math.inf and not self.base_wanted:
-                seat.base = self._all()
-            self._watchers[seat] = None
+                subscription.base = self._all()
+            self._watchers[subscription] = None
             return set()
         owed: set[int] = set()
-        for container_id in seat.ids:
-            self._askers.setdefault(container_id, {})[seat] = None
+        for container_id in subscription.ids:
+            self._askers.setdefault(container_id, {})[subscription] = None
             entry = self._entries.get(container_id)
             if entry is not None and container_id not in self._touched and self._as_of(container_id, entry) >= since:
-                seat.tell(container_id, entry.container)
+                subscription.tell(container_id, entry.container)
             else:
-                self._owed.setdefault(container_id, {})[seat] = None
+                self._owed.setdefault(container_id, {})[subscription] = None
                 self._shown.pop(container_id, None)
                 owed.add(container_id)
         return owed
 
-    def leave(self, seat: Seat, ids: Iterable[int] | None = None) -> list[int]:
+    def unsubscribe(self, subscription: Subscription, ids: Iterable[int] | None = None) -> list[int]:
         """Let one ask no more, or no more about some; return what nobody asks about now, which is forgotten."""
-        if seat.ids is None:
-            self._watchers.pop(seat, None)
+        if subscription.ids is None:
+            self._watchers.pop(subscription, None)
             candidates: Iterable[int] = self._entries.keys() - self._askers.keys()
         else:
-            candidates = tuple(seat.ids if ids is None else ids)
+            candidates = tuple(subscription.ids if ids is None else ids)
             for container_id in candidates:
-                seat.ids.discard(container_id)
-                seat.news.pop(container_id, None)
-                _unseat(self._owed, container_id, seat)
-                _unseat(self._askers, container_id, seat)
+                subscription.ids.discard(container_id)
+                subscription.news.pop(container_id, None)
+                _unseat(self._owed, container_id, subscription)
+                _unseat(self._askers, container_id, subscription)
         if self._watchers:
             return []
         forgotten = [one for one in candidates if one not in self._askers]
@@ -245,9 +245,9 @@ class Snapshots:
 
     def take_end(self) -> None:
         """Take in that all containers have been looked at."""
-        for seat in self._watchers:
-            if seat.base is None:
-                seat.base = self._all()
+        for subscription in self._watchers:
+            if subscription.base is None:
+                subscription.base = self._all()
 
     def _all(self) -> dict[int, Container]:
         return {one: entry.container for one, entry in self._entries.items()}
@@ -258,14 +258,14 @@ class Snapshots:
 
     def _renew(self, container_id: int, raw: Any, asked: float, *, new: bool) -> None:
         # What is seen for the first time is news, but no change, unless all there was had been seen before.
-        self.changed = self.changed or not new or any(seat.base is not None for seat in self._watchers)
+        self.changed = self.changed or not new or any(subscription.base is not None for subscription in self._watchers)
         self._entries[container_id] = entry = _Entry(raw, self.read(raw), asked)
         self._owed.pop(container_id, None)
         self._tell(self._askers.get(container_id, ()), container_id, entry.container)
 
     def _settle(self, container_id: int, entry: _Entry) -> None:
-        for seat in self._owed.pop(container_id, ()):
-            seat.tell(container_id, entry.container)
+        for subscription in self._owed.pop(container_id, ()):
+            subscription.tell(container_id, entry.container)
 
     def _doubt(self, container_id: int, now: float) -> None:
         self._gone.pop(container_id, None)
@@ -283,17 +283,17 @@ class Snapshots:
         self._touched.pop(container_id, None)
         return True
 
-    def _tell(self, askers: Iterable[Seat], container_id: int, container: Container | None) -> None:
-        for seat in askers:
-            seat.tell(container_id, container)
-        for seat in self._watchers:
-            if seat.base is not None:
-                seat.tell(container_id, container)
+    def _tell(self, askers: Iterable[Subscription], container_id: int, container: Container | None) -> None:
+        for subscription in askers:
+            subscription.tell(container_id, container)
+        for subscription in self._watchers:
+            if subscription.base is not None:
+                subscription.tell(container_id, container)
 
 
-def _unseat(seats: dict[int, dict[Seat, None]], container_id: int, seat: Seat) -> None:
-    those = seats.get(container_id, {})
-    if seat in those:
-        del those[seat]
+def _unseat(subscriptions: dict[int, dict[Subscription, None]], container_id: int, subscription: Subscription) -> None:
+    those = subscriptions.get(container_id, {})
+    if subscription in those:
+        del those[subscription]
         if not those:
-            del seats[container_id]
+            del subscriptions[container_id]

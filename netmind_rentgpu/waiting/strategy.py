@@ -8,7 +8,7 @@ import attrs
 
 from netmind_rentgpu.errors import RateLimitError, RentGPUError, ServerError
 
-__all__ = ["Pace", "one_by_one", "pages_left", "worth_recounting"]
+__all__ = ["AdaptiveInterval", "one_by_one", "pages_left", "worth_recounting"]
 
 
 def pages_left(*, account: int, seen: int, page: int, wanted: int, found: int) -> int:
@@ -48,7 +48,7 @@ def worth_recounting(wanted: int, pages: int, *, gets: int) -> bool:
 
 
 @attrs.define
-class Pace:
+class AdaptiveInterval:
     """How long to wait from one look to the next, in seconds: short while things change, longer while they don't.
 
     Attributes:

@@ -18,9 +18,9 @@ from netmind_rentgpu.errors import (
     WaitTimeoutError,
 )
 from netmind_rentgpu.models import Container
-from netmind_rentgpu.waiting.sweep import Sweep
+from netmind_rentgpu.waiting.shared_poller import SharedPoller
 
-__all__ = ["OnProgress", "Wait", "WaitProgress", "checked_timeout", "wait_for_all"]
+__all__ = ["OnProgress", "WaitProgress", "WaitTracker", "checked_timeout", "wait_for_all"]
 
 _NAMED_AT_MOST = 5
 _LONGEST_SHOWN = 200
@@ -47,7 +47,7 @@ class WaitProgress:
 OnProgress = Callable[[WaitProgress], object]
 
 
-class Wait:
+class WaitTracker:
     """One wait: what has arrived, and what is still waited for, as it was last seen.
 
     Raises:
@@ -150,7 +150,7 @@ class Wait:
 
 
 async def wait_for_all(
-    sweep: Sweep,
+    poller: SharedPoller,
     ids: Iterable[int],
     *,
     until: Condition,
@@ -165,26 +165,26 @@ async def wait_for_all(
         ContainerFailedError: one has failed.
         ContainerGoneError: one is gone, and that is not what is waited for.
     """
-    wait = Wait(ids, until, fail, on_progress)
+    wait = WaitTracker(ids, until, fail, on_progress)
     seconds = checked_timeout(timeout)
-    seat = sweep.join(wait.pending)
+    subscription = poller.subscribe(wait.pending)
     deadline = asyncio.timeout(seconds)
 
     def satisfied() -> bool:
-        if seat.news:
-            sweep.leave(seat, wait.take(seat.taken()))
+        if subscription.news:
+            poller.unsubscribe(subscription, wait.take(subscription.taken()))
         return not wait.pending
 
     try:
         wait.report()
         async with deadline:
-            await sweep.attend(seat, satisfied)
+            await poller.wait_until(subscription, satisfied)
     except TimeoutError:
         if not deadline.expired():
             raise
-        raise wait.timed_out(seconds) from sweep.failure_of(wait.pending)
+        raise wait.timed_out(seconds) from poller.failure_of(wait.pending)
     finally:
-        sweep.leave(seat)
+        poller.unsubscribe(subscription)
         # It has the task, which has its exception, whose traceback leads here.
         del deadline
     return wait.arrived

@@ -8,8 +8,8 @@ from collections.abc import AsyncGenerator, Iterable
 import attrs
 
 from netmind_rentgpu.models import Container
-from netmind_rentgpu.waiting.snapshots import Seat
-from netmind_rentgpu.waiting.sweep import Sweep
+from netmind_rentgpu.waiting.shared_poller import SharedPoller
+from netmind_rentgpu.waiting.snapshots import Subscription
 
 __all__ = ["Change", "watch"]
 
@@ -35,11 +35,11 @@ class Change:
 class _View:
     """The containers as a reader knows them, and what has changed since."""
 
-    def __init__(self, seat: Seat) -> None:
-        self._seat = seat
+    def __init__(self, subscription: Subscription) -> None:
+        self._seat = subscription
         self._known: dict[int, Container] | None = None
         self._changed: dict[int, Container | None] = {}
-        self._left = seat.ids
+        self._left = subscription.ids
 
     @property
     def over(self) -> bool:
@@ -48,15 +48,15 @@ class _View:
 
     def look(self) -> bool:
         """Take in what is new; tell whether there is anything to read, or never will be."""
-        seat = self._seat
+        subscription = self._seat
         if self._known is None:
-            if seat.ids is not None:
+            if subscription.ids is not None:
                 self._known = {}
-            elif seat.base is not None:
-                self._known = dict(seat.base)
+            elif subscription.base is not None:
+                self._known = dict(subscription.base)
             else:
                 return False
-        for container_id, container in seat.news.items():
+        for container_id, container in subscription.news.items():
             # The first that is seen of a container that was named is how it is, and no change. One that appears in the list
             # of all is.
             if self._left is not None and container is not None and container_id not in self._known:
@@ -80,22 +80,22 @@ class _View:
         return Change(container_id, before, after)
 
 
-async def watch(sweep: Sweep, ids: Iterable[int] | None) -> AsyncGenerator[Change]:
+async def watch(poller: SharedPoller, ids: Iterable[int] | None) -> AsyncGenerator[Change]:
     """Give what changes after a first look; None for all containers.
 
     Raises:
         RentGPUError: no look has succeeded for five minutes.
     """
-    seat = sweep.join(ids)
-    view = _View(seat)
+    subscription = poller.subscribe(ids)
+    view = _View(subscription)
     loop = asyncio.get_running_loop()
 
     def satisfied() -> bool:
         found = view.look()
-        gone = [one for one, container in seat.news.items() if container is None]
-        seat.news.clear()
-        if gone and seat.ids is not None:
-            sweep.leave(seat, gone)
+        gone = [one for one, container in subscription.news.items() if container is None]
+        subscription.news.clear()
+        if gone and subscription.ids is not None:
+            poller.unsubscribe(subscription, gone)
         return found or view.over
 
     try:
@@ -108,9 +108,9 @@ async def watch(sweep: Sweep, ids: Iterable[int] | None) -> AsyncGenerator[Chang
             elif view.over:
                 return
             else:
-                await sweep.attend(seat, satisfied, until=loop.time() + _BETWEEN_CHECKS)
-                failing = sweep.failing_since
-                if sweep.failure is not None and failing is not None and loop.time() > failing + _LONGEST_FAILURE:
-                    raise sweep.failure
+                await poller.wait_until(subscription, satisfied, until=loop.time() + _BETWEEN_CHECKS)
+                failing = poller.failing_since
+                if poller.failure is not None and failing is not None and loop.time() > failing + _LONGEST_FAILURE:
+                    raise poller.failure
     finally:
-        sweep.leave(seat)
+        poller.unsubscribe(subscription)

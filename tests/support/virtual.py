@@ -126,7 +126,7 @@ class Account:
         caller = Caller(self, settings, profile, clock=self.loop.time, sleep=asyncio.sleep, random=self.random.random)
         containers = AsyncContainers(caller, ask_for_greeting)
         # Every run is the same.
-        containers._sweep._random = self.random.random
+        containers._poller._random = self.random.random
         return containers
 
     def create(self) -> int:

@@ -78,23 +78,23 @@ def test_watch_yields_changes_and_an_abandoned_watch_is_closed(gpu: RentGPU, syn
     assert change.before is not None
     assert change.after is not None
     assert (change.before.ssh_endpoint is None, change.after.ssh_endpoint is None) == (True, False)
-    sweep = gpu._async.containers._sweep
-    assert not sweep._snapshots.nobody
+    poller = gpu._async.containers._poller
+    assert not poller._snapshots.nobody
     changes.close()
     # The watch is closed in the loop's thread, some time after `close` has returned.
-    portal.call(until, lambda: sweep._snapshots.nobody)
+    portal.call(until, lambda: poller._snapshots.nobody)
     for _ in gpu.containers.watch([]):
         pytest.fail("nothing is watched")
     abandoned = gpu.containers.watch([container.id])
     gpu.containers.delete(container.id)
     for change in abandoned:
         assert change.after is None
-    assert sweep._snapshots.nobody
+    assert poller._snapshots.nobody
     other = rent(gpu, "other")
 
     def first_look_over() -> bool:
         # A change before the first look is none to the watch.
-        snapshots = sweep._snapshots
+        snapshots = poller._snapshots
         return not snapshots.nobody and not snapshots.base_wanted
 
     later = act_once(first_look_over, lambda: sync_emulator.clock.advance(60))
@@ -102,7 +102,7 @@ def test_watch_yields_changes_and_an_abandoned_watch_is_closed(gpu: RentGPU, syn
         assert change.container_id == other.id
         break
     later.join()
-    portal.call(until, lambda: sweep._snapshots.nobody)
+    portal.call(until, lambda: poller._snapshots.nobody)
 
 
 def test_waits_in_many_threads_share_their_requests(gpu: RentGPU, sync_emulator: Emulator) -> None:
@@ -128,4 +128,4 @@ def test_ctrl_c_ends_a_wait(gpu: RentGPU, sync_emulator: Emulator) -> None:
     with pytest.raises(KeyboardInterrupt):
         gpu.containers.wait(container.id, until=conditions.has_ssh, timeout=60)
     later.join()
-    assert gpu._async.containers._sweep._snapshots.nobody
+    assert gpu._async.containers._poller._snapshots.nobody

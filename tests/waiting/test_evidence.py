@@ -15,7 +15,7 @@ from netmind_rentgpu.conditions import gone, has_ssh, status_in
 from netmind_rentgpu.errors import ContainerFailedError, ContainerGoneError, WaitTimeoutError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.resources.containers import AsyncContainers
-from netmind_rentgpu.waiting.snapshots import KnownPage, Seat, Snapshots
+from netmind_rentgpu.waiting.snapshots import KnownPage, Snapshots, Subscription
 from netmind_rentgpu.wire.outcome import Answer, Request
 
 
@@ -122,11 +122,11 @@ def test_late_answer_to_a_get_does_not_overtake_a_newer_page() -> None:
 
 def test_answer_requested_later_counts_more_than_an_earlier_one() -> None:
     snapshots = Snapshots(lambda raw: Container(id=raw["id"], status=raw["status"]), lag=30)
-    seat = Seat({1})
-    snapshots.join(seat, since=0)
+    subscription = Subscription({1})
+    snapshots.subscribe(subscription, since=0)
 
     def statuses() -> list[int | None]:
-        return [container and container.status for container in seat.taken().values()]
+        return [container and container.status for container in subscription.taken().values()]
 
     page = KnownPage(b"", (1,), 1, asked=5)
     assert snapshots.take(1, {"id": 1, "status": 1}, 5, page=page)
@@ -139,8 +139,8 @@ def test_answer_requested_later_counts_more_than_an_earlier_one() -> None:
     assert statuses() == []
     assert snapshots.holds(page)
     # A subscription that begins then gets the newest state, whatever is answered next.
-    late = Seat({1})
-    assert snapshots.join(late, since=10) == {1}
+    late = Subscription({1})
+    assert snapshots.subscribe(late, since=10) == {1}
     assert not snapshots.holds(page)
     assert snapshots.take(1, {"id": 1, "status": 0}, 8, page=None)
     assert late.taken()[1] is not None

@@ -249,8 +249,8 @@ def test_pages_are_kept_only_while_rounds_need_them() -> None:
             for container_id in new:
                 account.delete(container_id)
             await asyncio.sleep(7)
-            assert len(containers._sweep._looker._pages) <= 4
-            assert len(containers._sweep._snapshots._shown) <= 15
+            assert len(containers._poller._poller._pages) <= 4
+            assert len(containers._poller._snapshots._shown) <= 15
         await cancel(waiting)
 
     virtually(run, count=2, page=5)
@@ -259,7 +259,7 @@ def test_pages_are_kept_only_while_rounds_need_them() -> None:
 async def test_unanswered_request_does_not_use_up_the_deadline_of_a_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("netmind_rentgpu.waiting.look._FIRST_PATIENCE", 0.2)
+    monkeypatch.setattr("netmind_rentgpu.waiting.poll_round._FIRST_PATIENCE", 0.2)
 
     found = answer({**CONTAINER, "ssh": "ssh root@h -p 1"})
     async with Hostile([stall, found]) as server, AsyncRentGPU("token", base_url=server.url) as gpu:
@@ -275,7 +275,7 @@ async def test_closed_client_ends_waits_that_sleep() -> None:
             asyncio.create_task(gpu.containers.wait(container_id, until=has_ssh, timeout=600))
             for container_id in (1, 2)
         ]
-        while gpu.containers._sweep._nap is None:
+        while gpu.containers._poller._nap is None:
             await asyncio.sleep(0.001)
         await gpu.close()
         async with asyncio.timeout(30):

@@ -36,7 +36,7 @@ def cancel_after(steps: int, *, lag: float, count: int = 12) -> tuple[list[str |
         }
         for _ in range(steps):
             await asyncio.sleep(0)
-        leader = containers._sweep._leader
+        leader = containers._poller._leader
         assert leader is not None
         assert leader.ids is not None
         tasks.pop(*leader.ids).cancel()
@@ -102,7 +102,7 @@ def test_leader_that_is_done_causes_no_repeated_gets() -> None:
 def test_snapshots_without_subscribers_are_dropped() -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
-        snapshots: Snapshots = containers._sweep._snapshots
+        snapshots: Snapshots = containers._poller._snapshots
         ids = list(account.truth)
         account.lag = 1000
 
@@ -117,7 +117,7 @@ def test_snapshots_without_subscribers_are_dropped() -> None:
         account.lag = 0
         await asyncio.sleep(20)
         assert set(snapshots._entries) == set(ids)
-        assert containers._sweep._looker._unlisted == {}
+        assert containers._poller._poller._unlisted == {}
         await cancel(reading)
         assert set(snapshots._entries) == set(ids[:6])
         for container_id in ids:
@@ -125,7 +125,7 @@ def test_snapshots_without_subscribers_are_dropped() -> None:
         await first
         for kept in (snapshots._entries, snapshots._askers, snapshots._owed, snapshots._touched):
             assert kept == {}
-        assert containers._sweep._looker._unlisted == {}
-        assert containers._sweep._looker._pages == {}
+        assert containers._poller._poller._unlisted == {}
+        assert containers._poller._poller._pages == {}
 
     virtually(run, count=12)

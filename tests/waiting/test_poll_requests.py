@@ -15,7 +15,7 @@ from netmind_rentgpu.conditions import status_in
 from netmind_rentgpu.errors import ContainerGoneError
 from netmind_rentgpu.models import Container, PaymentType
 from netmind_rentgpu.resources.containers import AsyncContainers
-from netmind_rentgpu.waiting.snapshots import Seat
+from netmind_rentgpu.waiting.snapshots import Subscription
 from netmind_rentgpu.wire.codec import Codec
 from netmind_rentgpu.wire.outcome import Answer, Request
 
@@ -300,16 +300,16 @@ def test_change_wakes_only_the_waits_for_that_container() -> None:
         await asyncio.sleep(0.1)
         assert sorted(judged) == sorted([*ids, ids[3]])
         steps = Counter[int]()
-        until_woken = containers._sweep._until_woken
+        until_woken = containers._poller._until_woken
 
-        async def counted(seat: Seat, until: float | None) -> None:
+        async def counted(subscription: Subscription, until: float | None) -> None:
             try:
-                await until_woken(seat, until)
+                await until_woken(subscription, until)
             finally:
-                assert seat.ids is not None
-                steps.update(seat.ids)
+                assert subscription.ids is not None
+                steps.update(subscription.ids)
 
-        containers._sweep._until_woken = counted  # type: ignore[method-assign]  # to count the waits that are woken
+        containers._poller._until_woken = counted  # type: ignore[method-assign]  # to count the waits that are woken
         judged.clear()
         await asyncio.sleep(50)
         assert judged == []

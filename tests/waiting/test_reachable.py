@@ -85,7 +85,7 @@ async def test_wait_reachable_returns_the_container_once_ssh_answers(account: Ac
         account.meets = meets
         found = await task
         assert found.ssh_endpoint == SSHEndpoint("127.0.0.1", free_port, "root")
-    assert containers._sweep._snapshots.nobody
+    assert containers._poller._snapshots.nobody
 
 
 async def test_wait_reachable_follows_an_endpoint_that_moves(account: Account, free_port: int) -> None:
@@ -212,5 +212,5 @@ async def test_wait_reachable_cancelled_anywhere_leaves_nothing_behind(account: 
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert account.running == 0
-            assert containers._sweep._snapshots.nobody
+            assert containers._poller._snapshots.nobody
             assert len(asyncio.all_tasks()) <= 2 + steps

@@ -85,7 +85,7 @@ class Waiting(RuleBasedStateMachine):
             self.loop.close()
         if hasattr(self, "account"):
             assert self.account.running == 0
-            assert self.containers._sweep._snapshots.nobody
+            assert self.containers._poller._snapshots.nobody
 
     def run(self, seconds: float) -> None:
         self.loop.run_until_complete(asyncio.sleep(seconds))

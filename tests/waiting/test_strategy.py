@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netmind_rentgpu.errors import APIConnectionError, RateLimitError, RentGPUError, ServerError
-from netmind_rentgpu.waiting.strategy import Pace, one_by_one, pages_left, worth_recounting
+from netmind_rentgpu.waiting.strategy import AdaptiveInterval, one_by_one, pages_left, worth_recounting
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_recount_is_worth_it_after_enough_gets(wanted: int, pages: int, gets: in
 
 
 def test_interval_is_short_after_changes_and_grows_without_them() -> None:
-    pace = Pace()
+    pace = AdaptiveInterval()
     intervals = [pace.after_look(0.0, changed=False) for _ in range(10)]
     assert intervals == [0.25, 0.375, 0.5625, 0.84375, 1.265625, 1.8984375, 2.84765625, 4.271484375, 5.0, 5.0]
     assert [pace.after_look(0.0, changed=changed) for changed in (True, True, False)] == [0.25, 0.25, 0.375]
@@ -85,14 +85,14 @@ def test_interval_is_short_after_changes_and_grows_without_them() -> None:
 
 @given(looks=st.lists(st.tuples(st.booleans(), st.floats(0, 1, exclude_max=True))))
 def test_interval_stays_within_its_bounds(looks: list[tuple[bool, float]]) -> None:
-    pace = Pace()
+    pace = AdaptiveInterval()
     for changed, random in looks:
         assert 0.25 * 0.75 <= pace.after_look(random, changed=changed) <= 5.0
 
 
 def test_intervals_of_pollers_begun_together_differ() -> None:
-    assert len({Pace().after_look(random / 10, changed=True) for random in range(10)}) == 10
-    assert len({Pace().after_failure(random / 10, broken()) for random in range(10)}) == 10
+    assert len({AdaptiveInterval().after_look(random / 10, changed=True) for random in range(10)}) == 10
+    assert len({AdaptiveInterval().after_failure(random / 10, broken()) for random in range(10)}) == 10
 
 
 def broken() -> RentGPUError:
@@ -114,7 +114,7 @@ def refused(kind: type[RateLimitError | ServerError], retry_after: float | None)
 
 
 def test_interval_grows_with_repeated_failures() -> None:
-    pace = Pace()
+    pace = AdaptiveInterval()
     assert [pace.after_failure(0.0, broken()) for _ in range(7)] == [0.25, 0.5, 1, 2, 4, 5, 5]
     pace.after_look(0.0, changed=False)
     assert pace.after_failure(0.0, broken()) == 0.25
@@ -126,6 +126,6 @@ def test_interval_grows_with_repeated_failures() -> None:
 
 @pytest.mark.parametrize("kind", [RateLimitError, ServerError])
 def test_interval_after_a_failure_honours_retry_after(kind: type[RateLimitError | ServerError]) -> None:
-    assert Pace().after_failure(0.0, refused(kind, 120.0)) == 120.25
-    assert Pace().after_failure(0.0, refused(kind, 0.0)) == 0.25
-    assert Pace().after_failure(0.0, refused(kind, None)) == 0.25
+    assert AdaptiveInterval().after_failure(0.0, refused(kind, 120.0)) == 120.25
+    assert AdaptiveInterval().after_failure(0.0, refused(kind, 0.0)) == 0.25
+    assert AdaptiveInterval().after_failure(0.0, refused(kind, None)) == 0.25

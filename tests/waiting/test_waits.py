@@ -182,7 +182,7 @@ def test_wait_refuses_arguments_of_a_wrong_type() -> None:
             with pytest.raises(InvalidArgumentError, match="container_id"):
                 await containers.wait_reachable(container_id)  # type: ignore[arg-type]  # a wrong type on purpose
         assert account.asked == []
-        assert containers._sweep._snapshots.nobody
+        assert containers._poller._snapshots.nobody
 
     virtually(run, count=1)
 

@@ -197,7 +197,7 @@ def test_abandoned_watch_sends_no_more_requests() -> None:
         count = len(account.asked)
         await asyncio.sleep(100)
         assert len(account.asked) == count
-        assert containers._sweep._snapshots.nobody
+        assert containers._poller._snapshots.nobody
 
     virtually(run, count=4)
 

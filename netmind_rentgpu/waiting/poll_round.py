@@ -20,7 +20,7 @@ from netmind_rentgpu.wire.outcome import UNCHANGED, Request
 from netmind_rentgpu.wire.paging import PageSize, Walk
 from netmind_rentgpu.wire.payload import parse
 
-__all__ = ["Look", "Looker", "Satisfied"]
+__all__ = ["PollRound", "Poller", "Satisfied"]
 
 _AT_ONCE = 8
 # Of the containers that a list lags behind with, so many are asked for by themselves at each look, or as many as the list
@@ -35,7 +35,7 @@ Satisfied: TypeAlias = Callable[[], bool]
 
 
 @attrs.define(eq=False)
-class Look:
+class PollRound:
     """One look at what is wanted, which one may begin and another finish.
 
     Attributes:
@@ -75,7 +75,7 @@ class Look:
         return not self.walking or container_id in self.walk
 
 
-class Looker:
+class Poller:
     """Makes the requests of one client's looks, one look after the other.
 
     Attributes:
@@ -124,26 +124,26 @@ class Looker:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    async def advance(self, look: Look, satisfied: Satisfied) -> None:
+    async def advance(self, poll_round: PollRound, satisfied: Satisfied) -> None:
         """Ask once more: for the next page, or for what is left by itself.
 
         Raises:
             RentGPUError: nothing could be learned, or the service wants to be left alone.
         """
-        seen, wanted = len(look.walk.seen), len(look.left)
-        pages = pages_left(account=self._account, seen=seen, page=self._page, wanted=wanted, found=look.hits)
-        if not look.pages and worth_recounting(wanted, pages, gets=self._gets):
-            look.recount, self._gets = True, 0
-        by_itself = one_by_one(wanted, pages) and not (look.recount and seen < self._account)
-        look.walking = not look.walk.done and (look.to_end or not by_itself)
-        if look.walking:
-            await self._ask_for_page(look)
+        seen, wanted = len(poll_round.walk.seen), len(poll_round.left)
+        pages = pages_left(account=self._account, seen=seen, page=self._page, wanted=wanted, found=poll_round.hits)
+        if not poll_round.pages and worth_recounting(wanted, pages, gets=self._gets):
+            poll_round.recount, self._gets = True, 0
+        by_itself = one_by_one(wanted, pages) and not (poll_round.recount and seen < self._account)
+        poll_round.walking = not poll_round.walk.done and (poll_round.to_end or not by_itself)
+        if poll_round.walking:
+            await self._ask_for_page(poll_round)
             return
-        if not look.walk.done:
+        if not poll_round.walk.done:
             # What is left is not before here, and seems not to be so near that walking on would cost less.
             self._account = max(self._account, seen + wanted * self._page)
             self._gets += wanted
-        await self._ask_each(look, satisfied)
+        await self._ask_each(poll_round, satisfied)
 
     async def _call(self, request: Request) -> Reply:
         patience, timeouts = self._patience, self._caller.timeouts
@@ -154,8 +154,8 @@ class Looker:
             self._patience = max(self._patience, 2 * patience)
             raise
 
-    async def _ask_for_page(self, look: Look) -> None:
-        walk = look.walk
+    async def _ask_for_page(self, poll_round: PollRound) -> None:
+        walk = poll_round.walk
         marker = walk.marker
         asked = asyncio.get_running_loop().time()
 
@@ -178,30 +178,30 @@ class Looker:
             if not walk.marker_refused():
                 raise
             return
-        look.told = True
-        before = len(look.left)
+        poll_round.told = True
+        before = len(poll_round.left)
         if known is None:
-            page = self._take_page(look, ids, reply, asked)
+            page = self._take_page(poll_round, ids, reply, asked)
             self._replace_page((marker, limit), page)
         else:
             page = known
             page.asked = asked
-            look.left.difference_update(page.ids)
-        look.kept.add((marker, limit))
-        look.hits += before - len(look.left)
-        look.pages += 1
-        self._page = max(page.count, 1) if look.pages == 1 else max(self._page, page.count)
+            poll_round.left.difference_update(page.ids)
+        poll_round.kept.add((marker, limit))
+        poll_round.hits += before - len(poll_round.left)
+        poll_round.pages += 1
+        self._page = max(page.count, 1) if poll_round.pages == 1 else max(self._page, page.count)
         walk.received(page.ids, page.count, limit)
-        if walk.done or (look.recount and not look.left):
+        if walk.done or (poll_round.recount and not poll_round.left):
             self._account = len(walk.seen)
         else:
             self._account = max(self._account, len(walk.seen))
 
-    def _take_page(self, look: Look, ids: list[int | None], reply: Reply, asked: float) -> KnownPage:
+    def _take_page(self, poll_round: PollRound, ids: list[int | None], reply: Reply, asked: float) -> KnownPage:
         page = KnownPage(reply.answer.body, tuple(one for one in ids if one is not None), len(ids), asked)
         for container_id, raw in zip(ids, reply.payload, strict=True):
             if container_id is not None and self._snapshots.take(container_id, raw, asked, page=page):
-                look.left.discard(container_id)
+                poll_round.left.discard(container_id)
         return page
 
     def _replace_page(self, key: tuple[int | str | None, int], page: KnownPage) -> None:
@@ -210,63 +210,63 @@ class Looker:
             self._snapshots.forget_page(before)
         self._pages[key] = page
 
-    async def _ask_each(self, look: Look, satisfied: Satisfied) -> None:
+    async def _ask_each(self, poll_round: PollRound, satisfied: Satisfied) -> None:
         """Get what is left one by one, several at once, until it is known or the one who looks is satisfied."""
-        if len(look.left) == 1 and not self._running:
-            await self._ask_for(look, next(iter(look.left)))
+        if len(poll_round.left) == 1 and not self._running:
+            await self._ask_for(poll_round, next(iter(poll_round.left)))
         else:
-            await self._ask_several(look, satisfied)
-        if look.failed and not look.left:
-            if not look.told:
+            await self._ask_several(poll_round, satisfied)
+        if poll_round.failed and not poll_round.left:
+            if not poll_round.told:
                 # Nothing was learned, and the reason may be the service and not those few.
-                self._raise_one(look)
-            look.failed.clear()
+                self._raise_one(poll_round)
+            poll_round.failed.clear()
 
-    async def _ask_several(self, look: Look, satisfied: Satisfied) -> None:
+    async def _ask_several(self, poll_round: PollRound, satisfied: Satisfied) -> None:
         asked = set(self._running.values())
-        waiting = deque(one for one in self._in_turn(look) if one not in asked)
+        waiting = deque(one for one in self._in_turn(poll_round) if one not in asked)
         while True:
             for task in [task for task in self._running if task.done()]:
                 del self._running[task]
                 task.result()
             if satisfied():
                 return
-            if not look.told and len(look.failed) >= _AT_ONCE:
-                self._raise_one(look)
-            while waiting and len(self._running) < _AT_ONCE and not self._enough(look):
+            if not poll_round.told and len(poll_round.failed) >= _AT_ONCE:
+                self._raise_one(poll_round)
+            while waiting and len(self._running) < _AT_ONCE and not self._enough(poll_round):
                 container_id = waiting.popleft()
-                self._running[asyncio.create_task(self._ask_for(look, container_id))] = container_id
+                self._running[asyncio.create_task(self._ask_for(poll_round, container_id))] = container_id
             if not self._running:
                 break
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
-        if self._enough(look):
+        if self._enough(poll_round):
             # The others have their turn at the next look.
-            look.left.clear()
+            poll_round.left.clear()
 
     @staticmethod
-    def _raise_one(look: Look) -> NoReturn:
+    def _raise_one(poll_round: PollRound) -> NoReturn:
         """Fail for those that could not be got, and leave them to the next try."""
-        error = next(iter(look.failed.values()))
-        look.left.update(look.failed)
-        look.failed.clear()
+        error = next(iter(poll_round.failed.values()))
+        poll_round.left.update(poll_round.failed)
+        poll_round.failed.clear()
         raise error
 
-    def _in_turn(self, look: Look) -> list[int]:
+    def _in_turn(self, poll_round: PollRound) -> list[int]:
         """Order what is left.
 
         What has been asked for by itself comes last, what was so longest ago before the rest; and after that what could not
         be got.
         """
         return [
-            *(one for one in look.left if one not in self._unlisted and one not in self.failures),
-            *(one for one in self._unlisted if one in look.left and one not in self.failures),
-            *(one for one in self.failures if one in look.left),
+            *(one for one in poll_round.left if one not in self._unlisted and one not in self.failures),
+            *(one for one in self._unlisted if one in poll_round.left and one not in self.failures),
+            *(one for one in self.failures if one in poll_round.left),
         ]
 
-    def _enough(self, look: Look) -> bool:
-        return look.walk.done and look.answered >= max(_LEAST_UNLISTED, look.pages)
+    def _enough(self, poll_round: PollRound) -> bool:
+        return poll_round.walk.done and poll_round.answered >= max(_LEAST_UNLISTED, poll_round.pages)
 
-    async def _ask_for(self, look: Look, container_id: int) -> None:
+    async def _ask_for(self, poll_round: PollRound, container_id: int) -> None:
         """Get one. A failure is its own, unless it tells to leave the service alone.
 
         Raises:
@@ -280,32 +280,32 @@ class Looker:
             reply = await self._call(request)
             self._caller.read(request, reply, self._snapshots.read)
         except NotFoundError:
-            look.told = True
+            poll_round.told = True
             counts = self._snapshots.take_gone(container_id, asked)
             self._unlisted.pop(container_id, None)
         except (RateLimitError, ClientStateError):
             raise
         except RentGPUError as error:
-            look.left.discard(container_id)
-            look.failed[container_id] = error
+            poll_round.left.discard(container_id)
+            poll_round.failed[container_id] = error
             self.failures.pop(container_id, None)
             self.failures[container_id] = error
             return
         else:
-            look.told = True
+            poll_round.told = True
             counts = self._snapshots.take(container_id, reply.payload, asked, page=None)
-            look.answered += 1
+            poll_round.answered += 1
             self._unlisted.pop(container_id, None)
             self._unlisted[container_id] = None
         self.failures.pop(container_id, None)
         if counts:
-            look.left.discard(container_id)
+            poll_round.left.discard(container_id)
 
-    def finish(self, look: Look) -> None:
+    def finish(self, poll_round: PollRound) -> None:
         """Keep what a look that is over has learned for the next."""
-        if look.whole:
-            self._keep(look.kept)
-        for container_id in [one for one in self._unlisted if one in look.walk]:
+        if poll_round.whole:
+            self._keep(poll_round.kept)
+        for container_id in [one for one in self._unlisted if one in poll_round.walk]:
             del self._unlisted[container_id]
 
     def _keep(self, keys: set[tuple[int | str | None, int]]) -> None:

@@ -15,20 +15,20 @@ from random import random
 
 from netmind_rentgpu.errors import ClientStateError, RentGPUError
 from netmind_rentgpu.models import Container
-from netmind_rentgpu.waiting.look import Look, Looker, Satisfied
-from netmind_rentgpu.waiting.snapshots import Seat, Snapshots
-from netmind_rentgpu.waiting.strategy import Pace
+from netmind_rentgpu.waiting.poll_round import Poller, PollRound, Satisfied
+from netmind_rentgpu.waiting.snapshots import Snapshots, Subscription
+from netmind_rentgpu.waiting.strategy import AdaptiveInterval
 from netmind_rentgpu.wire.caller import Caller
 from netmind_rentgpu.wire.paging import PageSize
 
-__all__ = ["Sweep"]
+__all__ = ["SharedPoller"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 _MOST_MOVING = 10
 
 
-class Sweep:
+class SharedPoller:
     """The look that one client's waits and watches share.
 
     Attributes:
@@ -42,7 +42,7 @@ class Sweep:
         sizes: PageSize,
         path: str,
         *,
-        pace: Pace | None = None,
+        pace: AdaptiveInterval | None = None,
         random: Callable[[], float] = random,
     ) -> None:
         """Set up; nothing happens before somebody attends.
@@ -52,11 +52,11 @@ class Sweep:
             path: the list's; an item's is that and its id.
         """
         self._caller = caller
-        self._pace = Pace() if pace is None else pace
+        self._pace = AdaptiveInterval() if pace is None else pace
         self._random = random
         self._snapshots = Snapshots(partial(caller.codec.one, Container), lag=caller.profile.list_lag.total_seconds())
-        self._looker = Looker(caller, sizes, path, self._snapshots)
-        self._look: Look | None = None
+        self._poller = Poller(caller, sizes, path, self._snapshots)
+        self._poll_round: PollRound | None = None
         # Ids that no look is about yet.
         self._new: set[int] = set()
         # When, by the event loop's clock, something was last done here, the next whole look is due, and may be tried.
@@ -66,8 +66,8 @@ class Sweep:
         # How many creates are under way, and until when the look that is due waits for them.
         self._creating = 0
         self._held_until: float | None = None
-        self._leader: Seat | None = None
-        self._blocked: dict[Seat, asyncio.Future[None]] = {}
+        self._leader: Subscription | None = None
+        self._blocked: dict[Subscription, asyncio.Future[None]] = {}
         self._nap: asyncio.Future[None] | None = None
         self.failure: RentGPUError | None = None
         self.failing_since: float | None = None
@@ -78,7 +78,7 @@ class Sweep:
         self._known_before: set[int] = set()
         caller.when_closed(self._wake_all)
 
-    def join(self, ids: Iterable[int] | None) -> Seat:
+    def subscribe(self, ids: Iterable[int] | None) -> Subscription:
         """Begin to ask about containers; None for all.
 
         Raises:
@@ -90,29 +90,29 @@ class Sweep:
             self._pace.reset()
             self._next = now
             self.failure = self.failing_since = None
-        seat = Seat(None if ids is None else set(ids))
+        subscription = Subscription(None if ids is None else set(ids))
         first = not self._snapshots.all_wanted
-        owed = self._snapshots.join(seat, since=self._looked_at if now < self._next else math.inf)
-        if seat.ids is None and first:
+        owed = self._snapshots.subscribe(subscription, since=self._looked_at if now < self._next else math.inf)
+        if subscription.ids is None and first:
             self._next = now
-        if self._look is not None:
-            ahead = {one for one in owed if not self._look.passed(one)}
-            self._look.left |= ahead
+        if self._poll_round is not None:
+            ahead = {one for one in owed if not self._poll_round.passed(one)}
+            self._poll_round.left |= ahead
             owed -= ahead
         self._new |= owed
         self._wake_leader()
-        return seat
+        return subscription
 
-    def leave(self, seat: Seat, ids: Iterable[int] | None = None) -> None:
+    def unsubscribe(self, subscription: Subscription, ids: Iterable[int] | None = None) -> None:
         """Ask no more, or no more about some."""
-        forgotten = self._snapshots.leave(seat, ids)
+        forgotten = self._snapshots.unsubscribe(subscription, ids)
         self._new.difference_update(forgotten)
-        if self._look is not None:
-            self._look.left.difference_update(forgotten)
-        self._looker.forget(forgotten)
+        if self._poll_round is not None:
+            self._poll_round.left.difference_update(forgotten)
+        self._poller.forget(forgotten)
         if self._snapshots.nobody:
-            self._looker.begin_anew()
-            self._look = None
+            self._poller.begin_anew()
+            self._poll_round = None
 
     def touch(self, container_id: int, *, deleted: bool = False) -> None:
         """Take in that a call of our own has just changed a container, or may have: what was seen before is old."""
@@ -126,10 +126,10 @@ class Sweep:
 
     def failure_of(self, ids: Iterable[int]) -> RentGPUError | None:
         """Return why nothing has been learned of some containers lately; None if nothing failed."""
-        failures = self._looker.failures
+        failures = self._poller.failures
         return self.failure or next((failures[one] for one in ids if one in failures), None)
 
-    async def attend(self, seat: Seat, satisfied: Satisfied, *, until: float | None = None) -> None:
+    async def wait_until(self, subscription: Subscription, satisfied: Satisfied, *, until: float | None = None) -> None:
         """Wait until one who has joined is satisfied, looking for all while nobody else does.
 
         Args:
@@ -154,36 +154,36 @@ class Sweep:
         try:
             while not done() and (until is None or loop.time() < until):
                 if self._leader is None:
-                    self._leader = seat
+                    self._leader = subscription
                     try:
                         await self._lead(done, until)
                     finally:
                         self._leader = None
                 else:
-                    await self._until_woken(seat, until)
+                    await self._until_woken(subscription, until)
         finally:
             if self._leader is None:
                 if self._blocked:
                     _wake(next(iter(self._blocked.values())))
                 else:
-                    await self._looker.abandon()
+                    await self._poller.abandon()
         if raised is not None:
             try:
                 raise raised
             finally:
                 del raised  # its traceback leads here
 
-    async def _until_woken(self, seat: Seat, until: float | None) -> None:
+    async def _until_woken(self, subscription: Subscription, until: float | None) -> None:
         loop = asyncio.get_running_loop()
         woken: asyncio.Future[None] = loop.create_future()
-        self._blocked[seat] = woken
-        seat.wake = lambda: _wake(woken)
+        self._blocked[subscription] = woken
+        subscription.wake = lambda: _wake(woken)
         alarm = None if until is None else loop.call_at(until, _wake, woken)
         try:
             await woken
         finally:
-            seat.wake = None
-            del self._blocked[seat]
+            subscription.wake = None
+            del self._blocked[subscription]
             if alarm is not None:
                 alarm.cancel()
 
@@ -192,7 +192,7 @@ class Sweep:
         loop = asyncio.get_running_loop()
         if loop.time() - self._active_at > self._pace.longest:
             # What others have seen when they last looked is too old to go on from.
-            self._look = None
+            self._poll_round = None
         try:
             while not satisfied() and (until is None or loop.time() < until):
                 self._caller.check_usable()
@@ -207,8 +207,8 @@ class Sweep:
 
     def _due(self, now: float) -> float:
         """Return when to ask next."""
-        due = max(self._not_before, now if self._look is not None or self._new else self._next)
-        if due > now or self._look is not None or not self._creating:
+        due = max(self._not_before, now if self._poll_round is not None or self._new else self._next)
+        if due > now or self._poll_round is not None or not self._creating:
             return due
         if self._held_until is None:
             self._held_until = now + self._pace.shortest
@@ -217,25 +217,25 @@ class Sweep:
     async def _look_on(self, satisfied: Satisfied) -> None:
         """Ask once more."""
         loop = asyncio.get_running_loop()
-        if self._look is not None and not self._look.whole and loop.time() >= self._next:
+        if self._poll_round is not None and not self._poll_round.whole and loop.time() >= self._next:
             # Those that it is about may never be got, and the others are due.
-            self._look = None
-        if self._look is None:
-            await self._looker.abandon()
+            self._poll_round = None
+        if self._poll_round is None:
+            await self._poller.abandon()
             # Others who begin to wait at the same time are to be in it.
             await asyncio.sleep(0)
             self._held_until = None
-            self._look = self._begin(loop.time())
-        current = self._look
+            self._poll_round = self._begin(loop.time())
+        current = self._poll_round
         try:
-            await self._looker.advance(current, satisfied)
+            await self._poller.advance(current, satisfied)
         except ClientStateError:
             raise
         except RentGPUError as error:
             self._failed(error)
         else:
             self.failure = self.failing_since = None
-            if current.over and self._look is current:
+            if current.over and self._poll_round is current:
                 self._finish(current)
 
     async def _sleep_until(self, moment: float) -> None:
@@ -257,13 +257,13 @@ class Sweep:
         for future in self._blocked.values():
             _wake(future)
 
-    def _begin(self, now: float) -> Look:
+    def _begin(self, now: float) -> PollRound:
         snapshots = self._snapshots
         whole = now >= self._next
         to_end = whole and snapshots.all_wanted
         left = snapshots.known if to_end else snapshots.wanted if whole else self._new
         self._new = set()
-        return Look(now, whole, to_end, left)
+        return PollRound(now, whole, to_end, left)
 
     def _failed(self, error: RentGPUError) -> None:
         now = asyncio.get_running_loop().time()
@@ -274,10 +274,10 @@ class Sweep:
         self._not_before = max(self._not_before, now + delay)
         logger.info("a look at the containers failed, and is tried again in %.1f s: %s", delay, error)
 
-    def _finish(self, current: Look) -> None:
-        self._look = None
+    def _finish(self, current: PollRound) -> None:
+        self._poll_round = None
         self._not_before = 0.0
-        self._looker.finish(current)
+        self._poller.finish(current)
         if not current.whole:
             return
         if current.to_end and self._snapshots.base_wanted and self._settled(current):
@@ -289,7 +289,7 @@ class Sweep:
         # Whoever has come to ask about all is still to be looked for.
         self._next = now if self._snapshots.all_wanted and not current.to_end else now + delay
 
-    def _settled(self, current: Look) -> bool:
+    def _settled(self, current: PollRound) -> bool:
         """Tell whether all containers were seen. A list that moves has to be walked until no more turn up, within reason."""
         known = self._snapshots.known
         self._moving += 1
