@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from netmind_rentgpu.client import AsyncRentGPU
-    from netmind_rentgpu.documented import CurrencyName, GPUName, RegionCode
     from netmind_rentgpu.errors import (
         APIConnectionError,
         APIStatusError,
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
         UnexpectedResponseError,
         WaitTimeoutError,
     )
+    from netmind_rentgpu.literals import CurrencyName, GPUName, RegionCode
     from netmind_rentgpu.models import (
         Auth,
         Container,
@@ -61,8 +61,8 @@ if TYPE_CHECKING:
     from netmind_rentgpu.rentals.needs import Offer
     from netmind_rentgpu.rentals.records import ReapReport, RentalRecord
     from netmind_rentgpu.rentals.rental import AsyncRental
+    from netmind_rentgpu.results import CommandResult, Forward, OutputLine, TransferProgress
     from netmind_rentgpu.settings import DEFAULT, Retries, Timeouts
-    from netmind_rentgpu.ssh.results import CommandResult, Forward, OutputLine, TransferProgress
     from netmind_rentgpu.ssh.shell import AsyncShell
     from netmind_rentgpu.sync.client import Rental, RentGPU, Shell
     from netmind_rentgpu.sync.wrappers import Pager
@@ -140,14 +140,14 @@ __all__ = [
 _ROOMS = {
     "sync.wrappers": ("Pager",),
     "client": ("AsyncRentGPU",),
-    "documented": ("CurrencyName", "GPUName", "RegionCode"),
+    "literals": ("CurrencyName", "GPUName", "RegionCode"),
     "models": ("Auth", "Container", "Image", "ImageType", "InvalidField", "Machine", "PaymentType", "SSHEndpoint"),
     "profile": ("ServiceProfile",),
     "rentals.needs": ("Offer",),
     "rentals.records": ("ReapReport", "RentalRecord"),
     "rentals.rental": ("AsyncRental",),
     "settings": ("DEFAULT", "Retries", "Timeouts"),
-    "ssh.results": ("CommandResult", "Forward", "OutputLine", "TransferProgress"),
+    "results": ("CommandResult", "Forward", "OutputLine", "TransferProgress"),
     "ssh.shell": ("AsyncShell",),
     "sync.client": ("RentGPU", "Rental", "Shell"),
     "version": ("__version__",),

@@ -10,7 +10,7 @@ from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from netmind_rentgpu.documented import GPUName, RegionCode
+from netmind_rentgpu.literals import GPUName, RegionCode
 from netmind_rentgpu.models import PaymentType
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.settings import DEFAULT, RetriesOption, Settings, TimeoutOption
@@ -117,8 +117,8 @@ class AsyncRentGPU:
         from netmind_rentgpu.resources.containers import AsyncContainers
         from netmind_rentgpu.resources.images import AsyncImages
         from netmind_rentgpu.resources.machines import AsyncMachines
-        from netmind_rentgpu.ssh.access import Access
-        from netmind_rentgpu.state import State
+        from netmind_rentgpu.ssh.credentials import ContainerLogin
+        from netmind_rentgpu.state_file import State
         from netmind_rentgpu.wire.caller import Caller
         from netmind_rentgpu.wire.transport import Transport
 
@@ -136,8 +136,8 @@ class AsyncRentGPU:
         self.auths = AsyncAuths(self._caller)
         self.images = AsyncImages(self._caller)
         self._state = State(self._settings.state)
-        self._access = Access(self.auths, self._state, self._settings.account, profile.ssh_username)
-        self.containers = AsyncContainers(self._caller, self._access.try_to_log_in)
+        self._credentials = ContainerLogin(self.auths, self._state, self._settings.account, profile.ssh_username)
+        self.containers = AsyncContainers(self._caller, self._credentials.try_to_log_in)
         self._desk = Desk(
             profile=profile,
             timeouts=self._settings.timeouts,
@@ -304,8 +304,8 @@ class AsyncRentGPU:
         """
         from netmind_rentgpu.models import Container
         from netmind_rentgpu.resources import arguments
-        from netmind_rentgpu.ssh.access import check_asyncssh
         from netmind_rentgpu.ssh.arguments import text
+        from netmind_rentgpu.ssh.credentials import check_asyncssh
         from netmind_rentgpu.ssh.shell import AsyncShell
         from netmind_rentgpu.waiting.waits import checked_timeout
 
@@ -320,7 +320,7 @@ class AsyncRentGPU:
             found = wanted if isinstance(wanted, Container) else await self.containers.get(wanted)
             if found.ssh_endpoint is None and found is wanted:
                 found = await self.containers.get(found.id)
-            connection = await self._access.log_in(
+            connection = await self._credentials.log_in(
                 found, seconds, password=password, accept_new_host_key=accept_new_host_key
             )
             return found, connection

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from netmind_rentgpu.models import Container, InvalidField, Machine
-    from netmind_rentgpu.ssh.results import CommandResult
+    from netmind_rentgpu.results import CommandResult
 
 __all__ = [
     "APIConnectionError",

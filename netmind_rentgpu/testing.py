@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pluggy import Result
 
     from netmind_rentgpu.client import AsyncRentGPU
-    from netmind_rentgpu.emulator import Charge, Clock, Coming, Emulator, Fault, World
+    from netmind_rentgpu.emulator import Charge, Clock, Emulator, Fault, PendingCreate, World
     from netmind_rentgpu.profile import ServiceProfile
     from netmind_rentgpu.sync.client import RentGPU
 
@@ -122,7 +122,7 @@ class _Emulators:
         self._stack = stack
         self._environment = environment
         self._profile = profile
-        self._watched: list[tuple[Emulator, list[Charge | Coming], tuple[Fault, ...]]] = []
+        self._watched: list[tuple[Emulator, list[Charge | PendingCreate], tuple[Fault, ...]]] = []
 
     def start(self, **options: Unpack[EmulatorOptions]) -> Emulator:
         from netmind_rentgpu.emulator import Emulator
@@ -145,7 +145,7 @@ class _Emulators:
     def _watch(self, emulator: Emulator) -> None:
         # An emulator of the user's own may have had something rented before, and has faults that are not this test's.
         if all(emulator is not watched for watched, *_ in self._watched):
-            self._watched.append((emulator, [*emulator.coming, *emulator.running], emulator.faults.unmet))
+            self._watched.append((emulator, [*emulator.pending_creates, *emulator.running], emulator.faults.unmet))
 
     def leaked(self) -> str:
         """Say what the test left rented; an empty text for nothing."""

@@ -9,7 +9,7 @@ import pytest
 import netmind_rentgpu
 from netmind_rentgpu import errors
 from netmind_rentgpu.models import Container, InvalidField, Machine
-from netmind_rentgpu.ssh.results import CommandResult
+from netmind_rentgpu.results import CommandResult
 
 DETAILS: dict[str, Any] = {
     "status": 400,

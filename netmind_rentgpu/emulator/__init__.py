@@ -12,7 +12,7 @@ works here has not been shown to work there.
 
 from __future__ import annotations
 
-from netmind_rentgpu.emulator.billing import Charge, Coming
+from netmind_rentgpu.emulator.billing import Charge, PendingCreate
 from netmind_rentgpu.emulator.clock import Clock
 from netmind_rentgpu.emulator.faults import Fault, Faults
 from netmind_rentgpu.emulator.presets import preset_names, preset_world
@@ -23,10 +23,10 @@ from netmind_rentgpu.emulator.world import World
 __all__ = [
     "Charge",
     "Clock",
-    "Coming",
     "Emulator",
     "Fault",
     "Faults",
+    "PendingCreate",
     "RecordedRequest",
     "Recording",
     "World",

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import attrs
 
-__all__ = ["Bill", "Charge", "Coming", "rented"]
+__all__ = ["Bill", "Charge", "PendingCreate", "rented"]
 
 _SECONDS_IN_AN_HOUR = 3600
 
@@ -43,7 +43,7 @@ class Charge:
 
 
 @attrs.frozen(kw_only=True)
-class Coming:
+class PendingCreate:
     """A create that is still to be done, though whoever asked for it may have left.
 
     Attributes:
@@ -133,7 +133,7 @@ class Bill:
         ]
 
 
-def rented(charges: Sequence[Charge], coming: Sequence[Coming]) -> str | None:
+def rented(charges: Sequence[Charge], pending_creates: Sequence[PendingCreate]) -> str | None:
     """Say what is rented, or will be, and what it costs; None where nothing is."""
     running = [charge for charge in charges if charge.running]
     lines: list[str] = []
@@ -146,10 +146,10 @@ def rented(charges: Sequence[Charge], coming: Sequence[Coming]) -> str | None:
             f"  {charge.name} (container {charge.container_id}): {charge.gpu} GPU on {charge.node_name}, {price}, "
             f"{charge.cost:.6f} USD in {charge.seconds:.1f} s"
         )
-    if coming:
-        hourly = sum((one.hourly_price for one in coming), Decimal(0))
-        lines.append(f"{len(coming)} still to be rented, for {hourly} USD an hour:")
-    for one in coming:
+    if pending_creates:
+        hourly = sum((one.hourly_price for one in pending_creates), Decimal(0))
+        lines.append(f"{len(pending_creates)} still to be rented, for {hourly} USD an hour:")
+    for one in pending_creates:
         when = "" if one.seconds is None else f" in {one.seconds:.1f} s"
         lines.append(
             f"  {one.name}: {one.gpu} GPU on {one.node_name}, {one.hourly_price} USD an hour, by '{one.how}'{when}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from netmind_rentgpu.emulator.backstage import PREFIX
 from netmind_rentgpu.emulator.calls import CALLS, ROUTES
+from netmind_rentgpu.emulator.control_plane import PREFIX
 from netmind_rentgpu.emulator.faults import CALLS_OF, LARGEST, METHODS, OPTIONS, STATUSES, What
 
 __all__ = ["openapi"]
@@ -182,7 +182,7 @@ _BILL = _object(
                 }
             ),
         },
-        "coming": {
+        "pending_creates": {
             "type": "array",
             "items": _object(
                 {

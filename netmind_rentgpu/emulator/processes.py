@@ -18,7 +18,7 @@ from pathlib import Path
 
 from netmind_rentgpu.emulator.nvidia_smi import GPUs, nvidia_smi
 
-__all__ = ["Inhabited", "set_terminal_size"]
+__all__ = ["ContainerProcesses", "set_terminal_size"]
 
 _SHELL = "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh"
 # Opened by the leader of a session, a terminal becomes that session's own.
@@ -26,7 +26,7 @@ _ON_TERMINAL = 'exec "$@" <"$0" >"$0" 2>&1'
 _MARK = "NETMIND_EMULATED_CONTAINER"
 
 
-class Inhabited:
+class ContainerProcesses:
     """A container's folder, and the processes that live there.
 
     Attributes:

@@ -14,9 +14,9 @@ from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from netmind_rentgpu.emulator.backstage import Backstage
-from netmind_rentgpu.emulator.billing import Charge, Coming
+from netmind_rentgpu.emulator.billing import Charge, PendingCreate
 from netmind_rentgpu.emulator.clock import Clock
+from netmind_rentgpu.emulator.control_plane import ControlPlane
 from netmind_rentgpu.emulator.faults import Fault, Faults
 from netmind_rentgpu.emulator.ports import MadeUpPorts, Ports
 from netmind_rentgpu.emulator.presets import preset_world
@@ -116,7 +116,7 @@ class Emulator:
                 numbers=numbers,
             )
 
-        self._backstage = Backstage(
+        self._control_plane = ControlPlane(
             make=make, seed=seed, token=self.token, faults=faults, keep=keep_requests, clock=ticking
         )
         self._server: Server | None = None
@@ -136,22 +136,22 @@ class Emulator:
     @property
     def clock(self) -> Clock:
         """What time it is there."""
-        return self._backstage.clock
+        return self._control_plane.clock
 
     @property
     def faults(self) -> Faults:
         """What goes wrong there; `faults.add(Fault(...))` adds to it."""
-        return self._backstage.faults
+        return self._control_plane.faults
 
     @property
     def requests(self) -> Recording:
         """What it was asked until now."""
-        return self._backstage.recorder.recording()
+        return self._control_plane.recorder.recording()
 
     @property
     def charges(self) -> list[Charge]:
         """What each container has cost until now, those that are gone included."""
-        return self._backstage.charges()
+        return self._control_plane.charges()
 
     @property
     def running(self) -> list[Charge]:
@@ -159,36 +159,36 @@ class Emulator:
         return [charge for charge in self.charges if charge.running]
 
     @property
-    def coming(self) -> list[Coming]:
+    def pending_creates(self) -> list[PendingCreate]:
         """Which creates are still to be done, by a late commit or a slow answer."""
-        return self._backstage.coming()
+        return self._control_plane.pending_creates()
 
     @property
     def spent(self) -> Decimal:
         """What all containers have cost until now, in US dollars."""
         return sum((charge.cost for charge in self.charges), Decimal(0))
 
-    def assert_nothing_rented(self, *, apart_from: Collection[int | Charge | Coming] = ()) -> None:
+    def assert_nothing_rented(self, *, apart_from: Collection[int | Charge | PendingCreate] = ()) -> None:
         """Check that every container was deleted, and that no create is still to be done.
 
         Args:
-            apart_from: what may be there: ids of containers, or what `coming` and `running` once were. An id may be
+            apart_from: what may be there: ids of containers, or what `pending_creates` and `running` once were. An id may be
                 another container's after a reset; those may not.
 
         Raises:
             AssertionError: one was not; the message names each and what it costs.
         """
-        leaked = self._backstage.leaked(apart_from)
+        leaked = self._control_plane.leaked(apart_from)
         if leaked:
             raise AssertionError(leaked)
 
     def reset(self) -> None:
         """Begin again: nothing was ever rented, made or asked, and the first faults are in force. Only the clock goes on."""
-        self._backstage.reset()
+        self._control_plane.reset()
 
     async def __aenter__(self) -> Self:
         self._check_new()
-        self._server = Server(self._backstage)
+        self._server = Server(self._control_plane)
         self._url = f"http://{_HOST}:{await self._server.start(_HOST, self._port)}"
         if self._shells is not None:
             self._shells.start()
@@ -207,7 +207,7 @@ class Emulator:
     async def _follow_the_clock(self) -> None:
         """Open and close ports when it is time."""
         while True:
-            self._backstage.charges()
+            self._control_plane.charges()
             await asyncio.sleep(_TICK)
 
     def _check_new(self) -> None:

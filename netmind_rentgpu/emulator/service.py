@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 
-from netmind_rentgpu.emulator.billing import Charge, Coming
+from netmind_rentgpu.emulator.billing import Charge, PendingCreate
 from netmind_rentgpu.emulator.clock import Clock, Timeline
 from netmind_rentgpu.emulator.dialect import Dialect
 from netmind_rentgpu.emulator.faults import Fault
@@ -128,16 +128,16 @@ class Service:
         """Return what each container has cost until now."""
         return self._fleet.charges()
 
-    def coming(self) -> list[Coming]:
+    def pending_creates(self) -> list[PendingCreate]:
         """Return the creates that are still to be done, without those that can only be refused."""
-        coming: list[Coming] = []
+        pending_creates: list[PendingCreate] = []
         for number, expected in self._expected.items():
             with suppress(Refusal):
                 wanted, _, node = self._wanted(expected.body)
                 gpu = wanted["gpu"]
                 if gpu <= node.gpu_count and self._fleet.affords():
-                    coming.append(
-                        Coming(
+                    pending_creates.append(
+                        PendingCreate(
                             number=number,
                             name=wanted["name"],
                             node_name=node.name,
@@ -147,7 +147,7 @@ class Service:
                             seconds=None if expected.moment is None else expected.moment - self.timeline.now,
                         )
                     )
-        return coming
+        return pending_creates
 
     # Machines
 

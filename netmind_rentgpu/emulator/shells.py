@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from netmind_rentgpu.emulator.forwards import connected
 from netmind_rentgpu.emulator.ports import Inside
-from netmind_rentgpu.emulator.processes import Inhabited, set_terminal_size
+from netmind_rentgpu.emulator.processes import ContainerProcesses, set_terminal_size
 
 __all__ = ["Shells"]
 
@@ -119,7 +119,7 @@ class _Container:
     def __init__(self, container_id: int, begin: Callable[[Coroutine[Any, Any, None]], None]) -> None:
         self._id = container_id
         self._begin = begin
-        self._inhabited = Inhabited()
+        self._processes = ContainerProcesses()
         # Bound, so that the port is this container's, and never listening. A socket beside it listens.
         self._reserved = _bound(0)
         self._listener: socket.socket | None = None
@@ -146,7 +146,7 @@ class _Container:
         """Listen; return what has to be done in the loop then."""
         listener = _bound(self._port)
         listener.listen(_BACKLOG)
-        self._inhabited.install(inside.gpus)
+        self._processes.install(inside.gpus)
 
         def serve() -> None:
             self._listener = listener
@@ -163,13 +163,13 @@ class _Container:
             self._listener = None
         for connection in tuple(self._connections):
             connection.abort()
-        self._inhabited.end()
+        self._processes.end()
 
     def remove(self) -> None:
         """Close, and remove the folder."""
         self.close()
         self._reserved.close()
-        self._inhabited.remove()
+        self._processes.remove()
 
     def _accept(self, listener: socket.socket, inside: Inside) -> None:
         with suppress(OSError):  # whoever came may have left
@@ -182,7 +182,7 @@ class _Container:
         try:
             await asyncssh.run_server(
                 connected,
-                server_factory=lambda: _Login(inside.password, self._connections, self._inhabited),
+                server_factory=lambda: _Login(inside.password, self._connections, self._processes),
                 server_host_keys=[self._host_key],
                 encoding=None,
                 line_editor=False,
@@ -199,10 +199,12 @@ class _Container:
 class _Login(asyncssh.SSHServer):
     """One connection to a container."""
 
-    def __init__(self, password: str, connections: set[asyncssh.SSHServerConnection], inhabited: Inhabited) -> None:
+    def __init__(
+        self, password: str, connections: set[asyncssh.SSHServerConnection], processes: ContainerProcesses
+    ) -> None:
         self._password = password
         self._connections = connections
-        self._inhabited = inhabited
+        self._processes = processes
         self._connection: asyncssh.SSHServerConnection | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -221,7 +223,7 @@ class _Login(asyncssh.SSHServer):
         return username == "root" and hmac.compare_digest(password.encode(), self._password.encode())
 
     def session_requested(self) -> Any:
-        return _Session(self._inhabited)
+        return _Session(self._processes)
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
         del orig_host, orig_port
@@ -235,18 +237,18 @@ class _Login(asyncssh.SSHServer):
 class _Session(asyncssh.SSHServerProcess[bytes]):
     """One command, shell, SFTP or scp."""
 
-    def __init__(self, inhabited: Inhabited) -> None:
+    def __init__(self, processes: ContainerProcesses) -> None:
         def files(channel: Any) -> _Files:
-            return _Files(channel, inhabited.home)
+            return _Files(channel, processes.home)
 
         super().__init__(self._run, files, 3, True)  # pyright: ignore[reportUnknownMemberType]  # noqa: FBT003  # version, scp
-        self._inhabited = inhabited
+        self._processes = processes
         self._process: asyncio.subprocess.Process | None = None
         self._terminal: int | None = None
 
     def signal_received(self, signal: str) -> None:
         if self._process is not None:
-            self._inhabited.signal(self._process, signal)
+            self._processes.signal(self._process, signal)
 
     def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
         del pixwidth, pixheight
@@ -257,7 +259,7 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         super().connection_lost(exc)
         # As a terminal does that is switched off. What has none goes on.
         if self._terminal is not None and self._process is not None:
-            self._inhabited.signal(self._process, "HUP")
+            self._processes.signal(self._process, "HUP")
 
     def add_cleanup_task(self, task: Awaitable[None]) -> None:
         # asyncssh awaits it once the session has ended, which a session that is cancelled does not reach.
@@ -294,7 +296,7 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         feeding = asyncio.create_task(self._feed(process.stdin))
         try:
             await asyncio.gather(_hand_on(from_stdout, self.stdout), _hand_on(from_stderr, self.stderr))
-            return await self._inhabited.ended(process)
+            return await self._processes.ended(process)
         finally:
             feeding.cancel()
             await asyncio.wait({feeding})
@@ -324,7 +326,7 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         try:
             # What is written to is not closed by the end of input, and so it is duplicated there.
             await self.redirect(outer, os.dup(outer), send_eof=False, recv_eof=False)
-            status = await self._inhabited.ended(self._process)
+            status = await self._processes.ended(self._process)
             with suppress(OSError, asyncssh.Error):
                 await self.stdout.drain()
             return status
@@ -335,7 +337,7 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
     async def _start(
         self, streams: tuple[int, int, int], *, terminal: str | None = None, **environment: str
     ) -> asyncio.subprocess.Process:
-        return await self._inhabited.start(
+        return await self._processes.start(
             self.command, environment={**self.env, **environment}, streams=streams, terminal=terminal
         )
 

@@ -15,8 +15,8 @@ from weakref import WeakKeyDictionary
 import attrs
 from aiohttp import web
 
-from netmind_rentgpu.emulator.backstage import PREFIX, Backstage
 from netmind_rentgpu.emulator.calls import ROUTES, Call
+from netmind_rentgpu.emulator.control_plane import PREFIX, ControlPlane
 from netmind_rentgpu.emulator.faults import Fault, Faults
 from netmind_rentgpu.emulator.openapi import openapi
 from netmind_rentgpu.emulator.recording import RecordedRequest
@@ -103,8 +103,8 @@ class _Asked:
 class Server:
     """Serves what stands behind it."""
 
-    def __init__(self, backstage: Backstage) -> None:
-        self._backstage = backstage
+    def __init__(self, control_plane: ControlPlane) -> None:
+        self._control_plane = control_plane
         self._runner: web.AppRunner | None = None
         self._listener: socket.socket | None = None
         self._connections: WeakKeyDictionary[asyncio.Task[None], int] = WeakKeyDictionary()
@@ -157,7 +157,7 @@ class Server:
             _Call("restart_container", container, boots=True),
             _Call("delete_container", container),
         ]
-        behind = self._backstage
+        behind = self._control_plane
         controls: list[tuple[str, str, _Handler]] = [
             ("GET", f"{PREFIX}/requests", _control(lambda request, _: behind.show_requests(request.query))),
             ("DELETE", f"{PREFIX}/requests", _plain(behind.forget_requests)),
@@ -193,7 +193,7 @@ class Server:
         record = self._record(None, request)
         answer = await self._misdirected(request)
         with suppress(web.HTTPException, ConnectionError):
-            self._backstage.recorder.add_body(record, await request.read())
+            self._control_plane.recorder.add_body(record, await request.read())
         record.status = answer.status
         return answer
 
@@ -218,9 +218,9 @@ class Server:
             return self._refused(Refusal(error.status, {"detail": error.reason}, by_gateway=True))
         except ConnectionError:
             return _dropped(request)
-        self._backstage.recorder.add_body(record, body)
-        fault = self._backstage.faults.meet(call.name, request.method, request.path)
-        asked = _Asked(self._backstage.service, call, request, body, record)
+        self._control_plane.recorder.add_body(record, body)
+        fault = self._control_plane.faults.meet(call.name, request.method, request.path)
+        asked = _Asked(self._control_plane.service, call, request, body, record)
         if fault is None:
             answer: web.StreamResponse | None = self._act(asked)
         else:
@@ -235,7 +235,7 @@ class Server:
         """Let the service do what it is asked for, and write its answer."""
         try:
             asked.authorize()
-            return _answer(asked.service.at_once(asked.act, self._backstage.faults, asked.argument()))
+            return _answer(asked.service.at_once(asked.act, self._control_plane.faults, asked.argument()))
         except Refusal as refusal:
             return self._refused(refusal)
 
@@ -247,7 +247,7 @@ class Server:
             return self._refused(refusal)
         asked.expect(fault.what, fault.seconds)
         service = asked.service
-        service.at_once(service.later, fault.seconds, asked.act, self._backstage.faults, argument)
+        service.at_once(service.later, fault.seconds, asked.act, self._control_plane.faults, argument)
         return None
 
     async def _suffer(self, fault: Fault, asked: _Asked) -> web.StreamResponse | None:
@@ -313,18 +313,18 @@ class Server:
         return self._refused(Refusal(status, {"detail": HTTPStatus(status).phrase}, by_gateway=True, headers=headers))
 
     def _refused(self, refusal: Refusal) -> web.Response:
-        content, kind = self._backstage.service.dialect.refusal(refusal)
+        content, kind = self._control_plane.service.dialect.refusal(refusal)
         return web.Response(status=refusal.status, body=content or None, content_type=kind, headers=refusal.headers)
 
     def _record(self, call: str | None, request: web.Request) -> RecordedRequest:
-        backstage = self._backstage
-        return backstage.recorder.add(
+        control_plane = self._control_plane
+        return control_plane.recorder.add(
             call=call,
             method=request.method,
             path=request.path,
             query=request.query,
             connection=self._connection(request.task),
-            time=backstage.clock.now,
+            time=control_plane.clock.now,
         )
 
     def _connection(self, task: asyncio.Task[None]) -> int:

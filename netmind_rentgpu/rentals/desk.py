@@ -20,7 +20,7 @@ from netmind_rentgpu.rentals.market import Market, Roll
 from netmind_rentgpu.rentals.supplies import Supplies
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.settings import Timeouts
-from netmind_rentgpu.state import LONGEST_LOCK
+from netmind_rentgpu.state_file import LONGEST_LOCK
 
 if TYPE_CHECKING:
     from netmind_rentgpu.ssh.shell import AsyncShell

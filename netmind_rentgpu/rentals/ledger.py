@@ -18,7 +18,7 @@ import attrs
 from netmind_rentgpu.errors import LedgerError
 from netmind_rentgpu.rentals.owners import Owner
 from netmind_rentgpu.rentals.records import RentalRecord
-from netmind_rentgpu.state import Connection, State
+from netmind_rentgpu.state_file import Connection, State
 
 __all__ = ["Ledger"]
 

@@ -11,8 +11,8 @@ from typing import Any, Final, TypeAlias, get_args
 
 import attrs
 
-from netmind_rentgpu.documented import GPUName
 from netmind_rentgpu.errors import InvalidArgumentError
+from netmind_rentgpu.literals import GPUName
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.profile import ServiceProfile
 

@@ -35,7 +35,7 @@ from netmind_rentgpu.rentals.term import Term
 from netmind_rentgpu.rentals.tries import Taken
 
 if TYPE_CHECKING:
-    from netmind_rentgpu.ssh.results import CommandResult
+    from netmind_rentgpu.results import CommandResult
     from netmind_rentgpu.ssh.shell import AsyncShell
 
 __all__ = ["AsyncRental"]

@@ -22,7 +22,7 @@ from netmind_rentgpu.rentals.reaper import reap
 from netmind_rentgpu.rentals.rental import AsyncRental
 from netmind_rentgpu.rentals.tries import Order, Taken
 from netmind_rentgpu.resources import arguments
-from netmind_rentgpu.ssh.access import check_asyncssh
+from netmind_rentgpu.ssh.credentials import check_asyncssh
 from netmind_rentgpu.waiting.waits import checked_timeout
 
 __all__ = ["Renting", "Wish"]

@@ -15,7 +15,7 @@ from netmind_rentgpu.models import Auth, Image, ImageType
 from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.resources.auths import AsyncAuths
 from netmind_rentgpu.resources.images import AsyncImages
-from netmind_rentgpu.state import Connection, State
+from netmind_rentgpu.state_file import Connection, State
 
 __all__ = ["Supplies", "matching_image"]
 

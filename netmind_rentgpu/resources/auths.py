@@ -40,8 +40,8 @@ class AsyncAuths:
             method="POST",
             path=_PATH,
             body={"value": arguments.password(value)},
-            repeatable=False,
-            fresh=True,
+            idempotent=False,
+            avoid_idle_connection=True,
             secrets=(value,),
         )
         return await self._caller.one(Auth, request, timeout)

@@ -84,7 +84,7 @@ class AsyncContainers:
             "image_template_id": arguments.identifier("image_template_id", image_template_id),
             "payment_type": self._caller.codec.payment_type_number(payment_type),
         }
-        request = Request(method="POST", path=_PATH, body=body, repeatable=False, fresh=True)
+        request = Request(method="POST", path=_PATH, body=body, idempotent=False, avoid_idle_connection=True)
         self._caller.check_usable()
         self._poller.creating(1)
         try:
@@ -150,7 +150,7 @@ class AsyncContainers:
             NotFoundError: there is none with that id.
             RentGPUError: any other of the client's errors.
         """
-        request = Request(method="POST", path=f"{_path(container_id)}/restart", repeatable=False)
+        request = Request(method="POST", path=f"{_path(container_id)}/restart", idempotent=False)
         try:
             return await self._caller.one(Container, request, timeout)
         finally:

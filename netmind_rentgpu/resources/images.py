@@ -169,8 +169,8 @@ class AsyncImages:
             method="POST",
             path=_PATH,
             body=body,
-            repeatable=False,
-            fresh=True,
+            idempotent=False,
+            avoid_idle_connection=True,
             secrets=(password,) if password else (),
         )
         return await self._caller.one(Image, request, timeout)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal
 
-from netmind_rentgpu.documented import CurrencyName, GPUName, RegionCode
+from netmind_rentgpu.literals import CurrencyName, GPUName, RegionCode
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.settings import DEFAULT, TimeoutOption

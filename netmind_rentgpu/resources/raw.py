@@ -33,8 +33,8 @@ def raw_request(method: str, path: str, params: Mapping[str, str | int | float],
         path=_full_path(path),
         query=_query(params),
         body=json,
-        repeatable=repeatable,
-        fresh=not repeatable,
+        idempotent=repeatable,
+        avoid_idle_connection=not repeatable,
         secrets=_secrets_in(json),
     )
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from netmind_rentgpu.errors import InvalidArgumentError
-from netmind_rentgpu.ssh.results import CommandResult
+from netmind_rentgpu.results import CommandResult
 
 __all__ = ["check_ports", "described", "local_path", "remote_path", "shown", "text"]
 

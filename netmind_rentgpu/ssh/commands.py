@@ -16,8 +16,8 @@ import attrs
 from asyncssh.constants import EXTENDED_DATA_STDERR
 
 from netmind_rentgpu.errors import InvalidArgumentError
+from netmind_rentgpu.results import CommandResult
 from netmind_rentgpu.ssh.arguments import text
-from netmind_rentgpu.ssh.results import CommandResult
 
 __all__ = ["Capture", "Command", "Lines", "Output", "Prepared", "prepared"]
 

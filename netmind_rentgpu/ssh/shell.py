@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.errors import ClientStateError, InvalidArgumentError, SSHError, SSHStage, SSHTimeoutError
 from netmind_rentgpu.models import Container
-from netmind_rentgpu.ssh.access import label_of
+from netmind_rentgpu.results import CommandResult, Forward, OnTransferProgress, OutputLine
 from netmind_rentgpu.ssh.arguments import check_ports, described, local_path, remote_path, shown, text
-from netmind_rentgpu.ssh.results import CommandResult, Forward, OnTransferProgress, OutputLine
-from netmind_rentgpu.ssh.underway import UnderWay
+from netmind_rentgpu.ssh.credentials import label_of
+from netmind_rentgpu.ssh.operations import ActiveOperations
 from netmind_rentgpu.waiting.waits import checked_timeout
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class AsyncShell:
         self._container: Container | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sftp: asyncio.Future[asyncssh.SFTPClient] | None = None
-        self._under_way = UnderWay()
+        self._operations = ActiveOperations()
         self._over = over
 
     @property
@@ -105,13 +105,13 @@ class AsyncShell:
         deadline = asyncio.timeout(None if timeout is None else checked_timeout(timeout))
         running = Command(ready, captured)
         try:
-            async with deadline, self._under_way.turns:
+            async with deadline, self._operations.turns:
                 try:
                     await self._start(running)
                     await running.feed()
                     await running.wait()
                 finally:
-                    await self._under_way.finish(running)
+                    await self._operations.finish(running)
         except TimeoutError as error:
             if not deadline.expired():
                 raise
@@ -150,7 +150,7 @@ class AsyncShell:
         ready = prepared(command, environment, input)
         lines = Lines()
         running = Command(ready, lines)
-        async with self._under_way.turns:
+        async with self._operations.turns:
             feeding: asyncio.Future[None] | None = None
             try:
                 await self._start(running)
@@ -169,7 +169,7 @@ class AsyncShell:
             finally:
                 if feeding is not None:
                     feeding.cancel()
-                await self._under_way.finish(running)
+                await self._operations.finish(running)
         self._checked(running, running.result(), check=check)
 
     async def upload(
@@ -195,7 +195,7 @@ class AsyncShell:
         path, here = remote_path(remote), local_path(local)
         with self._transferring(f"{local} to {remote}"):
             sftp = await self._sftp_client()
-            whole = await self._under_way.copy(upload(sftp, here, path, on_progress))
+            whole = await self._operations.copy(upload(sftp, here, path, on_progress))
         if not whole:
             raise self._unusable()
 
@@ -222,7 +222,7 @@ class AsyncShell:
         path, here = remote_path(remote), local_path(local)
         with self._transferring(f"{remote} to {local}"):
             sftp = await self._sftp_client()
-            whole = await self._under_way.copy(download(sftp, path, here, on_progress))
+            whole = await self._operations.copy(download(sftp, path, here, on_progress))
         if not whole:
             raise self._unusable()
 
@@ -296,7 +296,7 @@ class AsyncShell:
             raise ClientStateError("this shell was opened in another event loop")
         self._over, self._connection = self._over or "it is closed", None
         if connection is not None:
-            await wait_shielded(asyncio.get_running_loop().create_task(self._under_way.close(connection)))
+            await wait_shielded(asyncio.get_running_loop().create_task(self._operations.close(connection)))
 
     async def __aenter__(self) -> Self:
         if self._over or self._loop is not None:
@@ -386,7 +386,7 @@ class AsyncShell:
     async def _start(self, command: Command) -> None:
         connection = self._connected()
         with self._failing("command", "the command could not be started"):
-            await self._under_way.start(command, connection)
+            await self._operations.start(command, connection)
 
     async def _sftp_client(self) -> asyncssh.SFTPClient:
         """Return the one that all transfers share. One who begins it and is cancelled does not end it for the others."""

@@ -20,7 +20,7 @@ import asyncssh
 import attrs
 from asyncssh.constants import FILEXFER_TYPE_DIRECTORY, FILEXFER_TYPE_REGULAR, FILEXFER_TYPE_SYMLINK
 
-from netmind_rentgpu.ssh.results import OnTransferProgress, TransferProgress
+from netmind_rentgpu.results import OnTransferProgress, TransferProgress
 
 __all__ = ["Copied", "TransferError", "download", "upload"]
 

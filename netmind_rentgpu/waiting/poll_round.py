@@ -15,9 +15,9 @@ import attrs
 from netmind_rentgpu.errors import APITimeoutError, ClientStateError, NotFoundError, RateLimitError, RentGPUError
 from netmind_rentgpu.waiting.snapshots import KnownPage, Snapshots
 from netmind_rentgpu.waiting.strategy import one_by_one, pages_left, worth_recounting
-from netmind_rentgpu.wire.caller import Caller, Reply
+from netmind_rentgpu.wire.caller import Caller, DecodedResponse
 from netmind_rentgpu.wire.outcome import UNCHANGED, Request
-from netmind_rentgpu.wire.paging import PageSize, Walk
+from netmind_rentgpu.wire.paging import ListTraversal, PageSize
 from netmind_rentgpu.wire.payload import parse
 
 __all__ = ["PollRound", "Poller", "Satisfied"]
@@ -56,7 +56,7 @@ class PollRound:
     whole: bool
     to_end: bool
     left: set[int]
-    walk: Walk = attrs.field(factory=Walk)
+    walk: ListTraversal = attrs.field(factory=ListTraversal)
     walking: bool = False
     pages: int = 0
     hits: int = 0
@@ -145,7 +145,7 @@ class Poller:
             self._gets += wanted
         await self._ask_each(poll_round, satisfied)
 
-    async def _call(self, request: Request) -> Reply:
+    async def _call(self, request: Request) -> DecodedResponse:
         patience, timeouts = self._patience, self._caller.timeouts
         read = patience if timeouts.read is None else min(patience, timeouts.read)
         try:
@@ -159,7 +159,7 @@ class Poller:
         marker = walk.marker
         asked = asyncio.get_running_loop().time()
 
-        async def ask(limit: int) -> tuple[KnownPage | None, list[int | None], Reply]:
+        async def ask(limit: int) -> tuple[KnownPage | None, list[int | None], DecodedResponse]:
             known = self._pages.get((marker, limit))
             query = {"limit": str(limit)} if marker is None else {"limit": str(limit), "marker": str(marker)}
             request = Request(method="GET", path=self._path, query=query, known=None if known is None else known.body)
@@ -197,7 +197,9 @@ class Poller:
         else:
             self._account = max(self._account, len(walk.seen))
 
-    def _take_page(self, poll_round: PollRound, ids: list[int | None], reply: Reply, asked: float) -> KnownPage:
+    def _take_page(
+        self, poll_round: PollRound, ids: list[int | None], reply: DecodedResponse, asked: float
+    ) -> KnownPage:
         page = KnownPage(reply.answer.body, tuple(one for one in ids if one is not None), len(ids), asked)
         for container_id, raw in zip(ids, reply.payload, strict=True):
             if container_id is not None and self._snapshots.take(container_id, raw, asked, page=page):

@@ -28,10 +28,10 @@ from netmind_rentgpu.errors import (
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.settings import DEFAULT, Settings, TimeoutOption, Timeouts, timeouts_for
 from netmind_rentgpu.wire.codec import Codec, Model, ShapeError
-from netmind_rentgpu.wire.outcome import Answer, Request, payload, unexpected
+from netmind_rentgpu.wire.outcome import RawResponse, Request, payload, unexpected
 from netmind_rentgpu.wire.retry import delay_before_retry
 
-__all__ = ["Caller", "Reply"]
+__all__ = ["Caller", "DecodedResponse"]
 
 Read = TypeVar("Read")
 
@@ -45,14 +45,14 @@ class Sender(Protocol):
     @property
     def connection_limit(self) -> int | None: ...
     def check_usable(self) -> None: ...
-    async def send(self, request: Request, timeouts: Timeouts, remaining: float | None) -> Answer: ...
+    async def send(self, request: Request, timeouts: Timeouts, remaining: float | None) -> RawResponse: ...
     async def close(self) -> None: ...
 
 
-class Reply(NamedTuple):
+class DecodedResponse(NamedTuple):
     """A good answer and its parsed body."""
 
-    answer: Answer
+    answer: RawResponse
     payload: Any
 
 
@@ -117,7 +117,7 @@ class Caller:
         return items, tuple(_misshapen(request, reply, problem) for problem in unreadable)
 
     @staticmethod
-    def read(request: Request, reply: Reply, read: Callable[[Any], Read]) -> Read:
+    def read(request: Request, reply: DecodedResponse, read: Callable[[Any], Read]) -> Read:
         """Read a payload.
 
         Raises:
@@ -128,7 +128,7 @@ class Caller:
         except ShapeError as error:
             raise _misshapen(request, reply, error) from error
 
-    async def call(self, request: Request, timeout: TimeoutOption = DEFAULT) -> Reply:
+    async def call(self, request: Request, timeout: TimeoutOption = DEFAULT) -> DecodedResponse:
         """Make a call: wait for a slot, send, and send again where `Retries` allows it.
 
         Raises:
@@ -211,7 +211,9 @@ class Caller:
                 for tell in self._closing:
                     tell()
 
-    async def _attempt(self, request: Request, timeouts: Timeouts, started: float, now: float, attempt: int) -> Reply:
+    async def _attempt(
+        self, request: Request, timeouts: Timeouts, started: float, now: float, attempt: int
+    ) -> DecodedResponse:
         remaining = timeouts.total if timeouts.total is None or now == started else started + timeouts.total - now
         if remaining is not None and remaining <= 0:
             raise APITimeoutError(
@@ -225,9 +227,9 @@ class Caller:
             raise
         if logger.isEnabledFor(logging.DEBUG):
             self._log(request, answer.status, attempt, now, answer.request_id)
-        return Reply(answer, self._read(request, answer))
+        return DecodedResponse(answer, self._read(request, answer))
 
-    def _read(self, request: Request, answer: Answer) -> Any:
+    def _read(self, request: Request, answer: RawResponse) -> Any:
         return payload(
             request,
             answer,
@@ -269,7 +271,7 @@ class Caller:
         delay = delay_before_retry(
             retries,
             error,
-            repeatable=request.repeatable,
+            repeatable=request.idempotent,
             attempt=attempt,
             elapsed=now - started,
             remaining=None if timeouts.total is None else started + timeouts.total - now,
@@ -315,5 +317,5 @@ def _may_have_acted(error: RentGPUError) -> bool:
     return isinstance(error, (ServerError, UnexpectedResponseError)) or getattr(error, "status", None) == 408
 
 
-def _misshapen(request: Request, reply: Reply, error: ShapeError) -> UnexpectedResponseError:
+def _misshapen(request: Request, reply: DecodedResponse, error: ShapeError) -> UnexpectedResponseError:
     return unexpected(request, reply.answer, error.problem, json_path=error.json_path)

@@ -34,7 +34,7 @@ from netmind_rentgpu.errors import (
 from netmind_rentgpu.models import InvalidField
 from netmind_rentgpu.wire.payload import NotJSONError, as_array, as_object, dump, parse
 
-__all__ = ["UNCHANGED", "Answer", "Request", "payload", "unexpected"]
+__all__ = ["UNCHANGED", "RawResponse", "Request", "payload", "unexpected"]
 
 UNCHANGED: Final = object()
 """Stands for a payload that is the one that is known."""
@@ -82,14 +82,14 @@ class Request:
     path: str
     query: Mapping[str, str] = attrs.field(factory=dict[str, str])
     body: Any = attrs.field(default=None, repr=False)
-    repeatable: bool = True
-    fresh: bool = False
+    idempotent: bool = True
+    avoid_idle_connection: bool = False
     secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
     known: bytes | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen
-class Answer:
+class RawResponse:
     """A whole answer. Its headers are looked up in lower case."""
 
     status: int
@@ -104,7 +104,7 @@ class Answer:
 
 
 def unexpected(
-    request: Request, answer: Answer, problem: str, *, json_path: str = "$", truncated: bool = False
+    request: Request, answer: RawResponse, problem: str, *, json_path: str = "$", truncated: bool = False
 ) -> UnexpectedResponseError:
     """Build the error for an answer that is not what the service documents."""
     return UnexpectedResponseError(
@@ -119,7 +119,7 @@ def unexpected(
 
 
 def payload(
-    request: Request, answer: Answer, *, validation_errors_key: str, token: str, now: Callable[[], datetime]
+    request: Request, answer: RawResponse, *, validation_errors_key: str, token: str, now: Callable[[], datetime]
 ) -> Any:
     """Return the JSON value of a good answer; None where its body is empty, UNCHANGED where it is the one that is known.
 
@@ -145,7 +145,7 @@ def payload(
 
 
 def _status_error(
-    request: Request, answer: Answer, validation_errors_key: str, secrets: tuple[str, ...], now: datetime
+    request: Request, answer: RawResponse, validation_errors_key: str, secrets: tuple[str, ...], now: datetime
 ) -> APIStatusError:
     raw = _body(answer.body[:_LARGEST_ERROR_READ])
     mask = partial(_mask_text, secrets=secrets)

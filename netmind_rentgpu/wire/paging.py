@@ -14,7 +14,7 @@ import attrs
 
 from netmind_rentgpu.errors import InvalidRequestError, NotFoundError, UnexpectedResponseError
 
-__all__ = ["AsyncPager", "Page", "PageSize", "Walk"]
+__all__ = ["AsyncPager", "ListTraversal", "Page", "PageSize"]
 
 
 _MOST_SILENT: Final = 24
@@ -63,7 +63,7 @@ Fetch = Callable[[int | str | None, int], Awaitable[tuple[list[Item], tuple[Unex
 """Asks for one page: (marker, limit) -> items in order, and what could not be read."""
 
 
-class Walk:
+class ListTraversal:
     """One walk over a list whose length is not told, which may change meanwhile, and whose markers may die.
 
     A page ends the list if it is shorter than an earlier one of this walk (the service may send fewer items than were
@@ -310,7 +310,7 @@ class AsyncPager(Generic[Item]):
         before: list[int] | None = None
         gave_up = False
         for _ in range(_MOST_WALKS):
-            walk = Walk(self._marker)
+            walk = ListTraversal(self._marker)
             async for page in self._walk(walk):
                 new = tuple(item for item in page.items if item.id not in given)
                 given.update(item.id for item in new)
@@ -329,7 +329,7 @@ class AsyncPager(Generic[Item]):
         if gave_up:
             raise self._unreachable()
 
-    async def _walk(self, walk: Walk) -> AsyncIterator[Page[Item]]:
+    async def _walk(self, walk: ListTraversal) -> AsyncIterator[Page[Item]]:
         while not walk.done:
             try:
                 # Where a marker's own item is listed again, pages of one item would never get past it.

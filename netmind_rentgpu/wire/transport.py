@@ -33,7 +33,7 @@ from netmind_rentgpu.errors import (
 )
 from netmind_rentgpu.settings import Settings, Timeouts
 from netmind_rentgpu.version import __version__
-from netmind_rentgpu.wire.outcome import Answer, Request, unexpected
+from netmind_rentgpu.wire.outcome import RawResponse, Request, unexpected
 from netmind_rentgpu.wire.payload import dump
 
 __all__ = ["Transport"]
@@ -110,7 +110,7 @@ class Transport:
         elif self._loop is not loop:
             raise ClientStateError("this client was first used in another event loop; make one client for each loop")
 
-    async def send(self, request: Request, timeouts: Timeouts, remaining: float | None) -> Answer:
+    async def send(self, request: Request, timeouts: Timeouts, remaining: float | None) -> RawResponse:
         """Send a request once and read the whole answer.
 
         Args:
@@ -123,7 +123,7 @@ class Transport:
             ClientStateError: the session is closed.
         """
         connect = _shorter(timeouts.connect, remaining)
-        head: Answer | None = None
+        head: RawResponse | None = None
         silence: asyncio.Timeout | None = None
         chunks: list[bytes] = []
         size = 0
@@ -144,7 +144,7 @@ class Transport:
                 middlewares=self._send_once,
                 timeout=_client_timeout(remaining, connect, timeouts.read),
             ) as response:
-                head = Answer(response.status, response.headers, b"")
+                head = RawResponse(response.status, response.headers, b"")
                 content = response.content
                 while not content.at_eof():
                     chunk = content.read_nowait()
@@ -155,7 +155,7 @@ class Transport:
                     chunks.append(chunk)
                     size += len(chunk)
                     _check_size(request, head, size)
-                return Answer(head.status, head.headers, b"".join(chunks))
+                return RawResponse(head.status, head.headers, b"".join(chunks))
         except RentGPUError:
             raise
         except _SentOnceError as error:
@@ -165,12 +165,12 @@ class Transport:
         # Raised here and not above, so that the error's context cannot lead to what `_shown_cause` takes out.
         if head is not None and not isinstance(failure, TimeoutError):
             if head.status >= 400:
-                return Answer(head.status, head.headers, b"".join(chunks))
+                return RawResponse(head.status, head.headers, b"".join(chunks))
             raise unexpected(request, head, "the body was cut short", truncated=True) from _shown_cause(failure)
         if silence is not None and silence.expired():
             failure = aiohttp.SocketTimeoutError()
         broken = self._translated(request, failure, attrs.evolve(timeouts, connect=connect))
-        if request.fresh and isinstance(broken, APIConnectionError) and broken.maybe_processed:
+        if request.avoid_idle_connection and isinstance(broken, APIConnectionError) and broken.maybe_processed:
             # It may be one that closes connections without announcing it: from now on none is used twice for this.
             self._distrustful = True
         raise broken from _shown_cause(failure)
@@ -195,10 +195,10 @@ class Transport:
     async def _session_for(self, request: Request) -> aiohttp.ClientSession:
         if self._session is not None:
             return self._session
-        if request.fresh:
+        if request.avoid_idle_connection:
             # What the service closed along with its last answer is seen to be closed then, and not used again.
             await asyncio.sleep(0)
-        kind = "usual" if not request.fresh else "single" if self._distrustful else "recent"
+        kind = "usual" if not request.avoid_idle_connection else "single" if self._distrustful else "recent"
         session = self._own_sessions.get(kind)
         if session is None:
             session = self._own_sessions[kind] = _new_session(_LONGEST_IDLE[kind])
@@ -335,7 +335,7 @@ def _client_timeout(total: float | None, connect: float | None, read: float | No
     return aiohttp.ClientTimeout(total=total, connect=connect, sock_read=read)
 
 
-def _check_size(request: Request, head: Answer, size: int) -> None:
+def _check_size(request: Request, head: RawResponse, size: int) -> None:
     if size > LARGEST_BODY:
         raise unexpected(request, head, f"the body is larger than {LARGEST_BODY // 1024**2} MiB")
 

@@ -40,7 +40,7 @@ async def create(gpu: AsyncRentGPU, name: str = "mine") -> Container:
 async def test_bill_is_the_same_over_http_and_in_python(
     emulator: Emulator, gpu: AsyncRentGPU, http: aiohttp.ClientSession, clock: Any
 ) -> None:
-    assert await ask(http, "GET", "bill") == {"spent": "0", "rented": None, "charges": [], "coming": []}
+    assert await ask(http, "GET", "bill") == {"spent": "0", "rented": None, "charges": [], "pending_creates": []}
     emulator.assert_nothing_rented()
     container = await create(gpu)
     clock.advance(1800)

@@ -95,18 +95,18 @@ async def test_late_create_counts_as_a_leak_before_its_commit(
     emulator.faults.add(Fault("late commit", seconds=5))
     with pytest.raises(APIConnectionError):
         await create(gpu)
-    (coming,) = emulator.coming
+    (pending,) = emulator.pending_creates
     clock.advance(2)
     with pytest.raises(AssertionError) as caught:
         emulator.assert_nothing_rented()
-    price = f"{coming.hourly_price} USD an hour"
+    price = f"{pending.hourly_price} USD an hour"
     assert str(caught.value) == (
-        f"1 still to be rented, for {price}:\n  mine: 1 GPU on {coming.node_name}, {price}, by 'late commit' in 3.0 s"
+        f"1 still to be rented, for {price}:\n  mine: 1 GPU on {pending.node_name}, {price}, by 'late commit' in 3.0 s"
     )
-    emulator.assert_nothing_rented(apart_from=[coming])
+    emulator.assert_nothing_rented(apart_from=[pending])
     clock.advance(3)
-    assert (emulator.coming, [charge.number for charge in emulator.running]) == ([], [coming.number])
-    emulator.assert_nothing_rented(apart_from=[coming])
+    assert (emulator.pending_creates, [charge.number for charge in emulator.running]) == ([], [pending.number])
+    emulator.assert_nothing_rented(apart_from=[pending])
     with pytest.raises(AssertionError, match=r"^1 still rented, for"):
         emulator.assert_nothing_rented()
     await gpu.containers.delete(1001)
@@ -130,20 +130,20 @@ async def test_late_create_that_can_only_be_refused_is_not_pending(clock: Any) -
         # The auth of the first may be created in time; the second wants more GPUs than the machine has.
         await client.ask("POST", "containers/", body)
         await client.ask("POST", "containers/", {**body, "gpu": (machine.gpu_count or 0) + 1})
-        assert emulator.coming == []
+        assert emulator.pending_creates == []
         emulator.faults.clear()
         await client.ask("POST", "auths/", {"value": "a-password"})
-        assert [pending.name for pending in emulator.coming] == ["x"]
+        assert [pending.name for pending in emulator.pending_creates] == ["x"]
         await client.ask("POST", "containers/", {**body, "name": "dear"})
-        emulator.assert_nothing_rented(apart_from=[*emulator.running, *emulator.coming])
+        emulator.assert_nothing_rented(apart_from=[*emulator.running, *emulator.pending_creates])
         clock.advance(59)
-        assert len(emulator.coming) == 1
+        assert len(emulator.pending_creates) == 1
         clock.advance(1)
-        assert (emulator.coming, len(emulator.running)) == ([], 2)
+        assert (emulator.pending_creates, len(emulator.running)) == ([], 2)
         clock.advance(36000)
         emulator.faults.add(Fault("late commit"))
         await client.ask("POST", "containers/", body)
-        assert emulator.coming == []
+        assert emulator.pending_creates == []
 
 
 async def test_late_refusal_uses_no_container_fault_up(emulator: Emulator, gpu: AsyncRentGPU, clock: Any) -> None:
@@ -173,21 +173,21 @@ async def test_slow_create_counts_as_a_leak_before_its_commit(emulator: Emulator
         for content in (body, {**body, "gpu": 0})
     ]
     await until(lambda: len(emulator.requests.of("create_container")) == 2 and emulator.requests[-1].fault is not None)
-    (coming,) = emulator.coming
+    (pending,) = emulator.pending_creates
     with pytest.raises(AssertionError, match=r"^1 still to be rented, .*\n  mine: 1 GPU on .* an hour, by 'slow'$"):
         emulator.assert_nothing_rented()
-    emulator.assert_nothing_rented(apart_from=[coming])
+    emulator.assert_nothing_rented(apart_from=[pending])
     for task in asking:
         task.cancel()
     await asyncio.wait(asking)
-    assert emulator.coming == [coming]
+    assert emulator.pending_creates == [pending]
 
 
 async def test_slow_create_keeps_its_number_in_the_bill(emulator: Emulator, gpu: AsyncRentGPU) -> None:
     body = await wanted(gpu)
     emulator.faults.add(Fault("slow", call="create_container", seconds=0))
     assert (await BareClient(emulator).ask("POST", "containers/", body))[0] == 200
-    assert emulator.coming == []
+    assert emulator.pending_creates == []
     assert [charge.number for charge in emulator.charges] == [1]
 
 

@@ -374,10 +374,12 @@ class Machine(RuleBasedStateMachine):
             container.id for container in self.alive()
         )
         # A late create that can never succeed is not pending.
-        coming = [
+        pending_creates = [
             (container.name, container.node) for _, container in self.late if container.gpu <= self.size[container.node]
         ]
-        assert sorted((pending.name, pending.node_name) for pending in self.emulator.coming) == sorted(coming)
+        assert sorted((pending.name, pending.node_name) for pending in self.emulator.pending_creates) == sorted(
+            pending_creates
+        )
         status, machines = self.ask("GET", "machines")
         assert status == 200
         assert {machine["node_name"] for machine in machines} == {node for node in self.size if self.free(node) > 0}

@@ -41,7 +41,7 @@ def test_3_leaves_a_late_create(rentgpu_emulator: Emulator) -> None:
 
 
 def test_4_does_nothing(rentgpu_emulator: Emulator) -> None:
-    assert [create.name for create in rentgpu_emulator.coming] == ["coming"]
+    assert [create.name for create in rentgpu_emulator.pending_creates] == ["coming"]
 
 
 def test_5_waits(rentgpu_emulator: Emulator) -> None:

@@ -20,7 +20,7 @@ def rented() -> list[int]:
     """Return the ids of the containers that cost money now, by the service's own bill."""
     with urllib.request.urlopen(os.environ["NETMIND_BASE_URL"] + "/_emulator/bill") as answer:
         bill = json.load(answer)
-    return [charge["container_id"] for charge in bill["charges"] if charge["running"]] + bill["coming"]
+    return [charge["container_id"] for charge in bill["charges"] if charge["running"]] + bill["pending_creates"]
 
 
 def until(condition: Callable[[], Any]) -> None:

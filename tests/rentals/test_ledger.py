@@ -20,7 +20,7 @@ from netmind_rentgpu.emulator import Emulator
 from netmind_rentgpu.rentals.ledger import Ledger
 from netmind_rentgpu.rentals.owners import this_process
 from netmind_rentgpu.rentals.records import RentalRecord
-from netmind_rentgpu.state import State
+from netmind_rentgpu.state_file import State
 
 RECORD = RentalRecord(
     name="rg-1",
@@ -98,7 +98,7 @@ async def test_unreadable_record_raises_an_error_with_its_name(state: Path, ledg
 async def test_older_state_file_is_migrated_and_keeps_its_rows(
     state: Path, state_file: State, ledger: Ledger, version: int
 ) -> None:
-    from netmind_rentgpu.state import _MIGRATIONS
+    from netmind_rentgpu.state_file import _MIGRATIONS
 
     state.parent.mkdir(parents=True)
     with sqlite3.connect(state) as connection:
@@ -180,7 +180,7 @@ async def test_rent_with_a_state_file_that_processes_cannot_share_is_refused(
 async def test_rent_with_a_state_file_that_stays_locked_is_refused(
     emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("netmind_rentgpu.state.LONGEST_LOCK", 0.2)
+    monkeypatch.setattr("netmind_rentgpu.state_file.LONGEST_LOCK", 0.2)
     state.parent.mkdir(parents=True)
     holder = sqlite3.connect(state, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")

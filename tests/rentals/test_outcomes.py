@@ -24,7 +24,7 @@ from netmind_rentgpu.errors import (
     UnexpectedResponseError,
 )
 from netmind_rentgpu.rentals.outcomes import CreateOutcome, outcome_of
-from netmind_rentgpu.wire.outcome import Answer, Request, payload
+from netmind_rentgpu.wire.outcome import RawResponse, Request, payload
 
 NODE = "node-us-0007"
 NOTHING, UNCLEAR = CreateOutcome.NOTHING, CreateOutcome.UNCLEAR
@@ -33,8 +33,8 @@ MACHINE, HOPELESS = CreateOutcome.MACHINE, CreateOutcome.HOPELESS
 
 def refused(status: int, body: Any) -> RentGPUError:
     """Return the error that the client raises for an answer to a create."""
-    request = Request(method="POST", path="/v1/rentgpu/containers/", repeatable=False, fresh=True)
-    answer = Answer(status, {}, body if isinstance(body, bytes) else json.dumps(body).encode())
+    request = Request(method="POST", path="/v1/rentgpu/containers/", idempotent=False, avoid_idle_connection=True)
+    answer = RawResponse(status, {}, body if isinstance(body, bytes) else json.dumps(body).encode())
     with pytest.raises(RentGPUError) as caught:
         payload(request, answer, validation_errors_key="detail", token="t-0", now=lambda: datetime.now(UTC))
     return caught.value

@@ -28,8 +28,8 @@ from netmind_rentgpu import (
 )
 from netmind_rentgpu.emulator import Emulator, Fault, World
 from netmind_rentgpu.errors import ContainerGoneError
-from netmind_rentgpu.ssh import access, login
-from netmind_rentgpu.state import State
+from netmind_rentgpu.ssh import credentials, login
+from netmind_rentgpu.state_file import State
 
 LONG = 60
 
@@ -213,7 +213,7 @@ async def test_missing_asyncssh_is_an_error_that_names_the_extra(
     gpu: AsyncRentGPU, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     container = await rented(gpu)
-    monkeypatch.setattr(access, "find_spec", lambda name: None)
+    monkeypatch.setattr(credentials, "find_spec", lambda name: None)
     with pytest.raises(ConfigurationError, match=r"pip install 'netmind-rentgpu\[ssh\]'"):
         gpu.ssh(container)
     with pytest.raises(ConfigurationError, match="asyncssh"):

@@ -16,7 +16,7 @@ from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.settings import Retries, Settings, Timeouts
 from netmind_rentgpu.waiting.reachable import ask_for_greeting
 from netmind_rentgpu.wire.caller import Caller
-from netmind_rentgpu.wire.outcome import Answer, Request
+from netmind_rentgpu.wire.outcome import RawResponse, Request
 
 
 class _NoWaiting(selectors.SelectSelector):
@@ -92,7 +92,7 @@ class Account:
         self.lag = 0.0
         self.dead_marker = "by value"
         self.trouble = 0.0
-        self.meets: Callable[[Request], Awaitable[Answer | None]] | None = None
+        self.meets: Callable[[Request], Awaitable[RawResponse | None]] | None = None
         self.closed = False
         self.latency = 0.01
         self.page = page
@@ -162,7 +162,7 @@ class Account:
                 shown.append(self.deleted[one][1])
         return shown
 
-    async def send(self, request: Request, timeouts: Timeouts, remaining: float | None) -> Answer:
+    async def send(self, request: Request, timeouts: Timeouts, remaining: float | None) -> RawResponse:
         self.asked.append(request.path)
         self.running += 1
         try:
@@ -180,7 +180,7 @@ class Account:
         finally:
             self.running -= 1
 
-    def _answer(self, request: Request) -> Answer:
+    def _answer(self, request: Request) -> RawResponse:
         item = request.path.rpartition("/")[2]
         if request.method != "GET":
             return self._act(request)
@@ -189,7 +189,7 @@ class Account:
             return answered(404, {"detail": "not found"}) if found is None else answered(200, found)
         return self._page(request.query.get("marker"), min(self.page, int(request.query["limit"])))
 
-    def _act(self, request: Request) -> Answer:
+    def _act(self, request: Request) -> RawResponse:
         *_, number, what = request.path.split("/") if request.method == "POST" else (*request.path.split("/"), "delete")
         container_id = int(number)
         if container_id not in self.truth:
@@ -201,7 +201,7 @@ class Account:
             self.set(container_id, before["status"] + 1, None if what == "stop" else before["ssh"])
         return answered(200, self.truth.get(container_id, before))
 
-    def _page(self, marker: str | None, limit: int) -> Answer:
+    def _page(self, marker: str | None, limit: int) -> RawResponse:
         shown = self.listed()
         start = 0
         if marker is not None:
@@ -215,29 +215,35 @@ class Account:
         return answered(200, shown[start : start + limit])
 
 
-def answered(status: int, content: Any) -> Answer:
-    return Answer(status, {}, json.dumps(content).encode())
+def answered(status: int, content: Any) -> RawResponse:
+    return RawResponse(status, {}, json.dumps(content).encode())
 
 
-async def _rate_limited(_: Account) -> Answer | None:
-    return Answer(429, {"retry-after": "2"}, b"{}")
+async def _rate_limited(_: Account) -> RawResponse | None:
+    return RawResponse(429, {"retry-after": "2"}, b"{}")
 
 
-async def _bad_gateway(_: Account) -> Answer | None:
-    return Answer(502, {}, b"<html>")
+async def _bad_gateway(_: Account) -> RawResponse | None:
+    return RawResponse(502, {}, b"<html>")
 
 
-async def _reset(_: Account) -> Answer | None:
+async def _reset(_: Account) -> RawResponse | None:
     raise APIConnectionError("reset", maybe_processed=True)
 
 
-async def _not_json(_: Account) -> Answer | None:
-    return Answer(200, {}, b"<html>")
+async def _not_json(_: Account) -> RawResponse | None:
+    return RawResponse(200, {}, b"<html>")
 
 
-async def _slow(_: Account) -> Answer | None:
+async def _slow(_: Account) -> RawResponse | None:
     await asyncio.sleep(3)
     return None
 
 
-TROUBLES: list[Callable[[Account], Awaitable[Answer | None]]] = [_rate_limited, _bad_gateway, _reset, _not_json, _slow]
+TROUBLES: list[Callable[[Account], Awaitable[RawResponse | None]]] = [
+    _rate_limited,
+    _bad_gateway,
+    _reset,
+    _not_json,
+    _slow,
+]

@@ -16,7 +16,7 @@ from netmind_rentgpu.errors import ContainerFailedError, ContainerGoneError, Wai
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.waiting.snapshots import KnownPage, Snapshots, Subscription
-from netmind_rentgpu.wire.outcome import Answer, Request
+from netmind_rentgpu.wire.outcome import RawResponse, Request
 
 
 def watched(containers: AsyncContainers, ids: list[int] | None = None) -> tuple[asyncio.Task[None], list[Any]]:
@@ -39,7 +39,7 @@ def test_unchanged_page_reports_a_container_that_changed_and_changed_back(moment
         for container_id in account.truth:
             account.set(container_id, 1, "ssh root@h -p 1")
 
-        async def meets(request: Request) -> Answer | None:
+        async def meets(request: Request) -> RawResponse | None:
             if request.method == "POST":
                 account.set(moved, 2, "")
                 return answered(200, account.truth[moved])
@@ -89,7 +89,7 @@ def test_late_answer_to_a_get_does_not_overtake_a_newer_page() -> None:
         await cancel(everything)
         late = False
 
-        async def meets(request: Request) -> Answer | None:
+        async def meets(request: Request) -> RawResponse | None:
             nonlocal late
             if request.path.endswith(str(slow)):
                 await asyncio.sleep(0.03)
@@ -176,7 +176,7 @@ def test_reordered_list_reports_no_false_change() -> None:
 
 def test_list_that_never_ends_is_watched() -> None:
     async def run(account: Account) -> None:
-        async def meets(request: Request) -> Answer | None:
+        async def meets(request: Request) -> RawResponse | None:
             # Something new at every walk, which meets it in no order.
             if request.query:
                 account.random.shuffle(account.order)
@@ -202,7 +202,7 @@ def test_list_that_still_shows_a_deleted_container_is_not_believed() -> None:
         for container_id in ids:
             account.set(container_id, 1, "ssh root@h -p 1")
 
-        async def meets(request: Request) -> Answer | None:
+        async def meets(request: Request) -> RawResponse | None:
             if request.method == "DELETE":
                 account.delete(ids[0])
                 return answered(200, None)
@@ -222,7 +222,7 @@ def test_container_wrongly_reported_gone_is_reported_again() -> None:
         (container_id, *_) = account.truth
         mistaken = True
 
-        async def meets(request: Request) -> Answer | None:
+        async def meets(request: Request) -> RawResponse | None:
             nonlocal mistaken
             if mistaken and request.path.endswith(str(container_id)):
                 mistaken = False
@@ -285,10 +285,10 @@ def test_old_failure_is_not_the_cause_of_a_later_timeout() -> None:
         containers = account.containers()
         (container_id,) = account.truth
 
-        async def fails(_: Request) -> Answer | None:
+        async def fails(_: Request) -> RawResponse | None:
             return answered(502, {})
 
-        async def hangs(_: Request) -> Answer | None:
+        async def hangs(_: Request) -> RawResponse | None:
             await asyncio.sleep(1000)
             return None
 
@@ -319,7 +319,7 @@ def test_container_changed_by_our_own_call_is_polled_anew(call: str) -> None:
         for container_id in ids:
             account.set(container_id, 1, "ssh root@h -p 1")
 
-        async def meets(request: Request) -> Answer | None:
+        async def meets(request: Request) -> RawResponse | None:
             if request.method == "GET":
                 return None
             if call == "delete":
@@ -355,7 +355,7 @@ def test_answer_requested_before_our_own_call_does_not_count() -> None:
         old = json.dumps(list(account.truth.values())[:3]).encode()
         slow = True
 
-        async def meets(request: Request) -> Answer | None:
+        async def meets(request: Request) -> RawResponse | None:
             nonlocal slow
             if request.method == "POST":
                 account.set(ids[0], 2)
@@ -364,7 +364,7 @@ def test_answer_requested_before_our_own_call_does_not_count() -> None:
                 # The page is made, and the answer takes its time.
                 slow = False
                 await asyncio.sleep(1)
-                return Answer(200, {}, old)
+                return RawResponse(200, {}, old)
             return None
 
         account.meets = meets

@@ -14,18 +14,18 @@ from virtual import Account, answered, virtually
 from netmind_rentgpu import AsyncRentGPU
 from netmind_rentgpu.conditions import has_ssh, status_in
 from netmind_rentgpu.errors import ClientStateError, WaitTimeoutError
-from netmind_rentgpu.wire.outcome import Answer, Request
+from netmind_rentgpu.wire.outcome import RawResponse, Request
 
 
 @pytest.mark.parametrize("bad_answer", [answered(500, {}), answered(200, None), answered(403, {}), answered(400, {})])
 @pytest.mark.parametrize("listed", [False, True])
-def test_container_that_cannot_be_got_delays_no_other_wait(bad_answer: Answer, listed: bool) -> None:
+def test_container_that_cannot_be_got_delays_no_other_wait(bad_answer: RawResponse, listed: bool) -> None:
     async def run(account: Account) -> None:
         containers = account.containers()
         ids = list(account.truth)
         bad = 999
 
-        async def meets(request: Request) -> Answer | None:
+        async def meets(request: Request) -> RawResponse | None:
             return bad_answer if request.path.endswith(str(bad)) else None
 
         account.meets = meets
@@ -52,7 +52,7 @@ def test_many_containers_that_cannot_be_got_do_not_starve_others() -> None:
         account.lag = 1e6
         (good,) = account.truth
 
-        async def meets(request: Request) -> Answer | None:
+        async def meets(request: Request) -> RawResponse | None:
             return None if request.query or request.path.endswith(str(good)) else answered(403, {})
 
         account.meets = meets
@@ -73,7 +73,7 @@ def test_many_containers_that_cannot_be_got_do_not_starve_others() -> None:
 
 def test_service_that_fails_altogether_is_polled_less() -> None:
     async def run(account: Account) -> None:
-        async def meets(_: Request) -> Answer | None:
+        async def meets(_: Request) -> RawResponse | None:
             return answered(502, {})
 
         containers = account.containers()
@@ -99,7 +99,7 @@ def test_retry_after_of_one_failed_get_among_several_is_honoured(order: int) -> 
         account.lag = 1e6
         limited_at = 0.0
 
-        async def meets(request: Request) -> Answer | None:
+        async def meets(request: Request) -> RawResponse | None:
             nonlocal limited_at
             if request.query:
                 return None
@@ -109,7 +109,7 @@ def test_retry_after_of_one_failed_get_among_several_is_honoured(order: int) -> 
             if request.path.endswith(str(ids[order])):
                 limited_at = account.loop.time()
                 account.asked.clear()
-                return Answer(429, {"retry-after": "300"}, b"{}")
+                return RawResponse(429, {"retry-after": "300"}, b"{}")
             return answered(409, {}) if account.loop.time() < 20 else None
 
         account.meets = meets
@@ -124,7 +124,7 @@ def test_retry_after_of_one_failed_get_among_several_is_honoured(order: int) -> 
 
 def test_walk_with_slow_pages_completes() -> None:
     async def run(account: Account) -> None:
-        async def meets(request: Request) -> Answer | None:
+        async def meets(request: Request) -> RawResponse | None:
             markers.append(request.query.get("marker"))
             await asyncio.sleep(5.5)
             return None
@@ -145,11 +145,11 @@ def test_walk_resumes_after_a_retry_after() -> None:
         markers: list[str | None] = []
         count = 0
 
-        async def meets(request: Request) -> Answer | None:
+        async def meets(request: Request) -> RawResponse | None:
             nonlocal count
             count += 1
             if count % 2:
-                return Answer(429, {"retry-after": "6"}, b"{}")
+                return RawResponse(429, {"retry-after": "6"}, b"{}")
             markers.append(request.query.get("marker"))
             return None
 

@@ -12,7 +12,7 @@ from virtual import Account, answered, virtually
 from netmind_rentgpu.conditions import status_in
 from netmind_rentgpu.errors import APIConnectionError, ClientStateError, WaitTimeoutError
 from netmind_rentgpu.models import Container
-from netmind_rentgpu.wire.outcome import Answer, Request
+from netmind_rentgpu.wire.outcome import RawResponse, Request
 
 
 def test_failed_round_is_only_the_cause_of_a_wait_that_times_out() -> None:
@@ -20,7 +20,7 @@ def test_failed_round_is_only_the_cause_of_a_wait_that_times_out() -> None:
         containers = account.containers()
         (container_id,) = account.truth
 
-        async def meets(_: Request) -> Answer | None:
+        async def meets(_: Request) -> RawResponse | None:
             raise APIConnectionError("reset", maybe_processed=True)
 
         account.meets = meets
@@ -43,7 +43,7 @@ def test_round_that_failed_halfway_resumes_from_its_marker() -> None:
     async def run(account: Account) -> None:
         failures = iter([False, True, True, True, False])
 
-        async def meets(request: Request) -> Answer | None:
+        async def meets(request: Request) -> RawResponse | None:
             if next(failures, False):
                 raise APIConnectionError("reset", maybe_processed=True)
             markers.append(request.query.get("marker"))
@@ -67,7 +67,7 @@ def test_failed_get_is_retried_and_leaves_other_waits_alone() -> None:
         account.lag = 1000
         bad = True
 
-        async def meets(request: Request) -> Answer | None:
+        async def meets(request: Request) -> RawResponse | None:
             if bad and request.path.endswith(str(ids[0])):
                 return answered(502, {})
             return None
@@ -87,8 +87,8 @@ def test_failed_get_is_retried_and_leaves_other_waits_alone() -> None:
 
 def test_retry_after_pauses_all_polling() -> None:
     async def run(account: Account) -> None:
-        async def meets(_: Request) -> Answer | None:
-            return Answer(429, {"retry-after": "300"}, b"{}") if account.loop.time() < 1 else None
+        async def meets(_: Request) -> RawResponse | None:
+            return RawResponse(429, {"retry-after": "300"}, b"{}") if account.loop.time() < 1 else None
 
         account.meets = meets
         tasks = start_waits(account, *account.truth)
@@ -105,8 +105,8 @@ def test_retry_after_pauses_all_polling() -> None:
 
 def test_wait_begun_during_a_retry_after_sends_nothing() -> None:
     async def run(account: Account) -> None:
-        async def meets(_: Request) -> Answer | None:
-            return Answer(429, {"retry-after": "300"}, b"{}") if account.loop.time() < 1 else None
+        async def meets(_: Request) -> RawResponse | None:
+            return RawResponse(429, {"retry-after": "300"}, b"{}") if account.loop.time() < 1 else None
 
         account.meets = meets
         containers = account.containers()
@@ -123,7 +123,7 @@ def test_wait_begun_during_a_retry_after_sends_nothing() -> None:
 
 def test_deadline_ends_a_hanging_request() -> None:
     async def run(account: Account) -> None:
-        async def meets(_: Request) -> Answer | None:
+        async def meets(_: Request) -> RawResponse | None:
             await asyncio.sleep(10_000)
             return None
 
@@ -139,7 +139,7 @@ def test_deadline_ends_a_hanging_request() -> None:
 
 def test_answer_that_is_no_list_is_retried() -> None:
     async def run(account: Account) -> None:
-        async def meets(request: Request) -> Answer | None:
+        async def meets(request: Request) -> RawResponse | None:
             return answered(200, {"id": 5}) if request.query and account.loop.time() < 3 else None
 
         account.meets = meets
@@ -154,10 +154,10 @@ def test_item_without_an_id_hides_no_other_item() -> None:
     async def run(account: Account) -> None:
         ids = list(account.truth)
 
-        async def meets(request: Request) -> Answer | None:
+        async def meets(request: Request) -> RawResponse | None:
             if request.query and "marker" not in request.query:
                 items = [account.truth[ids[0]], {"name": "nameless"}, account.truth[ids[2]]]
-                return Answer(200, {}, json.dumps(items).encode())
+                return RawResponse(200, {}, json.dumps(items).encode())
             return None
 
         account.meets = meets

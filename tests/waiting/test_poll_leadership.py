@@ -9,7 +9,7 @@ from polling import asked, cancel, running, start_waits
 from virtual import Account, virtually
 
 from netmind_rentgpu.waiting.snapshots import Snapshots
-from netmind_rentgpu.wire.outcome import Answer, Request
+from netmind_rentgpu.wire.outcome import RawResponse, Request
 
 
 def cancel_after(steps: int, *, lag: float, count: int = 12) -> tuple[list[str | None], int]:
@@ -21,7 +21,7 @@ def cancel_after(steps: int, *, lag: float, count: int = 12) -> tuple[list[str |
     markers: list[str | None] = []
     pages = 0
 
-    async def keep(request: Request) -> Answer | None:
+    async def keep(request: Request) -> RawResponse | None:
         if request.query:
             markers.append(request.query.get("marker"))
         return None

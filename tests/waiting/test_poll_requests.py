@@ -17,7 +17,7 @@ from netmind_rentgpu.models import Container, PaymentType
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.waiting.snapshots import Subscription
 from netmind_rentgpu.wire.codec import Codec
-from netmind_rentgpu.wire.outcome import Answer, Request
+from netmind_rentgpu.wire.outcome import RawResponse, Request
 
 
 def test_waits_begun_together_share_the_first_round() -> None:
@@ -64,7 +64,7 @@ def test_wait_begun_during_a_round_joins_that_round() -> None:
 def creating(account: Account, containers: AsyncContainers, seconds: float) -> Callable[[], Awaitable[int]]:
     """Answer creates after some seconds; return a function that sends a create and returns the container's id."""
 
-    async def meet(request: Request) -> Answer | None:
+    async def meet(request: Request) -> RawResponse | None:
         if request.method != "POST":
             return None
         await asyncio.sleep(seconds)
@@ -187,7 +187,7 @@ def test_many_unlisted_containers_are_got_by_id_in_turns() -> None:
         task = asyncio.create_task(containers.wait_all(ids, until=running, timeout=500))
         most = 0
 
-        async def meets(request: Request) -> Answer | None:
+        async def meets(request: Request) -> RawResponse | None:
             nonlocal most
             most = max(most, account.running)
             return None

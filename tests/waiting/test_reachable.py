@@ -14,7 +14,7 @@ from virtual import Account, VirtualLoop
 from netmind_rentgpu import Container, ContainerFailedError, ContainerGoneError, SSHEndpoint, WaitTimeoutError
 from netmind_rentgpu.conditions import status_in
 from netmind_rentgpu.waiting.reachable import probe
-from netmind_rentgpu.wire.outcome import Answer, Request
+from netmind_rentgpu.wire.outcome import RawResponse, Request
 
 LONG = 60
 
@@ -74,7 +74,7 @@ async def test_wait_reachable_returns_the_container_once_ssh_answers(account: Ac
     task = asyncio.create_task(containers.wait_reachable(container_id, timeout=LONG))
     async with AsyncExitStack() as stack:
 
-        async def meets(_: Request) -> Answer | None:
+        async def meets(_: Request) -> RawResponse | None:
             # First there is no endpoint, then nothing listens there, and at last something does.
             if len(account.asked) == 2:
                 account.set(container_id, 1, at(free_port))
@@ -93,7 +93,7 @@ async def test_wait_reachable_follows_an_endpoint_that_moves(account: Account, f
     account.set(container_id, 1, at(free_port))
     async with listening(says()) as silent, listening(says(BANNER)) as port:
 
-        async def meets(_: Request) -> Answer | None:
+        async def meets(_: Request) -> RawResponse | None:
             # A probe that hangs must not be waited for to its end.
             if len(account.asked) == 2:
                 account.set(container_id, 1, at(silent))
@@ -118,7 +118,7 @@ async def test_wait_reachable_returns_while_a_poll_round_hangs(account: Account)
             await hangs.wait()
             await says(BANNER)(reader, writer)
 
-        async def meets(_: Request) -> Answer | None:
+        async def meets(_: Request) -> RawResponse | None:
             if len(account.asked) > 1:
                 hangs.set()
                 await asyncio.sleep(3600)
@@ -156,7 +156,7 @@ async def test_wait_reachable_ends_when_the_container_fails_or_is_gone(account: 
     for container_id in (failing, vanishing):
         account.set(container_id, 1, at(free_port))
 
-    async def meets(_: Request) -> Answer | None:
+    async def meets(_: Request) -> RawResponse | None:
         if len(account.asked) == 3:
             account.set(failing, 3, at(free_port))
             account.delete(vanishing)

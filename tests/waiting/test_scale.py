@@ -25,7 +25,7 @@ LONG = 300
 
 def fill(emulator: Emulator, count: int) -> list[int]:
     """Rent containers without a request for each."""
-    service = emulator._backstage.service
+    service = emulator._control_plane.service
     service.create_auth({"value": "a-password"})
     nodes = [(node.name, node.free) for node in service._nodes.values()]
     places = (name for name, free in nodes for _ in range(free))

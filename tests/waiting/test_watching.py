@@ -11,7 +11,7 @@ from virtual import Account, answered, virtually
 
 from netmind_rentgpu import Change, ClientStateError, InvalidArgumentError, ServerError
 from netmind_rentgpu.conditions import status_in
-from netmind_rentgpu.wire.outcome import Answer, Request
+from netmind_rentgpu.wire.outcome import RawResponse, Request
 
 
 def told(changes: list[Change]) -> list[tuple[int, int | None, int | None]]:
@@ -237,7 +237,7 @@ def test_watch_raises_after_five_minutes_of_failures() -> None:
         reader = Reader(account.containers().watch())
         await asyncio.sleep(10)
 
-        async def meets(_: Request) -> Answer | None:
+        async def meets(_: Request) -> RawResponse | None:
             return answered(502, {})
 
         account.meets = meets
@@ -256,7 +256,7 @@ def test_watch_hides_failures_of_less_than_five_minutes() -> None:
         await asyncio.sleep(10)
         trouble = True
 
-        async def meets(_: Request) -> Answer | None:
+        async def meets(_: Request) -> RawResponse | None:
             return answered(502, {}) if trouble else None
 
         account.meets = meets

@@ -28,10 +28,10 @@ from netmind_rentgpu import (
 from netmind_rentgpu.resources.machines import AsyncMachines
 from netmind_rentgpu.settings import Settings
 from netmind_rentgpu.wire.caller import Caller
-from netmind_rentgpu.wire.outcome import Answer, Request
+from netmind_rentgpu.wire.outcome import RawResponse, Request
 
 GET = Request(method="GET", path="/x")
-CREATE = Request(method="POST", path="/x", body={}, repeatable=False, fresh=True)
+CREATE = Request(method="POST", path="/x", body={}, idempotent=False, avoid_idle_connection=True)
 
 
 class Script:
@@ -51,7 +51,7 @@ class Script:
         if not self.usable:
             raise ClientStateError("closed")
 
-    async def send(self, request: Request, timeouts: Timeouts, remaining: float | None) -> Answer:
+    async def send(self, request: Request, timeouts: Timeouts, remaining: float | None) -> RawResponse:
         self.sent.append(request)
         self.remaining.append(remaining)
         self.under_way += 1
@@ -71,12 +71,12 @@ class Script:
         self.usable = False
 
 
-def ok(value: Any = None) -> Answer:
-    return Answer(200, {}, json.dumps(value).encode())
+def ok(value: Any = None) -> RawResponse:
+    return RawResponse(200, {}, json.dumps(value).encode())
 
 
-def status(number: int, **headers: str) -> Answer:
-    return Answer(number, {name.replace("_", "-"): value for name, value in headers.items()}, b'{"detail": "no"}')
+def status(number: int, **headers: str) -> RawResponse:
+    return RawResponse(number, {name.replace("_", "-"): value for name, value in headers.items()}, b'{"detail": "no"}')
 
 
 def lost() -> APIConnectionError:
@@ -376,7 +376,7 @@ async def test_list_without_any_readable_item_is_unexpected(make: Any) -> None:
 
 
 async def test_error_that_no_retry_cures_is_raised_at_once(make: Any) -> None:
-    script = Script(Answer(402, {}, b""))
+    script = Script(RawResponse(402, {}, b""))
     with pytest.raises(InsufficientBalanceError):
         await make(script).call(GET)
     assert len(script.sent) == 1

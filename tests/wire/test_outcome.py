@@ -20,7 +20,7 @@ from netmind_rentgpu import (
     ServerError,
     UnexpectedResponseError,
 )
-from netmind_rentgpu.wire.outcome import Answer, Request, payload
+from netmind_rentgpu.wire.outcome import RawResponse, Request, payload
 
 REQUEST = Request(method="POST", path="/v1/rentgpu/containers/", secrets=('pass"word\\ü',))
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -28,7 +28,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 def read(status: int, body: Any, *, request: Request = REQUEST, key: str = "detail", **headers: str) -> Any:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
-    answer = Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, raw)
+    answer = RawResponse(status, {name.replace("_", "-"): value for name, value in headers.items()}, raw)
     return payload(request, answer, validation_errors_key=key, token="the-token", now=lambda: NOW)
 
 

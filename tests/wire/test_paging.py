@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netmind_rentgpu import Auth, InvalidField, InvalidRequestError, NotFoundError, UnexpectedResponseError
-from netmind_rentgpu.wire.paging import AsyncPager, PageSize, Walk
+from netmind_rentgpu.wire.paging import AsyncPager, ListTraversal, PageSize
 
 DETAILS: dict[str, Any] = {"code": None, "message": "", "body": None, "request_id": None, "method": "GET", "path": "/"}
 
@@ -321,11 +321,11 @@ async def test_list_without_a_readable_item_raises_unexpected_response_error() -
 
 
 def test_walk_with_an_unreadable_item_is_incomplete() -> None:
-    walk = Walk()
+    walk = ListTraversal()
     walk.received([1, 2], 3, 10)
     walk.received([4], 1, 10)
     assert (walk.done, walk.complete) == (True, False)
-    walk = Walk()
+    walk = ListTraversal()
     walk.received([1, 2], 2, 10)
     walk.received([], 2, 10)
     assert (walk.done, walk.complete) == (True, False)
@@ -418,8 +418,8 @@ async def test_item_behind_many_deleted_items_is_found() -> None:
     assert len(lone.asked) < 10
 
 
-def walk(pages: Sequence[Sequence[int]]) -> Walk:
-    walk = Walk()
+def walk(pages: Sequence[Sequence[int]]) -> ListTraversal:
+    walk = ListTraversal()
     for page in pages:
         assert not walk.done
         walk.received(page, len(page), 10)
@@ -433,14 +433,14 @@ def test_walk_reports_whether_it_saw_the_end() -> None:
     assert (confirmed.done, confirmed.marker) == (False, 1)
     confirmed.received([2], 1, 10)
     assert confirmed.complete
-    ignoring = Walk()
+    ignoring = ListTraversal()
     while not ignoring.done:
         ignoring.received([1, 2], 2, 10)
     assert (ignoring.done, ignoring.complete) == (True, False)
 
 
 def test_iteration_keeps_one_page_in_memory() -> None:
-    long = Walk()
+    long = ListTraversal()
     for start in range(0, 10_000, 100):
         long.received(range(start, start + 100), 100, 100)
     assert long.marker == 9_999

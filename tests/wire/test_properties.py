@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from netmind_rentgpu import APIStatusError, Auth, Container, Image, Machine, ServiceProfile, UnexpectedResponseError
 from netmind_rentgpu.wire.codec import Codec, ShapeError
-from netmind_rentgpu.wire.outcome import Answer, Request, payload
+from netmind_rentgpu.wire.outcome import RawResponse, Request, payload
 
 MODELS = [Machine, Auth, Image, Container]
 IDENTITY = {Machine: "node_name", Auth: "id", Image: "id", Container: "id"}
@@ -131,7 +131,9 @@ def test_any_response_is_a_payload_or_an_error(status: int, headers: dict[str, s
     request = Request(method="POST", path="/x", secrets=("secret-1",))
     now = datetime(2026, 1, 1, tzinfo=UTC)
     try:
-        payload(request, Answer(status, headers, body), validation_errors_key=key, token="secret-2", now=lambda: now)
+        payload(
+            request, RawResponse(status, headers, body), validation_errors_key=key, token="secret-2", now=lambda: now
+        )
     except (APIStatusError, UnexpectedResponseError) as error:
         assert error.status == status
         assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -51,7 +51,7 @@ async def test_invalid_argument_is_refused_before_any_request(
 async def test_rental_without_asyncssh_raises_configuration_error(
     gpu: AsyncRentGPU, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("netmind_rentgpu.ssh.access.find_spec", lambda _: None)
+    monkeypatch.setattr("netmind_rentgpu.ssh.credentials.find_spec", lambda _: None)
     with pytest.raises(ConfigurationError, match="asyncssh"):
         gpu.rent(image=IMAGE)
 

@@ -93,7 +93,7 @@ async def test_shell_that_reconnects_during_detach_leaves_no_connection(
     await gpu.containers.restart(rental.container.id)
     await until(lambda: first.lost)
     await gpu.containers.wait_ready(rental.container.id, timeout=20)
-    log_in, go_on = gpu._access.log_in, asyncio.Event()
+    log_in, go_on = gpu._credentials.log_in, asyncio.Event()
     connections: list[Any] = []
 
     async def log_in_slowly(*arguments: Any, **keywords: Any) -> Any:
@@ -101,7 +101,7 @@ async def test_shell_that_reconnects_during_detach_leaves_no_connection(
         await go_on.wait()
         return connections[0]
 
-    monkeypatch.setattr(gpu._access, "log_in", log_in_slowly)
+    monkeypatch.setattr(gpu._credentials, "log_in", log_in_slowly)
     running = asyncio.create_task(rental.run("true"))
     await until(lambda: bool(connections))
     record = await rental.detach()

@@ -13,7 +13,7 @@ from rented import IMAGE, client
 
 from netmind_rentgpu import AsyncRentGPU, LedgerError
 from netmind_rentgpu.emulator import Emulator
-from netmind_rentgpu.state import State
+from netmind_rentgpu.state_file import State
 
 
 @pytest.mark.parametrize("broken", ["no database", "newer", "a folder", "in a file"])

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from netmind_rentgpu.errors import ClientStateError, ConfigurationError, LedgerError, RentGPUError, SSHError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.resources.auths import AsyncAuths
-from netmind_rentgpu.state import State
+from netmind_rentgpu.state_file import State
 
 if TYPE_CHECKING:
     import asyncssh
 
-__all__ = ["Access", "check_asyncssh", "label_of"]
+__all__ = ["ContainerLogin", "check_asyncssh", "label_of"]
 
 _FIRST_TRY, _LONGEST_TRY = 7.5, 30.0
 
@@ -24,7 +24,7 @@ def check_asyncssh() -> None:
         raise ConfigurationError("SSH needs asyncssh: pip install 'netmind-rentgpu[ssh]'")
 
 
-class Access:
+class ContainerLogin:
     """Logs one client in to its account's containers."""
 
     def __init__(self, auths: AsyncAuths, state: State, account: str, username: str) -> None:

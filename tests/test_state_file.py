@@ -19,7 +19,7 @@ from until import until
 
 from netmind_rentgpu import AsyncRentGPU, ConfigurationError, LedgerError
 from netmind_rentgpu.settings import DEFAULT, Settings
-from netmind_rentgpu.state import State
+from netmind_rentgpu.state_file import State
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_processes_started_at_once_share_one_file(path: Path) -> None:
     program = f"""
 import asyncio
 from pathlib import Path
-from netmind_rentgpu.state import State
+from netmind_rentgpu.state_file import State
 async def main():
     state = State(Path({str(path)!r}))
     print(await state.pin_host_key("account", 1, "key"))

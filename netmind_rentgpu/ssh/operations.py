@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from netmind_rentgpu.ssh.commands import Command
 
-__all__ = ["UnderWay"]
+__all__ = ["ActiveOperations"]
 
 # OpenSSH allows ten sessions for a connection. One is for copies, one for ending commands.
 _COMMANDS_AT_ONCE = 8
 _LONGEST_GOODBYE = 10.0
 
 
-class UnderWay:
+class ActiveOperations:
     """What a shell has under way.
 
     Attributes:

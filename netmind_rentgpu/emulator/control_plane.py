@@ -12,19 +12,19 @@ from typing import Any, cast
 
 import attrs
 
-from netmind_rentgpu.emulator.billing import Charge, Coming, rented
+from netmind_rentgpu.emulator.billing import Charge, PendingCreate, rented
 from netmind_rentgpu.emulator.clock import Clock
 from netmind_rentgpu.emulator.faults import Fault, Faults
 from netmind_rentgpu.emulator.recording import Recorder
 from netmind_rentgpu.emulator.service import Service
 from netmind_rentgpu.emulator.validation import Refusal
 
-__all__ = ["PREFIX", "Backstage"]
+__all__ = ["PREFIX", "ControlPlane"]
 
 PREFIX = "/_emulator"
 
 
-class Backstage:
+class ControlPlane:
     """All that an emulator consists of, the port aside.
 
     Attributes:
@@ -66,20 +66,20 @@ class Backstage:
         charges: list[Charge] = self.service.at_once(self.service.charges)
         return charges
 
-    def coming(self) -> list[Coming]:
+    def pending_creates(self) -> list[PendingCreate]:
         """Return the creates that are still to be done."""
-        coming: list[Coming] = self.service.at_once(self.service.coming)
-        return coming
+        pending_creates: list[PendingCreate] = self.service.at_once(self.service.pending_creates)
+        return pending_creates
 
-    def leaked(self, apart_from: Collection[int | Charge | Coming] = ()) -> str | None:
+    def leaked(self, apart_from: Collection[int | Charge | PendingCreate] = ()) -> str | None:
         """Say what is rented and what it costs; None where nothing is, and nothing will be."""
         ids = {one for one in apart_from if isinstance(one, int)}
         numbers = {one.number for one in apart_from if not isinstance(one, int)}
         service = self.service
-        charges, coming = service.at_once(lambda: (service.charges(), service.coming()))
+        charges, pending_creates = service.at_once(lambda: (service.charges(), service.pending_creates()))
         return rented(
             [one for one in charges if one.container_id not in ids and one.number not in numbers],
-            [one for one in coming if one.number not in numbers],
+            [one for one in pending_creates if one.number not in numbers],
         )
 
     # Over HTTP: each takes the query or the JSON that came, and returns JSON.
@@ -111,7 +111,9 @@ class Backstage:
                 {**attrs.asdict(charge), "hourly_price": str(charge.hourly_price), "cost": str(charge.cost)}
                 for charge in charges
             ],
-            "coming": [{**attrs.asdict(one), "hourly_price": str(one.hourly_price)} for one in self.coming()],
+            "pending_creates": [
+                {**attrs.asdict(one), "hourly_price": str(one.hourly_price)} for one in self.pending_creates()
+            ],
         }
 
     def show_clock(self) -> Any:
