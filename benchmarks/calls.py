@@ -19,7 +19,7 @@ from benchmarks.server import PATH, serving
 from netmind_rentgpu import DEFAULT, AsyncRentGPU, Container, ServiceProfile, Timeouts
 from netmind_rentgpu.settings import Settings
 from netmind_rentgpu.wire.caller import Caller
-from netmind_rentgpu.wire.outcome import Request
+from netmind_rentgpu.wire.messages import Request
 from netmind_rentgpu.wire.transport import Transport
 
 LIMIT = 1.15

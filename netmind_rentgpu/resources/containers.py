@@ -22,7 +22,7 @@ from netmind_rentgpu.waiting.shared_poller import SharedPoller
 from netmind_rentgpu.waiting.waits import OnProgress, wait_for_all
 from netmind_rentgpu.waiting.watching import Change, watch
 from netmind_rentgpu.wire.caller import Caller
-from netmind_rentgpu.wire.outcome import Request
+from netmind_rentgpu.wire.messages import Request
 from netmind_rentgpu.wire.paging import AsyncPager, PageSize
 
 __all__ = ["AsyncContainers"]

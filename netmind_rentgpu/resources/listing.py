@@ -10,7 +10,7 @@ from netmind_rentgpu.models import Auth, Container, Image
 from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.settings import TimeoutOption
 from netmind_rentgpu.wire.caller import Caller
-from netmind_rentgpu.wire.outcome import Request
+from netmind_rentgpu.wire.messages import Request
 from netmind_rentgpu.wire.paging import AsyncPager, PageSize
 
 __all__ = ["list_pager"]

@@ -11,7 +11,7 @@ from netmind_rentgpu.models import Machine
 from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.settings import DEFAULT, TimeoutOption
 from netmind_rentgpu.wire.caller import Caller
-from netmind_rentgpu.wire.outcome import Request
+from netmind_rentgpu.wire.messages import Request
 
 __all__ = ["AsyncMachines"]
 

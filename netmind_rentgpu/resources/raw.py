@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from netmind_rentgpu.errors import InvalidArgumentError
 from netmind_rentgpu.resources import arguments
-from netmind_rentgpu.wire.outcome import Request
+from netmind_rentgpu.wire.messages import Request
 from netmind_rentgpu.wire.payload import dump
 
 __all__ = ["raw_request"]

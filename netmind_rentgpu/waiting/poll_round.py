@@ -16,9 +16,10 @@ from netmind_rentgpu.errors import APITimeoutError, ClientStateError, NotFoundEr
 from netmind_rentgpu.waiting.snapshots import KnownPage, Snapshots
 from netmind_rentgpu.waiting.strategy import one_by_one, pages_left, worth_recounting
 from netmind_rentgpu.wire.caller import Caller, DecodedResponse
-from netmind_rentgpu.wire.outcome import UNCHANGED, Request
+from netmind_rentgpu.wire.messages import Request
 from netmind_rentgpu.wire.paging import ListTraversal, PageSize
 from netmind_rentgpu.wire.payload import parse
+from netmind_rentgpu.wire.responses import UNCHANGED
 
 __all__ = ["PollRound", "Poller", "Satisfied"]
 
@@ -163,17 +164,17 @@ class Poller:
             known = self._pages.get((marker, limit))
             query = {"limit": str(limit)} if marker is None else {"limit": str(limit), "marker": str(marker)}
             request = Request(method="GET", path=self._path, query=query, known=None if known is None else known.body)
-            reply = await self._call(request)
-            if reply.payload is UNCHANGED:
+            decoded = await self._call(request)
+            if decoded.payload is UNCHANGED:
                 # Asked only now: somebody may have come meanwhile who has to be told.
                 if known is not None and self._snapshots.holds(known):
-                    return known, [], reply
-                reply = reply._replace(payload=parse(reply.answer.body))
-            return None, self._caller.read(request, reply, self._caller.codec.ids), reply
+                    return known, [], decoded
+                decoded = decoded._replace(payload=parse(decoded.response.body))
+            return None, self._caller.read(request, decoded, self._caller.codec.ids), decoded
 
         try:
             # Where a marker's own item is listed again, pages of one item would never get past it.
-            (known, ids, reply), limit = await self._sizes.ask(max(2, self._sizes.limit(None)), ask)
+            (known, ids, decoded), limit = await self._sizes.ask(max(2, self._sizes.limit(None)), ask)
         except NotFoundError:
             if not walk.marker_refused():
                 raise
@@ -181,7 +182,7 @@ class Poller:
         poll_round.told = True
         before = len(poll_round.left)
         if known is None:
-            page = self._take_page(poll_round, ids, reply, asked)
+            page = self._take_page(poll_round, ids, decoded, asked)
             self._replace_page((marker, limit), page)
         else:
             page = known
@@ -198,10 +199,10 @@ class Poller:
             self._account = max(self._account, len(walk.seen))
 
     def _take_page(
-        self, poll_round: PollRound, ids: list[int | None], reply: DecodedResponse, asked: float
+        self, poll_round: PollRound, ids: list[int | None], decoded: DecodedResponse, asked: float
     ) -> KnownPage:
-        page = KnownPage(reply.answer.body, tuple(one for one in ids if one is not None), len(ids), asked)
-        for container_id, raw in zip(ids, reply.payload, strict=True):
+        page = KnownPage(decoded.response.body, tuple(one for one in ids if one is not None), len(ids), asked)
+        for container_id, raw in zip(ids, decoded.payload, strict=True):
             if container_id is not None and self._snapshots.take(container_id, raw, asked, page=page):
                 poll_round.left.discard(container_id)
         return page
@@ -279,8 +280,8 @@ class Poller:
         request = Request(method="GET", path=f"{self._path}{container_id}")
         counts = False
         try:
-            reply = await self._call(request)
-            self._caller.read(request, reply, self._snapshots.read)
+            decoded = await self._call(request)
+            self._caller.read(request, decoded, self._snapshots.read)
         except NotFoundError:
             poll_round.told = True
             counts = self._snapshots.take_gone(container_id, asked)
@@ -295,7 +296,7 @@ class Poller:
             return
         else:
             poll_round.told = True
-            counts = self._snapshots.take(container_id, reply.payload, asked, page=None)
+            counts = self._snapshots.take(container_id, decoded.payload, asked, page=None)
             poll_round.answered += 1
             self._unlisted.pop(container_id, None)
             self._unlisted[container_id] = None

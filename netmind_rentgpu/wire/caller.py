@@ -28,7 +28,8 @@ from netmind_rentgpu.errors import (
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.settings import DEFAULT, Settings, TimeoutOption, Timeouts, timeouts_for
 from netmind_rentgpu.wire.codec import Codec, Model, ShapeError
-from netmind_rentgpu.wire.outcome import RawResponse, Request, payload, unexpected
+from netmind_rentgpu.wire.messages import RawResponse, Request
+from netmind_rentgpu.wire.responses import payload, unexpected
 from netmind_rentgpu.wire.retry import delay_before_retry
 
 __all__ = ["Caller", "DecodedResponse"]
@@ -52,7 +53,7 @@ class Sender(Protocol):
 class DecodedResponse(NamedTuple):
     """A good answer and its parsed body."""
 
-    answer: RawResponse
+    response: RawResponse
     payload: Any
 
 
@@ -96,37 +97,37 @@ class Caller:
         Raises:
             RentGPUError: as the client documents.
         """
-        reply = await self.call(request, timeout)
-        return self.read(request, reply, lambda payload: self.codec.one(model, payload))
+        decoded = await self.call(request, timeout)
+        return self.read(request, decoded, lambda payload: self.codec.one(model, payload))
 
     async def one_or_none(self, model: type[Model], request: Request, timeout: TimeoutOption = DEFAULT) -> Model | None:
         """Make a call that answers with one object, with null, or with nothing."""
-        reply = await self.call(request, timeout)
-        if reply.payload is None or reply.payload == {}:
+        decoded = await self.call(request, timeout)
+        if decoded.payload is None or decoded.payload == {}:
             return None
-        return self.read(request, reply, lambda payload: self.codec.one(model, payload))
+        return self.read(request, decoded, lambda payload: self.codec.one(model, payload))
 
     async def many(
         self, model: type[Model], request: Request, timeout: TimeoutOption = DEFAULT
     ) -> tuple[list[Model], tuple[UnexpectedResponseError, ...]]:
         """Make a call that answers with a list; return what could be read, and an error for each item that could not."""
-        reply = await self.call(request, timeout)
-        items, unreadable = self.read(request, reply, lambda payload: self.codec.many(model, payload))
+        decoded = await self.call(request, timeout)
+        items, unreadable = self.read(request, decoded, lambda payload: self.codec.many(model, payload))
         for problem in unreadable:
             logger.warning("%s %s left out an item that cannot be read: %s", request.method, request.path, problem)
-        return items, tuple(_misshapen(request, reply, problem) for problem in unreadable)
+        return items, tuple(_misshapen(request, decoded, problem) for problem in unreadable)
 
     @staticmethod
-    def read(request: Request, reply: DecodedResponse, read: Callable[[Any], Read]) -> Read:
+    def read(request: Request, decoded: DecodedResponse, read: Callable[[Any], Read]) -> Read:
         """Read a payload.
 
         Raises:
             UnexpectedResponseError: it has another shape.
         """
         try:
-            return read(reply.payload)
+            return read(decoded.payload)
         except ShapeError as error:
-            raise _misshapen(request, reply, error) from error
+            raise _misshapen(request, decoded, error) from error
 
     async def call(self, request: Request, timeout: TimeoutOption = DEFAULT) -> DecodedResponse:
         """Make a call: wait for a slot, send, and send again where `Retries` allows it.
@@ -220,19 +221,19 @@ class Caller:
                 f"{request.method} {request.path}: no answer within {timeouts.total:g} s", maybe_processed=False
             )
         try:
-            answer = await self._transport.send(request, timeouts, remaining)
+            response = await self._transport.send(request, timeouts, remaining)
         except RentGPUError as error:
             if logger.isEnabledFor(logging.DEBUG):
                 self._log(request, type(error).__name__, attempt, now, getattr(error, "request_id", None))
             raise
         if logger.isEnabledFor(logging.DEBUG):
-            self._log(request, answer.status, attempt, now, answer.request_id)
-        return DecodedResponse(answer, self._read(request, answer))
+            self._log(request, response.status, attempt, now, response.request_id)
+        return DecodedResponse(response, self._read(request, response))
 
-    def _read(self, request: Request, answer: RawResponse) -> Any:
+    def _read(self, request: Request, response: RawResponse) -> Any:
         return payload(
             request,
-            answer,
+            response,
             validation_errors_key=self._profile.validation_errors_key,
             token=self._settings.token,
             now=_now,
@@ -317,5 +318,5 @@ def _may_have_acted(error: RentGPUError) -> bool:
     return isinstance(error, (ServerError, UnexpectedResponseError)) or getattr(error, "status", None) == 408
 
 
-def _misshapen(request: Request, reply: DecodedResponse, error: ShapeError) -> UnexpectedResponseError:
-    return unexpected(request, reply.answer, error.problem, json_path=error.json_path)
+def _misshapen(request: Request, decoded: DecodedResponse, error: ShapeError) -> UnexpectedResponseError:
+    return unexpected(request, decoded.response, error.problem, json_path=error.json_path)

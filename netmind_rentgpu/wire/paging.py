@@ -257,7 +257,7 @@ class PageSize:
         refused = False
         while True:
             try:
-                answer = await ask(limit)
+                response = await ask(limit)
             except InvalidRequestError as error:
                 smaller = next((step for step in self.STEPS if step < limit), None)
                 if smaller is None or not _refuses_limit(error):
@@ -266,7 +266,7 @@ class PageSize:
             else:
                 if refused:
                     self._allowed = limit
-                return answer, limit
+                return response, limit
 
 
 class AsyncPager(Generic[Item]):

@@ -33,8 +33,9 @@ from netmind_rentgpu.errors import (
 )
 from netmind_rentgpu.settings import Settings, Timeouts
 from netmind_rentgpu.version import __version__
-from netmind_rentgpu.wire.outcome import RawResponse, Request, unexpected
+from netmind_rentgpu.wire.messages import RawResponse, Request
 from netmind_rentgpu.wire.payload import dump
+from netmind_rentgpu.wire.responses import unexpected
 
 __all__ = ["Transport"]
 

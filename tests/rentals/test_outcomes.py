@@ -24,7 +24,8 @@ from netmind_rentgpu.errors import (
     UnexpectedResponseError,
 )
 from netmind_rentgpu.rentals.outcomes import CreateOutcome, outcome_of
-from netmind_rentgpu.wire.outcome import RawResponse, Request, payload
+from netmind_rentgpu.wire.messages import RawResponse, Request
+from netmind_rentgpu.wire.responses import payload
 
 NODE = "node-us-0007"
 NOTHING, UNCLEAR = CreateOutcome.NOTHING, CreateOutcome.UNCLEAR

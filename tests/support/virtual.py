@@ -16,7 +16,7 @@ from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.settings import Retries, Settings, Timeouts
 from netmind_rentgpu.waiting.reachable import ask_for_greeting
 from netmind_rentgpu.wire.caller import Caller
-from netmind_rentgpu.wire.outcome import RawResponse, Request
+from netmind_rentgpu.wire.messages import RawResponse, Request
 
 
 class _NoWaiting(selectors.SelectSelector):

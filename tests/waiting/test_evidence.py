@@ -16,7 +16,7 @@ from netmind_rentgpu.errors import ContainerFailedError, ContainerGoneError, Wai
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.waiting.snapshots import KnownPage, Snapshots, Subscription
-from netmind_rentgpu.wire.outcome import RawResponse, Request
+from netmind_rentgpu.wire.messages import RawResponse, Request
 
 
 def watched(containers: AsyncContainers, ids: list[int] | None = None) -> tuple[asyncio.Task[None], list[Any]]:

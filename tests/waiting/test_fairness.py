@@ -14,7 +14,7 @@ from virtual import Account, answered, virtually
 from netmind_rentgpu import AsyncRentGPU
 from netmind_rentgpu.conditions import has_ssh, status_in
 from netmind_rentgpu.errors import ClientStateError, WaitTimeoutError
-from netmind_rentgpu.wire.outcome import RawResponse, Request
+from netmind_rentgpu.wire.messages import RawResponse, Request
 
 
 @pytest.mark.parametrize("bad_answer", [answered(500, {}), answered(200, None), answered(403, {}), answered(400, {})])

@@ -12,7 +12,7 @@ from virtual import Account, answered, virtually
 from netmind_rentgpu.conditions import status_in
 from netmind_rentgpu.errors import APIConnectionError, ClientStateError, WaitTimeoutError
 from netmind_rentgpu.models import Container
-from netmind_rentgpu.wire.outcome import RawResponse, Request
+from netmind_rentgpu.wire.messages import RawResponse, Request
 
 
 def test_failed_round_is_only_the_cause_of_a_wait_that_times_out() -> None:

@@ -9,7 +9,7 @@ from polling import asked, cancel, running, start_waits
 from virtual import Account, virtually
 
 from netmind_rentgpu.waiting.snapshots import Snapshots
-from netmind_rentgpu.wire.outcome import RawResponse, Request
+from netmind_rentgpu.wire.messages import RawResponse, Request
 
 
 def cancel_after(steps: int, *, lag: float, count: int = 12) -> tuple[list[str | None], int]:

@@ -17,7 +17,7 @@ from netmind_rentgpu.models import Container, PaymentType
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.waiting.snapshots import Subscription
 from netmind_rentgpu.wire.codec import Codec
-from netmind_rentgpu.wire.outcome import RawResponse, Request
+from netmind_rentgpu.wire.messages import RawResponse, Request
 
 
 def test_waits_begun_together_share_the_first_round() -> None:

@@ -14,7 +14,7 @@ from virtual import Account, VirtualLoop
 from netmind_rentgpu import Container, ContainerFailedError, ContainerGoneError, SSHEndpoint, WaitTimeoutError
 from netmind_rentgpu.conditions import status_in
 from netmind_rentgpu.waiting.reachable import probe
-from netmind_rentgpu.wire.outcome import RawResponse, Request
+from netmind_rentgpu.wire.messages import RawResponse, Request
 
 LONG = 60
 

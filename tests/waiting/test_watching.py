@@ -11,7 +11,7 @@ from virtual import Account, answered, virtually
 
 from netmind_rentgpu import Change, ClientStateError, InvalidArgumentError, ServerError
 from netmind_rentgpu.conditions import status_in
-from netmind_rentgpu.wire.outcome import RawResponse, Request
+from netmind_rentgpu.wire.messages import RawResponse, Request
 
 
 def told(changes: list[Change]) -> list[tuple[int, int | None, int | None]]:

@@ -28,7 +28,7 @@ from netmind_rentgpu import (
 from netmind_rentgpu.resources.machines import AsyncMachines
 from netmind_rentgpu.settings import Settings
 from netmind_rentgpu.wire.caller import Caller
-from netmind_rentgpu.wire.outcome import RawResponse, Request
+from netmind_rentgpu.wire.messages import RawResponse, Request
 
 GET = Request(method="GET", path="/x")
 CREATE = Request(method="POST", path="/x", body={}, idempotent=False, avoid_idle_connection=True)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from netmind_rentgpu import APIStatusError, Auth, Container, Image, Machine, ServiceProfile, UnexpectedResponseError
 from netmind_rentgpu.wire.codec import Codec, ShapeError
-from netmind_rentgpu.wire.outcome import RawResponse, Request, payload
+from netmind_rentgpu.wire.messages import RawResponse, Request
+from netmind_rentgpu.wire.responses import payload
 
 MODELS = [Machine, Auth, Image, Container]
 IDENTITY = {Machine: "node_name", Auth: "id", Image: "id", Container: "id"}

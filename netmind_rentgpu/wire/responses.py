@@ -17,8 +17,6 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import quote
 
-import attrs
-
 from netmind_rentgpu.errors import (
     APIStatusError,
     AuthenticationError,
@@ -32,9 +30,10 @@ from netmind_rentgpu.errors import (
     UnexpectedResponseError,
 )
 from netmind_rentgpu.models import InvalidField
+from netmind_rentgpu.wire.messages import RawResponse, Request, printable
 from netmind_rentgpu.wire.payload import NotJSONError, as_array, as_object, dump, parse
 
-__all__ = ["UNCHANGED", "RawResponse", "Request", "payload", "unexpected"]
+__all__ = ["UNCHANGED", "payload", "unexpected"]
 
 UNCHANGED: Final = object()
 """Stands for a payload that is the one that is known."""
@@ -48,7 +47,6 @@ _TITLE = re.compile(r"<title[^>]{0,100}>([^<]{1,200})", re.IGNORECASE)
 _MAY_HOLD_SECRETS = re.compile(r"^\s*[\[{]|value|passw|pwd|token|authorization", re.IGNORECASE)
 _HIDDEN = "a body that is not JSON"
 _ECHOED = frozenset({"input", "value", "docker_passwd"})
-_REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amzn-requestid", "cf-ray")
 
 _BALANCE = re.compile(
     r"insufficient[\s_-]*(?:account[\s_-]*)?(?:balance|funds?|credits?)"
@@ -66,60 +64,23 @@ _CREDENTIAL = re.compile(
 _TOKEN = re.compile(r"(?:invalid|wrong|missing|expired|incorrect)\W+(?:api\W*)?(?:token|api\W*key)\b", re.IGNORECASE)
 
 
-@attrs.frozen(kw_only=True)
-class Request:
-    """One call, as it is put on the wire.
-
-    Attributes:
-        path: from the host's root, percent-encoding left to the transport.
-        repeatable: sending it twice does what sending it once does.
-        fresh: it must not go over a connection that has lain idle.
-        secrets: what must not be shown should the answer repeat it.
-        known: a body whose payload is known: an answer with the same is not parsed, and its payload is UNCHANGED.
-    """
-
-    method: str
-    path: str
-    query: Mapping[str, str] = attrs.field(factory=dict[str, str])
-    body: Any = attrs.field(default=None, repr=False)
-    idempotent: bool = True
-    avoid_idle_connection: bool = False
-    secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
-    known: bytes | None = attrs.field(default=None, repr=False)
-
-
-@attrs.frozen
-class RawResponse:
-    """A whole answer. Its headers are looked up in lower case."""
-
-    status: int
-    headers: Mapping[str, str] = attrs.field(repr=False)
-    body: bytes = attrs.field(repr=False)
-
-    @property
-    def request_id(self) -> str | None:
-        """The id the service, or what stands before it, gave the request."""
-        found = next((self.headers[name] for name in _REQUEST_ID_HEADERS if self.headers.get(name)), None)
-        return None if found is None else _printable(found)
-
-
 def unexpected(
-    request: Request, answer: RawResponse, problem: str, *, json_path: str = "$", truncated: bool = False
+    request: Request, response: RawResponse, problem: str, *, json_path: str = "$", truncated: bool = False
 ) -> UnexpectedResponseError:
     """Build the error for an answer that is not what the service documents."""
     return UnexpectedResponseError(
         problem,
-        status=answer.status,
+        status=response.status,
         method=request.method,
         path=request.path,
         json_path=json_path,
         truncated=truncated,
-        request_id=answer.request_id,
+        request_id=response.request_id,
     )
 
 
 def payload(
-    request: Request, answer: RawResponse, *, validation_errors_key: str, token: str, now: Callable[[], datetime]
+    request: Request, response: RawResponse, *, validation_errors_key: str, token: str, now: Callable[[], datetime]
 ) -> Any:
     """Return the JSON value of a good answer; None where its body is empty, UNCHANGED where it is the one that is known.
 
@@ -127,45 +88,45 @@ def payload(
         APIStatusError: the service answered with an error.
         UnexpectedResponseError: a redirect, or not JSON.
     """
-    if 200 <= answer.status < 300:
-        if not answer.body:
+    if 200 <= response.status < 300:
+        if not response.body:
             return None
-        if answer.body == request.known:
+        if response.body == request.known:
             return UNCHANGED
         try:
-            return parse(answer.body)
+            return parse(response.body)
         except NotJSONError as error:
-            looks = " (it looks like a page of HTML)" if _is_html(answer.body.decode(errors="replace")) else ""
-            raise unexpected(request, answer, f"the body is not JSON: {error}{looks}") from None
-    if answer.status < 400:
-        target = _mask_text(_printable(answer.headers.get("location", "")), (token, *request.secrets))
+            looks = " (it looks like a page of HTML)" if _is_html(response.body.decode(errors="replace")) else ""
+            raise unexpected(request, response, f"the body is not JSON: {error}{looks}") from None
+    if response.status < 400:
+        target = _mask_text(printable(response.headers.get("location", "")), (token, *request.secrets))
         towards = f" to {target.partition('?')[0][:200]}" if target else ""
-        raise unexpected(request, answer, f"redirects{towards} are not followed: they could take the token elsewhere")
-    raise _status_error(request, answer, validation_errors_key, (token, *request.secrets), now())
+        raise unexpected(request, response, f"redirects{towards} are not followed: they could take the token elsewhere")
+    raise _status_error(request, response, validation_errors_key, (token, *request.secrets), now())
 
 
 def _status_error(
-    request: Request, answer: RawResponse, validation_errors_key: str, secrets: tuple[str, ...], now: datetime
+    request: Request, response: RawResponse, validation_errors_key: str, secrets: tuple[str, ...], now: datetime
 ) -> APIStatusError:
-    raw = _body(answer.body[:_LARGEST_ERROR_READ])
+    raw = _body(response.body[:_LARGEST_ERROR_READ])
     mask = partial(_mask_text, secrets=secrets)
     # A secret may be a word that the classification goes by, so that looks at what was really said.
     said, said_code = _message(raw, validation_errors_key, str)
-    kind = _kind(answer.status, said, said_code, is_list=_rejected(raw, validation_errors_key) is not None)
+    kind = _kind(response.status, said, said_code, is_list=_rejected(raw, validation_errors_key) is not None)
     message, code = _message(raw, validation_errors_key, mask)
     details: dict[str, Any] = {
-        "status": answer.status,
+        "status": response.status,
         "code": code,
         "message": message,
         "body": _masked(raw, secrets),
-        "request_id": answer.request_id,
+        "request_id": response.request_id,
         "method": request.method,
         "path": request.path,
     }
     saying = f": {message}" if message else ""
-    text = f"{request.method} {request.path} was answered with {answer.status}{saying}"
+    text = f"{request.method} {request.path} was answered with {response.status}{saying}"
     if issubclass(kind, (RateLimitError, ServerError)):
-        retry_after = _retry_after(answer.headers, now)
+        retry_after = _retry_after(response.headers, now)
         wait = f" (it asks to wait {retry_after:g} s)" if retry_after is not None else ""
         return kind(text + wait, retry_after=retry_after, **details)
     if issubclass(kind, InvalidRequestError):
@@ -265,11 +226,6 @@ def _shown(text: str) -> str:
         return f"a page of HTML, {title[1].strip()!r}" if title else "a page of HTML"
     line = " ".join(text.split())
     return line if len(line) <= _TEXT_SHOWN else line[:_TEXT_SHOWN] + "…"
-
-
-def _printable(header: str) -> str:
-    """Let a header be printed: bytes that are not UTF-8 come as characters that no stream takes."""
-    return header.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_html(text: str) -> bool:

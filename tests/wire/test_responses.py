@@ -20,7 +20,8 @@ from netmind_rentgpu import (
     ServerError,
     UnexpectedResponseError,
 )
-from netmind_rentgpu.wire.outcome import RawResponse, Request, payload
+from netmind_rentgpu.wire.messages import RawResponse, Request
+from netmind_rentgpu.wire.responses import payload
 
 REQUEST = Request(method="POST", path="/v1/rentgpu/containers/", secrets=('pass"word\\ü',))
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
