@@ -25,8 +25,8 @@ import orjson
 from benchmarks.measure import report
 from netmind_rentgpu import AsyncRentGPU, Container, Offer, PaymentType
 from netmind_rentgpu.emulator import Emulator
-from netmind_rentgpu.rentals.desk import now
-from netmind_rentgpu.rentals.names import new_name
+from netmind_rentgpu.rentals.context import now
+from netmind_rentgpu.rentals.ledger.names import new_name
 
 AT_ONCE, CONNECTIONS, MACHINES = 200, 100, 200
 MOST_ROUNDS = 11

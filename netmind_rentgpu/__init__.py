@@ -58,9 +58,9 @@ if TYPE_CHECKING:
         SSHEndpoint,
     )
     from netmind_rentgpu.profile import ServiceProfile
-    from netmind_rentgpu.rentals.needs import Offer
-    from netmind_rentgpu.rentals.records import ReapReport, RentalRecord
+    from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord
     from netmind_rentgpu.rentals.rental import AsyncRental
+    from netmind_rentgpu.rentals.selection.offers import Offer
     from netmind_rentgpu.results import CommandResult, Forward, OutputLine, TransferProgress
     from netmind_rentgpu.settings import DEFAULT, Retries, Timeouts
     from netmind_rentgpu.ssh.shell import AsyncShell
@@ -143,8 +143,8 @@ _ROOMS = {
     "literals": ("CurrencyName", "GPUName", "RegionCode"),
     "models": ("Auth", "Container", "Image", "ImageType", "InvalidField", "Machine", "PaymentType", "SSHEndpoint"),
     "profile": ("ServiceProfile",),
-    "rentals.needs": ("Offer",),
-    "rentals.records": ("ReapReport", "RentalRecord"),
+    "rentals.selection.offers": ("Offer",),
+    "rentals.ledger.records": ("ReapReport", "RentalRecord"),
     "rentals.rental": ("AsyncRental",),
     "settings": ("DEFAULT", "Retries", "Timeouts"),
     "results": ("CommandResult", "Forward", "OutputLine", "TransferProgress"),

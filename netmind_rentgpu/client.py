@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from aiohttp import ClientSession
 
     from netmind_rentgpu.models import Auth, Container, Image
-    from netmind_rentgpu.rentals.desk import Desk
-    from netmind_rentgpu.rentals.needs import Offer, OfferKey
+    from netmind_rentgpu.rentals.context import RentalContext
     from netmind_rentgpu.rentals.rental import AsyncRental
-    from netmind_rentgpu.rentals.rentals import AsyncRentals
+    from netmind_rentgpu.rentals.rentals_api import AsyncRentals
+    from netmind_rentgpu.rentals.selection.offers import Offer, OfferKey
     from netmind_rentgpu.resources.auths import AsyncAuths
     from netmind_rentgpu.resources.containers import AsyncContainers
     from netmind_rentgpu.resources.images import AsyncImages
@@ -107,12 +107,9 @@ class AsyncRentGPU:
         self._connect(ServiceProfile.resolve(profile, os.environ), session, ssl_context)
 
     def _connect(self, profile: ServiceProfile, session: ClientSession | None, ssl_context: SSLContext | None) -> None:
-        from netmind_rentgpu.rentals.desk import Desk
-        from netmind_rentgpu.rentals.ledger import Ledger
-        from netmind_rentgpu.rentals.market import Market, Roll
-        from netmind_rentgpu.rentals.rentals import AsyncRentals
+        from netmind_rentgpu.rentals.context import RentalContext
+        from netmind_rentgpu.rentals.rentals_api import AsyncRentals
         from netmind_rentgpu.rentals.renting import Renting
-        from netmind_rentgpu.rentals.supplies import Supplies
         from netmind_rentgpu.resources.auths import AsyncAuths
         from netmind_rentgpu.resources.containers import AsyncContainers
         from netmind_rentgpu.resources.images import AsyncImages
@@ -138,20 +135,21 @@ class AsyncRentGPU:
         self._state = State(self._settings.state)
         self._credentials = ContainerLogin(self.auths, self._state, self._settings.account, profile.ssh_username)
         self.containers = AsyncContainers(self._caller, self._credentials.try_to_log_in)
-        self._desk = Desk(
+        self._context = RentalContext.of_client(
+            machines=self.machines,
+            auths=self.auths,
+            images=self.images,
+            containers=self.containers,
+            state=self._state,
+            account=self._settings.account,
             profile=profile,
             timeouts=self._settings.timeouts,
             check_usable=self._caller.check_usable,
-            containers=self.containers,
-            ledger=Ledger(self._state, self._settings.account),
-            market=Market(self.machines),
-            roll=Roll(self.containers, self._settings.timeouts),
-            supplies=Supplies(self.images, self.auths, self._state, self._settings.account),
             shell_on=self.ssh,
             elsewhere=self._elsewhere,
         )
-        self._renting = Renting(self._desk, self._caller.codec.payment_type_number)
-        self.rentals = AsyncRentals(self._desk)
+        self._renting = Renting(self._context, self._caller.codec.payment_type_number)
+        self.rentals = AsyncRentals(self._context)
 
     @property
     def profile(self) -> ServiceProfile:
@@ -221,7 +219,7 @@ class AsyncRentGPU:
             ReleaseError: when it is left, it could not be deleted, and stays on record.
             RentGPUError: when it is entered, any other of the client's errors.
         """
-        wish = self._renting.wish(
+        request = self._renting.request(
             gpu_name=gpu_name,
             gpus=gpus,
             regions=regions,
@@ -235,7 +233,7 @@ class AsyncRentGPU:
             key=key,
             payment_type=payment_type,
         )
-        return self._renting.rent(wish, image=image, auth=auth, ttl=ttl, budget=budget, keep=keep, timeout=timeout)
+        return self._renting.rent(request, image=image, auth=auth, ttl=ttl, budget=budget, keep=keep, timeout=timeout)
 
     async def offers(
         self,
@@ -259,7 +257,7 @@ class AsyncRentGPU:
             InvalidArgumentError: an argument that cannot be used, or a GPU that is not the only one of its name.
             RentGPUError: any of the client's errors.
         """
-        wish = self._renting.wish(
+        request = self._renting.request(
             gpu_name=gpu_name,
             gpus=gpus,
             regions=regions,
@@ -273,7 +271,7 @@ class AsyncRentGPU:
             key=key,
             payment_type=payment_type,
         )
-        return await self._renting.offers(wish)
+        return await self._renting.offers(request)
 
     def ssh(
         self,
@@ -363,7 +361,7 @@ class AsyncRentGPU:
             ClientStateError: the client was used in another event loop.
         """
         try:
-            await self._desk.release_all()
+            await self._context.release_all()
         finally:
             try:
                 await self._caller.close()
@@ -371,9 +369,9 @@ class AsyncRentGPU:
                 self._state.close()
 
     @asynccontextmanager
-    async def _elsewhere(self) -> AsyncGenerator[Desk]:
+    async def _elsewhere(self) -> AsyncGenerator[RentalContext]:
         async with self._again(None) as other:  # a session of the caller's own belongs to its loop
-            yield other._desk  # noqa: SLF001  # one of our own
+            yield other._context  # noqa: SLF001  # one of our own
 
     async def __aenter__(self) -> Self:
         return self

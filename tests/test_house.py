@@ -1,4 +1,6 @@
-"""The layers of the package: imports go one way, few files import each library, the emulator stands apart."""
+"""The layers of the package: imports run one way, few files import each library, the emulator stands apart."""
+
+from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
@@ -9,88 +11,30 @@ import pytest
 import netmind_rentgpu
 
 PACKAGE = Path(netmind_rentgpu.__file__).parent
-# From the lowest layer up. A module may import only modules before it.
+# Ground first. A module imports only its own layer and earlier ones; a folder stands for all that it holds.
 LAYERS = [
-    "version",
-    "models",
-    "results",
-    "errors",
-    "literals",
-    "profile",
-    "settings",
-    "concurrency.threads",
-    "concurrency.exit_hooks",
-    "wire.payload",
-    "wire.codec",
-    "wire.messages",
-    "wire.responses",
-    "wire.retry",
-    "wire.transport",
-    "wire.caller",
-    "wire.paging",
-    "resources.arguments",
-    "resources.listing",
-    "resources.machines",
-    "resources.auths",
-    "resources.images",
-    "concurrency.cancellation",
-    "concurrency.event_loops",
-    "conditions",
-    "connecting",
-    "waiting.strategy",
-    "waiting.snapshots",
-    "waiting.poll_round",
-    "waiting.shared_poller",
-    "waiting.waits",
-    "waiting.watching",
-    "waiting.reachable",
-    "resources.containers",
-    "resources.raw",
-    "state_file",
-    "ssh.arguments",
-    "ssh.login",
-    "ssh.credentials",
-    "ssh.commands",
-    "ssh.transfer",
-    "ssh.terminal",
-    "ssh.forwards",
-    "ssh.operations",
-    "ssh.shell",
-    "rentals.names",
-    "rentals.needs",
-    "rentals.owners",
-    "rentals.records",
-    "concurrency.single_flight",
-    "rentals.outcomes",
-    "rentals.tries",
-    "rentals.ledger",
-    "rentals.supplies",
-    "rentals.market",
-    "rentals.desk",
-    "rentals.ends",
-    "rentals.doubts",
-    "rentals.hold",
-    "rentals.standing",
-    "rentals.block",
-    "rentals.term",
-    "rentals.line",
-    "rentals.reaper",
-    "rentals.exit",
-    "rentals.rental",
-    "rentals.renting",
-    "rentals.rentals",
-    "rentals",
-    "client",
-    "sync.pending_call",
-    "sync.portal",
-    "sync.wrappers",
-    "sync.handles",
-    "sync.client",
-    "testing",
-    "cli.demo",
-    "cli.app",
-    "cli",
+    {"models", "literals", "version", "results"},
+    {"errors"},
+    {"profile", "settings", "conditions"},
+    {"concurrency"},
+    {"connecting", "state_file"},
+    {"wire"},
+    {"waiting"},
+    {"resources"},
+    {"ssh"},
+    {"rentals.selection", "rentals.ledger"},
+    {"rentals.context"},
+    {"rentals.lifecycle"},
+    {"rentals.rental", "rentals.at_exit"},
+    {"rentals.renting", "rentals.rentals_api"},
+    {"client"},
+    {"sync"},
+    {"cli", "testing"},
 ]
+# Pairs of a folder and what it never imports, although the layers alone would allow it.
+NEVER = [("rentals.selection", "rentals.ledger"), ("rentals.ledger", "rentals.selection")]
+# These run the emulator, which nothing else of the package imports.
+EMULATOR_USERS = {"cli.demo", "testing"}
 LIBRARY_USERS = {
     "aiohappyeyeballs": {"connecting"},
     "aiohttp": {"wire.transport", "emulator.web", "client"},
@@ -98,14 +42,14 @@ LIBRARY_USERS = {
     "asyncssh": {
         "emulator.forwards",
         "emulator.shells",
-        "ssh.credentials",
         "ssh.commands",
+        "ssh.credentials",
         "ssh.forwards",
         "ssh.login",
+        "ssh.operations",
         "ssh.shell",
         "ssh.terminal",
         "ssh.transfer",
-        "ssh.operations",
         "client",
     },
     "cattrs": {"wire.codec"},
@@ -121,48 +65,76 @@ LIBRARY_USERS = {
 def modules() -> Iterator[tuple[str, ast.Module]]:
     for path in sorted(PACKAGE.rglob("*.py")):
         name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
-        yield name.removesuffix(".__init__").removesuffix("__init__"), ast.parse(path.read_text())
-
-
-def imports(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            yield node.module or ""
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+        yield name.removesuffix("__init__").removesuffix("."), ast.parse(path.read_text())
 
 
 MODULES = dict(modules())
 
 
-def test_every_module_has_its_layer() -> None:
-    assert {name for name in MODULES if name and not name.startswith("emulator")} == {
-        *LAYERS,
-        "concurrency",
-        "sync",
-        "wire",
-        "resources",
-        "waiting",
-        "ssh",
+def imports(tree: ast.Module) -> Iterator[str]:
+    """Yield the full name of each module that is imported, by whatever statement, at the top or within a function."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full.removeprefix("netmind_rentgpu.") in MODULES else node.module or ""
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def own_imports(module: str) -> set[str]:
+    """Return the modules of the package that a module imports."""
+    prefix = "netmind_rentgpu."
+    return {name.removeprefix(prefix) for name in imports(MODULES[module]) if name.startswith(prefix)}
+
+
+def is_in(module: str, folder: str) -> bool:
+    return module == folder or module.startswith(f"{folder}.")
+
+
+def layer_of(module: str) -> int:
+    return next(number for number, layer in enumerate(LAYERS) for folder in layer if is_in(module, folder))
+
+
+IN_LAYERS = [name for name in MODULES if name and name != "rentals" and not is_in(name, "emulator")]
+
+
+def test_every_folder_of_the_layers_exists() -> None:
+    assert {folder for layer in LAYERS for folder in layer} <= MODULES.keys()
+
+
+@pytest.mark.parametrize("module", IN_LAYERS)
+def test_module_imports_only_its_own_layer_and_earlier_ones(module: str) -> None:
+    upward = {name for name in own_imports(module) if not is_in(name, "emulator") and layer_of(name) > layer_of(module)}
+    assert upward == set()
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    left = {module: own_imports(module) - {module} for module in MODULES if module}
+    while leaves := [module for module, needed in left.items() if not needed & left.keys()]:
+        for module in leaves:
+            del left[module]
+    assert left == {}
+
+
+@pytest.mark.parametrize(("folder", "forbidden"), NEVER)
+def test_folder_does_not_import_its_neighbour(folder: str, forbidden: str) -> None:
+    crossing = {
+        (module, name)
+        for module in MODULES
+        if is_in(module, folder)
+        for name in own_imports(module)
+        if is_in(name, forbidden)
     }
+    assert crossing == set()
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name])
-def test_module_imports_only_lower_layers(module: str) -> None:
-    own = [
-        name.removeprefix("netmind_rentgpu.") for name in imports(MODULES[module]) if name.startswith("netmind_rentgpu")
-    ]
-    if module.startswith("emulator"):
-        assert all(name.startswith("emulator") for name in own)
-        return
-    for name in own:
-        if name == "resources":
-            continue  # `from netmind_rentgpu.resources import arguments`
-        if name == "emulator":
-            assert module in ("cli.demo", "testing")
-            continue
-        assert LAYERS.index(name) < LAYERS.index(module), f"{module} imports {name}"
+def test_emulator_and_the_rest_of_the_package_stand_apart() -> None:
+    inside = [module for module in MODULES if is_in(module, "emulator")]
+    assert {name for module in inside for name in own_imports(module) if not is_in(name, "emulator")} == set()
+    outside = {module for module in IN_LAYERS if any(is_in(name, "emulator") for name in own_imports(module))}
+    assert outside == EMULATOR_USERS
 
 
 @pytest.mark.parametrize("library", LIBRARY_USERS)

@@ -24,15 +24,14 @@ from netmind_rentgpu.errors import (
     SSHError,
 )
 from netmind_rentgpu.models import Container, Machine
-from netmind_rentgpu.rentals.block import Block
-from netmind_rentgpu.rentals.desk import Desk, now
-from netmind_rentgpu.rentals.exit import release_at_exit
-from netmind_rentgpu.rentals.hold import Begin, Hold
-from netmind_rentgpu.rentals.line import Line
-from netmind_rentgpu.rentals.records import RentalRecord
-from netmind_rentgpu.rentals.standing import Standing
-from netmind_rentgpu.rentals.term import Term
-from netmind_rentgpu.rentals.tries import Taken
+from netmind_rentgpu.rentals.at_exit import release_at_exit
+from netmind_rentgpu.rentals.context import RentalContext, now
+from netmind_rentgpu.rentals.ledger.records import RentalRecord
+from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
+from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer, OwnerTask
+from netmind_rentgpu.rentals.lifecycle.provisioner import Begin, Provisioner
+from netmind_rentgpu.rentals.lifecycle.reconnecting_shell import ReconnectingShell
+from netmind_rentgpu.rentals.lifecycle.state import RentalState
 
 if TYPE_CHECKING:
     from netmind_rentgpu.results import CommandResult
@@ -56,50 +55,50 @@ class AsyncRental:
     it is entered there is nothing to tell: its attributes raise `ClientStateError`.
     """
 
-    def __init__(self, desk: Desk, begin: Begin, *, timeout: float) -> None:
+    def __init__(self, context: RentalContext, begin: Begin, *, timeout: float) -> None:
         """Prepare; nothing is rented before it is entered.
 
         Args:
             begin: rents what is wanted.
             timeout: seconds in which it has to let us in.
         """
-        self._desk = desk
+        self._context = context
         self._begin = begin
         self._timeout = timeout
-        self._hold = Hold(desk)
-        self._standing = Standing()
+        self._provisioner = Provisioner(context)
+        self._state = RentalState()
         self._entering = False
-        self._line = Line(desk.shell_on)
+        self._shell = ReconnectingShell(context.shell_on)
         self._releasing: asyncio.Task[ReleaseError | None] | None = None
-        self._term = Term(self._hold)
+        self._expiry = ExpiryTimer(self._provisioner)
         self._released = asyncio.Event()
         self._ended_at: datetime | None = None
-        self._block: Block | None = None
+        self._owner_task: OwnerTask | None = None
 
     @property
     def name(self) -> str:
         """The container's name, which is the rental's in the state file, too."""
-        return self._standing.had.record.name
+        return self._state.had.record.name
 
     @property
     def container(self) -> Container:
         """The container, as it was when it let us in."""
-        return self._standing.had.container
+        return self._state.had.container
 
     @property
     def machine(self) -> Machine:
         """The machine, as it was listed; of one that was attached to, only its `node_name` is known."""
-        return self._standing.had.machine
+        return self._state.had.machine
 
     @property
     def hourly_price(self) -> Decimal | None:
         """What an hour costs, by the price that the machine was listed with; None where that could not be read."""
-        return self._standing.had.record.hourly_price
+        return self._state.had.record.hourly_price
 
     @property
     def expires_at(self) -> datetime | None:
         """When it is deleted at the latest, as its time or its budget allows; None for what is to be kept."""
-        return self._standing.had.record.expires_at
+        return self._state.had.record.expires_at
 
     @property
     def spent(self) -> Decimal | None:
@@ -107,7 +106,7 @@ class AsyncRental:
 
         The service has no call that tells what a container costs.
         """
-        record = self._standing.had.record
+        record = self._state.had.record
         if record.hourly_price is None:
             return None
         seconds = ((self._ended_at or now()) - record.intended_at).total_seconds()
@@ -121,10 +120,10 @@ class AsyncRental:
             RentalEndedError: the rental is over, and not because it was left.
             ClientStateError: it was not entered yet, was left, or was detached.
         """
-        self._standing.check()
-        if self._line.shell is None:
+        self._state.check()
+        if self._shell.shell is None:
             raise ClientStateError("this rental has no shell yet")
-        return self._line.shell
+        return self._shell.shell
 
     async def run(
         self,
@@ -152,7 +151,7 @@ class AsyncRental:
             InvalidArgumentError: an argument that cannot be used.
             ClientStateError: it was not entered yet, was left, or was detached.
         """
-        self._standing.check_loop()
+        self._state.check_loop()
         shell = await self._usable_shell()
         try:
             return await shell.run(
@@ -160,11 +159,11 @@ class AsyncRental:
             )
         except (SSHError, ClientStateError) as error:
             if self._releasing is None and isinstance(error, SSHError) and error.stage == "connection":
-                await self._examine(self._standing.had)
-            if self._standing.cause is not None:
-                raise self._standing.ended() from error
+                await self._examine(self._state.had)
+            if self._state.cause is not None:
+                raise self._state.ended() from error
             if self._releasing is not None:  # which has ended it
-                raise self._standing.unusable() from error
+                raise self._state.unusable() from error
             raise
 
     async def detach(self) -> RentalRecord:
@@ -181,22 +180,22 @@ class AsyncRental:
             RentalEndedError: it is over already.
             ClientStateError: it was not entered yet, was left, detached, or is kept anyway.
         """
-        self._standing.check_loop()
-        taken = self._standing.check()
-        record = taken.record
-        if taken.kept:
+        self._state.check_loop()
+        provisioned = self._state.check()
+        record = provisioned.record
+        if provisioned.kept:
             raise ClientStateError("this rental is kept: nobody deletes it anyway")
-        detaching = asyncio.create_task(self._hold.detach(record))
+        detaching = asyncio.create_task(self._provisioner.detach(record))
         try:
             await wait_shielded(detaching)
         finally:
             detaching.result()
             ended = self._releasing is not None
-            self._standing.over = self._standing.over or "it was detached"
+            self._state.over = self._state.over or "it was detached"
             releasing = self._start_release()
         await wait_shielded(releasing)
         if ended:  # by its time, or by who closed it, a moment before
-            raise self._standing.ended() if self._standing.cause is not None else self._standing.unusable()
+            raise self._state.ended() if self._state.cause is not None else self._state.unusable()
         return attrs.evolve(record, stage="detached", owner=None)
 
     async def close(self) -> None:
@@ -206,32 +205,32 @@ class AsyncRental:
             ReleaseError: it could not be deleted, and stays on record.
             ClientStateError: it was entered in another event loop.
         """
-        self._standing.check_loop()
-        self._standing.over = self._standing.over or "it was closed"
-        if not self._standing.is_entered_here or self._block is None:
+        self._state.check_loop()
+        self._state.over = self._state.over or "it was closed"
+        if not self._state.is_entered_here or self._owner_task is None:
             return
         if self._entering:
             # Whoever is about to rent has to know what of it was done.
             if self._releasing is None:
-                self._block.cut_short("this rental is closed")
-            await wait_shielded(asyncio.create_task(self._released.wait()), cancelled=self._hold.interrupt)
+                self._owner_task.cut_short("this rental is closed")
+            await wait_shielded(asyncio.create_task(self._released.wait()), cancelled=self._provisioner.interrupt)
         if (problem := await self._release_surely()) is not None:
             raise problem
 
     async def __aenter__(self) -> Self:
-        self._standing.check_new()
-        self._desk.check_usable()
+        self._state.check_new()
+        self._context.check_usable()
         # In whichever process that is: it may have been made in another.
         release_at_exit()
-        self._standing.enter()
-        self._block = Block()
-        self._desk.enter(self, self._hold.interrupt)
+        self._state.enter()
+        self._owner_task = OwnerTask()
+        self._context.register(self, self._provisioner.interrupt)
         self._entering = True
         try:
-            self._standing.taken = await self._begin(self._hold)
-            self._term.begin(self._standing.taken.record.expires_at, self._expire)
-            await self._make_ready(self._standing.taken)
-            self._hold.hand_over()
+            self._state.provisioned = await self._begin(self._provisioner)
+            self._expiry.begin(self._state.provisioned.record.expires_at, self._expire)
+            await self._make_ready(self._state.provisioned)
+            self._provisioner.confirm_attach()
         except BaseException as error:
             await self._leave(error)
             raise
@@ -243,22 +242,22 @@ class AsyncRental:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         # What a forked child inherits is its parent's.
-        if self._standing.is_entered_here:
-            self._standing.check_loop()
+        if self._state.is_entered_here:
+            self._state.check_loop()
             await self._leave(error)
 
     def __copy__(self) -> Self:
         """Return what this is elsewhere, as in a forked child: nothing."""
-        other = type(self)(self._desk, self._begin, timeout=self._timeout)
-        other._standing.over = self._standing.over or "it belongs to another process"  # noqa: SLF001  # one of our own
-        other._standing.taken = self._standing.taken  # noqa: SLF001  # one of our own
+        other = type(self)(self._context, self._begin, timeout=self._timeout)
+        other._state.over = self._state.over or "it belongs to another process"  # noqa: SLF001  # one of our own
+        other._state.provisioned = self._state.provisioned  # noqa: SLF001  # one of our own
         return other
 
     def __repr__(self) -> str:
-        if self._standing.taken is None:
+        if self._state.provisioned is None:
             return f"<{type(self).__name__}: nothing is rented yet>"
-        state = "over" if self._standing.over or self._standing.cause else "rented"
-        record = self._standing.taken.record
+        state = "over" if self._state.over or self._state.cause else "rented"
+        record = self._state.provisioned.record
         return f"<{type(self).__name__} {record.name} on {record.node_name}, container {record.container_id}: {state}>"
 
     def __reduce__(self) -> str:
@@ -266,62 +265,62 @@ class AsyncRental:
             "a rental is its process's own and cannot be pickled; rentals.attach takes one that was detached"
         )
 
-    async def _make_ready(self, taken: Taken) -> None:
-        record, containers = taken.record, self._desk.containers
+    async def _make_ready(self, provisioned: ProvisionedRental) -> None:
+        record, containers = provisioned.record, self._context.containers
         deadline = asyncio.get_running_loop().time() + self._timeout
-        container = await containers.wait_ready(taken.container.id, timeout=self._timeout)
-        await self._line.open(container, deadline, containers.get)
-        if taken.kept:
+        container = await containers.wait_ready(provisioned.container.id, timeout=self._timeout)
+        await self._shell.open(container, deadline, containers.get)
+        if provisioned.kept:
             # From now on it is the user's own. With its record it would be deleted once we are gone.
-            await self._hold.give_away(record.name)
+            await self._provisioner.transfer_to_user(record.name)
         else:
-            await self._hold.ready(record.name)
-        self._standing.taken = attrs.evolve(taken, container=container)
+            await self._provisioner.ready(record.name)
+        self._state.provisioned = attrs.evolve(provisioned, container=container)
 
     async def _usable_shell(self) -> AsyncShell:
-        had = self._standing.check()
+        had = self._state.check()
         try:
-            return await self._line.usable(lambda: self._examine(had))
+            return await self._shell.usable(lambda: self._examine(had))
         except SSHError as error:
-            self._standing.check()
+            self._state.check()
             text = f"{self.name} does not let us in any more, if it still runs: {error}"
             raise RentalEndedError(text, name=had.record.name, container_id=had.record.container_id) from error
 
-    async def _examine(self, had: Taken) -> Container:
+    async def _examine(self, had: ProvisionedRental) -> Container:
         """See whether the container is still there.
 
         Raises:
             RentalEndedError: it is not.
         """
         try:
-            container = await self._desk.containers.get(had.container.id)
+            container = await self._context.containers.get(had.container.id)
         except NotFoundError as error:
             if self._releasing is not None:  # which has deleted it
-                raise self._standing.unusable() from error
-            self._standing.cause = (
+                raise self._state.unusable() from error
+            self._state.cause = (
                 RentalEndedError,
                 f"the container of {had.record.name}, {had.container.id}, is gone",
             )
-            raise self._standing.ended() from error
+            raise self._state.ended() from error
         except RentGPUError:
             return had.container
-        self._standing.taken = attrs.evolve(had, container=container)
+        self._state.provisioned = attrs.evolve(had, container=container)
         return container
 
     def _expire(self) -> None:
-        self._standing.cause = (
+        self._state.cause = (
             (BudgetExceededError, f"the budget of {self.name} is spent")
-            if self._standing.had.by_budget
+            if self._state.had.by_budget
             else (RentalExpiredError, f"the time of {self.name} is up")
         )
         self._start_release()
-        if self._block is not None:
-            self._block.cut_short(f"{self!r} is over")
+        if self._owner_task is not None:
+            self._owner_task.cut_short(f"{self!r} is over")
 
     def _start_release(self) -> asyncio.Task[ReleaseError | None]:
         if self._releasing is None:
-            self._standing.over = self._standing.over or "it was left"
-            self._term.end()
+            self._state.over = self._state.over or "it was left"
+            self._expiry.end()
             self._ended_at = now()
             self._releasing = asyncio.get_running_loop().create_task(self._release())
             # Not in the task, which an ending loop may cancel before it begins.
@@ -330,24 +329,24 @@ class AsyncRental:
 
     def _is_released(self, releasing: asyncio.Task[ReleaseError | None]) -> None:
         if not releasing.cancelled():
-            self._desk.leave(self)
+            self._context.unregister(self)
         self._released.set()
 
     async def _release(self) -> ReleaseError | None:
         try:
-            if self._entering and self._standing.cause is None:
-                await self._hold.give_back()
-            return await self._hold.let_go()
+            if self._entering and self._state.cause is None:
+                await self._provisioner.return_detached()
+            return await self._provisioner.release_all()
         finally:
             with suppress(asyncio.CancelledError):
-                await self._term.let_look_end()
-            await self._line.close()
+                await self._expiry.let_look_end()
+            await self._shell.close()
 
     async def _release_surely(self) -> ReleaseError | None:
         """Release it, whoever cancels that; return what could not be."""
         releasing = self._start_release()
         try:
-            await wait_shielded(releasing, cancelled=self._hold.interrupt)
+            await wait_shielded(releasing, cancelled=self._provisioner.interrupt)
         except asyncio.CancelledError as cancellation:
             _noted(cancellation, releasing.result())
             raise
@@ -355,32 +354,34 @@ class AsyncRental:
 
     async def _leave(self, error: BaseException | None) -> None:
         """Release it, whoever cancels that; raise what the one who leaves has to know."""
-        block, thrown, problem = self._block, error, None
-        if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)) and not (block and block.is_cut_short):
-            self._hold.interrupt()
+        owner_task, thrown, problem = self._owner_task, error, None
+        if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)) and not (
+            owner_task and owner_task.is_cut_short
+        ):
+            self._provisioner.interrupt()
         try:
             try:
                 problem = await self._release_surely()
                 _noted(error, problem)
-                if block is not None:
-                    await block.let_cancellation_come()
+                if owner_task is not None:
+                    await owner_task.let_cancellation_come()
             except asyncio.CancelledError as cancellation:
                 thrown, problem = cancellation, self._start_release().result()
-            cut_short = block is not None and block.was_cut_short()
+            cut_short = owner_task is not None and owner_task.was_cut_short()
             if thrown is None or (cut_short and isinstance(thrown, asyncio.CancelledError)):
                 # Whoever found out that it is gone knows that.
-                cause = self._standing.cause
+                cause = self._state.cause
                 if cause is not None and cause[0] is not RentalEndedError:
-                    raise _noted(self._standing.ended(), problem) from thrown
+                    raise _noted(self._state.ended(), problem) from thrown
                 if cut_short:
-                    raise self._standing.unusable() from thrown
+                    raise self._state.unusable() from thrown
             elif thrown is not error:
                 raise thrown
             if problem is not None and thrown is None:
                 raise problem
         finally:
-            if block is not None:
-                block.end()
+            if owner_task is not None:
+                owner_task.end()
             del error, thrown, problem  # their tracebacks lead here
 
 

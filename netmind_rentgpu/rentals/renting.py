@@ -13,19 +13,28 @@ import attrs
 from netmind_rentgpu.concurrency.single_flight import SingleFlight
 from netmind_rentgpu.errors import InvalidArgumentError, NoMachineError
 from netmind_rentgpu.models import Auth, Image, Machine, PaymentType
-from netmind_rentgpu.rentals.desk import Desk, now
-from netmind_rentgpu.rentals.hold import Hold
-from netmind_rentgpu.rentals.market import Ranking
-from netmind_rentgpu.rentals.names import LATEST
-from netmind_rentgpu.rentals.needs import Needs, Offer, OfferKey, ranked, resolved_gpu_names, same, version, why_none
-from netmind_rentgpu.rentals.reaper import reap
+from netmind_rentgpu.rentals.context import RentalContext, now
+from netmind_rentgpu.rentals.ledger.names import LATEST
+from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental, ProvisionSpec
+from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
+from netmind_rentgpu.rentals.lifecycle.reaper import reap
 from netmind_rentgpu.rentals.rental import AsyncRental
-from netmind_rentgpu.rentals.tries import Order, Taken
+from netmind_rentgpu.rentals.selection.catalog import OfferQueue
+from netmind_rentgpu.rentals.selection.offers import (
+    Offer,
+    OfferKey,
+    Requirements,
+    explain_no_match,
+    normalized,
+    ranked,
+    resolved_gpu_names,
+    version,
+)
 from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.ssh.credentials import check_asyncssh
 from netmind_rentgpu.waiting.waits import checked_timeout
 
-__all__ = ["Renting", "Wish"]
+__all__ = ["RentalRequest", "Renting"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
@@ -33,7 +42,7 @@ _NO_CURRENCY = "cannot be kept to: in which currency the balance is, the profile
 
 
 @attrs.frozen(kw_only=True)
-class Wish:
+class RentalRequest:
     """What a user asks for, checked.
 
     Attributes:
@@ -42,7 +51,7 @@ class Wish:
     """
 
     gpu_names: tuple[str, ...] | None
-    needs: Needs
+    requirements: Requirements
     currency: str
     payment_type: PaymentType | str | int
     key: OfferKey | None
@@ -51,19 +60,19 @@ class Wish:
 class Renting:
     """Rents for one client."""
 
-    def __init__(self, desk: Desk, payment_number: Callable[[PaymentType | str | int], int]) -> None:
+    def __init__(self, context: RentalContext, payment_number: Callable[[PaymentType | str | int], int]) -> None:
         """Prepare.
 
         Args:
             payment_number: finds a payment type's number on the wire.
         """
-        self._desk = desk
+        self._context = context
         self._payment_number = payment_number
         self._may_log_in = False
         self._reaped: SingleFlight[None] = SingleFlight(fresh=inf)
-        self._ranked_for: tuple[list[Machine], Wish, Ranking, str] | None = None
+        self._ranked_for: tuple[list[Machine], RentalRequest, OfferQueue, str] | None = None
 
-    def wish(
+    def request(
         self,
         *,
         gpu_name: str | Iterable[str] | None,
@@ -78,7 +87,7 @@ class Renting:
         labels: str | Iterable[str],
         key: OfferKey | None,
         payment_type: PaymentType | str | int,
-    ) -> Wish:
+    ) -> RentalRequest:
         """Check what a user asks for.
 
         Raises:
@@ -94,11 +103,11 @@ class Renting:
         cuda = None if min_cuda is None else version(arguments.text("min_cuda", min_cuda))
         if cuda == ():
             raise InvalidArgumentError("min_cuda", f"must be a version, as '12.4', not {min_cuda!r}")
-        return Wish(
+        return RentalRequest(
             gpu_names=None if gpu_name is None else tuple(_names("gpu_name", gpu_name)),
-            needs=Needs(
+            requirements=Requirements(
                 gpus=arguments.count("gpus", gpus, arguments.MOST_GPUS),
-                regions=None if regions is None else frozenset(same(one) for one in _names("regions", regions)),
+                regions=None if regions is None else frozenset(normalized(one) for one in _names("regions", regions)),
                 max_price=None if max_price is None else arguments.bound("max_price", max_price),
                 min_memory=_least("min_memory", min_memory),
                 min_gpu_memory=_least("min_gpu_memory", min_gpu_memory),
@@ -107,7 +116,7 @@ class Renting:
                 nvlink=nvlink,
                 labels=frozenset(label.casefold() for label in _names("labels", labels)) if labels else frozenset(),
             ),
-            currency=self._desk.profile.currency if currency is None else currency,
+            currency=self._context.profile.currency if currency is None else currency,
             payment_type=payment_type,
             key=key,
         )
@@ -118,20 +127,20 @@ class Renting:
         value = payment_type.value if isinstance(payment_type, PaymentType) else payment_type
         if isinstance(value, str):
             return value
-        return next((name for name, known in self._desk.profile.payment_types.items() if known == number), None)
+        return next((name for name, known in self._context.profile.payment_types.items() if known == number), None)
 
-    async def offers(self, wish: Wish) -> list[Offer]:
+    async def offers(self, request: RentalRequest) -> list[Offer]:
         """Return the offers that meet a wish, the best first.
 
         Raises:
             InvalidArgumentError: the wish cannot be understood.
             RentGPUError: the machines could not be listed.
         """
-        return list((await self._ranked(wish))[0].offers)
+        return list((await self._ranked(request))[0].offers)
 
     def rent(
         self,
-        wish: Wish,
+        request: RentalRequest,
         *,
         image: int | str | Image,
         auth: int | str | Auth | None,
@@ -157,30 +166,33 @@ class Renting:
         limit = None if budget is None else arguments.bound("budget", budget)
         if limit is not None and limit <= 0:
             raise InvalidArgumentError("budget", f"must be above 0: {budget!r}")
-        if limit is not None and self._currency(wish.payment_type) is None:
+        if limit is not None and self._currency(request.payment_type) is None:
             raise InvalidArgumentError("budget", _NO_CURRENCY)
         if keep and limit is not None:
             raise InvalidArgumentError("budget", "what is kept is never deleted, so that no budget can be kept to")
-        _check_supplies(image, auth)
-        desired = wish if limit is None else attrs.evolve(wish, needs=attrs.evolve(wish.needs, priced=True))
+        _check_image_and_auth(image, auth)
+        desired = (
+            request
+            if limit is None
+            else attrs.evolve(request, requirements=attrs.evolve(request.requirements, priced=True))
+        )
 
         def allowance(offer: Offer) -> timedelta | None:
             return None if keep else min(ttl, _affordable(limit, offer))
 
-        async def begin(hold: Hold) -> Taken:
+        async def begin(provisioner: Provisioner) -> ProvisionedRental:
             await self._reaped.get(self._reap_once)
-            supplies = self._desk.supplies
-            order = Order(
-                image_id=await supplies.image_id(image),
-                auth_id=await supplies.auth_id(auth),
-                payment_type=wish.payment_type,
+            spec = ProvisionSpec(
+                image_id=await self._context.images.image_id(image),
+                auth_id=await self._context.password.auth_id(auth),
+                payment_type=request.payment_type,
                 allowance=allowance,
             )
-            ranking, excuse = await self._ranked(desired)
-            if not ranking.offers:
+            queue, excuse = await self._ranked(desired)
+            if not queue.offers:
                 raise NoMachineError(excuse)
-            record, container, offer = await hold.take(ranking, order)
-            return Taken(
+            record, container, offer = await provisioner.provision(queue, spec)
+            return ProvisionedRental(
                 record=record,
                 container=container,
                 machine=offer.machine,
@@ -188,31 +200,31 @@ class Renting:
                 kept=keep,
             )
 
-        return AsyncRental(self._desk, begin, timeout=checked_timeout(timeout))
+        return AsyncRental(self._context, begin, timeout=checked_timeout(timeout))
 
-    async def _ranked(self, wish: Wish) -> tuple[Ranking, str]:
+    async def _ranked(self, request: RentalRequest) -> tuple[OfferQueue, str]:
         """Return the offers that meet a wish, and, where there are none, why."""
-        self._desk.check_usable()
-        machines = await self._desk.market.machines(wish.currency)
+        self._context.check_usable()
+        machines = await self._context.catalog.machines(request.currency)
         # Those who wish the same at the same time share the work.
-        if self._ranked_for is None or self._ranked_for[0] is not machines or self._ranked_for[1] != wish:
-            self._ranked_for = (machines, wish, *self._rank(machines, wish))
+        if self._ranked_for is None or self._ranked_for[0] is not machines or self._ranked_for[1] != request:
+            self._ranked_for = (machines, request, *self._rank(machines, request))
         return self._ranked_for[2:]
 
-    def _rank(self, machines: list[Machine], wish: Wish) -> tuple[Ranking, str]:
-        needs, profile = wish.needs, self._desk.profile
-        if wish.gpu_names is not None:
+    def _rank(self, machines: list[Machine], request: RentalRequest) -> tuple[OfferQueue, str]:
+        requirements, profile = request.requirements, self._context.profile
+        if request.gpu_names is not None:
             on_offer = [machine.gpu_name for machine in machines if machine.gpu_name is not None]
-            needs = attrs.evolve(needs, gpu_names=resolved_gpu_names(wish.gpu_names, on_offer))
-        offers = ranked(machines, needs, profile, wish.currency, wish.key)
-        return Ranking(offers), "" if offers else why_none(machines, needs, profile)
+            requirements = attrs.evolve(requirements, gpu_names=resolved_gpu_names(request.gpu_names, on_offer))
+        offers = ranked(machines, requirements, profile, request.currency, request.key)
+        return OfferQueue(offers), "" if offers else explain_no_match(machines, requirements, profile)
 
     async def _reap_once(self) -> None:
         """Delete what nobody alive owns, in one attempt each: whoever rents waits for it.
 
         That it fails is no reason not to rent, unless the state file is broken.
         """
-        report = await reap(self._desk, patient=False)
+        report = await reap(self._context, patient=False)
         for name, error in report.failed:
             logger.warning("%s is nobody's and could not be deleted: %s", name, error)
 
@@ -230,7 +242,7 @@ def _names(argument: str, value: str | Iterable[str]) -> list[str]:
     if not isinstance(value, Iterable):
         raise InvalidArgumentError(argument, f"must be texts, not {type(value).__name__}")
     names = [arguments.text(argument, name) for name in ([value] if isinstance(value, str) else value)]
-    if not names or not all(same(name) for name in names):
+    if not names or not all(normalized(name) for name in names):
         raise InvalidArgumentError(argument, "names nothing; leave it out for no filter")
     return names
 
@@ -239,7 +251,7 @@ def _least(argument: str, value: float | None) -> float | None:
     return None if value is None else float(arguments.bound(argument, value))
 
 
-def _check_supplies(image: object, auth: object) -> None:
+def _check_image_and_auth(image: object, auth: object) -> None:
     if not isinstance(image, (int, str, Image)):
         raise InvalidArgumentError("image", f"must be an id, a name, a label or an Image, not {type(image).__name__}")
     if isinstance(auth, str):

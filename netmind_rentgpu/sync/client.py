@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from netmind_rentgpu.client import AsyncRentGPU
 from netmind_rentgpu.profile import ServiceProfile
-from netmind_rentgpu.rentals.rentals import AsyncRentals
+from netmind_rentgpu.rentals.rentals_api import AsyncRentals
 from netmind_rentgpu.resources.auths import AsyncAuths
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.images import AsyncImages

@@ -9,7 +9,7 @@ import sys
 from datetime import UTC, datetime
 
 from netmind_rentgpu import AsyncRentGPU, LedgerError
-from netmind_rentgpu.rentals.records import RentalRecord
+from netmind_rentgpu.rentals.ledger.records import RentalRecord
 
 
 def record() -> RentalRecord:
@@ -34,7 +34,7 @@ async def main() -> None:
             for _ in range(50):
                 async with gpu.rent(image="PyTorch 2.4", keep=True) as rental:
                     await gpu.containers.delete(rental.container.id)
-                await gpu.rentals._desk.ledger.put(record())
+                await gpu.rentals._context.ledger.put(record())
         except LedgerError as error:
             print("LedgerError", error)
 

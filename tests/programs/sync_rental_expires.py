@@ -8,7 +8,7 @@ import preamble
 from renter import WANTED, rented, until
 
 from netmind_rentgpu import Rental, RentalExpiredError, RentGPU
-from netmind_rentgpu.rentals.desk import now
+from netmind_rentgpu.rentals.context import now
 from netmind_rentgpu.sync import portal
 
 preamble.install()
@@ -19,8 +19,8 @@ def expire(rental: Rental) -> None:
     """Let the timer of a rental ring a moment from now."""
 
     async def ring() -> None:
-        rental._async._term._expires_at = now() + timedelta(seconds=0.5)
-        rental._async._term._arm()
+        rental._async._expiry._expires_at = now() + timedelta(seconds=0.5)
+        rental._async._expiry._arm()
 
     portal.call(ring)
 

@@ -23,7 +23,7 @@ from crashing import KINDS, Forge, Job
 from netmind_rentgpu.emulator import Charge, Emulator, Fault
 from netmind_rentgpu.emulator.calls import Call
 from netmind_rentgpu.emulator.faults import CALLS_OF, OPTIONS, What
-from netmind_rentgpu.rentals.names import new_name
+from netmind_rentgpu.rentals.ledger.names import new_name
 
 # The full forms are cut into parts, which keep several workers busy.
 PARTS = 4

@@ -151,10 +151,10 @@ def _loop(points: _Points, cancel_at: tuple[int, ...]) -> asyncio.AbstractEventL
 
 async def _act(job: Job) -> dict[str, list[str]]:
     from netmind_rentgpu import AsyncRentGPU, Retries, ServiceProfile, Timeouts
-    from netmind_rentgpu.rentals import desk
+    from netmind_rentgpu.rentals import context
 
     # Nobody here has the state file for long, so that nothing need be in doubt for as long as that may take elsewhere.
-    desk.LONGEST_LOCK = 1.0  # type: ignore[misc]
+    context.LONGEST_LOCK = 1.0  # type: ignore[misc]
 
     profile = ServiceProfile(
         **{"list_lag": timedelta(seconds=0.2), "create_lag": timedelta(seconds=0.3), **job.profile}

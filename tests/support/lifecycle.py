@@ -6,7 +6,7 @@ from typing import Literal
 
 from netmind_rentgpu import AsyncRental, AsyncRentGPU, Container, Offer
 from netmind_rentgpu.emulator import Emulator, Fault
-from netmind_rentgpu.rentals.desk import now
+from netmind_rentgpu.rentals.context import now
 
 
 def refuse_deletes(emulator: Emulator, times: int | Literal["all"]) -> None:
@@ -26,5 +26,5 @@ def most_gpus_first(offer: Offer) -> int:
 
 def expire(rental: AsyncRental) -> None:
     """Let the timer of a rental ring now, which would otherwise have to leave time to enter on the busiest machine."""
-    rental._term._expires_at = now()
-    rental._term._arm()
+    rental._expiry._expires_at = now()
+    rental._expiry._arm()

@@ -9,7 +9,7 @@ import pytest
 
 import netmind_rentgpu
 from netmind_rentgpu import AsyncPager, AsyncRental, AsyncRentGPU, AsyncShell, Pager, Rental, RentGPU, Shell
-from netmind_rentgpu.rentals.rentals import AsyncRentals
+from netmind_rentgpu.rentals.rentals_api import AsyncRentals
 from netmind_rentgpu.resources.auths import AsyncAuths
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.images import AsyncImages

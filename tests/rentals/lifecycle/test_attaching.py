@@ -24,7 +24,7 @@ from netmind_rentgpu import (
     WaitTimeoutError,
 )
 from netmind_rentgpu.emulator import Emulator, Fault
-from netmind_rentgpu.rentals.ledger import Ledger
+from netmind_rentgpu.rentals.ledger.store import Ledger
 
 
 async def test_detached_rental_is_attached_by_another_client_and_deleted(

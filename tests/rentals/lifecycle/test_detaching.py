@@ -12,8 +12,8 @@ from until import until
 
 from netmind_rentgpu import AsyncRentGPU, ClientStateError, RentalRecord, RentGPUError
 from netmind_rentgpu.emulator import Emulator
-from netmind_rentgpu.rentals import reaper
-from netmind_rentgpu.rentals.ledger import Ledger
+from netmind_rentgpu.rentals.ledger.store import Ledger
+from netmind_rentgpu.rentals.lifecycle import reaper
 
 
 async def test_rental_whose_detach_is_cancelled_is_detached(gpu: AsyncRentGPU, emulator: Emulator) -> None:

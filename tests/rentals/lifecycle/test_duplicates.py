@@ -12,7 +12,7 @@ from rented import IMAGE
 
 from netmind_rentgpu import APIConnectionError, AsyncRentGPU, Container, PermissionDeniedError, ReleaseError
 from netmind_rentgpu.emulator import Emulator, Fault
-from netmind_rentgpu.rentals import ends
+from netmind_rentgpu.rentals.lifecycle import deletion
 
 
 def create_twice(gpu: AsyncRentGPU) -> None:
@@ -40,7 +40,7 @@ async def test_duplicate_is_deleted_before_the_rental_starts(gpu: AsyncRentGPU, 
 async def test_duplicate_that_cannot_be_deleted_at_once_ends_the_entry(
     gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, gives_way: bool
 ) -> None:
-    monkeypatch.setattr("netmind_rentgpu.rentals.ends._LONGEST_DELETION", 0.3)
+    monkeypatch.setattr("netmind_rentgpu.rentals.lifecycle.deletion._LONGEST_DELETION", 0.3)
     create_twice(gpu)
     times = 1 if gives_way else "all"
     emulator.faults.add(Fault("status", call="delete_container", path="*/1002", status=403, times=times))
@@ -86,7 +86,7 @@ async def test_duplicate_created_during_the_rental_is_deleted_on_leaving(
 async def test_duplicate_that_cannot_be_deleted_on_leaving_stays_on_record(
     gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ends, "_LONGEST_DELETION", 0.1)
+    monkeypatch.setattr(deletion, "_LONGEST_DELETION", 0.1)
     with pytest.raises(ReleaseError, match="made it twice"):
         async with gpu.rent(image=IMAGE, key=most_gpus_first) as rental:
             duplicate = await create_again(gpu, rental.name, rental.machine.node_name)
@@ -104,6 +104,6 @@ async def test_duplicate_left_by_a_killed_process_is_reaped_too(gpu: AsyncRentGP
     async with gpu.rent(image=IMAGE, key=most_gpus_first) as rental:
         record = await rental.detach()
         await create_again(gpu, record.name, record.node_name)
-    await gpu.rentals._desk.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
+    await gpu.rentals._context.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
     assert (await gpu.rentals.reap()).clean
     emulator.assert_nothing_rented()

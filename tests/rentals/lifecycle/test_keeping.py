@@ -15,10 +15,10 @@ from rented import IMAGE, PROFILE, client
 
 from netmind_rentgpu import APIConnectionError, AsyncRentGPU, ClientStateError, Container, RentalRecord, RentGPUError
 from netmind_rentgpu.emulator import Emulator, Fault
-from netmind_rentgpu.rentals import doubts, ends
-from netmind_rentgpu.rentals.ledger import Ledger
-from netmind_rentgpu.rentals.market import Roll
-from netmind_rentgpu.rentals.owners import this_process
+from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
+from netmind_rentgpu.rentals.ledger.process_identity import this_process
+from netmind_rentgpu.rentals.ledger.store import Ledger
+from netmind_rentgpu.rentals.lifecycle import deletion, search
 
 
 async def test_kept_rental_outlives_its_body_and_is_not_reaped(gpu: AsyncRentGPU, emulator: Emulator) -> None:
@@ -53,7 +53,7 @@ async def test_kept_rental_has_no_duplicate_although_its_create_was_answered(
         return container
 
     monkeypatch.setattr(gpu.containers, "create", create_two)
-    monkeypatch.setattr(ends, "_LONGEST_DELETION", 0.5)
+    monkeypatch.setattr(deletion, "_LONGEST_DELETION", 0.5)
     rental = gpu.rent(image=IMAGE, keep=True, key=most_gpus_first)
     if deletes_fail:
         with pytest.raises(RentGPUError, match="503"):
@@ -96,9 +96,9 @@ async def test_kept_rental_cancelled_during_its_final_walk_is_deleted(
     caplog: pytest.LogCaptureFixture,
     fails: bool,
 ) -> None:
-    call = Roll.call
+    call = ContainerIndex.call
 
-    async def cancel_and_call(self: Roll) -> list[Container]:
+    async def cancel_and_call(self: ContainerIndex) -> list[Container]:
         monkeypatch.undo()
         entering.cancel()
         await asyncio.sleep(0.05)
@@ -106,7 +106,7 @@ async def test_kept_rental_cancelled_during_its_final_walk_is_deleted(
             raise APIConnectionError("it broke")
         return await call(self)
 
-    monkeypatch.setattr(Roll, "call", cancel_and_call)
+    monkeypatch.setattr(ContainerIndex, "call", cancel_and_call)
     entering = asyncio.create_task(gpu.rent(image=IMAGE, keep=True).__aenter__())
     with pytest.raises(asyncio.CancelledError):
         await entering
@@ -119,21 +119,21 @@ async def test_kept_rental_cancelled_during_its_final_walk_is_deleted(
 async def test_kept_rental_cancelled_at_its_handover_is_on_record_until_deleted(
     gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    close = Ledger.close
+    close = Ledger.delete
 
     async def cancel_and_close(self: Ledger, names: Any) -> None:
         monkeypatch.setattr(Ledger, "close", close)
         entering.cancel()
         await close(self, names)
 
-    delete, on_record = doubts.Doubts.delete, list[RentalRecord]()
+    delete, on_record = search.AttemptSearch.delete, list[RentalRecord]()
 
-    async def read_records_and_delete(self: doubts.Doubts, *arguments: Any) -> Any:
+    async def read_records_and_delete(self: search.AttemptSearch, *arguments: Any) -> Any:
         on_record.extend(await gpu.rentals.open())
         return await delete(self, *arguments)
 
     monkeypatch.setattr(Ledger, "close", cancel_and_close)
-    monkeypatch.setattr(doubts.Doubts, "delete", read_records_and_delete)
+    monkeypatch.setattr(search.AttemptSearch, "delete", read_records_and_delete)
     entering = asyncio.create_task(gpu.rent(image=IMAGE, keep=True).__aenter__())
     with pytest.raises(asyncio.CancelledError):
         await entering
@@ -147,14 +147,14 @@ async def test_kept_rental_cancelled_at_its_handover_is_on_record_until_deleted(
 async def test_kept_rental_that_cannot_be_deleted_after_a_cancelled_handover_is_on_record(
     gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    close = Ledger.close
+    close = Ledger.delete
 
     async def cancel_and_close(self: Ledger, names: Any) -> None:
         entering.cancel()
         await close(self, names)
 
     monkeypatch.setattr(Ledger, "close", cancel_and_close)
-    monkeypatch.setattr(ends, "_LONGEST_DELETION", 0.1)
+    monkeypatch.setattr(deletion, "_LONGEST_DELETION", 0.1)
     refuse_deletes(emulator, "all")
     entering = asyncio.create_task(gpu.rent(image=IMAGE, keep=True).__aenter__())
     with pytest.raises(asyncio.CancelledError) as raised:

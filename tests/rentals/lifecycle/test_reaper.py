@@ -17,9 +17,10 @@ from until import until
 
 from netmind_rentgpu import AsyncRentGPU, RentalRecord, RentGPUError
 from netmind_rentgpu.emulator import Emulator, Fault
-from netmind_rentgpu.rentals import desk, reaper
-from netmind_rentgpu.rentals.names import new_name
-from netmind_rentgpu.rentals.owners import see_process, this_process
+from netmind_rentgpu.rentals import context
+from netmind_rentgpu.rentals.ledger.names import new_name
+from netmind_rentgpu.rentals.ledger.process_identity import look_up_process, this_process
+from netmind_rentgpu.rentals.lifecycle import reaper
 from netmind_rentgpu.wire.caller import Caller
 
 
@@ -27,7 +28,7 @@ async def test_detached_rental_is_reaped_once_it_has_expired(gpu: AsyncRentGPU, 
     async with gpu.rent(image=IMAGE, ttl=timedelta(hours=1)) as rental:
         record = await rental.detach()
     assert (await gpu.rentals.reap()).deleted == ()
-    await gpu.rentals._desk.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
+    await gpu.rentals._context.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
     assert (await gpu.rentals.reap()).deleted == (record.name,)
     emulator.assert_nothing_rented()
 
@@ -36,12 +37,12 @@ async def test_rental_detached_after_the_reaper_read_its_record_is_not_deleted(
     gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rental = await gpu.rent(image=IMAGE).__aenter__()
-    ledger = gpu._desk.ledger
-    list_open = ledger.open
+    ledger = gpu._context.ledger
+    list_open = ledger.list_open
 
     async def list_open_and_detach() -> Any:
         records = await list_open()
-        if not rental._standing.over:
+        if not rental._state.over:
             await rental.detach()
         return records
 
@@ -77,7 +78,7 @@ async def test_record_of_a_living_process_outlives_the_reap(gpu: AsyncRentGPU, e
     """Reap an intent of a process that was stopped before its create and may wake at any time."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         try:
-            owner = attrs.evolve(this_process(), process_id=process.pid, started=str(see_process(process.pid)))
+            owner = attrs.evolve(this_process(), process_id=process.pid, started=str(look_up_process(process.pid)))
             async with gpu.rent(image=IMAGE) as rental:
                 record = await rental.detach()
             if not found:
@@ -86,7 +87,7 @@ async def test_record_of_a_living_process_outlives_the_reap(gpu: AsyncRentGPU, e
             record = attrs.evolve(
                 record, stage="intended", container_id=None, expires_at=long_ago, certain_at=long_ago, owner=owner
             )
-            await gpu.rentals._desk.ledger.put(record)
+            await gpu.rentals._context.ledger.put(record)
             report = await gpu.rentals.reap(wait=True)
             # The record stays after its expiry, because its owner may still create the container.
             assert report.clean
@@ -110,9 +111,9 @@ async def test_intent_of_a_killed_process_stays_doubtful_until_it_is_certain(
         container_id=None,
         shown_name=None,
         owner=attrs.evolve(this_process(), process_id=2**22 + 1),
-        certain_at=desk.now() + timedelta(seconds=5),
+        certain_at=context.now() + timedelta(seconds=5),
     )
-    await gpu.rentals._desk.ledger.put(intent)
+    await gpu.rentals._context.ledger.put(intent)
     report = await gpu.rentals.reap()
     assert report.deleted == (record.name,)
     assert [doubtful.name for doubtful in report.doubtful] == [record.name]
@@ -128,9 +129,9 @@ async def test_intent_of_a_killed_process_stays_doubtful_until_it_is_certain(
 async def test_clock_set_back_does_not_keep_the_reaper_waiting(
     gpu: AsyncRentGPU, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(desk, "LONGEST_LOCK", -4.0)
-    assert timedelta(0) < gpu._desk.longest_create < timedelta(seconds=2)
-    moment = desk.now()
+    monkeypatch.setattr(context, "LONGEST_LOCK", -4.0)
+    assert timedelta(0) < gpu._context.longest_create < timedelta(seconds=2)
+    moment = context.now()
     record = RentalRecord(
         name=new_name(moment),
         stage="abandoned",
@@ -141,7 +142,7 @@ async def test_clock_set_back_does_not_keep_the_reaper_waiting(
         expires_at=moment + timedelta(days=1),
         certain_at=moment + timedelta(days=1),
     )
-    await gpu._desk.ledger.put(record)
+    await gpu._context.ledger.put(record)
     async with asyncio.timeout(20):
         assert (await gpu.rentals.reap(wait=True)).doubtful == (record,)
 
@@ -150,8 +151,8 @@ async def test_container_gone_is_reported_once_by_a_reap_that_waits(gpu: AsyncRe
     async with gpu.rent(image=IMAGE) as rental:
         record = await rental.detach()
     await gpu.containers.delete(rental.container.id)
-    moment = desk.now()
-    await gpu.rentals._desk.ledger.put(
+    moment = context.now()
+    await gpu.rentals._context.ledger.put(
         attrs.evolve(record, expires_at=moment, certain_at=moment + timedelta(seconds=0.5))
     )
     assert (await gpu.rentals.reap(wait=True)).gone == (record.name,)
@@ -224,7 +225,7 @@ async def test_cancelled_reap_finishes_the_deletion_under_way(gpu: AsyncRentGPU,
 async def test_reap_cancelled_while_deletions_fail_leaves_the_record(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     async with gpu.rent(image=IMAGE) as rental:
         record = await rental.detach()
-    await gpu.rentals._desk.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
+    await gpu.rentals._context.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
     refuse_deletes(emulator, "all")
     reaping = asyncio.create_task(gpu.rentals.reap())
     await until(lambda: bool(emulator.requests.of("delete_container")))

@@ -16,8 +16,8 @@ from until import until
 
 from netmind_rentgpu import APIConnectionError, AsyncRentGPU, ServerError, Timeouts
 from netmind_rentgpu.emulator import Emulator, Fault
-from netmind_rentgpu.rentals import doubts, ends, term
-from netmind_rentgpu.rentals.market import Roll
+from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
+from netmind_rentgpu.rentals.lifecycle import deletion, expiry, search
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ async def uncertain_client(
     emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[AsyncRentGPU]:
     """Open a client whose first create is uncertain for 3 s and is searched for without a pause after that."""
-    monkeypatch.setattr(term, "_PAUSE", timedelta(0))
+    monkeypatch.setattr(expiry, "_PAUSE", timedelta(0))
     async with client(emulator, state, attrs.evolve(PROFILE, create_lag=timedelta(seconds=3))) as gpu:
         emulator.faults.add(Fault("drop", call="create_container", when="after"))
         yield gpu
@@ -108,14 +108,14 @@ async def test_uncertain_create_with_a_failing_search_is_followed_by_no_other(
 async def test_container_without_a_readable_name_keeps_the_create_uncertain(
     gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    walk = Roll._walk
+    walk = ContainerIndex._walk
 
-    async def walk_without_names(self: Roll) -> Any:
+    async def walk_without_names(self: ContainerIndex) -> Any:
         found, unreadable = await walk(self)
         return [attrs.evolve(container, name=None) for container in found], unreadable
 
-    monkeypatch.setattr(Roll, "_walk", walk_without_names)
-    monkeypatch.setattr("netmind_rentgpu.rentals.doubts._LOOKING_GOES_ON", 0.1)
+    monkeypatch.setattr(ContainerIndex, "_walk", walk_without_names)
+    monkeypatch.setattr("netmind_rentgpu.rentals.lifecycle.search._LOOKING_GOES_ON", 0.1)
     emulator.faults.add(Fault("drop", call="create_container", when="after"))
     with pytest.raises(APIConnectionError):
         await gpu.rent(image=IMAGE).__aenter__()
@@ -143,11 +143,11 @@ async def test_search_that_hangs_ends_with_the_rental(
     gpu = uncertain_client
     rental = gpu.rent(image=IMAGE)
     async with asyncio.timeout(20), rental:
-        monkeypatch.setattr(gpu._desk.roll, "_each", Timeouts(total=None, read=None))
+        monkeypatch.setattr(gpu._context.container_index, "_each", Timeouts(total=None, read=None))
         earlier = len(emulator.requests.of("list_containers"))
         emulator.faults.add(Fault("hang", call="list_containers"))
         await until(lambda: len(emulator.requests.of("list_containers")) > earlier)
-        searching = rental._term._looking
+        searching = rental._expiry._looking
         assert searching is not None
     # Leaving does not wait for the search, and leaves no task behind.
     assert searching.done()
@@ -159,8 +159,8 @@ async def test_uncertain_create_is_searched_for_until_it_is_certain(
 ) -> None:
     gpu = uncertain_client
     async with gpu.rent(image=IMAGE) as rental:
-        assert rental._hold.certain_at is not None
-        await until(lambda: rental._hold.certain_at is None)
+        assert rental._provisioner.certain_at is not None
+        await until(lambda: rental._provisioner.certain_at is None)
     emulator.assert_nothing_rented()
     assert await gpu.rentals.open() == []
 
@@ -171,8 +171,8 @@ async def test_clock_set_forward_does_not_make_a_create_certain(
     async with client(emulator, state, attrs.evolve(PROFILE, create_lag=timedelta(seconds=2))) as gpu:
         emulator.faults.add(Fault("late commit", seconds=1))
         async with gpu.rent(image=IMAGE):
-            moment = doubts.now()
-            for module in (doubts, ends):
+            moment = search.now()
+            for module in (search, deletion):
                 monkeypatch.setattr(module, "now", lambda: moment + timedelta(hours=1))
         monkeypatch.undo()
         assert len(await gpu.rentals.open()) == 1
@@ -191,7 +191,7 @@ async def test_uncertain_create_outlives_its_detached_rental(emulator: Emulator,
                 pass
         else:
             # The record is now as a killed process leaves it.
-            await gpu.rentals._desk.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
+            await gpu.rentals._context.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
             assert [doubtful.name for doubtful in (await gpu.rentals.reap()).doubtful] == [record.name]
         emulator.assert_nothing_rented()
         # The service acts on the create once more.

@@ -1,0 +1,120 @@
+"""What is still rented when the interpreter exits is deleted, whatever has become of its event loop.
+
+The synchronous client's loop still runs then, and releases what it has itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import cache, partial
+
+from netmind_rentgpu.concurrency.cancellation import wait_shielded
+from netmind_rentgpu.concurrency.event_loops import loop_factory, our_own
+from netmind_rentgpu.concurrency.exit_hooks import (
+    at_exit,
+    at_exit_of_a_worker,
+    report_given_up,
+    wait_despite_interrupts,
+    warn_on_stderr_once,
+)
+from netmind_rentgpu.rentals.context import RentalContext, left_behind, still_at_work
+from netmind_rentgpu.rentals.ledger.process_identity import this_process
+from netmind_rentgpu.rentals.lifecycle.reaper import reap
+
+__all__ = ["release_at_exit"]
+
+logger: logging.Logger = logging.getLogger("netmind_rentgpu")
+
+_LONGEST_RELEASE = 90.0
+
+
+def release_at_exit() -> None:
+    """Delete at exit what nobody can release any more."""
+    _register(os.getpid())
+
+
+@cache
+def _register(process_id: int) -> None:
+    del process_id  # each does it once
+    at_exit(_release)
+    at_exit_of_a_worker(_release)
+
+
+def _release() -> None:
+    deadline = time.monotonic() + _LONGEST_RELEASE
+    # The loops of daemon threads: their programs have ended.
+    ending = [
+        asyncio.run_coroutine_threadsafe(context.release_all(), context.loop)
+        for context in still_at_work()
+        if context.loop is not None and context.loop not in our_own
+    ]
+    for release in ending:
+        _see_to(partial(wait_despite_interrupts, partial(_outlast, release, deadline)))
+    desks = left_behind()
+    if desks:
+        _see_to(partial(wait_despite_interrupts, partial(_run, desks)))
+
+
+def _outlast(release: Future[None], deadline: float) -> None:
+    release.result(max(0.0, deadline - time.monotonic()))
+
+
+def _see_to(act: Callable[[], object]) -> None:
+    try:
+        act()
+    except Exception as error:  # noqa: BLE001  # there is nobody above to tell
+        _complain(f"what is still rented could not be deleted; it is on record: {str(error) or type(error).__name__}")
+
+
+def _run(desks: Sequence[RentalContext]) -> None:
+    began, released = threading.Event(), threading.Event()
+    try:
+        # One that has threads while none can be started any more.
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(_release_all(desks, began, released))
+    except KeyboardInterrupt:
+        if not began.is_set():
+            raise
+        # The first one is borne, and comes out in the end.
+        if not released.is_set():
+            report_given_up()
+
+
+async def _release_all(desks: Sequence[RentalContext], began: threading.Event, released: threading.Event) -> None:
+    began.set()
+    releasing = asyncio.gather(*(_release_one(context) for context in desks))
+    try:
+        await wait_shielded(releasing)
+    finally:
+        if releasing.done():
+            released.set()
+
+
+async def _release_one(context: RentalContext) -> None:
+    try:
+        async with asyncio.timeout(_LONGEST_RELEASE), context.elsewhere() as other:
+            for name in tuple(context.attaching):
+                await other.ledger.return_detached(name, this_process())
+            report = await reap(other, names=frozenset(context.names))
+    except Exception as error:  # noqa: BLE001  # the others are to be released all the same
+        _complain(f"what is still rented could not be deleted; it is on record: {str(error) or type(error).__name__}")
+        return
+    if report.deleted:
+        logger.warning(
+            "the event loop had ended with %s still rented in it; it was deleted now", ", ".join(report.deleted)
+        )
+    for name, problem in report.failed:
+        _complain(f"rental {name} could not be deleted, and costs until it is; it is on record, for reap: {problem}")
+    for record in report.doubtful:
+        _complain(f"rental {record.name} may still come to exist on {record.node_name}; it is on record, for reap")
+
+
+def _complain(text: str) -> None:
+    logger.error("%s", text)
+    warn_on_stderr_once(text)

@@ -1,0 +1,235 @@
+"""What all rentals of one client share: the ledger, the market, the roll, and who is still there to be released."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Protocol
+
+import attrs
+
+from netmind_rentgpu.concurrency.cancellation import wait_shielded
+from netmind_rentgpu.errors import ClientStateError
+from netmind_rentgpu.models import Container
+from netmind_rentgpu.profile import ServiceProfile
+from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
+from netmind_rentgpu.rentals.ledger.store import Ledger
+from netmind_rentgpu.rentals.selection.catalog import MachineCatalog
+from netmind_rentgpu.rentals.selection.images import ImageResolver
+from netmind_rentgpu.rentals.selection.password import AccountPassword
+from netmind_rentgpu.resources.auths import AsyncAuths
+from netmind_rentgpu.resources.containers import AsyncContainers
+from netmind_rentgpu.resources.images import AsyncImages
+from netmind_rentgpu.resources.machines import AsyncMachines
+from netmind_rentgpu.settings import Timeouts
+from netmind_rentgpu.state_file import LONGEST_LOCK, State
+
+if TYPE_CHECKING:
+    from netmind_rentgpu.ssh.shell import AsyncShell
+
+__all__ = ["RentalContext", "disown_closed_loops", "is_held_here", "left_behind", "now", "still_at_work"]
+
+_UNBOUNDED_CALL = 600.0
+
+# The names that this process has under way, whichever client has them. A record of ours that is not here is nobody's.
+_held_here: set[str] = set()
+# Those that have something to release. Kept here, so that it is not forgotten with the client.
+_contexts: set[RentalContext] = set()
+
+
+def is_held_here(name: str) -> bool:
+    """Tell whether somebody in this process still has a rental."""
+    return name in _held_here
+
+
+def left_behind() -> list[RentalContext]:
+    """Return those whose event loop has ended before what they had was released; all of that is nobody's from now on."""
+    found = [context for context in tuple(_contexts) if context.loop is not None and not context.loop.is_running()]
+    for context in found:
+        _held_here.difference_update(context.names)
+        _contexts.discard(context)
+    return found
+
+
+def still_at_work() -> list[RentalContext]:
+    """Return those whose event loop runs, and has something that is not released yet."""
+    return [context for context in tuple(_contexts) if context.loop is not None and context.loop.is_running()]
+
+
+def disown_closed_loops() -> None:
+    """Take in that what was under way in an event loop that is closed is nobody's any more."""
+    for context in tuple(_contexts):
+        if context.loop is not None and context.loop.is_closed():
+            _held_here.difference_update(context.names)
+
+
+def now() -> datetime:
+    """Return the time of day, which a ledger's records and other processes know."""
+    return datetime.now(UTC)
+
+
+class Owning(Protocol):
+    """What has something to release."""
+
+    async def close(self) -> None: ...
+
+
+@attrs.define(kw_only=True, eq=False)
+class RentalContext:
+    """What all rentals of one client share.
+
+    Attributes:
+        timeouts: the client's own.
+        check_usable: raises ClientStateError if the client is closed, or belongs to another event loop.
+        shell_on: makes a shell, to be opened.
+        elsewhere: makes that of a client like this one, for another event loop.
+        live: what is to be released when the client is closed, and how to tell it that nobody wants to wait for that.
+        names: what is under way here.
+        borrowed: of that, what was detached, and is to be so again.
+        loop: in which that is.
+        closing: nothing more can be rented.
+    """
+
+    profile: ServiceProfile
+    containers: AsyncContainers
+    ledger: Ledger
+    catalog: MachineCatalog
+    container_index: ContainerIndex
+    images: ImageResolver
+    password: AccountPassword
+    timeouts: Timeouts
+    check_usable: Callable[[], object]
+    shell_on: Callable[[Container], AsyncShell]
+    elsewhere: Callable[[], AbstractAsyncContextManager[RentalContext]]
+    live: dict[Owning, Callable[[], object]] = attrs.field(factory=dict[Owning, Callable[[], object]])
+    names: set[str] = attrs.field(factory=set[str])
+    attaching: set[str] = attrs.field(factory=set[str])
+    loop: asyncio.AbstractEventLoop | None = None
+    closing: bool = False
+
+    @classmethod
+    def of_client(
+        cls,
+        *,
+        machines: AsyncMachines,
+        auths: AsyncAuths,
+        images: AsyncImages,
+        containers: AsyncContainers,
+        state: State,
+        account: str,
+        profile: ServiceProfile,
+        timeouts: Timeouts,
+        check_usable: Callable[[], object],
+        shell_on: Callable[[Container], AsyncShell],
+        elsewhere: Callable[[], AbstractAsyncContextManager[RentalContext]],
+    ) -> RentalContext:
+        """Create the context of a client's rentals from the client's parts."""
+        return cls(
+            profile=profile,
+            containers=containers,
+            ledger=Ledger(state, account),
+            catalog=MachineCatalog(machines),
+            container_index=ContainerIndex(containers, timeouts),
+            images=ImageResolver(images),
+            password=AccountPassword(auths, state, account),
+            timeouts=timeouts,
+            check_usable=check_usable,
+            shell_on=shell_on,
+            elsewhere=elsewhere,
+        )
+
+    @property
+    def longest_create(self) -> timedelta:
+        """How long after its intent a create may still be acted on, or be missing from the list."""
+        seconds = sum(
+            _UNBOUNDED_CALL if bound is None else bound for bound in (self.timeouts.slot, self.timeouts.total)
+        )
+        # The intent itself may have to wait until it can be written.
+        return timedelta(seconds=LONGEST_LOCK + seconds) + self.uncertainty
+
+    @property
+    def uncertainty(self) -> timedelta:
+        """How long after a create got no clear answer its container may still turn up."""
+        return self.profile.create_lag + self.profile.list_lag
+
+    def track(self, name: str) -> None:
+        """Take in that a rental is under way here."""
+        _held_here.add(name)
+        self.names.add(name)
+
+    def untrack(self, name: str) -> None:
+        """Take in that nobody here has a rental any more."""
+        _held_here.discard(name)
+        self.names.discard(name)
+        self.attaching.discard(name)
+
+    def register(self, owning: Owning, interrupt: Callable[[], object]) -> None:
+        """Take in that somebody has something to release.
+
+        Args:
+            interrupt: tells it that nobody wants to wait for that.
+
+        Raises:
+            ClientStateError: the client is being closed, or belongs to another event loop.
+        """
+        self.check_usable()
+        if self.closing:
+            raise ClientStateError("this client is closed, or being closed; make a new one")
+        self.live[owning] = interrupt
+        self.loop = asyncio.get_running_loop()
+        _contexts.add(self)
+
+    def unregister(self, owning: Owning) -> None:
+        """Take in that somebody has released it."""
+        self.live.pop(owning, None)
+        if not self.live:
+            _contexts.discard(self)
+
+    async def release_all(self) -> None:
+        """Release all that is still there, whoever cancels that.
+
+        Raises:
+            ReleaseError: something could not be deleted.
+            ClientStateError: that belongs to another event loop.
+        """
+        if not self.live:
+            return
+        if self.loop is not asyncio.get_running_loop():
+            raise ClientStateError("what this client has rented belongs to another event loop; close it there")
+        self.closing = True
+        releasing = asyncio.get_running_loop().create_task(self._release_all())
+        try:
+            await wait_shielded(releasing, cancelled=self._interrupt)
+        except asyncio.CancelledError as cancellation:
+            if (error := releasing.exception()) is not None:
+                cancellation.add_note(str(error))
+            raise
+        releasing.result()
+
+    def _interrupt(self) -> None:
+        for interrupt in tuple(self.live.values()):
+            interrupt()
+
+    async def _release_all(self) -> None:
+        problems: list[BaseException] = []
+        while self.live:
+            those = tuple(self.live)
+            ends = await asyncio.gather(*(owning.close() for owning in those), return_exceptions=True)
+            for owning in those:
+                self.live.pop(owning, None)
+            problems += [end for end in ends if isinstance(end, BaseException)]
+        if problems:
+            raise problems[0]
+
+
+def _after_fork() -> None:
+    _held_here.clear()
+    for context in _contexts:
+        context.live.clear()
+    _contexts.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,186 @@
+"""The ledger: what is rented, in the state file before it is true anywhere else.
+
+A record is there from before its create is sent until its container is known to be gone, or kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+import attrs
+
+from netmind_rentgpu.errors import LedgerError
+from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
+from netmind_rentgpu.rentals.ledger.records import RentalRecord
+from netmind_rentgpu.state_file import Connection, State
+
+__all__ = ["Ledger"]
+
+_COLUMNS = (
+    "name",
+    "stage",
+    "container_id",
+    "shown_name",
+    "node_name",
+    "gpus",
+    "hourly_price",
+    "intended_at",
+    "expires_at",
+    "certain_at",
+    "owner",
+)
+_ALL = ", ".join(_COLUMNS)
+_THIS_ONE = "WHERE account = ? AND name = ?"
+_PUT = (
+    f"INSERT INTO rentals (account, {_ALL}) VALUES (?{', ?' * len(_COLUMNS)})"  # noqa: S608  # our own words
+    f" ON CONFLICT (account, name) DO UPDATE SET {', '.join(f'{column} = excluded.{column}' for column in _COLUMNS[1:])}"
+)
+
+
+class Ledger:
+    """One account's part of the state file.
+
+    Each method raises LedgerError where the file cannot be used; what writes is on the disk when it returns.
+    """
+
+    def __init__(self, state: State, account: str) -> None:
+        self._state = state
+        self._account = account
+
+    async def put(self, record: RentalRecord) -> None:
+        """Put a record there, whether or not it is there already: somebody may have struck it out."""
+        await self._state.write(self._putting(record))
+
+    def put_soon(self, record: RentalRecord) -> asyncio.Future[None]:
+        """Do so for somebody who does not wait; return what will come of it."""
+        return self._state.write_soon(self._putting(record))
+
+    def _putting(self, record: RentalRecord) -> Callable[[Connection], None]:
+        row = (self._account, *_row(record))
+
+        def put(connection: Connection) -> None:
+            connection.execute(_PUT, row)
+
+        return put
+
+    async def return_detached(self, name: str, owner: ProcessIdentity) -> None:
+        """Let a rental that was taken be detached again, if it is still its taker's."""
+
+        def return_detached(connection: Connection) -> None:
+            connection.execute(
+                f"UPDATE rentals SET stage = 'detached', owner = NULL {_THIS_ONE} AND owner = ?",  # noqa: S608  # our own words
+                (self._account, name, _owner(owner)),
+            )
+
+        await self._state.write(return_detached)
+
+    async def claim_detached(self, name: str, owner: ProcessIdentity, now: datetime) -> RentalRecord | None:
+        """Make somebody the owner of a detached rental; None if it is not there, is another's, or has expired."""
+
+        def take(connection: Connection) -> RentalRecord | None:
+            taken = connection.execute(
+                f"UPDATE rentals SET stage = 'ready', owner = ? {_THIS_ONE}"  # noqa: S608  # our own words
+                " AND stage = 'detached' AND (expires_at IS NULL OR expires_at > ?)",
+                (_owner(owner), self._account, name, _moment(now)),
+            )
+            return self._one(connection, name) if taken.rowcount else None
+
+        return await self._state.write(take)
+
+    async def claim_for_reap(self, record: RentalRecord) -> bool:
+        """Make a record, as it was read, one that is to be reaped; tell whether it still was as it was read."""
+
+        def claim(connection: Connection) -> bool:
+            claimed = connection.execute(
+                f"UPDATE rentals SET stage = 'abandoned', owner = NULL {_THIS_ONE} AND stage = ? AND owner IS ?",  # noqa: S608  # our own words
+                (
+                    self._account,
+                    record.name,
+                    record.stage,
+                    None if record.owner is None else _owner(record.owner),
+                ),
+            )
+            return bool(claimed.rowcount)
+
+        return await self._state.write(claim)
+
+    async def delete(self, names: Iterable[str]) -> None:
+        """Strike records out."""
+        closed = [(self._account, name) for name in names]
+
+        def strike(connection: Connection) -> None:
+            connection.executemany(f"DELETE FROM rentals {_THIS_ONE}", closed)  # noqa: S608  # our own words
+
+        if closed:
+            await self._state.write(strike)
+
+    async def list_open(self) -> list[RentalRecord]:
+        """Return all records, the oldest first."""
+
+        def find(connection: Connection) -> list[RentalRecord]:
+            rows = connection.execute(
+                f"SELECT {_ALL} FROM rentals WHERE account = ? ORDER BY intended_at, name",  # noqa: S608  # our own words
+                (self._account,),
+            )
+            return [_record(row) for row in rows]
+
+        return await self._state.read(find)
+
+    def _one(self, connection: Connection, name: str) -> RentalRecord | None:
+        row = connection.execute(
+            f"SELECT {_ALL} FROM rentals {_THIS_ONE}",  # noqa: S608  # our own words
+            (self._account, name),
+        ).fetchone()
+        return None if row is None else _record(row)
+
+
+def _row(record: RentalRecord) -> tuple[Any, ...]:
+    return (
+        record.name,
+        record.stage,
+        record.container_id,
+        record.shown_name,
+        record.node_name,
+        record.gpus,
+        None if record.hourly_price is None else str(record.hourly_price),
+        _moment(record.intended_at),
+        None if record.expires_at is None else _moment(record.expires_at),
+        _moment(record.certain_at),
+        None if record.owner is None else _owner(record.owner),
+    )
+
+
+def _record(row: tuple[Any, ...]) -> RentalRecord:
+    name, stage, container_id, shown_name, node_name, gpus, price, intended_at, expires_at, certain_at, owner = row
+    try:
+        return RentalRecord(
+            name=name,
+            stage=stage,
+            container_id=container_id,
+            shown_name=shown_name,
+            node_name=node_name,
+            gpus=gpus,
+            hourly_price=None if price is None else Decimal(price),
+            intended_at=datetime.fromisoformat(intended_at),
+            expires_at=None if expires_at is None else datetime.fromisoformat(expires_at),
+            certain_at=datetime.fromisoformat(certain_at),
+            owner=None if owner is None else ProcessIdentity(**json.loads(owner)),
+        )
+    except (ValueError, ArithmeticError, TypeError) as error:
+        raise LedgerError(f"the ledger's record of {name} cannot be read: {error}") from error
+
+
+def _moment(moment: datetime) -> str:
+    # All with as many digits, so that texts compare as moments do.
+    return moment.isoformat(timespec="microseconds")
+
+
+@lru_cache(maxsize=16)
+def _owner(owner: ProcessIdentity) -> str:
+    return json.dumps(attrs.asdict(owner))

@@ -1,0 +1,1 @@
+"""One rental's life: creates, searches, deletion, expiry, and the reaper."""

@@ -1,0 +1,138 @@
+"""What a rental asks for, one try at it, and what comes of it: values."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import attrs
+
+from netmind_rentgpu.models import Container, Machine, PaymentType
+from netmind_rentgpu.rentals.ledger.names import new_name
+from netmind_rentgpu.rentals.ledger.process_identity import this_process
+from netmind_rentgpu.rentals.ledger.records import RentalRecord
+from netmind_rentgpu.rentals.selection.offers import Offer
+
+__all__ = ["CreateAttempt", "ProvisionSpec", "ProvisionedRental"]
+
+
+@attrs.frozen(kw_only=True)
+class ProvisionSpec:
+    """What every try of a rental asks for.
+
+    Attributes:
+        allowance: how long an offer may be had; None for what is to be kept.
+    """
+
+    image_id: int
+    auth_id: int
+    payment_type: PaymentType | str | int
+    allowance: Callable[[Offer], timedelta | None]
+
+    def intent(self, offer: Offer, *, began: datetime, longest_create: timedelta) -> RentalRecord:
+        """Return the record of an attempt that is about to begin, owned by this process.
+
+        Args:
+            began: UTC wall time.
+        """
+        allowance = self.allowance(offer)
+        expires_at = None if allowance is None else began + allowance
+        return RentalRecord(
+            name=new_name(expires_at),
+            stage="intended",
+            node_name=offer.machine.node_name,
+            gpus=offer.gpus,
+            hourly_price=offer.hourly_price,
+            intended_at=began,
+            expires_at=expires_at,
+            certain_at=began + longest_create,
+            owner=this_process(),
+        )
+
+
+@attrs.frozen(kw_only=True)
+class ProvisionedRental:
+    """What a rental has, once it has it.
+
+    Attributes:
+        by_budget: it is its budget, and not its time, that ends it.
+        kept: it is not to be deleted when it is left, nor ever by us.
+    """
+
+    record: RentalRecord
+    container: Container
+    machine: Machine
+    by_budget: bool = False
+    kept: bool = False
+
+
+@attrs.frozen
+class UncertaintyWindow:
+    """Until when something may still turn up.
+
+    Attributes:
+        certain_at: by the time of day, which other processes know.
+        over_at: by the event loop's clock, which nobody sets.
+    """
+
+    certain_at: datetime
+    over_at: float
+
+
+@attrs.define(eq=False)
+class CreateAttempt:
+    """One create.
+
+    Attributes:
+        record: as it stands in the ledger, or is to.
+        creating: the create, once it was sent.
+        doubt: where it was refused, or its answer was lost, until when something of it may still turn up.
+        looked_for: it was looked for as long as was worth it.
+        refused: the service has said that it did not act.
+        shown: the service has shown its container, so that it knows of it, wherever it is asked.
+        claiming: its GPUs count as taken.
+        may_be_off_record: its record was struck out, or may have been.
+        twins: what the service has made of it beside its container.
+        deleted: what of it is surely gone.
+    """
+
+    record: RentalRecord
+    creating: asyncio.Task[Container] | None = None
+    uncertainty: UncertaintyWindow | None = None
+    looked_for: bool = False
+    refused: bool = False
+    shown: bool = False
+    reserved: bool = True
+    may_be_off_record: bool = False
+    twins: list[int] = attrs.field(factory=list[int])
+    deleted: set[int] = attrs.field(factory=set[int])
+
+    @property
+    def container_id(self) -> int | None:
+        """The container's id, where it is known."""
+        return self.record.container_id
+
+    @property
+    def undeleted_twins(self) -> list[int]:
+        """What else of it is not surely gone."""
+        return [twin for twin in self.twins if twin not in self.deleted]
+
+    @property
+    def lost(self) -> bool:
+        """What came of it is not known, or not surely."""
+        return self.uncertainty is not None and not self.refused and self.container_id is None
+
+    def found(self, container: Container, now: datetime) -> None:
+        """Take in which container it has made.
+
+        Args:
+            now: from when on, unless that is in doubt, nothing more of it will turn up.
+        """
+        self.record = attrs.evolve(
+            self.record,
+            stage="created",
+            container_id=container.id,
+            shown_name=container.name,
+            certain_at=self.record.certain_at if self.uncertainty is not None else now,
+        )

@@ -1,0 +1,130 @@
+"""The end of a rental's time: the timers that bring it about, and the task that it cancels. No scope is open meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any
+
+from netmind_rentgpu.rentals.context import now
+from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
+
+__all__ = ["ExpiryTimer", "OwnerTask", "WallClockTimer"]
+
+_PAUSE = timedelta(seconds=10)
+# Between two looks at the time of day, which may be set, and goes on while the machine sleeps.
+_LONGEST_SLEEP = 30.0
+
+
+class ExpiryTimer:
+    """How long a rental may be had."""
+
+    def __init__(self, provisioner: Provisioner) -> None:
+        self._provisioner = provisioner
+        self._expire: Callable[[], object] | None = None
+        self._process: int | None = None
+        self._timer = WallClockTimer()
+        self._expires_at: datetime | None = None
+        self._over = False
+        self._looking: asyncio.Task[None] | None = None
+        self._looked_at = now() - _PAUSE
+
+    def begin(self, expires_at: datetime | None, expire: Callable[[], object]) -> None:
+        """Go on until then, when `expire` is called; for ever where it is None."""
+        self._process, self._expires_at, self._expire = os.getpid(), expires_at, expire
+        self._arm()
+
+    def end(self) -> None:
+        """Do not go on, and give up a look that is under way: whoever leaves looks once more."""
+        self._over = True
+        # It leads to who has this one.
+        self._expire = None
+        self._timer.stop()
+        if self._looking is not None:
+            self._looking.cancel()
+
+    async def let_look_end(self) -> None:
+        """Wait until nothing goes on any more."""
+        if self._looking is not None:
+            await asyncio.wait({self._looking})
+
+    def _arm(self) -> None:
+        certain_at = self._provisioner.certain_at
+        if certain_at is not None:
+            # If a look at it has failed, the next is made after a while.
+            certain_at = max(certain_at, (now() if self._looks else self._looked_at) + _PAUSE)
+        if not self._over:
+            self._timer.set([moment for moment in (self._expires_at, certain_at) if moment is not None], self._ring)
+
+    @property
+    def _looks(self) -> bool:
+        return self._looking is not None and not self._looking.done()
+
+    def _ring(self) -> None:
+        """Look at the time, which may have come."""
+        if self._over or self._process != os.getpid() or self._expire is None:
+            return
+        moment, certain_at = now(), self._provisioner.certain_at
+        if self._expires_at is not None and moment >= self._expires_at:
+            self._expire()
+            return
+        if certain_at is not None and moment >= certain_at and not self._looks:
+            self._looked_at = moment
+            self._looking = asyncio.get_running_loop().create_task(self._provisioner.look_again())
+        self._arm()
+
+
+class OwnerTask:
+    """The task that entered a block, as `asyncio.timeout` has it.
+
+    Attributes:
+        is_cut_short: we have cancelled it, and that was not taken in yet.
+    """
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[Any] | None = asyncio.current_task()
+        self._cancellations = 0 if self._task is None else self._task.cancelling()
+        self.is_cut_short: bool = False
+
+    def cut_short(self, why: str) -> None:
+        """Cancel the task, if it still runs."""
+        if self._task is not None and not self._task.done() and not self.is_cut_short:
+            self.is_cut_short = True
+            self._task.cancel(why)
+
+    def end(self) -> None:
+        """Let go of the task: it leads to its exception, whose traceback leads to whoever had the block."""
+        self._task = None
+
+    async def let_cancellation_come(self) -> None:
+        """Be cancelled now if the block was cut short and ended before it was told."""
+        if self.is_cut_short:
+            await asyncio.sleep(0)
+
+    def was_cut_short(self) -> bool:
+        """Tell whether it was we who cancelled the task that leaves, and nobody else; it is not cancelled then."""
+        if not self.is_cut_short or self._task is None or self._task is not asyncio.current_task():
+            return False
+        self.is_cut_short = False
+        return self._task.uncancel() <= self._cancellations
+
+
+class WallClockTimer:
+    """A timer that goes by the time of day."""
+
+    def __init__(self) -> None:
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self, moments: list[datetime], ring: Callable[[], object]) -> None:
+        """Ring at the first of some moments, or a while before, to look at the time again; never where there is none."""
+        if moments:
+            seconds = max(0.0, (min(moments) - now()).total_seconds())
+            self._timer = asyncio.get_running_loop().call_later(min(seconds, _LONGEST_SLEEP), ring)
+
+    def stop(self) -> None:
+        """Do not ring any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,256 @@
+"""The reaper: deletes what nobody alive owns, by the ledger or by the names alone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from datetime import datetime
+
+import attrs
+
+from netmind_rentgpu.concurrency.cancellation import wait_shielded
+from netmind_rentgpu.errors import LedgerError, NotFoundError, RentGPUError
+from netmind_rentgpu.models import Container
+from netmind_rentgpu.rentals.context import RentalContext, disown_closed_loops, is_held_here, now
+from netmind_rentgpu.rentals.ledger.container_index import matching
+from netmind_rentgpu.rentals.ledger.names import expiry_in, is_same_name
+from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
+from netmind_rentgpu.rentals.ledger.records import (
+    ReapAction,
+    ReapReport,
+    RentalRecord,
+    action_after_walk,
+    action_for,
+    may_turn_up,
+)
+from netmind_rentgpu.rentals.lifecycle.deletion import delete_with_retries, get_with_retries
+
+__all__ = ["reap", "reap_by_name"]
+
+logger: logging.Logger = logging.getLogger("netmind_rentgpu")
+
+_DELETIONS_AT_ONCE = 20
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
+
+
+class _Reaping:
+    """One round of a reaper, and what it has done so far.
+
+    Attributes:
+        hurried: nobody waits any more for a service that fails: one attempt each.
+    """
+
+    def __init__(self, context: RentalContext) -> None:
+        self.context = context
+        self.give_up = asyncio.Event()
+        self.deleted: list[str] = []
+        self.gone: list[str] = []
+        self.failed: list[tuple[str, Exception]] = []
+        self._turns = asyncio.Semaphore(_DELETIONS_AT_ONCE)
+
+    def report(self, doubtful: Iterable[RentalRecord] = ()) -> ReapReport:
+        report = ReapReport(
+            deleted=tuple(self.deleted), gone=tuple(self.gone), doubtful=tuple(doubtful), failed=tuple(self.failed)
+        )
+        if self.deleted:
+            logger.info("reaped %s", ", ".join(self.deleted))
+        return report
+
+    async def delete(self, name: str, container_id: int, rented_at: datetime | None, *, gone: bool = False) -> bool:
+        """Delete a container; tell whether that is done.
+
+        Args:
+            rented_at: when it was, where that is known.
+            gone: it is said to be gone, which is to be made sure of.
+        """
+        async with self._turns:
+            # In a task of its own, which bears being cancelled; who waits for it is cancelled then.
+            deleting = asyncio.get_running_loop().create_task(
+                delete_with_retries(self.context, container_id, rented_at=rented_at, give_up=self.give_up)
+            )
+            await wait_shielded(deleting, cancelled=self.give_up.set)
+        error = deleting.result()
+        if error is None:
+            if not gone:
+                self.deleted.append(name)
+            return True
+        self.failed.append((name, error))
+        return False
+
+    async def delete_recorded(self, record: RentalRecord) -> RentalRecord | None:
+        """Delete a record's container, unless that is another by now: an id is only as good as the service that gave it.
+
+        Return what is still to be looked for by its name.
+        """
+        container_id = record.container_id
+        if container_id is None:
+            return None
+        gone, shown = False, None
+        try:
+            # What this process has rented itself, a moment ago, is not another.
+            if record.owner != this_process():
+                async with self._turns:
+                    shown = (await get_with_retries(self.context, container_id, self.give_up)).name
+        except NotFoundError:
+            gone = True
+        except RentGPUError as error:
+            self.failed.append((record.name, error))
+            return None
+        if shown not in (None, record.shown_name) and not is_same_name(record.name, shown):
+            logger.warning("container %d is not %s any more; it is left alone", container_id, record.name)
+            gone = True
+        elif not await self.delete(record.name, container_id, _unshown_since(record), gone=gone):
+            return None
+        if gone:
+            self.gone.append(record.name)
+        return await self._close_or_go_on(record) if await self._delete_twins(record) else None
+
+    async def _close_or_go_on(self, record: RentalRecord) -> RentalRecord | None:
+        if not may_turn_up(record, looked_at=now()):
+            await self.close(record)
+            return None
+        # Its create was in doubt, and may yet be acted on once more.
+        again = attrs.evolve(record, stage="abandoned", owner=None, container_id=None)
+        try:
+            await self.context.ledger.put(again)
+        except LedgerError as error:
+            self.failed.append((record.name, error))
+            return None
+        return again
+
+    async def _delete_twins(self, record: RentalRecord) -> bool:
+        """Delete what the service has made of it beside the container that is on record; tell whether that is done."""
+        try:
+            found = matching(record, await self.context.container_index.call())
+        except RentGPUError:
+            return True  # there is no reason to expect any
+        return await self._delete_found(record, [twin for twin in found if twin.id != record.container_id])
+
+    async def look_for(
+        self, records: Sequence[RentalRecord], living: Collection[str], *, wait: bool
+    ) -> list[RentalRecord]:
+        """Look for what may exist; return what may still turn up.
+
+        Args:
+            living: the names of those whose owner lives, and may be about to create it: those are never struck out.
+        """
+        doubtful = list(records)
+        pause = _FIRST_PAUSE
+        # Whoever set the clock meanwhile does not keep us waiting for longer than a create can be in doubt.
+        time = asyncio.get_running_loop().time
+        deadline = time() + self.context.longest_create.total_seconds()
+        while doubtful:
+            looked_at = now()
+            try:
+                listed = await self.context.container_index.call()
+            except RentGPUError as error:
+                self.failed.extend((record.name, error) for record in doubtful)
+                return []
+            still: list[RentalRecord] = []
+            for record in doubtful:
+                try:
+                    found = matching(record, listed)
+                except RentGPUError as error:
+                    self.failed.append((record.name, error))
+                    continue
+                judged = action_after_walk(record, found=bool(found), looked_at=looked_at)
+                if judged is not ReapAction.DOUBT and (
+                    not await self._delete_found(record, found) or record.name in living
+                ):
+                    continue
+                if may_turn_up(record, looked_at=looked_at):
+                    # Also of what was found and deleted: the service may act on its create once more.
+                    still.append(record)
+                else:
+                    await self._close_record(record)
+            doubtful = still
+            if not wait or time() > deadline:
+                break
+            if doubtful:
+                await asyncio.sleep(pause)
+                pause = min(_LONGEST_PAUSE, pause * 1.5)
+        return doubtful
+
+    async def _close_record(self, record: RentalRecord) -> None:
+        if record.name not in (*self.deleted, *self.gone):
+            self.gone.append(record.name)
+        await self.close(record)
+
+    async def close(self, record: RentalRecord) -> None:
+        try:
+            await self.context.ledger.delete([record.name])
+        except LedgerError as error:
+            self.failed.append((record.name, error))
+
+    async def _delete_found(self, record: RentalRecord, found: Sequence[Container]) -> bool:
+        ended = [await self.delete(record.name, container.id, _unshown_since(record)) for container in found]
+        return all(ended)
+
+
+def _unshown_since(record: RentalRecord) -> datetime | None:
+    """Return since when the service may not have shown a container."""
+    return None if record.stage in ("ready", "detached") else record.intended_at
+
+
+async def reap(
+    context: RentalContext, *, wait: bool = False, patient: bool = True, names: Collection[str] | None = None
+) -> ReapReport:
+    """Delete what is on record and nobody alive owns.
+
+    Args:
+        wait: look for what is in doubt until that is certain.
+        patient: attempt it again where a service fails.
+        names: what it is about; None for all.
+
+    Raises:
+        LedgerError: the state file cannot be used.
+        ClientStateError: the client is closed, or belongs to another event loop.
+    """
+    context.check_usable()
+    disown_closed_loops()
+    reaping = _Reaping(context)
+    if not patient:
+        reaping.give_up.set()
+    here = this_process()
+    living: set[str] = set()
+    judged: dict[ReapAction, list[RentalRecord]] = {action: [] for action in ReapAction}
+    for record in await context.ledger.list_open():
+        if names is not None and record.name not in names:
+            continue
+        if record.owner == here:
+            liveness = Liveness.ALIVE if is_held_here(record.name) else Liveness.DEAD
+        else:
+            liveness = Liveness.UNKNOWN if record.owner is None else liveness_of(record.owner, here, look_up_process)
+        if liveness is Liveness.ALIVE and record.container_id is None:
+            living.add(record.name)
+        judged[action_for(record, now=now(), owner_is_gone=liveness is Liveness.DEAD)].append(record)
+    to_claim = [
+        record for record in (*judged[ReapAction.DELETE], *judged[ReapAction.LOOK]) if record.name not in living
+    ]
+    # What was read may not be so any more: somebody may have detached it, or taken it, meanwhile.
+    claimed = await asyncio.gather(*(context.ledger.claim_for_reap(record) for record in to_claim))
+    ours = living | {record.name for record, done in zip(to_claim, claimed, strict=True) if done}
+    to_delete = [record for record in judged[ReapAction.DELETE] if record.name in ours]
+    left = await asyncio.gather(*(reaping.delete_recorded(record) for record in to_delete))
+    to_look_for = [record for record in judged[ReapAction.LOOK] if record.name in ours]
+    to_look_for += [record for record in left if record is not None]
+    return reaping.report(await reaping.look_for(to_look_for, living, wait=wait))
+
+
+async def reap_by_name(context: RentalContext) -> ReapReport:
+    """Delete what has a name of ours, and an expiry in it that has passed. No record is asked for, or changed.
+
+    Raises:
+        RentGPUError: the list of containers could not be read.
+    """
+    context.check_usable()
+    reaping = _Reaping(context)
+    moment = now()
+    found, unreadable = await context.container_index.read()
+    expired = [
+        container for container in found if (expiry := expiry_in(container.name or "")) is not None and expiry <= moment
+    ]
+    await asyncio.gather(*(reaping.delete(container.name or "", container.id, None) for container in expired))
+    reaping.failed.extend((f"an item of the list, {problem.json_path}", problem) for problem in unreadable)
+    return reaping.report()

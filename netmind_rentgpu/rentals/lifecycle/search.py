@@ -1,0 +1,122 @@
+"""What a create without a clear answer may have made: looking for it, for as long as it may still turn up."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+import attrs
+
+from netmind_rentgpu.errors import ClientStateError, RentGPUError
+from netmind_rentgpu.models import Container
+from netmind_rentgpu.rentals.context import RentalContext, now
+from netmind_rentgpu.rentals.ledger.container_index import matching
+from netmind_rentgpu.rentals.ledger.records import RentalRecord
+from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, UncertaintyWindow
+from netmind_rentgpu.rentals.lifecycle.deletion import delete_with_retries, write_best_effort
+
+__all__ = ["AttemptSearch"]
+
+_LOOKING_GOES_ON = 60.0
+_LAST_LOOK = 3.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
+
+
+class AttemptSearch:
+    """Looks for one rental.
+
+    Attributes:
+        hurried: nobody waits any more for what may turn up or recover: it stays on record.
+    """
+
+    def __init__(self, context: RentalContext) -> None:
+        self._context = context
+        self.give_up: asyncio.Event = asyncio.Event()
+
+    async def begin(self, attempt: CreateAttempt) -> None:
+        """Take in that something of a try may turn up from now on, until it would have."""
+        uncertainty = self._context.uncertainty
+        attempt.uncertainty = UncertaintyWindow(
+            now() + uncertainty, asyncio.get_running_loop().time() + uncertainty.total_seconds()
+        )
+        attempt.record = attrs.evolve(attempt.record, certain_at=attempt.uncertainty.certain_at)
+        await write_best_effort(self._context.ledger.put(attempt.record))
+
+    async def settle(self, attempt: CreateAttempt) -> list[Container] | None:
+        """Look for what a create may have made, until it would be listed; None where that cannot be told."""
+        time = asyncio.get_running_loop().time
+        listed_at = time() + self._context.profile.list_lag.total_seconds()
+        await self.begin(attempt)
+        pause = _FIRST_PAUSE
+        while True:
+            looked_at = time()
+            try:
+                found = await self._look_for(attempt.record)
+            except ClientStateError:
+                return None
+            except RentGPUError:
+                if looked_at > listed_at + _LOOKING_GOES_ON:
+                    attempt.looked_for = True
+                    return None
+            else:
+                if found:
+                    attempt.shown = True
+                    attempt.twins = [twin.id for twin in found[1:]]
+                    return found
+                if found is not None and looked_at >= listed_at:
+                    attempt.looked_for = True
+                    return []
+            if self.give_up.is_set():
+                return None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self.give_up.wait()
+            pause = min(_LONGEST_PAUSE, pause * 1.5)
+
+    async def look_once(self, attempt: CreateAttempt) -> bool:
+        """Delete what a try has made beside its container; tell whether nothing will turn up any more.
+
+        Raises:
+            RentGPUError: that cannot be told now.
+        """
+        looked_at = asyncio.get_running_loop().time()
+        found = await self._look_for(attempt.record)
+        # Noted first, so that what cannot be deleted is not forgotten.
+        attempt.twins += [each.id for each in found or () if each.id not in (attempt.container_id, *attempt.twins)]
+        for twin in attempt.undeleted_twins:
+            error = await self.delete(attempt, twin)
+            if error is not None:
+                raise error
+        return found is not None and (attempt.uncertainty is None or looked_at >= attempt.uncertainty.over_at)
+
+    async def delete(self, attempt: CreateAttempt, container_id: int) -> RentGPUError | None:
+        """Delete a container of a try, in several attempts if need be; return why that failed."""
+        if container_id in attempt.deleted:
+            return None
+        rented_at = None if attempt.shown else attempt.record.intended_at
+        error = await delete_with_retries(self._context, container_id, rented_at=rented_at, give_up=self.give_up)
+        if error is None:
+            attempt.deleted.add(container_id)
+        return error
+
+    async def _look_for(self, record: RentalRecord) -> list[Container] | None:
+        """Look once; None where that takes too long for whoever is in a hurry."""
+        looking = asyncio.ensure_future(self._context.container_index.call())
+        try:
+            await self.unless_given_up(looking)
+            return matching(record, looking.result()) if looking.done() else None
+        finally:
+            looking.cancel()
+            await asyncio.wait({looking})
+
+    async def unless_given_up(self, future: asyncio.Future[Any], *, longest: float | None = None) -> None:
+        """Wait for something, for so many seconds at the longest, and not for long once nobody wants to wait for it."""
+        hurrying = asyncio.ensure_future(self.give_up.wait())
+        try:
+            await asyncio.wait({future, hurrying}, timeout=longest, return_when=asyncio.FIRST_COMPLETED)
+            if hurrying.done():
+                await asyncio.wait({future}, timeout=_LAST_LOOK)
+        finally:
+            hurrying.cancel()
+            await asyncio.wait({hurrying})

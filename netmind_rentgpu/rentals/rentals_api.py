@@ -1,0 +1,107 @@
+"""`client.rentals`: what was rented, whichever process did that."""
+
+from __future__ import annotations
+
+from netmind_rentgpu.errors import InvalidArgumentError, LedgerError, NotFoundError, RentalEndedError
+from netmind_rentgpu.models import Machine
+from netmind_rentgpu.rentals.context import RentalContext, is_held_here, now
+from netmind_rentgpu.rentals.ledger.names import is_same_name
+from netmind_rentgpu.rentals.ledger.process_identity import this_process
+from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord
+from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
+from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
+from netmind_rentgpu.rentals.lifecycle.reaper import reap, reap_by_name
+from netmind_rentgpu.rentals.rental import AsyncRental
+from netmind_rentgpu.resources import arguments
+from netmind_rentgpu.waiting.waits import checked_timeout
+
+__all__ = ["AsyncRentals"]
+
+
+class AsyncRentals:
+    """`client.rentals`: what the state file knows to be rented by this account, whichever process did that."""
+
+    def __init__(self, context: RentalContext) -> None:
+        self._context = context
+
+    async def open(self) -> list[RentalRecord]:
+        """Return what the state file knows to be rented, or that may be, the oldest first. The service is not asked.
+
+        Raises:
+            LedgerError: the state file cannot be used.
+        """
+        return await self._context.ledger.list_open()
+
+    async def reap(self, *, wait: bool = False, by_name: bool = False) -> ReapReport:
+        """Delete what was rented and nobody alive owns: its process is provably dead, or its time is up.
+
+        To be run by whoever comes next: a cron job, the next start of a program. The first `rent` of a client does it, too.
+        A process is known to be dead only on its own machine; elsewhere its rentals are left until their time is up.
+
+        Args:
+            wait: look for what is in doubt until it is certain that it will not turn up: up to `create_lag` and `list_lag`
+                of the profile, and where a process was killed in the midst of a create its longest time as well.
+            by_name: go by the containers' names alone, without the state file: what has a name of ours whose expiry has
+                passed is deleted, whoever made it.
+
+        Returns:
+            What was deleted, what is in doubt, and what could not be deleted.
+
+        Raises:
+            LedgerError: the state file cannot be used (not with `by_name`).
+            RentGPUError: with `by_name`, the list of containers could not be read; one strange item is among what failed.
+        """
+        return await (reap_by_name(self._context) if by_name else reap(self._context, wait=wait))
+
+    def attach(self, rental: RentalRecord | str, *, timeout: float = 600) -> AsyncRental:
+        """Return a rental that was detached, to be entered by `async with`: it is deleted when that block is left.
+
+        If it cannot be entered, it stays detached.
+
+        Args:
+            rental: what `detach` or `open` returned, or its name.
+            timeout: seconds in which it has to let us in.
+
+        Raises:
+            InvalidArgumentError: an argument that cannot be used; when it is entered, there is no such detached rental, or
+                no longer.
+            RentalEndedError: when it is entered, its container is gone.
+            LedgerError: when it is entered, the state file cannot be used.
+            RentGPUError: when it is entered, any other of the client's errors.
+        """
+        name = rental.name if isinstance(rental, RentalRecord) else arguments.text("rental", rental)
+
+        async def begin(provisioner: Provisioner) -> ProvisionedRental:
+            return await self._take(name, provisioner)
+
+        return AsyncRental(self._context, begin, timeout=checked_timeout(timeout))
+
+    async def _take(self, name: str, provisioner: Provisioner) -> ProvisionedRental:
+        """Take over a rental that was detached."""
+        context = self._context
+        if is_held_here(name):
+            raise InvalidArgumentError("rental", f"{name} is in use in this process")
+        # Before it is ours on record, or a reaper of this process would take it for nobody's.
+        provisioner.begin_attach(name)
+        try:
+            record = await context.ledger.claim_detached(name, this_process(), now())
+        except LedgerError:
+            provisioner.disown(name)
+            raise
+        if record is None or record.container_id is None:
+            provisioner.disown(name)
+            raise InvalidArgumentError("rental", f"no rental called {name} is detached, or its time is up")
+        provisioner.adopt(record)
+        try:
+            container = await context.containers.get(record.container_id)
+        except NotFoundError as error:
+            raise _gone(record) from error
+        if container.name not in (None, record.shown_name) and not is_same_name(name, container.name):
+            raise _gone(record)
+        return ProvisionedRental(record=record, container=container, machine=Machine(node_name=record.node_name))
+
+
+def _gone(record: RentalRecord) -> RentalEndedError:
+    """Say that a container is gone. Its record stays: whoever says so may be wrong, which `reap` finds out."""
+    text = f"the container of {record.name}, {record.container_id}, is gone"
+    return RentalEndedError(text, name=record.name, container_id=record.container_id)

@@ -1,0 +1,1 @@
+"""Chooses what to rent: machines on offer, an image, a password."""

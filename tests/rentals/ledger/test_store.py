@@ -1,0 +1,202 @@
+"""The ledger: reading and writing of records, shared commits, and disks that are full or cannot lock."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from programs import Program
+from rented import IMAGE, client
+
+from netmind_rentgpu import LedgerError
+from netmind_rentgpu.emulator import Emulator
+from netmind_rentgpu.rentals.ledger.process_identity import this_process
+from netmind_rentgpu.rentals.ledger.records import RentalRecord
+from netmind_rentgpu.rentals.ledger.store import Ledger
+from netmind_rentgpu.state_file import State
+
+RECORD = RentalRecord(
+    name="rg-1",
+    stage="intended",
+    node_name="node",
+    gpus=2,
+    hourly_price=Decimal("0.50"),
+    intended_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    expires_at=datetime(2026, 1, 3, 3, 4, 5, 678, tzinfo=UTC),
+    certain_at=datetime(2026, 1, 2, 3, 5, tzinfo=UTC),
+    owner=this_process(),
+)
+
+
+@pytest.fixture
+def state_file(state: Path) -> Iterator[State]:
+    state_file = State(state)
+    yield state_file
+    state_file.close()
+
+
+@pytest.fixture
+def ledger(state_file: State) -> Ledger:
+    return Ledger(state_file, "account")
+
+
+async def test_stored_record_reads_back_unchanged(state_file: State, ledger: Ledger) -> None:
+    without_optional = attrs.evolve(RECORD, name="rg-2", hourly_price=None, expires_at=None, owner=None)
+    await ledger.put(RECORD)
+    await ledger.put(without_optional)
+    assert await ledger.list_open() == [RECORD, without_optional]
+    assert await Ledger(state_file, "another account").list_open() == []
+    ready = attrs.evolve(RECORD, stage="ready", container_id=7, shown_name="rg-", owner=None)
+    await ledger.put(ready)
+    assert await ledger.list_open() == [ready, without_optional]
+    await ledger.delete(["rg-1", "rg-2", "rg-3"])
+    await ledger.delete([])
+    assert await ledger.list_open() == []
+    # A closed record can be written again, because its container may turn up after all.
+    await ledger.put(ready)
+    assert await ledger.list_open() == [ready]
+
+
+async def test_container_id_too_large_for_the_state_file_is_refused(ledger: Ledger) -> None:
+    with pytest.raises(LedgerError, match="too large"):
+        await ledger.put(attrs.evolve(RECORD, container_id=2**63))
+    assert await ledger.list_open() == []
+
+
+async def test_detached_record_is_taken_by_only_one_caller(ledger: Ledger) -> None:
+    process, now = this_process(), RECORD.intended_at
+    await ledger.put(RECORD)
+    assert await ledger.claim_detached("rg-1", process, now) is None
+    await ledger.put(attrs.evolve(RECORD, stage="detached", container_id=7, owner=None))
+    assert await ledger.claim_detached("rg-1", process, now + timedelta(days=2)) is None
+    taken = await asyncio.gather(*(ledger.claim_detached("rg-1", process, now) for _ in range(5)))
+    assert len([record for record in taken if record is not None]) == 1
+    other = attrs.evolve(process, process_id=1)
+    await ledger.give_back("rg-1", other)
+    assert (await ledger.list_open())[0].stage == "ready"
+    await ledger.give_back("rg-1", process)
+    assert (await ledger.list_open())[0].stage == "detached"
+
+
+async def test_unreadable_record_raises_an_error_with_its_name(state: Path, ledger: Ledger) -> None:
+    await ledger.put(RECORD)
+    with sqlite3.connect(state) as connection:
+        connection.execute("UPDATE rentals SET expires_at = 'soon'")
+    connection.close()
+    with pytest.raises(LedgerError, match="record of rg-1 cannot be read"):
+        await ledger.list_open()
+
+
+@pytest.mark.parametrize("version", [0, 1, 2])
+async def test_older_state_file_is_migrated_and_keeps_its_rows(
+    state: Path, state_file: State, ledger: Ledger, version: int
+) -> None:
+    from netmind_rentgpu.state_file import _MIGRATIONS
+
+    state.parent.mkdir(parents=True)
+    with sqlite3.connect(state) as connection:
+        for migration in _MIGRATIONS[:version]:
+            connection.execute(migration)
+        connection.execute(f"PRAGMA user_version = {version}")
+        if version:
+            connection.execute("INSERT INTO host_keys (account, container_id, public_key) VALUES ('account', 1, 'key')")
+    connection.close()
+    await ledger.put(RECORD)
+    assert await ledger.list_open() == [RECORD]
+    assert await state_file.host_key("account", 1) == ("key" if version else None)
+
+
+async def test_concurrent_writes_share_commits(state_file: State, ledger: Ledger) -> None:
+    commits: list[int] = []
+    together = state_file._together
+
+    def counted(acts: Any) -> Any:
+        commits.append(len(acts))
+        return together(acts)
+
+    state_file._together = counted  # type: ignore[method-assign]
+    await asyncio.gather(*(ledger.put(attrs.evolve(RECORD, name=f"rg-{number}")) for number in range(200)))
+    assert len(await ledger.list_open()) == sum(commits) == 200
+    assert len(commits) <= 2
+
+
+async def test_failed_write_does_not_undo_the_others_of_its_commit(state_file: State, ledger: Ledger) -> None:
+    def fail(connection: Any) -> None:
+        connection.execute("DELETE FROM rentals")
+        raise ZeroDivisionError
+
+    ends = await asyncio.gather(
+        ledger.put(RECORD),
+        state_file.write(fail),
+        ledger.put(attrs.evolve(RECORD, name="rg-3", container_id=2**63)),
+        ledger.put(attrs.evolve(RECORD, name="rg-2")),
+        return_exceptions=True,
+    )
+    assert [type(end).__name__ for end in ends] == ["NoneType", "ZeroDivisionError", "LedgerError", "NoneType"]
+    assert [record.name for record in await ledger.list_open()] == ["rg-1", "rg-2"]
+
+
+async def test_cancelled_write_still_reaches_the_state_file(ledger: Ledger) -> None:
+    writing = asyncio.create_task(ledger.put(RECORD))
+    await asyncio.sleep(0)
+    writing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert await ledger.list_open() == [RECORD]
+
+
+# State files that cannot be used: renting fails before anything is created.
+
+
+async def error_of_rent(emulator: Emulator, state: Path) -> LedgerError:
+    """Rent with a state file that cannot be used; return the error."""
+    async with client(emulator, state) as gpu:
+        with pytest.raises(LedgerError) as raised:
+            await gpu.rent(image=IMAGE).__aenter__()
+    assert not emulator.requests.of("create_container")
+    return raised.value
+
+
+async def test_rent_with_a_state_file_that_processes_cannot_share_is_refused(
+    emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = sqlite3.connect
+
+    def without_locks(path: Path, **options: Any) -> sqlite3.Connection:
+        # SQLite's own way to open a file without locks.
+        return connect(f"file:{path}?vfs=unix-none", uri=True, **options)
+
+    monkeypatch.setattr(sqlite3, "connect", without_locks)
+    assert "processes cannot share it" in str(await error_of_rent(emulator, state))
+
+
+async def test_rent_with_a_state_file_that_stays_locked_is_refused(
+    emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netmind_rentgpu.state_file.LONGEST_LOCK", 0.2)
+    state.parent.mkdir(parents=True)
+    holder = sqlite3.connect(state, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    assert "locked" in str(await error_of_rent(emulator, state))
+    holder.close()
+
+
+@pytest.mark.parametrize("size", [1, 5_000, 30_000, 60_000])
+async def test_rent_on_a_full_disk_is_refused_and_leaves_nothing_rented(
+    emulator: Emulator, state: Path, size: int
+) -> None:
+    program = Program(
+        file="rent_until_disk_full.py",
+        arguments=[str(size)],
+        environment={"NETMIND_API_KEY": emulator.token, "NETMIND_RENTGPU_STATE": str(state)},
+    )
+    await program.run(emulator.url)
+    assert program.output.startswith("LedgerError the state file"), program.errors
+    emulator.assert_nothing_rented()
