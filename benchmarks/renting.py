@@ -158,7 +158,7 @@ class _Bench:
         """See that nothing is left, on the service or on record."""
         left = [container.name async for container in self._gpu.containers.list()]
         assert not left, left
-        assert not await self._gpu.rentals.open()
+        assert not await self._gpu.rentals.list()
 
     def count_commits(self) -> None:
         """Count what goes to the disk: one transaction is one `fsync`."""

@@ -213,7 +213,7 @@ class AsyncRentGPU:
                 one of its name.
             ConfigurationError: asyncssh is missing.
             NoMachineError: when it is entered, nothing can be had; `refusals` says why.
-            LedgerError: when it is entered, the state file cannot be used; nothing was rented, or it was deleted.
+            StateFileError: when it is entered, the state file cannot be used; nothing was rented, or it was deleted.
             WaitTimeoutError, ContainerGoneError: when it is entered, it did not let us in; it was deleted.
             RentalExpiredError, BudgetExceededError: when it is left, or used, it was deleted before.
             ReleaseError: when it is left, it could not be deleted, and stays on record.
@@ -295,7 +295,7 @@ class AsyncRentGPU:
 
         Raises:
             SSHError: when it is opened, it cannot be; `stage` says why.
-            LedgerError: when it is opened, the state file cannot be used.
+            StateFileError: when it is opened, the state file cannot be used.
             ConfigurationError: asyncssh is missing.
             InvalidArgumentError: an argument that cannot be used.
             RentGPUError: when it is opened, any other of the client's errors.

@@ -27,7 +27,7 @@
     │   ├── RentalExpiredError          its time was up
     │   └── BudgetExceededError         its budget was spent
     ├── ReleaseError                a rental could not be deleted; it is on record, for `reap`
-    └── LedgerError                 the state file cannot be used
+    └── StateFileError              the state file cannot be used
 
 Errors can be pickled, and hold no token or password. This module touches nothing of the package but, for types, the models.
 """
@@ -59,7 +59,6 @@ __all__ = [
     "InsufficientBalanceError",
     "InvalidArgumentError",
     "InvalidRequestError",
-    "LedgerError",
     "MachineRefusal",
     "NoMachineError",
     "NotFoundError",
@@ -73,6 +72,7 @@ __all__ = [
     "SSHStage",
     "SSHTimeoutError",
     "ServerError",
+    "StateFileError",
     "TransportError",
     "UnexpectedResponseError",
     "WaitTimeoutError",
@@ -396,5 +396,5 @@ class ReleaseError(_RentalError):
         self.hourly_price = hourly_price
 
 
-class LedgerError(RentGPUError):
+class StateFileError(RentGPUError):
     """The state file cannot be used: it cannot be read or written, is damaged, or is of a newer version."""

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.concurrency.threads import run_in_thread, start_thread
-from netmind_rentgpu.errors import ClientStateError, LedgerError
+from netmind_rentgpu.errors import ClientStateError, StateFileError
 
 __all__ = ["LONGEST_LOCK", "Connection", "State"]
 
@@ -95,7 +95,7 @@ class State:
         """Return a container's host key, as it was when it was first logged into; None if it never was.
 
         Raises:
-            LedgerError: the file cannot be used.
+            StateFileError: the file cannot be used.
         """
 
         def find(connection: Connection) -> str | None:
@@ -109,7 +109,7 @@ class State:
         """Keep a container's host key, unless there is one; return the one that is kept then.
 
         Raises:
-            LedgerError: the file cannot be used.
+            StateFileError: the file cannot be used.
         """
         conflict = "UPDATE SET public_key = excluded.public_key" if replace else "NOTHING"
 
@@ -152,7 +152,7 @@ class State:
         It comes to its end whoever cancels the waiting for it, and is cancelled then.
 
         Raises:
-            LedgerError: the file cannot be used; nothing was changed.
+            StateFileError: the file cannot be used; nothing was changed.
             ClientStateError: it is just being written to in another event loop.
         """
         entry = self._enter(act)
@@ -171,7 +171,7 @@ class State:
     def write_soon(self, act: Callable[[Connection], Result]) -> asyncio.Future[Result]:
         """Act on the file, after all that was to be written before, and wait for nothing; return what will come of it.
 
-        That may be a LedgerError, as for `write`.
+        That may be a StateFileError, as for `write`.
         """
         return self._enter(act).done
 
@@ -179,7 +179,7 @@ class State:
         """Look something up, in a thread; it waits for nobody who writes.
 
         Raises:
-            LedgerError: the file cannot be used.
+            StateFileError: the file cannot be used.
         """
         return await run_in_thread(lambda: self._read(look))
 
@@ -235,8 +235,8 @@ class State:
         except (sqlite3.Error, OSError) as error:
             raise self._unusable(error) from error
 
-    def _unusable(self, error: Exception) -> LedgerError:
-        return LedgerError(f"the state file {self._path} cannot be used: {error}")
+    def _unusable(self, error: Exception) -> StateFileError:
+        return StateFileError(f"the state file {self._path} cannot be used: {error}")
 
     def _together(self, acts: Sequence[_Act]) -> list[Any]:
         """Act, all in one transaction, or each in its own where one fails; return what each returns, or how it failed.
@@ -341,7 +341,7 @@ def _make(path: Path) -> None:
 
 def _set_up(connection: Connection, path: Path) -> None:
     if _patiently(connection, "PRAGMA journal_mode = WAL") != "wal":
-        raise LedgerError(f"the state file {path} cannot be used: processes cannot share it where it lies")
+        raise StateFileError(f"the state file {path} cannot be used: processes cannot share it where it lies")
     connection.execute("PRAGMA synchronous = FULL")
     _migrate(connection, path)
 
@@ -368,7 +368,7 @@ def _migrate(connection: Connection, path: Path) -> None:
     # Another process may have been first.
     if version() > len(_MIGRATIONS):
         connection.execute("ROLLBACK")
-        raise LedgerError(f"the state file {path} was written by a newer version of this package")
+        raise StateFileError(f"the state file {path} was written by a newer version of this package")
     for number in range(version(), len(_MIGRATIONS)):
         connection.execute(_MIGRATIONS[number])
         connection.execute(f"PRAGMA user_version = {number + 1}")

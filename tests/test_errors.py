@@ -53,7 +53,7 @@ EXAMPLES = [
     errors.RentalExpiredError("text", name="rg-1", container_id=1),
     errors.BudgetExceededError("text", name="rg-1", container_id=1),
     errors.ReleaseError("text", name="rg-1", container_id=None, hourly_price=Decimal("0.5")),
-    errors.LedgerError("text"),
+    errors.StateFileError("text"),
 ]
 
 

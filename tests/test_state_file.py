@@ -17,7 +17,7 @@ import anyio
 import pytest
 from until import until
 
-from netmind_rentgpu import AsyncRentGPU, ConfigurationError, LedgerError
+from netmind_rentgpu import AsyncRentGPU, ConfigurationError, StateFileError
 from netmind_rentgpu.settings import DEFAULT, Settings
 from netmind_rentgpu.state_file import State
 
@@ -67,7 +67,7 @@ async def test_state_file_behind_circular_links_is_refused(tmp_path: Path) -> No
     (tmp_path / "other").symlink_to(tmp_path / "one")
     state = State(tmp_path / "one")
     for use in (state.host_key("account", 1), state.pin_host_key("account", 1, "key")):
-        with pytest.raises(LedgerError, match="cannot be used"):
+        with pytest.raises(StateFileError, match="cannot be used"):
             await use
 
 
@@ -82,14 +82,14 @@ async def test_host_key_is_kept_unless_it_is_replaced(path: Path) -> None:
     state.close()
 
 
-async def test_unusable_state_file_raises_ledger_error(path: Path, tmp_path: Path) -> None:
+async def test_unusable_state_file_raises_state_file_error(path: Path, tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(b"x" * 5000)
-    with pytest.raises(LedgerError, match="not a database"):
+    with pytest.raises(StateFileError, match="not a database"):
         await State(path).host_key("account", 1)
-    with pytest.raises(LedgerError, match="cannot be used"):
+    with pytest.raises(StateFileError, match="cannot be used"):
         await State(tmp_path).host_key("account", 1)
-    with pytest.raises(LedgerError, match="cannot be used"):
+    with pytest.raises(StateFileError, match="cannot be used"):
         await State(path / "below" / "a-file").host_key("account", 1)
     path.unlink()
     state = State(path)
@@ -98,7 +98,7 @@ async def test_unusable_state_file_raises_ledger_error(path: Path, tmp_path: Pat
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 1000")
     connection.close()
-    with pytest.raises(LedgerError, match="newer version"):
+    with pytest.raises(StateFileError, match="newer version"):
         await State(path).host_key("account", 1)
 
 

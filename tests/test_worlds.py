@@ -3,7 +3,7 @@
 import asyncio
 import random
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import UTC
 from decimal import Decimal
@@ -373,33 +373,42 @@ async def test_watch_reports_every_change_in_every_world(
         async for change in containers.watch():
             read.append(change)
 
-    async def read_of(container_id: int) -> Change:
-        await until(lambda: any(change.container_id == container_id for change in read))
-        found = next(change for change in read if change.container_id == container_id)
-        read.remove(found)
-        return found
+    async def read_of(container_id: int, wanted: Callable[[Change], bool]) -> Change:
+        """Wait for a change of a container; a look that came early may have found others before it."""
+
+        def found() -> Change | None:
+            return next((change for change in read if change.container_id == container_id and wanted(change)), None)
+
+        await until(lambda: found() is not None)
+        change = found()
+        assert change is not None
+        del read[: read.index(change) + 1]
+        return change
 
     reader = asyncio.create_task(reading())
-    await until(lambda: containers._poller._snapshots.all_wanted and not containers._poller._snapshots.base_wanted)
-    second = await create(gpu, machine, "second")
-    clock.advance(LAG)
-    appeared = await read_of(second.id)
-    assert appeared.before is None
-    assert appeared.after is not None
-    assert appeared.after.name == "second"
-    await containers.stop(first.id)
-    change = await read_of(first.id)
-    assert change.before is not None
-    assert change.after is not None
-    assert change.before.status != change.after.status
-    await containers.delete(first.id)
-    clock.advance(LAG)
-    assert (await read_of(first.id)).after is None
-    await containers.delete(second.id)
-    clock.advance(LAG)
-    assert (await read_of(second.id)).after is None
-    reader.cancel()
-    await asyncio.wait([reader])
+    try:
+        await until(lambda: containers._poller._snapshots.all_wanted and not containers._poller._snapshots.base_wanted)
+        second = await create(gpu, machine, "second")
+        clock.advance(LAG)
+        appeared = await read_of(second.id, lambda _: True)
+        assert appeared.before is None
+        assert appeared.after is not None
+        assert appeared.after.name == "second"
+        status = (await gpu.containers.get(first.id)).status
+        await containers.stop(first.id)
+        change = await read_of(first.id, lambda change: change.after is not None and change.after.status != status)
+        assert change.before is not None
+        assert change.after is not None
+        assert change.before.status != change.after.status
+        await containers.delete(first.id)
+        clock.advance(LAG)
+        await read_of(first.id, lambda change: change.after is None)
+        await containers.delete(second.id)
+        clock.advance(LAG)
+        await read_of(second.id, lambda change: change.after is None)
+    finally:
+        reader.cancel()
+        await asyncio.wait([reader])
     assert emulator.running == []
 
 

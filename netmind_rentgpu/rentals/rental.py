@@ -176,7 +176,7 @@ class AsyncRental:
             What the state file knows of it; `rentals.attach` takes it.
 
         Raises:
-            LedgerError: that could not be put on record; it is still to be deleted when the block is left.
+            StateFileError: that could not be put on record; it is still to be deleted when the block is left.
             RentalEndedError: it is over already.
             ClientStateError: it was not entered yet, was left, detached, or is kept anyway.
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from netmind_rentgpu.errors import InvalidArgumentError, LedgerError, NotFoundError, RentalEndedError
+from netmind_rentgpu.errors import InvalidArgumentError, NotFoundError, RentalEndedError, StateFileError
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.rentals.context import RentalContext, is_held_here, now
 from netmind_rentgpu.rentals.ledger.names import is_same_name
@@ -24,11 +24,11 @@ class AsyncRentals:
     def __init__(self, context: RentalContext) -> None:
         self._context = context
 
-    async def open(self) -> list[RentalRecord]:
+    async def list(self) -> list[RentalRecord]:
         """Return what the state file knows to be rented, or that may be, the oldest first. The service is not asked.
 
         Raises:
-            LedgerError: the state file cannot be used.
+            StateFileError: the state file cannot be used.
         """
         return await self._context.ledger.list_open()
 
@@ -48,7 +48,7 @@ class AsyncRentals:
             What was deleted, what is in doubt, and what could not be deleted.
 
         Raises:
-            LedgerError: the state file cannot be used (not with `by_name`).
+            StateFileError: the state file cannot be used (not with `by_name`).
             RentGPUError: with `by_name`, the list of containers could not be read; one strange item is among what failed.
         """
         return await (reap_by_name(self._context) if by_name else reap(self._context, wait=wait))
@@ -59,14 +59,14 @@ class AsyncRentals:
         If it cannot be entered, it stays detached.
 
         Args:
-            rental: what `detach` or `open` returned, or its name.
+            rental: what `detach` or `list` returned, or its name.
             timeout: seconds in which it has to let us in.
 
         Raises:
             InvalidArgumentError: an argument that cannot be used; when it is entered, there is no such detached rental, or
                 no longer.
             RentalEndedError: when it is entered, its container is gone.
-            LedgerError: when it is entered, the state file cannot be used.
+            StateFileError: when it is entered, the state file cannot be used.
             RentGPUError: when it is entered, any other of the client's errors.
         """
         name = rental.name if isinstance(rental, RentalRecord) else arguments.text("rental", rental)
@@ -85,7 +85,7 @@ class AsyncRentals:
         provisioner.begin_attach(name)
         try:
             record = await context.ledger.claim_detached(name, this_process(), now())
-        except LedgerError:
+        except StateFileError:
             provisioner.disown(name)
             raise
         if record is None or record.container_id is None:

@@ -307,7 +307,7 @@ class AsyncContainers:
             ContainerFailedError: `fail` was met.
             ContainerGoneError: there is no such container, or no longer.
             SSHError: the server is not the one that this container had (`stage` is `host key`).
-            LedgerError: the state file cannot be used.
+            StateFileError: the state file cannot be used.
             ConfigurationError: asyncssh is missing.
             InvalidArgumentError: an argument that cannot be used.
             ClientStateError: the client was closed.

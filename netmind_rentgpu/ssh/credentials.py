@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from netmind_rentgpu.errors import ClientStateError, ConfigurationError, LedgerError, RentGPUError, SSHError
+from netmind_rentgpu.errors import ClientStateError, ConfigurationError, RentGPUError, SSHError, StateFileError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.resources.auths import AsyncAuths
 from netmind_rentgpu.state_file import State
@@ -51,7 +51,7 @@ class ContainerLogin:
 
         Raises:
             SSHError: it could not be done.
-            LedgerError: the state file cannot be used.
+            StateFileError: the state file cannot be used.
             RentGPUError: the auth could not be got.
         """
         from netmind_rentgpu.ssh.login import Login, log_in
@@ -87,13 +87,13 @@ class ContainerLogin:
 
         Raises:
             SSHError: the server is not the one that this container had.
-            LedgerError: the state file cannot be used.
+            StateFileError: the state file cannot be used.
             ConfigurationError: asyncssh is missing.
         """
         check_asyncssh()
         try:
             connection = await self.log_in(container, min(_LONGEST_TRY, _FIRST_TRY * 2.0 ** min(attempt, 8)))
-        except (LedgerError, ClientStateError):
+        except (StateFileError, ClientStateError):
             raise
         except SSHError as error:
             if error.stage == "host key":

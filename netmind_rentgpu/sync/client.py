@@ -92,7 +92,7 @@ class Rentals(_Resource):
     def _async(self) -> AsyncRentals:
         return self._client.value.rentals
 
-    open: Final = sync_method(AsyncRentals.open)
+    list: Final = sync_method(AsyncRentals.list)
     reap: Final = sync_method(AsyncRentals.reap)
     attach: Final = sync_handle(AsyncRentals.attach, Rental)
 

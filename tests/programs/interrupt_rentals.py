@@ -45,5 +45,5 @@ for number in range(int(sys.argv[2])):
     # The rental is deleted at once, although the program still refers to it.
     assert not rented(), number
     assert not portal._loop._calls
-    assert gpu.rentals.open() == []
+    assert gpu.rentals.list() == []
 assert interrupted > 0, (interrupted, left)

@@ -21,7 +21,7 @@ def work() -> None:
     start.passed()
     with RentGPU() as gpu, gpu.rent(**ANY) as rental:
         assert gpu.containers.get(rental.container.id).name == rental.name
-        assert rental.name in [record.name for record in gpu.rentals.open()]
+        assert rental.name in [record.name for record in gpu.rentals.list()]
 
 
 pids = fork(count, work)

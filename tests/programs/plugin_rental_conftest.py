@@ -35,5 +35,5 @@ async def rental(rentgpu_emulator: Emulator, tmp_path_factory: pytest.TempPathFa
     gpu = AsyncRentGPU(rentgpu_emulator.token, base_url=rentgpu_emulator.url, state=state)
     async with gpu.rent(gpu_name="RTX 4090", image="PyTorch 2.4", ttl=ttl) as rental:
         yield rental
-    assert await gpu.rentals.open() == []
+    assert await gpu.rentals.list() == []
     await gpu.close()

@@ -8,7 +8,7 @@ import secrets
 import sys
 from datetime import UTC, datetime
 
-from netmind_rentgpu import AsyncRentGPU, LedgerError
+from netmind_rentgpu import AsyncRentGPU, StateFileError
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 
 
@@ -35,10 +35,12 @@ async def main() -> None:
                 async with gpu.rent(image="PyTorch 2.4", keep=True) as rental:
                     await gpu.containers.delete(rental.container.id)
                 await gpu.rentals._context.ledger.put(record())
-        except LedgerError as error:
-            print("LedgerError", error)
+        except StateFileError as error:
+            print("StateFileError", error)
 
 
+# Otherwise the limit would leave halves of compiled modules, which no other process could import.
+sys.dont_write_bytecode = True
 largest = int(sys.argv[1])
 # The limit acts as a full disk does: no file of this process may grow beyond this number of bytes.
 resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))

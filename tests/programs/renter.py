@@ -34,4 +34,4 @@ def until(condition: Callable[[], Any]) -> None:
 def on_record() -> list[RentalRecord]:
     """Return the records of what is open."""
     with RentGPU() as gpu:
-        return gpu.rentals.open()
+        return gpu.rentals.list()

@@ -17,7 +17,7 @@ async def main(url: str, token: str, state: str, name: str) -> None:
     gpu = AsyncRentGPU(token, base_url=url, state=state)
     gpu.containers.get = lambda *_, **__: asyncio.Event().wait()  # type: ignore[assignment,method-assign]  # never answers
     ALIVE.extend([gpu, asyncio.create_task(gpu.rentals.attach(name).__aenter__())])
-    while [record.stage for record in await gpu.rentals.open()] != ["ready"]:
+    while [record.stage for record in await gpu.rentals.list()] != ["ready"]:
         await asyncio.sleep(0.01)
     asyncio.get_running_loop().stop()
     await asyncio.Event().wait()

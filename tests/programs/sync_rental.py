@@ -21,7 +21,7 @@ with RentGPU() as gpu:
         assert rental.hourly_price
         assert rental.expires_at
         assert 0 < rental.spent < rental.hourly_price
-        assert [record.name for record in gpu.rentals.open()] == [rental.name]
+        assert [record.name for record in gpu.rentals.list()] == [rental.name]
 
         (HERE / "up").write_bytes(b"x" * 1000)
         shell = rental.shell
@@ -30,7 +30,7 @@ with RentGPU() as gpu:
         assert rental.shell is shell
         print((HERE / "down").stat().st_size, rental.run("wc -c < there").stdout.strip())
     assert not rented()
-    assert gpu.rentals.open() == []
+    assert gpu.rentals.list() == []
     for use in (lambda: rental.run("true"), lambda: rental.shell, rental.detach, rental.__enter__):
         try:
             use()

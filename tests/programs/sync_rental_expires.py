@@ -51,7 +51,7 @@ with RentGPU() as gpu:
     except RentalExpiredError:
         print("while in use")
     assert not rented()
-    assert not gpu.rentals.open()
+    assert not gpu.rentals.list()
     try:
         with gpu.rent(**WANTED, ttl=TTL) as rental:
             expire(rental)

@@ -49,7 +49,7 @@ async def test_rental_with_lost_create_answer_and_detached_rental_are_deleted_in
         assert len(emulator.requests.of("create_container")) == 1
         # The record stays until the lags are over, because the service may still act on the create.
         assert (await gpu.rentals.reap(wait=True)).clean
-        assert await gpu.rentals.open() == []
+        assert await gpu.rentals.list() == []
 
         # A detached rental that has expired is deleted by its record.
         if not unreadable:

@@ -77,7 +77,7 @@ async def test_call_from_another_event_loop_is_refused_and_changes_nothing(
         waiting.cancel()
         await asyncio.wait({waiting})
     emulator.assert_nothing_rented()
-    assert await gpu.rentals.open() == []
+    assert await gpu.rentals.list() == []
 
 
 async def test_client_without_rentals_closed_in_another_loop_stays_usable(

@@ -103,7 +103,7 @@ async def test_ctrl_c_just_before_leaving_is_raised_after_the_deletion(service: 
                 with gpu.rent(**WANTED) as rental:
                     portal._running_loop = interrupted
             except KeyboardInterrupt:
-                print("interrupted", rented(), gpu.rentals.open(), rental)
+                print("interrupted", rented(), gpu.rentals.list(), rental)
     """)
     assert re.match(r"interrupted \[\] \[\] <Rental .*: over>\n$", program.output), program.output
     program.assert_silent()

@@ -71,7 +71,7 @@ async def test_detached_rental_can_be_attached_by_one_other_process(service: Ser
     between = await service.run("""
         with RentGPU() as gpu:
             assert gpu.rentals.reap(wait=True).deleted == ()
-            print(gpu.rentals.open()[0].name)
+            print(gpu.rentals.list()[0].name)
     """)
     between.assert_silent(f"{name}\n")
     other = await service.run(f"""
@@ -101,7 +101,7 @@ async def test_kept_rental_outlives_its_process_and_every_reap(service: Service)
     container_id = int(program.output)
     reaping = await service.run("""
         with RentGPU() as gpu:
-            assert gpu.rentals.open() == []
+            assert gpu.rentals.list() == []
             for by_name in (False, True):
                 assert gpu.rentals.reap(wait=not by_name, by_name=by_name).deleted == ()
     """)

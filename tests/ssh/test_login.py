@@ -20,10 +20,10 @@ from netmind_rentgpu import (
     ClientStateError,
     ConfigurationError,
     Container,
-    LedgerError,
     PaymentType,
     SSHError,
     SSHTimeoutError,
+    StateFileError,
     WaitTimeoutError,
 )
 from netmind_rentgpu.emulator import Emulator, Fault, World
@@ -331,12 +331,12 @@ async def test_many_containers_are_logged_into_at_once(full: bool, state: Path) 
 # The state file.
 
 
-async def test_unusable_state_file_raises_a_ledger_error(gpu: AsyncRentGPU, state: Path) -> None:
+async def test_unusable_state_file_raises_a_state_file_error(gpu: AsyncRentGPU, state: Path) -> None:
     container = await rented(gpu)
     state.parent.mkdir(parents=True)
     state.write_bytes(b"no database" * 1000)
     for call in (gpu.ssh(container).__aenter__, lambda: gpu.containers.wait_ready(container.id, timeout=LONG)):
-        with pytest.raises(LedgerError, match="cannot be used: file is not a database"):
+        with pytest.raises(StateFileError, match="cannot be used: file is not a database"):
             await call()
     state.unlink()
     async with gpu.ssh(container):

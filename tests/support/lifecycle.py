@@ -1,12 +1,21 @@
-"""Repeated creates, refused deletions, early expiry and an order of offers, for tests of a rental's lifecycle."""
+"""Repeated creates, refused deletions, deadlines that come early and an order of offers, for a rental's lifecycle."""
 
 from __future__ import annotations
 
+import asyncio
+from datetime import timedelta
 from typing import Literal
+
+import attrs
+from rented import PROFILE
 
 from netmind_rentgpu import AsyncRental, AsyncRentGPU, Container, Offer
 from netmind_rentgpu.emulator import Emulator, Fault
 from netmind_rentgpu.rentals.context import now
+from netmind_rentgpu.rentals.lifecycle.attempt import UncertaintyWindow
+
+UNCERTAIN = attrs.evolve(PROFILE, create_lag=timedelta(hours=1))
+"""A profile by which a create stays uncertain until a test ends that, however busy the machine is."""
 
 
 def refuse_deletes(emulator: Emulator, times: int | Literal["all"]) -> None:
@@ -28,3 +37,17 @@ def expire(rental: AsyncRental) -> None:
     """Let the timer of a rental ring now, which would otherwise have to leave time to enter on the busiest machine."""
     rental._expiry._expires_at = now()
     rental._expiry._arm()
+
+
+def end_uncertainty(rental: AsyncRental) -> None:
+    """Let the time pass after which nothing of a rental's creates can turn up any more."""
+    for attempt in rental._provisioner._attempts:
+        if attempt.uncertainty is not None:
+            attempt.uncertainty = UncertaintyWindow(now(), asyncio.get_running_loop().time())
+    rental._expiry._arm()
+
+
+async def end_uncertainty_on_record(gpu: AsyncRentGPU) -> None:
+    """Let that time pass for all rentals on record."""
+    for record in await gpu.rentals.list():
+        await gpu._context.ledger.put(attrs.evolve(record, certain_at=record.intended_at))

@@ -74,7 +74,7 @@ class Service:
 
     async def records(self) -> list[RentalRecord]:
         async with self.client() as gpu:
-            return await gpu.rentals.open()
+            return await gpu.rentals.list()
 
     def client(self) -> AsyncRentGPU:
         environment = self.environment

@@ -184,7 +184,7 @@ async def renting(gpu: AsyncRentGPU) -> None:
         timeout=60,
     ):
         pass
-    records = await gpu.rentals.open()
+    records = await gpu.rentals.list()
     assert_type(records, list[RentalRecord])
     assert_type(gpu.rentals.attach(records[0]), AsyncRental)
     assert_type(await gpu.rentals.reap(wait=True), ReapReport)
@@ -203,5 +203,5 @@ def renting_synchronously(gpu: RentGPU) -> None:
         assert_type(rental.close(), None)
     with gpu.rentals.attach("name", timeout=5) as attached:
         assert_type(attached, Rental)
-    assert_type(gpu.rentals.open()[0].certain_at, datetime)
+    assert_type(gpu.rentals.list()[0].certain_at, datetime)
     assert_type(gpu.rentals.reap(by_name=True).clean, bool)

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from netmind_rentgpu.errors import LedgerError
+from netmind_rentgpu.errors import StateFileError
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.state_file import Connection, State
@@ -46,7 +46,7 @@ _PUT = (
 class Ledger:
     """One account's part of the state file.
 
-    Each method raises LedgerError where the file cannot be used; what writes is on the disk when it returns.
+    Each method raises StateFileError where the file cannot be used; what writes is on the disk when it returns.
     """
 
     def __init__(self, state: State, account: str) -> None:
@@ -173,7 +173,7 @@ def _record(row: tuple[Any, ...]) -> RentalRecord:
             owner=None if owner is None else ProcessIdentity(**json.loads(owner)),
         )
     except (ValueError, ArithmeticError, TypeError) as error:
-        raise LedgerError(f"the ledger's record of {name} cannot be read: {error}") from error
+        raise StateFileError(f"the ledger's record of {name} cannot be read: {error}") from error
 
 
 def _moment(moment: datetime) -> str:

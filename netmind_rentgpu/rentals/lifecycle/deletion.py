@@ -14,11 +14,11 @@ from netmind_rentgpu.errors import (
     ClientStateError,
     ConflictError,
     InvalidRequestError,
-    LedgerError,
     NotFoundError,
     PermissionDeniedError,
     ReleaseError,
     RentGPUError,
+    StateFileError,
 )
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext, now
@@ -138,7 +138,7 @@ async def write_best_effort(writing: Awaitable[object]) -> None:
     """Write to the ledger what has happened already. Where that fails, the intent is on record all the same."""
     try:
         await writing
-    except (LedgerError, ClientStateError) as error:
+    except (StateFileError, ClientStateError) as error:
         _tell(error)
 
 

@@ -18,10 +18,10 @@ import attrs
 
 from netmind_rentgpu.concurrency.cancellation import retry_when_cancelled, wait_shielded
 from netmind_rentgpu.errors import (
-    LedgerError,
     MachineRefusal,
     ReleaseError,
     RentGPUError,
+    StateFileError,
 )
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext, now
@@ -76,7 +76,7 @@ class Provisioner:
 
         Raises:
             NoMachineError: none can.
-            LedgerError: the intent could not be put on record, and so nothing was rented.
+            StateFileError: the intent could not be put on record, and so nothing was rented.
             RentGPUError: a create was refused for a reason that no other machine would cure, or what came of one cannot be
                 told.
         """
@@ -114,7 +114,7 @@ class Provisioner:
         try:
             with suppress(asyncio.CancelledError):  # which comes when it is written
                 await self._context.ledger.return_detached(name, this_process())
-        except LedgerError as error:
+        except StateFileError as error:
             # As long as this process lives it is taken for held, and so not reaped.
             logger.error("%s could not be detached again, and is reaped once this process has ended: %s", name, error)  # noqa: TRY400
             self._attempts.clear()
@@ -147,7 +147,7 @@ class Provisioner:
         """Give a try up to whoever attaches to it. To be run in a task of its own.
 
         Raises:
-            LedgerError: that could not be put on record; it is still ours.
+            StateFileError: that could not be put on record; it is still ours.
         """
         try:
             await self._context.ledger.put(attrs.evolve(record, stage="detached", owner=None))
@@ -161,7 +161,7 @@ class Provisioner:
 
         Raises:
             RentGPUError: that cannot be told.
-            LedgerError: its record could not be struck out.
+            StateFileError: its record could not be struck out.
         """
         for attempt in [attempt for attempt in self._attempts if attempt.record.name == name]:
             if attempt.uncertainty is not None:
@@ -213,7 +213,7 @@ class Provisioner:
         name = attempt.record.name
         try:
             await context.ledger.put(attempt.record)
-        except LedgerError:
+        except StateFileError:
             self._forget(attempt)
             raise
         attempt.creating = asyncio.get_running_loop().create_task(

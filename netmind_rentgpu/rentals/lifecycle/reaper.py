@@ -10,7 +10,7 @@ from datetime import datetime
 import attrs
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
-from netmind_rentgpu.errors import LedgerError, NotFoundError, RentGPUError
+from netmind_rentgpu.errors import NotFoundError, RentGPUError, StateFileError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext, disown_closed_loops, is_held_here, now
 from netmind_rentgpu.rentals.ledger.container_index import matching
@@ -114,7 +114,7 @@ class _Reaping:
         again = attrs.evolve(record, stage="abandoned", owner=None, container_id=None)
         try:
             await self.context.ledger.put(again)
-        except LedgerError as error:
+        except StateFileError as error:
             self.failed.append((record.name, error))
             return None
         return again
@@ -180,7 +180,7 @@ class _Reaping:
     async def close(self, record: RentalRecord) -> None:
         try:
             await self.context.ledger.delete([record.name])
-        except LedgerError as error:
+        except StateFileError as error:
             self.failed.append((record.name, error))
 
     async def _delete_found(self, record: RentalRecord, found: Sequence[Container]) -> bool:
@@ -204,7 +204,7 @@ async def reap(
         names: what it is about; None for all.
 
     Raises:
-        LedgerError: the state file cannot be used.
+        StateFileError: the state file cannot be used.
         ClientStateError: the client is closed, or belongs to another event loop.
     """
     context.check_usable()

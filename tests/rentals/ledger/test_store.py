@@ -15,7 +15,7 @@ import pytest
 from programs import Program
 from rented import IMAGE, client
 
-from netmind_rentgpu import LedgerError
+from netmind_rentgpu import StateFileError
 from netmind_rentgpu.emulator import Emulator
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
@@ -65,7 +65,7 @@ async def test_stored_record_reads_back_unchanged(state_file: State, ledger: Led
 
 
 async def test_container_id_too_large_for_the_state_file_is_refused(ledger: Ledger) -> None:
-    with pytest.raises(LedgerError, match="too large"):
+    with pytest.raises(StateFileError, match="too large"):
         await ledger.put(attrs.evolve(RECORD, container_id=2**63))
     assert await ledger.list_open() == []
 
@@ -79,9 +79,9 @@ async def test_detached_record_is_taken_by_only_one_caller(ledger: Ledger) -> No
     taken = await asyncio.gather(*(ledger.claim_detached("rg-1", process, now) for _ in range(5)))
     assert len([record for record in taken if record is not None]) == 1
     other = attrs.evolve(process, process_id=1)
-    await ledger.give_back("rg-1", other)
+    await ledger.return_detached("rg-1", other)
     assert (await ledger.list_open())[0].stage == "ready"
-    await ledger.give_back("rg-1", process)
+    await ledger.return_detached("rg-1", process)
     assert (await ledger.list_open())[0].stage == "detached"
 
 
@@ -90,7 +90,7 @@ async def test_unreadable_record_raises_an_error_with_its_name(state: Path, ledg
     with sqlite3.connect(state) as connection:
         connection.execute("UPDATE rentals SET expires_at = 'soon'")
     connection.close()
-    with pytest.raises(LedgerError, match="record of rg-1 cannot be read"):
+    with pytest.raises(StateFileError, match="record of rg-1 cannot be read"):
         await ledger.list_open()
 
 
@@ -139,7 +139,7 @@ async def test_failed_write_does_not_undo_the_others_of_its_commit(state_file: S
         ledger.put(attrs.evolve(RECORD, name="rg-2")),
         return_exceptions=True,
     )
-    assert [type(end).__name__ for end in ends] == ["NoneType", "ZeroDivisionError", "LedgerError", "NoneType"]
+    assert [type(end).__name__ for end in ends] == ["NoneType", "ZeroDivisionError", "StateFileError", "NoneType"]
     assert [record.name for record in await ledger.list_open()] == ["rg-1", "rg-2"]
 
 
@@ -155,10 +155,10 @@ async def test_cancelled_write_still_reaches_the_state_file(ledger: Ledger) -> N
 # State files that cannot be used: renting fails before anything is created.
 
 
-async def error_of_rent(emulator: Emulator, state: Path) -> LedgerError:
+async def error_of_rent(emulator: Emulator, state: Path) -> StateFileError:
     """Rent with a state file that cannot be used; return the error."""
     async with client(emulator, state) as gpu:
-        with pytest.raises(LedgerError) as raised:
+        with pytest.raises(StateFileError) as raised:
             await gpu.rent(image=IMAGE).__aenter__()
     assert not emulator.requests.of("create_container")
     return raised.value
@@ -198,5 +198,5 @@ async def test_rent_on_a_full_disk_is_refused_and_leaves_nothing_rented(
         environment={"NETMIND_API_KEY": emulator.token, "NETMIND_RENTGPU_STATE": str(state)},
     )
     await program.run(emulator.url)
-    assert program.output.startswith("LedgerError the state file"), program.errors
+    assert program.output.startswith("StateFileError the state file"), program.errors
     emulator.assert_nothing_rented()

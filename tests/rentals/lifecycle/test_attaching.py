@@ -18,9 +18,9 @@ from netmind_rentgpu import (
     AsyncRentGPU,
     ClientStateError,
     InvalidArgumentError,
-    LedgerError,
     RentalEndedError,
     RentalRecord,
+    StateFileError,
     WaitTimeoutError,
 )
 from netmind_rentgpu.emulator import Emulator, Fault
@@ -39,7 +39,7 @@ async def test_detached_rental_is_attached_by_another_client_and_deleted(
     assert [charge.name for charge in emulator.running] == [record.name]
     assert (await gpu.rentals.reap(wait=True)).deleted == ()
     async with client(emulator, state) as other:
-        (found,) = await other.rentals.open()
+        (found,) = await other.rentals.list()
         assert (found.name, found.stage, found.owner) == (record.name, "detached", None)
         async with other.rentals.attach(found) as attached:
             assert (await attached.run("true")).ok
@@ -66,7 +66,7 @@ async def test_rental_that_cannot_be_attached_stays_detached(gpu: AsyncRentGPU, 
     attaching.cancel()
     with pytest.raises(asyncio.CancelledError):
         await attaching
-    (found,) = await gpu.rentals.open()
+    (found,) = await gpu.rentals.list()
     assert found.stage == "detached"
     assert len(emulator.running) == 1
     await gpu.containers.restart(rental.container.id)
@@ -84,7 +84,7 @@ async def test_attach_to_a_deleted_container_raises_rental_ended(
     emulator.faults.add(Fault("status", call="get_container", status=404))
     with pytest.raises(RentalEndedError, match="is gone"):
         await gpu.rentals.attach(record).__aenter__()
-    assert [open_record.stage for open_record in await gpu.rentals.open()] == ["detached"]
+    assert [open_record.stage for open_record in await gpu.rentals.list()] == ["detached"]
     await gpu.containers.delete(rental.container.id)
     with pytest.raises(RentalEndedError, match="is gone"):
         await gpu.rentals.attach(record).__aenter__()
@@ -92,7 +92,7 @@ async def test_attach_to_a_deleted_container_raises_rental_ended(
         connection.execute("UPDATE rentals SET expires_at = intended_at")
     connection.close()
     assert (await gpu.rentals.reap()).gone == (record.name,)
-    assert await gpu.rentals.open() == []
+    assert await gpu.rentals.list() == []
     emulator.assert_nothing_rented()
 
 
@@ -101,7 +101,7 @@ async def test_attach_to_a_rental_in_use_changes_nothing(gpu: AsyncRentGPU, emul
         for _ in range(2):
             with pytest.raises(InvalidArgumentError, match="is in use in this process"):
                 await gpu.rentals.attach(rental.name).__aenter__()
-        assert [record.stage for record in await gpu.rentals.open()] == ["ready"]
+        assert [record.stage for record in await gpu.rentals.list()] == ["ready"]
         assert (await gpu.rentals.reap()).deleted == ()
         assert (await rental.run("true")).ok
     emulator.assert_nothing_rented()
@@ -114,10 +114,10 @@ async def test_attach_after_a_failed_claim_succeeds(
         record = await rental.detach()
 
     async def fail(*_: Any) -> None:
-        raise LedgerError("the disk is full")
+        raise StateFileError("the disk is full")
 
-    monkeypatch.setattr(Ledger, "take", fail)
-    with pytest.raises(LedgerError, match="full"):
+    monkeypatch.setattr(Ledger, "claim_detached", fail)
+    with pytest.raises(StateFileError, match="full"):
         await gpu.rentals.attach(record).__aenter__()
     monkeypatch.undo()
     async with gpu.rentals.attach(record) as attached:
@@ -153,6 +153,6 @@ def test_event_loop_stopped_during_attach_leaves_the_rental_detached(state: Path
 async def attach_and_leave(gpu: AsyncRentGPU, record: RentalRecord) -> list[str]:
     """Attach to a rental and delete it; return the stages of the records before that."""
     async with gpu:
-        stages = [open_record.stage for open_record in await gpu.rentals.open()]
+        stages = [open_record.stage for open_record in await gpu.rentals.list()]
         async with gpu.rentals.attach(record):
             return stages

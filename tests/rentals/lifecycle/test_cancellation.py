@@ -9,7 +9,7 @@ from pathlib import Path
 import anyio
 import attrs
 import pytest
-from lifecycle import refuse_deletes
+from lifecycle import UNCERTAIN, end_uncertainty_on_record, refuse_deletes
 from rented import IMAGE, PROFILE, cancel_twice, client
 from until import until
 
@@ -37,7 +37,7 @@ async def test_timeout_around_a_rental_stays_a_timeout(gpu: AsyncRentGPU, emulat
 
 
 async def test_entry_cancelled_once_waits_for_the_search_and_the_deletion(emulator: Emulator, state: Path) -> None:
-    profile = attrs.evolve(PROFILE, list_lag=timedelta(seconds=1))
+    profile = attrs.evolve(UNCERTAIN, list_lag=timedelta(seconds=1))
     async with client(emulator, state, profile) as gpu:
         emulator.faults.add(Fault("late commit", seconds=0.5))
         entering = asyncio.create_task(gpu.rent(image=IMAGE).__aenter__())
@@ -48,10 +48,11 @@ async def test_entry_cancelled_once_waits_for_the_search_and_the_deletion(emulat
         assert len(emulator.charges) == 1
         emulator.assert_nothing_rented()
         # The service may act on the create once more until the create lag is over.
-        (record,) = await gpu.rentals.open()
+        (record,) = await gpu.rentals.list()
         assert (record.stage, record.container_id, record.owner) == ("abandoned", None, None)
-        assert (await gpu.rentals.reap(wait=True)).clean
-        assert await gpu.rentals.open() == []
+        await end_uncertainty_on_record(gpu)
+        assert (await gpu.rentals.reap()).clean
+        assert await gpu.rentals.list() == []
 
 
 async def test_entry_cancelled_twice_gives_up_a_search_that_hangs(emulator: Emulator, state: Path) -> None:
@@ -82,7 +83,7 @@ async def test_entry_cancelled_twice_does_not_wait_for_a_create_that_hangs(emula
         async with asyncio.timeout(20):
             with pytest.raises(asyncio.CancelledError):
                 await entering
-        assert len(await gpu.rentals.open()) == 1
+        assert len(await gpu.rentals.list()) == 1
 
 
 @pytest.mark.parametrize("by_timeout", [False, True])
@@ -102,7 +103,7 @@ async def test_leaving_cancelled_once_waits_for_a_service_that_recovers(
         with pytest.raises(asyncio.CancelledError):
             await leaving
     emulator.assert_nothing_rented()
-    assert await gpu.rentals.open() == []
+    assert await gpu.rentals.list() == []
 
 
 @pytest.mark.parametrize("body", [False, True], ids=["twice while leaving", "in the block, and while leaving"])
@@ -132,7 +133,7 @@ async def test_leaving_cancelled_twice_keeps_the_container_on_record(
             await renting
     assert "could not be deleted" in cancelled.value.__notes__[0]
     emulator.faults.clear()
-    (record,) = await gpu.rentals.open()
+    (record,) = await gpu.rentals.list()
     assert (await gpu.rentals.reap()).deleted == (record.name,)
     emulator.assert_nothing_rented()
 
@@ -147,7 +148,7 @@ async def test_leaving_cancelled_too_often_is_reported_and_can_be_reaped(
     # A program may cancel its remaining tasks until none is left; the tasks that serve this test are spared.
     while not leaving.done():
         for task in asyncio.all_tasks() - serving:
-            if "Hold" in str(task) or task is leaving:
+            if "Provisioner" in str(task) or task is leaving:
                 task.cancel()
         await asyncio.sleep(0.02)
     with pytest.raises(asyncio.CancelledError) as cancelled:
@@ -155,6 +156,6 @@ async def test_leaving_cancelled_too_often_is_reported_and_can_be_reaped(
     assert "cancelled too often" in cancelled.value.__notes__[0]
     assert "cancelled too often" in caplog.text
     emulator.faults.clear()
-    (record,) = await gpu.rentals.open()
+    (record,) = await gpu.rentals.list()
     assert (await gpu.rentals.reap()).deleted == (record.name,)
     emulator.assert_nothing_rented()

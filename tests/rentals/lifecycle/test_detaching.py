@@ -26,7 +26,7 @@ async def test_rental_whose_detach_is_cancelled_is_detached(gpu: AsyncRentGPU, e
 
     with pytest.raises(asyncio.CancelledError):
         await asyncio.create_task(body())
-    (record,) = await gpu.rentals.open()
+    (record,) = await gpu.rentals.list()
     assert record.stage == "detached"
     assert len(emulator.running) == 1
     async with gpu.rentals.attach(record):
@@ -57,7 +57,7 @@ async def test_rental_whose_detach_is_cancelled_does_not_expire_in_this_process(
             await until(lambda: reaper.now() > expires_at)
             await asyncio.sleep(0)
             assert len(emulator.running) == 1
-        (record,) = await gpu.rentals.open()
+        (record,) = await gpu.rentals.list()
         return record
 
     using = asyncio.create_task(use())

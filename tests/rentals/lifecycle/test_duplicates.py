@@ -52,7 +52,7 @@ async def test_duplicate_that_cannot_be_deleted_at_once_ends_the_entry(
     emulator.faults.clear()
     assert (await gpu.rentals.reap(wait=True)).clean
     emulator.assert_nothing_rented()
-    assert await gpu.rentals.open() == []
+    assert await gpu.rentals.list() == []
 
 
 @pytest.mark.parametrize("answered", [False, True])
@@ -94,7 +94,7 @@ async def test_duplicate_that_cannot_be_deleted_on_leaving_stays_on_record(
             emulator.faults.add(Fault("status", call="delete_container", status=503, nth=2, times="all"))
     assert [charge.container_id for charge in emulator.running] == [duplicate.id]
     emulator.faults.clear()
-    (record,) = await gpu.rentals.open()
+    (record,) = await gpu.rentals.list()
     assert (record.stage, record.container_id) == ("abandoned", None)
     assert (await gpu.rentals.reap()).deleted == (record.name,)
     emulator.assert_nothing_rented()

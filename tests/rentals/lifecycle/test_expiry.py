@@ -32,7 +32,7 @@ async def test_expired_rental_cancels_its_body_and_raises_rental_expired(gpu: As
     assert current is not None
     assert current.cancelling() == 0
     emulator.assert_nothing_rented()
-    assert await gpu.rentals.open() == []
+    assert await gpu.rentals.list() == []
     await asyncio.sleep(0)  # a cancellation left over would arrive here
 
 

@@ -24,7 +24,7 @@ from netmind_rentgpu.rentals.lifecycle import deletion, search
 async def test_kept_rental_outlives_its_body_and_is_not_reaped(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     async with gpu.rent(image=IMAGE, keep=True) as rental:
         assert rental.expires_at is None
-        assert await gpu.rentals.open() == []
+        assert await gpu.rentals.list() == []
         with pytest.raises(ClientStateError, match="kept"):
             await rental.detach()
         assert (await rental.run("true")).ok
@@ -65,7 +65,7 @@ async def test_kept_rental_has_no_duplicate_although_its_create_was_answered(
         async with rental:
             pass
         assert [charge.container_id for charge in emulator.running] == [rental.container.id]
-    assert await gpu.rentals.open() == []
+    assert await gpu.rentals.list() == []
 
 
 async def test_kept_rental_starts_once_its_container_is_certainly_the_only_one(
@@ -83,7 +83,7 @@ async def test_kept_rental_starts_once_its_container_is_certainly_the_only_one(
         emulator.faults.add(Fault("drop", call="create_container", when="after"))
         async with gpu.rent(image=IMAGE, keep=True, key=most_gpus_first) as rental:
             assert [charge.container_id for charge in emulator.running] == [rental.container.id]
-        assert await gpu.rentals.open() == []
+        assert await gpu.rentals.list() == []
         assert [charge.container_id for charge in emulator.running] == [rental.container.id]
         await gpu.containers.delete(rental.container.id)
 
@@ -111,7 +111,7 @@ async def test_kept_rental_cancelled_during_its_final_walk_is_deleted(
     with pytest.raises(asyncio.CancelledError):
         await entering
     emulator.assert_nothing_rented()
-    assert await gpu.rentals.open() == []
+    assert await gpu.rentals.list() == []
     gc.collect()
     assert "never retrieved" not in caplog.text
 
@@ -122,17 +122,17 @@ async def test_kept_rental_cancelled_at_its_handover_is_on_record_until_deleted(
     close = Ledger.delete
 
     async def cancel_and_close(self: Ledger, names: Any) -> None:
-        monkeypatch.setattr(Ledger, "close", close)
+        monkeypatch.setattr(Ledger, "delete", close)
         entering.cancel()
         await close(self, names)
 
     delete, on_record = search.AttemptSearch.delete, list[RentalRecord]()
 
     async def read_records_and_delete(self: search.AttemptSearch, *arguments: Any) -> Any:
-        on_record.extend(await gpu.rentals.open())
+        on_record.extend(await gpu.rentals.list())
         return await delete(self, *arguments)
 
-    monkeypatch.setattr(Ledger, "close", cancel_and_close)
+    monkeypatch.setattr(Ledger, "delete", cancel_and_close)
     monkeypatch.setattr(search.AttemptSearch, "delete", read_records_and_delete)
     entering = asyncio.create_task(gpu.rent(image=IMAGE, keep=True).__aenter__())
     with pytest.raises(asyncio.CancelledError):
@@ -141,7 +141,7 @@ async def test_kept_rental_cancelled_at_its_handover_is_on_record_until_deleted(
     (record,) = on_record
     assert (record.container_id, record.owner) == (emulator.charges[0].container_id, this_process())
     emulator.assert_nothing_rented()
-    assert await gpu.rentals.open() == []
+    assert await gpu.rentals.list() == []
 
 
 async def test_kept_rental_that_cannot_be_deleted_after_a_cancelled_handover_is_on_record(
@@ -153,7 +153,7 @@ async def test_kept_rental_that_cannot_be_deleted_after_a_cancelled_handover_is_
         entering.cancel()
         await close(self, names)
 
-    monkeypatch.setattr(Ledger, "close", cancel_and_close)
+    monkeypatch.setattr(Ledger, "delete", cancel_and_close)
     monkeypatch.setattr(deletion, "_LONGEST_DELETION", 0.1)
     refuse_deletes(emulator, "all")
     entering = asyncio.create_task(gpu.rent(image=IMAGE, keep=True).__aenter__())
@@ -162,7 +162,7 @@ async def test_kept_rental_that_cannot_be_deleted_after_a_cancelled_handover_is_
     monkeypatch.undo()
     assert "it is on record" in raised.value.__notes__[0]
     emulator.faults.clear()
-    (record,) = await gpu.rentals.open()
+    (record,) = await gpu.rentals.list()
     assert record.name.startswith("kept-")
     assert (await gpu.rentals.reap()).deleted == (record.name,)
     emulator.assert_nothing_rented()

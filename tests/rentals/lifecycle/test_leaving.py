@@ -41,7 +41,7 @@ async def test_container_that_cannot_be_deleted_is_reported_and_stays_on_record(
     assert f"{rental.hourly_price:f}" in logged[0].getMessage()
     assert rental.name in logged[0].getMessage()
     assert str(rental.container.id) in logged[0].getMessage()
-    assert {record.stage for record in await gpu.rentals.open()} == {"abandoned"}
+    assert {record.stage for record in await gpu.rentals.list()} == {"abandoned"}
     emulator.faults.clear()
     assert set((await gpu.rentals.reap()).deleted) == {rental.name, second.name}
     emulator.assert_nothing_rented()
@@ -75,7 +75,7 @@ async def test_two_404s_do_not_end_the_deletion_of_a_listed_container(gpu: Async
         emulator.faults.add(Fault("status", call="delete_container", status=404))
         emulator.faults.add(Fault("status", call="get_container", status=404))
     emulator.assert_nothing_rented()
-    assert await gpu.rentals.open() == []
+    assert await gpu.rentals.list() == []
 
 
 @pytest.mark.parametrize("first", [None, 502], ids=["all 404", "the first 502"])
@@ -99,7 +99,7 @@ async def test_404s_do_not_end_the_deletion_of_a_container_not_listed_yet(state:
         with pytest.raises(asyncio.CancelledError):
             await entering
         emulator.assert_nothing_rented()
-        assert await gpu.rentals.open() == []
+        assert await gpu.rentals.list() == []
 
 
 async def test_container_deleted_elsewhere_ends_the_rental(gpu: AsyncRentGPU, emulator: Emulator) -> None:
@@ -109,7 +109,7 @@ async def test_container_deleted_elsewhere_ends_the_rental(gpu: AsyncRentGPU, em
             await rental.run("true")
         with pytest.raises(RentalEndedError, match="is gone"):
             _ = rental.shell
-    assert await gpu.rentals.open() == []
+    assert await gpu.rentals.list() == []
 
 
 async def test_rental_whose_body_deleted_the_container_is_left_at_once(emulator: Emulator, state: Path) -> None:
@@ -117,7 +117,7 @@ async def test_rental_whose_body_deleted_the_container_is_left_at_once(emulator:
         async with asyncio.timeout(20):
             async with gpu.rent(image=IMAGE) as rental:
                 await gpu.containers.delete(rental.container.id)
-        assert await gpu.rentals.open() == []
+        assert await gpu.rentals.list() == []
     emulator.assert_nothing_rented()
 
 

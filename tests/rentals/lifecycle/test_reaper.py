@@ -46,10 +46,10 @@ async def test_rental_detached_after_the_reaper_read_its_record_is_not_deleted(
             await rental.detach()
         return records
 
-    monkeypatch.setattr(ledger, "open", list_open_and_detach)
+    monkeypatch.setattr(ledger, "list_open", list_open_and_detach)
     assert (await gpu.rentals.reap()).deleted == ()
     assert len(emulator.running) == 1
-    (record,) = await gpu.rentals.open()
+    (record,) = await gpu.rentals.list()
     async with gpu.rentals.attach(record):
         pass
     emulator.assert_nothing_rented()
@@ -92,12 +92,12 @@ async def test_record_of_a_living_process_outlives_the_reap(gpu: AsyncRentGPU, e
             # The record stays after its expiry, because its owner may still create the container.
             assert report.clean
             assert report.deleted == ((record.name,) if found else ())
-            assert await gpu.rentals.open() == [record]
+            assert await gpu.rentals.list() == [record]
             emulator.assert_nothing_rented()
         finally:
             process.kill()
     assert (await gpu.rentals.reap()).gone == (record.name,)
-    assert await gpu.rentals.open() == []
+    assert await gpu.rentals.list() == []
 
 
 async def test_intent_of_a_killed_process_stays_doubtful_until_it_is_certain(
@@ -123,7 +123,7 @@ async def test_intent_of_a_killed_process_stays_doubtful_until_it_is_certain(
     report = await gpu.rentals.reap(wait=True)
     assert (report.deleted, report.gone, report.clean) == ((record.name,), (), True)
     emulator.assert_nothing_rented()
-    assert await gpu.rentals.open() == []
+    assert await gpu.rentals.list() == []
 
 
 async def test_clock_set_back_does_not_keep_the_reaper_waiting(
@@ -165,7 +165,7 @@ async def test_reap_by_name_spares_a_container_whose_name_has_not_expired(
     async with gpu.rent(image=IMAGE, ttl=timedelta(minutes=1)) as rental:
         await rental.detach()
     async with client(emulator, tmp_path / "another" / "file") as other:
-        assert await other.rentals.open() == []
+        assert await other.rentals.list() == []
         assert (await other.rentals.reap(by_name=True)).deleted == ()
     assert len(emulator.running) == 1
     await gpu.containers.delete(rental.container.id)
@@ -196,7 +196,7 @@ async def test_unreadable_container_does_not_stop_a_reap_by_name(
     assert report.failed
     assert all("is not a whole number" in str(error) for _, error in report.failed)
     assert [charge.name for charge in emulator.running] == ["foreign"]
-    assert await gpu.rentals.open() == [record]
+    assert await gpu.rentals.list() == [record]
     for charge in emulator.running:
         await gpu.containers.delete(charge.container_id)
 
@@ -219,7 +219,7 @@ async def test_cancelled_reap_finishes_the_deletion_under_way(gpu: AsyncRentGPU,
         await reaping
     emulator.assert_nothing_rented()
     assert (await gpu.rentals.reap(wait=True)).clean
-    assert await gpu.rentals.open() == []
+    assert await gpu.rentals.list() == []
 
 
 async def test_reap_cancelled_while_deletions_fail_leaves_the_record(gpu: AsyncRentGPU, emulator: Emulator) -> None:

@@ -34,14 +34,14 @@ async def test_rental_is_created_used_and_deleted(gpu: AsyncRentGPU, emulator: E
         assert charge.hourly_price == rental.hourly_price
         assert rental.machine.gpu_name == "NVIDIA_GeForce_RTX_4090"
         assert (await rental.run("echo $((6 * 7))", check=True)).stdout == "42\n"
-        (record,) = await gpu.rentals.open()
+        (record,) = await gpu.rentals.list()
         assert (record.name, record.stage, record.container_id) == (rental.name, "ready", rental.container.id)
         assert record.expires_at == rental.expires_at
         spent = rental.spent
         assert spent is not None
         assert 0 < spent < Decimal("0.01")
     emulator.assert_nothing_rented()
-    assert await gpu.rentals.open() == []
+    assert await gpu.rentals.list() == []
     spent = rental.spent
     await asyncio.sleep(0)
     assert rental.spent == spent
@@ -135,4 +135,4 @@ async def test_container_that_never_allows_a_login_is_deleted(gpu: AsyncRentGPU,
         with pytest.raises(WaitTimeoutError, match="did not let us log in"):
             await gpu.rent(image=IMAGE, timeout=0.5).__aenter__()
         emulator.assert_nothing_rented()
-    assert await gpu.rentals.open() == []
+    assert await gpu.rentals.list() == []

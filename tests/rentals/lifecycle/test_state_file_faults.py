@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rented import IMAGE, client
 
-from netmind_rentgpu import AsyncRentGPU, LedgerError
+from netmind_rentgpu import AsyncRentGPU, StateFileError
 from netmind_rentgpu.emulator import Emulator
 from netmind_rentgpu.state_file import State
 
@@ -31,7 +31,7 @@ async def test_unusable_state_file_is_reported_before_any_create(emulator: Emula
         state.write_text("")
         state = state / "below"
     async with client(emulator, state) as gpu:
-        with pytest.raises(LedgerError):
+        with pytest.raises(StateFileError):
             await gpu.rent(image=IMAGE).__aenter__()
     assert not emulator.requests.of("create_container")
 
@@ -44,7 +44,7 @@ async def test_state_file_broken_during_a_rental_does_not_prevent_its_deletion(
             connection.execute("DROP TABLE rentals")
         connection.close()
         assert (await rental.run("true")).ok
-        with pytest.raises(LedgerError):
+        with pytest.raises(StateFileError):
             await rental.detach()
     emulator.assert_nothing_rented()
     assert "could not be put on record" in caplog.text
@@ -73,6 +73,6 @@ async def test_state_file_is_read_while_all_threads_of_the_loop_are_busy(gpu: As
     loop.set_default_executor(ThreadPoolExecutor(1))
     busy = loop.run_in_executor(None, go_on.wait, 30)
     async with asyncio.timeout(20):
-        assert await gpu.rentals.open() == []
+        assert await gpu.rentals.list() == []
     go_on.set()
     await busy

@@ -10,8 +10,8 @@ from typing import Any
 
 import attrs
 import pytest
-from lifecycle import create_again, most_gpus_first
-from rented import IMAGE, PROFILE, client
+from lifecycle import UNCERTAIN, create_again, end_uncertainty, end_uncertainty_on_record, most_gpus_first
+from rented import IMAGE, client
 from until import until
 
 from netmind_rentgpu import APIConnectionError, AsyncRentGPU, ServerError, Timeouts
@@ -24,9 +24,9 @@ from netmind_rentgpu.rentals.lifecycle import deletion, expiry, search
 async def uncertain_client(
     emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[AsyncRentGPU]:
-    """Open a client whose first create is uncertain for 3 s and is searched for without a pause after that."""
+    """Open a client whose first create is uncertain and, once it is not any more, is searched for without a pause."""
     monkeypatch.setattr(expiry, "_PAUSE", timedelta(0))
-    async with client(emulator, state, attrs.evolve(PROFILE, create_lag=timedelta(seconds=3))) as gpu:
+    async with client(emulator, state, UNCERTAIN) as gpu:
         emulator.faults.add(Fault("drop", call="create_container", when="after"))
         yield gpu
 
@@ -46,32 +46,34 @@ async def test_create_with_a_lost_answer_is_found_and_used(gpu: AsyncRentGPU, em
 async def test_container_created_late_is_deleted_while_another_is_used(emulator: Emulator, state: Path) -> None:
     # The first create commits after the list lag, so that a second follows, and within the create lag, because no
     # search follows later.
-    emulator.faults.add(Fault("late commit", seconds=0.4))
-    profile = attrs.evolve(PROFILE, create_lag=timedelta(seconds=1.5))
-    async with client(emulator, state, profile) as gpu, gpu.rent(image=IMAGE) as rental:
+    emulator.faults.add(Fault("late commit", seconds=3600))
+    async with client(emulator, state, UNCERTAIN) as gpu, gpu.rent(image=IMAGE) as rental:
         assert len(emulator.requests.of("create_container")) == 2
-        assert {record.stage for record in await gpu.rentals.open()} == {"ready", "intended"}
+        assert {record.stage for record in await gpu.rentals.list()} == {"ready", "intended"}
+        emulator.clock.advance(3600)
+        end_uncertainty(rental)
         await until(lambda: bool(emulator.requests.of("delete_container")))
         assert [charge.container_id for charge in emulator.running] == [rental.container.id]
         assert (await rental.run("true")).ok
     emulator.assert_nothing_rented()
     async with client(emulator, state) as gpu:
-        assert await gpu.rentals.open() == []
+        assert await gpu.rentals.list() == []
 
 
 async def test_rental_left_while_a_create_is_uncertain_stays_on_record(
     emulator: Emulator, state: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    profile = attrs.evolve(PROFILE, create_lag=timedelta(seconds=1.5))
-    async with client(emulator, state, profile) as gpu:
-        emulator.faults.add(Fault("late commit", seconds=1))
+    async with client(emulator, state, UNCERTAIN) as gpu:
+        emulator.faults.add(Fault("late commit", seconds=3600))
         async with gpu.rent(image=IMAGE):
             pass
-        (record,) = await gpu.rentals.open()
+        (record,) = await gpu.rentals.list()
         assert (record.stage, record.container_id, record.owner) == ("abandoned", None, None)
         assert "may still come to exist" in caplog.text
         assert [doubtful.name for doubtful in (await gpu.rentals.reap()).doubtful] == [record.name]
-        report = await gpu.rentals.reap(wait=True)
+        emulator.clock.advance(3600)
+        await end_uncertainty_on_record(gpu)
+        report = await gpu.rentals.reap()
         assert report.clean
         assert report.deleted == (record.name,)
     emulator.assert_nothing_rented()
@@ -126,10 +128,14 @@ async def test_container_without_a_readable_name_keeps_the_create_uncertain(
     emulator.assert_nothing_rented()
 
 
-async def test_failed_search_is_not_repeated_at_once(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+async def test_failed_search_is_not_repeated_at_once(
+    emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(expiry, "_PAUSE", timedelta(hours=1))
     emulator.faults.add(Fault("stock-out"))
-    async with gpu.rent(image=IMAGE) as rental:
+    async with client(emulator, state, UNCERTAIN) as gpu, gpu.rent(image=IMAGE) as rental:
         emulator.faults.add(Fault("status", call="list_containers", status=403, times="all"))
+        end_uncertainty(rental)
         await until(lambda: bool(emulator.requests.of("list_containers")))
         assert (await rental.run("sleep 0.3")).ok
         assert len(emulator.requests.of("list_containers")) == 1
@@ -146,6 +152,7 @@ async def test_search_that_hangs_ends_with_the_rental(
         monkeypatch.setattr(gpu._context.container_index, "_each", Timeouts(total=None, read=None))
         earlier = len(emulator.requests.of("list_containers"))
         emulator.faults.add(Fault("hang", call="list_containers"))
+        end_uncertainty(rental)
         await until(lambda: len(emulator.requests.of("list_containers")) > earlier)
         searching = rental._expiry._looking
         assert searching is not None
@@ -160,29 +167,32 @@ async def test_uncertain_create_is_searched_for_until_it_is_certain(
     gpu = uncertain_client
     async with gpu.rent(image=IMAGE) as rental:
         assert rental._provisioner.certain_at is not None
+        end_uncertainty(rental)
         await until(lambda: rental._provisioner.certain_at is None)
     emulator.assert_nothing_rented()
-    assert await gpu.rentals.open() == []
+    assert await gpu.rentals.list() == []
 
 
 async def test_clock_set_forward_does_not_make_a_create_certain(
     emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with client(emulator, state, attrs.evolve(PROFILE, create_lag=timedelta(seconds=2))) as gpu:
-        emulator.faults.add(Fault("late commit", seconds=1))
+    async with client(emulator, state, UNCERTAIN) as gpu:
+        emulator.faults.add(Fault("late commit", seconds=3600))
         async with gpu.rent(image=IMAGE):
             moment = search.now()
             for module in (search, deletion):
-                monkeypatch.setattr(module, "now", lambda: moment + timedelta(hours=1))
+                monkeypatch.setattr(module, "now", lambda: moment + timedelta(hours=3))
         monkeypatch.undo()
-        assert len(await gpu.rentals.open()) == 1
-        assert (await gpu.rentals.reap(wait=True)).clean
+        (record,) = await gpu.rentals.list()
+        emulator.clock.advance(3600)
+        await end_uncertainty_on_record(gpu)
+        assert (await gpu.rentals.reap()).deleted == (record.name,)
     emulator.assert_nothing_rented()
 
 
 @pytest.mark.parametrize("attached", [False, True])
 async def test_uncertain_create_outlives_its_detached_rental(emulator: Emulator, state: Path, attached: bool) -> None:
-    async with client(emulator, state, attrs.evolve(PROFILE, create_lag=timedelta(seconds=2))) as gpu:
+    async with client(emulator, state, UNCERTAIN) as gpu:
         emulator.faults.add(Fault("drop", call="create_container", when="after"))
         async with gpu.rent(image=IMAGE, key=most_gpus_first) as rental:
             record = await rental.detach()
@@ -196,6 +206,7 @@ async def test_uncertain_create_outlives_its_detached_rental(emulator: Emulator,
         emulator.assert_nothing_rented()
         # The service acts on the create once more.
         await create_again(gpu, rental.name, rental.machine.node_name)
-        assert (await gpu.rentals.reap(wait=True)).deleted == (record.name,)
-        assert await gpu.rentals.open() == []
+        await end_uncertainty_on_record(gpu)
+        assert (await gpu.rentals.reap()).deleted == (record.name,)
+        assert await gpu.rentals.list() == []
     emulator.assert_nothing_rented()

@@ -90,7 +90,7 @@ MET: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("needs", "fields"), MET)
+@pytest.mark.parametrize(("requirements", "fields"), MET)
 def test_machine_meets_requirements(requirements: dict[str, Any], fields: dict[str, Any]) -> None:
     assert Requirements(**requirements).first_unmet(attrs.evolve(machine(), **fields), PROFILE) is None
 
@@ -119,7 +119,7 @@ UNMET: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("needs", "fields", "lack"), UNMET)
+@pytest.mark.parametrize(("requirements", "fields", "lack"), UNMET)
 def test_machine_fails_requirements_with_its_lack(
     requirements: dict[str, Any], fields: dict[str, Any], lack: str
 ) -> None:
@@ -292,7 +292,7 @@ OFFERS = ranked(
 
 
 @pytest.mark.parametrize(
-    ("tried", "aside", "claimed", "expected"),
+    ("tried", "excluded", "reserved", "expected"),
     [
         ([], {}, {}, "a"),
         (["a"], {}, {}, "b"),
