@@ -256,3 +256,23 @@ def test_payload_that_is_no_object_is_refused(codec: Codec, payload: Any, proble
     if payload != []:
         with pytest.raises(ShapeError, match=f"is {problem} where a list belongs"):
             codec.many(Container, payload)
+
+
+def test_list_is_read_around_its_unreadable_items(codec: Codec) -> None:
+    found, unreadable = codec.many(Container, [{"id": 1}, "two", {"id": None}, None, {"id": 5, "name": "five"}])
+    assert [(container.id, container.name) for container in found] == [(1, None), (5, "five")]
+    assert [error.json_path for error in unreadable] == ["$[1]", "$[2].id", "$[3]"]
+    assert codec.ids([{"id": 1}, "two", {"id": None}, None, {"id": 5.0}, {}]) == [1, None, None, None, 5, None]
+
+
+def test_number_of_an_enumeration_has_at_most_31_bits(codec: Codec) -> None:
+    assert codec.payment_type_number(2**31 - 1) == 2**31 - 1
+    for number in (2**31, -1):
+        with pytest.raises(InvalidArgumentError, match="not a number that an enumeration could have"):
+            codec.payment_type_number(number)
+
+
+def test_float_beyond_what_floats_count_exactly_is_no_whole_number(codec: Codec) -> None:
+    assert codec.one(Container, {"id": 1, "gpu": 2.0**53}).gpu == 2**53
+    found = codec.one(Container, {"id": 1, "gpu": 2.0**53 + 2})
+    assert (found.gpu, found.extra) == (None, {"gpu": 2.0**53 + 2})

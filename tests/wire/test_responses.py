@@ -218,6 +218,12 @@ def test_400_about_other_keys_or_credentials_is_no_login_error() -> None:
             read(400, {"detail": text})
 
 
+@pytest.mark.parametrize("status", [300, 301, 308, 399])
+def test_redirect_is_unexpected_whatever_its_body_says(status: int) -> None:
+    with pytest.raises(UnexpectedResponseError, match="redirects are not followed"):
+        read(status, {"id": 1})
+
+
 def test_redirect_error_does_not_repeat_the_token() -> None:
     with pytest.raises(UnexpectedResponseError, match=r"to https://x/\*\*\* are not followed"):
         read(302, b"", location="https://x/the-token?q=1")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from programs import FOLDER
 
+from netmind_rentgpu.rentals.ledger import process_identity
 from netmind_rentgpu.rentals.ledger.process_identity import (
     Liveness,
     ProcessIdentity,
@@ -278,3 +281,43 @@ def test_forked_child_is_another_owner_than_its_parent() -> None:
     assert os.waitpid(child, 0) == (child, 0)
     assert is_dead(owner)
     assert not is_dead(parent)
+
+
+# The first byte of a network card's address: its lowest bit is set in none, but in what Python makes up without a card.
+CARD, OTHER_CARD, MADE_UP = 0xFE_42_AC_11_00_02, 0xFE_42_AC_11_00_03, 0x01_42_AC_11_00_02
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, *, machine_id: str, card: int, host: str = "host") -> str:
+    """Return the fingerprint of a machine that has these marks."""
+    with monkeypatch.context() as patch:
+        patch.setattr(process_identity, "_text", {"/etc/machine-id": machine_id}.__getitem__)
+        patch.setattr(uuid, "getnode", lambda: card)
+        patch.setattr(platform, "node", lambda: host)
+        return process_identity._machine()
+
+
+def test_machine_is_known_by_its_id_and_host_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = machine(monkeypatch, machine_id="one", card=CARD)
+    assert len(known) == 16
+    for card in (OTHER_CARD, MADE_UP):
+        assert machine(monkeypatch, machine_id="one", card=card) == known
+    # Containers of one image share the id, so that the host's name counts, too.
+    assert machine(monkeypatch, machine_id="one", card=CARD, host="other") != known
+    assert machine(monkeypatch, machine_id="two", card=CARD) != known
+
+
+def test_machine_without_an_id_is_known_by_its_network_card_or_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = machine(monkeypatch, machine_id="", card=CARD)
+    assert known == machine(monkeypatch, machine_id="", card=CARD)
+    assert len({known, machine(monkeypatch, machine_id="", card=OTHER_CARD), ""}) == 3
+    assert machine(monkeypatch, machine_id="", card=CARD, host="other") != known
+    # A number that was made up differs in each process, so that all others would seem to be dead.
+    assert machine(monkeypatch, machine_id="", card=MADE_UP) == ""
+
+
+def test_unreadable_machine_id_counts_as_none(tmp_path: Path) -> None:
+    (tmp_path / "machine-id").write_bytes(b"\xff")
+    assert process_identity._text(str(tmp_path / "machine-id")) == ""
+    assert process_identity._text(str(tmp_path / "missing")) == ""
+    (tmp_path / "machine-id").write_text("one\n")
+    assert process_identity._text(str(tmp_path / "machine-id")) == "one"
