@@ -56,9 +56,9 @@ def _release() -> None:
     ]
     for release in ending:
         _see_to(partial(wait_despite_interrupts, partial(_outlast, release, deadline)))
-    desks = left_behind()
-    if desks:
-        _see_to(partial(wait_despite_interrupts, partial(_run, desks)))
+    contexts = left_behind()
+    if contexts:
+        _see_to(partial(wait_despite_interrupts, partial(_run, contexts)))
 
 
 def _outlast(release: Future[None], deadline: float) -> None:
@@ -72,12 +72,12 @@ def _see_to(act: Callable[[], object]) -> None:
         _complain(f"what is still rented could not be deleted; it is on record: {str(error) or type(error).__name__}")
 
 
-def _run(desks: Sequence[RentalContext]) -> None:
+def _run(contexts: Sequence[RentalContext]) -> None:
     began, released = threading.Event(), threading.Event()
     try:
         # One that has threads while none can be started any more.
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
-            runner.run(_release_all(desks, began, released))
+            runner.run(_release_all(contexts, began, released))
     except KeyboardInterrupt:
         if not began.is_set():
             raise
@@ -86,9 +86,9 @@ def _run(desks: Sequence[RentalContext]) -> None:
             report_given_up()
 
 
-async def _release_all(desks: Sequence[RentalContext], began: threading.Event, released: threading.Event) -> None:
+async def _release_all(contexts: Sequence[RentalContext], began: threading.Event, released: threading.Event) -> None:
     began.set()
-    releasing = asyncio.gather(*(_release_one(context) for context in desks))
+    releasing = asyncio.gather(*(_release_one(context) for context in contexts))
     try:
         await wait_shielded(releasing)
     finally:

@@ -88,7 +88,7 @@ class RentalContext:
         elsewhere: makes that of a client like this one, for another event loop.
         live: what is to be released when the client is closed, and how to tell it that nobody wants to wait for that.
         names: what is under way here.
-        borrowed: of that, what was detached, and is to be so again.
+        attaching: the names of detached rentals that are being attached, and stay detached if that fails.
         loop: in which that is.
         closing: nothing more can be rented.
     """

@@ -47,7 +47,7 @@ class RentalRequest:
 
     Attributes:
         gpu_names: as they were given: which GPUs they mean depends on what is on offer, too.
-        needs: the rest.
+        requirements: of the machine, all others.
     """
 
     gpu_names: tuple[str, ...] | None

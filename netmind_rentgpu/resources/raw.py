@@ -27,14 +27,14 @@ def raw_request(method: str, path: str, params: Mapping[str, str | int | float],
         dump(json)
     except TypeError as error:
         raise InvalidArgumentError("json", str(error)) from None
-    repeatable = verb in ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
+    idempotent = verb in ("GET", "HEAD", "OPTIONS", "PUT", "DELETE")
     return Request(
         method=verb,
         path=_full_path(path),
         query=_query(params),
         body=json,
-        idempotent=repeatable,
-        avoid_idle_connection=not repeatable,
+        idempotent=idempotent,
+        avoid_idle_connection=not idempotent,
         secrets=_secrets_in(json),
     )
 

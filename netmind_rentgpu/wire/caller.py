@@ -272,7 +272,7 @@ class Caller:
         delay = delay_before_retry(
             retries,
             error,
-            repeatable=request.idempotent,
+            idempotent=request.idempotent,
             attempt=attempt,
             elapsed=now - started,
             remaining=None if timeouts.total is None else started + timeouts.total - now,

@@ -18,8 +18,8 @@ class Request:
 
     Attributes:
         path: from the host's root, percent-encoding left to the transport.
-        repeatable: sending it twice does what sending it once does.
-        fresh: it must not go over a connection that has lain idle.
+        idempotent: True if sending it twice does what sending it once does.
+        avoid_idle_connection: True if it must not go over a connection that was idle.
         secrets: what must not be shown should the answer repeat it.
         known: a body whose payload is known: an answer with the same is not parsed, and its payload is UNCHANGED.
     """

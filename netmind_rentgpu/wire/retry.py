@@ -10,26 +10,26 @@ __all__ = ["delay_before_retry", "may_repeat"]
 _PASSING_STATUSES = frozenset({408, 500, 502, 503, 504})
 
 
-def may_repeat(error: RentGPUError, *, repeatable: bool) -> bool:
+def may_repeat(error: RentGPUError, *, idempotent: bool) -> bool:
     """Tell whether a request that failed so may be sent again, whatever it does.
 
     Args:
-        repeatable: sending the request twice does what sending it once does.
+        idempotent: True if sending the request twice does what sending it once does.
     """
     if isinstance(error, TransportError):
-        return repeatable or not error.maybe_processed
+        return idempotent or not error.maybe_processed
     if isinstance(error, RateLimitError):
         return True
     if isinstance(error, UnexpectedResponseError):
-        return repeatable and error.truncated
-    return repeatable and getattr(error, "status", None) in _PASSING_STATUSES
+        return idempotent and error.truncated
+    return idempotent and getattr(error, "status", None) in _PASSING_STATUSES
 
 
 def delay_before_retry(
     retries: Retries,
     error: RentGPUError,
     *,
-    repeatable: bool,
+    idempotent: bool,
     attempt: int,
     elapsed: float,
     remaining: float | None,
@@ -43,7 +43,7 @@ def delay_before_retry(
         remaining: seconds until the call's total timeout; None without one.
         random: from 0 up to 1.
     """
-    if attempt >= retries.max_attempts or not may_repeat(error, repeatable=repeatable):
+    if attempt >= retries.max_attempts or not may_repeat(error, idempotent=idempotent):
         return None
     # The exponent is bounded so that a large number of attempts cannot overflow.
     delay = min(retries.max_delay, retries.base_delay * 2.0 ** min(attempt - 1, 64)) * random

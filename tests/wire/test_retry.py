@@ -53,19 +53,19 @@ def unexpected(*, truncated: bool) -> UnexpectedResponseError:
     ],
 )
 def test_error_is_retried_only_if_that_is_safe(error: RentGPUError, if_repeatable: bool, if_not: bool) -> None:
-    assert may_repeat(error, repeatable=True) is if_repeatable
-    assert may_repeat(error, repeatable=False) is if_not
+    assert may_repeat(error, idempotent=True) is if_repeatable
+    assert may_repeat(error, idempotent=False) is if_not
 
 
 def delay(error: RentGPUError, **situation: object) -> float | None:
-    defaults = {"repeatable": True, "attempt": 1, "elapsed": 0.0, "remaining": None, "random": 1.0}
+    defaults = {"idempotent": True, "attempt": 1, "elapsed": 0.0, "remaining": None, "random": 1.0}
     return delay_before_retry(Retries(), error, **{**defaults, **situation})
 
 
 def test_retry_delay_doubles_up_to_its_limit() -> None:
     assert [
         delay_before_retry(
-            Retries(max_attempts=99), server(502), repeatable=True, attempt=n, elapsed=0, remaining=None, random=1
+            Retries(max_attempts=99), server(502), idempotent=True, attempt=n, elapsed=0, remaining=None, random=1
         )
         for n in range(1, 8)
     ] == [0.5, 1, 2, 4, 8, 8, 8]
@@ -114,7 +114,7 @@ errors = st.one_of(
 @given(
     retries=retries,
     error=errors,
-    repeatable=st.booleans(),
+    idempotent=st.booleans(),
     attempt=st.integers(1, 10_000),
     elapsed=numbers,
     remaining=st.none() | numbers,
@@ -123,18 +123,18 @@ errors = st.one_of(
 def test_retry_limits_hold_for_all_inputs(
     retries: Retries,
     error: RentGPUError,
-    repeatable: bool,
+    idempotent: bool,
     attempt: int,
     elapsed: float,
     remaining: float | None,
     random: float,
 ) -> None:
     found = delay_before_retry(
-        retries, error, repeatable=repeatable, attempt=attempt, elapsed=elapsed, remaining=remaining, random=random
+        retries, error, idempotent=idempotent, attempt=attempt, elapsed=elapsed, remaining=remaining, random=random
     )
     if found is None:
         return
-    assert may_repeat(error, repeatable=repeatable)
+    assert may_repeat(error, idempotent=idempotent)
     assert attempt < retries.max_attempts
     assert elapsed + found <= retries.max_elapsed
     assert remaining is None or found < remaining

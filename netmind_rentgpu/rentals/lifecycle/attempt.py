@@ -87,11 +87,11 @@ class CreateAttempt:
     Attributes:
         record: as it stands in the ledger, or is to.
         creating: the create, once it was sent.
-        doubt: where it was refused, or its answer was lost, until when something of it may still turn up.
+        uncertainty: where it was refused, or its answer was lost, until when something of it may still turn up.
         looked_for: it was looked for as long as was worth it.
         refused: the service has said that it did not act.
         shown: the service has shown its container, so that it knows of it, wherever it is asked.
-        claiming: its GPUs count as taken.
+        reserved: its GPUs count as taken.
         may_be_off_record: its record was struck out, or may have been.
         twins: what the service has made of it beside its container.
         deleted: what of it is surely gone.

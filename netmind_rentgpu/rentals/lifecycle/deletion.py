@@ -50,7 +50,7 @@ async def delete_with_retries(
     Args:
         rented_at: when that began, unless the service has shown it since. What is as new as what may be missing from the
             list may be missing elsewhere, too, so that it is not taken for gone before.
-        hurried: whether to leave it at one attempt.
+        give_up: set where one attempt is all that is wanted.
     """
     loop = asyncio.get_running_loop()
     # The public method takes a 404 for done where an earlier attempt may have been why.

@@ -47,7 +47,7 @@ class Provisioner:
     """All tries of one rental that are not known to have come to nothing.
 
     Attributes:
-        borrowed: the name of what was detached, and is to be given back if it cannot be entered.
+        attaching: the name of a detached rental that stays detached if it cannot be entered.
     """
 
     def __init__(self, context: RentalContext) -> None:
@@ -107,7 +107,7 @@ class Provisioner:
             self.attaching = None
 
     async def return_detached(self) -> None:
-        """Let what was borrowed be detached again. To be run in a task of its own."""
+        """Record that the rental being attached stays detached. To be run in a task of its own."""
         name = self.attaching
         if name is None:
             return

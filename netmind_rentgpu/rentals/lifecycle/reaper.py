@@ -38,7 +38,7 @@ class _Reaping:
     """One round of a reaper, and what it has done so far.
 
     Attributes:
-        hurried: nobody waits any more for a service that fails: one attempt each.
+        give_up: nobody waits any more for a service that fails: one attempt each.
     """
 
     def __init__(self, context: RentalContext) -> None:

@@ -27,7 +27,7 @@ class AttemptSearch:
     """Looks for one rental.
 
     Attributes:
-        hurried: nobody waits any more for what may turn up or recover: it stays on record.
+        give_up: nobody waits any more for what may turn up or recover: it stays on record.
     """
 
     def __init__(self, context: RentalContext) -> None:

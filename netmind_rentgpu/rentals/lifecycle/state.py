@@ -15,7 +15,7 @@ class RentalState:
     """Where a rental stands.
 
     Attributes:
-        taken: what it has; None as long as it has nothing.
+        provisioned: what the rental has on the service; None before that.
         over: why whoever has it is done with it, as "it was left"; empty before.
         cause: by which error its end is told, where that came by itself.
     """

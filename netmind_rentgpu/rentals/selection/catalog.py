@@ -34,8 +34,8 @@ class OfferQueue:
     """Offers, the best first, from which all who wish the same take one after the other.
 
     Attributes:
-        taken_up: how many of the first are taken up, since the market had something given back for the last time.
-        given_back: how often that was.
+        taken_up: how many of the first are taken up, since the catalog released something for the last time.
+        released: how often that was.
     """
 
     offers: Sequence[Offer]

@@ -232,8 +232,8 @@ def next_offer(
 
     Args:
         tried: the nodes that this rental has tried.
-        aside: how many GPUs each of some nodes has refused lately.
-        claimed: how many GPUs of each node this client has taken, which the listing may not know yet. A machine that seems
+        excluded: how many GPUs each of some nodes has refused lately.
+        reserved: how many GPUs of each node this client has taken, which the listing may not know yet. A machine that seems
             to be taken up by those comes after the others.
         taken_up: how many of the first are known to be so.
     """
