@@ -189,7 +189,7 @@ async def test_queued_calls_obey_a_pause(make: Any, clock: Any) -> None:
     await anyio.wait_all_tasks_blocked()
     script.gate.set()
     ends = await asyncio.gather(*calls, return_exceptions=True)
-    assert [type(end).__name__ for end in ends] == ["RateLimitError", "Reply", "Reply"]
+    assert [type(end).__name__ for end in ends] == ["RateLimitError", "DecodedResponse", "DecodedResponse"]
     assert [moment - times[0] >= 20 for moment in times] == [False, True, True]
 
 
