@@ -300,8 +300,8 @@ class AsyncRentGPU:
             InvalidArgumentError: an argument that cannot be used.
             RentGPUError: when it is opened, any other of the client's errors.
         """
+        from netmind_rentgpu import arguments
         from netmind_rentgpu.models import Container
-        from netmind_rentgpu.resources import arguments
         from netmind_rentgpu.ssh.arguments import text
         from netmind_rentgpu.ssh.credentials import check_asyncssh
         from netmind_rentgpu.ssh.shell import AsyncShell

@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 import attrs
@@ -80,6 +80,31 @@ class _Model:
 
     extra: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False, hash=False)
     _secrets: ClassVar[frozenset[str]] = frozenset()
+
+    def to_dict(self, *, secrets: bool = False, json: bool = False) -> dict[str, Any]:
+        """Return the fields as plain values, as for a row of a DataFrame; `extra` is left out where it is empty.
+
+        Args:
+            secrets: True to show passwords; else they are `***`.
+            json: True for what JSON can hold: prices as texts, and times, too, in ISO 8601.
+        """
+        from netmind_rentgpu.conversion import to_plain
+
+        return to_plain(self, masked=() if secrets else self._secrets, json=json)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the model that a mapping stands for: what `to_dict` returned, or a part of it.
+
+        As from the service, what cannot be read becomes None and is kept in `extra`.
+
+        Raises:
+            InvalidArgumentError: the field that names the thing is missing or cannot be read.
+        """
+        from netmind_rentgpu.conversion import from_plain
+
+        found: Self = from_plain(cls, values)
+        return found
 
     def __reduce__(self) -> tuple[Any, ...]:
         fields = {

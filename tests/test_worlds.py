@@ -1,6 +1,7 @@
 """The client in every world: what a renter does works whichever way the real service turns out."""
 
 import asyncio
+import json
 import random
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -187,6 +188,22 @@ async def test_lists_are_whole_at_every_page_size_while_items_are_deleted(
         gone.append(container.id)
     assert sorted(gone) == made
     assert [one async for one in gpu.containers.list()] == []
+
+
+@in_worlds("stamps", "optional_fields", "gpu_name", "numbers", "prices", "new_fields", "members", "ssh")
+async def test_models_of_every_world_are_equal_to_what_their_plain_values_are_read_as(
+    gpu: AsyncRentGPU, clock: Any
+) -> None:
+    machines = await gpu.machines.list()
+    made = await create(gpu, machines[0])
+    await gpu.images.ensure(**REQUIRED)
+    clock.advance(LAG)
+    images = [image async for image in gpu.images.list(image_type="CUSTOM")]
+    models = [*machines, *images, made, await gpu.containers.get(made.id), *[one async for one in gpu.auths.list()]]
+    assert len({type(model) for model in models}) == 4
+    for model in models:
+        sent = json.loads(json.dumps(model.to_dict(secrets=True, json=True)))
+        assert type(model).from_dict(sent) == type(model).from_dict(model.to_dict(secrets=True)) == model
 
 
 @in_worlds("list_lag")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from netmind_rentgpu import arguments
 from netmind_rentgpu.errors import InvalidArgumentError, NotFoundError, RentalEndedError, StateFileError
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.rentals.context import RentalContext, is_held_here, now
@@ -12,7 +13,6 @@ from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reaper import reap, reap_by_name
 from netmind_rentgpu.rentals.rental import AsyncRental
-from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.waiting.waits import checked_timeout
 
 __all__ = ["AsyncRentals"]

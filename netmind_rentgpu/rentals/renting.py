@@ -10,6 +10,7 @@ from math import inf
 
 import attrs
 
+from netmind_rentgpu import arguments
 from netmind_rentgpu.concurrency.single_flight import SingleFlight
 from netmind_rentgpu.errors import InvalidArgumentError, NoMachineError
 from netmind_rentgpu.models import Auth, Image, Machine, PaymentType
@@ -30,7 +31,6 @@ from netmind_rentgpu.rentals.selection.offers import (
     resolved_gpu_names,
     version,
 )
-from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.ssh.credentials import check_asyncssh
 from netmind_rentgpu.waiting.waits import checked_timeout
 

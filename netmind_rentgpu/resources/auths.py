@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+from netmind_rentgpu import arguments
 from netmind_rentgpu.models import Auth
-from netmind_rentgpu.resources import arguments
+from netmind_rentgpu.requests import ListQuery, NewAuth
 from netmind_rentgpu.resources.listing import list_pager
+from netmind_rentgpu.resources.paths import API
 from netmind_rentgpu.settings import DEFAULT, TimeoutOption
 from netmind_rentgpu.wire.caller import Caller
 from netmind_rentgpu.wire.messages import Request
@@ -14,7 +16,7 @@ from netmind_rentgpu.wire.paging import AsyncPager, PageSize
 
 __all__ = ["AsyncAuths"]
 
-_PATH = f"{arguments.API}auths/"
+_PATH = f"{API}auths/"
 
 
 class AsyncAuths:
@@ -39,7 +41,7 @@ class AsyncAuths:
         request = Request(
             method="POST",
             path=_PATH,
-            body={"value": arguments.password(value)},
+            body=self._caller.codec.written(NewAuth(value=value)),
             idempotent=False,
             avoid_idle_connection=True,
             secrets=(value,),
@@ -64,9 +66,8 @@ class AsyncAuths:
             InvalidArgumentError: `marker` or `page_size` cannot be sent.
             RentGPUError: any of the client's errors.
         """
-        return list_pager(
-            self._caller, Auth, _PATH, {}, self._sizes, marker=marker, page_size=page_size, timeout=timeout
-        )
+        query = ListQuery(marker=marker, page_size=page_size)
+        return list_pager(self._caller, Auth, _PATH, query, self._sizes, timeout=timeout)
 
     async def get(self, auth_id: int, *, timeout: TimeoutOption = DEFAULT) -> Auth:
         """Get one password (`GET /v1/rentgpu/auths/{auth_id}`).

@@ -6,6 +6,7 @@ import asyncio
 import builtins
 from collections.abc import AsyncGenerator, Iterable
 
+from netmind_rentgpu import arguments
 from netmind_rentgpu.conditions import Condition
 from netmind_rentgpu.errors import (
     ConflictError,
@@ -14,8 +15,9 @@ from netmind_rentgpu.errors import (
     NotFoundError,
 )
 from netmind_rentgpu.models import Container, PaymentType
-from netmind_rentgpu.resources import arguments
+from netmind_rentgpu.requests import ListQuery, NewContainer
 from netmind_rentgpu.resources.listing import list_pager
+from netmind_rentgpu.resources.paths import API
 from netmind_rentgpu.settings import DEFAULT, TimeoutOption
 from netmind_rentgpu.waiting.reachable import Ask, wait_until_reachable
 from netmind_rentgpu.waiting.shared_poller import SharedPoller
@@ -27,7 +29,7 @@ from netmind_rentgpu.wire.paging import AsyncPager, PageSize
 
 __all__ = ["AsyncContainers"]
 
-_PATH = f"{arguments.API}containers/"
+_PATH = f"{API}containers/"
 _PROBES_AT_ONCE = 100
 
 
@@ -76,14 +78,15 @@ class AsyncContainers:
             InsufficientBalanceError: the balance is too low.
             RentGPUError: any other of the client's errors.
         """
-        body = {
-            "name": arguments.text("name", name),
-            "auth_id": arguments.identifier("auth_id", auth_id),
-            "gpu": arguments.count("gpu", gpu, arguments.MOST_GPUS),
-            "node_name": arguments.text("node_name", node_name),
-            "image_template_id": arguments.identifier("image_template_id", image_template_id),
-            "payment_type": self._caller.codec.payment_type_number(payment_type),
-        }
+        new = NewContainer(
+            name=name,
+            auth_id=auth_id,
+            gpu=gpu,
+            node_name=node_name,
+            image_template_id=image_template_id,
+            payment_type=payment_type,
+        )
+        body = self._caller.codec.written(new)
         request = Request(method="POST", path=_PATH, body=body, idempotent=False, avoid_idle_connection=True)
         self._caller.check_usable()
         self._poller.creating(1)
@@ -112,9 +115,8 @@ class AsyncContainers:
             InvalidArgumentError: `marker` or `page_size` cannot be sent.
             RentGPUError: any of the client's errors.
         """
-        return list_pager(
-            self._caller, Container, _PATH, {}, self._sizes, marker=marker, page_size=page_size, timeout=timeout
-        )
+        query = ListQuery(marker=marker, page_size=page_size)
+        return list_pager(self._caller, Container, _PATH, query, self._sizes, timeout=timeout)
 
     async def get(self, container_id: int, *, timeout: TimeoutOption = DEFAULT) -> Container:
         """Get one container (`GET /v1/rentgpu/containers/{container_id}`).

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
+import attrs
+
+from netmind_rentgpu import arguments
 from netmind_rentgpu.models import Image, ImageType
-from netmind_rentgpu.resources import arguments
+from netmind_rentgpu.requests import ListQuery, NewImage
 from netmind_rentgpu.resources.listing import list_pager
+from netmind_rentgpu.resources.paths import API
 from netmind_rentgpu.settings import DEFAULT, TimeoutOption
 from netmind_rentgpu.wire.caller import Caller
 from netmind_rentgpu.wire.messages import Request
@@ -15,7 +18,7 @@ from netmind_rentgpu.wire.paging import AsyncPager, PageSize
 
 __all__ = ["AsyncImages"]
 
-_PATH = f"{arguments.API}images/"
+_PATH = f"{API}images/"
 _DEFAULT_REGISTRY = "https://index.docker.io/v1/"
 
 
@@ -61,7 +64,7 @@ class AsyncImages:
             InvalidArgumentError: an option that is not supported, or an argument that is no text.
             RentGPUError: any of the client's errors; a create is not repeated once it may have been acted on.
         """
-        body = _content(
+        new = NewImage(
             name=name,
             image_name=image_name,
             image_tag=image_tag,
@@ -74,7 +77,7 @@ class AsyncImages:
             onstart=onstart,
             options=options,
         )
-        return await self._create(body, timeout)
+        return await self._create(new, timeout)
 
     def list(
         self,
@@ -96,10 +99,9 @@ class AsyncImages:
             InvalidArgumentError: the profile has no number for `image_type`, or an argument cannot be sent.
             RentGPUError: any of the client's errors.
         """
-        query = {"image_type": str(self._caller.codec.image_type_number(image_type))}
-        return list_pager(
-            self._caller, Image, _PATH, query, self._sizes, marker=marker, page_size=page_size, timeout=timeout
-        )
+        number = self._caller.codec.image_type_number(image_type)
+        query = ListQuery(image_type=number, marker=marker, page_size=page_size)
+        return list_pager(self._caller, Image, _PATH, query, self._sizes, timeout=timeout)
 
     async def get(self, image_id: int, *, timeout: TimeoutOption = DEFAULT) -> Image:
         """Get one image (`GET /v1/rentgpu/images/{image_id}`).
@@ -139,7 +141,7 @@ class AsyncImages:
             InvalidArgumentError: as `create`.
             RentGPUError: any of the client's errors.
         """
-        body = _content(
+        new = NewImage(
             name=name,
             image_name=image_name,
             image_tag=image_tag,
@@ -152,54 +154,33 @@ class AsyncImages:
             onstart=onstart,
             options=options,
         )
-        wanted = _stored(body)
+        wanted = _stored(new)
         async with self._caller.one_at_a_time(self._ensuring, timeout):
             # A list may lag behind what was just created.
             if wanted in self._made:
                 return self._made[wanted]
             async for image in self.list(image_type=ImageType.CUSTOM, timeout=timeout):
-                if _stored({field: getattr(image, field) for field in _FIELDS}) == wanted:
+                if _stored(image) == wanted:
                     return image
-            self._made[wanted] = await self._create(body, timeout)
+            self._made[wanted] = await self._create(new, timeout)
             return self._made[wanted]
 
-    async def _create(self, body: dict[str, str], timeout: TimeoutOption) -> Image:
-        password = body.get("docker_passwd")
+    async def _create(self, new: NewImage, timeout: TimeoutOption) -> Image:
         request = Request(
             method="POST",
             path=_PATH,
-            body=body,
+            body=self._caller.codec.written(new),
             idempotent=False,
             avoid_idle_connection=True,
-            secrets=(password,) if password else (),
+            secrets=(new.docker_passwd,) if new.docker_passwd else (),
         )
         return await self._caller.one(Image, request, timeout)
 
 
-_FIELDS = (
-    "name",
-    "image_name",
-    "image_tag",
-    "image_label",
-    "description",
-    "docker_username",
-    "docker_passwd",
-    "docker_registry",
-    "public_port",
-    "onstart",
-    "options",
-)
+_FIELDS = tuple(field.name for field in attrs.fields(NewImage))
 
 
-def _content(**fields: str | None) -> dict[str, str]:
-    """Check an image's content and leave out what was not given."""
-    content = {name: arguments.text(name, value) for name, value in fields.items() if value is not None}
-    if "options" in content:
-        arguments.image_options(content["options"])
-    return content
-
-
-def _stored(content: Mapping[str, str | None]) -> tuple[str | None, ...]:
+def _stored(image: NewImage | Image) -> tuple[str | None, ...]:
     """Return what the service has stored for a content, in a form that compares; empty and missing texts are the same."""
-    registry = content.get("docker_registry") or _DEFAULT_REGISTRY
-    return tuple(registry if field == "docker_registry" else content.get(field) or None for field in _FIELDS)
+    values = {name: getattr(image, name) or None for name in _FIELDS}
+    return tuple({**values, "docker_registry": values["docker_registry"] or _DEFAULT_REGISTRY}.values())

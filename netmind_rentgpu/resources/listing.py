@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TypeVar
 
-from netmind_rentgpu.errors import InvalidArgumentError, UnexpectedResponseError
+import attrs
+
+from netmind_rentgpu.errors import UnexpectedResponseError
 from netmind_rentgpu.models import Auth, Container, Image
-from netmind_rentgpu.resources import arguments
+from netmind_rentgpu.requests import ListQuery
 from netmind_rentgpu.settings import TimeoutOption
 from netmind_rentgpu.wire.caller import Caller
 from netmind_rentgpu.wire.messages import Request
@@ -22,27 +23,20 @@ def list_pager(
     caller: Caller,
     model: type[Listed],
     path: str,
-    query: Mapping[str, str],
+    query: ListQuery,
     sizes: PageSize,
     *,
-    marker: int | str | None,
-    page_size: int | None,
     timeout: TimeoutOption,
 ) -> AsyncPager[Listed]:
     """Return the pager of one list.
 
-    Raises:
-        InvalidArgumentError: `marker` or `page_size` cannot be sent.
+    Args:
+        query: of the first page; those that follow have other markers, and smaller sizes where the service refuses it.
+        timeout: for each page.
     """
-    if page_size is not None:
-        arguments.count("page_size", page_size)
-    if marker is not None and type(marker) not in (int, str):
-        raise InvalidArgumentError("marker", "must be an id")
 
     async def fetch(after: int | str | None, limit: int) -> tuple[list[Listed], tuple[UnexpectedResponseError, ...]]:
-        asked = {**query, "limit": str(limit)}
-        if after is not None:
-            asked["marker"] = str(after)
-        return await caller.many(model, Request(method="GET", path=path, query=asked), timeout)
+        page = attrs.evolve(query, marker=after, page_size=limit)
+        return await caller.many(model, Request(method="GET", path=path, query=caller.codec.query(page)), timeout)
 
-    return AsyncPager(fetch, path=path, marker=marker, page_size=page_size, sizes=sizes)
+    return AsyncPager(fetch, path=path, marker=query.marker, page_size=query.page_size, sizes=sizes)

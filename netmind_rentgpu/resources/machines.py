@@ -8,7 +8,8 @@ from decimal import Decimal
 
 from netmind_rentgpu.literals import CurrencyName, GPUName, RegionCode
 from netmind_rentgpu.models import Machine
-from netmind_rentgpu.resources import arguments
+from netmind_rentgpu.requests import MachineQuery
+from netmind_rentgpu.resources.paths import API
 from netmind_rentgpu.settings import DEFAULT, TimeoutOption
 from netmind_rentgpu.wire.caller import Caller
 from netmind_rentgpu.wire.messages import Request
@@ -56,42 +57,32 @@ class AsyncMachines:
             RentGPUError: any of the client's errors.
         """
         profile = self._caller.profile
-        wanted = None if gpu_names is None else arguments.names("gpu_names", gpu_names)
-        ranges = {
-            "memory": (profile.memory_field, min_memory, max_memory),
-            "disk": (profile.disk_field, min_disk, max_disk),
-        }
-        lowest = None if min_price is None else arguments.bound("min_price", min_price)
-        highest = None if max_price is None else arguments.bound("max_price", max_price)
-
-        query = {"currency": profile.currency if currency is None else arguments.text("currency", currency)}
-        if region is not None:
-            query["region"] = arguments.text("region", region)
-        if gpu is not None and (profile.gpu_names_parameter != "gpu" or wanted is None):
-            query["gpu"] = str(arguments.count("gpu", gpu))
-        if wanted is not None:
-            query[profile.gpu_names_parameter] = ",".join(wanted)
-        for what, (_, least, most) in ranges.items():
-            for argument, limit in ((f"min_{what}", least), (f"max_{what}", most)):
-                if limit is not None:
-                    query[argument] = str(arguments.whole(argument, limit))
-        for argument, price in (("min_price", lowest), ("max_price", highest)):
-            if price is not None and price == price.to_integral_value():
-                query[argument] = str(int(price))
-
-        request = Request(method="GET", path=f"{arguments.API}machines", query=query)
+        query = MachineQuery(
+            currency=profile.currency if currency is None else currency,
+            region=region,
+            gpu=gpu,
+            gpu_names=gpu_names,
+            min_memory=min_memory,
+            max_memory=max_memory,
+            min_disk=min_disk,
+            max_disk=max_disk,
+            min_price=min_price,
+            max_price=max_price,
+        )
+        request = Request(method="GET", path=f"{API}machines", query=self._caller.codec.query(query))
         machines, unreadable = await self._caller.many(Machine, request, timeout)
         if unreadable and not machines:
             raise unreadable[0]
-        kinds = None if wanted is None else {_same(name) for name in wanted}
+        kinds = None if query.gpu_names is None else {_same(name) for name in query.gpu_names}
         return [
             machine
             for machine in machines
             if (kinds is None or machine.gpu_name is None or _same(machine.gpu_name) in kinds)
             and (region is None or machine.region is None or _same(machine.region) == _same(region))
             and (gpu is None or machine.gpu_count is None or machine.gpu_count >= gpu)
-            and all(_within(getattr(machine, field), least, most) for field, least, most in ranges.values())
-            and _price_within(machine.price, lowest, highest)
+            and _within(getattr(machine, profile.memory_field), min_memory, max_memory)
+            and _within(getattr(machine, profile.disk_field), min_disk, max_disk)
+            and _price_within(machine.price, query.min_price, query.max_price)
         ]
 
 

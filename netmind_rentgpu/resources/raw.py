@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import unquote
 
+from netmind_rentgpu import arguments
 from netmind_rentgpu.errors import InvalidArgumentError
-from netmind_rentgpu.resources import arguments
+from netmind_rentgpu.resources.paths import API
 from netmind_rentgpu.wire.messages import Request
 from netmind_rentgpu.wire.payload import dump
 
@@ -45,7 +46,7 @@ def _full_path(path: str) -> str:
         raise InvalidArgumentError("path", f"must be a plain path: {path!r}")
     if not path.isprintable():
         raise InvalidArgumentError("path", "holds characters that cannot be sent")
-    return f"/{path.lstrip('/')}" if path.startswith("/") else f"{arguments.API}{path}"
+    return f"/{path.lstrip('/')}" if path.startswith("/") else f"{API}{path}"
 
 
 def _query(params: Mapping[str, str | int | float]) -> dict[str, str]:

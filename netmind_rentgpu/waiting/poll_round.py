@@ -13,6 +13,7 @@ from typing import NoReturn, TypeAlias
 import attrs
 
 from netmind_rentgpu.errors import APITimeoutError, ClientStateError, NotFoundError, RateLimitError, RentGPUError
+from netmind_rentgpu.requests import ListQuery
 from netmind_rentgpu.waiting.snapshots import KnownPage, Snapshots
 from netmind_rentgpu.waiting.strategy import one_by_one, pages_left, worth_recounting
 from netmind_rentgpu.wire.caller import Caller, DecodedResponse
@@ -162,7 +163,7 @@ class Poller:
 
         async def ask(limit: int) -> tuple[KnownPage | None, list[int | None], DecodedResponse]:
             known = self._pages.get((marker, limit))
-            query = {"limit": str(limit)} if marker is None else {"limit": str(limit), "marker": str(marker)}
+            query = self._caller.codec.query(ListQuery(marker=marker, page_size=limit))
             request = Request(method="GET", path=self._path, query=query, known=None if known is None else known.body)
             decoded = await self._call(request)
             if decoded.payload is UNCHANGED:

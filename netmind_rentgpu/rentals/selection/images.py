@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from math import inf
 
+from netmind_rentgpu import arguments
 from netmind_rentgpu.concurrency.single_flight import SingleFlight
 from netmind_rentgpu.errors import InvalidArgumentError
 from netmind_rentgpu.models import Image, ImageType
-from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.resources.images import AsyncImages
 
 __all__ = ["ImageResolver", "matching_image"]

@@ -8,10 +8,10 @@ import time
 from collections import defaultdict
 from math import inf
 
+from netmind_rentgpu import arguments
 from netmind_rentgpu.concurrency.single_flight import SingleFlight
 from netmind_rentgpu.errors import NotFoundError
 from netmind_rentgpu.models import Auth
-from netmind_rentgpu.resources import arguments
 from netmind_rentgpu.resources.auths import AsyncAuths
 from netmind_rentgpu.state_file import Connection, State
 

@@ -9,10 +9,8 @@ from typing import Final
 
 from netmind_rentgpu.errors import InvalidArgumentError
 
-__all__ = ["API", "bound", "count", "identifier", "image_options", "names", "password", "text", "whole"]
+__all__ = ["bound", "count", "identifier", "image_options", "names", "password", "text", "whole"]
 
-API: Final = "/v1/rentgpu/"
-"""What every path begins with."""
 PASSWORD_LENGTH: Final = (8, 32)
 MOST_GPUS: Final = 12
 IMAGE_OPTIONS: Final = ("--add-host", "-e", "-h", "-w")
