@@ -7,7 +7,7 @@ that costs money, so `name` does not stand in the way of seeing it.
 
 Secrets (`Auth.value`, `Image.docker_passwd`) are in no repr, and are left out when a model is pickled.
 
-Source of the fields: `api/CONTRACT.md`, "Documented".
+Source of the fields: `netmind_rentgpu/guide/wire-contract.md`, "Documented".
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the service's documentation leaves open, as one value with a field for each guess.
 
-The defaults are inferred, not known; `api/CONTRACT.md`, "Inferred" and "Unknown", says from what. None of them is written
-anywhere else in the package.
+The defaults are inferred, not known; `netmind_rentgpu/guide/wire-contract.md`, "Inferred", says from what. None of them is
+written anywhere else in the package.
 """
 
 from __future__ import annotations

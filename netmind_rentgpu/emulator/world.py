@@ -1,7 +1,7 @@
 """What the service's documentation leaves open, as switches: an emulated service can be any of the plausible ones.
 
-Each switch is one open question of `api/CONTRACT.md`. The first value of each is the default: what is documented where
-anything is, else the plainest.
+Each switch is one open question of `netmind_rentgpu/guide/wire-contract.md`. The first value of each is the default: the
+documented one where there is one, else the plainest.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What an answer means: status, headers and body -> payload, or the right error. Pure.
 
 Outside 200 and 422 the service documents nothing, so an error is told by what its body says as well as by its status;
-`api/CONTRACT.md`, "Unknown", lists the bodies that were seen.
+`netmind_rentgpu/guide/wire-contract.md`, "Unknown", lists the bodies that were seen.
 """
 
 from __future__ import annotations
