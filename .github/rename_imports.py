@@ -1,6 +1,9 @@
-"""Rename what netmind_rentgpu has renamed before its first release, in the Python files below some folders.
+"""Rename what netmind_rentgpu has renamed before its first release, in Python files.
 
-usage: python rename_imports.py FOLDER ...
+usage: python rename_imports.py FILE_OR_FOLDER ...
+
+Strings and comments stay as they are, and so do folders whose name begins with a dot, and site-packages. Before Python 3.12
+names within f-strings stay, too.
 """
 
 from __future__ import annotations
@@ -8,6 +11,7 @@ from __future__ import annotations
 import io
 import sys
 import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 # Names that nothing else is likely to have; each is renamed wherever it stands as a name.
@@ -21,9 +25,14 @@ ATTRIBUTES = {
 
 
 def renamed(source: str) -> str:
-    """Return a module's text with the new names; strings and comments stay as they are."""
-    lines = source.splitlines(keepends=True)
-    tokens = list(tokenize.generate_tokens(io.StringIO(source).readline))
+    """Return a module's text with the new names.
+
+    Raises:
+        SyntaxError, tokenize.TokenError: it is not Python.
+    """
+    # Not `splitlines`, which counts more characters as the end of a line than Python's grammar does.
+    lines = io.StringIO(source, newline="").readlines()
+    tokens = list(tokenize.generate_tokens(iter([*lines, ""]).__next__))
     for position in range(len(tokens) - 1, -1, -1):
         token = tokens[position]
         new = NAMES.get(token.string)
@@ -36,17 +45,32 @@ def renamed(source: str) -> str:
     return "".join(lines)
 
 
-def main(folders: list[str]) -> int:
-    """Rename in place, and print the path of each file that changes."""
-    if not folders:
+def python_files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        for inner in sorted(path.iterdir()):
+            if not inner.name.startswith(".") and inner.name != "site-packages" and not inner.is_symlink():
+                yield from python_files(inner)
+    elif path.suffix == ".py":
+        yield path
+
+
+def main(paths: list[str]) -> int:
+    """Rename in place, and print the path of each file that changes; return 1 if a file could not be read or written."""
+    if not paths:
         sys.exit(__doc__)
-    for folder in folders:
-        for path in sorted(Path(folder).rglob("*.py")):
-            source = path.read_text(encoding="utf-8")
+    status = 0
+    for path in [file for given in paths for file in python_files(Path(given))]:
+        try:
+            with path.open("rb") as file:
+                encoding, _ = tokenize.detect_encoding(file.readline)
+            source = path.read_bytes().decode(encoding)
             if (new := renamed(source)) != source:
-                path.write_text(new, encoding="utf-8")
+                path.write_bytes(new.encode(encoding))
                 print(path)
-    return 0
+        except (OSError, SyntaxError, UnicodeError, tokenize.TokenError) as error:
+            print(f"{path}: {error}; left as it is", file=sys.stderr)
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ _MASK = "***"
 
 
 class UnreadableFieldError(Exception):
-    """What names a thing cannot be read."""
+    """The field that names a thing cannot be read."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(field, problem)
@@ -280,8 +280,6 @@ def _plain_converters() -> Mapping[bool, Converter]:
     found = {json: Converter(unstruct_collection_overrides={tuple: list}) for json in (False, True)}
     for converter in found.values():
         converter.register_unstructure_hook(ImageType, lambda image_type: image_type.value)
-        # Already JSON's, as it came.
-        converter.register_unstructure_hook_func(lambda kind: kind is Mapping[str, Any], dict)
     found[True].register_unstructure_hook(Decimal, str)
     found[True].register_unstructure_hook(datetime, datetime.isoformat)
     return found
@@ -291,15 +289,30 @@ def to_plain(model: Any, *, masked: Collection[str], json: bool) -> dict[str, An
     """Return a model's fields as plain values, by their names; `extra` alone where it is not empty.
 
     Args:
-        masked: the fields whose values become `***`.
+        masked: the fields whose values become `***`, also in `extra`.
         json: True for what JSON has: prices are texts, and times too, in ISO 8601.
     """
-    values: dict[str, Any] = _plain_converters()[json].unstructure(model)
-    if not values["extra"]:
+    values: dict[str, Any] = _plain_converters()[json].unstructure(attrs.evolve(model, extra={}))
+    if model.extra:
+        values["extra"] = _copied(dict(model.extra))
+    else:
         del values["extra"]
     for place in (values, values.get("extra", {})):
         place.update({name: _MASK for name in masked if place.get(name) is not None})
     return values
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of a JSON value, however deep, so that no caller changes what a frozen model holds."""
+    root = [value]
+    left: list[Any] = [root]
+    while left:
+        outer = left.pop()
+        for key, inner in outer.items() if isinstance(outer, dict) else enumerate(outer):
+            if isinstance(inner, (dict, list)):
+                outer[key] = inner.copy()
+                left.append(outer[key])
+    return root[0]
 
 
 _PLAIN = ServiceProfile(image_types={}, payment_types={})
@@ -313,9 +326,18 @@ def from_plain(model: type[Any], values: Mapping[str, Any]) -> Any:
     """
     given = {name: value for name, value in values.items() if name not in _NOT_ON_THE_WIRE}
     given = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
+    structure = structurers(_PLAIN)
+    kind = next(kind for kind in model.__mro__ if kind in structure)
     try:
-        found = structurers(_PLAIN)[model](given)
+        found = structure[kind](given)
     except UnreadableFieldError as error:
         raise InvalidArgumentError(error.field, error.problem) from None
-    kept = {name: values[name] for name in _NOT_ON_THE_WIRE if name in values and name != "extra"}
-    return attrs.evolve(found, extra={**found.extra, **values.get("extra", {})}, **kept)
+    fields = {field.name: getattr(found, field.name) for field in attrs.fields(kind)}
+    extra = values.get("extra", {})
+    fields["extra"] = _copied({**found.extra, **(extra if isinstance(extra, Mapping) else {"extra": extra})})
+    if "status_name" in fields:
+        try:
+            fields["status_name"] = _text(values.get("status_name"))
+        except ValueError:
+            fields["extra"]["status_name"] = values["status_name"]
+    return model(**fields)

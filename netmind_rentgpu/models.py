@@ -85,18 +85,20 @@ class _Model:
         """Return the fields as plain values, as for a row of a DataFrame; `extra` is left out where it is empty.
 
         Args:
-            secrets: True to show passwords; else they are `***`.
+            secrets: True to show what is in no repr: passwords, and an image's `onstart` and `options`; else it is `***`.
             json: True for what JSON can hold: prices as texts, and times, too, in ISO 8601.
         """
         from netmind_rentgpu.conversion import to_plain
 
-        return to_plain(self, masked=() if secrets else self._secrets, json=json)
+        hidden = [field.name for field in attrs.fields(type(self)) if not field.repr and field.name != "extra"]
+        return to_plain(self, masked=() if secrets else hidden, json=json)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the model that a mapping stands for: what `to_dict` returned, or a part of it.
 
-        As from the service, what cannot be read becomes None and is kept in `extra`.
+        As from the service, what cannot be read becomes None and is kept in `extra`. A value that `to_dict` has masked stays
+        `***`.
 
         Raises:
             InvalidArgumentError: the field that names the thing is missing or cannot be read.

@@ -1,7 +1,7 @@
 """Contents of requests, as values that are checked when they are made.
 
-Fields have the wire's names, but for `page_size`. Whatever the documentation limits is checked here; what it leaves open is
-left to the service. Names are turned into numbers, and values into texts, by `conversion`.
+Fields have the wire's names, but for `page_size`. The documented limits are checked here, and no others.
+`conversion` turns names into numbers and values into texts.
 """
 
 from __future__ import annotations

@@ -73,7 +73,9 @@ def test_plain_values_keep_prices_and_times_unless_they_have_to_be_json() -> Non
 
 def test_plain_values_mask_secrets_unless_they_are_asked_for() -> None:
     auth = Auth(id=1, value="canary-1")
-    image = Image(id=2, docker_passwd="canary-2", image_type=ImageType.CUSTOM)
+    image = Image(
+        id=2, docker_passwd="canary-2", image_type=ImageType.CUSTOM, onstart="canary-4", options="-e canary-5"
+    )
     unreadable = Auth.from_dict({"id": 3, "value": ["canary-3"], "new": 4})
     assert unreadable.extra == {"value": ["canary-3"], "new": 4}
     assert "canary" not in f"{auth.to_dict()} {image.to_dict()} {unreadable.to_dict()} {auth.to_dict(json=True)}"
@@ -81,13 +83,43 @@ def test_plain_values_mask_secrets_unless_they_are_asked_for() -> None:
     assert Auth(id=1).to_dict()["value"] is None
     assert auth.to_dict(secrets=True)["value"] == "canary-1"
     assert image.to_dict(secrets=True)["docker_passwd"] == "canary-2"
+    assert image.to_dict(secrets=True)["options"] == "-e canary-5"
     assert unreadable.to_dict(secrets=True)["extra"] == {"value": ["canary-3"], "new": 4}
 
 
 def test_plain_values_are_the_callers_own() -> None:
-    container = Container(id=1, extra={"new": 1})
-    container.to_dict()["extra"]["new"] = 2
-    assert container.extra == {"new": 1}
+    given = {"id": 1, "new": [{"a": [1]}], "extra": {"other": [2]}}
+    container = Container.from_dict(given)
+    found = container.to_dict()["extra"]
+    for values in (found, {"new": given["new"], **given["extra"]}):
+        values["new"][0]["a"].append(3)
+        values["other"].append(3)
+    assert container.extra == {"new": [{"a": [1]}], "other": [2]}
+
+
+def test_deeply_nested_extra_is_copied() -> None:
+    deep: Any = 0
+    for _ in range(100_000):
+        deep = [deep]
+    found = Container.from_dict({"id": 1, "new": deep}).to_dict()["extra"]["new"]
+    assert found is not deep
+
+
+@pytest.mark.parametrize("extra", ["text", None, 5, [1]])
+def test_undocumented_field_called_extra_is_kept(extra: Any) -> None:
+    assert Machine.from_dict({"node_name": "n", "extra": extra}).extra == {"extra": extra}
+
+
+def test_unreadable_status_name_is_kept_in_extra() -> None:
+    found = Container.from_dict({"id": 1, "status_name": 5})
+    assert (found.status_name, found.extra) == (None, {"status_name": 5})
+
+
+def test_subclass_of_a_model_is_read_as_itself() -> None:
+    class Mine(Container):
+        __slots__ = ()
+
+    assert type(Mine.from_dict({"id": 1})) is Mine
 
 
 def test_plain_values_without_what_names_the_thing_are_refused() -> None:

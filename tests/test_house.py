@@ -61,6 +61,7 @@ LIBRARY_USERS = {
     "rich": {"cli.demo"},
     "pytest": {"testing"},
     "sqlite3": {"state_file"},
+    "uvloop": {"concurrency.event_loops"},
     "yarl": {"wire.transport"},
 }
 
@@ -84,6 +85,9 @@ def imports(tree: ast.Module) -> Iterator[str]:
                 yield full if full.removeprefix("netmind_rentgpu.") in MODULES else node.module or ""
         elif isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("import_module", "importlib.import_module"):
+            # The package's own names are loaded by a name that is put together.
+            yield from (argument.value for argument in node.args if isinstance(argument, ast.Constant))
 
 
 def own_imports(module: str) -> set[str]:
@@ -106,6 +110,12 @@ IN_LAYERS = [name for name in MODULES if name and name != "rentals" and not is_i
 
 def test_every_folder_of_the_layers_exists() -> None:
     assert {folder for layer in LAYERS for folder in layer} <= MODULES.keys()
+
+
+@pytest.mark.parametrize("module", IN_LAYERS)
+def test_module_imports_each_name_from_where_it_is_defined(module: str) -> None:
+    # A name from the package itself could come from any layer.
+    assert "netmind_rentgpu" not in set(imports(MODULES[module]))
 
 
 @pytest.mark.parametrize("module", IN_LAYERS)

@@ -43,6 +43,29 @@ def test_old_names_are_renamed_and_nothing_else_is(tmp_path: Path) -> None:
     assert run(str(tmp_path)).stdout == ""
 
 
+def test_only_names_change_whatever_else_a_file_holds(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.py"
+    before = "import os\n\x0c\r\nfrom netmind_rentgpu import LedgerError\r\nx = 'a\x85\u2028b'\nraise LedgerError"
+    kept.write_bytes(before.encode())
+    assert run(str(kept)).returncode == 0
+    assert kept.read_bytes() == before.replace("LedgerError", "StateFileError").encode()
+
+
+def test_file_that_is_not_python_is_reported_and_the_others_are_renamed(tmp_path: Path) -> None:
+    for name, content in (("a.py", b"(LedgerError\n"), ("b.py", b"\xff LedgerError\n"), ("c.py", b"LedgerError\n")):
+        (tmp_path / name).write_bytes(content)
+    for folder in (".venv", "site-packages"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "d.py").write_bytes(b"LedgerError\n")
+    done = run(str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, f"{tmp_path / 'c.py'}\n")
+    assert [line.partition(": ")[0] for line in done.stderr.splitlines()] == [
+        str(tmp_path / "a.py"),
+        str(tmp_path / "b.py"),
+    ]
+    assert (tmp_path / ".venv" / "d.py").read_bytes() == b"LedgerError\n"
+
+
 def test_script_without_a_folder_prints_its_usage() -> None:
     done = run()
     assert done.returncode == 1

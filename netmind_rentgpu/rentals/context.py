@@ -1,4 +1,4 @@
-"""What all rentals of one client share: the ledger, the market, the roll, and who is still there to be released."""
+"""All that the rentals of one client share: the ledger, the catalog, the index of containers, and what is to be released."""
 
 from __future__ import annotations
 

@@ -130,10 +130,10 @@ class Renting:
         return next((name for name, known in self._context.profile.payment_types.items() if known == number), None)
 
     async def offers(self, request: RentalRequest) -> list[Offer]:
-        """Return the offers that meet a wish, the best first.
+        """Return the offers that meet a request, the best first.
 
         Raises:
-            InvalidArgumentError: the wish cannot be understood.
+            InvalidArgumentError: the request cannot be understood.
             RentGPUError: the machines could not be listed.
         """
         return list((await self._ranked(request))[0].offers)

@@ -33,7 +33,7 @@ _LEAST_UNLISTED = 32
 _FIRST_PATIENCE = 10.0
 
 Satisfied: TypeAlias = Callable[[], bool]
-"""Takes in a seat's news; tells whether the one who sits there has what it came for."""
+"""Takes a subscription's news; returns True if its subscriber has what it waits for."""
 
 
 @attrs.define(eq=False)

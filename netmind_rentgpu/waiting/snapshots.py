@@ -168,8 +168,8 @@ class Snapshots:
             for container_id in candidates:
                 subscription.ids.discard(container_id)
                 subscription.news.pop(container_id, None)
-                _unseat(self._owed, container_id, subscription)
-                _unseat(self._askers, container_id, subscription)
+                _remove(self._owed, container_id, subscription)
+                _remove(self._askers, container_id, subscription)
         if self._watchers:
             return []
         forgotten = [one for one in candidates if one not in self._askers]
@@ -291,7 +291,7 @@ class Snapshots:
                 subscription.tell(container_id, container)
 
 
-def _unseat(subscriptions: dict[int, dict[Subscription, None]], container_id: int, subscription: Subscription) -> None:
+def _remove(subscriptions: dict[int, dict[Subscription, None]], container_id: int, subscription: Subscription) -> None:
     those = subscriptions.get(container_id, {})
     if subscription in those:
         del those[subscription]

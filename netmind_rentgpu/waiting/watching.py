@@ -36,7 +36,7 @@ class _View:
     """The containers as a reader knows them, and what has changed since."""
 
     def __init__(self, subscription: Subscription) -> None:
-        self._seat = subscription
+        self._subscription = subscription
         self._known: dict[int, Container] | None = None
         self._changed: dict[int, Container | None] = {}
         self._left = subscription.ids
@@ -48,7 +48,7 @@ class _View:
 
     def look(self) -> bool:
         """Take in what is new; tell whether there is anything to read, or never will be."""
-        subscription = self._seat
+        subscription = self._subscription
         if self._known is None:
             if subscription.ids is not None:
                 self._known = {}

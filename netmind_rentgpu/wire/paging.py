@@ -1,6 +1,6 @@
 """Lists that come in pages: one object to await (a page) and to iterate (every item of every page).
 
-`Walk` decides what to ask for next and when the list has ended; it is pure. `AsyncPager` does the asking.
+`ListTraversal` decides what to ask for next and when the list has ended; it is pure. `AsyncPager` does the asking.
 """
 
 from __future__ import annotations

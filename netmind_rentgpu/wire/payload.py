@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, cast
 
 import orjson
@@ -18,7 +19,7 @@ def parse(body: bytes) -> Any:
     """Parse a JSON text in UTF-8.
 
     What orjson refuses but Python's own parser reads, is read: half a character in a name, or NaN, must not hide all that
-    stands around it. The half becomes U+FFFD, NaN and the infinities become texts.
+    stands around it. The half becomes U+FFFD; NaN, the infinities and numbers beyond a float become texts.
 
     Raises:
         NotJSONError: it is none.
@@ -29,10 +30,15 @@ def parse(body: bytes) -> Any:
         # The parser's own error keeps the whole text, passwords included, so it must not become this one's cause.
         problem = f"{error.msg} (line {error.lineno}, column {error.colno})"
     try:
-        return _whole_characters(json.loads(body.decode(), parse_constant=str))
+        return _whole_characters(json.loads(body.decode(), parse_constant=str, parse_float=_finite))
     except (ValueError, RecursionError):
         pass
     raise NotJSONError(problem)
+
+
+def _finite(number: str) -> float | str:
+    found = float(number)
+    return found if math.isfinite(found) else number
 
 
 def _whole_characters(value: Any) -> Any:

@@ -31,7 +31,7 @@ __all__ = ["delete_with_retries", "get_with_retries", "unreleased", "write_behin
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 _LONGEST_DELETION = 60.0
-_HOPELESS = (AuthenticationError, ClientStateError, PermissionDeniedError)
+_FINAL = (AuthenticationError, ClientStateError, PermissionDeniedError)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 
 
@@ -76,7 +76,7 @@ async def delete_with_retries(
             gone = deleted is not None or await retry_when_cancelled(lambda: _is_gone(context, container_id, each))
         if gone:
             return None
-        if isinstance(error, _HOPELESS) or loop.time() + pause > deadline or (give_up is not None and give_up.is_set()):
+        if isinstance(error, _FINAL) or loop.time() + pause > deadline or (give_up is not None and give_up.is_set()):
             return error
         with suppress(asyncio.CancelledError):
             await _pause(pause, give_up)
@@ -105,7 +105,7 @@ async def get_with_retries(context: RentalContext, container_id: int, give_up: a
     while True:
         try:
             return await context.containers.get(container_id, timeout=per_attempt_timeouts(context.timeouts))
-        except (*_HOPELESS, NotFoundError):
+        except (*_FINAL, NotFoundError):
             raise
         except RentGPUError:
             if loop.time() + pause > deadline or give_up.is_set():

@@ -38,7 +38,7 @@ __all__ = ["Begin", "Provisioner"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
-_MOST_ATTEMPTS, _MOST_DOUBTS = 50, 2
+_MOST_ATTEMPTS, _MOST_UNCLEAR = 50, 2
 _LONGEST_ANSWER = 30.0
 _TWICE = "the service has made it twice, and the other was not deleted"
 
@@ -90,7 +90,7 @@ class Provisioner:
             if isinstance(result, tuple):
                 return (*result, offer)
             refusals[offer.machine.node_name] = MachineRefusal(machine=offer.machine, error=result)
-            if sum(attempt.lost for attempt in self._attempts) >= _MOST_DOUBTS:
+            if sum(attempt.lost for attempt in self._attempts) >= _MOST_UNCLEAR:
                 raise result
         raise catalog.no_machine_error(queue.offers, refusals)
 
@@ -394,4 +394,4 @@ class Provisioner:
 
 
 Begin: TypeAlias = Callable[[Provisioner], Awaitable[ProvisionedRental]]
-"""Rents what is wanted, into a hold."""
+"""Rents what is wanted, by a provisioner."""

@@ -1,4 +1,4 @@
-"""The line to a rented container: a shell, and another where its connection was lost."""
+"""A rented container's shell, and another one where its connection was lost."""
 
 from __future__ import annotations
 

@@ -112,11 +112,11 @@ class AttemptSearch:
 
     async def unless_given_up(self, future: asyncio.Future[Any], *, longest: float | None = None) -> None:
         """Wait for something, for so many seconds at the longest, and not for long once nobody wants to wait for it."""
-        hurrying = asyncio.ensure_future(self.give_up.wait())
+        given_up = asyncio.ensure_future(self.give_up.wait())
         try:
-            await asyncio.wait({future, hurrying}, timeout=longest, return_when=asyncio.FIRST_COMPLETED)
-            if hurrying.done():
+            await asyncio.wait({future, given_up}, timeout=longest, return_when=asyncio.FIRST_COMPLETED)
+            if given_up.done():
                 await asyncio.wait({future}, timeout=_LAST_LOOK)
         finally:
-            hurrying.cancel()
-            await asyncio.wait({hurrying})
+            given_up.cancel()
+            await asyncio.wait({given_up})
