@@ -7,7 +7,7 @@ converted that is not the same thing in another form: no null becomes "None", no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache, partial
@@ -84,8 +84,8 @@ def _text_or_whole(value: Any, _: Any = None) -> str | int | None:
 def _texts(value: Any, _: Any = None) -> tuple[str, ...] | None:
     if value is None:
         return None
-    if type(value) is list:
-        texts = cast("list[Any]", value)
+    if type(value) in (list, tuple):
+        texts = cast("Iterable[Any]", value)
         if all(type(item) is str for item in texts):
             return tuple(texts)
     raise ValueError("not a list of texts")
@@ -308,9 +308,10 @@ def _copied(value: Any) -> Any:
     left: list[Any] = [root]
     while left:
         outer = left.pop()
-        for key, inner in outer.items() if isinstance(outer, dict) else enumerate(outer):
-            if isinstance(inner, (dict, list)):
-                outer[key] = inner.copy()
+        is_array: bool = outer.__class__ is list
+        for key in range(len(outer)) if is_array else list(outer):
+            if outer[key].__class__ in (dict, list):
+                outer[key] = outer[key].copy()
                 left.append(outer[key])
     return root[0]
 
@@ -325,7 +326,6 @@ def from_plain(model: type[Any], values: Mapping[str, Any]) -> Any:
         InvalidArgumentError: the field that names the thing is missing, or is no such thing.
     """
     given = {name: value for name, value in values.items() if name not in _NOT_ON_THE_WIRE}
-    given = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items()}
     structure = structurers(_PLAIN)
     kind = next(kind for kind in model.__mro__ if kind in structure)
     try:
