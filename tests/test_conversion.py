@@ -159,7 +159,7 @@ def test_queries_leave_out_what_was_not_asked_for() -> None:
     }
     assert codec.query(MachineQuery(currency="USD")) == {"currency": "USD"}
     query = MachineQuery(
-        currency="NMT", region="JP", gpu=2, gpu_names=["a", "b"], min_memory=0, max_disk=9, min_price=1, max_price=2.5
+        currency="NMT", region="JP", gpu=2, gpu_names=["a", "b"], min_memory=0, max_disk=9, min_price=1, max_price=2.7
     )
     assert codec.query(query) == {
         "currency": "NMT",

@@ -127,6 +127,30 @@ def test_422_error_lists_its_invalid_fields() -> None:
     assert "body.gpu: ensure" in str(caught.value)
 
 
+def test_place_of_an_invalid_field_keeps_positions_as_numbers() -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        read(422, {"detail": [{"loc": ["body", 3, True, None], "msg": "no", "type": "t"}]})
+    assert caught.value.fields == (InvalidField(("body", 3, "True", "None"), "no", "t"),)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, InsufficientBalanceError),
+        (403, InsufficientBalanceError),
+        (409, InsufficientBalanceError),
+        (422, InsufficientBalanceError),
+        (404, NotFoundError),
+        (423, APIStatusError),
+        (503, ServerError),
+    ],
+)
+def test_text_about_the_balance_counts_only_where_the_status_may_mean_it(status: int, kind: type[Exception]) -> None:
+    with pytest.raises(kind) as caught:
+        read(status, {"detail": "insufficient balance"})
+    assert type(caught.value) is kind
+
+
 @pytest.mark.parametrize("detail", [[None, 3, {}, {"loc": "x"}], {"loc": []}, None, [[]]])
 def test_422_of_another_shape_is_an_invalid_request_error(detail: Any) -> None:
     with pytest.raises(InvalidRequestError) as caught:
@@ -278,6 +302,7 @@ def test_secret_at_the_cut_of_a_text_is_masked_whole() -> None:
 def test_successful_response_is_decoded() -> None:
     assert read(200, {"a": 1}) == {"a": 1}
     assert read(201, [1]) == [1]
+    assert read(299, {"a": 1}) == {"a": 1}
     assert read(204, b"") is None
     assert read(200, b"") is None
 
