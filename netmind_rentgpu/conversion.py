@@ -1,7 +1,7 @@
 """Models and contents of requests <-> plain values: the only file that knows cattrs, which is imported when it is needed.
 
-A field that cannot be read becomes None and its raw value is kept in `extra`, beside the fields nobody documented, so that
-one strange value hides nothing else. Only what names the thing (`id`, a machine's `node_name`) must be readable. Nothing is
+An unreadable field becomes None, and `extra` keeps its raw value beside the undocumented fields, so that one strange value
+hides nothing else. Only what names the thing (`id`, a machine's `node_name`) must be readable. Nothing is
 converted that is not the same thing in another form: no null becomes "None", no 5 becomes "5".
 """
 
@@ -224,7 +224,7 @@ def _structurer(
         except Exception:  # noqa: BLE001  # whatever it stumbled over, each field is now read by itself
             return field_by_field(payload)
         if unknown := payload.keys() - names:
-            # Nobody else has seen this instance yet, and building it twice would cost as much as reading it.
+            # Set on the new instance, because building it a second time would cost as much as reading it.
             object.__setattr__(found, "extra", {name: payload[name] for name in unknown})
         return found
 

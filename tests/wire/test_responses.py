@@ -304,6 +304,7 @@ def test_successful_response_is_decoded() -> None:
     assert read(201, [1]) == [1]
     assert read(299, {"a": 1}) == {"a": 1}
     assert read(204, b"") is None
+    assert read(200, b'{"a": 1e400, "b": 1e40, "c": NaN}') == {"a": "1e400", "b": 1e40, "c": "NaN"}
     assert read(200, b"") is None
 
 

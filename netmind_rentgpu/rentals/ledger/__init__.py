@@ -1,1 +1,1 @@
-"""What the state file knows of rentals, and how records and containers are told apart."""
+"""Records of rentals in the state file: their names, their owners, and the containers that belong to them."""

@@ -22,7 +22,7 @@ _CLOCKS_DIFFER = timedelta(minutes=10)
 
 
 class ContainerIndex:
-    """Who is there: walks over the whole list of containers, each for all who asked before it began."""
+    """Walks over the whole list of containers, each shared by all callers that asked before it began."""
 
     def __init__(
         self, containers: AsyncContainers, timeouts: Timeouts, *, clock: Callable[[], float] = time.monotonic

@@ -37,7 +37,7 @@ class ExpiryTimer:
         self._arm()
 
     def end(self) -> None:
-        """Do not go on, and give up a look that is under way: whoever leaves looks once more."""
+        """Stop the timer and cancel a running search, because leaving the rental searches once more."""
         self._over = True
         # It leads to who has this one.
         self._expire = None
@@ -95,7 +95,7 @@ class OwnerTask:
             self._task.cancel(why)
 
     def end(self) -> None:
-        """Let go of the task: it leads to its exception, whose traceback leads to whoever had the block."""
+        """Drop the task, to break the reference cycle through its exception."""
         self._task = None
 
     async def let_cancellation_come(self) -> None:
@@ -104,7 +104,7 @@ class OwnerTask:
             await asyncio.sleep(0)
 
     def was_cut_short(self) -> bool:
-        """Tell whether it was we who cancelled the task that leaves, and nobody else; it is not cancelled then."""
+        """Return True, and uncancel the task that leaves, if `cut_short` alone has cancelled it."""
         if not self.is_cut_short or self._task is None or self._task is not asyncio.current_task():
             return False
         self.is_cut_short = False
