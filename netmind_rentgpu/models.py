@@ -246,9 +246,28 @@ class Container(_Model):
         return None if self.ssh is None else SSHEndpoint.parse(self.ssh)
 
 
-_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?:\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
-_FLAGS = re.compile(r"-[46AaCfGgKkNnqsTtVvXxYy]+")
+_HOST_NAME = re.compile(r"(?:(?!-)[A-Za-z0-9_-]{1,63}\.)*(?![0-9]+\.?\Z)(?!-)[A-Za-z0-9_-]{1,63}\.?")
 _USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*")
+# Options of the `ssh` command that do not change which server it logs in to, or as whom: flags, identity and log files.
+_SHORT_OPTIONS = "46AaCfGgKkNnqsTtVvXxYyE:i:l:o:p:"
+_OPTION_LINE = re.compile(r"\s*([A-Za-z]+)(?:\s*=\s*|\s+)(\S.*)")
+_WITHOUT_EFFECT = frozenset(
+    {
+        *(
+            "checkhostip",
+            "fingerprinthash",
+            "globalknownhostsfile",
+            "hashknownhosts",
+            "hostkeyalgorithms",
+            "hostkeyalias",
+        ),
+        *("nohostauthenticationforlocalhost", "stricthostkeychecking", "updatehostkeys", "userknownhostsfile"),
+        *("verifyhostkeydns", "visualhostkey"),
+        *("loglevel", "logverbose", "syslogfacility"),
+        *("serveralivecountmax", "serveraliveinterval", "tcpkeepalive"),
+        *("identitiesonly", "identityfile"),
+    }
+)
 
 
 @attrs.frozen
@@ -267,57 +286,88 @@ class SSHEndpoint:
 
     @classmethod
     def parse(cls, text: str) -> SSHEndpoint | None:
-        """Read an endpoint from any form the `ssh` field is thought to take; None where there is none to be read.
+        """Read an endpoint from any form that the `ssh` field may take; None for a text that names no endpoint for certain.
 
-        Read are `ssh root@host -p 30022` with -p, -l, -o, -i and flags in any place, `host:port`, `user@host:port`, and a
-        URL. A command with any other option is not, nor a host or user that a command line could take for an option.
+        Accepted are a URL, `user@host`, `host:port` with an address or a name that has a dot, and a command of one line.
+        -p, -l and -o with Port, User or HostName count as in OpenSSH: the first of several. Flags, -i, -E, and -o with
+        options about host keys, logs or keepalive are ignored. Any other option, as -J or -L, may lead to another server, so
+        such a command names no endpoint. Nothing of it is ever executed.
         """
-        words = text.split()
-        if not words:
+        line = text.strip()
+        if len(line.splitlines()) != 1:
             return None
-        if words[0] == "ssh":
+        words = _shell_words(line)
+        if words and words[0] == "ssh":
             return _from_command(words[1:])
-        if len(words) > 1:
+        if len(words) != 1:
             return None
-        if "://" in text:
-            return _from_address(text.strip())
-        # Without a port or a user it could be any word, "pending" for one.
-        return _from_address(f"ssh://{words[0]}") if ":" in words[0] or "@" in words[0] else None
+        if "://" in line or "@" in line:
+            return _from_address(line)
+        # Any word may stand before a colon and a number, as in "error:404" or "T12:30".
+        endpoint = _from_address(line) if ":" in line else None
+        return endpoint if endpoint is not None and _is_qualified(endpoint.host) else None
+
+
+def _shell_words(line: str) -> list[str]:
+    if not {"'", '"', "\\"}.intersection(line):
+        return line.split()
+    from shlex import split
+
+    try:
+        return split(line)
+    except ValueError:  # a quotation without an end
+        return []
+
+
+def _is_qualified(host: str) -> bool:
+    return host == "localhost" or "." in host or ":" in host
 
 
 def _from_command(words: list[str]) -> SSHEndpoint | None:
-    destination: str | None = None
-    options: dict[str, str] = {}
-    remaining = iter(words)
-    for word in remaining:
-        if word[:2] in ("-p", "-l"):
-            options[word[:2]] = word[2:] or next(remaining, "")
-        elif word[:2] in ("-o", "-i"):
-            _ = word[2:] or next(remaining, "")
-        elif word.startswith("-"):
-            # An option that may take the next word, or lead by way of another host, leaves the destination in doubt.
-            if not _FLAGS.fullmatch(word):
+    from getopt import GetoptError, getopt
+
+    try:
+        before, operands = getopt(words, _SHORT_OPTIONS)
+        after, command = getopt(operands[1:], _SHORT_OPTIONS)
+    except GetoptError:
+        return None
+    destination = _split_address(operands[0]) if operands else None
+    if destination is None or command or "--" in words:
+        return None
+    host, port, username = destination
+    named = {"-p": port, "-l": username}
+    options = [*before, *((option, value) for option, value in named.items() if value is not None), *after]
+    found: dict[str, str] = {}
+    for option, value in options:
+        name = {"-p": "port", "-l": "user"}.get(option)
+        text = value
+        if option == "-o":
+            line = _OPTION_LINE.fullmatch(value)
+            name, text = ("", "") if line is None else (line[1].lower(), line[2].strip().strip('"'))
+            if name not in ("port", "user", "hostname", *_WITHOUT_EFFECT):
                 return None
-        elif destination is None:
-            destination = word
-    if destination is None:
+        if name is not None:
+            found.setdefault(name, text)
+    if _checked(host, "22", username) is None:
         return None
-    address = destination if "://" in destination else f"ssh://{destination}"
-    endpoint = _from_address(address)
-    if endpoint is None:
-        return None
-    return _checked(endpoint.host, options.get("-p", str(endpoint.port)), options.get("-l", endpoint.username))
+    return _checked(found.get("hostname", host), found.get("port", "22"), found.get("user"))
 
 
 def _from_address(address: str) -> SSHEndpoint | None:
+    parts = _split_address(address)
+    return None if parts is None else _checked(parts[0], parts[1] or "22", parts[2])
+
+
+def _split_address(address: str) -> tuple[str, str | None, str | None] | None:
+    """Return the host, port and user name of a URL, or of `user@host:port`; None where more than those is in it."""
     try:
-        parts = urlsplit(address)
+        parts = urlsplit(address if "://" in address else f"ssh://{address}")
         port = parts.port
     except ValueError:
         return None
-    if parts.scheme != "ssh":
+    if parts.scheme != "ssh" or parts.path not in ("", "/") or parts.query or parts.fragment:
         return None
-    return _checked(parts.hostname or "", str(22 if port is None else port), parts.username)
+    return parts.hostname or "", None if port is None else str(port), parts.username
 
 
 def _checked(host: str, port: str, username: str | None) -> SSHEndpoint | None:
@@ -325,7 +375,7 @@ def _checked(host: str, port: str, username: str | None) -> SSHEndpoint | None:
         return None
     if username is not None and not _USER_NAME.fullmatch(username):
         return None
-    if not _HOST_NAME.fullmatch(host) or host.replace(".", "").isdigit():
+    if not _HOST_NAME.fullmatch(host):
         try:
             ipaddress.ip_address(host)
         except ValueError:

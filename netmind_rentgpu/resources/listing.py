@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-import attrs
-
 from netmind_rentgpu.errors import UnexpectedResponseError
 from netmind_rentgpu.models import Auth, Container, Image
 from netmind_rentgpu.requests import ListQuery
@@ -36,7 +34,7 @@ def list_pager(
     """
 
     async def fetch(after: int | str | None, limit: int) -> tuple[list[Listed], tuple[UnexpectedResponseError, ...]]:
-        page = attrs.evolve(query, marker=after, page_size=limit)
+        page = ListQuery(image_type=query.image_type, marker=after, page_size=limit)
         return await caller.many(model, Request(method="GET", path=path, query=caller.codec.query(page)), timeout)
 
     return AsyncPager(fetch, path=path, marker=query.marker, page_size=query.page_size, sizes=sizes)
