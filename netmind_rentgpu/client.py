@@ -193,7 +193,8 @@ class AsyncRentGPU:
             gpu_name: any of these GPUs, each by its name or an unambiguous part of it: "RTX 4090", "h100".
             gpus: how many of them, 1 to 12.
             regions: any of these, as two-letter codes.
-            max_price: on `Machine.price`: as the profile has it, for an hour of one GPU.
+            max_price: on `Machine.price`: as the profile has it, for an hour of one GPU. Unless it is 0, free machines come
+                last.
             min_memory, min_disk: as in `machines.list`.
             min_gpu_memory: on `Machine.gpu_memory`.
             min_cuda: the lowest CUDA version, such as "12.4".
@@ -204,7 +205,8 @@ class AsyncRentGPU:
                 in the state file.
             payment_type: the balance to charge; machines are listed in its currency.
             ttl: how long it may be had, from now on. It is deleted then, whether or not the block has ended.
-            budget: what all of it may cost, in the same currency; it is deleted when that is spent by its listed price.
+            budget: what all of it may cost, in the same currency; it is deleted when that is spent by its listed price. A
+                machine with a price of 0 never spends it.
             keep: do not delete it: from when it is handed over on, it is the user's own to delete.
             timeout: seconds in which it has to let us in.
 

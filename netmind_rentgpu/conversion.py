@@ -103,7 +103,9 @@ def _price(value: Any, _: Any = None) -> Decimal | None:
     # Beyond these sizes it is no price, and writing it out could fill the memory.
     if not price.is_finite() or not -20 <= price.adjusted() <= 20:
         raise ValueError("not a price")
-    return price
+    if price < 0:
+        raise ValueError("a negative price")
+    return price.copy_abs()  # no "-0"
 
 
 def _moment(value: Any, _: Any = None) -> datetime | None:

@@ -11,14 +11,12 @@ import sys
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import aiohttp
 import canaries
 import openssh
 import pytest
-from aioresponses import aioresponses
 from hypothesis import settings
+from responses import Responses
 
 from netmind_rentgpu import AsyncRentGPU, RentGPUError, Retries
 from netmind_rentgpu.emulator import Clock, Emulator
@@ -215,20 +213,6 @@ async def emulator(clock: MovedClock) -> AsyncIterator[Emulator]:
 async def gpu(emulator: Emulator) -> AsyncIterator[AsyncRentGPU]:
     async with AsyncRentGPU(emulator.token, base_url=emulator.url, retries=AT_ONCE) as gpu:
         yield gpu
-
-
-class _Response(aiohttp.ClientResponse):
-    """aioresponses 0.7.9 builds responses as aiohttp did before 3.14, without a stream writer (its issue 289)."""
-
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **{"stream_writer": mock.Mock(), **keywords})
-
-
-class Responses(aioresponses):
-    """aioresponses that works with the aiohttp of today."""
-
-    def add(self, *arguments: Any, **keywords: Any) -> None:
-        super().add(*arguments, **{"response_class": _Response, **keywords})
 
 
 @pytest.fixture

@@ -192,6 +192,8 @@ class Renting:
             if not queue.offers:
                 raise NoMachineError(excuse)
             record, container, offer = await provisioner.provision(queue, spec)
+            if limit is not None and not offer.hourly_price:
+                logger.warning("%s has a listed price of 0: its budget never ends it, only its ttl does", record.name)
             return ProvisionedRental(
                 record=record,
                 container=container,
@@ -230,7 +232,7 @@ class Renting:
 
 
 def _affordable(budget: Decimal | None, offer: Offer) -> timedelta:
-    """Return how long a budget lasts."""
+    """Return how long a budget lasts: for ever where the price is 0."""
     if budget is None or not offer.hourly_price:
         return timedelta.max
     hours = budget / offer.hourly_price

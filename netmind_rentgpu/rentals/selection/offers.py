@@ -185,7 +185,11 @@ def ranked(
     currency: str,
     key: OfferKey | None = None,
 ) -> list[Offer]:
-    """Return what meets the needs, the best first: by `key`; else those told to meet them, the cheapest, the most reliable.
+    """Return the offers that meet the requirements, the best first: by `key`, if there is one.
+
+    Else offers with a price above 0 come first, then those of unknown price, then free ones, because a price of 0 may be a
+    mistake of the service. Within each group come first the offers with the fewest unstated fields, then the cheapest, then
+    the most reliable.
 
     Raises:
         InvalidArgumentError: `key` fails for an offer.
@@ -204,7 +208,7 @@ def ranked(
     def usual(offer: Offer) -> tuple[Any, ...]:
         machine, price = offer.machine, offer.hourly_price
         return (
-            price is None,
+            1 if price is None else 0 if price else 2,
             requirements.unknown(machine, profile),
             price or 0,
             -(machine.online_rate or 0),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from datetime import timedelta
 
 import pytest
 from lifecycle import expire
 from rented import IMAGE
+from responses import Responses
 from until import until
 
-from netmind_rentgpu import AsyncRentGPU, BudgetExceededError, RentalExpiredError
+from netmind_rentgpu import AsyncRentGPU, BudgetExceededError, NoMachineError, RentalExpiredError
 from netmind_rentgpu.emulator import Emulator
 
 
@@ -44,6 +46,28 @@ async def test_spent_budget_ends_the_rental(gpu: AsyncRentGPU, emulator: Emulato
             expire(rental)
             await rental.run("sleep 300")
     emulator.assert_nothing_rented()
+
+
+@pytest.mark.parametrize(("price", "raises"), [("0", False), ("-1", True), ("-1e-18", True), (-0.25, True)])
+async def test_budget_never_ends_a_free_rental_and_refuses_a_negative_price(
+    gpu: AsyncRentGPU, emulator: Emulator, caplog: pytest.LogCaptureFixture, price: str | float, raises: bool
+) -> None:
+    (machine, *_) = await gpu.machines.list()
+    services = [f"{emulator.url}/v1/rentgpu/{service}/" for service in ("auths", "images", "containers")]
+    with Responses(passthrough=services) as responses:
+        listed = [machine.to_dict(json=True) | {"price": price}]
+        responses.get(re.compile(r".*/v1/rentgpu/machines.*"), payload=listed, repeat=True)
+        rental = gpu.rent(image=IMAGE, budget=0.001, ttl=timedelta(hours=1))
+        if raises:
+            with pytest.raises(NoMachineError, match="no price that can be read"):
+                await rental.__aenter__()
+            assert not emulator.requests.of("create_container")
+            return
+        async with rental:
+            assert (rental.hourly_price, rental.spent) == (0, 0)
+            assert rental.expires_at is not None
+            assert rental.expires_at - (await gpu.rentals.list())[0].intended_at == timedelta(hours=1)
+    assert "its budget never ends it" in caplog.text
 
 
 async def test_expired_rental_ends_however_its_body_reacts(gpu: AsyncRentGPU, emulator: Emulator) -> None:

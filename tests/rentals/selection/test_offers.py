@@ -146,12 +146,28 @@ def names(offers: list[Offer]) -> list[str]:
     return [offer.machine.node_name for offer in offers]
 
 
-def test_cheapest_offers_come_first_and_offers_without_a_price_last() -> None:
+def test_cheapest_offers_come_first_then_offers_without_a_price_then_free_offers() -> None:
     machines = [machine("dear", "10"), machine("unknown", None), machine("cheap", "2"), machine("free", "0")]
     offers = ranked(machines, Requirements(gpus=2), PROFILE, "NMT")
-    assert names(offers) == ["free", "cheap", "dear", "unknown"]
-    assert [offer.hourly_price for offer in offers] == [0, 4, 20, None]
+    assert names(offers) == ["cheap", "dear", "unknown", "free"]
+    assert [offer.hourly_price for offer in offers] == [4, 20, None, 0]
     assert {(offer.gpus, offer.currency) for offer in offers} == {(2, "NMT")}
+
+
+def test_free_offers_come_last_even_where_less_is_told_of_the_others() -> None:
+    machines = [machine("free", "0"), machine("free, too", "-0"), machine("half told", "7", memory_total=None)]
+    offers = ranked(machines, Requirements(min_memory=64.0), PROFILE, "USD")
+    assert names(offers) == ["half told", "free", "free, too"]
+
+
+def test_users_key_may_put_free_offers_first() -> None:
+    offers = ranked([machine("a", "1"), machine("free", "0")], Requirements(), PROFILE, "USD", lambda o: o.hourly_price)
+    assert names(offers) == ["free", "a"]
+
+
+def test_max_price_of_zero_leaves_free_offers_only() -> None:
+    machines = [machine("free", "0"), machine("unknown", None), machine("cheap", "0.01")]
+    assert names(ranked(machines, Requirements(max_price=Decimal(0)), PROFILE, "USD")) == ["free"]
 
 
 def test_most_reliable_of_equally_priced_machines_comes_first() -> None:
@@ -272,8 +288,9 @@ def test_machines_with_as_many_unstated_fields_are_in_the_order_of_their_price(
     offers = ranked(machines, requirements, PROFILE, "USD")
     for unstated in range(5):
         alike = [offer.hourly_price for offer in offers if requirements.unknown(offer.machine, PROFILE) == unstated]
-        known = [price for price in alike if price is not None]
-        assert alike == [*sorted(known), *[None] * (len(alike) - len(known))]
+        known = [price for price in alike if price]
+        free = [price for price in alike if price == 0]
+        assert alike == [*sorted(known), *[None] * (len(alike) - len(known) - len(free)), *free]
 
 
 @given(machines=machines_drawn, requirements=needs_drawn, seed=st.integers())
