@@ -1,4 +1,4 @@
-"""Whose a rental is: a process, on a machine, since a boot. Whoever is not provably dead is alive.
+"""The owner of a rental: a process, on a machine, since a boot. An owner that is not provably dead counts as alive.
 
 The test itself is pure; this module reads `/proc` where there is one.
 """
@@ -31,7 +31,7 @@ class ProcessIdentity:
     """A process that nothing else can be taken for. What cannot be told of it is empty.
 
     Attributes:
-        machine: a fingerprint of what tells this machine from others.
+        machine: a fingerprint of the machine's id and host name.
         boot: of its kernel.
         namespace: in which `process_id` is counted.
         started: when the process was, as the kernel counts it.
@@ -53,16 +53,21 @@ class Liveness(Enum):
 
 
 def liveness_of(owner: ProcessIdentity, here: ProcessIdentity, see: Callable[[int], str | ProcessLookup]) -> Liveness:
-    """Tell whether an owner has survived.
+    """Return what is known of an owner.
+
+    One boot id is one machine, whatever its name is by now. Another boot id proves death only on a machine with the same
+    id and host name, because cloned disks share machine ids.
 
     Args:
-        here: who asks.
+        here: the process that asks.
         see: returns when a process was started, as seen from `here`, or why that cannot be told.
     """
-    if not owner.machine or owner.machine != here.machine:
-        return Liveness.UNKNOWN
-    if owner.boot and here.boot and owner.boot != here.boot:
-        return Liveness.DEAD
+    both_booted = bool(owner.boot and here.boot)
+    if not (both_booted and owner.boot == here.boot):
+        if not owner.machine or owner.machine != here.machine:
+            return Liveness.UNKNOWN
+        if both_booted:
+            return Liveness.DEAD
     if owner.namespace != here.namespace:
         return Liveness.UNKNOWN
     seen = see(owner.process_id)
@@ -118,7 +123,10 @@ def _exists(process_id: int) -> ProcessLookup:
 
 
 def _machine() -> str:
-    """Tell machines apart. Copies of one disk have one machine-id, and so do containers of one image."""
+    """Return a fingerprint of the machine's id and host name; empty where the machine has no id of its own.
+
+    Copies of one disk share the id, as do containers of one image.
+    """
     marks = [_text("/etc/machine-id"), platform.node()]
     if not marks[0]:
         number = uuid.getnode()

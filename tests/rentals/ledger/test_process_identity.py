@@ -57,12 +57,18 @@ def seen(sight: str | ProcessLookup) -> Callable[[int], str | ProcessLookup]:
         (OWNER, HERE, "101", DEAD),
         (attrs.evolve(OWNER, started=""), HERE, "101", UNSURE),
         (attrs.evolve(OWNER, started=""), HERE, GONE, DEAD),
+        # One boot is one machine, whatever its host name is by now, and though it cannot be told from others.
+        (attrs.evolve(OWNER, machine="other"), HERE, GONE, DEAD),
+        (attrs.evolve(OWNER, machine="other"), HERE, "101", DEAD),
+        (attrs.evolve(OWNER, machine="other"), HERE, "100", ALIVE),
+        (attrs.evolve(OWNER, machine=""), HERE, GONE, DEAD),
+        (OWNER, attrs.evolve(HERE, machine=""), "100", ALIVE),
+        (attrs.evolve(OWNER, machine="other", namespace="other"), HERE, GONE, UNSURE),
         # Nothing is known of processes on another machine, nor of a machine that cannot be told from others.
-        (attrs.evolve(OWNER, machine="other"), HERE, GONE, UNSURE),
         (attrs.evolve(OWNER, machine="other", boot="other"), HERE, GONE, UNSURE),
-        (attrs.evolve(OWNER, machine=""), HERE, GONE, UNSURE),
-        (OWNER, attrs.evolve(HERE, machine=""), GONE, UNSURE),
-        (attrs.evolve(OWNER, machine=""), attrs.evolve(HERE, machine=""), GONE, UNSURE),
+        (attrs.evolve(OWNER, machine="other", boot=""), HERE, GONE, UNSURE),
+        (attrs.evolve(OWNER, machine="other"), attrs.evolve(HERE, boot=""), GONE, UNSURE),
+        (attrs.evolve(OWNER, machine="", boot=""), attrs.evolve(HERE, machine="", boot=""), GONE, UNSURE),
         (attrs.evolve(OWNER, machine="", boot="other"), attrs.evolve(HERE, machine=""), GONE, UNSURE),
         # No process of any namespace outlives a boot.
         (attrs.evolve(OWNER, boot="other"), HERE, "100", DEAD),
@@ -93,15 +99,17 @@ sights: st.SearchStrategy[str | ProcessLookup] = st.sampled_from(["1", "2", GONE
 
 
 @given(owner=owners, here=owners, sight=sights)
-def test_dead_owner_is_of_this_machine_and_of_another_boot_or_its_process_is_gone(
+def test_dead_owner_is_of_this_boot_or_machine_and_of_another_boot_or_its_process_is_gone(
     owner: ProcessIdentity, here: ProcessIdentity, sight: str | ProcessLookup
 ) -> None:
     life = liveness_of(owner, here, seen(sight))
+    same_boot, same_machine = owner.boot == here.boot != "", owner.machine == here.machine != ""
     if life is ALIVE:
-        assert (owner.machine, owner.namespace, owner.started) == (here.machine, here.namespace, sight)
+        assert (owner.namespace, owner.started) == (here.namespace, sight)
+    if life is not UNSURE:
+        assert same_boot or same_machine
     if life is not DEAD:
         return
-    assert owner.machine == here.machine != ""
     another_boot = owner.boot != here.boot and "" not in (owner.boot, here.boot)
     another_process = isinstance(sight, str) and "" != owner.started != sight
     assert another_boot or (owner.namespace == here.namespace and (sight is GONE or another_process))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 import subprocess
 import sys
 from datetime import timedelta
@@ -18,8 +19,9 @@ from until import until
 from netmind_rentgpu import AsyncRentGPU, RentalRecord, RentGPUError
 from netmind_rentgpu.emulator import Emulator, Fault
 from netmind_rentgpu.rentals import context
+from netmind_rentgpu.rentals.ledger import process_identity
 from netmind_rentgpu.rentals.ledger.names import new_name
-from netmind_rentgpu.rentals.ledger.process_identity import look_up_process, this_process
+from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity, look_up_process, this_process
 from netmind_rentgpu.rentals.lifecycle import reaper
 from netmind_rentgpu.wire.caller import Caller
 
@@ -73,6 +75,65 @@ def test_rental_of_a_closed_event_loop_is_reaped(state: Path) -> None:
         emulator.assert_nothing_rented()
 
 
+def identity_on(
+    monkeypatch: pytest.MonkeyPatch, *, host: str, boot: str | None = None, process_id: int
+) -> ProcessIdentity:
+    """Return the identity of a process on a host that has this machine's id."""
+    here = this_process()
+    with monkeypatch.context() as patch:
+        patch.setattr(platform, "node", lambda: host)
+        machine = process_identity._machine()
+    return attrs.evolve(here, machine=machine, boot=here.boot if boot is None else boot, process_id=process_id)
+
+
+NO_PROCESS = 2**22 + 1
+
+
+async def test_rental_of_another_host_with_this_machines_id_is_left_until_its_time_is_up(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gpu.rent(image=IMAGE, ttl=timedelta(hours=1)) as rental:
+        record = await rental.detach()
+    put = gpu._context.ledger.put
+    owner = identity_on(monkeypatch, host="clone", boot="another", process_id=NO_PROCESS)
+    await put(attrs.evolve(record, stage="ready", owner=owner))
+    assert (await gpu.rentals.reap()).deleted == ()
+    assert len(emulator.running) == 1
+    await put(attrs.evolve(record, stage="ready", owner=owner, expires_at=record.intended_at))
+    assert (await gpu.rentals.reap()).deleted == (record.name,)
+    emulator.assert_nothing_rented()
+
+
+@pytest.mark.parametrize("boot", [None, "the one before"])
+async def test_rental_of_a_dead_process_of_this_machine_is_reaped_whatever_its_boot_and_name(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, boot: str | None
+) -> None:
+    async with gpu.rent(image=IMAGE, ttl=timedelta(hours=1)) as rental:
+        record = await rental.detach()
+    # The host may be renamed within a boot, as DHCP does; after a boot its name tells it from its clones.
+    owner = identity_on(
+        monkeypatch, host="renamed" if boot is None else platform.node(), boot=boot, process_id=NO_PROCESS
+    )
+    await gpu._context.ledger.put(attrs.evolve(record, stage="ready", owner=owner))
+    assert (await gpu.rentals.reap()).deleted == (record.name,)
+    emulator.assert_nothing_rented()
+
+
+async def test_rental_of_a_live_process_is_left_after_its_host_was_renamed(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gpu.rent(image=IMAGE, ttl=timedelta(hours=1)) as rental:
+        record = await rental.detach()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        owner = identity_on(monkeypatch, host="renamed", process_id=process.pid)
+        owner = attrs.evolve(owner, started=str(look_up_process(process.pid)))
+        await gpu._context.ledger.put(attrs.evolve(record, stage="ready", owner=owner))
+        assert (await gpu.rentals.reap()).deleted == ()
+        process.communicate()
+    assert (await gpu.rentals.reap()).deleted == (record.name,)
+    emulator.assert_nothing_rented()
+
+
 @pytest.mark.parametrize("found", [False, True])
 async def test_record_of_a_living_process_outlives_the_reap(gpu: AsyncRentGPU, emulator: Emulator, found: bool) -> None:
     """Reap an intent of a process that was stopped before its create and may wake at any time."""
@@ -110,7 +171,7 @@ async def test_intent_of_a_killed_process_stays_doubtful_until_it_is_certain(
         stage="intended",
         container_id=None,
         shown_name=None,
-        owner=attrs.evolve(this_process(), process_id=2**22 + 1),
+        owner=attrs.evolve(this_process(), process_id=NO_PROCESS),
         certain_at=context.now() + timedelta(seconds=5),
     )
     await gpu.rentals._context.ledger.put(intent)
