@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TypeAlias
+
+import attrs
 
 from netmind_rentgpu.concurrency.single_flight import SingleFlight
 from netmind_rentgpu.errors import UnexpectedResponseError
@@ -15,10 +16,21 @@ from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.settings import Timeouts
 
-__all__ = ["ContainerIndex", "matching", "per_attempt_timeouts"]
+__all__ = ["ContainerIndex", "ListedContainers", "matching", "per_attempt_timeouts"]
 
-_Walk: TypeAlias = tuple[list[Container], list[UnexpectedResponseError]]
 _CLOCKS_DIFFER = timedelta(minutes=10)
+
+
+@attrs.frozen
+class ListedContainers:
+    """What one walk over the whole list has found.
+
+    Attributes:
+        unreadable: an error for each item that could not be read.
+    """
+
+    containers: tuple[Container, ...]
+    unreadable: tuple[UnexpectedResponseError, ...] = ()
 
 
 class ContainerIndex:
@@ -34,34 +46,23 @@ class ContainerIndex:
         """
         self._containers = containers
         self._each = per_attempt_timeouts(timeouts)
-        self._walked: SingleFlight[_Walk] = SingleFlight(fresh=0, clock=clock)
+        self._walked: SingleFlight[ListedContainers] = SingleFlight(fresh=0, clock=clock)
 
-    async def call(self) -> list[Container]:
+    async def read(self) -> ListedContainers:
         """Return all containers, as a walk found them that began now or later.
-
-        Raises:
-            RentGPUError: the list could not be read, or not all of it.
-        """
-        found, unreadable = await self.read()
-        if unreadable:
-            raise unreadable[0]
-        return found
-
-    async def read(self) -> _Walk:
-        """Do so, and return what could be read, and an error for each item that could not.
 
         Raises:
             RentGPUError: the list could not be read to its end.
         """
         return await self._walked.get(self._walk)
 
-    async def _walk(self) -> _Walk:
+    async def _walk(self) -> ListedContainers:
         found: list[Container] = []
         unreadable: list[UnexpectedResponseError] = []
         async for page in self._containers.list(timeout=self._each).pages():
             found += page.items
             unreadable += page.unreadable
-        return found, unreadable
+        return ListedContainers(tuple(found), tuple(unreadable))
 
 
 def per_attempt_timeouts(timeouts: Timeouts) -> Timeouts:
@@ -78,15 +79,15 @@ def per_attempt_timeouts(timeouts: Timeouts) -> Timeouts:
     )
 
 
-def matching(record: RentalRecord, listed: Iterable[Container]) -> list[Container]:
+def matching(record: RentalRecord, listed: ListedContainers) -> list[Container]:
     """Return the containers that are a record's.
 
     Raises:
-        UnexpectedResponseError: there is none, but one whose name cannot be read, and which may be it.
+        UnexpectedResponseError: there is none, but an item, or a container's name, that cannot be read, and may be its.
     """
     found: list[Container] = []
     nameless: Container | None = None
-    for container in listed:
+    for container in listed.containers:
         if is_same_name(record.name, container.name):
             found.append(container)
         elif container.name is None and (
@@ -95,6 +96,8 @@ def matching(record: RentalRecord, listed: Iterable[Container]) -> list[Containe
             <= record.certain_at + _CLOCKS_DIFFER
         ):
             nameless = container
+    if not found and listed.unreadable:
+        raise listed.unreadable[0]
     if nameless is not None and not found:
         problem = f"container {nameless.id} has no name that can be read, and may be {record.name}"
         raise UnexpectedResponseError(problem, status=200, method="GET", path="/v1/rentgpu/containers/")

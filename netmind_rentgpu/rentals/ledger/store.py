@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 
 from netmind_rentgpu.errors import StateFileError
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
-from netmind_rentgpu.rentals.ledger.records import RentalRecord
+from netmind_rentgpu.rentals.ledger.records import RentalRecord, Stage
 from netmind_rentgpu.state_file import Connection, State
 
 __all__ = ["Ledger"]
+
+logger: logging.Logger = logging.getLogger("netmind_rentgpu")
+
+_STAGES: tuple[Stage, ...] = get_args(Stage)
+# No system numbers its processes beyond this.
+_TOO_LARGE = 2**31
 
 _COLUMNS = (
     "name",
@@ -121,14 +128,30 @@ class Ledger:
             await self._state.write(strike)
 
     async def list_open(self) -> list[RentalRecord]:
-        """Return all records, the oldest first."""
+        """Return all records that can be read, the oldest first; log an error for each of the others."""
+        records, unreadable = await self.read_open()
+        for error in unreadable.values():
+            logger.error("%s", error)
+        return records
 
-        def find(connection: Connection) -> list[RentalRecord]:
+    async def read_open(self) -> tuple[list[RentalRecord], dict[str, StateFileError]]:
+        """Return all records that can be read, the oldest first, and an error for each of the others, by name."""
+
+        def find(connection: Connection) -> tuple[list[RentalRecord], dict[str, StateFileError]]:
+            # A text that is not UTF-8 would fail the query as a whole.
+            connection.text_factory = _decoded
             rows = connection.execute(
                 f"SELECT {_ALL} FROM rentals WHERE account = ? ORDER BY intended_at, name",  # noqa: S608  # our own words
                 (self._account,),
             )
-            return [_record(row) for row in rows]
+            records: list[RentalRecord] = []
+            unreadable: dict[str, StateFileError] = {}
+            for row in rows:
+                try:
+                    records.append(_record(row))
+                except StateFileError as error:
+                    unreadable[row[0]] = error
+            return records, unreadable
 
         return await self._state.read(find)
 
@@ -161,19 +184,60 @@ def _record(row: tuple[Any, ...]) -> RentalRecord:
     try:
         return RentalRecord(
             name=name,
-            stage=stage,
+            stage=_read_stage(stage),
             container_id=container_id,
             shown_name=shown_name,
             node_name=node_name,
             gpus=gpus,
-            hourly_price=None if price is None else Decimal(price),
-            intended_at=datetime.fromisoformat(intended_at),
-            expires_at=None if expires_at is None else datetime.fromisoformat(expires_at),
-            certain_at=datetime.fromisoformat(certain_at),
-            owner=None if owner is None else ProcessIdentity(**json.loads(owner)),
+            hourly_price=None if price is None else _read_price(price),
+            intended_at=_read_moment(intended_at),
+            expires_at=None if expires_at is None else _read_moment(expires_at),
+            certain_at=_read_moment(certain_at),
+            owner=None if owner is None else _read_owner(owner),
         )
-    except (ValueError, ArithmeticError, TypeError) as error:
-        raise StateFileError(f"the ledger's record of {name} cannot be read: {error}") from error
+    except (ValueError, ArithmeticError, TypeError, RecursionError) as error:
+        container = "its container" if container_id is None else f"container {container_id}"
+        raise StateFileError(
+            f"could not read the record of rental {name}: {error}; {container} may still run: delete it, and then this row"
+            " of the table `rentals` in the state file"
+        ) from error
+
+
+def _decoded(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def _read_stage(text: str) -> Stage:
+    for stage in _STAGES:
+        if stage == text:
+            return stage
+    raise ValueError(f"{text!r} is no stage")
+
+
+def _read_price(text: str) -> Decimal:
+    price = Decimal(text)
+    if not price.is_finite():
+        raise ValueError(f"{text!r} is no price")
+    return price
+
+
+def _read_moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} has no time zone")
+    return moment
+
+
+def _read_owner(text: str) -> ProcessIdentity:
+    owner = ProcessIdentity(**json.loads(text))
+    marks = (owner.machine, owner.boot, owner.namespace, owner.started)
+    if (
+        type(owner.process_id) is not int
+        or not 0 < owner.process_id < _TOO_LARGE
+        or not all(type(mark) is str for mark in marks)
+    ):
+        raise ValueError(f"{text!r} is no process")
+    return owner
 
 
 def _moment(moment: datetime) -> str:

@@ -128,8 +128,8 @@ async def _is_nowhere(context: RentalContext, container_id: int, each: Timeouts)
     if not await _is_gone(context, container_id, each):
         return False
     try:
-        found, _ = await context.container_index.read()
-        return all(container.id != container_id for container in found)
+        listed = await context.container_index.read()
+        return all(container.id != container_id for container in listed.containers)
     except RentGPUError:
         return False
 

@@ -122,7 +122,7 @@ class _Reaping:
     async def _delete_twins(self, record: RentalRecord) -> bool:
         """Delete what the service has made of it beside the container that is on record; tell whether that is done."""
         try:
-            found = matching(record, await self.context.container_index.call())
+            found = matching(record, await self.context.container_index.read())
         except RentGPUError:
             return True  # there is no reason to expect any
         return await self._delete_found(record, [twin for twin in found if twin.id != record.container_id])
@@ -143,7 +143,7 @@ class _Reaping:
         while doubtful:
             looked_at = now()
             try:
-                listed = await self.context.container_index.call()
+                listed = await self.context.container_index.read()
             except RentGPUError as error:
                 self.failed.extend((record.name, error) for record in doubtful)
                 return []
@@ -215,7 +215,9 @@ async def reap(
     here = this_process()
     living: set[str] = set()
     judged: dict[ReapAction, list[RentalRecord]] = {action: [] for action in ReapAction}
-    for record in await context.ledger.list_open():
+    records, unreadable = await context.ledger.read_open()
+    reaping.failed.extend((name, error) for name, error in unreadable.items() if names is None or name in names)
+    for record in records:
         if names is not None and record.name not in names:
             continue
         if record.owner == here:
@@ -247,10 +249,9 @@ async def reap_by_name(context: RentalContext) -> ReapReport:
     context.check_usable()
     reaping = _Reaping(context)
     moment = now()
-    found, unreadable = await context.container_index.read()
-    expired = [
-        container for container in found if (expiry := expiry_in(container.name or "")) is not None and expiry <= moment
-    ]
+    listed = await context.container_index.read()
+    named = [(container, expiry_in(container.name or "")) for container in listed.containers]
+    expired = [container for container, expiry in named if expiry is not None and expiry <= moment]
     await asyncio.gather(*(reaping.delete(container.name or "", container.id, None) for container in expired))
-    reaping.failed.extend((f"an item of the list, {problem.json_path}", problem) for problem in unreadable)
+    reaping.failed.extend((f"an item of the list, {problem.json_path}", problem) for problem in listed.unreadable)
     return reaping.report()

@@ -11,8 +11,7 @@ import attrs
 from netmind_rentgpu.errors import ClientStateError, RentGPUError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext, now
-from netmind_rentgpu.rentals.ledger.container_index import matching
-from netmind_rentgpu.rentals.ledger.records import RentalRecord
+from netmind_rentgpu.rentals.ledger.container_index import ListedContainers, matching
 from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, UncertaintyWindow
 from netmind_rentgpu.rentals.lifecycle.deletion import delete_with_retries, write_best_effort
 
@@ -52,7 +51,8 @@ class AttemptSearch:
         while True:
             looked_at = time()
             try:
-                found = await self._look_for(attempt.record)
+                listed = await self._list()
+                found = None if listed is None else matching(attempt.record, listed)
             except ClientStateError:
                 return None
             except RentGPUError:
@@ -81,14 +81,19 @@ class AttemptSearch:
             RentGPUError: that cannot be told now.
         """
         looked_at = asyncio.get_running_loop().time()
-        found = await self._look_for(attempt.record)
+        listed = await self._list()
+        if listed is None:
+            return False
+        found = matching(attempt.record, listed)
         # Noted first, so that what cannot be deleted is not forgotten.
-        attempt.twins += [each.id for each in found or () if each.id not in (attempt.container_id, *attempt.twins)]
+        attempt.twins += [each.id for each in found if each.id not in (attempt.container_id, *attempt.twins)]
         for twin in attempt.undeleted_twins:
             error = await self.delete(attempt, twin)
             if error is not None:
                 raise error
-        return found is not None and (attempt.uncertainty is None or looked_at >= attempt.uncertainty.over_at)
+        if listed.unreadable:
+            raise listed.unreadable[0]
+        return attempt.uncertainty is None or looked_at >= attempt.uncertainty.over_at
 
     async def delete(self, attempt: CreateAttempt, container_id: int) -> RentGPUError | None:
         """Delete a container of a try, in several attempts if need be; return why that failed."""
@@ -100,15 +105,15 @@ class AttemptSearch:
             attempt.deleted.add(container_id)
         return error
 
-    async def _look_for(self, record: RentalRecord) -> list[Container] | None:
-        """Look once; None where that takes too long for whoever is in a hurry."""
-        looking = asyncio.ensure_future(self._context.container_index.call())
+    async def _list(self) -> ListedContainers | None:
+        """List all containers once; None where that takes too long after `give_up`."""
+        listing = asyncio.ensure_future(self._context.container_index.read())
         try:
-            await self.unless_given_up(looking)
-            return matching(record, looking.result()) if looking.done() else None
+            await self.unless_given_up(listing)
+            return listing.result() if listing.done() else None
         finally:
-            looking.cancel()
-            await asyncio.wait({looking})
+            listing.cancel()
+            await asyncio.wait({listing})
 
     async def unless_given_up(self, future: asyncio.Future[Any], *, longest: float | None = None) -> None:
         """Wait for something, for so many seconds at the longest, and not for long once nobody wants to wait for it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -85,13 +86,52 @@ async def test_detached_record_is_taken_by_only_one_caller(ledger: Ledger) -> No
     assert (await ledger.list_open())[0].stage == "detached"
 
 
-async def test_unreadable_record_raises_an_error_with_its_name(state: Path, ledger: Ledger) -> None:
+DAMAGES = [
+    "expires_at = 'soon'",
+    "certain_at = ''",
+    "intended_at = '2026-01-02T03:04:05'",
+    "stage = 'ended'",
+    "hourly_price = 'cheap'",
+    "hourly_price = 'NaN'",
+    "owner = 'me'",
+    "owner = '[]'",
+    "owner = '{}'",
+    """owner = '{"machine": "m", "boot": "b", "namespace": "n", "process_id": "7", "started": "1"}'""",
+    """owner = '{"machine": "m", "boot": "b", "namespace": "n", "process_id": -1, "started": "1"}'""",
+    """owner = '{"machine": "m", "boot": "b", "namespace": "n", "process_id": 99999999999, "started": "1"}'""",
+    """owner = '{"machine": 7, "boot": "b", "namespace": "n", "process_id": 7, "started": "1"}'""",
+    "owner = " + repr("[" * 10_000),
+    "expires_at = CAST(x'ff' AS TEXT)",
+]
+
+
+def damage(state: Path, change: str, name: str) -> None:
+    """Change one record in the state file to what cannot be read."""
+    with closing(sqlite3.connect(state)) as connection:
+        changed = connection.execute(f"UPDATE rentals SET {change} WHERE name = ?", (name,))
+        assert changed.rowcount == 1
+        connection.commit()
+
+
+@pytest.mark.parametrize("change", DAMAGES)
+async def test_unreadable_record_is_set_aside_and_logged_with_its_name(
+    state: Path, ledger: Ledger, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    await ledger.put(attrs.evolve(RECORD, container_id=105))
+    other = attrs.evolve(RECORD, name="rg-2")
+    await ledger.put(other)
+    damage(state, change, "rg-1")
+    assert await ledger.list_open() == [other]
+    assert "could not read the record of rental rg-1" in caplog.text
+    assert "container 105 may still run" in caplog.text
+    records, unreadable = await ledger.read_open()
+    assert (records, list(unreadable)) == ([other], ["rg-1"])
+
+
+async def test_record_with_a_node_name_that_is_not_utf_8_is_read(state: Path, ledger: Ledger) -> None:
     await ledger.put(RECORD)
-    with sqlite3.connect(state) as connection:
-        connection.execute("UPDATE rentals SET expires_at = 'soon'")
-    connection.close()
-    with pytest.raises(StateFileError, match="record of rg-1 cannot be read"):
-        await ledger.list_open()
+    damage(state, "node_name = CAST(x'6eff' AS TEXT)", "rg-1")
+    assert [record.node_name for record in await ledger.list_open()] == ["n\\xff"]
 
 
 @pytest.mark.parametrize("version", [0, 1, 2])

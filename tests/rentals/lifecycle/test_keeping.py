@@ -15,7 +15,7 @@ from rented import IMAGE, PROFILE, client
 
 from netmind_rentgpu import APIConnectionError, AsyncRentGPU, ClientStateError, Container, RentalRecord, RentGPUError
 from netmind_rentgpu.emulator import Emulator, Fault
-from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
+from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex, ListedContainers
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.store import Ledger
 from netmind_rentgpu.rentals.lifecycle import deletion, search
@@ -96,17 +96,17 @@ async def test_kept_rental_cancelled_during_its_final_walk_is_deleted(
     caplog: pytest.LogCaptureFixture,
     fails: bool,
 ) -> None:
-    call = ContainerIndex.call
+    read = ContainerIndex.read
 
-    async def cancel_and_call(self: ContainerIndex) -> list[Container]:
+    async def cancel_and_read(self: ContainerIndex) -> ListedContainers:
         monkeypatch.undo()
         entering.cancel()
         await asyncio.sleep(0.05)
         if fails:
             raise APIConnectionError("it broke")
-        return await call(self)
+        return await read(self)
 
-    monkeypatch.setattr(ContainerIndex, "call", cancel_and_call)
+    monkeypatch.setattr(ContainerIndex, "read", cancel_and_read)
     entering = asyncio.create_task(gpu.rent(image=IMAGE, keep=True).__aenter__())
     with pytest.raises(asyncio.CancelledError):
         await entering

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ from lifecycle import create_again, most_gpus_first, refuse_deletes
 from rented import IMAGE, cancel_twice, client
 from until import until
 
-from netmind_rentgpu import AsyncRentGPU, RentalRecord, RentGPUError
+from netmind_rentgpu import AsyncRentGPU, RentalRecord, RentGPUError, StateFileError, UnexpectedResponseError
 from netmind_rentgpu.emulator import Emulator, Fault
 from netmind_rentgpu.rentals import context
 from netmind_rentgpu.rentals.ledger import process_identity
+from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
 from netmind_rentgpu.rentals.ledger.names import new_name
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity, look_up_process, this_process
 from netmind_rentgpu.rentals.lifecycle import reaper
@@ -73,6 +76,59 @@ def test_rental_of_a_closed_event_loop_is_reaped(state: Path) -> None:
         asyncio.run(leave_open())
         assert asyncio.run(reap()) == 1
         emulator.assert_nothing_rented()
+
+
+def damage_record(state: Path, name: str) -> None:
+    """Change a record in the state file to what cannot be read."""
+    with closing(sqlite3.connect(state)) as connection:
+        connection.execute("UPDATE rentals SET expires_at = 'soon' WHERE name = ?", (name,))
+        connection.commit()
+
+
+async def test_unreadable_record_is_reported_and_keeps_nothing_from_being_reaped_or_rented(
+    gpu: AsyncRentGPU, emulator: Emulator, state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with gpu.rent(image=IMAGE) as first, gpu.rent(image=IMAGE) as second:
+        damaged, orphan = await first.detach(), await second.detach()
+    await gpu._context.ledger.put(attrs.evolve(orphan, expires_at=orphan.intended_at))
+    damage_record(state, damaged.name)
+    report = await gpu.rentals.reap()
+    assert report.deleted == (orphan.name,)
+    assert [name for name, _ in report.failed] == [damaged.name]
+    assert isinstance(report.failed[0][1], StateFileError)
+    assert not report.clean
+    async with client(emulator, state) as other, other.rent(image=IMAGE) as rental:
+        assert [record.name for record in await other.rentals.list()] == [rental.name]
+    assert f"could not read the record of rental {damaged.name}" in caplog.text
+    assert [charge.name for charge in emulator.running] == [damaged.name]
+    await gpu.containers.delete(emulator.running[0].container_id)
+
+
+async def test_unreadable_item_of_the_list_keeps_no_container_from_being_found(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk = ContainerIndex._walk
+
+    async def walk_with_an_unreadable_item(self: ContainerIndex) -> Any:
+        item = UnexpectedResponseError("no id", status=200, method="GET", path="/v1/rentgpu/containers/")
+        return attrs.evolve(await walk(self), unreadable=(item,))
+
+    monkeypatch.setattr(ContainerIndex, "_walk", walk_with_an_unreadable_item)
+    emulator.faults.add(Fault("drop", call="create_container", when="after"))
+    async with gpu.rent(image=IMAGE) as rental:
+        assert len(emulator.running) == 1
+        record = await rental.detach()
+    unknown = attrs.evolve(
+        record, stage="abandoned", container_id=None, certain_at=record.intended_at, expires_at=record.intended_at
+    )
+    absent = attrs.evolve(unknown, name=new_name(record.expires_at))
+    await gpu._context.ledger.put(unknown)
+    await gpu._context.ledger.put(absent)
+    report = await gpu.rentals.reap()
+    assert report.deleted == (record.name,)
+    # The unreadable item may be the container of the other record.
+    assert [name for name, _ in report.failed] == [absent.name]
+    emulator.assert_nothing_rented()
 
 
 def identity_on(

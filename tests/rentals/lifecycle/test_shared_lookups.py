@@ -21,7 +21,7 @@ async def test_rentals_waiting_for_the_image_list_share_its_failure(gpu: AsyncRe
 
 async def test_callers_waiting_for_a_list_share_its_failure(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     emulator.faults.add(Fault("status", call="list_containers", status=403, times="all"))
-    outcomes = await asyncio.gather(*(gpu._context.container_index.call() for _ in range(20)), return_exceptions=True)
+    outcomes = await asyncio.gather(*(gpu._context.container_index.read() for _ in range(20)), return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {PermissionDeniedError}
     assert len(emulator.requests.of("list_containers")) <= 2
     emulator.faults.add(Fault("status", call="list_machines", status=403, times="all"))
@@ -34,9 +34,9 @@ async def test_waiters_walk_the_list_again_when_the_first_caller_is_cancelled(
     gpu: AsyncRentGPU, emulator: Emulator
 ) -> None:
     emulator.faults.add(Fault("hang", call="list_containers", times=2))
-    first = asyncio.create_task(gpu._context.container_index.call())
+    first = asyncio.create_task(gpu._context.container_index.read())
     await until(lambda: bool(emulator.requests.of("list_containers")))
-    others = [asyncio.create_task(gpu._context.container_index.call()) for _ in range(2)]
+    others = [asyncio.create_task(gpu._context.container_index.read()) for _ in range(2)]
     await asyncio.sleep(0)
     first.cancel()
     await asyncio.wait({first})
@@ -44,4 +44,4 @@ async def test_waiters_walk_the_list_again_when_the_first_caller_is_cancelled(
     async with gpu.rent(image=IMAGE) as rental:
         others[0].cancel()
         # The remaining waiter sees the container, because it walks the list itself.
-        assert [container.id for container in await others[1]] == [rental.container.id]
+        assert [container.id for container in (await others[1]).containers] == [rental.container.id]

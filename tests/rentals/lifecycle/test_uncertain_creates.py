@@ -113,8 +113,8 @@ async def test_container_without_a_readable_name_keeps_the_create_uncertain(
     walk = ContainerIndex._walk
 
     async def walk_without_names(self: ContainerIndex) -> Any:
-        found, unreadable = await walk(self)
-        return [attrs.evolve(container, name=None) for container in found], unreadable
+        listed = await walk(self)
+        return attrs.evolve(listed, containers=[attrs.evolve(each, name=None) for each in listed.containers])
 
     monkeypatch.setattr(ContainerIndex, "_walk", walk_without_names)
     monkeypatch.setattr("netmind_rentgpu.rentals.lifecycle.search._LOOKING_GOES_ON", 0.1)
