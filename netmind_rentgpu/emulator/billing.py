@@ -82,13 +82,15 @@ class Bill:
     """The account's bill. Whether a stop ends billing is not documented; the world decides."""
 
     def __init__(self) -> None:
+        # In the order of creation; by container, the newest of its id.
+        self._all: list[_Entry] = []
         self._entries: dict[int, _Entry] = {}
 
     def begin(
         self, container_id: int, *, number: int, name: str, node_name: str, gpu: int, price: Decimal, now: float
     ) -> None:
         """Start charging for a container; `price` is for an hour of one GPU."""
-        self._entries[container_id] = _Entry(
+        entry = self._entries[container_id] = _Entry(
             number=number,
             container_id=container_id,
             name=name,
@@ -97,6 +99,7 @@ class Bill:
             hourly_price=price * gpu,
             began=now,
         )
+        self._all.append(entry)
 
     def end(self, container_id: int, now: float) -> None:
         """Stop charging for a container, for good."""
@@ -129,7 +132,7 @@ class Bill:
                 running=not entry.ended,
                 accruing=entry.began is not None,
             )
-            for entry in self._entries.values()
+            for entry in self._all
         ]
 
 

@@ -104,6 +104,11 @@ class Dialect:
         exact = price.quantize(Decimal("0.0001"))
         return float(exact) if self._world.prices == "number" else str(exact)
 
+    def container_name(self, name: str) -> str:
+        """Return what the service makes of a container's name."""
+        altered = {"no": name, "upper case": name.upper(), "prefix": f"u7-{name}", "suffix": f"{name}-u7"}
+        return altered[self._world.altered_names][: 24 if self._world.long_names == "cut at 24" else None]
+
     def container_gpu(self, number: int, name: str) -> int | str:
         """Write a container's `gpu_name`."""
         return number if self._world.gpu_name == "number" else name

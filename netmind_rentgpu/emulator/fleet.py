@@ -26,14 +26,14 @@ from netmind_rentgpu.emulator.ports import Inside, Ports
 from netmind_rentgpu.emulator.validation import Refusal
 from netmind_rentgpu.emulator.world import World
 
-__all__ = ["FAILED", "RUNNING", "STARTING", "STOPPED", "Fleet", "as_json"]
+__all__ = ["DELETED", "FAILED", "RUNNING", "STARTING", "STOPPED", "Fleet", "as_json"]
 
 # The service documents no status numbers. These are made up; no client may depend on them.
-STARTING, RUNNING, STOPPED, FAILED = 0, 1, 2, 3
+STARTING, RUNNING, STOPPED, FAILED, DELETED = 0, 1, 2, 3, 4
 
 _HOST = "127.0.0.1"
 _NOTHING_LISTENS = 1
-_LIST_LAG = 20.0
+_LIST_LAG = _DELETE_LAG = 20.0
 _FIRST_ID = 1001
 _NOT_WRITTEN = b""
 
@@ -46,6 +46,8 @@ class _Container:
         inside: what is there for who reaches it.
         up_at: when it runs, or will; never for what is stopped or does not start.
         dies_at, vanishes_at: when that happens, where it does.
+        deleting: a delete was answered that takes effect later.
+        deleted: it is gone, though it may still be shown.
     """
 
     fields: dict[str, Any]
@@ -59,6 +61,8 @@ class _Container:
     up_at: float = inf
     dies_at: float = inf
     vanishes_at: float = inf
+    deleting: bool = False
+    deleted: bool = False
 
 
 class Fleet:
@@ -90,6 +94,7 @@ class Fleet:
         self._texts: list[bytes] = []
         self._names: Counter[str] = Counter()
         self._next_id = _FIRST_ID
+        self._reusable_ids: list[int] = []
         self._ports = ports
 
     def charges(self) -> list[Charge]:
@@ -119,11 +124,9 @@ class Fleet:
             password: of its SSH server.
             stamp: its `created_at`.
         """
-        gpu, name = wanted["gpu"], wanted["name"]
+        gpu, name = wanted["gpu"], self._dialect.container_name(wanted["name"])
         if not self.affords():
             raise self._dialect.balance_refusal()
-        if self._world.long_names == "cut at 24":
-            name = name[:24]
         if self._world.names == "unique" and self._names[name]:
             raise Refusal(409, {"detail": "a container of that name exists"})
         if node.free < gpu:
@@ -131,8 +134,7 @@ class Fleet:
         if any(fault.what == "stock-out" for fault in faults):
             raise _stock_out(node, gpu, 0, by_rule=True)
 
-        container_id = self._next_id
-        self._next_id += 1
+        container_id = self._new_id()
         now = self._timeline.now
         node.taken += gpu
         container = _Container(
@@ -157,31 +159,45 @@ class Fleet:
             port=self._ports.new(container_id),
             inside=Inside(password, node.gpus(gpu)),
         )
+        place = self._place(container_id)
         self._containers[container_id] = container
-        self._ids.append(container_id)
-        self._texts.append(_NOT_WRITTEN)
+        self._ids.insert(place, container_id)
+        self._texts.insert(place, _NOT_WRITTEN)
         self._names[name] += 1
         self._bill.begin(
             container_id, number=number, name=name, node_name=node.name, gpu=gpu, price=node.price, now=now
         )
         self._boot(container, faults)
-        return self._shown(container_id)
+        others = [one for one in self._ids if one != container_id] if self._world.create_answer == "another" else []
+        return self._shown(others[-1] if others else container_id)
+
+    def _new_id(self) -> int:
+        if self._reusable_ids:
+            container_id = self._reusable_ids.pop()
+            del self._deleted[container_id]
+            return container_id
+        self._next_id += 1
+        return self._next_id - 1
 
     def page(self, query: Mapping[str, str]) -> bytes:
         """Show a page of the list."""
         ids: Sequence[int] = self._ids
         if self._world.list_lag != "none":
             listed = self._timeline.now - _LIST_LAG
-            ids = ids[: bisect_right(ids, listed, key=lambda one: self._containers[one].created)]
+            if self._world.ids == "reused":
+                ids = [one for one in ids if self._containers[one].created <= listed]
+            else:
+                ids = ids[: bisect_right(ids, listed, key=lambda one: self._containers[one].created)]
         chosen = self._dialect.page("container", ids, query)
         texts = self._texts[chosen]
-        if _NOT_WRITTEN in texts:
+        if _NOT_WRITTEN in texts or self._world.ids == "reused":
             texts = [self._shown(one) for one in ids[chosen]]
         return b"[%s]" % b",".join(texts)
 
     def show(self, container_id: int) -> bytes:
         """Show one container."""
-        self._found(container_id)
+        if container_id not in self._containers:
+            raise _not_found()
         return self._shown(container_id)
 
     def stop(self, container_id: int) -> bytes:
@@ -209,24 +225,46 @@ class Fleet:
             refusal = self._dialect.second_delete()
             if refusal is not None:
                 raise refusal
-        else:
-            self._remove(container_id, self._found(container_id))
-        return self._dialect.deleted(self._deleted[container_id])
+            return self._dialect.deleted(self._deleted[container_id])
+        container = self._found(container_id)
+        shown = self._shown(container_id)
+        if self._world.delete_lag == "none":
+            self._remove(container_id, container)
+        elif self._world.delete_lag == "20 s" and not container.deleting:
+            container.deleting = True
+            removal = partial(self._remove_late, container_id, container)
+            self._timeline.plan(self._timeline.now + _DELETE_LAG, removal)
+        return self._dialect.deleted(shown)
 
     def _found(self, container_id: int) -> _Container:
-        if container_id not in self._containers:
-            raise Refusal(404, {"detail": "Container not found"})
-        return self._containers[container_id]
+        container = self._containers.get(container_id)
+        if container is None or container.deleted:
+            raise _not_found()
+        return container
+
+    def _is_there(self, container_id: int, container: _Container) -> bool:
+        # Another may have the id by now.
+        return self._containers.get(container_id) is container and not container.deleted
 
     def _remove(self, container_id: int, container: _Container) -> None:
         self._deleted[container_id] = self._shown(container_id)
+        container.deleted = True
         place = self._place(container_id)
-        del self._ids[place], self._texts[place]
-        del self._containers[container_id]
+        if self._world.deleted == "listed":
+            self._texts[place] = _NOT_WRITTEN
+        else:
+            del self._ids[place], self._texts[place]
+            del self._containers[container_id]
+            if self._world.ids == "reused":
+                self._reusable_ids.append(container_id)
         self._names[container.fields["name"]] -= 1
         container.node.taken -= container.gpu
         self._ports.remove(container_id)
         self._bill.end(container_id, self._timeline.now)
+
+    def _remove_late(self, container_id: int, container: _Container) -> None:
+        if self._is_there(container_id, container):
+            self._remove(container_id, container)
 
     def _boot(self, container: _Container, faults: Sequence[Fault]) -> None:
         now = self._timeline.now
@@ -253,13 +291,13 @@ class Fleet:
 
     def _come_up(self, container_id: int, container: _Container, moment: float) -> None:
         # One that was stopped, restarted or deleted meanwhile does not.
-        if container.up_at == moment and container_id in self._containers:
+        if container.up_at == moment and self._is_there(container_id, container):
             self._rewrite(container_id)
             if container.reachable:
                 self._ports.open(container_id, container.inside)
 
     def _vanish(self, container_id: int, container: _Container, moment: float) -> None:
-        if container.vanishes_at == moment and container_id in self._containers:
+        if container.vanishes_at == moment and self._is_there(container_id, container):
             self._remove(container_id, container)
 
     def _rest(self, container_id: int, container: _Container, *, new_host_key: bool = False) -> None:
@@ -286,7 +324,9 @@ class Fleet:
 
     def _fields(self, container: _Container) -> dict[str, Any]:
         now = self._timeline.now
-        if container.stopped:
+        if container.deleted:
+            status = DELETED
+        elif container.stopped:
             status = STOPPED
         elif now >= container.dies_at:
             status = FAILED
@@ -303,6 +343,10 @@ class Fleet:
                 for name in ("exposed", "vscode", "jupyter")
             },
         }
+
+
+def _not_found() -> Refusal:
+    return Refusal(404, {"detail": "Container not found"})
 
 
 def _stock_out(node: Node, gpu: int, free: int, *, by_rule: bool = False) -> Refusal:

@@ -40,11 +40,17 @@ StopBilling: TypeAlias = Literal["goes on", "ends"]
 RestartPort: TypeAlias = Literal["kept", "changed"]
 RestartHostKey: TypeAlias = Literal["kept", "changed"]
 Errors: TypeAlias = Literal["json", "html from a gateway"]
+AlteredNames: TypeAlias = Literal["no", "upper case", "prefix", "suffix"]
+CreateAnswer: TypeAlias = Literal["its own", "another"]
+Ids: TypeAlias = Literal["new", "reused"]
+DeleteLag: TypeAlias = Literal["none", "20 s", "for ever"]
+Deleted: TypeAlias = Literal["gone", "listed"]
 
 
-def _switch(values: Any) -> Any:
+def _switch(values: Any, *, in_presets: bool = True) -> Any:
     choices = get_args(values)
-    return attrs.field(default=choices[0], validator=attrs.validators.in_(choices), metadata={"values": choices})
+    metadata = {"values": choices, "in_presets": in_presets}
+    return attrs.field(default=choices[0], validator=attrs.validators.in_(choices), metadata=metadata)
 
 
 @attrs.frozen(kw_only=True)
@@ -70,6 +76,11 @@ class World:
         stop_billing: whether a stop ends the bill.
         restart_port, restart_host_key: whether a restart keeps them.
         errors: whether errors other than 422 come from the service or from a gateway before it.
+        altered_names: what the service makes of a container's name. No preset alters this switch, nor those that follow.
+        create_answer: which container a create's answer shows, where there is another.
+        ids: whether the id of a container that is gone is given again.
+        delete_lag: how long after its answer a delete takes effect; until then the container is shown, and costs.
+        deleted: whether the service still shows a deleted container, which costs nothing any more.
     """
 
     token: Token = _switch(Token)
@@ -100,8 +111,21 @@ class World:
     restart_port: RestartPort = _switch(RestartPort)
     restart_host_key: RestartHostKey = _switch(RestartHostKey)
     errors: Errors = _switch(Errors)
+    altered_names: AlteredNames = _switch(AlteredNames, in_presets=False)
+    create_answer: CreateAnswer = _switch(CreateAnswer, in_presets=False)
+    ids: Ids = _switch(Ids, in_presets=False)
+    delete_lag: DeleteLag = _switch(DeleteLag, in_presets=False)
+    deleted: Deleted = _switch(Deleted, in_presets=False)
 
     @classmethod
-    def switches(cls) -> dict[str, tuple[str, ...]]:
-        """Return every switch and its values, the default first."""
-        return {field.name: field.metadata["values"] for field in attrs.fields(cls)}
+    def switches(cls, *, in_presets: bool = False) -> dict[str, tuple[str, ...]]:
+        """Return every switch and its values, the default first.
+
+        Args:
+            in_presets: return only the switches that presets vary.
+        """
+        return {
+            field.name: field.metadata["values"]
+            for field in attrs.fields(cls)
+            if field.metadata["in_presets"] or not in_presets
+        }
