@@ -40,6 +40,11 @@ def _positive(_: Any, field: attrs.Attribute[int], value: int) -> None:
         raise ConfigurationError(f"profile: {field.name} must be a whole number above 0, not {value!r}")
 
 
+def _true_or_false(_: Any, field: attrs.Attribute[bool], value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"profile: {field.name} must be true or false, not {value!r}")
+
+
 def _duration(value: timedelta | float) -> timedelta:
     """Let a number of seconds stand for a duration, as it has to in a TOML file."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -101,6 +106,10 @@ class ServiceProfile:
         page_size: how many items to ask for at a time; fewer are asked for once the service refuses that many.
         list_lag: how long a new container may be missing from the list.
         create_lag: how long after a create got no clear answer the service may still act on it.
+        delete_lag: how long after an acknowledged deletion the container may still be shown. After that it is deleted once
+            more, and then counts as not deleted.
+        deleted_stay_listed: True if the service still shows containers that were deleted. The answer to a deletion is then
+            the only proof of it.
         ssh_username: who logs in where a container's `ssh` names nobody.
     """
 
@@ -124,6 +133,8 @@ class ServiceProfile:
     page_size: int = attrs.field(default=100, validator=_positive)
     list_lag: timedelta = attrs.field(default=timedelta(seconds=30), converter=_duration, validator=_not_negative)
     create_lag: timedelta = attrs.field(default=timedelta(seconds=60), converter=_duration, validator=_not_negative)
+    delete_lag: timedelta = attrs.field(default=timedelta(seconds=30), converter=_duration, validator=_not_negative)
+    deleted_stay_listed: bool = attrs.field(default=False, validator=_true_or_false)
     ssh_username: str = attrs.field(default="root", validator=_text)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -125,11 +125,14 @@ async def test_cancelled_close_still_closes() -> None:
                 with pytest.raises(APIConnectionError):
                     await create
                 await server.until(lambda: not server.open)
-    with anyio.move_on_after(0.05):
-        async with Hostile([answer()]) as server, AsyncRentGPU("t", base_url=server.url) as gpu:
-            await gpu.containers.get(1)
-            await gpu.containers.create(**CREATE)
-            await anyio.sleep_forever()
+    async with Hostile([answer()]) as server:
+        with anyio.CancelScope() as scope:
+            async with AsyncRentGPU("t", base_url=server.url) as gpu:
+                await gpu.containers.get(1)
+                await gpu.containers.create(**CREATE)
+                scope.cancel()
+                await anyio.sleep_forever()
+        await server.until(lambda: not server.open)
     gc.collect()
 
 

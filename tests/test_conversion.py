@@ -28,6 +28,10 @@ from netmind_rentgpu.wire.codec import Codec
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 WHOLES = st.integers(-(2**53), 2**53)
 ZONES = st.timezones() | st.integers(-720, 720).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+# A time that a clock change skips or repeats is equal to no time of another zone, not even to itself in UTC.
+MOMENTS = st.datetimes(datetime(1971, 1, 1), datetime(2100, 1, 1), timezones=ZONES).filter(  # noqa: DTZ001  # hypothesis adds the zones
+    lambda moment: moment.replace(fold=0).utcoffset() == moment.replace(fold=1).utcoffset()
+)
 VALUES: dict[Any, st.SearchStrategy[Any]] = {
     str: TEXTS,
     int: WHOLES,
@@ -38,7 +42,7 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
     int | str | None: st.none() | WHOLES | TEXTS,
     tuple[str, ...] | None: st.none() | st.lists(TEXTS, max_size=3).map(tuple),
     Decimal | None: st.none() | st.decimals(0, 10**18, allow_nan=False, places=6),
-    datetime | None: st.none() | st.datetimes(datetime(1971, 1, 1), datetime(2100, 1, 1), timezones=ZONES),  # noqa: DTZ001  # hypothesis adds the zones
+    datetime | None: st.none() | MOMENTS,
     ImageType | None: st.none() | st.sampled_from([ImageType.OFFICIAL, ImageType("new"), ImageType(0), ImageType(7)]),
 }
 JSON = st.recursive(st.none() | st.booleans() | WHOLES | TEXTS, lambda inner: st.lists(inner, max_size=2), max_leaves=3)

@@ -16,6 +16,7 @@ from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.errors import (
     BudgetExceededError,
     ClientStateError,
+    ContainerGoneError,
     NotFoundError,
     ReleaseError,
     RentalEndedError,
@@ -26,6 +27,7 @@ from netmind_rentgpu.errors import (
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.at_exit import release_at_exit
 from netmind_rentgpu.rentals.context import RentalContext, now
+from netmind_rentgpu.rentals.ledger.container_index import still_belongs_to
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer, OwnerTask
@@ -269,6 +271,8 @@ class AsyncRental:
         record, containers = provisioned.record, self._context.containers
         deadline = asyncio.get_running_loop().time() + self._timeout
         container = await containers.wait_ready(provisioned.container.id, timeout=self._timeout)
+        if still_belongs_to(record, container) is False:
+            raise _replaced(record, container)
         await self._shell.open(container, deadline, containers.get)
         if provisioned.kept:
             # From now on it is the user's own. With its record it would be deleted once we are gone.
@@ -294,7 +298,9 @@ class AsyncRental:
         """
         try:
             container = await self._context.containers.get(had.container.id)
-        except NotFoundError as error:
+            if still_belongs_to(had.record, container) is False:
+                raise _replaced(had.record, container)
+        except (NotFoundError, ContainerGoneError) as error:
             if self._releasing is not None:  # which has deleted it
                 raise self._state.unusable() from error
             self._state.cause = (
@@ -383,6 +389,11 @@ class AsyncRental:
             if owner_task is not None:
                 owner_task.end()
             del error, thrown, problem  # their tracebacks lead here
+
+
+def _replaced(record: RentalRecord, container: Container) -> ContainerGoneError:
+    text = f"the container of {record.name} is gone: its id, {container.id}, is that of {container.name} by now"
+    return ContainerGoneError(text, container_id=container.id, container=None, arrived={}, pending={})
 
 
 def _noted(error: Raised, problem: ReleaseError | None) -> Raised:

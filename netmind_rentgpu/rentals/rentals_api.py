@@ -6,7 +6,7 @@ from netmind_rentgpu import arguments
 from netmind_rentgpu.errors import InvalidArgumentError, NotFoundError, RentalEndedError, StateFileError
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.rentals.context import RentalContext, is_held_here, now
-from netmind_rentgpu.rentals.ledger.names import is_same_name
+from netmind_rentgpu.rentals.ledger.container_index import still_belongs_to
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
@@ -96,7 +96,7 @@ class AsyncRentals:
             container = await context.containers.get(record.container_id)
         except NotFoundError as error:
             raise _gone(record) from error
-        if container.name not in (None, record.shown_name) and not is_same_name(name, container.name):
+        if still_belongs_to(record, container) is False:
             raise _gone(record)
         return ProvisionedRental(record=record, container=container, machine=Machine(node_name=record.node_name))
 

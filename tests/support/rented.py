@@ -11,7 +11,9 @@ from netmind_rentgpu import AsyncRentGPU, Retries, ServiceProfile, Timeouts
 from netmind_rentgpu.emulator import Emulator
 
 IMAGE = "PyTorch 2.4"
-PROFILE = ServiceProfile(list_lag=timedelta(seconds=0.2), create_lag=timedelta(seconds=0.3))
+PROFILE = ServiceProfile(
+    list_lag=timedelta(seconds=0.2), create_lag=timedelta(seconds=0.3), delete_lag=timedelta(seconds=0.3)
+)
 TIMEOUTS = Timeouts(total=2, connect=1, read=0.5, slot=2)
 
 

@@ -11,14 +11,23 @@ import attrs
 from netmind_rentgpu.concurrency.single_flight import SingleFlight
 from netmind_rentgpu.errors import UnexpectedResponseError
 from netmind_rentgpu.models import Container
-from netmind_rentgpu.rentals.ledger.names import is_same_name
+from netmind_rentgpu.rentals.ledger.names import holds_nonce, is_same_name
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.settings import Timeouts
 
-__all__ = ["ContainerIndex", "ListedContainers", "matching", "per_attempt_timeouts"]
+__all__ = [
+    "ContainerIndex",
+    "ListedContainers",
+    "answers_create_of",
+    "is_container_of",
+    "matching",
+    "per_attempt_timeouts",
+    "still_belongs_to",
+]
 
 _CLOCKS_DIFFER = timedelta(minutes=10)
+_LEAST_OF_AN_ANSWER = 4
 
 
 @attrs.frozen
@@ -79,6 +88,36 @@ def per_attempt_timeouts(timeouts: Timeouts) -> Timeouts:
     )
 
 
+def is_container_of(record: RentalRecord, container: Container) -> bool | None:
+    """Return True if a container is a record's by its name, False if it is another, None if its name cannot be read.
+
+    The service may alter a name, so that the nonce counts wherever it stands, on the machine of the record.
+    """
+    if container.name is None:
+        return None
+    if is_same_name(record.name, container.name):
+        return True
+    node_name = record.node_name if container.node_name is None else container.node_name
+    return node_name.lower() == record.node_name.lower() and holds_nonce(record.name, container.name)
+
+
+def still_belongs_to(record: RentalRecord, container: Container) -> bool | None:
+    """Return False if the container that has a record's id is another, None if its name cannot be read."""
+    if container.name is not None and container.name == record.shown_name:
+        return True
+    return is_container_of(record, container)
+
+
+def answers_create_of(record: RentalRecord, container: Container) -> bool:
+    """Return False if a create was answered with another container than its own.
+
+    A name that was cut within its nonce will do here, because the answer says whose it is.
+    """
+    return is_container_of(record, container) is not False or is_same_name(
+        record.name, container.name, shortest=_LEAST_OF_AN_ANSWER
+    )
+
+
 def matching(record: RentalRecord, listed: ListedContainers) -> list[Container]:
     """Return the containers that are a record's.
 
@@ -88,9 +127,10 @@ def matching(record: RentalRecord, listed: ListedContainers) -> list[Container]:
     found: list[Container] = []
     nameless: Container | None = None
     for container in listed.containers:
-        if is_same_name(record.name, container.name):
+        is_ours = is_container_of(record, container)
+        if is_ours:
             found.append(container)
-        elif container.name is None and (
+        elif is_ours is None and (
             record.intended_at - _CLOCKS_DIFFER
             <= (container.created_at or record.intended_at)
             <= record.certain_at + _CLOCKS_DIFFER

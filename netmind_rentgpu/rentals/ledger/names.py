@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import blake2s
 from typing import Final
 
-__all__ = ["LATEST", "expiry_in", "is_same_name", "new_name"]
+__all__ = ["LATEST", "expiry_in", "holds_nonce", "is_same_name", "new_name"]
 
 _OURS, _KEPT = "rg-", "kept-"
 _NONCE, _EXPIRY, _CHECKSUM = 10, 5, 5
@@ -40,7 +40,8 @@ def new_name(expires_at: datetime | None, *, random: Callable[[int], int] = secr
 
 
 def expiry_in(name: str) -> datetime | None:
-    """Read a name; None for one that we did not make, or that has no expiry."""
+    """Return the expiry in a name, in any case; None if `new_name` did not make the whole of it, or it has no expiry."""
+    name = name.lower()
     if len(name) != _LENGTH or not name.startswith(_OURS) or _checksum(name[:-_CHECKSUM]) != name[-_CHECKSUM:]:
         return None
     nonce, _, rest = name.removeprefix(_OURS).partition("-")
@@ -50,12 +51,25 @@ def expiry_in(name: str) -> datetime | None:
     return _EPOCH + int(minutes, 36) * _MINUTE
 
 
-def is_same_name(name: str, shown: str | None) -> bool:
-    """Tell whether the service shows a name of ours, which it may have cut short behind the nonce."""
+def is_same_name(name: str, shown: str | None, *, shortest: int = _NONCE) -> bool:
+    """Return True if the service shows a name of ours, in any case, perhaps cut short.
+
+    Args:
+        shortest: how many characters of the nonce have to be left.
+    """
     if shown is None:
         return False
-    shortest = len(_OURS if name.startswith(_OURS) else _KEPT) + _NONCE
-    return name.startswith(shown) and len(shown) >= shortest
+    return name.startswith(shown.lower()) and len(shown) >= _nonce_at(name) + shortest
+
+
+def holds_nonce(name: str, shown: str | None) -> bool:
+    """Return True if the nonce of a name of ours stands anywhere in the name that the service shows, in any case."""
+    nonce = name[_nonce_at(name) :][:_NONCE]
+    return shown is not None and len(nonce) == _NONCE and nonce in shown.lower()
+
+
+def _nonce_at(name: str) -> int:
+    return len(_OURS if name.startswith(_OURS) else _KEPT)
 
 
 def _digits(number: int, count: int) -> str:

@@ -95,6 +95,7 @@ class CreateAttempt:
         may_be_off_record: its record was struck out, or may have been.
         twins: what the service has made of it beside its container.
         deleted: what of it is surely gone.
+        replaced: the id of its container turned out to be another's, so that only its name can find it.
     """
 
     record: RentalRecord
@@ -107,6 +108,7 @@ class CreateAttempt:
     may_be_off_record: bool = False
     twins: list[int] = attrs.field(factory=list[int])
     deleted: set[int] = attrs.field(factory=set[int])
+    replaced: bool = False
 
     @property
     def container_id(self) -> int | None:

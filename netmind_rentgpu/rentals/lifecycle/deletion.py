@@ -1,12 +1,14 @@
-"""How a container is surely deleted, and how the ledger is told of what has happened already."""
+"""Deletion of a container, proven by what the service shows afterwards; and what the ledger is told about the past."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import datetime
+
+import attrs
 
 from netmind_rentgpu.concurrency.cancellation import retry_when_cancelled
 from netmind_rentgpu.errors import (
@@ -24,9 +26,8 @@ from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext, now
 from netmind_rentgpu.rentals.ledger.container_index import per_attempt_timeouts
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
-from netmind_rentgpu.settings import Timeouts
 
-__all__ = ["delete_with_retries", "get_with_retries", "unreleased", "write_behind", "write_best_effort"]
+__all__ = ["Deletion", "Target", "unreleased", "write_behind", "write_best_effort"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
@@ -35,103 +36,141 @@ _FINAL = (AuthenticationError, ClientStateError, PermissionDeniedError)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 
 
-async def delete_with_retries(
-    context: RentalContext,
-    container_id: int,
-    *,
-    rented_at: datetime | None = None,
-    give_up: asyncio.Event | None = None,
-) -> RentGPUError | None:
-    """Delete a container, in several attempts if need be; return why that failed.
+@attrs.frozen(kw_only=True)
+class Target:
+    """A container that is to be deleted.
 
-    One that is said not to be there is asked for, and looked for in the list, too: whoever says so may be wrong, and it
-    would cost for ever.
-
-    Args:
-        rented_at: when that began, unless the service has shown it since. What is as new as what may be missing from the
-            list may be missing elsewhere, too, so that it is not taken for gone before.
-        give_up: set where one attempt is all that is wanted.
+    Attributes:
+        is_ours: returns False for another container that has the id by now, None for one whose name cannot be read.
+        confirmed: True if the id came from a create of this process, or from the list a moment ago; else a GET has to answer
+            before the deletion is sent.
+        rented_at: UTC wall time of its create, unless the service has shown it since. A 404 to the deletion counts only
+            after the list's lag, because whatever is missing from the list may be missing elsewhere, too.
     """
-    loop = asyncio.get_running_loop()
-    # The public method takes a 404 for done where an earlier attempt may have been why.
-    delete = context.containers._delete  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    each = per_attempt_timeouts(context.timeouts)
-    pause = _FIRST_PAUSE
-    known_at = now() if rented_at is None else rented_at + context.profile.list_lag
-    lag = (known_at - now()).total_seconds()
-    deadline = loop.time() + max(_LONGEST_DELETION, lag + _LONGEST_PAUSE if lag > 0 else 0)
-    while True:
-        is_known = now() >= known_at
-        gone = False
-        try:
-            deleted = await retry_when_cancelled(lambda: delete(container_id, timeout=each))
-        except (NotFoundError, ConflictError, InvalidRequestError) as raised:
-            # What is answered once it is gone is not documented.
-            error: RentGPUError = raised
-            gone = is_known and await retry_when_cancelled(lambda: _is_nowhere(context, container_id, each))
-        except RentGPUError as raised:
-            error = raised
-        else:  # done; but where nothing was said of it, that is looked at
-            error = RentGPUError(f"container {container_id} is still there after it was deleted")
-            gone = deleted is not None or await retry_when_cancelled(lambda: _is_gone(context, container_id, each))
-        if gone:
+
+    container_id: int
+    is_ours: Callable[[Container], bool | None]
+    confirmed: bool = False
+    rented_at: datetime | None = None
+
+
+class Deletion:
+    """The deletion of one container, in as many attempts as it takes.
+
+    A GET before each attempt shows whose container it is, because another may have the id by now: that is left alone. A GET
+    after it shows whether the deletion took effect. As long as the container is shown, `ServiceProfile.delete_lag` is waited
+    for, and the deletion is repeated once. A 404 to the deletion is verified by a GET and a walk over the list, because a
+    gateway may be wrong.
+
+    Attributes:
+        was_gone: True if the container did not exist, or not any more, when it was first asked for.
+        was_replaced: True if its id belonged to another container then, which was left alone.
+    """
+
+    def __init__(self, context: RentalContext, target: Target, give_up: asyncio.Event | None = None) -> None:
+        """Prepare.
+
+        Args:
+            give_up: set where one attempt is all that is wanted.
+        """
+        self._context = context
+        self._target = target
+        self._give_up = give_up or asyncio.Event()
+        self._timeouts = per_attempt_timeouts(context.timeouts)
+        self._attempts = 0
+        self._acknowledged = 0
+        self.was_gone: bool = False
+        self.was_replaced: bool = False
+
+    async def run(self) -> RentGPUError | None:
+        """Delete the container, though the caller's task is cancelled a few times; return the error if that failed."""
+        profile, time = self._context.profile, asyncio.get_running_loop().time
+        rented_at = self._target.rented_at
+        known_at = now() if rented_at is None else rented_at + profile.list_lag
+        lag = (known_at - now()).total_seconds()
+        longest = max(_LONGEST_DELETION, lag + _LONGEST_PAUSE if lag > 0 else 0) + profile.delete_lag.total_seconds()
+        deadline, pause = time() + longest, _FIRST_PAUSE
+        while True:
+            error = await self._attempt(is_known=now() >= known_at)
+            if error is None:
+                return None
+            hopeless = isinstance(error, _FINAL) or self._acknowledged > 1
+            if hopeless or time() + pause > deadline or self._give_up.is_set():
+                return error
+            await self._pause(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
+
+    async def _attempt(self, *, is_known: bool) -> RentGPUError | None:
+        """Make one attempt; return an error unless the container is gone for certain."""
+        target, profile = self._target, self._context.profile
+        # The public method takes a 404 for done where an earlier attempt may have been why.
+        delete = self._context.containers._delete  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        shown = await self._get()
+        self._attempts += 1
+        if self._attempts == 1:
+            self.was_gone = isinstance(shown, NotFoundError)
+        if isinstance(shown, Container) and target.is_ours(shown) is False:
+            if not self._acknowledged:
+                logger.warning("container %d is another by its name, %s; it is left alone", shown.id, shown.name)
+                self.was_gone = self.was_replaced = True
             return None
-        if isinstance(error, _FINAL) or loop.time() + pause > deadline or (give_up is not None and give_up.is_set()):
-            return error
-        with suppress(asyncio.CancelledError):
-            await _pause(pause, give_up)
-        pause = min(_LONGEST_PAUSE, pause * 2)
-
-
-async def _pause(seconds: float, give_up: asyncio.Event | None) -> None:
-    if give_up is None:
-        await asyncio.sleep(seconds)
-        return
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await give_up.wait()
-
-
-async def get_with_retries(context: RentalContext, container_id: int, give_up: asyncio.Event) -> Container:
-    """Ask for a container, in several attempts if need be.
-
-    Raises:
-        NotFoundError: it is said not to be there.
-        RentGPUError: it could not be asked for.
-    """
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + _LONGEST_DELETION
-    pause = _FIRST_PAUSE
-    while True:
+        if isinstance(shown, RentGPUError) and not isinstance(shown, NotFoundError) and not target.confirmed:
+            return shown
         try:
-            return await context.containers.get(container_id, timeout=per_attempt_timeouts(context.timeouts))
-        except (*_FINAL, NotFoundError):
-            raise
+            await retry_when_cancelled(lambda: delete(target.container_id, timeout=self._timeouts))
+        except (NotFoundError, ConflictError, InvalidRequestError) as error:
+            # What is answered once it is gone is not documented.
+            if profile.deleted_stay_listed:
+                return None if is_known and isinstance(error, NotFoundError) else error
+            return None if is_known and await self._is_nowhere() else error
+        except RentGPUError as error:
+            return error
+        self._acknowledged += 1
+        return None if profile.deleted_stay_listed else await self._confirm()
+
+    async def _confirm(self) -> RentGPUError | None:
+        """Wait until the container is not shown any more; return an error if it still is after the service's lag."""
+        time, lag = asyncio.get_running_loop().time, self._context.profile.delete_lag.total_seconds()
+        # The second deletion is looked after once, because the first had its time.
+        deadline, pause = time() + (lag if self._acknowledged == 1 else 0), _FIRST_PAUSE
+        while True:
+            shown = await self._get()
+            if self._is_gone(shown):
+                return None
+            if time() >= deadline or self._give_up.is_set():
+                break
+            await self._pause(min(pause, max(0.0, deadline - time())))
+            pause = min(_LONGEST_PAUSE, pause * 2)
+        if isinstance(shown, RentGPUError):
+            return shown
+        times = "a deletion" if self._acknowledged == 1 else "two deletions"
+        return RentGPUError(f"container {shown.id} is still shown after {times}, answered with success")
+
+    def _is_gone(self, shown: Container | RentGPUError) -> bool:
+        if isinstance(shown, Container):
+            return self._target.is_ours(shown) is False
+        return isinstance(shown, NotFoundError)
+
+    async def _get(self) -> Container | RentGPUError:
+        get = self._context.containers.get
+        try:
+            return await retry_when_cancelled(lambda: get(self._target.container_id, timeout=self._timeouts))
+        except RentGPUError as error:
+            return error
+
+    async def _is_nowhere(self) -> bool:
+        if not self._is_gone(await self._get()):
+            return False
+        try:
+            listed = await retry_when_cancelled(self._context.container_index.read)
         except RentGPUError:
-            if loop.time() + pause > deadline or give_up.is_set():
-                raise
-        await _pause(pause, give_up)
-        pause = min(_LONGEST_PAUSE, pause * 2)
+            return False
+        return all(container.id != self._target.container_id for container in listed.containers)
 
-
-async def _is_gone(context: RentalContext, container_id: int, each: Timeouts) -> bool:
-    try:
-        await context.containers.get(container_id, timeout=each)
-    except NotFoundError:
-        return True
-    except RentGPUError:
-        pass
-    return False
-
-
-async def _is_nowhere(context: RentalContext, container_id: int, each: Timeouts) -> bool:
-    if not await _is_gone(context, container_id, each):
-        return False
-    try:
-        listed = await context.container_index.read()
-        return all(container.id != container_id for container in listed.containers)
-    except RentGPUError:
-        return False
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError, asyncio.CancelledError):
+            async with asyncio.timeout(seconds):
+                await self._give_up.wait()
 
 
 async def write_best_effort(writing: Awaitable[object]) -> None:

@@ -22,9 +22,11 @@ from netmind_rentgpu.errors import (
     ReleaseError,
     RentGPUError,
     StateFileError,
+    UnexpectedResponseError,
 )
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext, now
+from netmind_rentgpu.rentals.ledger.container_index import answers_create_of
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, ProvisionedRental, ProvisionSpec, UncertaintyWindow
@@ -227,7 +229,7 @@ class Provisioner:
             )
         )
         try:
-            container = await asyncio.shield(attempt.creating)
+            container = _confirmed(attempt, await asyncio.shield(attempt.creating))
         except RentGPUError as error:
             outcome = outcome_of(error, node_name)
             if outcome is CreateOutcome.UNCLEAR:
@@ -295,7 +297,7 @@ class Provisioner:
         if attempt.container_id is not None:
             # The service may have made it twice, or do so yet.
             looked = await self._looked_for(attempt)
-            certain = looked or attempt.uncertainty is None
+            certain = looked or (attempt.uncertainty is None and not attempt.replaced)
         with suppress(asyncio.CancelledError):  # which comes when it is written
             await (
                 self._close_record(attempt)
@@ -326,8 +328,12 @@ class Provisioner:
                 await wait_shielded(creating)
         error = None if creating.cancelled() else creating.exception()
         if not creating.cancelled() and error is None:
-            attempt.found(creating.result(), now())
-            return True
+            try:
+                attempt.found(_confirmed(attempt, creating.result()), now())
+            except UnexpectedResponseError as unexpected:
+                error = unexpected
+            else:
+                return True
         outcome = (
             outcome_of(error, attempt.record.node_name) if isinstance(error, RentGPUError) else CreateOutcome.UNCLEAR
         )
@@ -350,7 +356,8 @@ class Provisioner:
 
     async def _leave_on_record(self, attempt: CreateAttempt) -> None:
         # Where there may be more than one, whatever has its name is to be deleted.
-        known = None if attempt.twins or attempt.uncertainty is not None else attempt.container_id
+        by_name = attempt.twins or attempt.uncertainty is not None or attempt.replaced
+        known = None if by_name else attempt.container_id
         record = attrs.evolve(attempt.record, stage="abandoned", owner=None, container_id=known)
         try:
             await write_best_effort(self._context.ledger.put(record))
@@ -391,6 +398,18 @@ class Provisioner:
         if attempt.reserved:
             attempt.reserved = False
             self._context.catalog.release(attempt.record.node_name, attempt.record.gpus)
+
+
+def _confirmed(attempt: CreateAttempt, container: Container) -> Container:
+    """Return the container that a create was answered with.
+
+    Raises:
+        UnexpectedResponseError: it is another; what the create has made is not known.
+    """
+    if answers_create_of(attempt.record, container):
+        return container
+    text = f"the create of {attempt.record.name} was answered with another container, {container.name} ({container.id})"
+    raise UnexpectedResponseError(text, status=200, method="POST", path="/v1/rentgpu/containers/")
 
 
 Begin: TypeAlias = Callable[[Provisioner], Awaitable[ProvisionedRental]]

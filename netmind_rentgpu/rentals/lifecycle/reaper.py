@@ -6,15 +6,16 @@ import asyncio
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 
 import attrs
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
-from netmind_rentgpu.errors import NotFoundError, RentGPUError, StateFileError
+from netmind_rentgpu.errors import RentGPUError, StateFileError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext, disown_closed_loops, is_held_here, now
-from netmind_rentgpu.rentals.ledger.container_index import matching
-from netmind_rentgpu.rentals.ledger.names import expiry_in, is_same_name
+from netmind_rentgpu.rentals.ledger.container_index import is_container_of, matching, still_belongs_to
+from netmind_rentgpu.rentals.ledger.names import expiry_in
 from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
 from netmind_rentgpu.rentals.ledger.records import (
     ReapAction,
@@ -24,7 +25,7 @@ from netmind_rentgpu.rentals.ledger.records import (
     action_for,
     may_turn_up,
 )
-from netmind_rentgpu.rentals.lifecycle.deletion import delete_with_retries, get_with_retries
+from netmind_rentgpu.rentals.lifecycle.deletion import Deletion, Target
 
 __all__ = ["reap", "reap_by_name"]
 
@@ -57,53 +58,39 @@ class _Reaping:
             logger.info("reaped %s", ", ".join(self.deleted))
         return report
 
-    async def delete(self, name: str, container_id: int, rented_at: datetime | None, *, gone: bool = False) -> bool:
-        """Delete a container; tell whether that is done.
-
-        Args:
-            rented_at: when it was, where that is known.
-            gone: it is said to be gone, which is to be made sure of.
-        """
+    async def delete(self, name: str, target: Target) -> Deletion | None:
+        """Delete a container; return None if that failed."""
+        deletion = Deletion(self.context, target, self.give_up)
         async with self._turns:
             # In a task of its own, which bears being cancelled; who waits for it is cancelled then.
-            deleting = asyncio.get_running_loop().create_task(
-                delete_with_retries(self.context, container_id, rented_at=rented_at, give_up=self.give_up)
-            )
+            deleting = asyncio.get_running_loop().create_task(deletion.run())
             await wait_shielded(deleting, cancelled=self.give_up.set)
         error = deleting.result()
-        if error is None:
-            if not gone:
-                self.deleted.append(name)
-            return True
-        self.failed.append((name, error))
-        return False
+        if error is not None:
+            self.failed.append((name, error))
+            return None
+        if not deletion.was_gone:
+            self.deleted.append(name)
+        elif name not in self.gone and not deletion.was_replaced:
+            self.gone.append(name)
+        return deletion
 
     async def delete_recorded(self, record: RentalRecord) -> RentalRecord | None:
-        """Delete a record's container, unless that is another by now: an id is only as good as the service that gave it.
-
-        Return what is still to be looked for by its name.
-        """
-        container_id = record.container_id
-        if container_id is None:
+        """Delete a record's container; return the record if its container is still to be looked for by name."""
+        if record.container_id is None:
             return None
-        gone, shown = False, None
-        try:
+        target = Target(
+            container_id=record.container_id,
+            is_ours=partial(still_belongs_to, record),
             # What this process has rented itself, a moment ago, is not another.
-            if record.owner != this_process():
-                async with self._turns:
-                    shown = (await get_with_retries(self.context, container_id, self.give_up)).name
-        except NotFoundError:
-            gone = True
-        except RentGPUError as error:
-            self.failed.append((record.name, error))
+            confirmed=record.owner == this_process(),
+            rented_at=_unshown_since(record),
+        )
+        deletion = await self.delete(record.name, target)
+        if deletion is None:
             return None
-        if shown not in (None, record.shown_name) and not is_same_name(record.name, shown):
-            logger.warning("container %d is not %s any more; it is left alone", container_id, record.name)
-            gone = True
-        elif not await self.delete(record.name, container_id, _unshown_since(record), gone=gone):
-            return None
-        if gone:
-            self.gone.append(record.name)
+        if deletion.was_replaced:
+            return attrs.evolve(record, container_id=None)
         return await self._close_or_go_on(record) if await self._delete_twins(record) else None
 
     async def _close_or_go_on(self, record: RentalRecord) -> RentalRecord | None:
@@ -184,8 +171,19 @@ class _Reaping:
             self.failed.append((record.name, error))
 
     async def _delete_found(self, record: RentalRecord, found: Sequence[Container]) -> bool:
-        ended = [await self.delete(record.name, container.id, _unshown_since(record)) for container in found]
-        return all(ended)
+        ended = [
+            await self.delete(
+                record.name,
+                Target(
+                    container_id=container.id,
+                    is_ours=partial(is_container_of, record),
+                    confirmed=True,
+                    rented_at=_unshown_since(record),
+                ),
+            )
+            for container in found
+        ]
+        return None not in ended
 
 
 def _unshown_since(record: RentalRecord) -> datetime | None:
@@ -240,6 +238,10 @@ async def reap(
     return reaping.report(await reaping.look_for(to_look_for, living, wait=wait))
 
 
+def _has_name(name: str | None, container: Container) -> bool | None:
+    return None if container.name is None else container.name == name
+
+
 async def reap_by_name(context: RentalContext) -> ReapReport:
     """Delete what has a name of ours, and an expiry in it that has passed. No record is asked for, or changed.
 
@@ -252,6 +254,14 @@ async def reap_by_name(context: RentalContext) -> ReapReport:
     listed = await context.container_index.read()
     named = [(container, expiry_in(container.name or "")) for container in listed.containers]
     expired = [container for container, expiry in named if expiry is not None and expiry <= moment]
-    await asyncio.gather(*(reaping.delete(container.name or "", container.id, None) for container in expired))
+    await asyncio.gather(
+        *(
+            reaping.delete(
+                container.name or "",
+                Target(container_id=container.id, is_ours=partial(_has_name, container.name), confirmed=True),
+            )
+            for container in expired
+        )
+    )
     reaping.failed.extend((f"an item of the list, {problem.json_path}", problem) for problem in listed.unreadable)
     return reaping.report()

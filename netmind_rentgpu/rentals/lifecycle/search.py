@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import attrs
@@ -11,9 +12,9 @@ import attrs
 from netmind_rentgpu.errors import ClientStateError, RentGPUError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext, now
-from netmind_rentgpu.rentals.ledger.container_index import ListedContainers, matching
+from netmind_rentgpu.rentals.ledger.container_index import ListedContainers, matching, still_belongs_to
 from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, UncertaintyWindow
-from netmind_rentgpu.rentals.lifecycle.deletion import delete_with_retries, write_best_effort
+from netmind_rentgpu.rentals.lifecycle.deletion import Deletion, Target, write_best_effort
 
 __all__ = ["AttemptSearch"]
 
@@ -99,10 +100,17 @@ class AttemptSearch:
         """Delete a container of a try, in several attempts if need be; return why that failed."""
         if container_id in attempt.deleted:
             return None
-        rented_at = None if attempt.shown else attempt.record.intended_at
-        error = await delete_with_retries(self._context, container_id, rented_at=rented_at, give_up=self.give_up)
+        target = Target(
+            container_id=container_id,
+            is_ours=partial(still_belongs_to, attempt.record),
+            confirmed=attempt.creating is not None,
+            rented_at=None if attempt.shown else attempt.record.intended_at,
+        )
+        deletion = Deletion(self._context, target, self.give_up)
+        error = await deletion.run()
         if error is None:
             attempt.deleted.add(container_id)
+            attempt.replaced = attempt.replaced or deletion.was_replaced
         return error
 
     async def _list(self) -> ListedContainers | None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netmind_rentgpu.rentals.ledger.names import LATEST, expiry_in, is_same_name, new_name
+from netmind_rentgpu.rentals.ledger.names import LATEST, expiry_in, holds_nonce, is_same_name, new_name
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -100,14 +100,16 @@ def test_name_with_any_one_character_changed_is_not_ours() -> None:
         name[:place] + other + name[place + 1 :] for place in range(len(name)) for other in (*ALPHABET, *"_ AZ٣é\0")
     } - {name}
     assert len(changed) == 24 * (len(ALPHABET) - 1 + 7)
-    assert [name for name in changed if expiry_in(name) is not None] == []
+    assert {other for other in changed if expiry_in(other) is not None} == {
+        other for other in changed if other.lower() == name
+    }
 
 
 @given(name=names, place=st.integers(0, 23), other=st.characters(codec="utf-8"))
 def test_name_with_a_random_character_in_any_place_is_not_ours(name: str, place: int, other: str) -> None:
     changed = name[:place] + other + name[place + 1 :]
-    assert (expiry_in(changed) is None) is (changed != name)
-    assert is_same_name(name, changed) is (changed == name)
+    assert (expiry_in(changed) is None) is (changed.lower() != name)
+    assert is_same_name(name, changed) is (changed.lower() == name)
 
 
 @given(name=names, place=st.integers(0, 24), other=st.sampled_from(ALPHABET))
@@ -133,11 +135,30 @@ def test_names_of_other_forms_are_not_ours(text: str) -> None:
     assert expiry_in(text) is None
 
 
-@given(names)
-def test_name_in_capitals_is_not_ours(name: str) -> None:
-    # A service might capitalize names, but a container is left alone unless its name is certainly ours.
-    assert expiry_in(name.upper()) is None
-    assert not is_same_name(name, name.upper())
+@given(name=names | kept_names)
+def test_name_in_capitals_is_still_ours(name: str) -> None:
+    assert expiry_in(name.upper()) == expiry_in(name)
+    assert is_same_name(name, name.upper())
+    assert holds_nonce(name, name.upper())
+
+
+@given(name=names | kept_names, before=st.text(), after=st.text(), length=st.integers(0, 24))
+def test_nonce_is_found_wherever_it_stands(name: str, before: str, after: str, length: int) -> None:
+    assert holds_nonce(name, before + name.title() + after)
+    whole = len("kept-" if name.startswith("kept-") else "rg-") + 10
+    assert holds_nonce(name, name[:length]) is (length >= whole)
+    assert not holds_nonce(name, None)
+
+
+@given(moment=moments, drawn=st.lists(nonces, min_size=2, max_size=2, unique=True))
+def test_nonce_of_another_name_is_not_found(moment: datetime, drawn: list[int]) -> None:
+    name, other = (new_name(moment, random=lambda _, nonce=nonce: nonce) for nonce in drawn)
+    assert not holds_nonce(name, other)
+
+
+@pytest.mark.parametrize("name", ["rg-", "rg-1", "training", ""])
+def test_name_without_a_nonce_is_found_nowhere(name: str) -> None:
+    assert not holds_nonce(name, f"u7-{name}-u7")
 
 
 @given(name=names, length=st.integers(0, 24))
