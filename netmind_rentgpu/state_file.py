@@ -13,7 +13,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
@@ -22,7 +22,7 @@ from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.concurrency.threads import run_in_thread, start_thread
 from netmind_rentgpu.errors import ClientStateError, StateFileError
 
-__all__ = ["LONGEST_LOCK", "Connection", "State"]
+__all__ = ["LONGEST_LOCK", "Connection", "State", "forget_host_keys"]
 
 Result = TypeVar("Result")
 Connection: TypeAlias = sqlite3.Connection
@@ -90,6 +90,8 @@ class State:
         self._writing = False
         self._began_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
+        # Whose host keys count as unknown already, though the file may not have forgotten them yet.
+        self._forgotten: set[tuple[str, int]] = set()
 
     async def host_key(self, account: str, container_id: int) -> str | None:
         """Return a container's host key, as it was when it was first logged into; None if it never was.
@@ -103,7 +105,7 @@ class State:
             row = connection.execute(query, (account, container_id)).fetchone()
             return None if row is None else str(row[0])
 
-        return await self.read(find)
+        return None if (account, container_id) in self._forgotten else await self.read(find)
 
     async def pin_host_key(self, account: str, container_id: int, public_key: str, *, replace: bool = False) -> str:
         """Keep a container's host key, unless there is one; return the one that is kept then.
@@ -122,7 +124,17 @@ class State:
             query = "SELECT public_key FROM host_keys WHERE account = ? AND container_id = ?"
             return str(connection.execute(query, (account, container_id)).fetchone()[0])
 
-        return await self.write(pin)
+        kept = await self.write(pin)
+        self._forgotten.discard((account, container_id))
+        return kept
+
+    def forget_host_key(self, account: str, container_id: int) -> asyncio.Future[None]:
+        """Drop a container's host key, because a new container has the id; it counts as unknown at once.
+
+        Return the future of the write, which may be a StateFileError, as for `write`.
+        """
+        self._forgotten.add((account, container_id))
+        return self.write_soon(lambda connection: forget_host_keys(connection, account, (container_id,)))
 
     def close(self) -> None:
         """Close the file, by and by where it is in use. It is opened again where it is needed again."""
@@ -282,6 +294,14 @@ class State:
             self._connection = _open(self._path)
             self._process = os.getpid()
         return self._connection
+
+
+def forget_host_keys(connection: Connection, account: str, container_ids: Iterable[int]) -> None:
+    """Drop the host keys of containers, within a transaction."""
+    connection.executemany(
+        "DELETE FROM host_keys WHERE account = ? AND container_id = ?",
+        [(account, container_id) for container_id in container_ids],
+    )
 
 
 class _Entry:

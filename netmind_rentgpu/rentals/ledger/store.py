@@ -19,7 +19,7 @@ import attrs
 from netmind_rentgpu.errors import StateFileError
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 from netmind_rentgpu.rentals.ledger.records import RentalRecord, Stage
-from netmind_rentgpu.state_file import Connection, State
+from netmind_rentgpu.state_file import Connection, State, forget_host_keys
 
 __all__ = ["Ledger"]
 
@@ -117,15 +117,25 @@ class Ledger:
 
         return await self._state.write(claim)
 
-    async def delete(self, names: Iterable[str]) -> None:
-        """Strike records out."""
+    async def delete(self, names: Iterable[str], *, containers: Iterable[int] = ()) -> None:
+        """Strike records out.
+
+        Args:
+            containers: the ids of those that were deleted with them, whose host keys go, too.
+        """
         closed = [(self._account, name) for name in names]
+        deleted = tuple(containers)
 
         def strike(connection: Connection) -> None:
             connection.executemany(f"DELETE FROM rentals {_THIS_ONE}", closed)  # noqa: S608  # our own words
+            forget_host_keys(connection, self._account, deleted)
 
         if closed:
             await self._state.write(strike)
+
+    def forget_host_key_soon(self, container_id: int) -> asyncio.Future[None]:
+        """Drop the host key of an earlier container that had an id; return the future of the write."""
+        return self._state.forget_host_key(self._account, container_id)
 
     async def list_open(self) -> list[RentalRecord]:
         """Return all records that can be read, the oldest first; log an error for each of the others."""

@@ -95,7 +95,7 @@ class CreateAttempt:
         may_be_off_record: its record was struck out, or may have been.
         twins: what the service has made of it beside its container.
         deleted: what of it is surely gone.
-        replaced: the id of its container turned out to be another's, so that only its name can find it.
+        left_alone: ids of its containers that turned out to be another container's by now.
     """
 
     record: RentalRecord
@@ -108,7 +108,7 @@ class CreateAttempt:
     may_be_off_record: bool = False
     twins: list[int] = attrs.field(factory=list[int])
     deleted: set[int] = attrs.field(factory=set[int])
-    replaced: bool = False
+    left_alone: set[int] = attrs.field(factory=set[int])
 
     @property
     def container_id(self) -> int | None:
@@ -119,6 +119,16 @@ class CreateAttempt:
     def undeleted_twins(self) -> list[int]:
         """What else of it is not surely gone."""
         return [twin for twin in self.twins if twin not in self.deleted]
+
+    @property
+    def verified_deletions(self) -> set[int]:
+        """The ids of the containers that were deleted, without those that turned out to be another's."""
+        return self.deleted - self.left_alone
+
+    @property
+    def replaced(self) -> bool:
+        """The id of its container turned out to be another's, so that only its name can find it."""
+        return self.container_id in self.left_alone
 
     @property
     def lost(self) -> bool:

@@ -250,6 +250,7 @@ class Provisioner:
         attempt.found(container, now())
         # Nobody needs it yet: until it is written, what was created is found by the name of its intent.
         write_behind(context.ledger.put_soon(attempt.record))
+        write_behind(context.ledger.forget_host_key_soon(container.id))
         return attempt.record, container
 
     async def _one_of(self, attempt: CreateAttempt, found: Sequence[Container]) -> Container:
@@ -373,7 +374,8 @@ class Provisioner:
     async def _close_record(self, attempt: CreateAttempt) -> None:
         # A cancellation comes when it is written.
         try:
-            await write_best_effort(self._context.ledger.delete([attempt.record.name]))
+            closing = self._context.ledger.delete([attempt.record.name], containers=attempt.verified_deletions)
+            await write_best_effort(closing)
         finally:
             self._forget(attempt)
 

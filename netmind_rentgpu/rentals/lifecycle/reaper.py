@@ -48,6 +48,7 @@ class _Reaping:
         self.deleted: list[str] = []
         self.gone: list[str] = []
         self.failed: list[tuple[str, Exception]] = []
+        self._deleted_ids: set[int] = set()
         self._turns = asyncio.Semaphore(_DELETIONS_AT_ONCE)
 
     def report(self, doubtful: Iterable[RentalRecord] = ()) -> ReapReport:
@@ -73,6 +74,8 @@ class _Reaping:
             self.deleted.append(name)
         elif name not in self.gone and not deletion.was_replaced:
             self.gone.append(name)
+        if not deletion.was_replaced:
+            self._deleted_ids.add(target.container_id)
         return deletion
 
     async def delete_recorded(self, record: RentalRecord) -> RentalRecord | None:
@@ -166,7 +169,7 @@ class _Reaping:
 
     async def close(self, record: RentalRecord) -> None:
         try:
-            await self.context.ledger.delete([record.name])
+            await self.context.ledger.delete([record.name], containers=self._deleted_ids)
         except StateFileError as error:
             self.failed.append((record.name, error))
 

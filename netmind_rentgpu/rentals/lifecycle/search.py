@@ -110,7 +110,8 @@ class AttemptSearch:
         error = await deletion.run()
         if error is None:
             attempt.deleted.add(container_id)
-            attempt.replaced = attempt.replaced or deletion.was_replaced
+            if deletion.was_replaced:
+                attempt.left_alone.add(container_id)
         return error
 
     async def _list(self) -> ListedContainers | None:
