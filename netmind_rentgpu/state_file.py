@@ -8,13 +8,14 @@ password that rentals are logged into with.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -24,10 +25,13 @@ from netmind_rentgpu.errors import ClientStateError, StateFileError
 
 __all__ = ["LONGEST_LOCK", "Connection", "State", "forget_host_keys"]
 
+logger: logging.Logger = logging.getLogger("netmind_rentgpu")
+
 Result = TypeVar("Result")
 Connection: TypeAlias = sqlite3.Connection
 """What an act on the file is given."""
 _Act: TypeAlias = Callable[[Connection], Any]
+_Identity: TypeAlias = tuple[int, int]
 
 # Each brings the file from its place in this list to the next version.
 _MIGRATIONS: Final = (
@@ -70,11 +74,12 @@ _MIGRATIONS: Final = (
 LONGEST_LOCK: Final = 30.0
 """For how many seconds the file may be in use elsewhere before that is an error."""
 _PAUSE = 0.05
+_MOST_OPENINGS = 5
 # From the beginning of one transaction to that of the next, for as long as there is always one that is waited for.
 _GATHERING = 0.02
 
-# What a fork brought along is never closed: that would release the parent's locks.
-_inherited: list[Connection] = []
+# These are never closed: what a fork brought along, since that would release the parent's locks, and what was replaced.
+_never_closed: list[Connection] = []
 
 
 class State:
@@ -84,6 +89,8 @@ class State:
         self._path = path
         self._lock = threading.Lock()
         self._connection: Connection | None = None
+        # Device and inode of the file that is open: the path may lead to another by now, or to none.
+        self._identity: _Identity | None = None
         self._process = 0
         self._leaving = False
         self._waiting: list[_Entry] = []
@@ -241,8 +248,11 @@ class State:
             self._leave_if_asked()
 
     def _read(self, look: Callable[[Connection], Result]) -> Result:
+        if self._has_moved():
+            with self._lock:
+                self._restore_if_moved()
         try:
-            with closing(_open(self._path)) as connection:
+            with closing(_open(self._path)[0]) as connection:
                 return look(connection)
         except (sqlite3.Error, OSError) as error:
             raise self._unusable(error) from error
@@ -264,6 +274,7 @@ class State:
 
     def _in_one_transaction(self, acts: Sequence[_Act]) -> list[Any]:
         try:
+            self._restore_if_moved()
             connection = self._opened()
             connection.execute("BEGIN IMMEDIATE")
         except Exception as error:  # noqa: BLE001  # those who wait are told, each by an error of its own
@@ -271,6 +282,7 @@ class State:
         try:
             outcomes = [act(connection) for act in acts]
             connection.execute("COMMIT")
+            self._restore_if_moved()
         except Exception as error:  # noqa: BLE001  # as above
             # What is about the file as a whole, as a full disk, has ended the transaction.
             with suppress(sqlite3.Error):
@@ -288,12 +300,72 @@ class State:
 
     def _opened(self) -> Connection:
         if self._connection is not None and self._process != os.getpid():
-            _inherited.append(self._connection)
+            _never_closed.append(self._connection)
             self._connection = None
         if self._connection is None:
-            self._connection = _open(self._path)
+            self._connection, self._identity = _open(self._path)
             self._process = os.getpid()
         return self._connection
+
+    def _has_moved(self) -> bool:
+        """Return True if the open file is not what its path leads to any more."""
+        is_open = self._connection is not None and self._process == os.getpid()
+        return is_open and self._identity != _identity_of(self._path)
+
+    def _restore_if_moved(self) -> None:
+        """Make the file anew where its path leads to another or to none, with all rows of the one that is open.
+
+        What is written to a file that nobody can find would be off the record.
+
+        Raises:
+            StateFileError: that is not possible.
+        """
+        lost = self._connection
+        if lost is None or not self._has_moved():
+            return
+        try:
+            # Before another is opened, which may take over the old one's shared memory.
+            rows = _rows_of(lost)
+            connection, identity = _open(self._path)
+            try:
+                _add_rows(connection, rows)
+            except BaseException:
+                connection.close()
+                raise
+        except (sqlite3.Error, OSError) as error:
+            raise StateFileError(
+                f"the state file {self._path} was moved, deleted or replaced while it was in use, and could not be restored:"
+                f" {error}"
+            ) from error
+        logger.error(
+            "the state file %s was moved, deleted or replaced while it was in use; its rows were restored", self._path
+        )
+        self._connection, self._identity = connection, identity
+        # Closing it would release the locks on shared memory that both may have.
+        _never_closed.append(lost)
+
+
+def _identity_of(path: Path) -> _Identity | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _rows_of(connection: Connection) -> dict[str, list[tuple[Any, ...]]]:
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    return {table: connection.execute(f"SELECT * FROM {table}").fetchall() for (table,) in tables}  # noqa: S608  # our own
+
+
+def _add_rows(connection: Connection, rows: Mapping[str, Sequence[tuple[Any, ...]]]) -> None:
+    """Add the rows of all tables that are not there yet."""
+    connection.execute("BEGIN IMMEDIATE")
+    for table, content in rows.items():
+        if content:
+            places = ", ".join("?" * len(content[0]))
+            connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", content)  # noqa: S608  # our own
+    connection.execute("COMMIT")
 
 
 def forget_host_keys(connection: Connection, account: str, container_ids: Iterable[int]) -> None:
@@ -326,19 +398,54 @@ class _Failed:
         self.error = error
 
 
-def _open(path: Path) -> Connection:
+def _open(path: Path) -> tuple[Connection, _Identity]:
+    """Open the file, which is made where there is none; return its device and inode, too."""
     # Where a link leads to nothing yet, the file is made there.
     path = Path(os.path.realpath(path))
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not path.exists():
-        _make(path)
-    connection = sqlite3.connect(path, timeout=LONGEST_LOCK, isolation_level=None, check_same_thread=False)
-    try:
-        _set_up(connection, path)
-    except BaseException:
+    for _ in range(_MOST_OPENINGS):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            with _alone_in(path.parent) as alone:
+                if alone and not path.exists():
+                    _remove_remains(path)
+                _make(path)
+        identity = _identity_of(path)
+        connection = sqlite3.connect(path, timeout=LONGEST_LOCK, isolation_level=None, check_same_thread=False)
+        try:
+            _set_up(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+        if identity is not None and _identity_of(path) == identity:
+            return connection, identity
         connection.close()
-        raise
-    return connection
+    raise OSError("it is replaced again and again")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[bool]:
+    """Keep other processes from making a file in a folder; give False where the system cannot do that."""
+    try:
+        import fcntl
+    except ImportError:
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # some file systems lock no folders
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def _remove_remains(path: Path) -> None:
+    """Remove what a deleted file has left, because SQLite would take it for the new one's."""
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _make(path: Path) -> None:

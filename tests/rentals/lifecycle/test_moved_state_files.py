@@ -1,0 +1,151 @@
+"""State files that are deleted, renamed or replaced while a client uses them: nothing is rented off the record."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from rented import IMAGE, client
+
+from netmind_rentgpu import AsyncRentGPU, StateFileError
+from netmind_rentgpu.emulator import Emulator
+from netmind_rentgpu.state_file import State
+
+
+def delete_file(state: Path) -> None:
+    state.unlink()
+
+
+def delete_folder(state: Path) -> None:
+    shutil.rmtree(state.parent)
+
+
+def rename_file(state: Path) -> None:
+    state.rename(state.with_name("earlier.sqlite3"))
+
+
+def move_folder(state: Path) -> None:
+    state.parent.rename(state.parent.with_name("moved"))
+
+
+def replace_with_empty_file(state: Path) -> None:
+    other = state.with_name("other")
+    other.touch(mode=0o600)
+    other.replace(state)
+
+
+def replace_with_backup(state: Path) -> None:
+    backup = state.with_name("backup")
+    with closing(sqlite3.connect(state)) as connection, closing(sqlite3.connect(backup)) as copy:
+        connection.backup(copy)
+        copy.execute("DELETE FROM rentals")
+        copy.commit()
+    backup.replace(state)
+
+
+MOVES = [delete_file, delete_folder, rename_file, move_folder]
+REPLACEMENTS = [replace_with_empty_file, replace_with_backup]
+
+
+def names(state: Path) -> set[str]:
+    """Return the names of the rentals in the file that the path leads to."""
+    with closing(sqlite3.connect(state)) as connection:
+        return {row[0] for row in connection.execute("SELECT name FROM rentals")}
+
+
+@pytest.mark.parametrize("move", MOVES)
+async def test_rentals_stay_on_record_when_the_state_file_is_moved(
+    gpu: AsyncRentGPU, emulator: Emulator, state: Path, caplog: pytest.LogCaptureFixture, move: Callable[[Path], None]
+) -> None:
+    async with gpu.rent(image=IMAGE) as first:
+        move(state)
+        async with gpu.rent(image=IMAGE) as second:
+            assert names(state) == {first.name, second.name}
+            assert "were restored" in caplog.text
+            # The account's password was restored, too, so that no second auth was made.
+            assert first.container.auth_id == second.container.auth_id
+        assert names(state) == {first.name}
+        assert [record.name for record in await gpu.rentals.list()] == [first.name]
+    assert names(state) == set()
+    emulator.assert_nothing_rented()
+    assert len(emulator.requests.of("create_auth")) == 1
+
+
+@pytest.mark.parametrize("move", MOVES)
+async def test_rental_is_listed_and_reaped_after_the_state_file_was_moved(
+    gpu: AsyncRentGPU, emulator: Emulator, state: Path, move: Callable[[Path], None]
+) -> None:
+    async with gpu.rent(image=IMAGE) as rental:
+        await rental.detach()
+    move(state)
+    assert [record.name for record in await gpu.rentals.list()] == [rental.name]
+    async with client(emulator, state) as other:
+        async with other.rentals.attach(rental.name):
+            pass
+    emulator.assert_nothing_rented()
+
+
+@pytest.mark.parametrize("replace", REPLACEMENTS)
+async def test_nothing_is_rented_off_the_record_when_the_state_file_is_replaced(
+    gpu: AsyncRentGPU, emulator: Emulator, state: Path, replace: Callable[[Path], None]
+) -> None:
+    async with gpu.rent(image=IMAGE) as first:
+        replace(state)
+        try:
+            async with gpu.rent(image=IMAGE) as second:
+                # The rows were restored.
+                assert names(state) == {first.name, second.name}
+        except StateFileError as error:
+            # SQLite cannot read what was replaced under its journal.
+            assert "moved, deleted or replaced" in str(error)
+            assert len(emulator.requests.of("create_container")) == 1
+    emulator.assert_nothing_rented()
+
+
+async def test_nothing_is_rented_where_a_moved_state_file_cannot_be_restored(
+    gpu: AsyncRentGPU, emulator: Emulator, state: Path
+) -> None:
+    async with gpu.rent(image=IMAGE):
+        shutil.rmtree(state.parent)
+        state.parent.touch()
+        with pytest.raises(StateFileError, match="moved, deleted or replaced"):
+            await gpu.rent(image=IMAGE).__aenter__()
+        with pytest.raises(StateFileError, match="moved, deleted or replaced"):
+            await gpu.rentals.list()
+        assert len(emulator.requests.of("create_container")) == 1
+    emulator.assert_nothing_rented()
+
+
+async def test_restoring_leaves_the_new_file_to_those_who_use_it_already(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite3"
+    states = [State(path), State(path), State(path)]
+    for number, state in enumerate(states):
+        await state.pin_host_key("account", number, f"key {number}")
+    path.unlink()
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    # Each restores the rows in turn, and closes its connection to the file that is gone while the others write.
+    for turn in range(3):
+        for number, state in enumerate(states):
+            await state.pin_host_key("account", 10 * turn + number + 100, "key")
+    for state in states:
+        state.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert connection.execute("SELECT count(*) FROM host_keys").fetchone() == (12,)
+
+
+async def test_state_file_behind_a_link_that_leads_elsewhere_by_now_is_restored_there(tmp_path: Path) -> None:
+    link, first, second = tmp_path / "link", tmp_path / "first", tmp_path / "second"
+    link.symlink_to(first)
+    state = State(link)
+    await state.pin_host_key("account", 1, "key")
+    link.unlink()
+    link.symlink_to(second)
+    assert await state.host_key("account", 1) == "key"
+    state.close()
+    assert await State(second).host_key("account", 1) == "key"
