@@ -1,4 +1,4 @@
-"""The state file: what has to outlive a process. The only file that knows SQLite.
+"""The state file: what has to outlive a process.
 
 One file for a user, mode 0600, which any number of threads and processes may share. What is in it belongs to an account (a
 service's origin and a fingerprint of the token), so that two never mix. Of secrets it holds one for each account: the
@@ -10,71 +10,33 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sqlite3
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.concurrency.threads import run_in_thread, start_thread
 from netmind_rentgpu.errors import ClientStateError, StateFileError
+from netmind_rentgpu.sqlite_file import (
+    LONGEST_LOCK,
+    Connection,
+    DatabaseError,
+    Identity,
+    add_rows,
+    identity_of,
+    open_file,
+    rows_of,
+)
 
 __all__ = ["LONGEST_LOCK", "Connection", "State", "forget_host_keys"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 Result = TypeVar("Result")
-Connection: TypeAlias = sqlite3.Connection
-"""What an act on the file is given."""
 _Act: TypeAlias = Callable[[Connection], Any]
-_Identity: TypeAlias = tuple[int, int]
 
-# Each brings the file from its place in this list to the next version.
-_MIGRATIONS: Final = (
-    """
-    CREATE TABLE host_keys (
-        account TEXT NOT NULL,
-        container_id INTEGER NOT NULL,
-        public_key TEXT NOT NULL,
-        pinned_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
-        PRIMARY KEY (account, container_id)
-    ) STRICT
-    """,
-    """
-    CREATE TABLE rentals (
-        account TEXT NOT NULL,
-        name TEXT NOT NULL,
-        stage TEXT NOT NULL,
-        container_id INTEGER,
-        shown_name TEXT,
-        node_name TEXT NOT NULL,
-        gpus INTEGER NOT NULL,
-        hourly_price TEXT,
-        intended_at TEXT NOT NULL,
-        expires_at TEXT,
-        certain_at TEXT NOT NULL,
-        owner TEXT,
-        PRIMARY KEY (account, name)
-    ) STRICT
-    """,
-    """
-    CREATE TABLE passwords (
-        account TEXT NOT NULL PRIMARY KEY,
-        value TEXT NOT NULL,
-        auth_id INTEGER,
-        claimed_at REAL NOT NULL DEFAULT 0
-    ) STRICT
-    """,
-)
-# Another process holds the file for milliseconds, and a hundred that begin at once for seconds.
-LONGEST_LOCK: Final = 30.0
-"""For how many seconds the file may be in use elsewhere before that is an error."""
-_PAUSE = 0.05
-_MOST_OPENINGS = 5
 # From the beginning of one transaction to that of the next, for as long as there is always one that is waited for.
 _GATHERING = 0.02
 
@@ -90,7 +52,7 @@ class State:
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         # Device and inode of the file that is open: the path may lead to another by now, or to none.
-        self._identity: _Identity | None = None
+        self._identity: Identity | None = None
         self._process = 0
         self._leaving = False
         self._waiting: list[_Entry] = []
@@ -252,9 +214,9 @@ class State:
             with self._lock:
                 self._restore_if_moved()
         try:
-            with closing(_open(self._path)[0]) as connection:
+            with closing(open_file(self._path)[0]) as connection:
                 return look(connection)
-        except (sqlite3.Error, OSError) as error:
+        except (DatabaseError, OSError) as error:
             raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> StateFileError:
@@ -285,14 +247,14 @@ class State:
             self._restore_if_moved()
         except Exception as error:  # noqa: BLE001  # as above
             # What is about the file as a whole, as a full disk, has ended the transaction.
-            with suppress(sqlite3.Error):
+            with suppress(DatabaseError):
                 connection.execute("ROLLBACK")
             return [_Failed(self._told(error))]
         return outcomes
 
     def _told(self, error: Exception) -> Exception:
         # The last: a number that the file cannot hold.
-        if not isinstance(error, (sqlite3.Error, OSError, OverflowError)):
+        if not isinstance(error, (DatabaseError, OSError, OverflowError)):
             return error
         told = self._unusable(error)
         told.__cause__ = error
@@ -303,14 +265,14 @@ class State:
             _never_closed.append(self._connection)
             self._connection = None
         if self._connection is None:
-            self._connection, self._identity = _open(self._path)
+            self._connection, self._identity = open_file(self._path)
             self._process = os.getpid()
         return self._connection
 
     def _has_moved(self) -> bool:
         """Return True if the open file is not what its path leads to any more."""
         is_open = self._connection is not None and self._process == os.getpid()
-        return is_open and self._identity != _identity_of(self._path)
+        return is_open and self._identity != identity_of(self._path)
 
     def _restore_if_moved(self) -> None:
         """Make the file anew where its path leads to another or to none, with all rows of the one that is open.
@@ -325,14 +287,14 @@ class State:
             return
         try:
             # Before another is opened, which may take over the old one's shared memory.
-            rows = _rows_of(lost)
-            connection, identity = _open(self._path)
+            rows = rows_of(lost)
+            connection, identity = open_file(self._path)
             try:
-                _add_rows(connection, rows)
+                add_rows(connection, rows)
             except BaseException:
                 connection.close()
                 raise
-        except (sqlite3.Error, OSError) as error:
+        except (DatabaseError, OSError) as error:
             raise StateFileError(
                 f"the state file {self._path} was moved, deleted or replaced while it was in use, and could not be restored:"
                 f" {error}"
@@ -343,29 +305,6 @@ class State:
         self._connection, self._identity = connection, identity
         # Closing it would release the locks on shared memory that both may have.
         _never_closed.append(lost)
-
-
-def _identity_of(path: Path) -> _Identity | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _rows_of(connection: Connection) -> dict[str, list[tuple[Any, ...]]]:
-    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    return {table: connection.execute(f"SELECT * FROM {table}").fetchall() for (table,) in tables}  # noqa: S608  # our own
-
-
-def _add_rows(connection: Connection, rows: Mapping[str, Sequence[tuple[Any, ...]]]) -> None:
-    """Add the rows of all tables that are not there yet."""
-    connection.execute("BEGIN IMMEDIATE")
-    for table, content in rows.items():
-        if content:
-            places = ", ".join("?" * len(content[0]))
-            connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", content)  # noqa: S608  # our own
-    connection.execute("COMMIT")
 
 
 def forget_host_keys(connection: Connection, account: str, container_ids: Iterable[int]) -> None:
@@ -396,107 +335,3 @@ class _Failed:
 
     def __init__(self, error: Exception) -> None:
         self.error = error
-
-
-def _open(path: Path) -> tuple[Connection, _Identity]:
-    """Open the file, which is made where there is none; return its device and inode, too."""
-    # Where a link leads to nothing yet, the file is made there.
-    path = Path(os.path.realpath(path))
-    for _ in range(_MOST_OPENINGS):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not path.exists():
-            with _alone_in(path.parent) as alone:
-                if alone and not path.exists():
-                    _remove_remains(path)
-                _make(path)
-        identity = _identity_of(path)
-        connection = sqlite3.connect(path, timeout=LONGEST_LOCK, isolation_level=None, check_same_thread=False)
-        try:
-            _set_up(connection, path)
-        except BaseException:
-            connection.close()
-            raise
-        if identity is not None and _identity_of(path) == identity:
-            return connection, identity
-        connection.close()
-    raise OSError("it is replaced again and again")
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[bool]:
-    """Keep other processes from making a file in a folder; give False where the system cannot do that."""
-    try:
-        import fcntl
-    except ImportError:
-        yield False
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError:  # some file systems lock no folders
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
-
-
-def _remove_remains(path: Path) -> None:
-    """Remove what a deleted file has left, because SQLite would take it for the new one's."""
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
-def _make(path: Path) -> None:
-    """Make an empty file for its user alone; SQLite would make it readable for others.
-
-    Under another name first: whoever closes a descriptor of a file lets go of all locks that the process has on it.
-    """
-    descriptor, new = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
-    os.close(descriptor)
-    try:
-        os.link(new, path)
-    except FileExistsError:
-        pass
-    except OSError:  # some file systems have no links
-        with suppress(FileExistsError):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    finally:
-        Path(new).unlink()
-
-
-def _set_up(connection: Connection, path: Path) -> None:
-    if _patiently(connection, "PRAGMA journal_mode = WAL") != "wal":
-        raise StateFileError(f"the state file {path} cannot be used: processes cannot share it where it lies")
-    connection.execute("PRAGMA synchronous = FULL")
-    _migrate(connection, path)
-
-
-def _patiently(connection: Connection, pragma: str) -> Any:
-    """Ask until nobody else is just opening the file: for this SQLite does not wait by itself."""
-    deadline = time.monotonic() + LONGEST_LOCK
-    while True:
-        try:
-            return connection.execute(pragma).fetchone()[0]
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-        time.sleep(_PAUSE)
-
-
-def _migrate(connection: Connection, path: Path) -> None:
-    def version() -> int:
-        return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-    if version() == len(_MIGRATIONS):
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    # Another process may have been first.
-    if version() > len(_MIGRATIONS):
-        connection.execute("ROLLBACK")
-        raise StateFileError(f"the state file {path} was written by a newer version of this package")
-    for number in range(version(), len(_MIGRATIONS)):
-        connection.execute(_MIGRATIONS[number])
-        connection.execute(f"PRAGMA user_version = {number + 1}")
-    connection.execute("COMMIT")

@@ -18,7 +18,8 @@ LAYERS = [
     {"requests", "profile", "settings", "conditions"},
     {"conversion"},
     {"concurrency"},
-    {"connecting", "state_file"},
+    {"connecting", "sqlite_file"},
+    {"state_file"},
     {"wire"},
     {"waiting"},
     {"resources"},
@@ -60,7 +61,7 @@ LIBRARY_USERS = {
     "click": {"cli.app"},
     "rich": {"cli.demo"},
     "pytest": {"testing"},
-    "sqlite3": {"state_file"},
+    "sqlite3": {"sqlite_file"},
     "uvloop": {"concurrency.event_loops"},
     "yarl": {"wire.transport"},
 }

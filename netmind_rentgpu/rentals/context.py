@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -30,7 +30,7 @@ from netmind_rentgpu.state_file import LONGEST_LOCK, State
 if TYPE_CHECKING:
     from netmind_rentgpu.ssh.shell import AsyncShell
 
-__all__ = ["RentalContext", "disown_closed_loops", "is_held_here", "left_behind", "now", "still_at_work"]
+__all__ = ["RentalContext", "disown_closed_loops", "is_held_here", "left_behind", "still_at_work"]
 
 _UNBOUNDED_CALL = 600.0
 
@@ -64,11 +64,6 @@ def disown_closed_loops() -> None:
     for context in tuple(_contexts):
         if context.loop is not None and context.loop.is_closed():
             _held_here.difference_update(context.names)
-
-
-def now() -> datetime:
-    """Return the time of day, which a ledger's records and other processes know."""
-    return datetime.now(UTC)
 
 
 class Owning(Protocol):

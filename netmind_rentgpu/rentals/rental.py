@@ -26,8 +26,9 @@ from netmind_rentgpu.errors import (
 )
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.at_exit import release_at_exit
-from netmind_rentgpu.rentals.context import RentalContext, now
-from netmind_rentgpu.rentals.ledger.container_index import still_belongs_to
+from netmind_rentgpu.rentals.context import RentalContext
+from netmind_rentgpu.rentals.ledger.clocks import read_clocks
+from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer, OwnerTask
@@ -111,7 +112,7 @@ class AsyncRental:
         record = self._state.had.record
         if record.hourly_price is None:
             return None
-        seconds = ((self._ended_at or now()) - record.intended_at).total_seconds()
+        seconds = ((self._ended_at or record.present(read_clocks())) - record.intended_at).total_seconds()
         return record.hourly_price * Decimal(str(max(0.0, seconds))) / _SECONDS_IN_AN_HOUR
 
     @property
@@ -230,7 +231,7 @@ class AsyncRental:
         self._entering = True
         try:
             self._state.provisioned = await self._begin(self._provisioner)
-            self._expiry.begin(self._state.provisioned.record.expires_at, self._expire)
+            self._expiry.begin(self._state.provisioned.record, self._expire)
             await self._make_ready(self._state.provisioned)
             self._provisioner.confirm_attach()
         except BaseException as error:
@@ -271,8 +272,7 @@ class AsyncRental:
         record, containers = provisioned.record, self._context.containers
         deadline = asyncio.get_running_loop().time() + self._timeout
         container = await containers.wait_ready(provisioned.container.id, timeout=self._timeout)
-        if still_belongs_to(record, container) is False:
-            raise _replaced(record, container)
+        check_not_replaced(record, container)
         await self._shell.open(container, deadline, containers.get)
         if provisioned.kept:
             # From now on it is the user's own. With its record it would be deleted once we are gone.
@@ -298,8 +298,7 @@ class AsyncRental:
         """
         try:
             container = await self._context.containers.get(had.container.id)
-            if still_belongs_to(had.record, container) is False:
-                raise _replaced(had.record, container)
+            check_not_replaced(had.record, container)
         except (NotFoundError, ContainerGoneError) as error:
             if self._releasing is not None:  # which has deleted it
                 raise self._state.unusable() from error
@@ -327,7 +326,8 @@ class AsyncRental:
         if self._releasing is None:
             self._state.over = self._state.over or "it was left"
             self._expiry.end()
-            self._ended_at = now()
+            provisioned = self._state.provisioned
+            self._ended_at = None if provisioned is None else provisioned.record.present(read_clocks())
             self._releasing = asyncio.get_running_loop().create_task(self._release())
             # Not in the task, which an ending loop may cancel before it begins.
             self._releasing.add_done_callback(self._is_released)
@@ -389,11 +389,6 @@ class AsyncRental:
             if owner_task is not None:
                 owner_task.end()
             del error, thrown, problem  # their tracebacks lead here
-
-
-def _replaced(record: RentalRecord, container: Container) -> ContainerGoneError:
-    text = f"the container of {record.name} is gone: its id, {container.id}, is that of {container.name} by now"
-    return ContainerGoneError(text, container_id=container.id, container=None, arrived={}, pending={})
 
 
 def _noted(error: Raised, problem: ReleaseError | None) -> Raised:

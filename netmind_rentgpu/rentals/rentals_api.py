@@ -5,7 +5,8 @@ from __future__ import annotations
 from netmind_rentgpu import arguments
 from netmind_rentgpu.errors import InvalidArgumentError, NotFoundError, RentalEndedError, StateFileError
 from netmind_rentgpu.models import Machine
-from netmind_rentgpu.rentals.context import RentalContext, is_held_here, now
+from netmind_rentgpu.rentals.context import RentalContext, is_held_here
+from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import still_belongs_to
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord
@@ -84,7 +85,7 @@ class AsyncRentals:
         # Before it is ours on record, or a reaper of this process would take it for nobody's.
         provisioner.begin_attach(name)
         try:
-            record = await context.ledger.claim_detached(name, this_process(), now())
+            record = await context.ledger.claim_detached(name, this_process(), read_clocks())
         except StateFileError:
             provisioner.disown(name)
             raise

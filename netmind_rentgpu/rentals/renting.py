@@ -14,7 +14,8 @@ from netmind_rentgpu import arguments
 from netmind_rentgpu.concurrency.single_flight import SingleFlight
 from netmind_rentgpu.errors import InvalidArgumentError, NoMachineError
 from netmind_rentgpu.models import Auth, Image, Machine, PaymentType
-from netmind_rentgpu.rentals.context import RentalContext, now
+from netmind_rentgpu.rentals.context import RentalContext
+from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.names import LATEST
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental, ProvisionSpec
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
@@ -159,7 +160,7 @@ class Renting:
             check_asyncssh()
             # Looking for it costs as much as a create, so that this is done once.
             self._may_log_in = True
-        if not isinstance(ttl, timedelta) or not timedelta(0) < ttl < LATEST - now():
+        if not isinstance(ttl, timedelta) or not timedelta(0) < ttl < LATEST - read_clocks().wall:
             raise InvalidArgumentError(
                 "ttl", f"must be a timedelta above 0, as timedelta(hours=1), and end before {LATEST:%Y}: {ttl!r}"
             )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import attrs
 import preamble
 from renter import WANTED, rented, until
 
 from netmind_rentgpu import Rental, RentalExpiredError, RentGPU
-from netmind_rentgpu.rentals.context import now
+from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.sync import portal
 
 preamble.install()
@@ -19,8 +20,11 @@ def expire(rental: Rental) -> None:
     """Let the timer of a rental ring a moment from now."""
 
     async def ring() -> None:
-        rental._async._expiry._expires_at = now() + timedelta(seconds=0.5)
-        rental._async._expiry._arm()
+        timer = rental._async._expiry
+        assert timer._record is not None
+        soon = timer._record.present(read_clocks()) + timedelta(seconds=0.5)
+        timer._record = attrs.evolve(timer._record, expires_at=soon)
+        timer._arm()
 
     portal.call(ring)
 

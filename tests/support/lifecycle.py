@@ -11,7 +11,7 @@ from rented import PROFILE
 
 from netmind_rentgpu import AsyncRental, AsyncRentGPU, Container, Offer
 from netmind_rentgpu.emulator import Emulator, Fault
-from netmind_rentgpu.rentals.context import now
+from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.lifecycle.attempt import UncertaintyWindow
 
 UNCERTAIN = attrs.evolve(PROFILE, create_lag=timedelta(hours=1))
@@ -35,15 +35,17 @@ def most_gpus_first(offer: Offer) -> int:
 
 def expire(rental: AsyncRental) -> None:
     """Let the timer of a rental ring now, which would otherwise have to leave time to enter on the busiest machine."""
-    rental._expiry._expires_at = now()
-    rental._expiry._arm()
+    timer = rental._expiry
+    assert timer._record is not None
+    timer._record = attrs.evolve(timer._record, expires_at=timer._record.intended_at)
+    timer._arm()
 
 
 def end_uncertainty(rental: AsyncRental) -> None:
     """Let the time pass after which nothing of a rental's creates can turn up any more."""
     for attempt in rental._provisioner._attempts:
         if attempt.uncertainty is not None:
-            attempt.uncertainty = UncertaintyWindow(now(), asyncio.get_running_loop().time())
+            attempt.uncertainty = UncertaintyWindow(read_clocks().wall, asyncio.get_running_loop().time())
     rental._expiry._arm()
 
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 import attrs
 
 from netmind_rentgpu.concurrency.single_flight import SingleFlight
-from netmind_rentgpu.errors import UnexpectedResponseError
+from netmind_rentgpu.errors import ContainerGoneError, UnexpectedResponseError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.ledger.names import holds_nonce, is_same_name
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
@@ -19,7 +19,8 @@ from netmind_rentgpu.settings import Timeouts
 __all__ = [
     "ContainerIndex",
     "ListedContainers",
-    "answers_create_of",
+    "check_create_answer",
+    "check_not_replaced",
     "is_container_of",
     "matching",
     "per_attempt_timeouts",
@@ -108,14 +109,23 @@ def still_belongs_to(record: RentalRecord, container: Container) -> bool | None:
     return is_container_of(record, container)
 
 
-def answers_create_of(record: RentalRecord, container: Container) -> bool:
-    """Return False if a create was answered with another container than its own.
+def check_not_replaced(record: RentalRecord, container: Container) -> None:
+    """Raise ContainerGoneError if the container that has a record's id is another."""
+    if still_belongs_to(record, container) is False:
+        text = f"the container of {record.name} is gone: its id, {container.id}, is that of {container.name} by now"
+        raise ContainerGoneError(text, container_id=container.id, container=None, arrived={}, pending={})
+
+
+def check_create_answer(record: RentalRecord, container: Container) -> None:
+    """Raise UnexpectedResponseError if a create was answered with another container than its own.
 
     A name that was cut within its nonce will do here, because the answer says whose it is.
     """
-    return is_container_of(record, container) is not False or is_same_name(
-        record.name, container.name, shortest=_LEAST_OF_AN_ANSWER
-    )
+    if is_container_of(record, container) is not False:
+        return
+    if not is_same_name(record.name, container.name, shortest=_LEAST_OF_AN_ANSWER):
+        problem = f"the create of {record.name} was answered with another container, {container.name} ({container.id})"
+        raise UnexpectedResponseError(problem, status=200, method="POST", path="/v1/rentgpu/containers/")
 
 
 def matching(record: RentalRecord, listed: ListedContainers) -> list[Container]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Literal, TypeAlias
 
 import attrs
 
+from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 
 __all__ = ["ReapAction", "ReapReport", "RentalRecord", "Stage", "action_after_walk", "action_for", "may_turn_up"]
@@ -33,6 +34,9 @@ class RentalRecord:
         expires_at: when it is to be deleted, whoever has it; None for what is to be kept.
         certain_at: when it would have shown, if it existed: until then one without an id is in doubt.
         owner: the process that has it; None where none has.
+        boot, booted_at: the boot in which it was rented, and when that was by the time of day then. All times of a record
+            are by that time of day, which may have been set since.
+        longest_create: how long after its intent a create may still be acted on, or be missing from the list.
     """
 
     name: str
@@ -46,6 +50,36 @@ class RentalRecord:
     expires_at: datetime | None
     certain_at: datetime
     owner: ProcessIdentity | None = attrs.field(default=None, repr=False)
+    boot: str = attrs.field(default="", repr=False)
+    booted_at: datetime | None = attrs.field(default=None, repr=False)
+    longest_create: timedelta | None = attrs.field(default=None, repr=False)
+
+    def present(self, clocks: ClockReading) -> datetime:
+        """Return the time of day as it would be if nobody had set it since the record was made.
+
+        It goes by the clock of the boot; in another boot, nothing but the time of day is known.
+        """
+        if self.booted_at is None or not self.boot or self.boot != clocks.boot:
+            return clocks.wall
+        return self.booted_at + timedelta(seconds=clocks.since_boot)
+
+    def has_expired(self, clocks: ClockReading) -> bool:
+        """Return True if its time is up."""
+        return self.expires_at is not None and self.expires_at <= self.present(clocks)
+
+    def rebased(self, clocks: ClockReading) -> RentalRecord:
+        """Return the record with its times bound to this boot, as they are by the time of day."""
+        if self.boot and self.boot == clocks.boot:
+            return self
+        shift = clocks.wall - self.present(clocks)
+        return attrs.evolve(
+            self,
+            intended_at=self.intended_at + shift,
+            expires_at=None if self.expires_at is None else self.expires_at + shift,
+            certain_at=self.certain_at + shift,
+            boot=clocks.boot,
+            booted_at=clocks.booted_at,
+        )
 
 
 class ReapAction(Enum):
@@ -58,33 +92,44 @@ class ReapAction(Enum):
     DOUBT = "it may still turn up"
 
 
-def action_for(record: RentalRecord, *, now: datetime, owner_is_gone: bool) -> ReapAction:
+def action_for(record: RentalRecord, *, now: ClockReading, owner_is_gone: bool) -> ReapAction:
     """Judge a record.
 
     Args:
         owner_is_gone: the process that has it is provably dead, or has given it up without saying so.
     """
-    expired = record.expires_at is not None and record.expires_at <= now
     orphaned = record.stage != "detached" and record.owner is not None and owner_is_gone
-    if not (expired or orphaned or record.stage == "abandoned"):
+    if not (record.has_expired(now) or orphaned or record.stage == "abandoned"):
         return ReapAction.LEAVE
     return ReapAction.LOOK if record.container_id is None else ReapAction.DELETE
 
 
-def may_turn_up(record: RentalRecord, *, looked_at: datetime) -> bool:
-    """Tell whether something of a record may still turn up that was not there when it was looked for."""
-    return looked_at < record.certain_at
+def may_turn_up(record: RentalRecord, *, looked_at: ClockReading, waited: timedelta = timedelta(0)) -> bool:
+    """Return True if something of a record may still turn up that was not there when it was looked for.
+
+    Both clocks have to agree that it will not, because a container that turns up after all costs for ever.
+
+    Args:
+        waited: by a clock that is never set, how long before that the record was there already. Nothing turns up after the
+            longest time of its create.
+    """
+    if record.longest_create is not None and waited >= record.longest_create:
+        return False
+    return min(looked_at.wall, record.present(looked_at)) < record.certain_at
 
 
-def action_after_walk(record: RentalRecord, *, found: bool, looked_at: datetime) -> ReapAction:
+def action_after_walk(
+    record: RentalRecord, *, found: bool, looked_at: ClockReading, waited: timedelta = timedelta(0)
+) -> ReapAction:
     """Judge a record whose container was looked for, in the whole list.
 
     Args:
         looked_at: when the look began.
+        waited: as for `may_turn_up`.
     """
     if found:
         return ReapAction.DELETE
-    return ReapAction.DOUBT if may_turn_up(record, looked_at=looked_at) else ReapAction.CLOSE
+    return ReapAction.DOUBT if may_turn_up(record, looked_at=looked_at, waited=waited) else ReapAction.CLOSE
 
 
 @attrs.frozen(kw_only=True)

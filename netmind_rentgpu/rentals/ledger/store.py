@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, get_args
@@ -17,6 +17,7 @@ from typing import Any, get_args
 import attrs
 
 from netmind_rentgpu.errors import StateFileError
+from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 from netmind_rentgpu.rentals.ledger.records import RentalRecord, Stage
 from netmind_rentgpu.state_file import Connection, State, forget_host_keys
@@ -41,6 +42,9 @@ _COLUMNS = (
     "expires_at",
     "certain_at",
     "owner",
+    "boot",
+    "booted_at",
+    "longest_create",
 )
 _ALL = ", ".join(_COLUMNS)
 _THIS_ONE = "WHERE account = ? AND name = ?"
@@ -87,16 +91,19 @@ class Ledger:
 
         await self._state.write(return_detached)
 
-    async def claim_detached(self, name: str, owner: ProcessIdentity, now: datetime) -> RentalRecord | None:
-        """Make somebody the owner of a detached rental; None if it is not there, is another's, or has expired."""
+    async def claim_detached(self, name: str, owner: ProcessIdentity, clocks: ClockReading) -> RentalRecord | None:
+        """Make a process the owner of a detached rental; return None if there is none of that name, or it has expired.
+
+        From then on its times go by the clock of this boot.
+        """
 
         def take(connection: Connection) -> RentalRecord | None:
-            taken = connection.execute(
-                f"UPDATE rentals SET stage = 'ready', owner = ? {_THIS_ONE}"  # noqa: S608  # our own words
-                " AND stage = 'detached' AND (expires_at IS NULL OR expires_at > ?)",
-                (_owner(owner), self._account, name, _moment(now)),
-            )
-            return self._one(connection, name) if taken.rowcount else None
+            record = self._one(connection, name)
+            if record is None or record.stage != "detached" or record.has_expired(clocks):
+                return None
+            taken = attrs.evolve(record.rebased(clocks), stage="ready", owner=owner)
+            connection.execute(_PUT, (self._account, *_row(taken)))
+            return taken
 
         return await self._state.write(take)
 
@@ -186,11 +193,28 @@ def _row(record: RentalRecord) -> tuple[Any, ...]:
         None if record.expires_at is None else _moment(record.expires_at),
         _moment(record.certain_at),
         None if record.owner is None else _owner(record.owner),
+        record.boot,
+        None if record.booted_at is None else _moment(record.booted_at),
+        None if record.longest_create is None else record.longest_create.total_seconds(),
     )
 
 
 def _record(row: tuple[Any, ...]) -> RentalRecord:
-    name, stage, container_id, shown_name, node_name, gpus, price, intended_at, expires_at, certain_at, owner = row
+    (
+        name,
+        stage,
+        container_id,
+        shown_name,
+        node_name,
+        gpus,
+        price,
+        intended_at,
+        expires_at,
+        certain_at,
+        owner,
+        *clock,
+    ) = row
+    boot, booted_at, longest_create = clock
     try:
         return RentalRecord(
             name=name,
@@ -204,6 +228,9 @@ def _record(row: tuple[Any, ...]) -> RentalRecord:
             expires_at=None if expires_at is None else _read_moment(expires_at),
             certain_at=_read_moment(certain_at),
             owner=None if owner is None else _read_owner(owner),
+            boot=boot,
+            booted_at=None if booted_at is None else _read_moment(booted_at),
+            longest_create=None if longest_create is None else timedelta(seconds=longest_create),
         )
     except (ValueError, ArithmeticError, TypeError, RecursionError) as error:
         container = "its container" if container_id is None else f"container {container_id}"

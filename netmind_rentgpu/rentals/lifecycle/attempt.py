@@ -1,4 +1,4 @@
-"""What a rental asks for, one try at it, and what comes of it: values."""
+"""What a rental asks for, one attempt to create it, and what comes of that: values."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from datetime import datetime, timedelta
 import attrs
 
 from netmind_rentgpu.models import Container, Machine, PaymentType
+from netmind_rentgpu.rentals.ledger.clocks import ClockReading
+from netmind_rentgpu.rentals.ledger.container_index import check_create_answer
 from netmind_rentgpu.rentals.ledger.names import new_name
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.selection.offers import Offer
+from netmind_rentgpu.resources.containers import AsyncContainers
 
 __all__ = ["CreateAttempt", "ProvisionSpec", "ProvisionedRental"]
 
@@ -30,13 +33,13 @@ class ProvisionSpec:
     payment_type: PaymentType | str | int
     allowance: Callable[[Offer], timedelta | None]
 
-    def intent(self, offer: Offer, *, began: datetime, longest_create: timedelta) -> RentalRecord:
+    def intent(self, offer: Offer, *, clocks: ClockReading, longest_create: timedelta) -> RentalRecord:
         """Return the record of an attempt that is about to begin, owned by this process.
 
         Args:
-            began: UTC wall time.
+            clocks: as they are now.
         """
-        allowance = self.allowance(offer)
+        allowance, began = self.allowance(offer), clocks.wall
         expires_at = None if allowance is None else began + allowance
         return RentalRecord(
             name=new_name(expires_at),
@@ -48,7 +51,28 @@ class ProvisionSpec:
             expires_at=expires_at,
             certain_at=began + longest_create,
             owner=this_process(),
+            boot=clocks.boot,
+            booted_at=clocks.booted_at,
+            longest_create=longest_create,
         )
+
+    async def create(self, containers: AsyncContainers, record: RentalRecord) -> Container:
+        """Create a record's container.
+
+        Raises:
+            UnexpectedResponseError: the answer shows another container; what the create has made is not known.
+            RentGPUError: any other of the client's errors.
+        """
+        container = await containers.create(
+            name=record.name,
+            auth_id=self.auth_id,
+            node_name=record.node_name,
+            image_template_id=self.image_id,
+            payment_type=self.payment_type,
+            gpu=record.gpus,
+        )
+        check_create_answer(record, container)
+        return container
 
 
 @attrs.frozen(kw_only=True)
@@ -72,7 +96,7 @@ class UncertaintyWindow:
     """Until when something may still turn up.
 
     Attributes:
-        certain_at: by the time of day, which other processes know.
+        certain_at: by the record's time of day, which other processes know.
         over_at: by the event loop's clock, which nobody sets.
     """
 
@@ -135,16 +159,16 @@ class CreateAttempt:
         """What came of it is not known, or not surely."""
         return self.uncertainty is not None and not self.refused and self.container_id is None
 
-    def found(self, container: Container, now: datetime) -> None:
-        """Take in which container it has made.
+    def found(self, container: Container, clocks: ClockReading) -> None:
+        """Record which container it has made.
 
         Args:
-            now: from when on, unless that is in doubt, nothing more of it will turn up.
+            clocks: as they are now: from then on nothing more of it will turn up, unless that is in doubt.
         """
         self.record = attrs.evolve(
             self.record,
             stage="created",
             container_id=container.id,
             shown_name=container.name,
-            certain_at=self.record.certain_at if self.uncertainty is not None else now,
+            certain_at=self.record.certain_at if self.uncertainty is not None else self.record.present(clocks),
         )

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from datetime import datetime
 
 import attrs
 
@@ -23,7 +22,8 @@ from netmind_rentgpu.errors import (
     StateFileError,
 )
 from netmind_rentgpu.models import Container
-from netmind_rentgpu.rentals.context import RentalContext, now
+from netmind_rentgpu.rentals.context import RentalContext
+from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import per_attempt_timeouts
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 
@@ -44,14 +44,14 @@ class Target:
         is_ours: returns False for another container that has the id by now, None for one whose name cannot be read.
         confirmed: True if the id came from a create of this process, or from the list a moment ago; else a GET has to answer
             before the deletion is sent.
-        rented_at: UTC wall time of its create, unless the service has shown it since. A 404 to the deletion counts only
+        unshown: its record, unless the service has shown the container since its create. A 404 to the deletion counts only
             after the list's lag, because whatever is missing from the list may be missing elsewhere, too.
     """
 
     container_id: int
     is_ours: Callable[[Container], bool | None]
     confirmed: bool = False
-    rented_at: datetime | None = None
+    unshown: RentalRecord | None = None
 
 
 class Deletion:
@@ -85,13 +85,11 @@ class Deletion:
     async def run(self) -> RentGPUError | None:
         """Delete the container, though the caller's task is cancelled a few times; return the error if that failed."""
         profile, time = self._context.profile, asyncio.get_running_loop().time
-        rented_at = self._target.rented_at
-        known_at = now() if rented_at is None else rented_at + profile.list_lag
-        lag = (known_at - now()).total_seconds()
+        lag = self._list_lag_left()
         longest = max(_LONGEST_DELETION, lag + _LONGEST_PAUSE if lag > 0 else 0) + profile.delete_lag.total_seconds()
         deadline, pause = time() + longest, _FIRST_PAUSE
         while True:
-            error = await self._attempt(is_known=now() >= known_at)
+            error = await self._attempt(is_known=self._list_lag_left() <= 0)
             if error is None:
                 return None
             hopeless = isinstance(error, _FINAL) or self._acknowledged > 1
@@ -99,6 +97,14 @@ class Deletion:
                 return error
             await self._pause(pause)
             pause = min(_LONGEST_PAUSE, pause * 2)
+
+    def _list_lag_left(self) -> float:
+        """Return for how many seconds the container may still be missing from the list, by the clock that says more."""
+        record, clocks = self._target.unshown, read_clocks()
+        if record is None:
+            return 0.0
+        passed = min(clocks.wall, record.present(clocks)) - record.intended_at
+        return (self._context.profile.list_lag - passed).total_seconds()
 
     async def _attempt(self, *, is_known: bool) -> RentGPUError | None:
         """Make one attempt; return an error unless the container is gone for certain."""

@@ -1,4 +1,7 @@
-"""The end of a rental's time: the timers that bring it about, and the task that it cancels. No scope is open meanwhile."""
+"""The end of a rental's time: the timers that bring it about, and the task that it cancels. No scope is open meanwhile.
+
+Time is that of the record: it goes by the clock of this boot, which goes on while the machine sleeps, and is never set.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,14 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from netmind_rentgpu.rentals.context import now
+from netmind_rentgpu.rentals.ledger.clocks import read_clocks
+from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 
-__all__ = ["ExpiryTimer", "OwnerTask", "WallClockTimer"]
+__all__ = ["ExpiryTimer", "OwnerTask", "RecordTimer"]
 
 _PAUSE = timedelta(seconds=10)
-# Between two looks at the time of day, which may be set, and goes on while the machine sleeps.
+# Between two looks at the clock of the boot, because the event loop's stands still while the machine sleeps.
 _LONGEST_SLEEP = 30.0
 
 
@@ -25,15 +29,15 @@ class ExpiryTimer:
         self._provisioner = provisioner
         self._expire: Callable[[], object] | None = None
         self._process: int | None = None
-        self._timer = WallClockTimer()
-        self._expires_at: datetime | None = None
+        self._timer = RecordTimer()
+        self._record: RentalRecord | None = None
         self._over = False
         self._looking: asyncio.Task[None] | None = None
-        self._looked_at = now() - _PAUSE
+        self._looked_at: datetime | None = None
 
-    def begin(self, expires_at: datetime | None, expire: Callable[[], object]) -> None:
-        """Go on until then, when `expire` is called; for ever where it is None."""
-        self._process, self._expires_at, self._expire = os.getpid(), expires_at, expire
+    def begin(self, record: RentalRecord, expire: Callable[[], object]) -> None:
+        """Call `expire` at a record's expiry; never where it has none."""
+        self._process, self._record, self._expire = os.getpid(), record, expire
         self._arm()
 
     def end(self) -> None:
@@ -51,12 +55,16 @@ class ExpiryTimer:
             await asyncio.wait({self._looking})
 
     def _arm(self) -> None:
-        certain_at = self._provisioner.certain_at
-        if certain_at is not None:
+        if self._over or self._record is None:
+            return
+        present, certain_at = self._record.present(read_clocks()), self._provisioner.certain_at
+        looked_at = present if self._looks else self._looked_at
+        if certain_at is not None and looked_at is not None:
             # If a look at it has failed, the next is made after a while.
-            certain_at = max(certain_at, (now() if self._looks else self._looked_at) + _PAUSE)
-        if not self._over:
-            self._timer.set([moment for moment in (self._expires_at, certain_at) if moment is not None], self._ring)
+            certain_at = max(certain_at, looked_at + _PAUSE)
+        moments = [moment for moment in (self._record.expires_at, certain_at) if moment is not None]
+        if moments:
+            self._timer.set((min(moments) - present).total_seconds(), self._ring)
 
     @property
     def _looks(self) -> bool:
@@ -64,14 +72,15 @@ class ExpiryTimer:
 
     def _ring(self) -> None:
         """Look at the time, which may have come."""
-        if self._over or self._process != os.getpid() or self._expire is None:
+        if self._over or self._process != os.getpid() or self._expire is None or self._record is None:
             return
-        moment, certain_at = now(), self._provisioner.certain_at
-        if self._expires_at is not None and moment >= self._expires_at:
+        clocks, certain_at = read_clocks(), self._provisioner.certain_at
+        if self._record.has_expired(clocks):
             self._expire()
             return
-        if certain_at is not None and moment >= certain_at and not self._looks:
-            self._looked_at = moment
+        present = self._record.present(clocks)
+        if certain_at is not None and present >= certain_at and not self._looks:
+            self._looked_at = present
             self._looking = asyncio.get_running_loop().create_task(self._provisioner.look_again())
         self._arm()
 
@@ -111,17 +120,15 @@ class OwnerTask:
         return self._task.uncancel() <= self._cancellations
 
 
-class WallClockTimer:
-    """A timer that goes by the time of day."""
+class RecordTimer:
+    """A timer that rings early rather than late, for whoever it wakes to look at the clock again."""
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
 
-    def set(self, moments: list[datetime], ring: Callable[[], object]) -> None:
-        """Ring at the first of some moments, or a while before, to look at the time again; never where there is none."""
-        if moments:
-            seconds = max(0.0, (min(moments) - now()).total_seconds())
-            self._timer = asyncio.get_running_loop().call_later(min(seconds, _LONGEST_SLEEP), ring)
+    def set(self, seconds: float, ring: Callable[[], object]) -> None:
+        """Ring after so many seconds, or a while before."""
+        self._timer = asyncio.get_running_loop().call_later(min(max(0.0, seconds), _LONGEST_SLEEP), ring)
 
     def stop(self) -> None:
         """Do not ring any more."""

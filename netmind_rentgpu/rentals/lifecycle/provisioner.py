@@ -22,11 +22,10 @@ from netmind_rentgpu.errors import (
     ReleaseError,
     RentGPUError,
     StateFileError,
-    UnexpectedResponseError,
 )
 from netmind_rentgpu.models import Container
-from netmind_rentgpu.rentals.context import RentalContext, now
-from netmind_rentgpu.rentals.ledger.container_index import answers_create_of
+from netmind_rentgpu.rentals.context import RentalContext
+from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, ProvisionedRental, ProvisionSpec, UncertaintyWindow
@@ -126,7 +125,7 @@ class Provisioner:
     def adopt(self, record: RentalRecord) -> None:
         """Take over what was detached, which the service has shown before."""
         attempt = self._add(CreateAttempt(record, shown=True))
-        left = (record.certain_at - now()).total_seconds()
+        left = (record.certain_at - record.present(read_clocks())).total_seconds()
         if left > 0:
             attempt.uncertainty = UncertaintyWindow(record.certain_at, asyncio.get_running_loop().time() + left)
 
@@ -211,25 +210,16 @@ class Provisioner:
     async def _attempt(self, offer: Offer, spec: ProvisionSpec) -> tuple[RentalRecord, Container] | RentGPUError:
         """Create a container; return it, or why it could not be had."""
         context, node_name = self._context, offer.machine.node_name
-        attempt = self._add(CreateAttempt(spec.intent(offer, began=now(), longest_create=context.longest_create)))
-        name = attempt.record.name
+        intent = spec.intent(offer, clocks=read_clocks(), longest_create=context.longest_create)
+        attempt = self._add(CreateAttempt(intent))
         try:
             await context.ledger.put(attempt.record)
         except StateFileError:
             self._forget(attempt)
             raise
-        attempt.creating = asyncio.get_running_loop().create_task(
-            context.containers.create(
-                name=name,
-                auth_id=spec.auth_id,
-                node_name=node_name,
-                image_template_id=spec.image_id,
-                payment_type=spec.payment_type,
-                gpu=offer.gpus,
-            )
-        )
+        attempt.creating = asyncio.get_running_loop().create_task(spec.create(context.containers, attempt.record))
         try:
-            container = _confirmed(attempt, await asyncio.shield(attempt.creating))
+            container = await asyncio.shield(attempt.creating)
         except RentGPUError as error:
             outcome = outcome_of(error, node_name)
             if outcome is CreateOutcome.UNCLEAR:
@@ -247,7 +237,7 @@ class Provisioner:
                     raise
                 context.catalog.exclude(node_name, offer.gpus, error)
                 return error
-        attempt.found(container, now())
+        attempt.found(container, read_clocks())
         # Nobody needs it yet: until it is written, what was created is found by the name of its intent.
         write_behind(context.ledger.put_soon(attempt.record))
         write_behind(context.ledger.forget_host_key_soon(container.id))
@@ -329,12 +319,8 @@ class Provisioner:
                 await wait_shielded(creating)
         error = None if creating.cancelled() else creating.exception()
         if not creating.cancelled() and error is None:
-            try:
-                attempt.found(_confirmed(attempt, creating.result()), now())
-            except UnexpectedResponseError as unexpected:
-                error = unexpected
-            else:
-                return True
+            attempt.found(creating.result(), read_clocks())
+            return True
         outcome = (
             outcome_of(error, attempt.record.node_name) if isinstance(error, RentGPUError) else CreateOutcome.UNCLEAR
         )
@@ -347,7 +333,7 @@ class Provisioner:
             return await self._looked_for(attempt)
         found = await retry_when_cancelled(lambda: self._search.settle(attempt))
         if found:
-            attempt.found(found[0], now())
+            attempt.found(found[0], read_clocks())
         return bool(found)
 
     async def _looked_for(self, attempt: CreateAttempt) -> bool:
@@ -400,18 +386,6 @@ class Provisioner:
         if attempt.reserved:
             attempt.reserved = False
             self._context.catalog.release(attempt.record.node_name, attempt.record.gpus)
-
-
-def _confirmed(attempt: CreateAttempt, container: Container) -> Container:
-    """Return the container that a create was answered with.
-
-    Raises:
-        UnexpectedResponseError: it is another; what the create has made is not known.
-    """
-    if answers_create_of(attempt.record, container):
-        return container
-    text = f"the create of {attempt.record.name} was answered with another container, {container.name} ({container.id})"
-    raise UnexpectedResponseError(text, status=200, method="POST", path="/v1/rentgpu/containers/")
 
 
 Begin: TypeAlias = Callable[[Provisioner], Awaitable[ProvisionedRental]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
+from datetime import timedelta
 from functools import partial
 
 import attrs
@@ -13,7 +13,8 @@ import attrs
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.errors import RentGPUError, StateFileError
 from netmind_rentgpu.models import Container
-from netmind_rentgpu.rentals.context import RentalContext, disown_closed_loops, is_held_here, now
+from netmind_rentgpu.rentals.context import RentalContext, disown_closed_loops, is_held_here
+from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import is_container_of, matching, still_belongs_to
 from netmind_rentgpu.rentals.ledger.names import expiry_in
 from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
@@ -87,7 +88,7 @@ class _Reaping:
             is_ours=partial(still_belongs_to, record),
             # What this process has rented itself, a moment ago, is not another.
             confirmed=record.owner == this_process(),
-            rented_at=_unshown_since(record),
+            unshown=_unshown(record),
         )
         deletion = await self.delete(record.name, target)
         if deletion is None:
@@ -97,7 +98,7 @@ class _Reaping:
         return await self._close_or_go_on(record) if await self._delete_twins(record) else None
 
     async def _close_or_go_on(self, record: RentalRecord) -> RentalRecord | None:
-        if not may_turn_up(record, looked_at=now()):
+        if not may_turn_up(record, looked_at=read_clocks()):
             await self.close(record)
             return None
         # Its create was in doubt, and may yet be acted on once more.
@@ -125,13 +126,15 @@ class _Reaping:
         Args:
             living: the names of those whose owner lives, and may be about to create it: those are never struck out.
         """
-        doubtful = list(records)
+        # A record of an earlier version does not say how long its create may take.
+        longest_create = self.context.longest_create
+        doubtful = [attrs.evolve(record, longest_create=record.longest_create or longest_create) for record in records]
         pause = _FIRST_PAUSE
-        # Whoever set the clock meanwhile does not keep us waiting for longer than a create can be in doubt.
+        # However the time of day was set, a create that was sent before now is certain after its own longest time.
         time = asyncio.get_running_loop().time
-        deadline = time() + self.context.longest_create.total_seconds()
+        began = time()
         while doubtful:
-            looked_at = now()
+            looked_at, waited = read_clocks(), timedelta(seconds=time() - began)
             try:
                 listed = await self.context.container_index.read()
             except RentGPUError as error:
@@ -144,18 +147,18 @@ class _Reaping:
                 except RentGPUError as error:
                     self.failed.append((record.name, error))
                     continue
-                judged = action_after_walk(record, found=bool(found), looked_at=looked_at)
+                judged = action_after_walk(record, found=bool(found), looked_at=looked_at, waited=waited)
                 if judged is not ReapAction.DOUBT and (
                     not await self._delete_found(record, found) or record.name in living
                 ):
                     continue
-                if may_turn_up(record, looked_at=looked_at):
+                if may_turn_up(record, looked_at=looked_at, waited=waited):
                     # Also of what was found and deleted: the service may act on its create once more.
                     still.append(record)
                 else:
                     await self._close_record(record)
             doubtful = still
-            if not wait or time() > deadline:
+            if not wait:
                 break
             if doubtful:
                 await asyncio.sleep(pause)
@@ -181,7 +184,7 @@ class _Reaping:
                     container_id=container.id,
                     is_ours=partial(is_container_of, record),
                     confirmed=True,
-                    rented_at=_unshown_since(record),
+                    unshown=_unshown(record),
                 ),
             )
             for container in found
@@ -189,9 +192,9 @@ class _Reaping:
         return None not in ended
 
 
-def _unshown_since(record: RentalRecord) -> datetime | None:
-    """Return since when the service may not have shown a container."""
-    return None if record.stage in ("ready", "detached") else record.intended_at
+def _unshown(record: RentalRecord) -> RentalRecord | None:
+    """Return a record whose container the service may not have shown yet, else None."""
+    return None if record.stage in ("ready", "detached") else record
 
 
 async def reap(
@@ -218,6 +221,7 @@ async def reap(
     judged: dict[ReapAction, list[RentalRecord]] = {action: [] for action in ReapAction}
     records, unreadable = await context.ledger.read_open()
     reaping.failed.extend((name, error) for name, error in unreadable.items() if names is None or name in names)
+    clocks = read_clocks()
     for record in records:
         if names is not None and record.name not in names:
             continue
@@ -227,7 +231,7 @@ async def reap(
             liveness = Liveness.UNKNOWN if record.owner is None else liveness_of(record.owner, here, look_up_process)
         if liveness is Liveness.ALIVE and record.container_id is None:
             living.add(record.name)
-        judged[action_for(record, now=now(), owner_is_gone=liveness is Liveness.DEAD)].append(record)
+        judged[action_for(record, now=clocks, owner_is_gone=liveness is Liveness.DEAD)].append(record)
     to_claim = [
         record for record in (*judged[ReapAction.DELETE], *judged[ReapAction.LOOK]) if record.name not in living
     ]
@@ -253,7 +257,7 @@ async def reap_by_name(context: RentalContext) -> ReapReport:
     """
     context.check_usable()
     reaping = _Reaping(context)
-    moment = now()
+    moment = read_clocks().wall
     listed = await context.container_index.read()
     named = [(container, expiry_in(container.name or "")) for container in listed.containers]
     expired = [container for container, expiry in named if expiry is not None and expiry <= moment]

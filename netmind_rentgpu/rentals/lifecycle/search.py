@@ -11,7 +11,8 @@ import attrs
 
 from netmind_rentgpu.errors import ClientStateError, RentGPUError
 from netmind_rentgpu.models import Container
-from netmind_rentgpu.rentals.context import RentalContext, now
+from netmind_rentgpu.rentals.context import RentalContext
+from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import ListedContainers, matching, still_belongs_to
 from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, UncertaintyWindow
 from netmind_rentgpu.rentals.lifecycle.deletion import Deletion, Target, write_best_effort
@@ -38,7 +39,8 @@ class AttemptSearch:
         """Take in that something of a try may turn up from now on, until it would have."""
         uncertainty = self._context.uncertainty
         attempt.uncertainty = UncertaintyWindow(
-            now() + uncertainty, asyncio.get_running_loop().time() + uncertainty.total_seconds()
+            attempt.record.present(read_clocks()) + uncertainty,
+            asyncio.get_running_loop().time() + uncertainty.total_seconds(),
         )
         attempt.record = attrs.evolve(attempt.record, certain_at=attempt.uncertainty.certain_at)
         await write_best_effort(self._context.ledger.put(attempt.record))
@@ -104,7 +106,7 @@ class AttemptSearch:
             container_id=container_id,
             is_ours=partial(still_belongs_to, attempt.record),
             confirmed=attempt.creating is not None,
-            rented_at=None if attempt.shown else attempt.record.intended_at,
+            unshown=None if attempt.shown else attempt.record,
         )
         deletion = Deletion(self._context, target, self.give_up)
         error = await deletion.run()

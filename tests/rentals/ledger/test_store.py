@@ -18,6 +18,7 @@ from rented import IMAGE, client
 
 from netmind_rentgpu import StateFileError
 from netmind_rentgpu.emulator import Emulator
+from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.ledger.store import Ledger
@@ -33,6 +34,9 @@ RECORD = RentalRecord(
     expires_at=datetime(2026, 1, 3, 3, 4, 5, 678, tzinfo=UTC),
     certain_at=datetime(2026, 1, 2, 3, 5, tzinfo=UTC),
     owner=this_process(),
+    boot="a boot",
+    booted_at=datetime(2026, 1, 1, tzinfo=UTC),
+    longest_create=timedelta(seconds=270.5),
 )
 
 
@@ -49,7 +53,9 @@ def ledger(state_file: State) -> Ledger:
 
 
 async def test_stored_record_reads_back_unchanged(state_file: State, ledger: Ledger) -> None:
-    without_optional = attrs.evolve(RECORD, name="rg-2", hourly_price=None, expires_at=None, owner=None)
+    without_optional = attrs.evolve(
+        RECORD, name="rg-2", hourly_price=None, expires_at=None, owner=None, booted_at=None, longest_create=None
+    )
     await ledger.put(RECORD)
     await ledger.put(without_optional)
     assert await ledger.list_open() == [RECORD, without_optional]
@@ -72,11 +78,11 @@ async def test_container_id_too_large_for_the_state_file_is_refused(ledger: Ledg
 
 
 async def test_detached_record_is_taken_by_only_one_caller(ledger: Ledger) -> None:
-    process, now = this_process(), RECORD.intended_at
+    process, now = this_process(), ClockReading(RECORD.intended_at)
     await ledger.put(RECORD)
     assert await ledger.claim_detached("rg-1", process, now) is None
     await ledger.put(attrs.evolve(RECORD, stage="detached", container_id=7, owner=None))
-    assert await ledger.claim_detached("rg-1", process, now + timedelta(days=2)) is None
+    assert await ledger.claim_detached("rg-1", process, ClockReading(RECORD.intended_at + timedelta(days=2))) is None
     taken = await asyncio.gather(*(ledger.claim_detached("rg-1", process, now) for _ in range(5)))
     assert len([record for record in taken if record is not None]) == 1
     other = attrs.evolve(process, process_id=1)
@@ -93,6 +99,7 @@ DAMAGES = [
     "stage = 'ended'",
     "hourly_price = 'cheap'",
     "hourly_price = 'NaN'",
+    "booted_at = 'then'",
     "owner = 'me'",
     "owner = '[]'",
     "owner = '{}'",
@@ -134,15 +141,15 @@ async def test_record_with_a_node_name_that_is_not_utf_8_is_read(state: Path, le
     assert [record.node_name for record in await ledger.list_open()] == ["n\\xff"]
 
 
-@pytest.mark.parametrize("version", [0, 1, 2])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, 5])
 async def test_older_state_file_is_migrated_and_keeps_its_rows(
     state: Path, state_file: State, ledger: Ledger, version: int
 ) -> None:
-    from netmind_rentgpu.state_file import _MIGRATIONS
+    from netmind_rentgpu.sqlite_file import MIGRATIONS
 
     state.parent.mkdir(parents=True)
     with sqlite3.connect(state) as connection:
-        for migration in _MIGRATIONS[:version]:
+        for migration in MIGRATIONS[:version]:
             connection.execute(migration)
         connection.execute(f"PRAGMA user_version = {version}")
         if version:

@@ -21,11 +21,11 @@ from until import until
 from netmind_rentgpu import AsyncRentGPU, RentalRecord, RentGPUError, StateFileError, UnexpectedResponseError
 from netmind_rentgpu.emulator import Emulator, Fault
 from netmind_rentgpu.rentals import context
-from netmind_rentgpu.rentals.ledger import process_identity
+from netmind_rentgpu.rentals.ledger import clocks, process_identity
+from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
 from netmind_rentgpu.rentals.ledger.names import new_name
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity, look_up_process, this_process
-from netmind_rentgpu.rentals.lifecycle import reaper
 from netmind_rentgpu.wire.caller import Caller
 
 
@@ -228,7 +228,7 @@ async def test_intent_of_a_killed_process_stays_doubtful_until_it_is_certain(
         container_id=None,
         shown_name=None,
         owner=attrs.evolve(this_process(), process_id=NO_PROCESS),
-        certain_at=context.now() + timedelta(seconds=5),
+        certain_at=read_clocks().wall + timedelta(seconds=5),
     )
     await gpu.rentals._context.ledger.put(intent)
     report = await gpu.rentals.reap()
@@ -248,7 +248,7 @@ async def test_clock_set_back_does_not_keep_the_reaper_waiting(
 ) -> None:
     monkeypatch.setattr(context, "LONGEST_LOCK", -4.0)
     assert timedelta(0) < gpu._context.longest_create < timedelta(seconds=2)
-    moment = context.now()
+    moment = read_clocks().wall
     record = RentalRecord(
         name=new_name(moment),
         stage="abandoned",
@@ -261,14 +261,39 @@ async def test_clock_set_back_does_not_keep_the_reaper_waiting(
     )
     await gpu._context.ledger.put(record)
     async with asyncio.timeout(20):
-        assert (await gpu.rentals.reap(wait=True)).doubtful == (record,)
+        report = await gpu.rentals.reap(wait=True)
+    assert (report.gone, report.clean) == ((record.name,), True)
+    assert await gpu.rentals.list() == []
+
+
+async def test_reap_waits_as_long_as_the_killed_clients_own_create_may_take(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gpu.rent(image=IMAGE, key=most_gpus_first) as rental:
+        record = await rental.detach()
+    # The reaper's own creates take no time at all, by comparison.
+    monkeypatch.setattr(context, "LONGEST_LOCK", -4.4)
+    assert gpu._context.longest_create < timedelta(seconds=1)
+    intent = attrs.evolve(
+        record,
+        stage="intended",
+        container_id=None,
+        owner=attrs.evolve(this_process(), process_id=NO_PROCESS),
+        certain_at=record.present(read_clocks()) + timedelta(seconds=3),
+        longest_create=timedelta(seconds=3),
+    )
+    await gpu._context.ledger.put(intent)
+    report = await gpu.rentals.reap(wait=True)
+    assert (report.deleted, report.doubtful) == ((record.name,), ())
+    assert await gpu.rentals.list() == []
+    emulator.assert_nothing_rented()
 
 
 async def test_container_gone_is_reported_once_by_a_reap_that_waits(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     async with gpu.rent(image=IMAGE) as rental:
         record = await rental.detach()
     await gpu.containers.delete(rental.container.id)
-    moment = context.now()
+    moment = read_clocks().wall
     await gpu.rentals._context.ledger.put(
         attrs.evolve(record, expires_at=moment, certain_at=moment + timedelta(seconds=0.5))
     )
@@ -304,8 +329,8 @@ async def test_unreadable_container_does_not_stop_a_reap_by_name(
                 item["id"] = "c-7f" if item["name"] == "foreign" else item["id"]
         return reply
 
-    later = reaper.now() + timedelta(days=2)
-    monkeypatch.setattr(reaper, "now", lambda: later)
+    later = clocks._wall() + timedelta(days=2)
+    monkeypatch.setattr(clocks, "_wall", lambda: later)
     monkeypatch.setattr(Caller, "call", call_with_an_unreadable_id)
     report = await gpu.rentals.reap(by_name=True)
     monkeypatch.undo()

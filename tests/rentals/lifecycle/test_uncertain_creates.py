@@ -16,8 +16,9 @@ from until import until
 
 from netmind_rentgpu import APIConnectionError, AsyncRentGPU, ServerError, Timeouts
 from netmind_rentgpu.emulator import Emulator, Fault
+from netmind_rentgpu.rentals.ledger import clocks
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
-from netmind_rentgpu.rentals.lifecycle import deletion, expiry, search
+from netmind_rentgpu.rentals.lifecycle import expiry
 
 
 @pytest.fixture
@@ -179,9 +180,8 @@ async def test_clock_set_forward_does_not_make_a_create_certain(
     async with client(emulator, state, UNCERTAIN) as gpu:
         emulator.faults.add(Fault("late commit", seconds=3600))
         async with gpu.rent(image=IMAGE):
-            moment = search.now()
-            for module in (search, deletion):
-                monkeypatch.setattr(module, "now", lambda: moment + timedelta(hours=3))
+            moment = clocks._wall()
+            monkeypatch.setattr(clocks, "_wall", lambda: moment + timedelta(hours=3))
         monkeypatch.undo()
         (record,) = await gpu.rentals.list()
         emulator.clock.advance(3600)

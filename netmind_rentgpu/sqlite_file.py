@@ -1,0 +1,211 @@
+"""The SQLite file itself: made, opened, migrated, and told from another at its path. The only file that knows SQLite."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from netmind_rentgpu.errors import StateFileError
+
+__all__ = [
+    "LONGEST_LOCK",
+    "MIGRATIONS",
+    "Connection",
+    "DatabaseError",
+    "Identity",
+    "add_rows",
+    "identity_of",
+    "open_file",
+    "rows_of",
+]
+
+Connection: TypeAlias = sqlite3.Connection
+DatabaseError = sqlite3.Error
+Identity: TypeAlias = tuple[int, int]
+"""A file's device and inode."""
+
+# Each brings the file from its place in this list to the next version.
+MIGRATIONS: Final = (
+    """
+    CREATE TABLE host_keys (
+        account TEXT NOT NULL,
+        container_id INTEGER NOT NULL,
+        public_key TEXT NOT NULL,
+        pinned_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
+        PRIMARY KEY (account, container_id)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE rentals (
+        account TEXT NOT NULL,
+        name TEXT NOT NULL,
+        stage TEXT NOT NULL,
+        container_id INTEGER,
+        shown_name TEXT,
+        node_name TEXT NOT NULL,
+        gpus INTEGER NOT NULL,
+        hourly_price TEXT,
+        intended_at TEXT NOT NULL,
+        expires_at TEXT,
+        certain_at TEXT NOT NULL,
+        owner TEXT,
+        PRIMARY KEY (account, name)
+    ) STRICT
+    """,
+    """
+    CREATE TABLE passwords (
+        account TEXT NOT NULL PRIMARY KEY,
+        value TEXT NOT NULL,
+        auth_id INTEGER,
+        claimed_at REAL NOT NULL DEFAULT 0
+    ) STRICT
+    """,
+    "ALTER TABLE rentals ADD COLUMN boot TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE rentals ADD COLUMN booted_at TEXT",
+    "ALTER TABLE rentals ADD COLUMN longest_create REAL",
+)
+# Another process holds the file for milliseconds, and a hundred that begin at once for seconds.
+LONGEST_LOCK: Final = 30.0
+"""For how many seconds the file may be in use elsewhere before that is an error."""
+_PAUSE = 0.05
+_MOST_OPENINGS = 5
+
+
+def identity_of(path: Path) -> Identity | None:
+    """Return what tells a path's file from others; None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def rows_of(connection: Connection) -> dict[str, list[tuple[Any, ...]]]:
+    """Return all rows, by table."""
+    tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    return {table: connection.execute(f"SELECT * FROM {table}").fetchall() for (table,) in tables}  # noqa: S608  # our own
+
+
+def add_rows(connection: Connection, rows: Mapping[str, Sequence[tuple[Any, ...]]]) -> None:
+    """Add the rows of all tables that are not there yet."""
+    connection.execute("BEGIN IMMEDIATE")
+    for table, content in rows.items():
+        if content:
+            places = ", ".join("?" * len(content[0]))
+            connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", content)  # noqa: S608  # our own
+    connection.execute("COMMIT")
+
+
+def open_file(path: Path) -> tuple[Connection, Identity]:
+    """Open a file, which is made where there is none, and migrate it.
+
+    Raises:
+        StateFileError: processes cannot share it, or it is of a newer version.
+        DatabaseError, OSError: it cannot be opened.
+    """
+    # Where a link leads to nothing yet, the file is made there.
+    path = Path(os.path.realpath(path))
+    for _ in range(_MOST_OPENINGS):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            with _alone_in(path.parent) as alone:
+                if alone and not path.exists():
+                    _remove_remains(path)
+                _make(path)
+        identity = identity_of(path)
+        connection = sqlite3.connect(path, timeout=LONGEST_LOCK, isolation_level=None, check_same_thread=False)
+        try:
+            _set_up(connection, path)
+        except BaseException:
+            connection.close()
+            raise
+        if identity is not None and identity_of(path) == identity:
+            return connection, identity
+        connection.close()
+    raise OSError("it is replaced again and again")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[bool]:
+    """Keep other processes from making a file in a folder; give False where the system cannot do that."""
+    try:
+        import fcntl
+    except ImportError:
+        yield False
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:  # some file systems lock no folders
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def _remove_remains(path: Path) -> None:
+    """Remove what a deleted file has left, because SQLite would take it for the new one's."""
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _make(path: Path) -> None:
+    """Make an empty file for its user alone; SQLite would make it readable for others.
+
+    Under another name first: whoever closes a descriptor of a file lets go of all locks that the process has on it.
+    """
+    descriptor, new = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
+    os.close(descriptor)
+    try:
+        os.link(new, path)
+    except FileExistsError:
+        pass
+    except OSError:  # some file systems have no links
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    finally:
+        Path(new).unlink()
+
+
+def _set_up(connection: Connection, path: Path) -> None:
+    if _patiently(connection, "PRAGMA journal_mode = WAL") != "wal":
+        raise StateFileError(f"the state file {path} cannot be used: processes cannot share it where it lies")
+    connection.execute("PRAGMA synchronous = FULL")
+    _migrate(connection, path)
+
+
+def _patiently(connection: Connection, pragma: str) -> Any:
+    """Ask until nobody else is just opening the file: for this SQLite does not wait by itself."""
+    deadline = time.monotonic() + LONGEST_LOCK
+    while True:
+        try:
+            return connection.execute(pragma).fetchone()[0]
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE)
+
+
+def _migrate(connection: Connection, path: Path) -> None:
+    def version() -> int:
+        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+    if version() == len(MIGRATIONS):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    # Another process may have been first.
+    if version() > len(MIGRATIONS):
+        connection.execute("ROLLBACK")
+        raise StateFileError(f"the state file {path} was written by a newer version of this package")
+    for number in range(version(), len(MIGRATIONS)):
+        connection.execute(MIGRATIONS[number])
+        connection.execute(f"PRAGMA user_version = {number + 1}")
+    connection.execute("COMMIT")
