@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -132,14 +133,14 @@ def open_file(path: Path) -> tuple[Connection, Identity]:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[bool]:
+def _alone_in(folder: Path) -> Generator[bool]:
     """Keep other processes from making a file in a folder; give False where the system cannot do that."""
-    try:
-        import fcntl
-    except ImportError:
+    if sys.platform == "win32":
         yield False
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -170,7 +171,7 @@ def _make(path: Path) -> None:
         pass
     except OSError:  # some file systems have no links
         with suppress(FileExistsError):
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     finally:
         Path(new).unlink()
 

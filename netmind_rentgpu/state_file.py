@@ -44,11 +44,25 @@ _GATHERING = 0.02
 _never_closed: list[Connection] = []
 
 
+_TABLES = ("host_keys", "passwords", "rentals")
+
+
 class State:
     """One client's way to the file, which is made when it is first needed."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, *, account: str = "", is_earlier_account: Callable[[str], bool] | None = None
+    ) -> None:
+        """Set up; the file is opened when it is first needed.
+
+        Args:
+            account: the client's.
+            is_earlier_account: returns True for a name that an earlier version gave the account; rows under it are renamed.
+        """
         self._path = path
+        self._account = account
+        # None once it has been asked about the names in the file.
+        self._is_earlier_account = is_earlier_account
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         # Device and inode of the file that is open: the path may lead to another by now, or to none.
@@ -215,6 +229,7 @@ class State:
                 self._restore_if_moved()
         try:
             with closing(open_file(self._path)[0]) as connection:
+                self._rename_account(connection)
                 return look(connection)
         except (DatabaseError, OSError) as error:
             raise self._unusable(error) from error
@@ -266,8 +281,23 @@ class State:
             self._connection = None
         if self._connection is None:
             self._connection, self._identity = open_file(self._path)
+            self._rename_account(self._connection)
             self._process = os.getpid()
         return self._connection
+
+    def _rename_account(self, connection: Connection) -> None:
+        """Give the account's rows its name of today, once."""
+        is_earlier = self._is_earlier_account
+        if is_earlier is None:
+            return
+        for table in _TABLES:
+            accounts = connection.execute(f"SELECT DISTINCT account FROM {table}").fetchall()  # noqa: S608  # our own
+            for (account,) in accounts:
+                if is_earlier(account):
+                    # What is there under both names stays as it is under that of today.
+                    renaming = f"UPDATE OR IGNORE {table} SET account = ? WHERE account = ?"  # noqa: S608  # our own
+                    connection.execute(renaming, (self._account, account))
+        self._is_earlier_account = None
 
     def _has_moved(self) -> bool:
         """Return True if the open file is not what its path leads to any more."""

@@ -1,12 +1,15 @@
 """The settings of a client: where they come from, and which are refused."""
 
+import hashlib
 import pickle
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from netmind_rentgpu import AsyncRentGPU, ConfigurationError, InvalidArgumentError, Retries, Timeouts
-from netmind_rentgpu.settings import DEFAULT, Settings, timeouts_for
+from netmind_rentgpu.settings import DEFAULT, Settings, normalized_origin, timeouts_for
 
 
 def resolve(environment: dict[str, str] | None = None, **arguments: Any) -> Settings:
@@ -212,3 +215,82 @@ def test_invalid_count_is_refused(arguments: dict[str, Any], problem: str) -> No
 def test_invalid_delay_is_refused(field: str, value: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=f"{field}: must be a number of seconds"):
         Retries(**{field: value})
+
+
+# The account, as the state file knows it.
+
+
+def earlier_account(spelling: str, token: str = "token") -> str:
+    """Return what earlier versions called an account: by the origin as it was spelled."""
+    return f"{spelling} {hashlib.sha256(f'{spelling} {token}'.encode()).hexdigest()[:32]}"
+
+
+SPELLINGS = [
+    "https://API.NetMind.AI",
+    "HTTPS://api.netmind.ai",
+    "https://api.netmind.ai:443",
+    "https://api.netmind.ai:",
+    "https://api.netmind.ai.",
+    "https://api.netmind.ai/",
+    "https://api.netmind.ai/prefix",
+    "hTTps://Api.Netmind.ai.:443/",
+]
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_account_is_the_same_however_its_origin_is_spelled(spelling: str) -> None:
+    usual = resolve().account
+    # It is what it was for the usual spelling, so that existing rows are found.
+    assert usual == earlier_account("https://api.netmind.ai")
+    assert resolve(base_url=spelling).account == usual
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("http://[::1]:80", "http://[0:0::1]"),
+        ("http://127.0.0.1:80", "http://127.0.0.1"),
+        ("https://b\u00fccher.example", "https://xn--bcher-kva.example:443"),
+        ("https://B\u00dcCHER.example", "https://xn--bcher-kva.example"),
+    ],
+)
+def test_addresses_and_international_names_are_one_origin(one: str, other: str) -> None:
+    assert resolve(base_url=one).account == resolve(base_url=other).account
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "https://api.netmind.ai:8443",
+        "https://api.netmind.ai:80",
+        "https://netmind.ai",
+        "https://api.netmind.ai.example",
+        "http://localhost",
+        "http://127.0.0.1:443",
+    ],
+)
+def test_other_origins_are_other_accounts(base_url: str) -> None:
+    assert resolve(base_url=base_url).account != resolve().account
+
+
+@given(host=st.from_regex(r"[a-z]{1,9}(\.[a-z]{1,9}){0,3}", fullmatch=True), port=st.none() | st.integers(0, 65535))
+def test_normalized_origin_is_its_own_normal_form(host: str, port: int | None) -> None:
+    origin = normalized_origin(f"https://{host}{'' if port is None else f':{port}'}")
+    assert normalized_origin(origin) == origin
+    assert normalized_origin(f"HTTPS://{host.upper()}.:{'' if port is None else port}/") == origin
+
+
+@pytest.mark.parametrize("spelling", [*SPELLINGS[:5], "https://Api.netmind.ai.:443"])
+def test_accounts_of_earlier_versions_are_recognized(spelling: str) -> None:
+    settings = resolve()
+    spelled = spelling.partition("://")[0].lower() + "://" + spelling.partition("://")[2]
+    is_usual = spelled == "https://api.netmind.ai"
+    assert settings.is_earlier_account(earlier_account(spelled)) is not is_usual
+    assert not settings.is_earlier_account(settings.account)
+    assert not settings.is_earlier_account(earlier_account(spelled, "another token"))
+    assert not settings.is_earlier_account(earlier_account("https://Netmind.ai"))
+
+
+@pytest.mark.parametrize("account", ["", "account", "https://api.netmind.ai:x 0", "https://[ 0", "\x00"])
+def test_account_that_cannot_be_read_is_no_earlier_one(account: str) -> None:
+    assert not resolve().is_earlier_account(account)

@@ -47,7 +47,9 @@ def _wall() -> datetime:
 
 def _since_boot() -> float:
     # On macOS, CLOCK_MONOTONIC goes on while the machine sleeps.
-    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else time.monotonic()
+    if sys.platform == "linux":
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 @cache
