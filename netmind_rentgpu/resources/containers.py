@@ -7,12 +7,14 @@ import builtins
 from collections.abc import AsyncGenerator, Iterable
 
 from netmind_rentgpu import arguments
+from netmind_rentgpu.concurrency.single_flight import SingleFlight
 from netmind_rentgpu.conditions import Condition
 from netmind_rentgpu.errors import (
     ConflictError,
     InvalidArgumentError,
     InvalidRequestError,
     NotFoundError,
+    RentGPUError,
 )
 from netmind_rentgpu.models import Container, PaymentType
 from netmind_rentgpu.requests import ListQuery, NewContainer
@@ -47,6 +49,7 @@ class AsyncContainers:
         self._sizes = PageSize(caller.profile.page_size)
         self._poller = SharedPoller(caller, self._sizes, _PATH)
         self._probes = asyncio.Semaphore(_PROBES_AT_ONCE)
+        self._listed_ids: SingleFlight[frozenset[int]] = SingleFlight(fresh=0)
 
     async def create(
         self,
@@ -164,27 +167,44 @@ class AsyncContainers:
         """Delete a container (`DELETE /v1/rentgpu/containers/{container_id}`), which ends what it costs.
 
         Args:
-            missing_ok: take it for done if there is none with that id. It is taken for done in any case where an earlier
-                attempt of this same call may have deleted it.
+            missing_ok: return None if there is none with that id: neither the answer nor the list of containers shows it.
+                The same holds in any case where an earlier attempt of this same call may have deleted it.
 
         Returns:
             The container as it was, where the service says so; it may answer with nothing.
 
         Raises:
-            NotFoundError: there is none with that id (where the service says so in another way, it is that error).
+            NotFoundError: there is none with that id (where the service says so in another way, it is that error). With
+                `missing_ok`: the list shows the container, or could not be read to its end.
             RentGPUError: any other of the client's errors.
         """
+        was_deleted = self._poller.is_deleted(container_id)
         try:
             return await self._delete(container_id, timeout=timeout)
         except (NotFoundError, ConflictError, InvalidRequestError) as error:
             # What a second delete answers is not documented. If it is about one that is gone, there is nothing to get.
-            if not isinstance(error, NotFoundError):
-                if not await self._is_gone(container_id, timeout):
-                    raise
-                self._poller.touch(container_id, deleted=True)
-            if missing_ok or error.earlier_attempt_unclear:
-                return None
-            raise
+            if not (missing_ok or error.earlier_attempt_unclear):
+                raise
+            if not isinstance(error, NotFoundError) and not await self._is_gone(container_id, timeout):
+                raise
+            if not was_deleted and not await self._is_unlisted(container_id, timeout):
+                raise
+            self._poller.touch(container_id, deleted=True)
+            return None
+
+    async def _is_unlisted(self, container_id: int, timeout: TimeoutOption) -> bool:
+        """Return True if a walk over the whole list, shared by all who ask meanwhile, does not show a container.
+
+        A gateway's 404 must not hide a container that still costs money.
+        """
+
+        async def walk() -> frozenset[int]:
+            return frozenset([container.id async for container in self.list(timeout=timeout)])
+
+        try:
+            return container_id not in await self._listed_ids.get(walk)
+        except RentGPUError:
+            return False
 
     async def _delete(self, container_id: int, *, timeout: TimeoutOption) -> Container | None:
         """Delete a container; raise what the service answers, also where an earlier attempt may have been why."""
@@ -193,9 +213,6 @@ class AsyncContainers:
         try:
             container = await self._caller.one_or_none(Container, request, timeout)
             deleted = True
-        except NotFoundError:
-            deleted = True
-            raise
         finally:
             self._poller.touch(container_id, deleted=deleted)
         return container

@@ -50,6 +50,8 @@ class PollRound:
         answered: how many containers were there that the list did not show.
         told: some request of it was answered.
         failed: why those could not be got that it has given up.
+        missing: ids that a GET has answered with 404, and when that was sent. A gateway may be wrong, so that the list is
+            walked to its end before they count as gone.
         recount: it walks as far as the account is thought to reach, even where that seems to cost more.
         kept: the pages that it has seen, by marker and limit.
     """
@@ -65,12 +67,18 @@ class PollRound:
     answered: int = 0
     told: bool = False
     failed: dict[int, RentGPUError] = attrs.field(factory=dict[int, RentGPUError])
+    missing: dict[int, tuple[float, NotFoundError]] = attrs.field(factory=dict[int, "tuple[float, NotFoundError]"])
     recount: bool = False
     kept: set[tuple[int | str | None, int]] = attrs.field(factory=set["tuple[int | str | None, int]"])
 
     @property
     def over(self) -> bool:
-        return not self.left and (self.walk.done or not self.to_end)
+        return not self.left and (self.walk.done or not (self.to_end or self.missing))
+
+    @property
+    def walked_to_end(self) -> bool:
+        """The walk has seen all there was when it came by."""
+        return self.walk.done and not self.walk.gave_up
 
     def passed(self, container_id: int) -> bool:
         """Tell whether one that is wanted only now would be missed."""
@@ -137,7 +145,8 @@ class Poller:
         if not poll_round.pages and worth_recounting(wanted, pages, gets=self._gets):
             poll_round.recount, self._gets = True, 0
         by_itself = one_by_one(wanted, pages) and not (poll_round.recount and seen < self._account)
-        poll_round.walking = not poll_round.walk.done and (poll_round.to_end or not by_itself)
+        to_end = poll_round.to_end or bool(poll_round.missing)
+        poll_round.walking = not poll_round.walk.done and (to_end or not by_itself)
         if poll_round.walking:
             await self._ask_for_page(poll_round)
             return
@@ -189,15 +198,29 @@ class Poller:
             page = known
             page.asked = asked
             poll_round.left.difference_update(page.ids)
+        for container_id in poll_round.missing.keys() & set(page.ids):
+            # The list shows it, so that the 404 was wrong.
+            del poll_round.missing[container_id]
         poll_round.kept.add((marker, limit))
         poll_round.hits += before - len(poll_round.left)
         poll_round.pages += 1
         self._page = max(page.count, 1) if poll_round.pages == 1 else max(self._page, page.count)
         walk.received(page.ids, page.count, limit)
+        if walk.done:
+            self._settle_missing(poll_round)
         if walk.done or (poll_round.recount and not poll_round.left):
             self._account = len(walk.seen)
         else:
             self._account = max(self._account, len(walk.seen))
+
+    def _settle_missing(self, poll_round: PollRound) -> None:
+        """Count as gone what neither a GET nor the walk has shown."""
+        for container_id, (asked, error) in poll_round.missing.items():
+            if poll_round.walked_to_end:
+                self._snapshots.take_gone(container_id, asked)
+            else:
+                self.failures[container_id] = error
+        poll_round.missing.clear()
 
     def _take_page(
         self, poll_round: PollRound, ids: list[int | None], decoded: DecodedResponse, asked: float
@@ -283,10 +306,22 @@ class Poller:
         try:
             decoded = await self._call(request)
             self._caller.read(request, decoded, self._snapshots.read)
-        except NotFoundError:
+        except NotFoundError as error:
             poll_round.told = True
-            counts = self._snapshots.take_gone(container_id, asked)
             self._unlisted.pop(container_id, None)
+            if self._snapshots.is_deleted(container_id) or (
+                poll_round.walked_to_end and container_id not in poll_round.walk
+            ):
+                counts = self._snapshots.take_gone(container_id, asked)
+            elif poll_round.walk.done:
+                # The list shows it, or could not be read to its end.
+                poll_round.left.discard(container_id)
+                self.failures[container_id] = error
+                return
+            else:
+                poll_round.left.discard(container_id)
+                poll_round.missing[container_id] = (asked, error)
+                return
         except (RateLimitError, ClientStateError):
             raise
         except RentGPUError as error:

@@ -109,6 +109,8 @@ class SharedPoller:
         self._new.difference_update(forgotten)
         if self._poll_round is not None:
             self._poll_round.left.difference_update(forgotten)
+            for container_id in self._poll_round.missing.keys() & set(forgotten):
+                del self._poll_round.missing[container_id]
         self._poller.forget(forgotten)
         if self._snapshots.nobody:
             self._poller.begin_anew()
@@ -117,6 +119,10 @@ class SharedPoller:
     def touch(self, container_id: int, *, deleted: bool = False) -> None:
         """Take in that a call of our own has just changed a container, or may have: what was seen before is old."""
         self._snapshots.touch(container_id, asyncio.get_running_loop().time(), deleted=deleted)
+
+    def is_deleted(self, container_id: int) -> bool:
+        """Return True if a call of ours has deleted a container a while ago."""
+        return self._snapshots.is_deleted(container_id)
 
     def creating(self, more: int) -> None:
         """Take in that so many more creates are under way; what they make is soon asked about, and best in one look."""

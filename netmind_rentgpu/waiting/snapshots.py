@@ -190,6 +190,10 @@ class Snapshots:
             self._touched[container_id] = now
             self._shown.pop(container_id, None)
 
+    def is_deleted(self, container_id: int) -> bool:
+        """Return True if a container is known to be gone: a call of ours has deleted it."""
+        return container_id in self._gone
+
     def holds(self, page: KnownPage) -> bool:
         """Tell whether a page is the last word on each of its items, for everybody who asks."""
         return all(map(is_, map(self._shown.get, page.ids), repeat(page)))
