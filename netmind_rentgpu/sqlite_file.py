@@ -6,11 +6,13 @@ import os
 import sqlite3
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
+from weakref import WeakValueDictionary
 
 from netmind_rentgpu.errors import StateFileError
 
@@ -21,6 +23,7 @@ __all__ = [
     "DatabaseError",
     "Identity",
     "add_rows",
+    "fork_gate",
     "identity_of",
     "open_file",
     "rows_of",
@@ -75,7 +78,74 @@ MIGRATIONS: Final = (
 LONGEST_LOCK: Final = 30.0
 """For how many seconds the file may be in use elsewhere before that is an error."""
 _PAUSE = 0.05
+# A fork that waits for longer would seem to hang. It goes on then, and what its child inherits is left alone there.
+_LONGEST_USE_BEFORE_FORK = 5.0
 _MOST_OPENINGS = 5
+
+
+class UsesFile(Protocol):
+    """A user of connections that may lie open while the process forks."""
+
+    def close_before_fork(self) -> None: ...
+
+    def renew_after_fork(self) -> None: ...
+
+
+class ForkGate:
+    """Keeps connections from being in use while the process forks.
+
+    A child that closes all its descriptors, or a connection that it has inherited, would release its parent's locks, and
+    SQLite would write to whatever has taken the number of a descriptor.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._users = 0
+        self._forks = 0
+        self._files: WeakValueDictionary[int, UsesFile] = WeakValueDictionary()
+
+    def register(self, file: UsesFile) -> None:
+        """Close the connections of a file before each fork from now on."""
+        self._files[id(file)] = file
+
+    @contextmanager
+    def using(self) -> Generator[None]:
+        """Use connections; wait first until a fork is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._forks)
+            self._users += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._users -= 1
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let nothing begin to use connections, and close them, unless something still uses them after a while."""
+        with self._changed:
+            self._forks += 1
+            if self._changed.wait_for(lambda: not self._users, timeout=_LONGEST_USE_BEFORE_FORK):
+                for file in list(self._files.values()):
+                    file.close_before_fork()
+
+    def open(self) -> None:
+        """Let connections be used again."""
+        with self._changed:
+            self._forks -= 1
+            self._changed.notify_all()
+
+    def renew(self) -> None:
+        """Begin anew in a forked child, in which none of the users is."""
+        self._changed = threading.Condition()
+        self._users = self._forks = 0
+        for file in list(self._files.values()):
+            file.renew_after_fork()
+
+
+fork_gate: Final = ForkGate()
+if sys.platform != "win32":
+    os.register_at_fork(before=fork_gate.close, after_in_parent=fork_gate.open, after_in_child=fork_gate.renew)
 
 
 def identity_of(path: Path) -> Identity | None:

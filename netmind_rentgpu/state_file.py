@@ -25,6 +25,7 @@ from netmind_rentgpu.sqlite_file import (
     DatabaseError,
     Identity,
     add_rows,
+    fork_gate,
     identity_of,
     open_file,
     rows_of,
@@ -73,6 +74,7 @@ class State:
         self._writing = False
         self._began_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
+        fork_gate.register(self)
         # Whose host keys count as unknown already, though the file may not have forgotten them yet.
         self._forgotten: set[tuple[str, int]] = set()
 
@@ -128,7 +130,8 @@ class State:
         # What is still to be written would open it again; and whoever has the lock does so when it is free again.
         while self._leaving and not self._is_awaited() and self._lock.acquire(blocking=False):
             try:
-                self._leave()
+                with fork_gate.using():
+                    self._leave()
             finally:
                 self._lock.release()
 
@@ -225,10 +228,10 @@ class State:
 
     def _read(self, look: Callable[[Connection], Result]) -> Result:
         if self._has_moved():
-            with self._lock:
+            with self._lock, fork_gate.using():
                 self._restore_if_moved()
         try:
-            with closing(open_file(self._path)[0]) as connection:
+            with fork_gate.using(), closing(open_file(self._path)[0]) as connection:
                 self._rename_account(connection)
                 return look(connection)
         except (DatabaseError, OSError) as error:
@@ -242,7 +245,7 @@ class State:
 
         So an act may be done twice, the first time in vain.
         """
-        with self._lock:
+        with self._lock, fork_gate.using():
             outcomes = self._in_one_transaction(acts)
         self._leave_if_asked()
         if len(outcomes) == len(acts):
@@ -284,6 +287,16 @@ class State:
             self._rename_account(self._connection)
             self._process = os.getpid()
         return self._connection
+
+    def renew_after_fork(self) -> None:
+        """Replace the lock, because the thread that held it is not in the child."""
+        self._lock = threading.Lock()
+
+    def close_before_fork(self) -> None:
+        """Close the connection, which parent and child open again when they need it."""
+        if self._connection is not None and self._process == os.getpid():
+            self._connection.close()
+            self._connection = None
 
     def _rename_account(self, connection: Connection) -> None:
         """Give the account's rows its name of today, once."""

@@ -187,6 +187,7 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self.ident: int | None = None
+        self._starter = 0
         # The thread's frames hold `self`, and in a forked child nothing ever unwinds those: what is parked is immortal.
         self.parked: list[object] = []
         self.came_up = self._has_closed = False
@@ -210,6 +211,7 @@ class _LoopThread:
         no signal reaches, and which is itself started by one call into C.
         """
         if not self._launched:
+            self._starter = threading.get_native_id()
             try:
                 _thread.start_new_thread(self._launch, ())
             except RuntimeError as error:
@@ -294,6 +296,10 @@ class _LoopThread:
             self._over()
 
     def _run(self) -> None:
+        if threading.get_native_id() == self._starter:
+            self._failure = RuntimeError(_NO_THREAD)
+            self._over()
+            return
         self.ident = threading.get_ident()
         # The kernel gives a signal to any thread that takes it, and one that this thread takes does not end the main one's
         # wait. A subprocess that is started from here has to be given its signals back.
@@ -327,6 +333,12 @@ class _LoopThread:
                 await asyncio.gather(*self._tasks, return_exceptions=True)
                 self._has_closed = True
                 self._not_closed.release()
+
+
+_NO_THREAD = (
+    "threads are no native threads here, as under gevent's monkey patching, and an event loop would need the only one there"
+    " is; call gevent.monkey.patch_all(thread=False), or use AsyncRentGPU in a process of its own"
+)
 
 
 def _not_running(*_: object) -> None:

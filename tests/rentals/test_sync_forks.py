@@ -18,6 +18,12 @@ async def test_forked_child_that_ends_in_any_way_deletes_nothing(service: Servic
     await service.assert_nothing_left()
 
 
+async def test_daemon_that_closes_all_descriptors_can_rent_and_so_can_its_parent(service: Service) -> None:
+    program = await service.run_file("daemon_rents.py")
+    program.assert_silent("0\nhello\n2\n0\n")
+    await service.assert_nothing_left()
+
+
 async def test_forked_child_can_rent_for_itself(service: Service) -> None:
     program = await service.run("""
         with RentGPU() as gpu:
