@@ -168,6 +168,6 @@ def test_library_is_imported_only_by_its_modules(library: str) -> None:
     assert users == LIBRARY_USERS[library]
 
 
-def test_no_module_is_longer_than_400_lines() -> None:
+def test_no_module_is_longer_than_500_lines() -> None:
     for path in PACKAGE.rglob("*.py"):
-        assert len(path.read_text().splitlines()) <= 400, path
+        assert len(path.read_text().splitlines()) <= 500, path

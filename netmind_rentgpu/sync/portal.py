@@ -335,10 +335,7 @@ class _LoopThread:
                 self._not_closed.release()
 
 
-_NO_THREAD = (
-    "threads are no native threads here, as under gevent's monkey patching, and an event loop would need the only one there"
-    " is; call gevent.monkey.patch_all(thread=False), or use AsyncRentGPU in a process of its own"
-)
+_NO_THREAD = "threads are not native here, as under gevent: call gevent.monkey.patch_all(thread=False) or use AsyncRentGPU"
 
 
 def _not_running(*_: object) -> None:
