@@ -157,19 +157,32 @@ def identity_of(path: Path) -> Identity | None:
     return status.st_dev, status.st_ino
 
 
-def rows_of(connection: Connection) -> dict[str, list[tuple[Any, ...]]]:
-    """Return all rows, by table."""
+def rows_of(connection: Connection) -> dict[str, list[dict[str, Any]]]:
+    """Return all rows, by table; empty the write-ahead log, which SQLite would lay over a file that replaces this one."""
+    connection.text_factory = _decoded
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-    return {table: connection.execute(f"SELECT * FROM {table}").fetchall() for (table,) in tables}  # noqa: S608  # our own
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for (table,) in tables:
+        found = connection.execute(f"SELECT * FROM {table}")  # noqa: S608  # our own
+        names = [column[0] for column in found.description]
+        rows[table] = [dict(zip(names, row, strict=True)) for row in found]
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    return rows
 
 
-def add_rows(connection: Connection, rows: Mapping[str, Sequence[tuple[Any, ...]]]) -> None:
+def _decoded(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def add_rows(connection: Connection, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Add the rows of all tables that are not there yet."""
     connection.execute("BEGIN IMMEDIATE")
     for table, content in rows.items():
         if content:
-            places = ", ".join("?" * len(content[0]))
-            connection.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({places})", content)  # noqa: S608  # our own
+            names = ", ".join(content[0])
+            places = ", ".join(f":{name}" for name in content[0])
+            adding = f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})"  # noqa: S608  # our own
+            connection.executemany(adding, content)
     connection.execute("COMMIT")
 
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -49,7 +49,12 @@ _TABLES = ("host_keys", "passwords", "rentals")
 
 
 class State:
-    """One client's way to the file, which is made when it is first needed."""
+    """One client's way to the file, which is made when it is first needed.
+
+    Attributes:
+        restores: takes a record's name and owner; returns True if this client puts it back where the file was lost. None for
+            all records.
+    """
 
     def __init__(
         self, path: Path, *, account: str = "", is_earlier_account: Callable[[str], bool] | None = None
@@ -60,6 +65,7 @@ class State:
             account: the client's.
             is_earlier_account: returns True for a name that an earlier version gave the account; rows under it are renamed.
         """
+        self.restores: Callable[[str, str | None], bool] | None = None
         self._path = path
         self._account = account
         # None once it has been asked about the names in the file.
@@ -304,13 +310,18 @@ class State:
         if is_earlier is None:
             return
         for table in _TABLES:
-            accounts = connection.execute(f"SELECT DISTINCT account FROM {table}").fetchall()  # noqa: S608  # our own
-            for (account,) in accounts:
+            query = f"SELECT DISTINCT CAST(account AS BLOB) FROM {table}"  # noqa: S608  # our own
+            for (raw,) in connection.execute(query).fetchall():
+                account = raw.decode(errors="replace")
                 if is_earlier(account):
                     # What is there under both names stays as it is under that of today.
                     renaming = f"UPDATE OR IGNORE {table} SET account = ? WHERE account = ?"  # noqa: S608  # our own
                     connection.execute(renaming, (self._account, account))
         self._is_earlier_account = None
+
+    def _is_own(self, row: Mapping[str, Any]) -> bool:
+        """Return False for a record that another process or client keeps, which restores it itself."""
+        return self.restores is None or self.restores(row["name"], row["owner"])
 
     def _has_moved(self) -> bool:
         """Return True if the open file is not what its path leads to any more."""
@@ -333,7 +344,7 @@ class State:
             rows = rows_of(lost)
             connection, identity = open_file(self._path)
             try:
-                add_rows(connection, rows)
+                add_rows(connection, {**rows, "rentals": [row for row in rows["rentals"] if self._is_own(row)]})
             except BaseException:
                 connection.close()
                 raise

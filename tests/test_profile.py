@@ -22,6 +22,8 @@ disk_field = "disk_per_gpu"
 page_size = 50
 list_lag = 2.5
 create_lag = 7
+delete_lag = 3
+deleted_stay_listed = true
 ssh_username = "ubuntu"
 
 [image_types]
@@ -46,6 +48,8 @@ WHOLE = ServiceProfile(
     page_size=50,
     list_lag=timedelta(seconds=2.5),
     create_lag=timedelta(seconds=7),
+    delete_lag=timedelta(seconds=3),
+    deleted_stay_listed=True,
     ssh_username="ubuntu",
     image_types={"OFFICIAL": 1, "CUSTOM": 7},
     payment_types={"USD": 3},
@@ -86,6 +90,7 @@ def test_client_takes_a_profile_a_path_or_the_variable(tmp_path: Path, monkeypat
         ("price_period = inf", "price_period must be a duration"),
         ('list_lag = "soon"', "list_lag must be a duration"),
         ("list_lag = -1", "list_lag must be a duration"),
+        ("deleted_stay_listed = 1", "deleted_stay_listed must be true or false"),
         ("payment_types = 3", "payment_types must give each name a whole number"),
         ('payment_types = {USD = "0"}', "payment_types must give each name a whole number"),
         ("payment_types = {USD = 0, NMT = 0}", "payment_types gives one number to two names"),

@@ -16,7 +16,8 @@ from netmind_rentgpu.errors import ClientStateError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
-from netmind_rentgpu.rentals.ledger.store import Ledger
+from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
+from netmind_rentgpu.rentals.ledger.store import Ledger, read_owner
 from netmind_rentgpu.rentals.selection.catalog import MachineCatalog
 from netmind_rentgpu.rentals.selection.images import ImageResolver
 from netmind_rentgpu.rentals.selection.password import AccountPassword
@@ -122,7 +123,7 @@ class RentalContext:
         elsewhere: Callable[[], AbstractAsyncContextManager[RentalContext]],
     ) -> RentalContext:
         """Create the context of a client's rentals from the client's parts."""
-        return cls(
+        context = cls(
             profile=profile,
             containers=containers,
             ledger=Ledger(state, account),
@@ -135,6 +136,20 @@ class RentalContext:
             shell_on=shell_on,
             elsewhere=elsewhere,
         )
+        state.restores = context.restores
+        return context
+
+    def restores(self, name: str, owner: str | None) -> bool:
+        """Return True if a record is to be put back by this client where the state file was lost.
+
+        That holds for its own, for those that no process owns, and for those whose owner is dead. Another live process or
+        client keeps its own, and has perhaps closed it meanwhile.
+        """
+        if name in self.names or owner is None:
+            return True
+        identity = read_owner(owner)
+        here = this_process()
+        return identity is None or (identity != here and liveness_of(identity, here, look_up_process) is Liveness.DEAD)
 
     @property
     def longest_create(self) -> timedelta:

@@ -16,6 +16,7 @@ from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.errors import (
     BudgetExceededError,
     ClientStateError,
+    ContainerFailedError,
     ContainerGoneError,
     NotFoundError,
     ReleaseError,
@@ -28,7 +29,7 @@ from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.at_exit import release_at_exit
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.clocks import read_clocks
-from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced
+from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced, still_belongs_to
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer, OwnerTask
@@ -271,8 +272,16 @@ class AsyncRental:
     async def _make_ready(self, provisioned: ProvisionedRental) -> None:
         record, containers = provisioned.record, self._context.containers
         deadline = asyncio.get_running_loop().time() + self._timeout
-        container = await containers.wait_ready(provisioned.container.id, timeout=self._timeout)
-        check_not_replaced(record, container)
+
+        def is_replaced(shown: Container) -> bool:
+            return still_belongs_to(record, shown) is False
+
+        try:
+            # Before each login, because another container must not be told the password.
+            container = await containers.wait_ready(provisioned.container.id, timeout=self._timeout, fail=is_replaced)
+        except ContainerFailedError as error:
+            check_not_replaced(record, error.container)
+            raise
         await self._shell.open(container, deadline, containers.get)
         if provisioned.kept:
             # From now on it is the user's own. With its record it would be deleted once we are gone.
@@ -302,6 +311,8 @@ class AsyncRental:
         except (NotFoundError, ContainerGoneError) as error:
             if self._releasing is not None:  # which has deleted it
                 raise self._state.unusable() from error
+            if isinstance(error, NotFoundError) and not await self._is_unlisted(had.container.id):
+                return had.container
             self._state.cause = (
                 RentalEndedError,
                 f"the container of {had.record.name}, {had.container.id}, is gone",
@@ -311,6 +322,13 @@ class AsyncRental:
             return had.container
         self._state.provisioned = attrs.evolve(had, container=container)
         return container
+
+    async def _is_unlisted(self, container_id: int) -> bool:
+        try:
+            listed = await self._context.container_index.read()
+        except RentGPUError:
+            return False
+        return not listed.unreadable and all(container.id != container_id for container in listed.containers)
 
     def _expire(self) -> None:
         self._state.cause = (

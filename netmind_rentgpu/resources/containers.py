@@ -94,9 +94,11 @@ class AsyncContainers:
         self._caller.check_usable()
         self._poller.creating(1)
         try:
-            return await self._caller.one(Container, request, timeout)
+            container = await self._caller.one(Container, request, timeout)
+            self._poller.created(container.id)
         finally:
             self._poller.creating(-1)
+        return container
 
     def list(
         self,
@@ -199,7 +201,12 @@ class AsyncContainers:
         """
 
         async def walk() -> frozenset[int]:
-            return frozenset([container.id async for container in self.list(timeout=timeout)])
+            ids: set[int] = set()
+            async for page in self.list(timeout=timeout).pages():
+                ids.update(container.id for container in page.items)
+                if page.unreadable:
+                    raise page.unreadable[0]
+            return frozenset(ids)
 
         try:
             return container_id not in await self._listed_ids.get(walk)

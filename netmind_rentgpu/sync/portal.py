@@ -335,7 +335,9 @@ class _LoopThread:
                 self._not_closed.release()
 
 
-_NO_THREAD = "threads are not native here, as under gevent: call gevent.monkey.patch_all(thread=False) or use AsyncRentGPU"
+_NO_THREAD = (
+    "threads are not native here, as under gevent: call gevent.monkey.patch_all(thread=False) or use AsyncRentGPU"
+)
 
 
 def _not_running(*_: object) -> None:

@@ -78,7 +78,7 @@ class PollRound:
     @property
     def walked_to_end(self) -> bool:
         """The walk has seen all there was when it came by."""
-        return self.walk.done and not self.walk.gave_up
+        return self.walk.complete
 
     def passed(self, container_id: int) -> bool:
         """Tell whether one that is wanted only now would be missed."""
@@ -309,9 +309,8 @@ class Poller:
         except NotFoundError as error:
             poll_round.told = True
             self._unlisted.pop(container_id, None)
-            if self._snapshots.is_deleted(container_id) or (
-                poll_round.walked_to_end and container_id not in poll_round.walk
-            ):
+            unlisted = poll_round.walked_to_end and container_id not in poll_round.walk
+            if unlisted or self._snapshots.is_deleted(container_id, asked):
                 counts = self._snapshots.take_gone(container_id, asked)
             elif poll_round.walk.done:
                 # The list shows it, or could not be read to its end.

@@ -122,7 +122,11 @@ class SharedPoller:
 
     def is_deleted(self, container_id: int) -> bool:
         """Return True if a call of ours has deleted a container a while ago."""
-        return self._snapshots.is_deleted(container_id)
+        return self._snapshots.is_deleted(container_id, asyncio.get_running_loop().time())
+
+    def created(self, container_id: int) -> None:
+        """Record that a call of ours has created a container."""
+        self._snapshots.created(container_id)
 
     def creating(self, more: int) -> None:
         """Take in that so many more creates are under way; what they make is soon asked about, and best in one look."""

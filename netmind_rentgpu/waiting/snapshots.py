@@ -190,9 +190,13 @@ class Snapshots:
             self._touched[container_id] = now
             self._shown.pop(container_id, None)
 
-    def is_deleted(self, container_id: int) -> bool:
-        """Return True if a container is known to be gone: a call of ours has deleted it."""
-        return container_id in self._gone
+    def created(self, container_id: int) -> None:
+        """Record that a call of ours has created a container, perhaps with the id of an earlier one."""
+        self._gone.pop(container_id, None)
+
+    def is_deleted(self, container_id: int, now: float) -> bool:
+        """Return True if a container is known to be gone: a call of ours has deleted it a moment ago."""
+        return now - self._gone.get(container_id, -math.inf) <= self._lag
 
     def holds(self, page: KnownPage) -> bool:
         """Tell whether a page is the last word on each of its items, for everybody who asks."""

@@ -7,6 +7,7 @@ import re
 
 import pytest
 from bare_client import create
+from hostile import Hostile, answer
 from responses import Responses
 from until import until
 
@@ -84,6 +85,16 @@ async def test_get_raises_not_found_as_the_service_does(gpu: AsyncRentGPU, emula
     with pytest.raises(NotFoundError):
         await gpu.containers.get(container.id)
     assert not emulator.requests.of("list_containers")
+
+
+async def test_list_with_an_unreadable_item_does_not_agree_with_a_404() -> None:
+    not_found = answer({"detail": "Not Found"}, 404)
+    async with (
+        Hostile([not_found, answer([{"name": "no id"}]), answer([])]) as server,
+        AsyncRentGPU("t", base_url=server.url, retries=0) as gpu,
+    ):
+        with pytest.raises(NotFoundError):
+            await gpu.containers.delete(1, missing_ok=True)
 
 
 # Waits.

@@ -355,16 +355,19 @@ async def test_cookies_are_not_kept() -> None:
         assert "cookie" not in server.seen[1].headers
 
 
+NOT_FOUND = answer({"detail": "Container not found"}, 404)
+
+
 @pytest.mark.parametrize("fault", [hostile.close, hostile.reset])
 async def test_lost_delete_is_retried_and_its_404_counts_as_deleted(fault: hostile.Behaviour) -> None:
     async with (
-        Hostile([answer(), fault, answer({"detail": "Container not found"}, 404)]) as server,
+        Hostile([answer(), fault, NOT_FOUND, answer([]), NOT_FOUND]) as server,
         client(server) as gpu,
     ):
         await gpu.containers.get(1)
-        # The first delete was read and its answer lost; the 404 for the second is its effect.
+        # The first delete was read and its answer lost; the 404 for the second is its effect, and the list agrees.
         assert await gpu.containers.delete(1) is None
-        assert [request.method for request in server.seen] == ["GET", "DELETE", "DELETE"]
+        assert [request.method for request in server.seen] == ["GET", "DELETE", "DELETE", "GET"]
 
         with pytest.raises(NotFoundError) as caught:
             await gpu.containers.delete(1)

@@ -46,9 +46,11 @@ def _wall() -> datetime:
 
 
 def _since_boot() -> float:
-    # On macOS, CLOCK_MONOTONIC goes on while the machine sleeps.
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
+    if sys.platform == "darwin":
+        # Unlike `time.monotonic`, it goes on while the machine sleeps.
+        return time.clock_gettime(time.CLOCK_MONOTONIC)
     return time.monotonic()
 
 

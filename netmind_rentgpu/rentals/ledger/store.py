@@ -22,11 +22,13 @@ from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 from netmind_rentgpu.rentals.ledger.records import RentalRecord, Stage
 from netmind_rentgpu.state_file import Connection, State, forget_host_keys
 
-__all__ = ["Ledger"]
+__all__ = ["Ledger", "read_owner"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 _STAGES: tuple[Stage, ...] = get_args(Stage)
+# Beyond these years, sums of times could leave what Python can hold.
+_EARLIEST, _LATEST = 1970, 3000
 # No system numbers its processes beyond this.
 _TOO_LARGE = 2**31
 
@@ -262,7 +264,17 @@ def _read_moment(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")
+    if not _EARLIEST <= moment.year <= _LATEST:
+        raise ValueError(f"{text!r} is out of range")
     return moment
+
+
+def read_owner(text: str) -> ProcessIdentity | None:
+    """Return the owner that a record names; None where that cannot be read."""
+    try:
+        return _read_owner(text)
+    except (ValueError, TypeError, RecursionError):
+        return None
 
 
 def _read_owner(text: str) -> ProcessIdentity:

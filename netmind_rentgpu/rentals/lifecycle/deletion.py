@@ -79,17 +79,19 @@ class Deletion:
         self._timeouts = per_attempt_timeouts(context.timeouts)
         self._attempts = 0
         self._acknowledged = 0
+        self._denials = 0
         self.was_gone: bool = False
         self.was_replaced: bool = False
 
     async def run(self) -> RentGPUError | None:
         """Delete the container, though the caller's task is cancelled a few times; return the error if that failed."""
         profile, time = self._context.profile, asyncio.get_running_loop().time
-        lag = self._list_lag_left()
+        lag = max(0.0, self._list_lag_left())
+        known_at = time() + lag
         longest = max(_LONGEST_DELETION, lag + _LONGEST_PAUSE if lag > 0 else 0) + profile.delete_lag.total_seconds()
         deadline, pause = time() + longest, _FIRST_PAUSE
         while True:
-            error = await self._attempt(is_known=self._list_lag_left() <= 0)
+            error = await self._attempt(is_known=time() >= known_at)
             if error is None:
                 return None
             hopeless = isinstance(error, _FINAL) or self._acknowledged > 1
@@ -104,7 +106,9 @@ class Deletion:
         if record is None:
             return 0.0
         passed = min(clocks.wall, record.present(clocks)) - record.intended_at
-        return (self._context.profile.list_lag - passed).total_seconds()
+        lag = self._context.profile.list_lag
+        # However the time of day was set: nothing is missing from the list for longer from now on.
+        return min(lag, lag - passed).total_seconds()
 
     async def _attempt(self, *, is_known: bool) -> RentGPUError | None:
         """Make one attempt; return an error unless the container is gone for certain."""
@@ -127,7 +131,9 @@ class Deletion:
         except (NotFoundError, ConflictError, InvalidRequestError) as error:
             # What is answered once it is gone is not documented.
             if profile.deleted_stay_listed:
-                return None if is_known and isinstance(error, NotFoundError) else error
+                # A single 404 may be a gateway's.
+                self._denials += isinstance(error, NotFoundError)
+                return None if is_known and (self._denials > 1 or self._acknowledged) else error
             return None if is_known and await self._is_nowhere() else error
         except RentGPUError as error:
             return error
@@ -171,7 +177,9 @@ class Deletion:
             listed = await retry_when_cancelled(self._context.container_index.read)
         except RentGPUError:
             return False
-        return all(container.id != self._target.container_id for container in listed.containers)
+        return not listed.unreadable and all(
+            container.id != self._target.container_id for container in listed.containers
+        )
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError, asyncio.CancelledError):

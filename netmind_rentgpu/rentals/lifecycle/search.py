@@ -105,7 +105,7 @@ class AttemptSearch:
         target = Target(
             container_id=container_id,
             is_ours=partial(still_belongs_to, attempt.record),
-            confirmed=attempt.creating is not None,
+            confirmed=attempt.creating is not None or attempt.shown,
             unshown=None if attempt.shown else attempt.record,
         )
         deletion = Deletion(self._context, target, self.give_up)

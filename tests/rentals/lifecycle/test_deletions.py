@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -13,9 +14,19 @@ import canaries
 import pytest
 from lifecycle import create_again, most_gpus_first
 from rented import IMAGE, PROFILE, client
+from until import until
 
-from netmind_rentgpu import AsyncRentGPU, Container, ContainerGoneError, ReleaseError, RentalEndedError
+from netmind_rentgpu import (
+    AsyncRentGPU,
+    Container,
+    ContainerGoneError,
+    ReleaseError,
+    RentalEndedError,
+    UnexpectedResponseError,
+)
 from netmind_rentgpu.emulator import Clock, Emulator, Fault, World
+from netmind_rentgpu.rentals.ledger import clocks
+from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex, ListedContainers
 from netmind_rentgpu.rentals.ledger.names import new_name
 from netmind_rentgpu.rentals.lifecycle.reaper import reap
 
@@ -130,6 +141,57 @@ async def test_deletion_that_no_get_can_confirm_stays_on_record(gpu: AsyncRentGP
     assert await gpu.rentals.list() == []
 
 
+async def test_wrong_404_does_not_count_where_deleted_containers_stay_listed(state: Path) -> None:
+    async with served(state, deleted="listed", profile={"deleted_stay_listed": True}) as (emulator, gpu):
+        async with gpu.rent(image=IMAGE):
+            emulator.faults.add(Fault("status", call="delete_container", status=404))
+        emulator.assert_nothing_rented()
+        assert calls(emulator).count("delete_container") == 2
+
+
+async def test_list_with_an_unreadable_item_does_not_prove_a_container_gone(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("netmind_rentgpu.rentals.lifecycle.deletion._LONGEST_DELETION", 0)
+
+    async def walk_without_ids(_: ContainerIndex) -> ListedContainers:
+        item = UnexpectedResponseError("no id", status=200, method="GET", path="/v1/rentgpu/containers/")
+        return ListedContainers((), (item,))
+
+    with pytest.raises(ReleaseError):
+        async with gpu.rent(image=IMAGE) as rental:
+            monkeypatch.setattr(ContainerIndex, "_walk", walk_without_ids)
+            emulator.faults.add(Fault("status", call="delete_container", status=404, times="all"))
+            emulator.faults.add(Fault("status", call="get_container", status=404, times="all"))
+    monkeypatch.undo()
+    emulator.faults.clear()
+    assert (await gpu.rentals.reap(wait=True)).deleted == (rental.name,)
+    emulator.assert_nothing_rented()
+
+
+async def test_clock_set_back_does_not_prolong_a_release(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served(state) as (emulator, gpu):
+        rental = gpu.rent(image=IMAGE)
+        entering = asyncio.create_task(rental.__aenter__())
+        await until(lambda: bool(emulator.charges))
+        wall = clocks._wall
+        monkeypatch.setattr(clocks, "_wall", lambda: wall() - timedelta(hours=1))
+        await gpu.request("DELETE", f"containers/{emulator.charges[0].container_id}")
+        entering.cancel()
+        async with asyncio.timeout(30):
+            with pytest.raises(asyncio.CancelledError):
+                await entering
+        emulator.assert_nothing_rented()
+
+
+async def test_rental_goes_on_where_the_list_shows_what_a_404_denies(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    async with gpu.rent(image=IMAGE) as rental:
+        emulator.faults.add(Fault("status", call="get_container", status=404))
+        assert (await rental._examine(rental._state.had)).id == rental.container.id
+        assert (await rental.run("true")).ok
+    emulator.assert_nothing_rented()
+
+
 # Another container's object or id.
 
 
@@ -196,9 +258,11 @@ async def test_container_replaced_while_it_starts_is_not_handed_over(state: Path
             return await wait_ready(container_id, **keywords)
 
         gpu.containers.wait_ready = replace_and_wait  # type: ignore[method-assign]  # the moment between two calls
-        with pytest.raises(ContainerGoneError):
+        with pytest.raises(ContainerGoneError, match="is that of a stranger's by now"):
             await rental.__aenter__()
         assert [charge.name for charge in emulator.running] == [replaced[0].name]
+        # It was not logged into, so that the password was not told to another's server.
+        assert await gpu._state.host_key(gpu._settings.account, replaced[0].id) is None
         await gpu.containers.delete(replaced[0].id)
 
 

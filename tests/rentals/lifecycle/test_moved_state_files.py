@@ -106,6 +106,36 @@ async def test_nothing_is_rented_off_the_record_when_the_state_file_is_replaced(
     emulator.assert_nothing_rented()
 
 
+async def test_closed_record_is_not_put_back_by_another_client(emulator: Emulator, state: Path) -> None:
+    async with client(emulator, state) as gpu, client(emulator, state) as other:
+        async with gpu.rent(image=IMAGE):
+            await other._state.pin_host_key("account", 1, "key")
+            state.unlink()
+        await other._state.pin_host_key("account", 2, "key")
+        assert names(state) == set()
+        assert await other._state.host_key("account", 1) == "key"
+    emulator.assert_nothing_rented()
+
+
+async def test_rows_of_a_file_that_replaces_the_state_file_are_kept(tmp_path: Path) -> None:
+    path, other = tmp_path / "state.sqlite3", tmp_path / "other.sqlite3"
+    for file, first in ((path, 0), (other, 1000)):
+        state = State(file)
+        for number in range(40):
+            await state.pin_host_key("account", first + number, "key")
+        if file == other:
+            state.close()
+    state = State(path)
+    await state.pin_host_key("account", 500, "key")
+    other.replace(path)
+    await state.pin_host_key("account", 501, "key")
+    state.close()
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        found = {row[0] for row in connection.execute("SELECT container_id FROM host_keys")}
+    assert found == {*range(40), *range(1000, 1040), 500, 501}
+
+
 async def test_nothing_is_rented_where_a_moved_state_file_cannot_be_restored(
     gpu: AsyncRentGPU, emulator: Emulator, state: Path
 ) -> None:
