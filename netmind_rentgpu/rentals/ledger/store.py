@@ -113,16 +113,15 @@ class Ledger:
         """Make a record, as it was read, one that is to be reaped; tell whether it still was as it was read."""
 
         def claim(connection: Connection) -> bool:
-            claimed = connection.execute(
-                f"UPDATE rentals SET stage = 'abandoned', owner = NULL {_THIS_ONE} AND stage = ? AND owner IS ?",  # noqa: S608  # our own words
-                (
-                    self._account,
-                    record.name,
-                    record.stage,
-                    None if record.owner is None else _owner(record.owner),
-                ),
+            # Compared as values: the file may hold another text for the same owner.
+            current = self._one(connection, record.name)
+            if current is None or (current.stage, current.owner) != (record.stage, record.owner):
+                return False
+            connection.execute(
+                f"UPDATE rentals SET stage = 'abandoned', owner = NULL {_THIS_ONE}",  # noqa: S608  # our own words
+                (self._account, record.name),
             )
-            return bool(claimed.rowcount)
+            return True
 
         return await self._state.write(claim)
 

@@ -137,6 +137,16 @@ async def test_unreadable_record_is_set_aside_and_logged_with_its_name(
     assert (records, list(unreadable)) == ([other], ["rg-1"])
 
 
+async def test_record_is_claimed_however_its_owner_is_written(state: Path, ledger: Ledger) -> None:
+    await ledger.put(RECORD)
+    damage(state, "owner = replace(owner, ', ', ',   ')", "rg-1")
+    (record,) = await ledger.list_open()
+    assert record.owner == this_process()
+    assert await ledger.claim_for_reap(record)
+    assert not await ledger.claim_for_reap(record)
+    assert [claimed.stage for claimed in await ledger.list_open()] == ["abandoned"]
+
+
 async def test_record_with_a_node_name_that_is_not_utf_8_is_read(state: Path, ledger: Ledger) -> None:
     await ledger.put(RECORD)
     damage(state, "node_name = CAST(x'6eff' AS TEXT)", "rg-1")
