@@ -244,7 +244,7 @@ def _remove_remains(path: Path) -> None:
 def _make(path: Path) -> None:
     """Make an empty file for its user alone; SQLite would make it readable for others.
 
-    Under another name first: whoever closes a descriptor of a file lets go of all locks that the process has on it.
+    It is made under another name first, because closing any descriptor of a file releases all of the process's locks on it.
     """
     descriptor, new = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
     os.close(descriptor)
@@ -267,7 +267,7 @@ def _set_up(connection: Connection, path: Path) -> None:
 
 
 def _patiently(connection: Connection, pragma: str) -> Any:
-    """Ask until nobody else is just opening the file: for this SQLite does not wait by itself."""
+    """Repeat a pragma until no other process is opening the file, because SQLite does not wait for that by itself."""
     deadline = time.monotonic() + LONGEST_LOCK
     while True:
         try:

@@ -41,7 +41,7 @@ _Act: TypeAlias = Callable[[Connection], Any]
 # From the beginning of one transaction to that of the next, for as long as there is always one that is waited for.
 _GATHERING = 0.02
 
-# These are never closed: what a fork brought along, since that would release the parent's locks, and what was replaced.
+# Connections that are never closed, because that would release locks: inherited ones the parent's, lost ones the new file's.
 _never_closed: list[Connection] = []
 
 
@@ -314,7 +314,7 @@ class State:
             for (raw,) in connection.execute(query).fetchall():
                 account = raw.decode(errors="replace")
                 if is_earlier(account):
-                    # What is there under both names stays as it is under that of today.
+                    # A row that exists under both names keeps the values under today's.
                     renaming = f"UPDATE OR IGNORE {table} SET account = ? WHERE account = ?"  # noqa: S608  # our own
                     connection.execute(renaming, (self._account, account))
         self._is_earlier_account = None
@@ -331,7 +331,7 @@ class State:
     def _restore_if_moved(self) -> None:
         """Make the file anew where its path leads to another or to none, with all rows of the one that is open.
 
-        What is written to a file that nobody can find would be off the record.
+        A record in a file without a path is lost with the process, because no other can find it.
 
         Raises:
             StateFileError: that is not possible.

@@ -76,7 +76,7 @@ class World:
         stop_billing: whether a stop ends the bill.
         restart_port, restart_host_key: whether a restart keeps them.
         errors: whether errors other than 422 come from the service or from a gateway before it.
-        altered_names: what the service makes of a container's name. No preset alters this switch, nor those that follow.
+        altered_names: how the service alters a container's name. No preset changes this switch, nor those that follow.
         create_answer: which container a create's answer shows, where there is another.
         ids: whether the id of a container that is gone is given again.
         delete_lag: how long after its answer a delete takes effect; until then the container is shown, and costs.

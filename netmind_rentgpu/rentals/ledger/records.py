@@ -55,7 +55,7 @@ class RentalRecord:
     longest_create: timedelta | None = attrs.field(default=None, repr=False)
 
     def present(self, clocks: ClockReading) -> datetime:
-        """Return the time of day as it would be if nobody had set it since the record was made.
+        """Return the time of day as it would be if the clock had not been set since the record was made.
 
         It goes by the clock of the boot; in another boot, nothing but the time of day is known.
         """

@@ -1,4 +1,4 @@
-"""What a rental asks for, one attempt to create it, and what comes of that: values."""
+"""Values: a rental's specification, one attempt to create it, and the result."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class OwnerTask:
 
 
 class RecordTimer:
-    """A timer that rings early rather than late, for whoever it wakes to look at the clock again."""
+    """A timer that may ring early; its callback reads the clock again."""
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
