@@ -53,6 +53,9 @@ async def everything() -> None:
         )
         assert_type(machines, list[Machine])
         assert_type(machines[0].price, Decimal | None)
+        assert_type([machine.to_dict() for machine in machines], list[dict[str, Any]])
+        assert_type(machines[0].to_dict(secrets=True, json=True), dict[str, Any])
+        assert_type(Machine.from_dict({"node_name": "node"}), Machine)
         await gpu.machines.list(gpu_names="TITAN_V", region="XX", currency="EUR", min_price=1, max_price=0.5)
 
         assert_type(await gpu.auths.create("a-password"), Auth)
