@@ -311,7 +311,9 @@ class AsyncRental:
         except (NotFoundError, ContainerGoneError) as error:
             if self._releasing is not None:  # which has deleted it
                 raise self._state.unusable() from error
-            if isinstance(error, NotFoundError) and not await self._is_unlisted(had.container.id):
+            if isinstance(error, NotFoundError) and not await self._context.container_index.is_unlisted(
+                had.container.id
+            ):
                 return had.container
             self._state.cause = (
                 RentalEndedError,
@@ -322,13 +324,6 @@ class AsyncRental:
             return had.container
         self._state.provisioned = attrs.evolve(had, container=container)
         return container
-
-    async def _is_unlisted(self, container_id: int) -> bool:
-        try:
-            listed = await self._context.container_index.read()
-        except RentGPUError:
-            return False
-        return not listed.unreadable and all(container.id != container_id for container in listed.containers)
 
     def _expire(self) -> None:
         self._state.cause = (

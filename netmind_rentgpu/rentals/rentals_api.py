@@ -96,6 +96,8 @@ class AsyncRentals:
         try:
             container = await context.containers.get(record.container_id)
         except NotFoundError as error:
+            if not await context.container_index.is_unlisted(record.container_id):
+                raise
             raise _gone(record) from error
         if still_belongs_to(record, container) is False:
             raise _gone(record)

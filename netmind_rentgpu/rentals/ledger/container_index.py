@@ -9,7 +9,7 @@ from datetime import timedelta
 import attrs
 
 from netmind_rentgpu.concurrency.single_flight import SingleFlight
-from netmind_rentgpu.errors import ContainerGoneError, UnexpectedResponseError
+from netmind_rentgpu.errors import ContainerGoneError, RentGPUError, UnexpectedResponseError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.ledger.names import holds_nonce, is_same_name
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
@@ -65,6 +65,14 @@ class ContainerIndex:
             RentGPUError: the list could not be read to its end.
         """
         return await self._walked.get(self._walk)
+
+    async def is_unlisted(self, container_id: int) -> bool:
+        """Return True if a walk over the whole list, every item of which could be read, does not show a container."""
+        try:
+            listed = await self.read()
+        except RentGPUError:
+            return False
+        return not listed.unreadable and all(container.id != container_id for container in listed.containers)
 
     async def _walk(self) -> ListedContainers:
         found: list[Container] = []

@@ -173,13 +173,8 @@ class Deletion:
     async def _is_nowhere(self) -> bool:
         if not self._is_gone(await self._get()):
             return False
-        try:
-            listed = await retry_when_cancelled(self._context.container_index.read)
-        except RentGPUError:
-            return False
-        return not listed.unreadable and all(
-            container.id != self._target.container_id for container in listed.containers
-        )
+        is_unlisted = self._context.container_index.is_unlisted
+        return await retry_when_cancelled(lambda: is_unlisted(self._target.container_id))
 
     async def _pause(self, seconds: float) -> None:
         with suppress(TimeoutError, asyncio.CancelledError):

@@ -18,6 +18,7 @@ from netmind_rentgpu import (
     AsyncRentGPU,
     ClientStateError,
     InvalidArgumentError,
+    NotFoundError,
     RentalEndedError,
     RentalRecord,
     StateFileError,
@@ -25,6 +26,18 @@ from netmind_rentgpu import (
 )
 from netmind_rentgpu.emulator import Emulator, Fault
 from netmind_rentgpu.rentals.ledger.store import Ledger
+
+
+async def test_rental_that_one_404_denies_stays_detached(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    async with gpu.rent(image=IMAGE) as rental:
+        record = await rental.detach()
+    emulator.faults.add(Fault("status", call="get_container", status=404))
+    with pytest.raises(NotFoundError):
+        await gpu.rentals.attach(record).__aenter__()
+    assert [detached.stage for detached in await gpu.rentals.list()] == ["detached"]
+    async with gpu.rentals.attach(record) as attached:
+        assert (await attached.run("true")).ok
+    emulator.assert_nothing_rented()
 
 
 async def test_detached_rental_is_attached_by_another_client_and_deleted(
@@ -80,14 +93,11 @@ async def test_attach_to_a_deleted_container_raises_rental_ended(
 ) -> None:
     async with gpu.rent(image=IMAGE) as rental:
         record = await rental.detach()
-    # The record stays, because a gateway may have answered wrongly.
-    emulator.faults.add(Fault("status", call="get_container", status=404))
-    with pytest.raises(RentalEndedError, match="is gone"):
-        await gpu.rentals.attach(record).__aenter__()
-    assert [open_record.stage for open_record in await gpu.rentals.list()] == ["detached"]
     await gpu.containers.delete(rental.container.id)
     with pytest.raises(RentalEndedError, match="is gone"):
         await gpu.rentals.attach(record).__aenter__()
+    # The record stays until it is reaped.
+    assert [open_record.stage for open_record in await gpu.rentals.list()] == ["detached"]
     with sqlite3.connect(state) as connection:
         connection.execute("UPDATE rentals SET expires_at = intended_at")
     connection.close()
