@@ -119,13 +119,11 @@ async def test_closed_record_is_not_put_back_by_another_client(emulator: Emulato
 
 async def test_rows_of_a_file_that_replaces_the_state_file_are_kept(tmp_path: Path) -> None:
     path, other = tmp_path / "state.sqlite3", tmp_path / "other.sqlite3"
-    for file, first in ((path, 0), (other, 1000)):
-        state = State(file)
-        for number in range(40):
-            await state.pin_host_key("account", first + number, "key")
-        if file == other:
-            state.close()
-    state = State(path)
+    state, another = State(path), State(other)
+    for number in range(40):
+        await state.pin_host_key("account", number, "key")
+        await another.pin_host_key("account", 1000 + number, "key")
+    another.close()
     await state.pin_host_key("account", 500, "key")
     other.replace(path)
     await state.pin_host_key("account", 501, "key")
