@@ -1,4 +1,4 @@
-"""State files of processes that fork: no connection is open across a fork, and nobody's locks are lost."""
+"""State files of processes that fork: no connection is open across a fork, and no process loses its locks."""
 
 from __future__ import annotations
 

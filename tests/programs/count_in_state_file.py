@@ -20,6 +20,7 @@ PATH, TIMES, FOLDER = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 def count_up(connection: Connection) -> None:
     """Read the number, and write the next one a moment later."""
     (number,) = connection.execute("SELECT public_key FROM host_keys WHERE container_id = 1").fetchone()
+    # Gives another process the time to write in between, which it must not be able to.
     time.sleep(0.001)
     connection.execute("UPDATE host_keys SET public_key = ? WHERE container_id = 1", (str(int(number) + 1),))
 

@@ -33,7 +33,7 @@ _LEAST_OF_AN_ANSWER = 4
 
 @attrs.frozen
 class ListedContainers:
-    """What one walk over the whole list has found.
+    """The containers that one walk over the whole list has found.
 
     Attributes:
         unreadable: an error for each item that could not be read.

@@ -338,7 +338,7 @@ async def test_nonce_on_another_machine_is_another_container(gpu: AsyncRentGPU, 
     first, second, *_ = sorted(await gpu.machines.list(), key=lambda machine: -(machine.gpu_count or 0))
     async with gpu.rent(image=IMAGE, key=most_gpus_first) as rental:
         assert rental.machine.node_name == first.node_name
-        # Whoever copies a rental's name onto another machine has made another container.
+        # A copy of a rental's name on another machine is another container.
         other = await stranger(gpu, second.node_name, f"copy-of-{rental.name}")
     assert [charge.container_id for charge in emulator.running] == [other.id]
     await gpu.containers.delete(other.id)
