@@ -18,6 +18,7 @@ class Charge:
 
     Attributes:
         number: from 1 on, in the order in which containers were asked for; it goes on after a reset, where ids begin again.
+        account: whose it is.
         container_id, name, node_name, gpu: of the container.
         hourly_price: US dollars for an hour of all its GPUs.
         seconds: from its creation to its deletion, or until now, without the time in which it cost nothing.
@@ -27,6 +28,7 @@ class Charge:
     """
 
     number: int
+    account: str
     container_id: int
     name: str
     node_name: str
@@ -48,12 +50,14 @@ class PendingCreate:
 
     Attributes:
         number: that of the `Charge` that it will be.
+        account: whose it will be.
         name, node_name, gpu, hourly_price: of the container that it will be, if it is not refused then.
         how: by which fault, as a `Fault` calls it.
         seconds: until it is done, by the emulator's clock; None where it does not follow that.
     """
 
     number: int
+    account: str
     name: str
     node_name: str
     gpu: int
@@ -65,6 +69,7 @@ class PendingCreate:
 @attrs.define(kw_only=True)
 class _Entry:
     number: int
+    account: str
     container_id: int
     name: str
     node_name: str
@@ -79,7 +84,7 @@ class _Entry:
 
 
 class Bill:
-    """The account's bill. Whether a stop ends billing is not documented; the world decides."""
+    """The bill of all accounts. Whether a stop ends billing is not documented; the world decides."""
 
     def __init__(self) -> None:
         # In the order of creation; by container, the newest of its id.
@@ -87,11 +92,21 @@ class Bill:
         self._entries: dict[int, _Entry] = {}
 
     def begin(
-        self, container_id: int, *, number: int, name: str, node_name: str, gpu: int, price: Decimal, now: float
+        self,
+        container_id: int,
+        *,
+        number: int,
+        account: str,
+        name: str,
+        node_name: str,
+        gpu: int,
+        price: Decimal,
+        now: float,
     ) -> None:
         """Start charging for a container; `price` is for an hour of one GPU."""
         entry = self._entries[container_id] = _Entry(
             number=number,
+            account=account,
             container_id=container_id,
             name=name,
             node_name=node_name,
@@ -122,6 +137,7 @@ class Bill:
         return [
             Charge(
                 number=entry.number,
+                account=entry.account,
                 container_id=entry.container_id,
                 name=entry.name,
                 node_name=entry.node_name,

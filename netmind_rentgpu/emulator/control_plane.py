@@ -6,6 +6,7 @@ meet: the service's own all begin with its version.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, cast
@@ -22,6 +23,7 @@ from netmind_rentgpu.emulator.validation import Refusal
 __all__ = ["PREFIX", "ControlPlane"]
 
 PREFIX = "/_emulator"
+_WORD = re.compile(r"[!-~]+")
 
 
 class ControlPlane:
@@ -53,6 +55,7 @@ class ControlPlane:
         self.recorder: Recorder = Recorder(keep, token=token)
         self.clock: Clock = clock
         self.service: Service = make()
+        self._tokens_made = 0
         self.faults: Faults = Faults(seed, faults)
 
     def reset(self) -> None:
@@ -60,6 +63,36 @@ class ControlPlane:
         self.service = self._make()
         self.faults.reset()
         self.recorder.clear()
+
+    def add_token(self, account: str, token: str | None = None) -> str:
+        """Accept a token from now on, for an account that is there or a new one; return it.
+
+        Args:
+            token: made up where it is None.
+
+        Raises:
+            ValueError: a text is none of ASCII characters without spaces, or the token is another account's.
+        """
+        service = self.service
+        if token is None:
+            self._tokens_made += 1
+            token = f"emulator-token-{self._tokens_made}-of-{account}"
+        if not (_WORD.fullmatch(account) and _WORD.fullmatch(token)):
+            raise ValueError("tokens and names of accounts are ASCII characters without spaces")
+        if service.tokens.get(token, account) != account:
+            raise ValueError(f"the token is one of account {service.tokens[token]} already")
+        self.recorder.mask(token)
+        service.at_once(service.accept, token, account)
+        return token
+
+    def revoke_token(self, token: str) -> None:
+        """Accept a token no more.
+
+        Raises:
+            ValueError: it was not accepted.
+        """
+        if self.service.tokens.pop(token, None) is None:
+            raise ValueError("there is no such token")
 
     def charges(self) -> list[Charge]:
         """Return what each container has cost until now."""
@@ -154,6 +187,25 @@ class ControlPlane:
         """`DELETE /_emulator/faults`."""
         self.faults.clear()
         return self.show_faults()
+
+    def show_tokens(self) -> Any:
+        """`GET /_emulator/tokens`."""
+        return {"tokens": [{"token": token, "account": name} for token, name in self.service.tokens.items()]}
+
+    def change_tokens(self, body: Any) -> Any:
+        """`POST /_emulator/tokens`: accepts a token of an account, made up if none is given, or revokes one."""
+        wanted = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+        words = {name: value for name, value in wanted.items() if type(value) is str and _WORD.fullmatch(value)}
+        try:
+            if words == wanted and wanted.keys() == {"revoke"}:
+                self.revoke_token(wanted["revoke"])
+            elif words == wanted and "account" in wanted and wanted.keys() <= {"account", "token"}:
+                self.add_token(**wanted)
+            else:
+                raise _refused("give 'account', and 'token' unless it is to be made up; or 'revoke' alone")
+        except ValueError as error:
+            raise Refusal(404 if "revoke" in wanted else 409, {"detail": str(error)}) from None
+        return self.show_tokens()
 
     def begin_again(self) -> Any:
         """`POST /_emulator/reset`."""

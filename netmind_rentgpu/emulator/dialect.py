@@ -12,7 +12,7 @@ from typing import Any
 from netmind_rentgpu.emulator.validation import Checker, InvalidRequest, Refusal
 from netmind_rentgpu.emulator.world import World
 
-__all__ = ["Dialect"]
+__all__ = ["Dialect", "as_json"]
 
 _MISSING = object()
 _DEFAULT_LIMIT = 10
@@ -206,3 +206,8 @@ def _pydantic_1(error: Mapping[str, Any]) -> dict[str, Any]:
 def _pydantic_2(error: Mapping[str, Any]) -> dict[str, Any]:
     kind = str(error["type"]).rpartition(".")[2]
     return {**error, "type": kind, "msg": str(error["msg"]).capitalize(), "url": f"https://errors.example/v/{kind}"}
+
+
+def as_json(value: Any) -> bytes:
+    """Write JSON."""
+    return json.dumps(value, separators=(",", ":")).encode()

@@ -5,28 +5,24 @@ What a container is, follows from when it was started and what time it is; only 
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import partial
 from math import inf
-from random import Random
 from typing import Any
 
 import attrs
 
-from netmind_rentgpu.emulator.billing import Bill, Charge
-from netmind_rentgpu.emulator.clock import Timeline
-from netmind_rentgpu.emulator.dialect import Dialect
+from netmind_rentgpu.emulator.dialect import as_json
 from netmind_rentgpu.emulator.faults import Fault
 from netmind_rentgpu.emulator.inventory import Node
-from netmind_rentgpu.emulator.ports import Inside, Ports
+from netmind_rentgpu.emulator.market import Market
+from netmind_rentgpu.emulator.ports import Inside
 from netmind_rentgpu.emulator.validation import Refusal
-from netmind_rentgpu.emulator.world import World
 
-__all__ = ["DELETED", "FAILED", "RUNNING", "STARTING", "STOPPED", "Fleet", "as_json"]
+__all__ = ["DELETED", "FAILED", "RUNNING", "STARTING", "STOPPED", "Fleet"]
 
 # The service documents no status numbers. These are made up; no client may depend on them.
 STARTING, RUNNING, STOPPED, FAILED, DELETED = 0, 1, 2, 3, 4
@@ -34,7 +30,6 @@ STARTING, RUNNING, STOPPED, FAILED, DELETED = 0, 1, 2, 3, 4
 _HOST = "127.0.0.1"
 _NOTHING_LISTENS = 1
 _LIST_LAG = _DELETE_LAG = 20.0
-_FIRST_ID = 1001
 _NOT_WRITTEN = b""
 
 
@@ -68,24 +63,15 @@ class _Container:
 class Fleet:
     """All containers of one account."""
 
-    def __init__(
-        self,
-        *,
-        world: World,
-        dialect: Dialect,
-        timeline: Timeline,
-        random: Random,
-        boot_seconds: float,
-        balance: Decimal | None,
-        ports: Ports,
-    ) -> None:
-        self._world = world
-        self._dialect = dialect
-        self._timeline = timeline
-        self._random = random
-        self._boot_seconds = boot_seconds
+    def __init__(self, account: str, market: Market, *, balance: Decimal | None) -> None:
+        self._account = account
+        self._market = market
+        self._world = market.world
+        self._dialect = market.dialect
+        self._timeline = market.timeline
+        self._ports = market.ports
         self._balance = balance
-        self._bill = Bill()
+        self._bill = market.bill
         self._containers: dict[int, _Container] = {}
         self._deleted: dict[int, bytes] = {}
         # In rising order, and so in that of creation; and at the same places how each is shown, once that is written. A page
@@ -93,17 +79,13 @@ class Fleet:
         self._ids: list[int] = []
         self._texts: list[bytes] = []
         self._names: Counter[str] = Counter()
-        self._next_id = _FIRST_ID
-        self._reusable_ids: list[int] = []
-        self._ports = ports
-
-    def charges(self) -> list[Charge]:
-        """Return what each container has cost until now."""
-        return self._bill.charges(self._timeline.now)
 
     def affords(self) -> bool:
         """Tell whether the balance allows another container; once it does not, it never will."""
-        return self._balance is None or sum(charge.cost for charge in self.charges()) < self._balance
+        if self._balance is None:
+            return True
+        charges = self._bill.charges(self._timeline.now)
+        return sum(charge.cost for charge in charges if charge.account == self._account) < self._balance
 
     def rent(
         self,
@@ -134,7 +116,8 @@ class Fleet:
         if any(fault.what == "stock-out" for fault in faults):
             raise _stock_out(node, gpu, 0, by_rule=True)
 
-        container_id = self._new_id()
+        container_id = self._market.container_ids.new()
+        self._deleted.pop(container_id, None)  # if it was another's before
         now = self._timeline.now
         node.taken += gpu
         container = _Container(
@@ -165,19 +148,18 @@ class Fleet:
         self._texts.insert(place, _NOT_WRITTEN)
         self._names[name] += 1
         self._bill.begin(
-            container_id, number=number, name=name, node_name=node.name, gpu=gpu, price=node.price, now=now
+            container_id,
+            number=number,
+            account=self._account,
+            name=name,
+            node_name=node.name,
+            gpu=gpu,
+            price=node.price,
+            now=now,
         )
         self._boot(container, faults)
         others = [one for one in self._ids if one != container_id] if self._world.create_answer == "another" else []
         return self._shown(others[-1] if others else container_id)
-
-    def _new_id(self) -> int:
-        if self._reusable_ids:
-            container_id = self._reusable_ids.pop()
-            del self._deleted[container_id]
-            return container_id
-        self._next_id += 1
-        return self._next_id - 1
 
     def page(self, query: Mapping[str, str]) -> bytes:
         """Show a page of the list."""
@@ -197,7 +179,7 @@ class Fleet:
     def show(self, container_id: int) -> bytes:
         """Show one container."""
         if container_id not in self._containers:
-            raise _not_found()
+            raise self._missing(container_id)
         return self._shown(container_id)
 
     def stop(self, container_id: int) -> bytes:
@@ -239,8 +221,11 @@ class Fleet:
     def _found(self, container_id: int) -> _Container:
         container = self._containers.get(container_id)
         if container is None or container.deleted:
-            raise _not_found()
+            raise self._missing(container_id)
         return container
+
+    def _missing(self, container_id: int) -> Refusal:
+        return self._market.missing("Container", self._market.container_ids, container_id)
 
     def _is_there(self, container_id: int, container: _Container) -> bool:
         # Another may have the id by now.
@@ -255,8 +240,7 @@ class Fleet:
         else:
             del self._ids[place], self._texts[place]
             del self._containers[container_id]
-            if self._world.ids == "reused":
-                self._reusable_ids.append(container_id)
+            self._market.container_ids.free(container_id)
         self._names[container.fields["name"]] -= 1
         container.node.taken -= container.gpu
         self._ports.remove(container_id)
@@ -268,7 +252,7 @@ class Fleet:
 
     def _boot(self, container: _Container, faults: Sequence[Fault]) -> None:
         now = self._timeline.now
-        seconds = self._boot_seconds * self._random.uniform(0.75, 1.25)
+        seconds = self._market.boot_seconds * self._market.random.uniform(0.75, 1.25)
         container.up_at = now + seconds
         fates = {fault.what: fault for fault in faults}
         container.reachable = "never reachable" not in fates
@@ -345,14 +329,5 @@ class Fleet:
         }
 
 
-def _not_found() -> Refusal:
-    return Refusal(404, {"detail": "Container not found"})
-
-
 def _stock_out(node: Node, gpu: int, free: int, *, by_rule: bool = False) -> Refusal:
     return Refusal(400, {"detail": f"node {node.name} has {free} free GPUs, {gpu} were asked for"}, by_rule=by_rule)
-
-
-def as_json(value: Any) -> bytes:
-    """Write JSON."""
-    return json.dumps(value, separators=(",", ":")).encode()

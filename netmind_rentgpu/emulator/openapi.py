@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, get_args
 
 from netmind_rentgpu.emulator.calls import CALLS, ROUTES
@@ -176,7 +177,7 @@ _BILL = _object(
             "items": _object(
                 {
                     **dict.fromkeys(("number", "container_id", "gpu"), _INTEGER),
-                    **dict.fromkeys(("name", "node_name", "hourly_price", "cost"), _TEXT),
+                    **dict.fromkeys(("account", "name", "node_name", "hourly_price", "cost"), _TEXT),
                     "seconds": _NUMBER,
                     **dict.fromkeys(("running", "accruing"), _FLAG),
                 }
@@ -187,7 +188,7 @@ _BILL = _object(
             "items": _object(
                 {
                     **dict.fromkeys(("number", "gpu"), _INTEGER),
-                    **dict.fromkeys(("name", "node_name", "hourly_price", "how"), _TEXT),
+                    **dict.fromkeys(("account", "name", "node_name", "hourly_price", "how"), _TEXT),
                     "seconds": {"type": ["number", "null"]},
                 }
             ),
@@ -202,6 +203,18 @@ _MOVE = {
     ),
     "minProperties": 1,
     "additionalProperties": False,
+}
+_WORD = {"type": "string", "pattern": "^[!-~]+$"}
+_TOKENS = _object({"tokens": {"type": "array", "items": _object({"token": _TEXT, "account": _TEXT})}})
+_CHANGE_TOKENS = {
+    "oneOf": [
+        {**_object({"account": _WORD, "token": _WORD}, ["account"]), "additionalProperties": False},
+        {**_object({"revoke": _WORD}), "additionalProperties": False},
+    ]
+}
+_TOKEN_ERRORS = {
+    "404": ("There is no such token to revoke", _object({"detail": _TEXT})),
+    "409": ("The token is another account's", _object({"detail": _TEXT})),
 }
 _MACHINE_QUERY = {
     "currency": _CURRENCY,
@@ -268,6 +281,12 @@ def _controls() -> dict[str, Any]:
             "post": _control("Let something go wrong", _FAULTS, body=_FAULT),
             "delete": _control("Let nothing go wrong any more", _FAULTS),
         },
+        f"{PREFIX}/tokens": {
+            "get": _control("Which tokens are accepted, and whose they are", _TOKENS),
+            "post": _control(
+                "Accept a token of an account, or revoke one", _TOKENS, body=_CHANGE_TOKENS, errors=_TOKEN_ERRORS
+            ),
+        },
         f"{PREFIX}/reset": {"post": _control("Begin again: nothing was ever rented, made or asked", _CLOCK)},
     }
 
@@ -301,10 +320,15 @@ def _call(
 
 
 def _control(
-    summary: str, answer: dict[str, Any], *, query: dict[str, Any] | None = None, body: dict[str, Any] | None = None
+    summary: str,
+    answer: dict[str, Any],
+    *,
+    query: dict[str, Any] | None = None,
+    body: dict[str, Any] | None = None,
+    errors: Mapping[str, tuple[str, dict[str, Any]]] | None = None,
 ) -> dict[str, Any]:
-    errors = {"422": ("What was sent makes no sense", _object({"detail": {}}))} if query or body else {}
-    return _operation(summary, answer, errors, query, body)
+    wrong = {"422": ("What was sent makes no sense", _object({"detail": {}}))} if query or body else {}
+    return _operation(summary, answer, {**wrong, **(errors or {})}, query, body)
 
 
 def _operation(

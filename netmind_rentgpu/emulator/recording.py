@@ -111,10 +111,15 @@ class Recorder:
     """Keeps the requests; of more than `keep`, the newest."""
 
     def __init__(self, keep: int | None, *, token: str) -> None:
-        found = re.escape(token)
-        self._token = re.compile(found if len(token) >= _UNMISTAKABLE else rf"(?<![\w-]){found}(?![\w-])")
+        self._tokens: list[re.Pattern[str]] = []
+        self.mask(token)
         self._requests: deque[RecordedRequest] = deque(maxlen=keep)
         self._count = 0
+
+    def mask(self, token: str) -> None:
+        """Mask a token wherever it is sent from now on."""
+        found = re.escape(token)
+        self._tokens.append(re.compile(found if len(token) >= _UNMISTAKABLE else rf"(?<![\w-]){found}(?![\w-])"))
 
     def add(
         self,
@@ -173,4 +178,6 @@ class Recorder:
         return self._masked_text(value) if isinstance(value, str) else value
 
     def _masked_text(self, text: str) -> str:
-        return _LOGIN_IN_URL.sub(f"://{MASK}@", self._token.sub(MASK, text))
+        for token in self._tokens:
+            text = token.sub(MASK, text)
+        return _LOGIN_IN_URL.sub(f"://{MASK}@", text)

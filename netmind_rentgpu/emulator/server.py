@@ -21,7 +21,7 @@ from netmind_rentgpu.emulator.faults import Fault, Faults
 from netmind_rentgpu.emulator.ports import MadeUpPorts, Ports
 from netmind_rentgpu.emulator.presets import preset_world
 from netmind_rentgpu.emulator.recording import Recording
-from netmind_rentgpu.emulator.service import Service
+from netmind_rentgpu.emulator.service import FIRST_ACCOUNT, Service
 from netmind_rentgpu.emulator.web import Server
 from netmind_rentgpu.emulator.world import World
 
@@ -46,7 +46,7 @@ class Emulator:
 
     Attributes:
         url: what to give a client as base URL.
-        token: the one API token that it accepts.
+        token: the API token that it accepts from the beginning on.
         world: how it behaves where the service's documentation is silent.
     """
 
@@ -74,7 +74,7 @@ class Emulator:
             boot_seconds: about how long a container takes until `ssh` names an endpoint.
             token: made up from the seed where it is None.
             world: how the service behaves where its documentation is silent: a `World`, or the name of a preset.
-            balance: US dollars; once as much is spent, creates are refused. None for a balance that never ends.
+            balance: US dollars of each account; once as much is spent, its creates are refused. None for no end.
             clock: containers start and costs grow by it; real time where it is None.
             faults: what goes wrong, from the first request on.
             keep_requests: how many of the newest requests to keep; None for all.
@@ -165,7 +165,7 @@ class Emulator:
 
     @property
     def spent(self) -> Decimal:
-        """What all containers have cost until now, in US dollars."""
+        """What all containers of all accounts have cost until now, in US dollars."""
         return sum((charge.cost for charge in self.charges), Decimal(0))
 
     def assert_nothing_rented(self, *, apart_from: Collection[int | Charge | PendingCreate] = ()) -> None:
@@ -182,8 +182,32 @@ class Emulator:
         if leaked:
             raise AssertionError(leaked)
 
+    def add_token(self, account: str = FIRST_ACCOUNT, token: str | None = None) -> str:
+        """Accept another token from now on; return it.
+
+        Args:
+            account: whose it is; of a name that is new, another account is opened. Accounts have auths, images and
+                containers of their own, and share the machines.
+            token: made up where it is None.
+
+        Raises:
+            ValueError: it is another account's already, or cannot stand in a header.
+        """
+        return self._control_plane.add_token(account, token)
+
+    def revoke_token(self, token: str) -> None:
+        """Accept a token no more. What its account has goes on.
+
+        Raises:
+            ValueError: it was not accepted.
+        """
+        self._control_plane.revoke_token(token)
+
     def reset(self) -> None:
-        """Begin again: nothing was ever rented, made or asked, and the first faults are in force. Only the clock goes on."""
+        """Begin again: nothing was ever rented, made or asked, and the first faults are in force. Only the clock goes on.
+
+        Only the first token is accepted again.
+        """
         self._control_plane.reset()
 
     async def __aenter__(self) -> Self:

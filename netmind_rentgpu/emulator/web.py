@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 import attrs
 from aiohttp import web
 
+from netmind_rentgpu.emulator.account import Account
 from netmind_rentgpu.emulator.calls import ROUTES, Call
 from netmind_rentgpu.emulator.control_plane import PREFIX, ControlPlane
 from netmind_rentgpu.emulator.faults import Fault, Faults
@@ -36,7 +37,7 @@ class _Call:
     """One of the service's calls.
 
     Attributes:
-        name: of the service's method.
+        name: of the account's method.
         read: takes the method's argument from a request and its body.
         boots: the method also takes what happens to the container that it starts.
     """
@@ -65,12 +66,12 @@ class _Asked:
         """Let the service know of a create that is still to be done, if this is one."""
         if self.call.name == "create_container":
             with suppress(Refusal):
-                self.authorize()
-                self.number = self.service.at_once(self.service.expect, self.argument(), how, seconds)
+                account = self.account()
+                self.number = self.service.at_once(account.expect, self.argument(), how, seconds)
 
-    def act(self, faults: Faults, argument: Any) -> bytes:
-        """Let the service do what is asked for; what happens to a container is decided as it is started."""
-        method = cast("Callable[..., bytes]", getattr(self.service, self.call.name))
+    def act(self, account: Account, faults: Faults, argument: Any) -> bytes:
+        """Do what is asked for; what happens to a container is decided as it is started."""
+        method = cast("Callable[..., bytes]", getattr(account, self.call.name))
         if not self.call.boots:
             return method(argument)
         starting = faults.start(self.call.name, self.request.method, self.request.path)
@@ -91,9 +92,9 @@ class _Asked:
         """Record what it met."""
         self.record.fault = what if self.record.fault is None else f"{self.record.fault}, {what}"
 
-    def authorize(self) -> None:
-        """Check who asks."""
-        self.service.authorize(self.request.headers.get("Authorization"))
+    def account(self) -> Account:
+        """Return whose request it is, if its token is accepted."""
+        return self.service.authorize(self.request.headers.get("Authorization"))
 
     def argument(self) -> Any:
         """Read the method's argument."""
@@ -167,6 +168,8 @@ class Server:
             ("GET", f"{PREFIX}/faults", _plain(behind.show_faults)),
             ("POST", f"{PREFIX}/faults", _control(lambda _, body: behind.add_fault(json_value(body)))),
             ("DELETE", f"{PREFIX}/faults", _plain(behind.clear_faults)),
+            ("GET", f"{PREFIX}/tokens", _plain(behind.show_tokens)),
+            ("POST", f"{PREFIX}/tokens", _control(lambda _, body: behind.change_tokens(json_value(body)))),
             ("POST", f"{PREFIX}/reset", _plain(behind.begin_again)),
             ("GET", _DESCRIPTION, _plain(openapi)),
         ]
@@ -234,20 +237,19 @@ class Server:
     def _act(self, asked: _Asked) -> web.Response:
         """Let the service do what it is asked for, and write its answer."""
         try:
-            asked.authorize()
-            return _answer(asked.service.at_once(asked.act, self._control_plane.faults, asked.argument()))
+            account = asked.account()
+            return _answer(asked.service.at_once(asked.act, account, self._control_plane.faults, asked.argument()))
         except Refusal as refusal:
             return self._refused(refusal)
 
     def _act_later(self, fault: Fault, asked: _Asked) -> web.Response | None:
         try:
-            asked.authorize()
-            argument = asked.argument()
+            account, argument = asked.account(), asked.argument()
         except Refusal as refusal:
             return self._refused(refusal)
         asked.expect(fault.what, fault.seconds)
         service = asked.service
-        service.at_once(service.later, fault.seconds, asked.act, self._control_plane.faults, argument)
+        service.at_once(service.later, fault.seconds, asked.act, account, self._control_plane.faults, argument)
         return None
 
     async def _suffer(self, fault: Fault, asked: _Asked) -> web.StreamResponse | None:

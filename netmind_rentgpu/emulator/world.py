@@ -45,6 +45,7 @@ CreateAnswer: TypeAlias = Literal["its own", "another"]
 Ids: TypeAlias = Literal["new", "reused"]
 DeleteLag: TypeAlias = Literal["none", "20 s", "for ever"]
 Deleted: TypeAlias = Literal["gone", "listed"]
+OtherAccounts: TypeAlias = Literal["404", "403"]
 
 
 def _switch(values: Any, *, in_presets: bool = True) -> Any:
@@ -81,6 +82,7 @@ class World:
         ids: whether the id of a container that is gone is given again.
         delete_lag: how long after its answer a delete takes effect; until then the container is shown, and costs.
         deleted: whether the service still shows a deleted container, which costs nothing any more.
+        other_accounts: the answer to a request for what another account has.
     """
 
     token: Token = _switch(Token)
@@ -116,6 +118,7 @@ class World:
     ids: Ids = _switch(Ids, in_presets=False)
     delete_lag: DeleteLag = _switch(DeleteLag, in_presets=False)
     deleted: Deleted = _switch(Deleted, in_presets=False)
+    other_accounts: OtherAccounts = _switch(OtherAccounts, in_presets=False)
 
     @classmethod
     def switches(cls, *, in_presets: bool = False) -> dict[str, tuple[str, ...]]:

@@ -50,6 +50,7 @@ async def test_bill_is_the_same_over_http_and_in_python(
     assert bill["charges"] == [
         {
             "number": 1,
+            "account": "default",
             "container_id": container.id,
             "name": "mine",
             "node_name": container.node_name,

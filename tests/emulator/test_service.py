@@ -267,6 +267,7 @@ async def test_charges_run_from_create_to_delete(emulator: Emulator, http: aioht
 def test_cost_of_a_charge_is_price_times_seconds() -> None:
     charge = Charge(
         number=1,
+        account="default",
         container_id=1,
         name="n",
         node_name="x",
