@@ -132,12 +132,8 @@ class AsyncRentGPU:
         self.machines = AsyncMachines(self._caller)
         self.auths = AsyncAuths(self._caller)
         self.images = AsyncImages(self._caller)
-        self._state = State(
-            self._settings.state,
-            account=self._settings.account,
-            is_earlier_account=self._settings.is_earlier_account,
-        )
-        self._credentials = ContainerLogin(self.auths, self._state, self._settings.account, profile.ssh_username)
+        self._state = State(self._settings.state, self._settings.fingerprint)
+        self._credentials = ContainerLogin(self.auths, self._state, profile.ssh_username)
         self.containers = AsyncContainers(self._caller, self._credentials.try_to_log_in)
         self._context = RentalContext.of_client(
             machines=self.machines,
@@ -145,7 +141,6 @@ class AsyncRentGPU:
             images=self.images,
             containers=self.containers,
             state=self._state,
-            account=self._settings.account,
             profile=profile,
             timeouts=self._settings.timeouts,
             check_usable=self._caller.check_usable,

@@ -5,13 +5,11 @@ Touches the environment, and nothing else outside.
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import math
 import os
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -20,6 +18,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 import attrs
 
 from netmind_rentgpu.errors import ConfigurationError, InvalidArgumentError
+from netmind_rentgpu.fingerprint import Fingerprint
 
 __all__ = ["DEFAULT", "Retries", "RetriesOption", "Settings", "TimeoutOption", "Timeouts"]
 
@@ -27,7 +26,6 @@ TOKEN_VARIABLES: Final = ("NETMIND_API_KEY", "NETMIND_API_TOKEN")
 BASE_URL_VARIABLE: Final = "NETMIND_BASE_URL"
 STATE_VARIABLE: Final = "NETMIND_RENTGPU_STATE"
 DEFAULT_BASE_URL: Final = "https://api.netmind.ai"
-_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class _Default(Enum):
@@ -142,18 +140,9 @@ class Settings:
     state: Path
 
     @property
-    def account(self) -> str:
-        """Whose containers these are, as the state file has it: the service's origin, and a fingerprint of the token."""
-        return _account(normalized_origin(self.base_url), self.token)
-
-    def is_earlier_account(self, account: str) -> bool:
-        """Return True if an earlier version called this account so, for another spelling of the same origin."""
-        origin = account.rpartition(" ")[0]
-        try:
-            is_same_origin = normalized_origin(origin) == normalized_origin(self.base_url)
-        except ValueError:  # not one that we wrote
-            return False
-        return is_same_origin and account == _account(origin, self.token) != self.account
+    def fingerprint(self) -> Fingerprint:
+        """What the state file knows the token by."""
+        return Fingerprint(self.base_url, self.token)
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("settings hold a token and cannot be pickled")
@@ -208,28 +197,6 @@ class Settings:
             max_connections=max_connections,
             state=_state_file(state, environment),
         )
-
-
-def _account(origin: str, token: str) -> str:
-    return f"{origin} {hashlib.sha256(f'{origin} {token}'.encode()).hexdigest()[:32]}"
-
-
-def normalized_origin(url: str) -> str:
-    """Return a URL's scheme, host and port as RFC 6454 compares them, however they are spelled.
-
-    Raises:
-        ValueError: the port is no number, or the host is broken.
-    """
-    parts = urlsplit(url)
-    host = (parts.hostname or "").rstrip(".")
-    try:
-        address = ipaddress.ip_address(host)
-        host = f"[{address}]" if address.version == 6 else str(address)
-    except ValueError:
-        with suppress(UnicodeError):
-            host = host.encode("idna").decode()
-    port = "" if parts.port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f":{parts.port}"
-    return f"{parts.scheme}://{host}{port}"
 
 
 def _state_file(state: str | os.PathLike[str] | None, environment: Mapping[str, str]) -> Path:

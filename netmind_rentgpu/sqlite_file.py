@@ -73,6 +73,12 @@ MIGRATIONS: Final = (
     "ALTER TABLE rentals ADD COLUMN boot TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE rentals ADD COLUMN booted_at TEXT",
     "ALTER TABLE rentals ADD COLUMN longest_create REAL",
+    """
+    CREATE TABLE fingerprints (
+        fingerprint TEXT NOT NULL PRIMARY KEY,
+        account TEXT NOT NULL
+    ) STRICT
+    """,
 )
 # Another process holds the file for milliseconds, and a hundred that begin at once for seconds.
 LONGEST_LOCK: Final = 30.0

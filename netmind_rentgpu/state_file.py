@@ -1,8 +1,8 @@
 """The state file: what has to outlive a process.
 
-One file for a user, mode 0600, which any number of threads and processes may share. What is in it belongs to an account (a
-service's origin and a fingerprint of the token), so that two never mix. Of secrets it holds one for each account: the
-password that rentals are logged into with.
+One file for a user, mode 0600, which any number of threads and processes may share. What is in it belongs to an account of a
+service, so that two never mix; `state_accounts` tells which. Of secrets it holds one for each account: the password that
+rentals are logged into with.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.concurrency.threads import run_in_thread, start_thread
 from netmind_rentgpu.errors import ClientStateError, StateFileError
+from netmind_rentgpu.fingerprint import Fingerprint
 from netmind_rentgpu.sqlite_file import (
     LONGEST_LOCK,
     Connection,
@@ -30,8 +31,9 @@ from netmind_rentgpu.sqlite_file import (
     open_file,
     rows_of,
 )
+from netmind_rentgpu.state_accounts import account_of, rename_earlier_spellings
 
-__all__ = ["LONGEST_LOCK", "Connection", "State", "forget_host_keys"]
+__all__ = ["LONGEST_LOCK", "Connection", "State"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
@@ -45,31 +47,25 @@ _GATHERING = 0.02
 _never_closed: list[Connection] = []
 
 
-_TABLES = ("host_keys", "passwords", "rentals")
-
-
 class State:
     """One client's way to the file, which is made when it is first needed.
 
     Attributes:
+        path, fingerprint: of the file, and of the client's token.
         restores: takes a record's name and owner; returns True if this client puts it back where the file was lost. None for
             all records.
     """
 
-    def __init__(
-        self, path: Path, *, account: str = "", is_earlier_account: Callable[[str], bool] | None = None
-    ) -> None:
+    def __init__(self, path: Path, fingerprint: Fingerprint) -> None:
         """Set up; the file is opened when it is first needed.
 
         Args:
-            account: the client's.
-            is_earlier_account: returns True for a name that an earlier version gave the account; rows under it are renamed.
+            fingerprint: of the client's token.
         """
         self.restores: Callable[[str, str | None], bool] | None = None
-        self._path = path
-        self._account = account
-        # None once it has been asked about the names in the file.
-        self._is_earlier_account = is_earlier_account
+        self.path: Path = path
+        self.fingerprint: Fingerprint = fingerprint
+        self._spellings_seen_to = False
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         # Device and inode of the file that is open: the path may lead to another by now, or to none.
@@ -82,9 +78,13 @@ class State:
         self._loop: asyncio.AbstractEventLoop | None = None
         fork_gate.register(self)
         # Whose host keys count as unknown already, though the file may not have forgotten them yet.
-        self._forgotten: set[tuple[str, int]] = set()
+        self._forgotten: set[int] = set()
 
-    async def host_key(self, account: str, container_id: int) -> str | None:
+    def account(self, connection: Connection) -> str:
+        """Return the name that the client's account has in the file, for the transaction that asks."""
+        return account_of(connection, str(self.fingerprint))
+
+    async def host_key(self, container_id: int) -> str | None:
         """Return a container's host key, as it was when it was first logged into; None if it never was.
 
         Raises:
@@ -92,13 +92,16 @@ class State:
         """
 
         def find(connection: Connection) -> str | None:
-            query = "SELECT public_key FROM host_keys WHERE account = ? AND container_id = ?"
-            row = connection.execute(query, (account, container_id)).fetchone()
-            return None if row is None else str(row[0])
+            return self._pinned(connection, container_id)
 
-        return None if (account, container_id) in self._forgotten else await self.read(find)
+        return None if container_id in self._forgotten else await self.read(find)
 
-    async def pin_host_key(self, account: str, container_id: int, public_key: str, *, replace: bool = False) -> str:
+    def _pinned(self, connection: Connection, container_id: int) -> str | None:
+        query = "SELECT public_key FROM host_keys WHERE account = ? AND container_id = ?"
+        row = connection.execute(query, (self.account(connection), container_id)).fetchone()
+        return None if row is None else str(row[0])
+
+    async def pin_host_key(self, container_id: int, public_key: str, *, replace: bool = False) -> str:
         """Keep a container's host key, unless there is one; return the one that is kept then.
 
         Raises:
@@ -110,22 +113,29 @@ class State:
             connection.execute(
                 "INSERT INTO host_keys (account, container_id, public_key) VALUES (?, ?, ?)"  # noqa: S608  # our own words
                 f" ON CONFLICT (account, container_id) DO {conflict}",
-                (account, container_id, public_key),
+                (self.account(connection), container_id, public_key),
             )
-            query = "SELECT public_key FROM host_keys WHERE account = ? AND container_id = ?"
-            return str(connection.execute(query, (account, container_id)).fetchone()[0])
+            return self._pinned(connection, container_id) or public_key
 
         kept = await self.write(pin)
-        self._forgotten.discard((account, container_id))
+        self._forgotten.discard(container_id)
         return kept
 
-    def forget_host_key(self, account: str, container_id: int) -> asyncio.Future[None]:
+    def forget_host_key(self, container_id: int) -> asyncio.Future[None]:
         """Drop a container's host key, because a new container has the id; it counts as unknown at once.
 
         Return the future of the write, which may be a StateFileError, as for `write`.
         """
-        self._forgotten.add((account, container_id))
-        return self.write_soon(lambda connection: forget_host_keys(connection, account, (container_id,)))
+        self._forgotten.add(container_id)
+        return self.write_soon(lambda connection: self.forget_host_keys(connection, (container_id,)))
+
+    def forget_host_keys(self, connection: Connection, container_ids: Iterable[int]) -> None:
+        """Drop the host keys of containers, within a transaction."""
+        account = self.account(connection)
+        connection.executemany(
+            "DELETE FROM host_keys WHERE account = ? AND container_id = ?",
+            [(account, container_id) for container_id in container_ids],
+        )
 
     def close(self) -> None:
         """Close the file, by and by where it is in use. It is opened again where it is needed again."""
@@ -237,14 +247,16 @@ class State:
             with self._lock, fork_gate.using():
                 self._restore_if_moved()
         try:
-            with fork_gate.using(), closing(open_file(self._path)[0]) as connection:
-                self._rename_account(connection)
+            with fork_gate.using(), closing(open_file(self.path)[0]) as connection:
+                self._see_to_spellings(connection)
+                # One look, whoever writes meanwhile.
+                connection.execute("BEGIN")
                 return look(connection)
         except (DatabaseError, OSError) as error:
             raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> StateFileError:
-        return StateFileError(f"the state file {self._path} cannot be used: {error}")
+        return StateFileError(f"the state file {self.path} cannot be used: {error}")
 
     def _together(self, acts: Sequence[_Act]) -> list[Any]:
         """Act, all in one transaction, or each in its own where one fails; return what each returns, or how it failed.
@@ -289,8 +301,8 @@ class State:
             _never_closed.append(self._connection)
             self._connection = None
         if self._connection is None:
-            self._connection, self._identity = open_file(self._path)
-            self._rename_account(self._connection)
+            self._connection, self._identity = open_file(self.path)
+            self._see_to_spellings(self._connection)
             self._process = os.getpid()
         return self._connection
 
@@ -304,20 +316,10 @@ class State:
             self._connection.close()
             self._connection = None
 
-    def _rename_account(self, connection: Connection) -> None:
-        """Give the account's rows its name of today, once."""
-        is_earlier = self._is_earlier_account
-        if is_earlier is None:
-            return
-        for table in _TABLES:
-            query = f"SELECT DISTINCT CAST(account AS BLOB) FROM {table}"  # noqa: S608  # our own
-            for (raw,) in connection.execute(query).fetchall():
-                account = raw.decode(errors="replace")
-                if is_earlier(account):
-                    # A row that exists under both names keeps the values under today's.
-                    renaming = f"UPDATE OR IGNORE {table} SET account = ? WHERE account = ?"  # noqa: S608  # our own
-                    connection.execute(renaming, (self._account, account))
-        self._is_earlier_account = None
+    def _see_to_spellings(self, connection: Connection) -> None:
+        if not self._spellings_seen_to:
+            rename_earlier_spellings(connection, self.fingerprint)
+            self._spellings_seen_to = True
 
     def _is_own(self, row: Mapping[str, Any]) -> bool:
         """Return False for a record that another process or client keeps, which restores it itself."""
@@ -326,7 +328,7 @@ class State:
     def _has_moved(self) -> bool:
         """Return True if the open file is not what its path leads to any more."""
         is_open = self._connection is not None and self._process == os.getpid()
-        return is_open and self._identity != identity_of(self._path)
+        return is_open and self._identity != identity_of(self.path)
 
     def _restore_if_moved(self) -> None:
         """Make the file anew where its path leads to another or to none, with all rows of the one that is open.
@@ -342,7 +344,7 @@ class State:
         try:
             # Before another is opened, which may take over the old one's shared memory.
             rows = rows_of(lost)
-            connection, identity = open_file(self._path)
+            connection, identity = open_file(self.path)
             try:
                 add_rows(connection, {**rows, "rentals": [row for row in rows["rentals"] if self._is_own(row)]})
             except BaseException:
@@ -350,23 +352,15 @@ class State:
                 raise
         except (DatabaseError, OSError) as error:
             raise StateFileError(
-                f"the state file {self._path} was moved, deleted or replaced while it was in use, and could not be restored:"
+                f"the state file {self.path} was moved, deleted or replaced while it was in use, and could not be restored:"
                 f" {error}"
             ) from error
         logger.error(
-            "the state file %s was moved, deleted or replaced while it was in use; its rows were restored", self._path
+            "the state file %s was moved, deleted or replaced while it was in use; its rows were restored", self.path
         )
         self._connection, self._identity = connection, identity
         # Closing it would release the locks on shared memory that both may have.
         _never_closed.append(lost)
-
-
-def forget_host_keys(connection: Connection, account: str, container_ids: Iterable[int]) -> None:
-    """Drop the host keys of containers, within a transaction."""
-    connection.executemany(
-        "DELETE FROM host_keys WHERE account = ? AND container_id = ?",
-        [(account, container_id) for container_id in container_ids],
-    )
 
 
 class _Entry:

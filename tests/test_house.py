@@ -15,11 +15,11 @@ PACKAGE = Path(netmind_rentgpu.__file__).parent
 LAYERS = [
     {"models", "literals", "version", "results"},
     {"errors", "arguments"},
-    {"requests", "profile", "settings", "conditions"},
+    {"requests", "profile", "settings", "fingerprint", "conditions"},
     {"conversion"},
     {"concurrency"},
     {"connecting", "sqlite_file"},
-    {"state_file"},
+    {"state_file", "state_accounts"},
     {"wire"},
     {"waiting"},
     {"resources"},

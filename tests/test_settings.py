@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netmind_rentgpu import AsyncRentGPU, ConfigurationError, InvalidArgumentError, Retries, Timeouts
-from netmind_rentgpu.settings import DEFAULT, Settings, normalized_origin, timeouts_for
+from netmind_rentgpu.fingerprint import normalized_origin
+from netmind_rentgpu.settings import DEFAULT, Settings, timeouts_for
 
 
 def resolve(environment: dict[str, str] | None = None, **arguments: Any) -> Settings:
@@ -239,10 +240,10 @@ SPELLINGS = [
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_account_is_the_same_however_its_origin_is_spelled(spelling: str) -> None:
-    usual = resolve().account
+    usual = str(resolve().fingerprint)
     # It is what it was for the usual spelling, so that existing rows are found.
     assert usual == earlier_account("https://api.netmind.ai")
-    assert resolve(base_url=spelling).account == usual
+    assert str(resolve(base_url=spelling).fingerprint) == usual
 
 
 @pytest.mark.parametrize(
@@ -255,7 +256,7 @@ def test_account_is_the_same_however_its_origin_is_spelled(spelling: str) -> Non
     ],
 )
 def test_addresses_and_international_names_are_one_origin(one: str, other: str) -> None:
-    assert resolve(base_url=one).account == resolve(base_url=other).account
+    assert str(resolve(base_url=one).fingerprint) == str(resolve(base_url=other).fingerprint)
 
 
 @pytest.mark.parametrize(
@@ -270,7 +271,7 @@ def test_addresses_and_international_names_are_one_origin(one: str, other: str) 
     ],
 )
 def test_other_origins_are_other_accounts(base_url: str) -> None:
-    assert resolve(base_url=base_url).account != resolve().account
+    assert str(resolve(base_url=base_url).fingerprint) != str(resolve().fingerprint)
 
 
 @given(host=st.from_regex(r"[a-z]{1,9}(\.[a-z]{1,9}){0,3}", fullmatch=True), port=st.none() | st.integers(0, 65535))
@@ -285,12 +286,12 @@ def test_accounts_of_earlier_versions_are_recognized(spelling: str) -> None:
     settings = resolve()
     spelled = spelling.partition("://")[0].lower() + "://" + spelling.partition("://")[2]
     is_usual = spelled == "https://api.netmind.ai"
-    assert settings.is_earlier_account(earlier_account(spelled)) is not is_usual
-    assert not settings.is_earlier_account(settings.account)
-    assert not settings.is_earlier_account(earlier_account(spelled, "another token"))
-    assert not settings.is_earlier_account(earlier_account("https://Netmind.ai"))
+    assert settings.fingerprint.is_earlier_spelling(earlier_account(spelled)) is not is_usual
+    assert not settings.fingerprint.is_earlier_spelling(str(settings.fingerprint))
+    assert not settings.fingerprint.is_earlier_spelling(earlier_account(spelled, "another token"))
+    assert not settings.fingerprint.is_earlier_spelling(earlier_account("https://Netmind.ai"))
 
 
 @pytest.mark.parametrize("account", ["", "account", "https://api.netmind.ai:x 0", "https://[ 0", "\x00"])
 def test_account_that_cannot_be_read_is_no_earlier_one(account: str) -> None:
-    assert not resolve().is_earlier_account(account)
+    assert not resolve().fingerprint.is_earlier_spelling(account)

@@ -15,11 +15,11 @@ from typing import Any
 
 import anyio
 import pytest
+from state_files import state_at
 from until import until
 
 from netmind_rentgpu import AsyncRentGPU, ConfigurationError, StateFileError
 from netmind_rentgpu.settings import DEFAULT, Settings
-from netmind_rentgpu.state_file import State
 
 
 @pytest.fixture
@@ -30,19 +30,19 @@ def path(tmp_path: Path) -> Path:
 async def test_state_file_is_made_when_needed_and_for_its_user_alone(path: Path) -> None:
     before = os.umask(0)
     try:
-        state = State(path)
+        state = state_at(path)
         assert not path.parent.exists()
-        assert await state.host_key("account", 1) is None
+        assert await state.host_key(1) is None
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    await state.pin_host_key("account", 1, "key")
+    await state.pin_host_key(1, "key")
     for beside in path.parent.iterdir():
         assert stat.S_IMODE(beside.stat().st_mode) == 0o600
     state.close()
     state.close()
-    assert await state.host_key("account", 1) == "key"
+    assert await state.host_key(1) == "key"
     state.close()
 
 
@@ -51,8 +51,8 @@ async def test_state_file_behind_a_link_is_for_its_user_alone(path: Path, tmp_pa
     link.symlink_to(path)
     before = os.umask(0)
     try:
-        state = State(link)
-        await state.pin_host_key("account", 1, "key")
+        state = state_at(link)
+        await state.pin_host_key(1, "key")
     finally:
         os.umask(before)
     assert link.is_symlink()
@@ -65,46 +65,47 @@ async def test_state_file_behind_a_link_is_for_its_user_alone(path: Path, tmp_pa
 async def test_state_file_behind_circular_links_is_refused(tmp_path: Path) -> None:
     (tmp_path / "one").symlink_to(tmp_path / "other")
     (tmp_path / "other").symlink_to(tmp_path / "one")
-    state = State(tmp_path / "one")
-    for use in (state.host_key("account", 1), state.pin_host_key("account", 1, "key")):
+    state = state_at(tmp_path / "one")
+    for use in (state.host_key(1), state.pin_host_key(1, "key")):
         with pytest.raises(StateFileError, match="cannot be used"):
             await use
 
 
 async def test_host_key_is_kept_unless_it_is_replaced(path: Path) -> None:
-    state = State(path)
-    assert await state.pin_host_key("one", 1, "first") == "first"
-    assert await state.pin_host_key("one", 1, "second") == "first"
-    assert await state.pin_host_key("one", 1, "second", replace=True) == "second"
-    assert await state.pin_host_key("two", 1, "other") == "other"
-    assert await state.host_key("one", 1) == "second"
-    assert await state.host_key("one", 2) is None
+    state, of_another_account = state_at(path), state_at(path, "another-token")
+    assert await state.pin_host_key(1, "first") == "first"
+    assert await state.pin_host_key(1, "second") == "first"
+    assert await state.pin_host_key(1, "second", replace=True) == "second"
+    assert await of_another_account.pin_host_key(1, "other") == "other"
+    assert await state.host_key(1) == "second"
+    assert await state.host_key(2) is None
     state.close()
+    of_another_account.close()
 
 
 async def test_unusable_state_file_raises_state_file_error(path: Path, tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
     path.write_bytes(b"x" * 5000)
     with pytest.raises(StateFileError, match="not a database"):
-        await State(path).host_key("account", 1)
+        await state_at(path).host_key(1)
     with pytest.raises(StateFileError, match="cannot be used"):
-        await State(tmp_path).host_key("account", 1)
+        await state_at(tmp_path).host_key(1)
     with pytest.raises(StateFileError, match="cannot be used"):
-        await State(path / "below" / "a-file").host_key("account", 1)
+        await state_at(path / "below" / "a-file").host_key(1)
     path.unlink()
-    state = State(path)
-    await state.host_key("account", 1)
+    state = state_at(path)
+    await state.host_key(1)
     state.close()
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 1000")
     connection.close()
     with pytest.raises(StateFileError, match="newer version"):
-        await State(path).host_key("account", 1)
+        await state_at(path).host_key(1)
 
 
 async def test_failed_write_changes_nothing(path: Path) -> None:
-    state = State(path)
-    await state.pin_host_key("account", 1, "first")
+    state = state_at(path)
+    await state.pin_host_key(1, "first")
 
     def fail(connection: sqlite3.Connection) -> None:
         connection.execute("UPDATE host_keys SET public_key = 'broken'")
@@ -112,15 +113,15 @@ async def test_failed_write_changes_nothing(path: Path) -> None:
 
     with pytest.raises(ZeroDivisionError):
         await state.write(fail)
-    assert await state.host_key("account", 1) == "first"
+    assert await state.host_key(1) == "first"
     state.close()
 
 
 async def test_many_states_share_one_file(path: Path) -> None:
-    states = [State(path) for _ in range(20)]
+    states = [state_at(path) for _ in range(20)]
     kept = await asyncio.gather(
         *(
-            state.pin_host_key("account", container_id, f"key-{number}")
+            state.pin_host_key(container_id, f"key-{number}")
             for number, state in enumerate(states)
             for container_id in range(10)
         )
@@ -135,10 +136,11 @@ def test_processes_started_at_once_share_one_file(path: Path) -> None:
     program = f"""
 import asyncio
 from pathlib import Path
+from netmind_rentgpu.fingerprint import Fingerprint
 from netmind_rentgpu.state_file import State
 async def main():
-    state = State(Path({str(path)!r}))
-    print(await state.pin_host_key("account", 1, "key"))
+    state = State(Path({str(path)!r}), Fingerprint("https://service.example", "a-token"))
+    print(await state.pin_host_key(1, "key"))
     state.close()
 asyncio.run(main())
 """
@@ -151,8 +153,8 @@ asyncio.run(main())
 
 
 async def test_forked_child_opens_a_connection_of_its_own(path: Path) -> None:
-    state = State(path)
-    await state.pin_host_key("account", 1, "key")
+    state = state_at(path)
+    await state.pin_host_key(1, "key")
     inherited = state._connection
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of a fork in a process with threads
@@ -167,7 +169,7 @@ async def test_forked_child_opens_a_connection_of_its_own(path: Path) -> None:
             os._exit(2)
     _, status = os.waitpid(child, 0)
     assert status == 0
-    assert await state.host_key("account", 1) == "key"
+    assert await state.host_key(1) == "key"
     state.close()
 
 
@@ -196,8 +198,8 @@ def test_state_file_path_comes_from_argument_environment_or_default(
         state=argument,
     )
     assert settings.state == Path(expected)
-    assert settings.account.startswith("https://api.netmind.ai ")
-    assert "token" not in settings.account
+    assert str(settings.fingerprint).startswith("https://api.netmind.ai ")
+    assert "token" not in str(settings.fingerprint)
 
 
 def test_unusable_state_path_is_refused() -> None:
@@ -210,14 +212,14 @@ def test_unusable_state_path_is_refused() -> None:
 async def test_reading_the_state_file_keeps_its_locks(path: Path) -> None:
     # POSIX takes all of a process's locks on a file when the process closes any descriptor of it. Then another process
     # takes itself for the last user of the file, and removes the writes of this one.
-    state = State(path)
-    await state.pin_host_key("account", 1, "first")
-    assert await state.host_key("account", 1) == "first"
+    state = state_at(path)
+    await state.pin_host_key(1, "first")
+    assert await state.host_key(1) == "first"
     program = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM host_keys'); c.close()"
     subprocess.run([sys.executable, "-c", program, str(path)], check=True)
     assert Path(f"{path}-wal").exists()
-    await state.pin_host_key("account", 2, "second")
-    assert await state.host_key("account", 2) == "second"
+    await state.pin_host_key(2, "second")
+    assert await state.host_key(2) == "second"
     assert [file.name for file in path.parent.iterdir() if file.name.endswith(".new")] == []
     state.close()
 
@@ -225,7 +227,7 @@ async def test_reading_the_state_file_keeps_its_locks(path: Path) -> None:
 @pytest.mark.parametrize("how", ["once", "again and again", "by a scope"])
 @pytest.mark.parametrize("fails", [False, True])
 async def test_cancelled_write_ends_only_once_it_is_written(path: Path, how: str, fails: bool) -> None:
-    state, gate, acted = State(path), threading.Event(), threading.Event()
+    state, gate, acted = state_at(path), threading.Event(), threading.Event()
 
     def act(connection: sqlite3.Connection) -> None:
         assert gate.wait(60)
@@ -273,7 +275,7 @@ async def test_cancelled_write_ends_only_once_it_is_written(path: Path, how: str
 async def test_write_cancelled_as_it_finishes_is_cancelled(
     path: Path, fails: bool, after: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, finished = State(path), 0
+    state, finished = state_at(path), 0
     finish = state._finish
 
     def act(connection: sqlite3.Connection) -> None:
@@ -300,7 +302,7 @@ async def test_write_cancelled_as_it_finishes_is_cancelled(
 
 
 async def test_closed_state_file_closes_once_all_is_written(path: Path) -> None:
-    state, go_on, written = State(path), threading.Event(), asyncio.Event()
+    state, go_on, written = state_at(path), threading.Event(), asyncio.Event()
     writing = [asyncio.create_task(state.write(lambda _: go_on.wait(60)))]
     async with asyncio.timeout(120):
         await until(lambda: state._writing and not state._waiting)
@@ -315,7 +317,7 @@ async def test_closed_state_file_closes_once_all_is_written(path: Path) -> None:
 
 
 async def test_state_file_closed_during_a_write_closes_afterwards(path: Path) -> None:
-    state = State(path)
+    state = state_at(path)
 
     def act(connection: sqlite3.Connection) -> None:
         state.close()

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from programs import FOLDER
+from state_files import state_at
 
 from netmind_rentgpu import sqlite_file
 from netmind_rentgpu.sqlite_file import Connection
-from netmind_rentgpu.state_file import State
 
 LONGEST = 60
 
@@ -28,8 +28,8 @@ def counting(path: Path, times: int, folder: Path, *more: str) -> subprocess.Pop
 
 async def test_parent_child_and_a_third_process_exclude_each_other(tmp_path: Path) -> None:
     path, times = tmp_path / "state.sqlite3", 20
-    state = State(path)
-    await state.pin_host_key("account", 1, "0")
+    state = state_at(path)
+    await state.pin_host_key(1, "0")
     with counting(path, times, tmp_path) as forking, counting(path, times, tmp_path, "alone") as third:
         output, _ = forking.communicate(timeout=LONGEST)
         third.communicate(timeout=LONGEST)
@@ -37,7 +37,7 @@ async def test_parent_child_and_a_third_process_exclude_each_other(tmp_path: Pat
     assert output == "0\n"
     assert (forking.returncode, third.returncode) == (0, 0)
     # Before the fork, in the child twice, in the parent twice, and in the third process.
-    assert await state.host_key("account", 1) == str(6 * times)
+    assert await state.host_key(1) == str(6 * times)
     state.close()
 
 
@@ -49,7 +49,7 @@ def fork_and_read(path: Path) -> int:
     if child == 0:
         status = 1
         try:
-            status = 0 if asyncio.run(State(path).host_key("account", 1)) == "key" else 2
+            status = 0 if asyncio.run(state_at(path).host_key(1)) == "key" else 2
         finally:
             os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -57,8 +57,8 @@ def fork_and_read(path: Path) -> int:
 
 async def test_fork_waits_for_a_write_and_lets_no_other_begin(tmp_path: Path) -> None:
     path, began, forking = tmp_path / "state.sqlite3", threading.Event(), threading.Event()
-    state = State(path)
-    await state.pin_host_key("account", 1, "key")
+    state = state_at(path)
+    await state.pin_host_key(1, "key")
 
     def write_slowly(connection: Connection) -> str:
         began.set()
@@ -75,15 +75,15 @@ async def test_fork_waits_for_a_write_and_lets_no_other_begin(tmp_path: Path) ->
     assert await asyncio.to_thread(began.wait, LONGEST)
     assert await asyncio.to_thread(fork) == 0
     assert await writing == "written"
-    assert await state.host_key("account", 1) == "key"
+    assert await state.host_key(1) == "key"
     state.close()
 
 
 async def test_fork_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_file, "_LONGEST_USE_BEFORE_FORK", 0.1)
     path, began, go_on = tmp_path / "state.sqlite3", threading.Event(), threading.Event()
-    state = State(path)
-    await state.pin_host_key("account", 1, "key")
+    state = state_at(path)
+    await state.pin_host_key(1, "key")
 
     def write_slowly(_: Connection) -> str:
         began.set()
@@ -95,16 +95,16 @@ async def test_fork_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.M
     assert await asyncio.to_thread(fork_and_read, path) == 0
     go_on.set()
     assert await writing == "written"
-    assert await state.host_key("account", 1) == "key"
+    assert await state.host_key(1) == "key"
     state.close()
 
 
 async def test_forks_of_several_threads_leave_the_file_usable(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite3"
-    state = State(path)
-    await state.pin_host_key("account", 1, "key")
+    state = state_at(path)
+    await state.pin_host_key(1, "key")
     forks = [asyncio.to_thread(fork_and_read, path) for _ in range(8)]
-    writes = [state.pin_host_key("account", number, "key") for number in range(2, 20)]
+    writes = [state.pin_host_key(number, "key") for number in range(2, 20)]
     results = await asyncio.gather(*forks, *writes)
     assert results == [0] * 8 + ["key"] * 18
     state.close()

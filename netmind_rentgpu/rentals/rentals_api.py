@@ -10,6 +10,8 @@ from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import still_belongs_to
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord
+from netmind_rentgpu.rentals.ledger.store import OtherAccount
+from netmind_rentgpu.rentals.lifecycle.account_proof import join_proven_accounts
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reaper import reap, reap_by_name
@@ -39,6 +41,9 @@ class AsyncRentals:
         To be run by whoever comes next: a cron job, the next start of a program. The first `rent` of a client does it, too.
         A process is known to be dead only on its own machine; elsewhere its rentals are left until their time is up.
 
+        What was rented with another token is reaped, too, if the service shows that both are one account's: by the auth of
+        those rentals, or by a container of a recorded name. What may be another account's is left alone.
+
         Args:
             wait: look for what is in doubt until it is certain that it will not turn up: up to `create_lag` and `list_lag`
                 of the profile, and where a process was killed in the midst of a create its longest time as well.
@@ -46,9 +51,10 @@ class AsyncRentals:
                 passed is deleted, whoever made it.
 
         Returns:
-            What was deleted, what is in doubt, and what could not be deleted.
+            What was deleted, what is in doubt, what could not be deleted, and what may be another account's.
 
         Raises:
+            AuthenticationError: the service refuses the token.
             StateFileError: the state file cannot be used (not with `by_name`).
             RentGPUError: with `by_name`, the list of containers could not be read; one strange item is among what failed.
         """
@@ -86,11 +92,19 @@ class AsyncRentals:
         provisioner.begin_attach(name)
         try:
             record = await context.ledger.claim_detached(name, this_process(), read_clocks())
+            unproven: list[OtherAccount] = []
+            if record is None:
+                # It may have been rented with another token of this account.
+                unproven = await join_proven_accounts(context, is_wanted=lambda other: other.name == name)
+                record = await context.ledger.claim_detached(name, this_process(), read_clocks())
         except StateFileError:
             provisioner.disown(name)
             raise
         if record is None or record.container_id is None:
             provisioner.disown(name)
+            if any(other.name == name for account in unproven for other in account.records):
+                problem = f"{name} is on record for another token, which is not proven to be this account's"
+                raise InvalidArgumentError("rental", problem)
             raise InvalidArgumentError("rental", f"no rental called {name} is detached, or its time is up")
         provisioner.adopt(record)
         try:

@@ -230,6 +230,12 @@ class Renting:
         report = await reap(self._context, patient=False)
         for name, error in report.failed:
             logger.warning("%s is nobody's and could not be deleted: %s", name, error)
+        for record in report.elsewhere:
+            logger.warning(
+                "%s is nobody's, and on record for another token, which is not proven to be this account's; reap with that"
+                " account's token",
+                record.name,
+            )
 
 
 def _affordable(budget: Decimal | None, offer: Offer) -> timedelta:

@@ -27,17 +27,15 @@ def check_asyncssh() -> None:
 class ContainerLogin:
     """Logs one client in to its account's containers."""
 
-    def __init__(self, auths: AsyncAuths, state: State, account: str, username: str) -> None:
+    def __init__(self, auths: AsyncAuths, state: State, username: str) -> None:
         """Set up.
 
         Args:
-            account: whose containers these are, as the state file has it.
             username: who logs in where a container's `ssh` names nobody.
         """
         self._username = username
         self._auths = auths
         self._state = state
-        self._account = account
 
     async def log_in(
         self, container: Container, seconds: float, *, password: str | None = None, accept_new_host_key: bool = False
@@ -61,7 +59,7 @@ class ContainerLogin:
         if endpoint is None:
             said = f"its ssh is {container.ssh[:200]!r}" if container.ssh else "it has no ssh yet"
             raise SSHError(f"{label} names no endpoint to log in at: {said}", stage="name")
-        pinned = await self._state.host_key(self._account, container.id)
+        pinned = await self._state.host_key(container.id)
         login = Login(
             label=label,
             endpoint=endpoint,
@@ -106,7 +104,7 @@ class ContainerLogin:
         return None
 
     async def _pin(self, container: Container, key: str, *, replace: bool) -> None:
-        kept = await self._state.pin_host_key(self._account, container.id, key, replace=replace)
+        kept = await self._state.pin_host_key(container.id, key, replace=replace)
         if kept != key:
             text = f"{label_of(container)}: another server was logged into as this container at the same time"
             raise SSHError(f"{text}; accept the right one with accept_new_host_key=True", stage="host key")

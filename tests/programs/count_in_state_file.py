@@ -11,10 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+from netmind_rentgpu.fingerprint import Fingerprint
 from netmind_rentgpu.sqlite_file import Connection
 from netmind_rentgpu.state_file import State
 
 PATH, TIMES, FOLDER = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+FINGERPRINT = Fingerprint("https://service.example", "a-token")
 
 
 def count_up(connection: Connection) -> None:
@@ -40,7 +42,7 @@ def take_all_descriptors() -> list[Path]:
     return own
 
 
-state = State(PATH)
+state = State(PATH, FINGERPRINT)
 asyncio.run(count(state))
 if sys.argv[4:] == ["alone"]:
     sys.exit()
@@ -50,7 +52,7 @@ if child == 0:
     try:
         own = take_all_descriptors()
         asyncio.run(count(state))
-        asyncio.run(count(State(PATH)))
+        asyncio.run(count(State(PATH, FINGERPRINT)))
         # SQLite has not taken one of them for its own.
         status = 0 if all(path.stat().st_size == 0 for path in own) else 2
     finally:

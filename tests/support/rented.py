@@ -17,10 +17,12 @@ PROFILE = ServiceProfile(
 TIMEOUTS = Timeouts(total=2, connect=1, read=0.5, slot=2)
 
 
-def client(emulator: Emulator, state: Path, profile: ServiceProfile = PROFILE) -> AsyncRentGPU:
+def client(
+    emulator: Emulator, state: Path, profile: ServiceProfile = PROFILE, *, token: str | None = None
+) -> AsyncRentGPU:
     """Return a client of an emulator, which may be one of several that share a state file."""
     return AsyncRentGPU(
-        emulator.token,
+        emulator.token if token is None else token,
         base_url=emulator.url,
         state=state,
         profile=profile,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import attrs
@@ -141,14 +142,21 @@ class ReapReport:
         gone: the names of those that turned out not to exist, or not to exist any more.
         doubtful: what may still turn up; reap again after `certain_at`, or with `wait=True`.
         failed: the names of those that could not be deleted, and why not. They stay on record.
+        elsewhere: what would be deleted, too, but is on record for another token of the same service, and nothing proves
+            that it belongs to the same account. It is left alone; reap with that account's token.
+        account: whose rentals these are: the service's origin, and a fingerprint of the token.
+        state_file: where they are on record; None where that was not asked.
     """
 
     deleted: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     doubtful: tuple[RentalRecord, ...] = ()
     failed: tuple[tuple[str, Exception], ...] = ()
+    elsewhere: tuple[RentalRecord, ...] = ()
+    account: str = ""
+    state_file: Path | None = None
 
     @property
     def clean(self) -> bool:
-        """Nothing is left of what was to be deleted."""
+        """Nothing is left of what was to be deleted; what may be another account's does not count."""
         return not self.doubtful and not self.failed

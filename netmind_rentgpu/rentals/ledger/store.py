@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, get_args
 
 import attrs
@@ -20,9 +21,10 @@ from netmind_rentgpu.errors import StateFileError
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 from netmind_rentgpu.rentals.ledger.records import RentalRecord, Stage
-from netmind_rentgpu.state_file import Connection, State, forget_host_keys
+from netmind_rentgpu.state_accounts import join_accounts, names_of_accounts
+from netmind_rentgpu.state_file import Connection, State
 
-__all__ = ["Ledger", "read_owner"]
+__all__ = ["Ledger", "OtherAccount", "read_owner"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
@@ -56,15 +58,30 @@ _PUT = (
 )
 
 
+@attrs.frozen(kw_only=True)
+class OtherAccount:
+    """Another account of the same service that is on record, and may be this one under another token.
+
+    Attributes:
+        name: as the state file has it.
+        records: those of its open records that can be read.
+        auth_id: of its own password; None where that is not known.
+    """
+
+    name: str
+    records: tuple[RentalRecord, ...]
+    password: str | None = attrs.field(repr=False)
+    auth_id: int | None
+
+
 class Ledger:
     """One account's part of the state file.
 
     Each method raises StateFileError where the file cannot be used; what writes is on the disk when it returns.
     """
 
-    def __init__(self, state: State, account: str) -> None:
+    def __init__(self, state: State) -> None:
         self._state = state
-        self._account = account
 
     async def put(self, record: RentalRecord) -> None:
         """Put a record there, whether or not it is there already: somebody may have struck it out."""
@@ -75,10 +92,10 @@ class Ledger:
         return self._state.write_soon(self._putting(record))
 
     def _putting(self, record: RentalRecord) -> Callable[[Connection], None]:
-        row = (self._account, *_row(record))
+        row = _row(record)
 
         def put(connection: Connection) -> None:
-            connection.execute(_PUT, row)
+            connection.execute(_PUT, (self._state.account(connection), *row))
 
         return put
 
@@ -88,7 +105,7 @@ class Ledger:
         def return_detached(connection: Connection) -> None:
             connection.execute(
                 f"UPDATE rentals SET stage = 'detached', owner = NULL {_THIS_ONE} AND owner = ?",  # noqa: S608  # our own words
-                (self._account, name, _owner(owner)),
+                (self._state.account(connection), name, _owner(owner)),
             )
 
         await self._state.write(return_detached)
@@ -104,7 +121,7 @@ class Ledger:
             if record is None or record.stage != "detached" or record.has_expired(clocks):
                 return None
             taken = attrs.evolve(record.rebased(clocks), stage="ready", owner=owner)
-            connection.execute(_PUT, (self._account, *_row(taken)))
+            connection.execute(_PUT, (self._state.account(connection), *_row(taken)))
             return taken
 
         return await self._state.write(take)
@@ -119,7 +136,7 @@ class Ledger:
                 return False
             connection.execute(
                 f"UPDATE rentals SET stage = 'abandoned', owner = NULL {_THIS_ONE}",  # noqa: S608  # our own words
-                (self._account, record.name),
+                (self._state.account(connection), record.name),
             )
             return True
 
@@ -131,19 +148,20 @@ class Ledger:
         Args:
             containers: the ids of those that were deleted with them, whose host keys go, too.
         """
-        closed = [(self._account, name) for name in names]
-        deleted = tuple(containers)
+        closed, deleted = tuple(names), tuple(containers)
 
         def strike(connection: Connection) -> None:
-            connection.executemany(f"DELETE FROM rentals {_THIS_ONE}", closed)  # noqa: S608  # our own words
-            forget_host_keys(connection, self._account, deleted)
+            account = self._state.account(connection)
+            rows = [(account, name) for name in closed]
+            connection.executemany(f"DELETE FROM rentals {_THIS_ONE}", rows)  # noqa: S608  # our own words
+            self._state.forget_host_keys(connection, deleted)
 
         if closed:
             await self._state.write(strike)
 
     def forget_host_key_soon(self, container_id: int) -> asyncio.Future[None]:
         """Drop the host key of an earlier container that had an id; return the future of the write."""
-        return self._state.forget_host_key(self._account, container_id)
+        return self._state.forget_host_key(container_id)
 
     async def list_open(self) -> list[RentalRecord]:
         """Return all records that can be read, the oldest first; log an error for each of the others."""
@@ -154,31 +172,68 @@ class Ledger:
 
     async def read_open(self) -> tuple[list[RentalRecord], dict[str, StateFileError]]:
         """Return all records that can be read, the oldest first, and an error for each of the others, by name."""
+        return await self._state.read(lambda connection: _records_of(connection, self._state.account(connection)))
 
-        def find(connection: Connection) -> tuple[list[RentalRecord], dict[str, StateFileError]]:
-            # A text that is not UTF-8 would fail the query as a whole.
-            connection.text_factory = _decoded
-            rows = connection.execute(
-                f"SELECT {_ALL} FROM rentals WHERE account = ? ORDER BY intended_at, name",  # noqa: S608  # our own words
-                (self._account,),
-            )
-            records: list[RentalRecord] = []
-            unreadable: dict[str, StateFileError] = {}
-            for row in rows:
-                try:
-                    records.append(_record(row))
-                except StateFileError as error:
-                    unreadable[row[0]] = error
-            return records, unreadable
+    async def read_other_accounts(self) -> list[OtherAccount]:
+        """Return the accounts of the same service that may be this one under another token.
+
+        Those are the ones with open records and, as long as this one has no password of its own, those with a password.
+        """
+
+        def find(connection: Connection) -> list[OtherAccount]:
+            own = self._state.account(connection)
+            query = "SELECT account, value, auth_id FROM passwords"
+            passwords = {account: (value, auth_id) for account, value, auth_id in connection.execute(query).fetchall()}
+            found: list[OtherAccount] = []
+            for name in sorted(names_of_accounts(connection) - {own}):
+                if not self._state.fingerprint.is_of_same_service(name):
+                    continue
+                records, unreadable = _records_of(connection, name)
+                password, auth_id = passwords.get(name, (None, None))
+                if records or unreadable or (password is not None and own not in passwords):
+                    found.append(OtherAccount(name=name, records=tuple(records), password=password, auth_id=auth_id))
+            return found
 
         return await self._state.read(find)
+
+    async def join(self, others: Iterable[str]) -> None:
+        """Give this account the records, host keys and fingerprints of others, which are the same by another token."""
+        names = tuple(others)
+        await self._state.write(lambda connection: join_accounts(connection, self._state.account(connection), names))
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of this account's token."""
+        return str(self._state.fingerprint)
+
+    @property
+    def path(self) -> Path:
+        """Where the state file is."""
+        return self._state.path
 
     def _one(self, connection: Connection, name: str) -> RentalRecord | None:
         row = connection.execute(
             f"SELECT {_ALL} FROM rentals {_THIS_ONE}",  # noqa: S608  # our own words
-            (self._account, name),
+            (self._state.account(connection), name),
         ).fetchone()
         return None if row is None else _record(row)
+
+
+def _records_of(connection: Connection, account: str) -> tuple[list[RentalRecord], dict[str, StateFileError]]:
+    # A text that is not UTF-8 would fail the query as a whole.
+    connection.text_factory = _decoded
+    rows = connection.execute(
+        f"SELECT {_ALL} FROM rentals WHERE account = ? ORDER BY intended_at, name",  # noqa: S608  # our own words
+        (account,),
+    )
+    records: list[RentalRecord] = []
+    unreadable: dict[str, StateFileError] = {}
+    for row in rows:
+        try:
+            records.append(_record(row))
+        except StateFileError as error:
+            unreadable[row[0]] = error
+    return records, unreadable
 
 
 def _row(record: RentalRecord) -> tuple[Any, ...]:

@@ -204,9 +204,12 @@ def write_behind(writing: asyncio.Future[None]) -> None:
 def unreleased(record: RentalRecord, error: BaseException) -> ReleaseError:
     """Return an error that says that a rental could not be deleted, and log it."""
     price = "an unknown price" if record.hourly_price is None else f"{record.hourly_price:f}"
+    reaping = "rentals.reap() will delete it"
+    if isinstance(error, AuthenticationError):
+        reaping = "rentals.reap() with a token of its account will delete it"
     text = (
         f"rental {record.name} (container {record.container_id}) could not be deleted, and costs {price} an hour until"
-        f" it is; it is on record, and rentals.reap() will delete it: {error}"
+        f" it is; it is on record, and {reaping}: {error}"
     )
     logger.error("%s", text)
     problem = ReleaseError(text, name=record.name, container_id=record.container_id, hourly_price=record.hourly_price)

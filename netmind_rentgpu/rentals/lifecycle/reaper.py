@@ -7,6 +7,7 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import attrs
 
@@ -26,6 +27,7 @@ from netmind_rentgpu.rentals.ledger.records import (
     action_for,
     may_turn_up,
 )
+from netmind_rentgpu.rentals.lifecycle.account_proof import check_token, join_proven_accounts
 from netmind_rentgpu.rentals.lifecycle.deletion import Deletion, Target
 
 __all__ = ["reap", "reap_by_name"]
@@ -52,9 +54,21 @@ class _Reaping:
         self._deleted_ids: set[int] = set()
         self._turns = asyncio.Semaphore(_DELETIONS_AT_ONCE)
 
-    def report(self, doubtful: Iterable[RentalRecord] = ()) -> ReapReport:
+    def report(
+        self,
+        doubtful: Iterable[RentalRecord] = (),
+        elsewhere: Iterable[RentalRecord] = (),
+        *,
+        state_file: Path | None = None,
+    ) -> ReapReport:
         report = ReapReport(
-            deleted=tuple(self.deleted), gone=tuple(self.gone), doubtful=tuple(doubtful), failed=tuple(self.failed)
+            deleted=tuple(self.deleted),
+            gone=tuple(self.gone),
+            doubtful=tuple(doubtful),
+            failed=tuple(self.failed),
+            elsewhere=tuple(elsewhere),
+            account=self.context.ledger.fingerprint,
+            state_file=state_file,
         )
         if self.deleted:
             logger.info("reaped %s", ", ".join(self.deleted))
@@ -204,10 +218,11 @@ async def reap(
 
     Args:
         wait: look for what is in doubt until that is certain.
-        patient: attempt it again where a service fails.
-        names: what it is about; None for all.
+        patient: check the token first, and attempt it again where a service fails.
+        names: what it is about, none of which another token has; None for all.
 
     Raises:
+        AuthenticationError: the token is refused.
         StateFileError: the state file cannot be used.
         ClientStateError: the client is closed, or belongs to another event loop.
     """
@@ -216,7 +231,10 @@ async def reap(
     reaping = _Reaping(context)
     if not patient:
         reaping.give_up.set()
-    here = this_process()
+    elif names is None:
+        await check_token(context)
+    unproven = [] if names is not None else await join_proven_accounts(context, is_wanted=_is_orphan)
+    elsewhere = [record for account in unproven for record in account.records if _is_orphan(record)]
     living: set[str] = set()
     judged: dict[ReapAction, list[RentalRecord]] = {action: [] for action in ReapAction}
     records, unreadable = await context.ledger.read_open()
@@ -225,10 +243,7 @@ async def reap(
     for record in records:
         if names is not None and record.name not in names:
             continue
-        if record.owner == here:
-            liveness = Liveness.ALIVE if is_held_here(record.name) else Liveness.DEAD
-        else:
-            liveness = Liveness.UNKNOWN if record.owner is None else liveness_of(record.owner, here, look_up_process)
+        liveness = _liveness_of_owner(record)
         if liveness is Liveness.ALIVE and record.container_id is None:
             living.add(record.name)
         judged[action_for(record, now=clocks, owner_is_gone=liveness is Liveness.DEAD)].append(record)
@@ -242,7 +257,22 @@ async def reap(
     left = await asyncio.gather(*(reaping.delete_recorded(record) for record in to_delete))
     to_look_for = [record for record in judged[ReapAction.LOOK] if record.name in ours]
     to_look_for += [record for record in left if record is not None]
-    return reaping.report(await reaping.look_for(to_look_for, living, wait=wait))
+    doubtful = await reaping.look_for(to_look_for, living, wait=wait)
+    return reaping.report(doubtful, elsewhere, state_file=context.ledger.path)
+
+
+def _liveness_of_owner(record: RentalRecord) -> Liveness:
+    here = this_process()
+    if record.owner is None:
+        return Liveness.UNKNOWN
+    if record.owner == here:
+        return Liveness.ALIVE if is_held_here(record.name) else Liveness.DEAD
+    return liveness_of(record.owner, here, look_up_process)
+
+
+def _is_orphan(record: RentalRecord) -> bool:
+    owner_is_gone = _liveness_of_owner(record) is Liveness.DEAD
+    return action_for(record, now=read_clocks(), owner_is_gone=owner_is_gone) is not ReapAction.LEAVE
 
 
 def _has_name(name: str | None, container: Container) -> bool | None:

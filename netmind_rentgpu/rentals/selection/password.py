@@ -10,9 +10,10 @@ from math import inf
 
 from netmind_rentgpu import arguments
 from netmind_rentgpu.concurrency.single_flight import SingleFlight
-from netmind_rentgpu.errors import NotFoundError
+from netmind_rentgpu.errors import NotFoundError, RentGPUError
 from netmind_rentgpu.models import Auth
 from netmind_rentgpu.resources.auths import AsyncAuths
+from netmind_rentgpu.settings import Timeouts
 from netmind_rentgpu.state_file import Connection, State
 
 __all__ = ["AccountPassword"]
@@ -24,10 +25,9 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 class AccountPassword:
     """Finds the auth of a password, and remembers it; keeps the account's own password in the state file."""
 
-    def __init__(self, auths: AsyncAuths, state: State, account: str) -> None:
+    def __init__(self, auths: AsyncAuths, state: State) -> None:
         self._auths = auths
         self._state = state
-        self._account = account
         # By password; None stands for the account's own.
         self._found: defaultdict[str | None, SingleFlight[int]] = defaultdict(lambda: SingleFlight(fresh=inf))
 
@@ -38,6 +38,13 @@ class AccountPassword:
         if isinstance(auth, int):
             return arguments.identifier("auth", auth)
         return await self._found[auth].get(lambda: self._own_auth() if auth is None else self._ensure(auth))
+
+    async def is_shown(self, auth_id: int, value: str, timeout: Timeouts) -> bool:
+        """Return True if the service shows an auth, and a password is its value."""
+        try:
+            return (await self._auths.get(auth_id, timeout=timeout)).value == value
+        except RentGPUError:
+            return False
 
     def forget(self) -> None:
         """Look every password up again the next time, because the service has refused a create."""
@@ -64,9 +71,9 @@ class AccountPassword:
             made = await self._auths.ensure(value)
         except BaseException:
             # The next one may try.
-            await self._state.write(lambda connection: self._keep(connection, None))
+            await self._state.write(lambda connection: self._keep(connection, value, None))
             raise
-        await self._state.write(lambda connection: self._keep(connection, made.id))
+        await self._state.write(lambda connection: self._keep(connection, value, made.id))
         return made.id
 
     async def _holds(self, auth_id: int, value: str) -> bool:
@@ -77,22 +84,25 @@ class AccountPassword:
 
     def _claim(self, connection: Connection) -> tuple[str, int | None, bool]:
         """Return the password, its auth where that is known, and whether it is ours to make that."""
+        account = self._state.account(connection)
         connection.execute(
             "INSERT INTO passwords (account, value) VALUES (?, ?) ON CONFLICT DO NOTHING",
-            (self._account, secrets.token_urlsafe(24)),
+            (account, secrets.token_urlsafe(24)),
         )
         now = time.time()
         claimed = connection.execute(
             "UPDATE passwords SET claimed_at = ? WHERE account = ? AND auth_id IS NULL"
             " AND claimed_at NOT BETWEEN ? AND ?",
-            (now, self._account, now - _LONGEST_CLAIM, now),
+            (now, account, now - _LONGEST_CLAIM, now),
         )
         value, auth_id = connection.execute(
-            "SELECT value, auth_id FROM passwords WHERE account = ?", (self._account,)
+            "SELECT value, auth_id FROM passwords WHERE account = ?", (account,)
         ).fetchone()
         return value, auth_id, bool(claimed.rowcount)
 
-    def _keep(self, connection: Connection, auth_id: int | None) -> None:
+    def _keep(self, connection: Connection, value: str, auth_id: int | None) -> None:
+        # By then the account may have another password, that of an account which turned out to be the same.
         connection.execute(
-            "UPDATE passwords SET auth_id = ?, claimed_at = 0 WHERE account = ?", (auth_id, self._account)
+            "UPDATE passwords SET auth_id = ?, claimed_at = 0 WHERE account = ? AND value = ?",
+            (auth_id, self._state.account(connection), value),
         )

@@ -15,6 +15,7 @@ import attrs
 import pytest
 from programs import Program
 from rented import IMAGE, client
+from state_files import state_at
 
 from netmind_rentgpu import StateFileError
 from netmind_rentgpu.emulator import Emulator
@@ -42,14 +43,14 @@ RECORD = RentalRecord(
 
 @pytest.fixture
 def state_file(state: Path) -> Iterator[State]:
-    state_file = State(state)
+    state_file = state_at(state)
     yield state_file
     state_file.close()
 
 
 @pytest.fixture
 def ledger(state_file: State) -> Ledger:
-    return Ledger(state_file, "account")
+    return Ledger(state_file)
 
 
 async def test_stored_record_reads_back_unchanged(state_file: State, ledger: Ledger) -> None:
@@ -59,7 +60,9 @@ async def test_stored_record_reads_back_unchanged(state_file: State, ledger: Led
     await ledger.put(RECORD)
     await ledger.put(without_optional)
     assert await ledger.list_open() == [RECORD, without_optional]
-    assert await Ledger(state_file, "another account").list_open() == []
+    another = state_at(state_file.path, "another-token")
+    assert await Ledger(another).list_open() == []
+    another.close()
     ready = attrs.evolve(RECORD, stage="ready", container_id=7, shown_name="rg-", owner=None)
     await ledger.put(ready)
     assert await ledger.list_open() == [ready, without_optional]
@@ -153,23 +156,26 @@ async def test_record_with_a_node_name_that_is_not_utf_8_is_read(state: Path, le
     assert [record.node_name for record in await ledger.list_open()] == ["n\\xff"]
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, 5, 6])
 async def test_older_state_file_is_migrated_and_keeps_its_rows(
     state: Path, state_file: State, ledger: Ledger, version: int
 ) -> None:
     from netmind_rentgpu.sqlite_file import MIGRATIONS
 
+    account = (str(state_file.fingerprint),)
     state.parent.mkdir(parents=True)
     with sqlite3.connect(state) as connection:
         for migration in MIGRATIONS[:version]:
             connection.execute(migration)
         connection.execute(f"PRAGMA user_version = {version}")
         if version:
-            connection.execute("INSERT INTO host_keys (account, container_id, public_key) VALUES ('account', 1, 'key')")
+            connection.execute(
+                "INSERT INTO host_keys (account, container_id, public_key) VALUES (?, 1, 'key')", account
+            )
     connection.close()
     await ledger.put(RECORD)
     assert await ledger.list_open() == [RECORD]
-    assert await state_file.host_key("account", 1) == ("key" if version else None)
+    assert await state_file.host_key(1) == ("key" if version else None)
 
 
 async def test_concurrent_writes_share_commits(state_file: State, ledger: Ledger) -> None:

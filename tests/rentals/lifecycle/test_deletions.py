@@ -262,7 +262,7 @@ async def test_container_replaced_while_it_starts_is_not_handed_over(state: Path
             await rental.__aenter__()
         assert [charge.name for charge in emulator.running] == [replaced[0].name]
         # It was not logged into, so that the password was not told to another's server.
-        assert await gpu._state.host_key(gpu._settings.account, replaced[0].id) is None
+        assert await gpu._state.host_key(replaced[0].id) is None
         await gpu.containers.delete(replaced[0].id)
 
 

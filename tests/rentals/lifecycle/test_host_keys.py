@@ -86,7 +86,7 @@ async def test_rental_whose_id_an_earlier_container_had_is_logged_into(
     async with client(emulator, state) as gpu:
         async with gpu.rent(image=IMAGE) as rental:
             container_id = rental.container.id
-        await gpu._state.pin_host_key(gpu._settings.account, container_id, OTHER_KEY, replace=True)
+        await gpu._state.pin_host_key(container_id, OTHER_KEY, replace=True)
     async with client(emulator, state) as gpu:
         if fault is not None:
             emulator.faults.add(fault)
@@ -99,7 +99,7 @@ async def test_rental_whose_id_an_earlier_container_had_is_logged_into(
 async def test_changed_host_key_of_an_attached_rental_is_refused(gpu: AsyncRentGPU) -> None:
     async with gpu.rent(image=IMAGE) as rental:
         record = await rental.detach()
-    await gpu._state.pin_host_key(gpu._settings.account, record.container_id or 0, OTHER_KEY, replace=True)
+    await gpu._state.pin_host_key(record.container_id or 0, OTHER_KEY, replace=True)
     with pytest.raises(SSHError) as refused:
         await gpu.rentals.attach(record).__aenter__()
     assert refused.value.stage == "host key"

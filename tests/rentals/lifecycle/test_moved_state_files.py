@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from rented import IMAGE, client
+from state_files import state_at
 
 from netmind_rentgpu import AsyncRentGPU, StateFileError
 from netmind_rentgpu.emulator import Emulator
-from netmind_rentgpu.state_file import State
 
 
 def delete_file(state: Path) -> None:
@@ -109,24 +109,24 @@ async def test_nothing_is_rented_off_the_record_when_the_state_file_is_replaced(
 async def test_closed_record_is_not_put_back_by_another_client(emulator: Emulator, state: Path) -> None:
     async with client(emulator, state) as gpu, client(emulator, state) as other:
         async with gpu.rent(image=IMAGE):
-            await other._state.pin_host_key("account", 1, "key")
+            await other._state.pin_host_key(1, "key")
             state.unlink()
-        await other._state.pin_host_key("account", 2, "key")
+        await other._state.pin_host_key(2, "key")
         assert names(state) == set()
-        assert await other._state.host_key("account", 1) == "key"
+        assert await other._state.host_key(1) == "key"
     emulator.assert_nothing_rented()
 
 
 async def test_rows_of_a_file_that_replaces_the_state_file_are_kept(tmp_path: Path) -> None:
     path, other = tmp_path / "state.sqlite3", tmp_path / "other.sqlite3"
-    state, another = State(path), State(other)
+    state, another = state_at(path), state_at(other)
     for number in range(40):
-        await state.pin_host_key("account", number, "key")
-        await another.pin_host_key("account", 1000 + number, "key")
+        await state.pin_host_key(number, "key")
+        await another.pin_host_key(1000 + number, "key")
     another.close()
-    await state.pin_host_key("account", 500, "key")
+    await state.pin_host_key(500, "key")
     other.replace(path)
-    await state.pin_host_key("account", 501, "key")
+    await state.pin_host_key(501, "key")
     state.close()
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -150,16 +150,16 @@ async def test_nothing_is_rented_where_a_moved_state_file_cannot_be_restored(
 
 async def test_restoring_leaves_the_new_file_to_those_who_use_it_already(tmp_path: Path) -> None:
     path = tmp_path / "state.sqlite3"
-    states = [State(path), State(path), State(path)]
+    states = [state_at(path), state_at(path), state_at(path)]
     for number, state in enumerate(states):
-        await state.pin_host_key("account", number, f"key {number}")
+        await state.pin_host_key(number, f"key {number}")
     path.unlink()
     for suffix in ("-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     # Each restores the rows in turn, and closes its connection to the file that is gone while the others write.
     for turn in range(3):
         for number, state in enumerate(states):
-            await state.pin_host_key("account", 10 * turn + number + 100, "key")
+            await state.pin_host_key(10 * turn + number + 100, "key")
     for state in states:
         state.close()
     with closing(sqlite3.connect(path)) as connection:
@@ -170,10 +170,10 @@ async def test_restoring_leaves_the_new_file_to_those_who_use_it_already(tmp_pat
 async def test_state_file_behind_a_link_that_leads_elsewhere_by_now_is_restored_there(tmp_path: Path) -> None:
     link, first, second = tmp_path / "link", tmp_path / "first", tmp_path / "second"
     link.symlink_to(first)
-    state = State(link)
-    await state.pin_host_key("account", 1, "key")
+    state = state_at(link)
+    await state.pin_host_key(1, "key")
     link.unlink()
     link.symlink_to(second)
-    assert await state.host_key("account", 1) == "key"
+    assert await state.host_key(1) == "key"
     state.close()
-    assert await State(second).host_key("account", 1) == "key"
+    assert await state_at(second).host_key(1) == "key"

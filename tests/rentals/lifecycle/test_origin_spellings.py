@@ -70,8 +70,8 @@ async def test_rows_of_an_earlier_version_under_another_spelling_are_found(
 async def test_row_under_both_spellings_stays_as_it_is_under_that_of_today(
     gpu: AsyncRentGPU, emulator: Emulator, state: Path
 ) -> None:
-    await gpu._state.pin_host_key(gpu._settings.account, 1, "today's")
-    earlier = gpu._settings.account.replace("127.0.0.1:", "127.0.0.1.:")
+    await gpu._state.pin_host_key(1, "today's")
+    earlier = str(gpu._settings.fingerprint).replace("127.0.0.1:", "127.0.0.1.:")
     origin = earlier.rpartition(" ")[0]
     earlier = f"{origin} {hashlib.sha256(f'{origin} {emulator.token}'.encode()).hexdigest()[:32]}"
     with closing(sqlite3.connect(state)) as connection:
@@ -80,5 +80,5 @@ async def test_row_under_both_spellings_stays_as_it_is_under_that_of_today(
             connection.execute("INSERT INTO host_keys (account, container_id, public_key) VALUES (?, ?, 'old')", values)
         connection.commit()
     async with spelled_client(emulator, state, emulator.url) as other:
-        found = [await other._state.host_key(other._settings.account, container_id) for container_id in (1, 2)]
+        found = [await other._state.host_key(container_id) for container_id in (1, 2)]
     assert found == ["today's", "old"]

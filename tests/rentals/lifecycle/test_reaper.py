@@ -43,16 +43,19 @@ async def test_rental_detached_after_the_reaper_read_its_record_is_not_deleted(
 ) -> None:
     rental = await gpu.rent(image=IMAGE).__aenter__()
     ledger = gpu._context.ledger
-    list_open = ledger.list_open
+    # So that it may be reaped.
+    await ledger.put(attrs.evolve(rental._state.had.record, expires_at=rental._state.had.record.intended_at))
+    read_open = ledger.read_open
 
-    async def list_open_and_detach() -> Any:
-        records = await list_open()
+    async def read_open_and_detach() -> Any:
+        records = await read_open()
         if not rental._state.over:
             await rental.detach()
         return records
 
-    monkeypatch.setattr(ledger, "list_open", list_open_and_detach)
+    monkeypatch.setattr(ledger, "read_open", read_open_and_detach)
     assert (await gpu.rentals.reap()).deleted == ()
+    assert rental._state.over
     assert len(emulator.running) == 1
     (record,) = await gpu.rentals.list()
     async with gpu.rentals.attach(record):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from rented import IMAGE, client
+from state_files import state_at
 
 from netmind_rentgpu import AsyncRentGPU, StateFileError
 from netmind_rentgpu.emulator import Emulator
-from netmind_rentgpu.state_file import State
 
 
 @pytest.mark.parametrize("broken", ["no database", "newer", "a folder", "in a file"])
@@ -51,7 +51,7 @@ async def test_state_file_broken_during_a_rental_does_not_prevent_its_deletion(
 
 
 def test_event_loop_stopped_during_a_write_does_not_block_the_next_write(state: Path) -> None:
-    state_file = State(state)
+    state_file = state_at(state)
     gate = threading.Event()
     first = asyncio.new_event_loop()
     writing = first.create_task(state_file.write(lambda _: gate.wait(20)))
