@@ -225,7 +225,8 @@ async def test_several_accounts_cost_a_get_each_and_one_walk(emulator: Emulator,
     async with unhurried_client(emulator, state, emulator.token) as gpu:
         before = len(emulator.requests)
         report = await gpu.rentals.reap()
-    assert sorted(record.name for record in report.elsewhere) == sorted(names)
+    # Beside them, perhaps creates that a machine has refused meanwhile.
+    assert set(names) <= {record.name for record in report.elsewhere}
     assert [request.call for request in emulator.requests[before:]] == [
         "list_containers",
         "get_auth",
