@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import asyncssh
     from aiohttp import ClientSession
 
+    from netmind_rentgpu.conditions import Condition
     from netmind_rentgpu.models import Auth, Container, Image
     from netmind_rentgpu.rentals.context import RentalContext
     from netmind_rentgpu.rentals.rental import AsyncRental
@@ -169,13 +170,16 @@ class AsyncRentGPU:
         min_cuda: str | None = None,
         nvlink: bool | None = None,
         labels: Iterable[str] = (),
+        exclude: Iterable[str] = (),
         key: OfferKey | None = None,
         auth: int | str | Auth | None = None,
         payment_type: PaymentType | str | int = PaymentType.USD,
         ttl: timedelta = timedelta(hours=24),
         budget: Decimal | float | None = None,
         keep: bool = False,
-        timeout: float = 600,
+        fail: Condition | None = None,
+        start_timeout: float = 600,
+        timeout: float = 1800,
     ) -> AsyncRental:
         """Return a machine to rent: `async with gpu.rent(...) as rental: ...`. Needs `netmind-rentgpu[ssh]`.
 
@@ -185,6 +189,10 @@ class AsyncRentGPU:
 
         What the service does not tell of a machine is not held against it, apart from its GPU's name and its price; such
         machines come last.
+
+        A machine that does not start is deleted, and the next one is tried; three at most, and none where another would not
+        help, as where the password is not known. For half an hour it comes last for that image, for all processes that share
+        the state file, until it has started it.
 
         Args:
             image: what to start: an id, an `Image`, or the name, `repository:tag` or label of exactly one official image or
@@ -199,27 +207,34 @@ class AsyncRentGPU:
             min_cuda: the lowest CUDA version, such as "12.4".
             nvlink: with it, or without.
             labels: all of these, in any case.
+            exclude: the `node_name`s of machines not to be rented.
             key: what to sort offers by, the lowest first; else by what an hour costs.
             auth: the login's password: an id, an `Auth`, or a text; else one that is made once for this account, and kept
                 in the state file.
             payment_type: the balance to charge; machines are listed in its currency.
             ttl: how long it may be had, from now on. It is deleted then, whether or not the block has ended.
-            budget: what all of it may cost, in the same currency; it is deleted when that is spent by its listed price. A
-                machine with a price of 0 never spends it.
+            budget: what all of it may cost, in the same currency, machines that did not start included; it is deleted when
+                that is spent by its listed price. A machine with a price of 0 never spends it.
             keep: do not delete it: from when it is handed over on, it is the user's own to delete.
-            timeout: seconds in which it has to let us in.
+            fail: a condition for a container that will not start any more, so that its end need not be waited for.
+            start_timeout: seconds in which each machine has to let us in.
+            timeout: seconds in which one of them has to.
 
         Raises:
             InvalidArgumentError: an argument that cannot be used; when it is entered, an image or a GPU that is not the only
                 one of its name.
             ConfigurationError: asyncssh is missing.
-            NoMachineError: when it is entered, nothing can be had; `refusals` says why.
+            NoMachineError: when it is entered, nothing can be had, or three machines did not start; `refusals` says why.
             StateFileError: when it is entered, the state file cannot be used; nothing was rented, or it was deleted.
-            WaitTimeoutError, ContainerGoneError: when it is entered, it did not let us in; it was deleted.
+            WaitTimeoutError: when it is entered, no machine let us in within `timeout`; what was rented was deleted.
+            SSHError: when it is entered, a login failed for a reason that is no machine's; `stage` names it.
             RentalExpiredError, BudgetExceededError: when it is left, or used, it was deleted before.
             ReleaseError: when it is left, it could not be deleted, and stays on record.
             RentGPUError: when it is entered, any other of the client's errors.
         """
+        from netmind_rentgpu.rentals.lifecycle.starting import StartLimits
+        from netmind_rentgpu.waiting.waits import checked_timeout
+
         request = self._renting.request(
             gpu_name=gpu_name,
             gpus=gpus,
@@ -231,10 +246,16 @@ class AsyncRentGPU:
             min_cuda=min_cuda,
             nvlink=nvlink,
             labels=labels,
+            exclude=exclude,
             key=key,
             payment_type=payment_type,
         )
-        return self._renting.rent(request, image=image, auth=auth, ttl=ttl, budget=budget, keep=keep, timeout=timeout)
+        limits = StartLimits(
+            total=checked_timeout(timeout), each=checked_timeout(start_timeout, argument="start_timeout")
+        )
+        return self._renting.rent(
+            request, image=image, auth=auth, ttl=ttl, budget=budget, keep=keep, fail=fail, limits=limits
+        )
 
     async def offers(
         self,
@@ -249,10 +270,13 @@ class AsyncRentGPU:
         min_cuda: str | None = None,
         nvlink: bool | None = None,
         labels: Iterable[str] = (),
+        exclude: Iterable[str] = (),
         key: OfferKey | None = None,
         payment_type: PaymentType | str | int = PaymentType.USD,
     ) -> list[Offer]:
         """Return what `rent` would try, the best first, without renting. The arguments are those of `rent`.
+
+        Machines that lately failed to start an image are where they are by rank: which image it will be is not known here.
 
         Raises:
             InvalidArgumentError: an argument that cannot be used, or a GPU that is not the only one of its name.
@@ -269,6 +293,7 @@ class AsyncRentGPU:
             min_cuda=min_cuda,
             nvlink=nvlink,
             labels=labels,
+            exclude=exclude,
             key=key,
             payment_type=payment_type,
         )

@@ -271,7 +271,8 @@ class _WaitError(RentGPUError):
 
 
 class WaitTimeoutError(_WaitError, TimeoutError):
-    """What was waited for did not come in time. Where the last look at the containers failed, its cause says why.
+    """What was waited for did not come in time. Where the last look at the containers, or the last login, failed, its cause
+    says why.
 
     Attributes:
         arrived: the containers that had come to what was waited for, by id.
@@ -337,15 +338,22 @@ class MachineRefusal:
 
     Attributes:
         machine: which.
-        error: how it refused, now or within the last minute; for a create that was never found, how that failed.
+        error: how it refused, now or within the last minute; for a create that was never found, how that failed; for a
+            container that did not start, why not.
+        container_id: that of a container that did not start, and was deleted; else None.
     """
 
     machine: Machine
     error: RentGPUError
+    container_id: int | None = None
+
+    def __str__(self) -> str:
+        started = "" if self.container_id is None else f" (container {self.container_id}, gone now)"
+        return f"{self.machine.node_name}{started}: {self.error}"
 
 
 class NoMachineError(RentGPUError):
-    """Nothing on offer met the needs, or all that did refused.
+    """Nothing on offer met the needs, or all that did refused, or did not start.
 
     Attributes:
         refusals: why each machine that was tried, or had refused a moment ago, could not be had; empty where none met the

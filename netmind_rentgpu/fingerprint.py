@@ -17,12 +17,15 @@ class Fingerprint:
     """The fingerprint of a token at a service; `str` of it shows nothing of the token.
 
     An account has as many as it has had tokens. The state file keeps them together once they are proven to be one account's.
+
+    Attributes:
+        origin: the service's, in its normal form.
     """
 
     def __init__(self, base_url: str, token: str) -> None:
-        self._origin = normalized_origin(base_url)
+        self.origin: str = normalized_origin(base_url)
         self._token = token
-        self._text = self._spelled(self._origin)
+        self._text = self._spelled(self.origin)
 
     def is_earlier_spelling(self, fingerprint: str) -> bool:
         """Return True for this token's fingerprint by an earlier version, for another spelling of the same origin."""
@@ -32,7 +35,7 @@ class Fingerprint:
     def is_of_same_service(self, fingerprint: str) -> bool:
         """Return True for the fingerprint of any token at the same origin."""
         try:
-            return normalized_origin(fingerprint.rpartition(" ")[0]) == self._origin
+            return normalized_origin(fingerprint.rpartition(" ")[0]) == self.origin
         except ValueError:  # not one that we wrote
             return False
 

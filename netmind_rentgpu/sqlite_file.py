@@ -79,6 +79,16 @@ MIGRATIONS: Final = (
         account TEXT NOT NULL
     ) STRICT
     """,
+    """
+    CREATE TABLE starts (
+        origin TEXT NOT NULL,
+        node_name TEXT NOT NULL,
+        image_id INTEGER NOT NULL,
+        failed_at REAL,
+        started_at REAL,
+        PRIMARY KEY (origin, node_name, image_id)
+    ) STRICT
+    """,
 )
 # Another process holds the file for milliseconds, and a hundred that begin at once for seconds.
 LONGEST_LOCK: Final = 30.0

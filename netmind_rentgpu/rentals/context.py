@@ -17,6 +17,7 @@ from netmind_rentgpu.models import Container
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
 from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
+from netmind_rentgpu.rentals.ledger.start_history import StartHistory
 from netmind_rentgpu.rentals.ledger.store import Ledger, read_owner
 from netmind_rentgpu.rentals.selection.catalog import MachineCatalog
 from netmind_rentgpu.rentals.selection.images import ImageResolver
@@ -94,6 +95,7 @@ class RentalContext:
     ledger: Ledger
     catalog: MachineCatalog
     container_index: ContainerIndex
+    starts: StartHistory
     images: ImageResolver
     password: AccountPassword
     timeouts: Timeouts
@@ -128,6 +130,7 @@ class RentalContext:
             ledger=Ledger(state),
             catalog=MachineCatalog(machines),
             container_index=ContainerIndex(containers, timeouts),
+            starts=StartHistory(state),
             images=ImageResolver(images),
             password=AccountPassword(auths, state),
             timeouts=timeouts,

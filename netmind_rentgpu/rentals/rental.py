@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import attrs
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
+from netmind_rentgpu.conditions import Condition, any_of
 from netmind_rentgpu.errors import (
     BudgetExceededError,
     ClientStateError,
     ContainerFailedError,
     ContainerGoneError,
+    NoMachineError,
     NotFoundError,
     ReleaseError,
     RentalEndedError,
     RentalExpiredError,
     RentGPUError,
     SSHError,
+    WaitTimeoutError,
 )
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.at_exit import release_at_exit
@@ -33,8 +36,9 @@ from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced, s
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer, OwnerTask
-from netmind_rentgpu.rentals.lifecycle.provisioner import Begin, Provisioner
+from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reconnecting_shell import ReconnectingShell
+from netmind_rentgpu.rentals.lifecycle.starting import MachineSource, StartLimits, is_machines_fault
 from netmind_rentgpu.rentals.lifecycle.state import RentalState
 
 if TYPE_CHECKING:
@@ -46,6 +50,11 @@ __all__ = ["AsyncRental"]
 Raised = TypeVar("Raised", bound=BaseException | None)
 
 _SECONDS_IN_AN_HOUR = 3600
+# So that the wait for a machine, whose error says more, ends before all of it does.
+_GRACE = 0.5
+_SHORTEST_WAIT = 0.01
+# With less time left, no other machine is tried.
+_LEAST_FOR_ANOTHER = 1.0
 
 
 class AsyncRental:
@@ -59,16 +68,19 @@ class AsyncRental:
     it is entered there is nothing to tell: its attributes raise `ClientStateError`.
     """
 
-    def __init__(self, context: RentalContext, begin: Begin, *, timeout: float) -> None:
+    def __init__(
+        self, context: RentalContext, source: MachineSource, *, limits: StartLimits, fail: Condition | None = None
+    ) -> None:
         """Prepare; nothing is rented before it is entered.
 
         Args:
-            begin: rents what is wanted.
-            timeout: seconds in which it has to let us in.
+            source: rents what is wanted.
+            fail: tells by how a container is shown that it will not start.
         """
         self._context = context
-        self._begin = begin
-        self._timeout = timeout
+        self._source = source
+        self._limits = limits
+        self._fail = fail
         self._provisioner = Provisioner(context)
         self._state = RentalState()
         self._entering = False
@@ -108,9 +120,15 @@ class AsyncRental:
     def spent(self) -> Decimal | None:
         """About what it has cost until now, by its listed price and its time; None where the price could not be read.
 
-        The service has no call that tells what a container costs.
+        The machines that did not start for it are included. The service has no call that tells what a container costs.
         """
-        record = self._state.had.record
+        failed = self._source.failed
+        if self._state.provisioned is None and failed:
+            return failed.cost
+        cost = self._cost_of(self._state.had.record)
+        return None if cost is None or failed.cost is None else cost + failed.cost
+
+    def _cost_of(self, record: RentalRecord) -> Decimal | None:
         if record.hourly_price is None:
             return None
         seconds = ((self._ended_at or record.present(read_clocks())) - record.intended_at).total_seconds()
@@ -231,9 +249,7 @@ class AsyncRental:
         self._context.register(self, self._provisioner.interrupt)
         self._entering = True
         try:
-            self._state.provisioned = await self._begin(self._provisioner)
-            self._expiry.begin(self._state.provisioned.record, self._expire)
-            await self._make_ready(self._state.provisioned)
+            await self._start_in_time()
             self._provisioner.confirm_attach()
         except BaseException as error:
             await self._leave(error)
@@ -252,7 +268,7 @@ class AsyncRental:
 
     def __copy__(self) -> Self:
         """Return what this is elsewhere, as in a forked child: nothing."""
-        other = type(self)(self._context, self._begin, timeout=self._timeout)
+        other = type(self)(self._context, self._source, limits=self._limits, fail=self._fail)
         other._state.over = self._state.over or "it belongs to another process"  # noqa: SLF001  # one of our own
         other._state.provisioned = self._state.provisioned  # noqa: SLF001  # one of our own
         return other
@@ -269,16 +285,69 @@ class AsyncRental:
             "a rental is its process's own and cannot be pickled; rentals.attach takes one that was detached"
         )
 
-    async def _make_ready(self, provisioned: ProvisionedRental) -> None:
+    async def _start_in_time(self) -> None:
+        seconds = self._limits.total
+        time_limit = asyncio.timeout(seconds + _GRACE)
+        try:
+            async with time_limit:
+                await self._start(asyncio.get_running_loop().time() + seconds)
+        except TimeoutError:
+            if not time_limit.expired():
+                raise
+            error = WaitTimeoutError(f"no machine let us in within {seconds:g} s", arrived={}, pending={})
+            raise self._source.failed.added_to(error) from None
+        finally:
+            # It has the task, which has its exception, whose traceback leads here.
+            del time_limit
+
+    async def _start(self, deadline: float) -> None:
+        """Have one machine after the other until one lets us in."""
+        source, time = self._source, asyncio.get_running_loop().time
+        while True:
+            provisioned = self._state.provisioned = await source.provision(self._provisioner)
+            self._expiry.begin(provisioned.record, self._expire)
+            try:
+                await self._make_ready(provisioned, max(_SHORTEST_WAIT, min(self._limits.each, deadline - time())))
+            except RentGPUError as error:
+                has_others = source.has_others and self._releasing is None and is_machines_fault(error)
+                if has_others:
+                    await source.remember(provisioned, failed=True)
+                if not has_others or deadline - time() < _LEAST_FOR_ANOTHER:
+                    problem = source.failed.added_to(error)
+                    raise problem from error.__cause__
+                if (given_up := await self._replace(provisioned, error)) is not None:
+                    raise given_up from error
+            else:
+                await source.remember(provisioned, failed=False)
+                return
+
+    async def _replace(self, provisioned: ProvisionedRental, error: RentGPUError) -> NoMachineError | None:
+        """Delete a machine that did not start; return the error to raise where no other is to be tried.
+
+        Raises:
+            RentGPUError: the error, because the machine could not be deleted.
+        """
+        self._expiry.suspend()
+        releasing = asyncio.get_running_loop().create_task(self._provisioner.release(provisioned.record.name))
+        await wait_shielded(releasing, cancelled=self._provisioner.interrupt)
+        problem = releasing.result()
+        if problem is not None:
+            raise _noted(error, problem)
+        self._state.provisioned = None
+        self._source.failed.add(provisioned, error, self._cost_of(provisioned.record))
+        return await self._source.error_if_enough()
+
+    async def _make_ready(self, provisioned: ProvisionedRental, seconds: float) -> None:
         record, containers = provisioned.record, self._context.containers
-        deadline = asyncio.get_running_loop().time() + self._timeout
+        deadline = asyncio.get_running_loop().time() + seconds
 
         def is_replaced(shown: Container) -> bool:
             return still_belongs_to(record, shown) is False
 
+        fail = is_replaced if self._fail is None else any_of(is_replaced, self._fail)
         try:
             # Before each login, because another container must not be told the password.
-            container = await containers.wait_ready(provisioned.container.id, timeout=self._timeout, fail=is_replaced)
+            container = await containers.wait_ready(provisioned.container.id, timeout=seconds, fail=fail)
         except ContainerFailedError as error:
             check_not_replaced(record, error.container)
             raise

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from netmind_rentgpu import arguments
-from netmind_rentgpu.errors import InvalidArgumentError, NotFoundError, RentalEndedError, StateFileError
+from netmind_rentgpu.errors import (
+    InvalidArgumentError,
+    NoMachineError,
+    NotFoundError,
+    RentalEndedError,
+    StateFileError,
+)
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.rentals.context import RentalContext, is_held_here
 from netmind_rentgpu.rentals.ledger.clocks import read_clocks
@@ -15,6 +21,7 @@ from netmind_rentgpu.rentals.lifecycle.account_proof import join_proven_accounts
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reaper import reap, reap_by_name
+from netmind_rentgpu.rentals.lifecycle.starting import FailedStarts, StartLimits
 from netmind_rentgpu.rentals.rental import AsyncRental
 from netmind_rentgpu.waiting.waits import checked_timeout
 
@@ -78,14 +85,34 @@ class AsyncRentals:
         """
         name = rental.name if isinstance(rental, RentalRecord) else arguments.text("rental", rental)
 
-        async def begin(provisioner: Provisioner) -> ProvisionedRental:
-            return await self._take(name, provisioner)
+        seconds = checked_timeout(timeout)
+        limits = StartLimits(total=seconds, each=seconds)
+        return AsyncRental(self._context, _Detached(self._context, name), limits=limits)
 
-        return AsyncRental(self._context, begin, timeout=checked_timeout(timeout))
 
-    async def _take(self, name: str, provisioner: Provisioner) -> ProvisionedRental:
-        """Take over a rental that was detached."""
-        context = self._context
+class _Detached:
+    """The machine of a rental that was detached.
+
+    Attributes:
+        failed, has_others: none, and no.
+    """
+
+    def __init__(self, context: RentalContext, name: str) -> None:
+        self._context = context
+        self._name = name
+        self.failed: FailedStarts = FailedStarts()
+        self.has_others: bool = False
+
+    async def remember(self, provisioned: ProvisionedRental, *, failed: bool) -> None:
+        """Do nothing, because it has started long ago."""
+
+    async def error_if_enough(self) -> NoMachineError | None:
+        """Return None: no other machine is ever tried."""
+        return None
+
+    async def provision(self, provisioner: Provisioner) -> ProvisionedRental:
+        """Take it over."""
+        context, name = self._context, self._name
         if is_held_here(name):
             raise InvalidArgumentError("rental", f"{name} is in use in this process")
         # Before it is ours on record, or a reaper of this process would take it for nobody's.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
 from math import inf
@@ -12,14 +13,18 @@ import attrs
 
 from netmind_rentgpu import arguments
 from netmind_rentgpu.concurrency.single_flight import SingleFlight
-from netmind_rentgpu.errors import InvalidArgumentError, NoMachineError
+from netmind_rentgpu.conditions import Condition, checked
+from netmind_rentgpu.errors import InvalidArgumentError, NoMachineError, StateFileError
 from netmind_rentgpu.models import Auth, Image, Machine, PaymentType
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.names import LATEST
+from netmind_rentgpu.rentals.ledger.start_history import ImageStarts
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental, ProvisionSpec
+from netmind_rentgpu.rentals.lifecycle.deletion import write_best_effort
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reaper import reap
+from netmind_rentgpu.rentals.lifecycle.starting import FailedStarts, StartLimits
 from netmind_rentgpu.rentals.rental import AsyncRental
 from netmind_rentgpu.rentals.selection.catalog import OfferQueue
 from netmind_rentgpu.rentals.selection.offers import (
@@ -33,7 +38,6 @@ from netmind_rentgpu.rentals.selection.offers import (
     version,
 )
 from netmind_rentgpu.ssh.credentials import check_asyncssh
-from netmind_rentgpu.waiting.waits import checked_timeout
 
 __all__ = ["RentalRequest", "Renting"]
 
@@ -86,6 +90,7 @@ class Renting:
         min_cuda: str | None,
         nvlink: bool | None,
         labels: str | Iterable[str],
+        exclude: str | Iterable[str],
         key: OfferKey | None,
         payment_type: PaymentType | str | int,
     ) -> RentalRequest:
@@ -115,6 +120,7 @@ class Renting:
                 min_disk=_least("min_disk", min_disk),
                 min_cuda=cuda,
                 nvlink=nvlink,
+                exclude=frozenset(_texts("exclude", exclude)),
                 labels=frozenset(label.casefold() for label in _names("labels", labels)) if labels else frozenset(),
             ),
             currency=self._context.profile.currency if currency is None else currency,
@@ -148,7 +154,8 @@ class Renting:
         ttl: timedelta,
         budget: Decimal | float | None,
         keep: bool,
-        timeout: float,
+        fail: Condition | None,
+        limits: StartLimits,
     ) -> AsyncRental:
         """Return a rental of the first offer that can be had.
 
@@ -178,32 +185,18 @@ class Renting:
             else attrs.evolve(request, requirements=attrs.evolve(request.requirements, priced=True))
         )
 
-        def allowance(offer: Offer) -> timedelta | None:
-            return None if keep else min(ttl, _affordable(limit, offer))
-
-        async def begin(provisioner: Provisioner) -> ProvisionedRental:
-            await self._reaped.get(self._reap_once)
-            spec = ProvisionSpec(
-                image_id=await self._context.images.image_id(image),
-                auth_id=await self._context.password.auth_id(auth),
-                payment_type=request.payment_type,
-                allowance=allowance,
-            )
-            queue, excuse = await self._ranked(desired)
-            if not queue.offers:
-                raise NoMachineError(excuse)
-            record, container, offer = await provisioner.provision(queue, spec)
-            if limit is not None and not offer.hourly_price:
-                logger.warning("%s has a listed price of 0: its budget never ends it, only its ttl does", record.name)
-            return ProvisionedRental(
-                record=record,
-                container=container,
-                machine=offer.machine,
-                by_budget=_affordable(limit, offer) < ttl,
-                kept=keep,
-            )
-
-        return AsyncRental(self._context, begin, timeout=checked_timeout(timeout))
+        source = _NextOffers(
+            self._context,
+            image=image,
+            auth=auth,
+            payment_type=request.payment_type,
+            ttl=ttl,
+            budget=limit,
+            keep=keep,
+            reap=lambda: self._reaped.get(self._reap_once),
+            rank=lambda: self._ranked(desired),
+        )
+        return AsyncRental(self._context, source, limits=limits, fail=None if fail is None else checked("fail", fail))
 
     async def _ranked(self, request: RentalRequest) -> tuple[OfferQueue, str]:
         """Return the offers that meet a wish, and, where there are none, why."""
@@ -238,6 +231,97 @@ class Renting:
             )
 
 
+class _NextOffers:
+    """The machines of a new rental: one offer after the other, until one starts.
+
+    Attributes:
+        failed: those that did not.
+        has_others: another one may.
+    """
+
+    def __init__(
+        self,
+        context: RentalContext,
+        *,
+        image: int | str | Image,
+        auth: int | str | Auth | None,
+        payment_type: PaymentType | str | int,
+        ttl: timedelta,
+        budget: Decimal | None,
+        keep: bool,
+        reap: Callable[[], Awaitable[object]],
+        rank: Callable[[], Awaitable[tuple[OfferQueue, str]]],
+    ) -> None:
+        self._context = context
+        self._image = image
+        self._auth = auth
+        self._payment_type = payment_type
+        self._ttl = ttl
+        self._budget = budget
+        self._keep = keep
+        self._reap = reap
+        self._rank = rank
+        self._image_id = 0
+        self._starts = ImageStarts()
+        self.failed: FailedStarts = FailedStarts()
+        self.has_others: bool = True
+
+    async def provision(self, provisioner: Provisioner) -> ProvisionedRental:
+        """Rent the best offer that can be had."""
+        await self._reap()
+        self._image_id = await self._context.images.image_id(self._image)
+        left = self._budget_left()
+        spec = ProvisionSpec(
+            image_id=self._image_id,
+            auth_id=await self._context.password.auth_id(self._auth),
+            payment_type=self._payment_type,
+            allowance=lambda offer: None if self._keep else min(self._ttl, _affordable(left, offer)),
+        )
+        queue, excuse = await self._rank()
+        if not queue.offers:
+            raise NoMachineError(excuse, refusals=tuple(self.failed.by_node.values()))
+        self._starts = await self._context.starts.of_image(self._image_id)
+        record, container, offer = await provisioner.provision(
+            queue, spec, failed=self.failed.by_node, failed_lately=self._starts.failed_on
+        )
+        if left is not None and not offer.hourly_price:
+            logger.warning("%s has a listed price of 0: its budget never ends it, only its ttl does", record.name)
+        return ProvisionedRental(
+            record=record,
+            container=container,
+            machine=offer.machine,
+            by_budget=_affordable(left, offer) < self._ttl,
+            kept=self._keep,
+        )
+
+    def _budget_left(self) -> Decimal | None:
+        """Return what of the budget the machines that did not start have left of it.
+
+        Raises:
+            NoMachineError: nothing.
+        """
+        if self._budget is None:
+            return None
+        left = self._budget - (self.failed.cost or 0)
+        if left > 0:
+            return left
+        refusals = tuple(self.failed.by_node.values())
+        raise NoMachineError(f"the budget is spent by machines that did not start: {self.failed}", refusals=refusals)
+
+    async def remember(self, provisioned: ProvisionedRental, *, failed: bool) -> None:
+        """Let other rentals know how a machine has started; of a success, where one has failed before."""
+        if failed or self.failed or self._starts.failed_on:
+            node_name = provisioned.machine.node_name
+            await write_best_effort(self._context.starts.record(node_name, self._image_id, failed=failed))
+
+    async def error_if_enough(self) -> NoMachineError | None:
+        """Return the error to raise where no other machine is to be tried."""
+        starts = ImageStarts()
+        with suppress(StateFileError):
+            starts = await self._context.starts.of_image(self._image_id)
+        return self.failed.error_if_enough(image_fails_everywhere=starts.fails_everywhere)
+
+
 def _affordable(budget: Decimal | None, offer: Offer) -> timedelta:
     """Return how long a budget lasts: for ever where the price is 0."""
     if budget is None or not offer.hourly_price:
@@ -248,12 +332,17 @@ def _affordable(budget: Decimal | None, offer: Offer) -> timedelta:
 
 def _names(argument: str, value: str | Iterable[str]) -> list[str]:
     """Return names; a single text is one. No comma joins them on the wire."""
-    if not isinstance(value, Iterable):
-        raise InvalidArgumentError(argument, f"must be texts, not {type(value).__name__}")
-    names = [arguments.text(argument, name) for name in ([value] if isinstance(value, str) else value)]
+    names = _texts(argument, value)
     if not names or not all(normalized(name) for name in names):
         raise InvalidArgumentError(argument, "names nothing; leave it out for no filter")
     return names
+
+
+def _texts(argument: str, value: str | Iterable[str]) -> list[str]:
+    """Return texts; a single one is one."""
+    if not isinstance(value, Iterable):
+        raise InvalidArgumentError(argument, f"must be texts, not {type(value).__name__}")
+    return [arguments.text(argument, name) for name in ([value] if isinstance(value, str) else value)]
 
 
 def _least(argument: str, value: float | None) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from netmind_rentgpu.errors import ClientStateError, ConfigurationError, RentGPUError, SSHError, StateFileError
+from netmind_rentgpu.errors import ClientStateError, ConfigurationError, RentGPUError, SSHError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.resources.auths import AsyncAuths
 from netmind_rentgpu.state_file import State
@@ -77,28 +77,31 @@ class ContainerLogin:
             raise
         return connection
 
-    async def try_to_log_in(self, container: Container, attempt: int) -> str | None:
+    async def try_to_log_in(self, container: Container, attempt: int) -> RentGPUError | None:
         """Log in and leave; return why that cannot be done yet, None if it can.
 
         Args:
             attempt: counted from 0; the later, the more time.
 
         Raises:
-            SSHError: the server is not the one that this container had.
+            SSHError: the server is not the one that this container had, or the service does not tell the password.
             StateFileError: the state file cannot be used.
             ConfigurationError: asyncssh is missing.
         """
         check_asyncssh()
+        seconds = min(_LONGEST_TRY, _FIRST_TRY * 2.0 ** min(attempt, 8))
         try:
-            connection = await self.log_in(container, min(_LONGEST_TRY, _FIRST_TRY * 2.0 ** min(attempt, 8)))
-        except (StateFileError, ClientStateError):
+            password = await self._password_of(container)
+        except (ClientStateError, SSHError):
             raise
+        except RentGPUError as error:
+            return error
+        try:
+            connection = await self.log_in(container, seconds, password=password)
         except SSHError as error:
             if error.stage == "host key":
                 raise
-            return str(error)
-        except RentGPUError as error:
-            return f"its password could not be got: {error}"
+            return error
         connection.close()
         await connection.wait_closed()
         return None

@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from netmind_rentgpu.conditions import Condition
 from netmind_rentgpu.connecting import connect, look_up
+from netmind_rentgpu.errors import RentGPUError
 from netmind_rentgpu.models import Container, SSHEndpoint
 from netmind_rentgpu.waiting.shared_poller import SharedPoller
 from netmind_rentgpu.waiting.snapshots import Subscription
@@ -16,7 +17,8 @@ from netmind_rentgpu.waiting.waits import WaitTracker, checked_timeout
 
 __all__ = ["Ask", "ask_for_greeting", "probe", "wait_until_reachable"]
 
-Ask: TypeAlias = Callable[[Container, int], Awaitable[str | None]]
+Ask: TypeAlias = Callable[[Container, int], Awaitable[str | RentGPUError | None]]
+"""Asks a container's endpoint, for the nth time from 0 on; returns what is wrong, None if nothing is."""
 
 _FIRST_PROBE, _LONGEST_PROBE = 2.5, 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
@@ -78,7 +80,7 @@ async def wait_until_reachable(
 
     Args:
         probes: how many endpoints may be asked at once.
-        ask: asks the one of a container, for the nth time from 0 on; returns what is wrong, None if nothing is.
+        ask: asks the one of a container.
         missed: what to say if it is not so in time.
 
     Raises:
@@ -95,7 +97,9 @@ async def wait_until_reachable(
     except TimeoutError:
         if not deadline.expired():
             raise
-        raise waiting.wait.timed_out(seconds, waiting.problem) from poller.failure_of(waiting.wait.pending)
+        problem = waiting.problem
+        cause = poller.failure_of(waiting.wait.pending) or (problem if isinstance(problem, RentGPUError) else None)
+        raise waiting.wait.timed_out(seconds, "" if problem is None else str(problem)) from cause
     finally:
         waiting.leave()
         # It has the task, which has its exception, whose traceback leads here.
@@ -106,7 +110,7 @@ class _Waiting:
     """One wait for an SSH server.
 
     Attributes:
-        problem: why none has answered yet; empty while none was asked.
+        problem: why none has answered yet; None while none was asked.
     """
 
     def __init__(
@@ -124,7 +128,7 @@ class _Waiting:
         self._id = container_id
         self._ask_once = ask
         self._answered: SSHEndpoint | None = None
-        self.problem: str = ""
+        self.problem: str | RentGPUError | None = None
         self.wait: WaitTracker = WaitTracker((container_id,), self._reachable, fail, missed=missed)
         self.subscription: Subscription = poller.subscribe((container_id,))
 
@@ -177,7 +181,7 @@ class _Waiting:
             await asyncio.gather(moved, asked, return_exceptions=True)
 
     async def _ask(self, container: Container) -> None:
-        self.problem = ""
+        self.problem = None
         pause = _FIRST_PAUSE
         for attempt in count():
             async with self._probes:

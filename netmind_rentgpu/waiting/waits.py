@@ -200,14 +200,14 @@ def _described(container_id: int, container: Container | None) -> str:
     return f"{_label(container_id, container)} has status {status}, ssh {ssh[:_LONGEST_SHOWN]!r}{cannot}"
 
 
-def checked_timeout(timeout: float) -> float:
+def checked_timeout(timeout: float, argument: str = "timeout") -> float:
     """Return a number of seconds as it is.
 
     Raises:
         InvalidArgumentError: it is none, or not above 0.
     """
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
-        raise InvalidArgumentError("timeout", f"must be a number of seconds above 0: {timeout!r}")
+        raise InvalidArgumentError(argument, f"must be a number of seconds above 0: {timeout!r}")
     return timeout
 
 

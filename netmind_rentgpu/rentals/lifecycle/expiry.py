@@ -40,6 +40,11 @@ class ExpiryTimer:
         self._process, self._record, self._expire = os.getpid(), record, expire
         self._arm()
 
+    def suspend(self) -> None:
+        """Stop the timer until it begins for another record."""
+        self._record = None
+        self._timer.stop()
+
     def end(self) -> None:
         """Stop the timer and cancel a running search, because leaving the rental searches once more."""
         self._over = True
@@ -128,6 +133,7 @@ class RecordTimer:
 
     def set(self, seconds: float, ring: Callable[[], object]) -> None:
         """Ring after so many seconds, or a while before."""
+        self.stop()
         self._timer = asyncio.get_running_loop().call_later(min(max(0.0, seconds), _LONGEST_SLEEP), ring)
 
     def stop(self) -> None:

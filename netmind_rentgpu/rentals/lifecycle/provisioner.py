@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import TypeAlias
 
 import attrs
 
@@ -28,14 +27,14 @@ from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
-from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, ProvisionedRental, ProvisionSpec, UncertaintyWindow
+from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, ProvisionSpec, UncertaintyWindow
 from netmind_rentgpu.rentals.lifecycle.create_errors import CreateOutcome, outcome_of
 from netmind_rentgpu.rentals.lifecycle.deletion import unreleased, write_behind, write_best_effort
 from netmind_rentgpu.rentals.lifecycle.search import AttemptSearch
 from netmind_rentgpu.rentals.selection.catalog import OfferQueue
 from netmind_rentgpu.rentals.selection.offers import Offer
 
-__all__ = ["Begin", "Provisioner"]
+__all__ = ["Provisioner"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
@@ -72,8 +71,19 @@ class Provisioner:
             default=None,
         )
 
-    async def provision(self, queue: OfferQueue, spec: ProvisionSpec) -> tuple[RentalRecord, Container, Offer]:
+    async def provision(
+        self,
+        queue: OfferQueue,
+        spec: ProvisionSpec,
+        *,
+        failed: Mapping[str, MachineRefusal],
+        failed_lately: Collection[str],
+    ) -> tuple[RentalRecord, Container, Offer]:
         """Rent the first offer that can be had.
+
+        Args:
+            failed: the machines that did not start for this rental, which are not tried again, by node.
+            failed_lately: the nodes that are tried last.
 
         Raises:
             NoMachineError: none can.
@@ -82,9 +92,9 @@ class Provisioner:
                 told.
         """
         catalog = self._context.catalog
-        refusals: dict[str, MachineRefusal] = {}
+        refusals = dict(failed)
         while len(refusals) < _MOST_ATTEMPTS:
-            offer = catalog.next_offer(queue, refusals)
+            offer = catalog.next_offer(queue, refusals, failed_lately)
             if offer is None:
                 break
             result = await self._attempt(offer, spec)
@@ -192,17 +202,25 @@ class Provisioner:
 
     async def release_all(self) -> ReleaseError | None:
         """Delete everything; return an error for what could not be. To be run in a task of its own."""
+        return await self._release(lambda _: True)
+
+    async def release(self, name: str) -> ReleaseError | None:
+        """Delete one try; return an error if that fails. To be run in a task of its own."""
+        return await self._release(lambda attempt: attempt.record.name == name)
+
+    async def _release(self, is_wanted: Callable[[CreateAttempt], bool]) -> ReleaseError | None:
         problems: list[ReleaseError | None] = []
         # Twice, for a task that was cancelled before it had begun has borne nothing yet.
         for _ in range(2):
             ending = {
-                asyncio.get_running_loop().create_task(self._clean_up(attempt)): attempt for attempt in self._attempts
+                asyncio.get_running_loop().create_task(self._clean_up(attempt)): attempt
+                for attempt in filter(is_wanted, self._attempts)
             }
             for task in ending:
                 with suppress(asyncio.CancelledError):
                     await wait_shielded(task)
             problems += [self._end_of(attempt, task) for task, attempt in ending.items() if not task.cancelled()]
-        problems += [self._unended(attempt) for attempt in tuple(self._attempts)]
+        problems += [self._unended(attempt) for attempt in tuple(filter(is_wanted, self._attempts))]
         return next((problem for problem in problems if problem is not None), None)
 
     # One try.
@@ -386,7 +404,3 @@ class Provisioner:
         if attempt.reserved:
             attempt.reserved = False
             self._context.catalog.release(attempt.record.node_name, attempt.record.gpus)
-
-
-Begin: TypeAlias = Callable[[Provisioner], Awaitable[ProvisionedRental]]
-"""Rents what is wanted, by a provisioner."""

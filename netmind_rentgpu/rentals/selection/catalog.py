@@ -85,11 +85,14 @@ class MachineCatalog:
         self._reserved[node_name] -= gpus
         self._released += 1
 
-    def next_offer(self, queue: OfferQueue, tried: Collection[str]) -> Offer | None:
+    def next_offer(
+        self, queue: OfferQueue, tried: Collection[str], failed_on: Collection[str] = frozenset()
+    ) -> Offer | None:
         """Return the offer to try next; None where there is none.
 
         Args:
             tried: the nodes that were tried already.
+            failed_on: the nodes that come last, because they lately failed to start the image.
         """
         if queue.released != self._released:
             queue.taken_up, queue.released = 0, self._released
@@ -97,7 +100,14 @@ class MachineCatalog:
         while taken_up < len(offers) and is_taken_up(offers[taken_up], self._reserved):
             taken_up += 1
         queue.taken_up = taken_up
-        return next_offer(offers, tried=tried, excluded=self.excluded(), reserved=self._reserved, taken_up=taken_up)
+        return next_offer(
+            offers,
+            tried=tried,
+            excluded=self.excluded(),
+            reserved=self._reserved,
+            failed_on=failed_on,
+            taken_up=taken_up,
+        )
 
     def no_machine_error(self, offers: Sequence[Offer], refusals: Mapping[str, MachineRefusal]) -> NoMachineError:
         """Return an error that says why no machine could be had, also by those that were refused to others a moment ago.
@@ -110,9 +120,11 @@ class MachineCatalog:
             node = offer.machine.node_name
             if node in self._refused:
                 all_of_them.setdefault(node, MachineRefusal(machine=offer.machine, error=self._refused[node].error))
-        shown = "; ".join(f"{node}: {refusal.error}" for node, refusal in list(all_of_them.items())[:3])
+        shown = "; ".join(map(str, list(all_of_them.values())[:3]))
         more = f"; and {len(all_of_them) - 3} more" if len(all_of_them) > 3 else ""
+        failed = " or did not start" if any(one.container_id is not None for one in all_of_them.values()) else ""
         return NoMachineError(
-            f"none of {len(offers)} machines that would do could be had; {len(all_of_them)} have refused: {shown}{more}",
+            f"none of {len(offers)} machines that would do could be had; {len(all_of_them)} have refused{failed}:"
+            f" {shown}{more}",
             refusals=tuple(all_of_them.values()),
         )

@@ -61,6 +61,7 @@ class Requirements:
     """What a machine has to have.
 
     Attributes:
+        exclude: none of these nodes.
         gpu_names: any of these, as `resolved_gpu_names` gives them; any at all where it is None.
         max_price: on `Machine.price`.
         min_memory, min_disk: on the fields that the profile names.
@@ -69,6 +70,7 @@ class Requirements:
         priced: its price has to be known.
     """
 
+    exclude: frozenset[str] = frozenset()
     gpu_names: frozenset[str] | None = None
     gpus: int = 1
     regions: frozenset[str] | None = None
@@ -86,6 +88,8 @@ class Requirements:
 
         What the service does not tell of a machine is not held against it, apart from its GPU's name and its price.
         """
+        if machine.node_name in self.exclude:
+            return "being excluded"
         return self._unmet_by_gpus(machine) or self._unmet_by_the_rest(machine, profile)
 
     def _unmet_by_gpus(self, machine: Machine) -> str | None:
@@ -230,6 +234,7 @@ def next_offer(
     tried: Collection[str],
     excluded: Mapping[str, int],
     reserved: Mapping[str, int],
+    failed_on: Collection[str] = frozenset(),
     taken_up: int = 0,
 ) -> Offer | None:
     """Return the offer to try next; None where there is none.
@@ -239,6 +244,7 @@ def next_offer(
         excluded: how many GPUs each of some nodes has refused lately.
         reserved: how many GPUs of each node this client has taken, which the listing may not know yet. A machine that seems
             to be taken up by those comes after the others.
+        failed_on: the nodes that come last.
         taken_up: how many of the first are known to be so.
     """
 
@@ -247,9 +253,10 @@ def next_offer(
         return node not in tried and offer.gpus < excluded.get(node, offer.gpus + 1)
 
     for offer in islice(offers, taken_up, None):
-        if not is_taken_up(offer, reserved) and may_be_tried(offer):
+        if not is_taken_up(offer, reserved) and may_be_tried(offer) and offer.machine.node_name not in failed_on:
             return offer
-    return next(filter(may_be_tried, offers), None)
+    rest = list(filter(may_be_tried, offers))
+    return next((offer for offer in rest if offer.machine.node_name not in failed_on), rest[0] if rest else None)
 
 
 def is_taken_up(offer: Offer, reserved: Mapping[str, int]) -> bool:

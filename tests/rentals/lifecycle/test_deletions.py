@@ -253,13 +253,17 @@ async def test_container_replaced_while_it_starts_is_not_handed_over(state: Path
         wait_ready = gpu.containers.wait_ready
 
         async def replace_and_wait(container_id: int, **keywords: Any) -> Container:
-            await gpu.request("DELETE", f"containers/{container_id}")
-            replaced.append(await stranger(gpu, rental.machine.node_name))
+            if not replaced:
+                await gpu.request("DELETE", f"containers/{container_id}")
+                replaced.append(await stranger(gpu, rental.machine.node_name))
             return await wait_ready(container_id, **keywords)
 
         gpu.containers.wait_ready = replace_and_wait  # type: ignore[method-assign]  # the moment between two calls
-        with pytest.raises(ContainerGoneError, match="is that of a stranger's by now"):
-            await rental.__aenter__()
+        async with rental:
+            assert rental.container.id != replaced[0].id
+        (refusal,) = rental._source.failed.by_node.values()
+        assert isinstance(refusal.error, ContainerGoneError)
+        assert "is that of a stranger's by now" in str(refusal)
         assert [charge.name for charge in emulator.running] == [replaced[0].name]
         # It was not logged into, so that the password was not told to another's server.
         assert await gpu._state.host_key(replaced[0].id) is None

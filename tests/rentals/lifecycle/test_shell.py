@@ -9,7 +9,7 @@ import pytest
 from rented import IMAGE
 from until import until
 
-from netmind_rentgpu import AsyncRentGPU, Container, ContainerGoneError, RentalEndedError
+from netmind_rentgpu import AsyncRentGPU, Container, ContainerGoneError, NoMachineError, RentalEndedError
 from netmind_rentgpu.emulator import Emulator
 
 
@@ -36,7 +36,7 @@ async def test_closed_shell_is_replaced_by_a_new_one(gpu: AsyncRentGPU) -> None:
         assert rental.shell is not shell
 
 
-async def test_container_deleted_before_its_first_shell_raises_container_gone(
+async def test_container_deleted_before_its_first_shell_is_a_failed_start(
     gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready = gpu.containers.wait_ready
@@ -48,7 +48,9 @@ async def test_container_deleted_before_its_first_shell_raises_container_gone(
 
     monkeypatch.setattr(gpu.containers, "wait_ready", wait_and_delete)
     async with asyncio.timeout(20):
-        with pytest.raises(ContainerGoneError, match="before a shell on it could be opened") as gone:
+        with pytest.raises(NoMachineError, match="before a shell on it could be opened") as none:
             await gpu.rent(image=IMAGE).__aenter__()
-    assert list(gone.value.pending) == [gone.value.container_id]
+    gone = none.value.__cause__
+    assert isinstance(gone, ContainerGoneError)
+    assert list(gone.pending) == [gone.container_id]
     emulator.assert_nothing_rented()
