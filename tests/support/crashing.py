@@ -150,7 +150,7 @@ def _loop(points: _Points, cancel_at: tuple[int, ...]) -> asyncio.AbstractEventL
 
 
 async def _act(job: Job) -> dict[str, list[str]]:
-    from netmind_rentgpu import AsyncRentGPU, Retries, ServiceProfile, Timeouts
+    from netmind_rentgpu import AsyncRentGPU, Retries, ServiceProfile, Timeouts, conditions
     from netmind_rentgpu.rentals import context
 
     # Nobody here has the state file for long, so that nothing need be in doubt for as long as that may take elsewhere.
@@ -183,7 +183,8 @@ async def _act(job: Job) -> dict[str, list[str]]:
             assert task is not None
             loop: Any = asyncio.get_running_loop()
             loop.cancel = scope.cancel if job.scope else task.cancel
-            async with gpu.rent(image="PyTorch 2.4", timeout=2) as rental:
+            died = conditions.status_in(3)  # as the emulator has it
+            async with gpu.rent(image="PyTorch 2.4", timeout=2, fail=died) as rental:
                 await rental.run("true")
                 if job.act == "rent":
                     return {}
