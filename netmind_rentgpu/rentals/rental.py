@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import attrs
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
-from netmind_rentgpu.conditions import Condition, any_of
+from netmind_rentgpu.conditions import Condition, judged
 from netmind_rentgpu.errors import (
     BudgetExceededError,
     ClientStateError,
@@ -90,6 +90,10 @@ class AsyncRental:
         self._released = asyncio.Event()
         self._ended_at: datetime | None = None
         self._owner_task: OwnerTask | None = None
+        # Of a machine that did not start, and could not be deleted.
+        self._unreleased: ReleaseError | None = None
+        # The provisioner knows already that somebody does not want to wait.
+        self._is_cancellation_told = False
 
     @property
     def name(self) -> str:
@@ -204,6 +208,8 @@ class AsyncRental:
         """
         self._state.check_loop()
         provisioned = self._state.check()
+        if self._entering:
+            raise ClientStateError("this rental is still being started; detach it once it is entered")
         record = provisioned.record
         if provisioned.kept:
             raise ClientStateError("this rental is kept: nobody deletes it anyway")
@@ -304,21 +310,23 @@ class AsyncRental:
         """Have one machine after the other until one lets us in."""
         source, time = self._source, asyncio.get_running_loop().time
         while True:
-            provisioned = self._state.provisioned = await source.provision(self._provisioner)
-            self._expiry.begin(provisioned.record, self._expire)
             try:
-                await self._make_ready(provisioned, max(_SHORTEST_WAIT, min(self._limits.each, deadline - time())))
+                provisioned = self._state.provisioned = await source.provision(self._provisioner)
+            except RentGPUError as error:
+                raise source.failed.added_to(error) from error.__cause__
+            self._expiry.begin(provisioned.record, self._expire)
+            seconds = max(_SHORTEST_WAIT, min(self._limits.each, deadline - time()))
+            try:
+                await self._make_ready(provisioned, seconds)
             except RentGPUError as error:
                 has_others = source.has_others and self._releasing is None and is_machines_fault(error)
-                if has_others:
-                    await source.remember(provisioned, failed=True)
+                if has_others and (seconds >= self._limits.each or not isinstance(error, WaitTimeoutError)):
+                    await source.remember_failure(provisioned)
                 if not has_others or deadline - time() < _LEAST_FOR_ANOTHER:
-                    problem = source.failed.added_to(error)
-                    raise problem from error.__cause__
+                    raise source.failed.added_to(error) from error.__cause__
                 if (given_up := await self._replace(provisioned, error)) is not None:
                     raise given_up from error
             else:
-                await source.remember(provisioned, failed=False)
                 return
 
     async def _replace(self, provisioned: ProvisionedRental, error: RentGPUError) -> NoMachineError | None:
@@ -329,12 +337,19 @@ class AsyncRental:
         """
         self._expiry.suspend()
         releasing = asyncio.get_running_loop().create_task(self._provisioner.release(provisioned.record.name))
-        await wait_shielded(releasing, cancelled=self._provisioner.interrupt)
-        problem = releasing.result()
-        if problem is not None:
-            raise _noted(error, problem)
-        self._state.provisioned = None
-        self._source.failed.add(provisioned, error, self._cost_of(provisioned.record))
+        try:
+            await wait_shielded(releasing, cancelled=self._provisioner.interrupt)
+        except asyncio.CancelledError:
+            self._is_cancellation_told = True
+            raise
+        finally:
+            # Whoever leaves is told of it.
+            self._unreleased = releasing.result()
+            if self._unreleased is None:
+                self._state.provisioned = None
+                self._source.failed.add(provisioned, error, self._cost_of(provisioned.record))
+        if self._unreleased is not None:
+            raise self._source.failed.added_to(error) from error.__cause__
         return await self._source.error_if_enough()
 
     async def _make_ready(self, provisioned: ProvisionedRental, seconds: float) -> None:
@@ -344,7 +359,7 @@ class AsyncRental:
         def is_replaced(shown: Container) -> bool:
             return still_belongs_to(record, shown) is False
 
-        fail = is_replaced if self._fail is None else any_of(is_replaced, self._fail)
+        fail = is_replaced if self._fail is None else _either(is_replaced, self._fail)
         try:
             # Before each login, because another container must not be told the password.
             container = await containers.wait_ready(provisioned.container.id, timeout=seconds, fail=fail)
@@ -352,6 +367,7 @@ class AsyncRental:
             check_not_replaced(record, error.container)
             raise
         await self._shell.open(container, deadline, containers.get)
+        self._source.remember_success(provisioned)
         if provisioned.kept:
             # From now on it is the user's own. With its record it would be deleted once we are gone.
             await self._provisioner.transfer_to_user(record.name)
@@ -424,7 +440,7 @@ class AsyncRental:
         try:
             if self._entering and self._state.cause is None:
                 await self._provisioner.return_detached()
-            return await self._provisioner.release_all()
+            return await self._provisioner.release_all() or self._unreleased
         finally:
             with suppress(asyncio.CancelledError):
                 await self._expiry.let_look_end()
@@ -443,9 +459,10 @@ class AsyncRental:
     async def _leave(self, error: BaseException | None) -> None:
         """Release it, whoever cancels that; raise what the one who leaves has to know."""
         owner_task, thrown, problem = self._owner_task, error, None
-        if isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)) and not (
-            owner_task and owner_task.is_cut_short
-        ):
+        is_interrupted = (
+            isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)) and not self._is_cancellation_told
+        )
+        if is_interrupted and not (owner_task and owner_task.is_cut_short):
             self._provisioner.interrupt()
         try:
             try:
@@ -460,9 +477,9 @@ class AsyncRental:
                 # Whoever found out that it is gone knows that.
                 cause = self._state.cause
                 if cause is not None and cause[0] is not RentalEndedError:
-                    raise _noted(self._state.ended(), problem) from thrown
+                    raise _noted(self._source.failed.added_to(self._state.ended()), problem) from thrown
                 if cut_short:
-                    raise self._state.unusable() from thrown
+                    raise _noted(self._state.unusable(), problem) from thrown
             elif thrown is not error:
                 raise thrown
             if problem is not None and thrown is None:
@@ -471,6 +488,16 @@ class AsyncRental:
             if owner_task is not None:
                 owner_task.end()
             del error, thrown, problem  # their tracebacks lead here
+
+
+def _either(is_replaced: Condition, fail: Condition) -> Condition:
+    """Return a condition that is met where one of two is, and called as the user's."""
+
+    def either(container: Container) -> bool:
+        return judged(is_replaced, container) or judged(fail, container)
+
+    either.__name__ = getattr(fail, "__name__", None) or repr(fail)
+    return either
 
 
 def _noted(error: Raised, problem: ReleaseError | None) -> Raised:

@@ -103,8 +103,11 @@ class _Detached:
         self.failed: FailedStarts = FailedStarts()
         self.has_others: bool = False
 
-    async def remember(self, provisioned: ProvisionedRental, *, failed: bool) -> None:
+    async def remember_failure(self, provisioned: ProvisionedRental) -> None:
         """Do nothing, because it has started long ago."""
+
+    def remember_success(self, provisioned: ProvisionedRental) -> None:
+        """Do nothing, as above."""
 
     async def error_if_enough(self) -> NoMachineError | None:
         """Return None: no other machine is ever tried."""

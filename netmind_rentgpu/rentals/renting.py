@@ -21,7 +21,7 @@ from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.names import LATEST
 from netmind_rentgpu.rentals.ledger.start_history import ImageStarts
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental, ProvisionSpec
-from netmind_rentgpu.rentals.lifecycle.deletion import write_best_effort
+from netmind_rentgpu.rentals.lifecycle.deletion import write_behind, write_best_effort
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reaper import reap
 from netmind_rentgpu.rentals.lifecycle.starting import FailedStarts, StartLimits
@@ -262,7 +262,6 @@ class _NextOffers:
         self._reap = reap
         self._rank = rank
         self._image_id = 0
-        self._starts = ImageStarts()
         self.failed: FailedStarts = FailedStarts()
         self.has_others: bool = True
 
@@ -279,10 +278,11 @@ class _NextOffers:
         )
         queue, excuse = await self._rank()
         if not queue.offers:
-            raise NoMachineError(excuse, refusals=tuple(self.failed.by_node.values()))
-        self._starts = await self._context.starts.of_image(self._image_id)
+            before = f"; before that, these did not start: {self.failed}" if self.failed else ""
+            raise NoMachineError(f"{excuse}{before}", refusals=tuple(self.failed.by_node.values()))
+        starts = await self._context.starts.of_image(self._image_id)
         record, container, offer = await provisioner.provision(
-            queue, spec, failed=self.failed.by_node, failed_lately=self._starts.failed_on
+            queue, spec, failed=self.failed.by_node, failed_lately=starts.failed_on
         )
         if left is not None and not offer.hourly_price:
             logger.warning("%s has a listed price of 0: its budget never ends it, only its ttl does", record.name)
@@ -308,11 +308,15 @@ class _NextOffers:
         refusals = tuple(self.failed.by_node.values())
         raise NoMachineError(f"the budget is spent by machines that did not start: {self.failed}", refusals=refusals)
 
-    async def remember(self, provisioned: ProvisionedRental, *, failed: bool) -> None:
-        """Let other rentals know how a machine has started; of a success, where one has failed before."""
-        if failed or self.failed or self._starts.failed_on:
-            node_name = provisioned.machine.node_name
-            await write_best_effort(self._context.starts.record(node_name, self._image_id, failed=failed))
+    async def remember_failure(self, provisioned: ProvisionedRental) -> None:
+        """Let other rentals know that a machine did not start."""
+        node_name = provisioned.machine.node_name
+        await write_best_effort(self._context.starts.record_soon(node_name, self._image_id, failed=True))
+
+    def remember_success(self, provisioned: ProvisionedRental) -> None:
+        """Let other rentals know that a machine has started. Nobody waits for that."""
+        node_name = provisioned.machine.node_name
+        write_behind(self._context.starts.record_soon(node_name, self._image_id, failed=False))
 
     async def error_if_enough(self) -> NoMachineError | None:
         """Return the error to raise where no other machine is to be tried."""

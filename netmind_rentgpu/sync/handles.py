@@ -157,7 +157,7 @@ class Rental:
     def spent(self) -> Decimal | None:
         """About what it has cost until now, by its listed price and its time; None where the price could not be read.
 
-        The service has no call that tells what a container costs.
+        The machines that did not start for it are included. The service has no call that tells what a container costs.
 
         Raises:
             ClientStateError: it was not entered yet.

@@ -98,7 +98,7 @@ async def wait_until_reachable(
         if not deadline.expired():
             raise
         problem = waiting.problem
-        cause = poller.failure_of(waiting.wait.pending) or (problem if isinstance(problem, RentGPUError) else None)
+        cause = problem if isinstance(problem, RentGPUError) else poller.failure_of(waiting.wait.pending)
         raise waiting.wait.timed_out(seconds, "" if problem is None else str(problem)) from cause
     finally:
         waiting.leave()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import defaultdict
 
@@ -51,11 +52,10 @@ class StartHistory:
         """
         return await self._known[image_id].get(lambda: self._state.read(lambda found: self._find(found, image_id)))
 
-    async def record(self, node_name: str, image_id: int, *, failed: bool) -> None:
+    def record_soon(self, node_name: str, image_id: int, *, failed: bool) -> asyncio.Future[None]:
         """Remember how a start ended, and forget what is older than half an hour.
 
-        Raises:
-            StateFileError: the state file cannot be used.
+        Return the future of the write, which may be a StateFileError.
         """
         column = "failed_at" if failed else "started_at"
 
@@ -72,8 +72,9 @@ class StartHistory:
                 _remembered(now),
             )
 
-        await self._state.write(write)
-        self._known[image_id].forget()
+        written = self._state.write_soon(write)
+        written.add_done_callback(lambda _: self._known[image_id].forget())
+        return written
 
     def _find(self, connection: Connection, image_id: int) -> ImageStarts:
         rows = connection.execute(

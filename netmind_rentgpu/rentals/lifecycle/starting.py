@@ -34,7 +34,7 @@ class StartLimits:
 
     Attributes:
         total: for all of it.
-        each: for one machine, from its create on.
+        each: for one machine, from when it is created.
     """
 
     total: float
@@ -50,12 +50,16 @@ def is_machines_fault(error: RentGPUError) -> bool:
             if any(map(_names_no_endpoint, error.pending.values())):
                 return False
             # Without one, the container never had an endpoint. Else it is what the last login, or look, met with.
-            cause = error.__cause__
-            return cause is None or (isinstance(cause, SSHError) and cause.stage != "name")
+            return error.__cause__ is None or _is_of_a_server(error.__cause__)
         case SSHError():
-            return error.stage in ("connection", "host key")
+            return _is_of_a_server(error)
         case _:
             return False
+
+
+def _is_of_a_server(error: BaseException) -> bool:
+    """Return True where no server answered, or a wrong one; a refused password would be refused elsewhere, too."""
+    return isinstance(error, SSHError) and error.stage in ("connection", "host key")
 
 
 def _names_no_endpoint(container: Container | None) -> bool:
@@ -78,8 +82,12 @@ class MachineSource(Protocol):
         """Have a machine, one that did not fail before."""
         ...
 
-    async def remember(self, provisioned: ProvisionedRental, *, failed: bool) -> None:
-        """Let other rentals know how a machine has started."""
+    async def remember_failure(self, provisioned: ProvisionedRental) -> None:
+        """Let other rentals know that a machine did not start."""
+        ...
+
+    def remember_success(self, provisioned: ProvisionedRental) -> None:
+        """Let other rentals know that a machine has started. Nobody waits for that."""
         ...
 
     async def error_if_enough(self) -> NoMachineError | None:
@@ -128,7 +136,8 @@ class FailedStarts:
 
     def added_to(self, error: RentGPUError) -> RentGPUError:
         """Return an error that says, too, which machines did not start before."""
-        if not self._by_node:
+        # The latter lists all machines.
+        if not self._by_node or isinstance(error, NoMachineError):
             return error
         before = f"before that, these did not start: {self}"
         if isinstance(error, WaitTimeoutError):

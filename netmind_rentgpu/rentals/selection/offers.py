@@ -255,8 +255,11 @@ def next_offer(
     for offer in islice(offers, taken_up, None):
         if not is_taken_up(offer, reserved) and may_be_tried(offer) and offer.machine.node_name not in failed_on:
             return offer
-    rest = list(filter(may_be_tried, offers))
-    return next((offer for offer in rest if offer.machine.node_name not in failed_on), rest[0] if rest else None)
+
+    def how_late(offer: Offer) -> tuple[bool, bool]:
+        return offer.machine.node_name in failed_on, is_taken_up(offer, reserved)
+
+    return min(filter(may_be_tried, offers), key=how_late, default=None)
 
 
 def is_taken_up(offer: Offer, reserved: Mapping[str, int]) -> bool:
