@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import attrs
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
-from netmind_rentgpu.conditions import Condition, judged
+from netmind_rentgpu.conditions import Condition
 from netmind_rentgpu.errors import (
     BudgetExceededError,
     ClientStateError,
@@ -32,13 +32,13 @@ from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.at_exit import release_at_exit
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.clocks import read_clocks
-from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced, still_belongs_to
+from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer, OwnerTask
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reconnecting_shell import ReconnectingShell
-from netmind_rentgpu.rentals.lifecycle.starting import MachineSource, StartLimits, is_machines_fault
+from netmind_rentgpu.rentals.lifecycle.starting import MachineSource, StartLimits, failure_condition, is_machines_fault
 from netmind_rentgpu.rentals.lifecycle.state import RentalState
 
 if TYPE_CHECKING:
@@ -356,10 +356,7 @@ class AsyncRental:
         record, containers = provisioned.record, self._context.containers
         deadline = asyncio.get_running_loop().time() + seconds
 
-        def is_replaced(shown: Container) -> bool:
-            return still_belongs_to(record, shown) is False
-
-        fail = is_replaced if self._fail is None else _either(is_replaced, self._fail)
+        fail = failure_condition(record, self._fail)
         try:
             # Before each login, because another container must not be told the password.
             container = await containers.wait_ready(provisioned.container.id, timeout=seconds, fail=fail)
@@ -488,16 +485,6 @@ class AsyncRental:
             if owner_task is not None:
                 owner_task.end()
             del error, thrown, problem  # their tracebacks lead here
-
-
-def _either(is_replaced: Condition, fail: Condition) -> Condition:
-    """Return a condition that is met where one of two is, and called as the user's."""
-
-    def either(container: Container) -> bool:
-        return judged(is_replaced, container) or judged(fail, container)
-
-    either.__name__ = getattr(fail, "__name__", None) or repr(fail)
-    return either
 
 
 def _noted(error: Raised, problem: ReleaseError | None) -> Raised:

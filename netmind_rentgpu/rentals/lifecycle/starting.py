@@ -8,6 +8,7 @@ from typing import Protocol
 
 import attrs
 
+from netmind_rentgpu.conditions import Condition, judged
 from netmind_rentgpu.errors import (
     ContainerFailedError,
     ContainerGoneError,
@@ -18,10 +19,12 @@ from netmind_rentgpu.errors import (
     WaitTimeoutError,
 )
 from netmind_rentgpu.models import Container
+from netmind_rentgpu.rentals.ledger.container_index import still_belongs_to
+from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 
-__all__ = ["FailedStarts", "MachineSource", "StartLimits", "is_machines_fault"]
+__all__ = ["FailedStarts", "MachineSource", "StartLimits", "failure_condition", "is_machines_fault"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
@@ -39,6 +42,22 @@ class StartLimits:
 
     total: float
     each: float
+
+
+def failure_condition(record: RentalRecord, fail: Condition | None) -> Condition:
+    """Return a condition, called as the user's, that is met, too, by another container which has the rental's id by now."""
+
+    def is_replaced(container: Container) -> bool:
+        return still_belongs_to(record, container) is False
+
+    if fail is None:
+        return is_replaced
+
+    def has_failed(container: Container) -> bool:
+        return is_replaced(container) or judged(fail, container)
+
+    has_failed.__name__ = getattr(fail, "__name__", None) or repr(fail)
+    return has_failed
 
 
 def is_machines_fault(error: RentGPUError) -> bool:
