@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from netmind_rentgpu.fingerprint import Fingerprint
 from netmind_rentgpu.sqlite_file import Connection
 
-__all__ = ["account_of", "join_accounts", "names_of_accounts", "rename_earlier_spellings"]
+__all__ = ["account_of", "join_accounts", "names_of_accounts", "tidy_names"]
 
 _TABLES = ("host_keys", "passwords", "rentals")
 
@@ -36,21 +36,47 @@ def join_accounts(connection: Connection, account: str, others: Iterable[str]) -
 
     A row that both have, such as the password, stays as it is.
     """
-    for other in others:
+    for name in others:
+        # Another process may have joined it to a third meanwhile, which is the same then, too.
+        other = account_of(connection, name)
         if other == account:
             continue
-        for table in _TABLES:
-            moving = f"UPDATE OR IGNORE {table} SET account = ? WHERE account = ?"  # noqa: S608  # our own
-            connection.execute(moving, (account, other))
-            connection.execute(f"DELETE FROM {table} WHERE account = ?", (other,))  # noqa: S608  # our own
+        _move_rows(connection, other, account)
         connection.execute("UPDATE fingerprints SET account = ? WHERE account = ?", (account, other))
         connection.execute("INSERT OR REPLACE INTO fingerprints (fingerprint, account) VALUES (?, ?)", (other, account))
 
 
-def rename_earlier_spellings(connection: Connection, fingerprint: Fingerprint) -> None:
-    """Give a token's account what an earlier version recorded for it under another spelling of the same origin."""
-    earlier = [name for name in names_of_accounts(connection) if fingerprint.is_earlier_spelling(name)]
-    if earlier:
-        connection.execute("BEGIN IMMEDIATE")
+def _move_rows(connection: Connection, name: str, account: str) -> None:
+    # A password without an auth would lose what proves the account.
+    connection.execute(
+        "DELETE FROM passwords WHERE account = ? AND auth_id IS NULL"
+        " AND EXISTS (SELECT 1 FROM passwords WHERE account = ? AND auth_id IS NOT NULL)",
+        (account, name),
+    )
+    for table in _TABLES:
+        moving = f"UPDATE OR IGNORE {table} SET account = ? WHERE account = ?"  # noqa: S608  # our own
+        connection.execute(moving, (account, name))
+        connection.execute(f"DELETE FROM {table} WHERE account = ?", (name,))  # noqa: S608  # our own
+
+
+def tidy_names(connection: Connection, fingerprint: Fingerprint) -> None:
+    """Bring rows under their accounts' names of today.
+
+    An earlier version recorded them under another spelling of the same origin; and a file that was restored may hold rows of
+    an account that was joined to another meanwhile.
+    """
+    names = names_of_accounts(connection)
+    earlier = [name for name in names if fingerprint.is_earlier_spelling(name)]
+    if not earlier and all(account_of(connection, name) == name for name in names):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        for name in names:
+            account = account_of(connection, name)
+            if account != name:
+                _move_rows(connection, name, account)
         join_accounts(connection, account_of(connection, str(fingerprint)), earlier)
-        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")

@@ -31,7 +31,7 @@ from netmind_rentgpu.sqlite_file import (
     open_file,
     rows_of,
 )
-from netmind_rentgpu.state_accounts import account_of, rename_earlier_spellings
+from netmind_rentgpu.state_accounts import account_of, tidy_names
 
 __all__ = ["LONGEST_LOCK", "Connection", "State"]
 
@@ -65,7 +65,7 @@ class State:
         self.restores: Callable[[str, str | None], bool] | None = None
         self.path: Path = path
         self.fingerprint: Fingerprint = fingerprint
-        self._spellings_seen_to = False
+        self._names_seen_to = False
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         # Device and inode of the file that is open: the path may lead to another by now, or to none.
@@ -248,7 +248,7 @@ class State:
                 self._restore_if_moved()
         try:
             with fork_gate.using(), closing(open_file(self.path)[0]) as connection:
-                self._see_to_spellings(connection)
+                self._see_to_names(connection)
                 # One look, whoever writes meanwhile.
                 connection.execute("BEGIN")
                 return look(connection)
@@ -301,9 +301,13 @@ class State:
             _never_closed.append(self._connection)
             self._connection = None
         if self._connection is None:
-            self._connection, self._identity = open_file(self.path)
-            self._see_to_spellings(self._connection)
-            self._process = os.getpid()
+            connection, identity = open_file(self.path)
+            try:
+                self._see_to_names(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection, self._identity, self._process = connection, identity, os.getpid()
         return self._connection
 
     def renew_after_fork(self) -> None:
@@ -316,10 +320,10 @@ class State:
             self._connection.close()
             self._connection = None
 
-    def _see_to_spellings(self, connection: Connection) -> None:
-        if not self._spellings_seen_to:
-            rename_earlier_spellings(connection, self.fingerprint)
-            self._spellings_seen_to = True
+    def _see_to_names(self, connection: Connection) -> None:
+        if not self._names_seen_to:
+            tidy_names(connection, self.fingerprint)
+            self._names_seen_to = True
 
     def _is_own(self, row: Mapping[str, Any]) -> bool:
         """Return False for a record that another process or client keeps, which restores it itself."""
@@ -347,6 +351,7 @@ class State:
             connection, identity = open_file(self.path)
             try:
                 add_rows(connection, {**rows, "rentals": [row for row in rows["rentals"] if self._is_own(row)]})
+                tidy_names(connection, self.fingerprint)
             except BaseException:
                 connection.close()
                 raise

@@ -225,6 +225,8 @@ class Fleet:
         return container
 
     def _missing(self, container_id: int) -> Refusal:
+        if container_id in self._containers:  # deleted, and still shown
+            return Refusal(404, {"detail": "Container not found"})
         return self._market.missing("Container", self._market.container_ids, container_id)
 
     def _is_there(self, container_id: int, container: _Container) -> bool:

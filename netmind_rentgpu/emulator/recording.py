@@ -111,7 +111,7 @@ class Recorder:
     """Keeps the requests; of more than `keep`, the newest."""
 
     def __init__(self, keep: int | None, *, token: str) -> None:
-        self._tokens: list[re.Pattern[str]] = []
+        self._tokens: dict[str, re.Pattern[str]] = {}
         self.mask(token)
         self._requests: deque[RecordedRequest] = deque(maxlen=keep)
         self._count = 0
@@ -119,7 +119,9 @@ class Recorder:
     def mask(self, token: str) -> None:
         """Mask a token wherever it is sent from now on."""
         found = re.escape(token)
-        self._tokens.append(re.compile(found if len(token) >= _UNMISTAKABLE else rf"(?<![\w-]){found}(?![\w-])"))
+        self._tokens[token] = re.compile(found if len(token) >= _UNMISTAKABLE else rf"(?<![\w-]){found}(?![\w-])")
+        # One may begin as another does.
+        self._tokens = {known: self._tokens[known] for known in sorted(self._tokens, key=len, reverse=True)}
 
     def add(
         self,
@@ -178,6 +180,6 @@ class Recorder:
         return self._masked_text(value) if isinstance(value, str) else value
 
     def _masked_text(self, text: str) -> str:
-        for token in self._tokens:
+        for token in self._tokens.values():
             text = token.sub(MASK, text)
         return _LOGIN_IN_URL.sub(f"://{MASK}@", text)

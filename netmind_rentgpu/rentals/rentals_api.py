@@ -8,7 +8,7 @@ from netmind_rentgpu.errors import (
     NoMachineError,
     NotFoundError,
     RentalEndedError,
-    StateFileError,
+    RentGPUError,
 )
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.rentals.context import RentalContext, is_held_here
@@ -16,7 +16,6 @@ from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import still_belongs_to
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord
-from netmind_rentgpu.rentals.ledger.store import OtherAccount
 from netmind_rentgpu.rentals.lifecycle.account_proof import join_proven_accounts
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
@@ -121,21 +120,13 @@ class _Detached:
         # Before it is ours on record, or a reaper of this process would take it for nobody's.
         provisioner.begin_attach(name)
         try:
-            record = await context.ledger.claim_detached(name, this_process(), read_clocks())
-            unproven: list[OtherAccount] = []
-            if record is None:
-                # It may have been rented with another token of this account.
-                unproven = await join_proven_accounts(context, is_wanted=lambda other: other.name == name)
-                record = await context.ledger.claim_detached(name, this_process(), read_clocks())
-        except StateFileError:
+            record = await self._claim()
+        except RentGPUError:
             provisioner.disown(name)
             raise
-        if record is None or record.container_id is None:
+        if record.container_id is None:
             provisioner.disown(name)
-            if any(other.name == name for account in unproven for other in account.records):
-                problem = f"{name} is on record for another token, which is not proven to be this account's"
-                raise InvalidArgumentError("rental", problem)
-            raise InvalidArgumentError("rental", f"no rental called {name} is detached, or its time is up")
+            raise InvalidArgumentError("rental", f"no container of {name} is known")
         provisioner.adopt(record)
         try:
             container = await context.containers.get(record.container_id)
@@ -146,6 +137,25 @@ class _Detached:
         if still_belongs_to(record, container) is False:
             raise _gone(record)
         return ProvisionedRental(record=record, container=container, machine=Machine(node_name=record.node_name))
+
+    async def _claim(self) -> RentalRecord:
+        """Make this process its owner."""
+        ledger, name = self._context.ledger, self._name
+        record = await ledger.claim_detached(name, this_process(), read_clocks())
+        if record is not None:
+            return record
+        # It may have been rented with another token of this account.
+        unproven = await join_proven_accounts(self._context, is_wanted=lambda other: other.name == name)
+        record = await ledger.claim_detached(name, this_process(), read_clocks())
+        if record is not None:
+            return record
+        for each in unproven:
+            if each.wanted and each.error is not None:
+                raise each.error
+            if each.wanted:
+                problem = f"{name} is on record for another token, which is not proven to be this account's"
+                raise InvalidArgumentError("rental", problem)
+        raise InvalidArgumentError("rental", f"no rental called {name} is detached, or its time is up")
 
 
 def _gone(record: RentalRecord) -> RentalEndedError:

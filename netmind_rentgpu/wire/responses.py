@@ -55,8 +55,8 @@ _BALANCE = re.compile(
     re.IGNORECASE,
 )
 _CREDENTIAL = re.compile(
-    r"(?:invalid|wrong|bad|missing|expired|unknown|incorrect|no)\W+(?:api\W*)?(?:token|key|credentials?)\b"
-    r"|(?:token|api\W*key|credentials?)\W+(?:is\s+|are\s+|has\s+)?(?:invalid|wrong|missing|expired|unknown|incorrect)"
+    r"(?:invalid|wrong|bad|missing|expired|revoked|unknown|incorrect|no)\W+(?:api\W*)?(?:token|key|credentials?)\b"
+    r"|(?:token|api\W*key|credentials?)\W+(?:is\s+|are\s+|was\s+|has\s+(?:been\s+)?)?(?:invalid|wrong|missing|expired|revoked|unknown|incorrect)"
     r"|unauthori[sz]ed|(?:not|un)\W?authenticated|authentication",
     re.IGNORECASE,
 )

@@ -168,9 +168,9 @@ async def test_host_key_recorded_meanwhile_by_another_login_wins(
     container = await rented(gpu)
     pin = State.pin_host_key
 
-    async def late(self: State, account: str, container_id: int, key: str, *, replace: bool = False) -> str:
-        await pin(self, account, container_id, "ssh-ed25519 AAAAanother")
-        return await pin(self, account, container_id, key, replace=replace)
+    async def late(self: State, container_id: int, key: str, *, replace: bool = False) -> str:
+        await pin(self, container_id, "ssh-ed25519 AAAAanother")
+        return await pin(self, container_id, key, replace=replace)
 
     monkeypatch.setattr(State, "pin_host_key", late)
     error = await refused(gpu.ssh(container), "host key")

@@ -119,7 +119,7 @@ async def test_locked_state_file_delays_neither_opening_nor_closing(site: Any, s
     holder = sqlite3.connect(state, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     try:
-        kept = asyncio.create_task(site.gpu._state.pin_host_key("account", 1, "key"))
+        kept = asyncio.create_task(site.gpu._state.pin_host_key(1, "key"))
         for _ in range(20):
             await asyncio.sleep(0.01)
         assert not kept.done()

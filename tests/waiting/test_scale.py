@@ -26,8 +26,9 @@ LONG = 300
 def fill(emulator: Emulator, count: int) -> list[int]:
     """Rent containers without a request for each."""
     service = emulator._control_plane.service
-    service.create_auth({"value": "a-password"})
-    nodes = [(node.name, node.free) for node in service._nodes.values()]
+    account = service.authorize(f"Bearer {emulator.token}")
+    account.create_auth({"value": "a-password"})
+    nodes = [(node.name, node.free) for node in service._market.nodes.values()]
     places = (name for name, free in nodes for _ in range(free))
     for number, name in zip(range(count), places, strict=False):
         body = {
@@ -38,7 +39,7 @@ def fill(emulator: Emulator, count: int) -> list[int]:
             "image_template_id": 1,
             "payment_type": 0,
         }
-        service.create_container(body)
+        account.create_container(body)
     assert len(emulator.running) == count
     return list(range(FIRST, FIRST + count))
 

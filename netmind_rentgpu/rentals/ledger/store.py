@@ -181,6 +181,8 @@ class Ledger:
         """
 
         def find(connection: Connection) -> list[OtherAccount]:
+            # As for the records.
+            connection.text_factory = _decoded
             own = self._state.account(connection)
             query = "SELECT account, value, auth_id FROM passwords"
             passwords = {account: (value, auth_id) for account, value, auth_id in connection.execute(query).fetchall()}
@@ -190,7 +192,9 @@ class Ledger:
                     continue
                 records, unreadable = _records_of(connection, name)
                 password, auth_id = passwords.get(name, (None, None))
-                if records or unreadable or (password is not None and own not in passwords):
+                for error in unreadable.values():
+                    logger.error("%s", error)
+                if records or (password is not None and own not in passwords):
                     found.append(OtherAccount(name=name, records=tuple(records), password=password, auth_id=auth_id))
             return found
 

@@ -233,8 +233,11 @@ async def reap(
         reaping.give_up.set()
     elif names is None:
         await check_token(context)
-    unproven = [] if names is not None else await join_proven_accounts(context, is_wanted=_is_orphan)
-    elsewhere = [record for account in unproven for record in account.records if _is_orphan(record)]
+    unproven = [] if names is not None else await join_proven_accounts(context, is_wanted=_is_orphan, wait=wait)
+    for each in unproven:
+        if each.error is not None:
+            reaping.failed.extend((record.name, each.error) for record in each.wanted)
+    elsewhere = [record for each in unproven if each.error is None for record in each.wanted]
     living: set[str] = set()
     judged: dict[ReapAction, list[RentalRecord]] = {action: [] for action in ReapAction}
     records, unreadable = await context.ledger.read_open()

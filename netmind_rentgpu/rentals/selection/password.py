@@ -10,7 +10,7 @@ from math import inf
 
 from netmind_rentgpu import arguments
 from netmind_rentgpu.concurrency.single_flight import SingleFlight
-from netmind_rentgpu.errors import NotFoundError, RentGPUError
+from netmind_rentgpu.errors import NotFoundError
 from netmind_rentgpu.models import Auth
 from netmind_rentgpu.resources.auths import AsyncAuths
 from netmind_rentgpu.settings import Timeouts
@@ -39,12 +39,13 @@ class AccountPassword:
             return arguments.identifier("auth", auth)
         return await self._found[auth].get(lambda: self._own_auth() if auth is None else self._ensure(auth))
 
-    async def is_shown(self, auth_id: int, value: str, timeout: Timeouts) -> bool:
-        """Return True if the service shows an auth, and a password is its value."""
-        try:
-            return (await self._auths.get(auth_id, timeout=timeout)).value == value
-        except RentGPUError:
-            return False
+    async def shown(self, auth_id: int, timeout: Timeouts) -> str | None:
+        """Return the password that the service shows for an auth.
+
+        Raises:
+            RentGPUError: any of the client's errors.
+        """
+        return (await self._auths.get(auth_id, timeout=timeout)).value
 
     def forget(self) -> None:
         """Look every password up again the next time, because the service has refused a create."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
 from rented import IMAGE, PROFILE, client
+from state_files import state_at
 from until import until
 
 from netmind_rentgpu import (
@@ -21,9 +22,26 @@ from netmind_rentgpu import (
     ReleaseError,
     RentalRecord,
     RentGPUError,
+    ServerError,
+    StateFileError,
 )
 from netmind_rentgpu.emulator import Emulator, Fault, World
+from netmind_rentgpu.fingerprint import Fingerprint
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
+from netmind_rentgpu.rentals.ledger.store import Ledger
+
+MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
+RECORD = RentalRecord(
+    name="rg-1",
+    stage="ready",
+    container_id=7,
+    node_name="a-node",
+    gpus=1,
+    hourly_price=None,
+    intended_at=MOMENT,
+    expires_at=None,
+    certain_at=MOMENT,
+)
 
 
 async def rent_and_lose(gpu: AsyncRentGPU, **options: Any) -> RentalRecord:
@@ -239,7 +257,9 @@ async def test_several_accounts_cost_a_get_each_and_one_walk(emulator: Emulator,
 
 
 @pytest.mark.parametrize("broken", ["get_auth", "list_containers"])
-async def test_failing_service_proves_nothing(gpu: AsyncRentGPU, emulator: Emulator, state: Path, broken: Any) -> None:
+async def test_service_that_cannot_be_asked_is_a_failure(
+    gpu: AsyncRentGPU, emulator: Emulator, state: Path, broken: Any
+) -> None:
     record = await rent_and_lose(gpu, **({} if broken == "get_auth" else {"auth": "a-password-of-ours"}))
     token = rotate(emulator)
     emulator.faults.add(Fault("status", call=broken, status=503, times="all"))
@@ -247,10 +267,115 @@ async def test_failing_service_proves_nothing(gpu: AsyncRentGPU, emulator: Emula
         # It would be proven by the list otherwise.
         emulator.faults.add(Fault("status", call="list_containers", status=503, times="all"))
     async with client(emulator, state, token=token) as other:
-        assert [each.name for each in (await other.rentals.reap()).elsewhere] == [record.name]
+        report = await other.rentals.reap()
+        assert [name for name, _ in report.failed] == [record.name]
+        assert report.elsewhere == ()
+        assert not report.clean
+        with pytest.raises(RentGPUError) as failed:
+            await other.rentals.attach(record.name).__aenter__()
+        assert isinstance(failed.value, ServerError)
         emulator.faults.clear()
         assert (await other.rentals.reap()).deleted == (record.name,)
     emulator.assert_nothing_rented()
+
+
+async def test_create_in_doubt_is_waited_for_where_only_the_list_can_prove_it(emulator: Emulator, state: Path) -> None:
+    profile = attrs.evolve(PROFILE, create_lag=timedelta(seconds=4))
+    async with client(emulator, state, profile) as gpu:
+        emulator.faults.add(Fault("late commit", call="create_container", seconds=2))
+        renting = asyncio.create_task(gpu.rent(image=IMAGE, auth="a-password-of-ours").__aenter__())
+        await until(lambda: emulator.pending_creates)
+        token = rotate(emulator)
+        with pytest.raises(RentGPUError):
+            await renting
+        async with client(emulator, state, profile, token=token) as other:
+            report = await other.rentals.reap(wait=True)
+            assert len(report.deleted) == 1
+            assert report.clean
+            assert report.elsewhere == ()
+    emulator.assert_nothing_rented()
+
+
+async def test_join_follows_an_account_that_was_joined_to_a_third_meanwhile(state: Path) -> None:
+    states = [state_at(state, token) for token in ("one", "two", "three")]
+    one, two, three = [Ledger(each) for each in states]
+    name = one.fingerprint
+    await one.put(RECORD)
+    await three.join([name])
+    await two.join([name])
+    for ledger in (one, two, three):
+        assert await ledger.list_open() == [RECORD]
+    for each in states:
+        each.close()
+
+
+async def test_row_under_a_name_that_leads_elsewhere_is_found(state: Path) -> None:
+    # As a file that is restored may have it.
+    first, second = state_at(state, "one"), state_at(state, "two")
+    await Ledger(second).put(RECORD)
+    await Ledger(second).join([str(first.fingerprint)])
+    second.close()
+    with closing(sqlite3.connect(state)) as connection:
+        connection.execute("UPDATE rentals SET account = ?", (str(first.fingerprint),))
+        connection.commit()
+    again = state_at(state, "two")
+    for each in (first, again):
+        assert await Ledger(each).list_open() == [RECORD]
+        each.close()
+
+
+async def test_password_that_proves_an_account_outlasts_a_join(state: Path) -> None:
+    first, second = state_at(state, "one"), state_at(state, "two")
+    for each, auth_id in ((first, 7), (second, None)):
+        values = (str(each.fingerprint), "a value", auth_id)
+        await each.write(
+            lambda connection, values=values: connection.execute(
+                "INSERT INTO passwords (account, value, auth_id) VALUES (?, ?, ?)", values
+            )
+        )
+    await Ledger(second).join([str(first.fingerprint)])
+    rows = await second.read(lambda connection: connection.execute("SELECT account, auth_id FROM passwords").fetchall())
+    assert rows == [(str(second.fingerprint), 7)]
+    first.close()
+    second.close()
+
+
+async def test_damaged_row_of_another_account_prevents_no_reaping(
+    gpu: AsyncRentGPU, emulator: Emulator, state: Path
+) -> None:
+    record = await rent_and_lose(gpu)
+    with closing(sqlite3.connect(state)) as connection:
+        for account in (f"{emulator.url} of another", "of another service"):
+            values = (account.encode(), b"\xff\xfe")
+            connection.execute(
+                "INSERT INTO passwords (account, value) VALUES (CAST(? AS TEXT), CAST(? AS TEXT))", values
+            )
+        connection.commit()
+    assert (await gpu.rentals.reap()).deleted == (record.name,)
+    async with client(emulator, state) as other, other.rent(image=IMAGE):
+        pass
+
+
+async def test_failed_renaming_of_an_account_leaves_the_file_unlocked(state: Path) -> None:
+    token = "a-token"
+    fingerprint = Fingerprint("https://service.example", token)
+    earlier = fingerprint._spelled("https://service.example:443")
+    one = state_at(state, token)
+    await one.pin_host_key(1, "key")
+    one.close()
+    with closing(sqlite3.connect(state)) as connection:
+        connection.execute("INSERT INTO host_keys (account, container_id, public_key) VALUES (?, 2, 'key')", (earlier,))
+        connection.execute("CREATE TRIGGER refuse BEFORE UPDATE ON host_keys BEGIN SELECT RAISE(ABORT, 'refused'); END")
+        connection.commit()
+    broken = state_at(state, token)
+    with pytest.raises(StateFileError, match="refused"):
+        await broken.pin_host_key(3, "key")
+    with closing(sqlite3.connect(state, timeout=1)) as connection:
+        connection.execute("DROP TRIGGER refuse")
+        connection.commit()
+    assert await broken.pin_host_key(3, "key") == "key"
+    assert await broken.host_key(2) == "key"
+    broken.close()
 
 
 @pytest.mark.parametrize("on_record", [True, False])
