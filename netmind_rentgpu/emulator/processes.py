@@ -109,10 +109,11 @@ class ContainerProcesses:
                 os.killpg(pid, signal.SIGKILL)
         # Those that have left their group still have the mark; where the system does not show it, they stay.
         mark = f"{_MARK}={self._mark}".encode()
-        for environment in Path("/proc").glob("[0-9]*/environ"):
+        for process in Path("/proc").glob("[0-9]*"):
+            # It may end meanwhile.
             with suppress(OSError):
-                if mark in environment.read_bytes().split(b"\0"):
-                    os.kill(int(environment.parent.name), signal.SIGKILL)
+                if mark in (process / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(process.name), signal.SIGKILL)
 
     def remove(self) -> None:
         """End all that runs, and remove the folder."""
