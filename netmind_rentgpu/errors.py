@@ -271,8 +271,8 @@ class _WaitError(RentGPUError):
 
 
 class WaitTimeoutError(_WaitError, TimeoutError):
-    """What was waited for did not come in time. Where the last look at the containers, or the last login, failed, its cause
-    says why.
+    """A wait ended without success in the time allowed. Its cause is the error of the last login, or of the last look at the
+    containers, if one failed.
 
     Attributes:
         arrived: the containers that had come to what was waited for, by id.

@@ -28,7 +28,7 @@ class _Expected:
 
 
 class Account:
-    """What one account has, and the thirteen calls. A call returns JSON, as bytes, or raises a Refusal."""
+    """One account, and the thirteen calls on it. A call returns JSON, as bytes, or raises a Refusal."""
 
     def __init__(self, name: str, market: Market, *, balance: Decimal | None, next_number: Callable[[], int]) -> None:
         """Open an account.
@@ -47,7 +47,7 @@ class Account:
         self._fleet = Fleet(name, market, balance=balance)
 
     def expect(self, body: Mapping[str, Any], how: str, seconds: float | None) -> int:
-        """Take in that a create is still to be done; return the number to give it then.
+        """Record a create that will be done later; return the number to give it then.
 
         Args:
             how: by which fault.

@@ -28,7 +28,7 @@ class Ids:
         return given
 
     def free(self, given: int) -> None:
-        """Take in that nothing has an id any more."""
+        """Record that nothing has an id any more."""
         self._in_use.discard(given)
         if self._reusable is not None:
             self._reusable.append(given)

@@ -1,4 +1,4 @@
-"""What all accounts of the emulated service rent from: its machines, its official images, and ids. No I/O."""
+"""What the accounts of the emulated service share: machines, official images, and ids. No I/O."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ IMAGE_DEFAULTS = {
 
 
 class Market:
-    """What is one for all accounts: time, machines and their prices, official images, the bill, and what gives ids.
+    """The machines, official images, time, bill and ids that all accounts share.
 
     Attributes:
         nodes: the machines, by name.
-        images: the official ones and those that somebody made public, by id.
+        images: the official and the public images, by id.
         auth_ids, image_ids, container_ids: give ids, each of which one thing has, whichever account's.
     """
 

@@ -165,7 +165,7 @@ class Emulator:
 
     @property
     def spent(self) -> Decimal:
-        """What all containers of all accounts have cost until now, in US dollars."""
+        """The cost of all accounts' containers until now, in US dollars."""
         return sum((charge.cost for charge in self.charges), Decimal(0))
 
     def assert_nothing_rented(self, *, apart_from: Collection[int | Charge | PendingCreate] = ()) -> None:
