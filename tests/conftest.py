@@ -141,9 +141,9 @@ def no_secret_shows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         watch.things.append(found)
         return found
 
-    def many(self: Codec, *arguments: Any) -> Any:
-        found = read_many(self, *arguments)
-        watch.things.extend(found[0][:20])
+    def many(self: Codec, *arguments: Any) -> Generator[None, None, Any]:
+        found = yield from read_many(self, *arguments)
+        watch.things.extend(found.items[:20])
         return found
 
     read_one, read_many, make = Codec.one, Codec.many, AsyncRentGPU.__init__

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from netmind_rentgpu.errors import UnexpectedResponseError
 from netmind_rentgpu.models import Auth, Container, Image
 from netmind_rentgpu.requests import ListQuery
 from netmind_rentgpu.settings import TimeoutOption
-from netmind_rentgpu.wire.caller import Caller
+from netmind_rentgpu.wire.caller import Caller, ListedItems
 from netmind_rentgpu.wire.messages import Request
 from netmind_rentgpu.wire.paging import AsyncPager, PageSize
 
@@ -33,7 +32,7 @@ def list_pager(
         timeout: for each page.
     """
 
-    async def fetch(after: int | str | None, limit: int) -> tuple[list[Listed], tuple[UnexpectedResponseError, ...]]:
+    async def fetch(after: int | str | None, limit: int) -> ListedItems[Listed]:
         page = ListQuery(image_type=query.image_type, marker=after, page_size=limit)
         return await caller.many(model, Request(method="GET", path=path, query=caller.codec.query(page)), timeout)
 

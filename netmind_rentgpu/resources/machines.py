@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from decimal import Decimal
 
+from netmind_rentgpu.concurrency.turns import ITEMS_PER_TURN, run_in_turns
 from netmind_rentgpu.literals import CurrencyName, GPUName, RegionCode
 from netmind_rentgpu.models import Machine
+from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.requests import MachineQuery
 from netmind_rentgpu.resources.paths import API
 from netmind_rentgpu.settings import DEFAULT, TimeoutOption
@@ -70,20 +72,32 @@ class AsyncMachines:
             max_price=max_price,
         )
         request = Request(method="GET", path=f"{API}machines", query=self._caller.codec.query(query))
-        machines, unreadable = await self._caller.many(Machine, request, timeout)
-        if unreadable and not machines:
-            raise unreadable[0]
-        kinds = None if query.gpu_names is None else {_same(name) for name in query.gpu_names}
-        return [
-            machine
-            for machine in machines
-            if (kinds is None or machine.gpu_name is None or _same(machine.gpu_name) in kinds)
-            and (region is None or machine.region is None or _same(machine.region) == _same(region))
-            and (gpu is None or machine.gpu_count is None or machine.gpu_count >= gpu)
-            and _within(getattr(machine, profile.memory_field), min_memory, max_memory)
-            and _within(getattr(machine, profile.disk_field), min_disk, max_disk)
+        listed = await self._caller.many(Machine, request, timeout)
+        if listed.unreadable and not listed.items:
+            raise listed.unreadable[0]
+        return await run_in_turns(_filtered(listed.items, query, profile))
+
+
+def _filtered(
+    machines: Iterable[Machine], query: MachineQuery, profile: ServiceProfile
+) -> Generator[None, None, list[Machine]]:
+    """Return the machines that a query is about, in their order; yield after every so many."""
+    kinds = None if query.gpu_names is None else {_same(name) for name in query.gpu_names}
+    region = None if query.region is None else _same(query.region)
+    found: list[Machine] = []
+    for position, machine in enumerate(machines, 1):
+        if (
+            (kinds is None or machine.gpu_name is None or _same(machine.gpu_name) in kinds)
+            and (region is None or machine.region is None or _same(machine.region) == region)
+            and (query.gpu is None or machine.gpu_count is None or machine.gpu_count >= query.gpu)
+            and _within(getattr(machine, profile.memory_field), query.min_memory, query.max_memory)
+            and _within(getattr(machine, profile.disk_field), query.min_disk, query.max_disk)
             and _price_within(machine.price, query.min_price, query.max_price)
-        ]
+        ):
+            found.append(machine)
+        if position % ITEMS_PER_TURN == 0:
+            yield
+    return found
 
 
 def _same(name: str) -> str:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import NoReturn, TypeAlias
 
 import attrs
 
+from netmind_rentgpu.concurrency.turns import ITEMS_PER_TURN, run_in_turns
 from netmind_rentgpu.errors import APITimeoutError, ClientStateError, NotFoundError, RateLimitError, RentGPUError
 from netmind_rentgpu.requests import ListQuery
 from netmind_rentgpu.waiting.snapshots import KnownPage, Snapshots
@@ -19,7 +20,6 @@ from netmind_rentgpu.waiting.strategy import one_by_one, pages_left, worth_recou
 from netmind_rentgpu.wire.caller import Caller, DecodedResponse
 from netmind_rentgpu.wire.messages import Request
 from netmind_rentgpu.wire.paging import ListTraversal, PageSize
-from netmind_rentgpu.wire.payload import parse
 from netmind_rentgpu.wire.responses import UNCHANGED
 
 __all__ = ["PollRound", "Poller", "Satisfied"]
@@ -179,8 +179,8 @@ class Poller:
                 # Asked only now: somebody may have come meanwhile who has to be told.
                 if known is not None and self._snapshots.holds(known):
                     return known, [], decoded
-                decoded = decoded._replace(payload=parse(decoded.response.body))
-            return None, self._caller.read(request, decoded, self._caller.codec.ids), decoded
+                decoded = await self._caller.parse_again(request, decoded)
+            return None, await self._caller.read_in_turns(request, decoded, self._caller.codec.ids), decoded
 
         try:
             # Where a marker's own item is listed again, pages of one item would never get past it.
@@ -192,7 +192,7 @@ class Poller:
         poll_round.told = True
         before = len(poll_round.left)
         if known is None:
-            page = self._take_page(poll_round, ids, decoded, asked)
+            page = await run_in_turns(self._take_page(poll_round, ids, decoded, asked))
             self._replace_page((marker, limit), page)
         else:
             page = known
@@ -224,9 +224,11 @@ class Poller:
 
     def _take_page(
         self, poll_round: PollRound, ids: list[int | None], decoded: DecodedResponse, asked: float
-    ) -> KnownPage:
+    ) -> Generator[None, None, KnownPage]:
         page = KnownPage(decoded.response.body, tuple(one for one in ids if one is not None), len(ids), asked)
-        for container_id, raw in zip(ids, decoded.payload, strict=True):
+        for position, (container_id, raw) in enumerate(zip(ids, decoded.payload, strict=True)):
+            if position and position % ITEMS_PER_TURN == 0:
+                yield
             if container_id is not None and self._snapshots.take(container_id, raw, asked, page=page):
                 poll_round.left.discard(container_id)
         return page

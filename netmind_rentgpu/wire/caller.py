@@ -9,12 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from random import random
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+import attrs
+
+from netmind_rentgpu.concurrency.turns import run_in_turns
 from netmind_rentgpu.errors import (
     APIStatusError,
     APITimeoutError,
@@ -29,10 +33,10 @@ from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.settings import DEFAULT, Settings, TimeoutOption, Timeouts, timeouts_for
 from netmind_rentgpu.wire.codec import Codec, Model, ShapeError
 from netmind_rentgpu.wire.messages import RawResponse, Request
-from netmind_rentgpu.wire.responses import payload, unexpected
+from netmind_rentgpu.wire.responses import parsed_body, payload, unexpected
 from netmind_rentgpu.wire.retry import delay_before_retry
 
-__all__ = ["Caller", "DecodedResponse"]
+__all__ = ["Caller", "DecodedResponse", "ListedItems"]
 
 Read = TypeVar("Read")
 
@@ -51,10 +55,30 @@ class Sender(Protocol):
 
 
 class DecodedResponse(NamedTuple):
-    """A good answer and its parsed body."""
+    """A good answer and its parsed body.
+
+    Attributes:
+        deadline: when the call has to be over, in seconds on the caller's clock; None without a total timeout.
+    """
 
     response: RawResponse
     payload: Any
+    deadline: float | None = None
+
+
+@attrs.frozen
+class ListedItems(Generic[Model]):
+    """The items of an answer that is a list.
+
+    Attributes:
+        items: the items that could be read, in the service's order.
+        unreadable: an error for each of the others, or for the first of them where they are many.
+        unreadable_count: how many others there are.
+    """
+
+    items: list[Model]
+    unreadable: tuple[UnexpectedResponseError, ...]
+    unreadable_count: int
 
 
 class Caller:
@@ -107,15 +131,34 @@ class Caller:
             return None
         return self.read(request, decoded, lambda payload: self.codec.one(model, payload))
 
-    async def many(
-        self, model: type[Model], request: Request, timeout: TimeoutOption = DEFAULT
-    ) -> tuple[list[Model], tuple[UnexpectedResponseError, ...]]:
-        """Make a call that answers with a list; return what could be read, and an error for each item that could not."""
+    async def many(self, model: type[Model], request: Request, timeout: TimeoutOption = DEFAULT) -> ListedItems[Model]:
+        """Make a call that answers with a list."""
         decoded = await self.call(request, timeout)
-        items, unreadable = self.read(request, decoded, lambda payload: self.codec.many(model, payload))
-        for problem in unreadable:
-            logger.warning("%s %s left out an item that cannot be read: %s", request.method, request.path, problem)
-        return items, tuple(_misshapen(request, decoded, problem) for problem in unreadable)
+        found = await self.read_in_turns(request, decoded, lambda payload: self.codec.many(model, payload))
+        if found.unreadable_count:
+            logger.warning(
+                "%s %s left out %d items that cannot be read; the first: %s",
+                request.method,
+                request.path,
+                found.unreadable_count,
+                found.unreadable[0],
+            )
+        errors = tuple(_misshapen(request, decoded, problem) for problem in found.unreadable)
+        return ListedItems(found.items, errors, found.unreadable_count)
+
+    async def read_in_turns(
+        self, request: Request, decoded: DecodedResponse, read: Callable[[Any], Generator[None, None, Read]]
+    ) -> Read:
+        """Read a payload step by step, with turns of the event loop between.
+
+        Raises:
+            UnexpectedResponseError: it has another shape.
+            APITimeoutError: the call's total timeout has passed.
+        """
+        try:
+            return await run_in_turns(read(decoded.payload), partial(self._check_deadline, request, decoded.deadline))
+        except ShapeError as error:
+            raise _misshapen(request, decoded, error) from error
 
     @staticmethod
     def read(request: Request, decoded: DecodedResponse, read: Callable[[Any], Read]) -> Read:
@@ -228,16 +271,27 @@ class Caller:
             raise
         if logger.isEnabledFor(logging.DEBUG):
             self._log(request, response.status, attempt, now, response.request_id)
-        return DecodedResponse(response, self._read(request, response))
-
-    def _read(self, request: Request, response: RawResponse) -> Any:
-        return payload(
+        deadline = None if timeouts.total is None else started + timeouts.total
+        steps = payload(
             request,
             response,
             validation_errors_key=self._profile.validation_errors_key,
             token=self._settings.token,
             now=_now,
         )
+        value = await run_in_turns(steps, partial(self._check_deadline, request, deadline))
+        return DecodedResponse(response, value, deadline)
+
+    async def parse_again(self, request: Request, decoded: DecodedResponse) -> DecodedResponse:
+        """Parse the body of an answer whose payload is UNCHANGED."""
+        steps = parsed_body(request, decoded.response)
+        value = await run_in_turns(steps, partial(self._check_deadline, request, decoded.deadline))
+        return decoded._replace(payload=value)
+
+    def _check_deadline(self, request: Request, deadline: float | None) -> None:
+        if deadline is not None and self._clock() >= deadline:
+            text = f"{request.method} {request.path}: the answer came, and was too large to be read in time"
+            raise APITimeoutError(text, maybe_processed=True)
 
     async def _wait_for_slot(
         self, request: Request, timeouts: Timeouts, started: float | None, *, unclear: bool

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, cast
+from collections.abc import Generator
+from typing import Any, Final, Generic, TypeVar, cast
 
+import attrs
+
+from netmind_rentgpu.concurrency.turns import ITEMS_PER_TURN
 from netmind_rentgpu.conversion import UnreadableFieldError, number_of, read_whole, structurers, unstructurers
 from netmind_rentgpu.models import Auth, Container, Image, ImageType, Machine, PaymentType
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.requests import ListQuery, MachineQuery, NewAuth, NewContainer, NewImage
 
-__all__ = ["Codec", "ShapeError"]
+__all__ = ["Codec", "ItemList", "ShapeError"]
 
 Model = TypeVar("Model", Machine, Auth, Image, Container)
+
+MOST_SHAPE_ERRORS: Final = 20
+"""Of the items of a list that cannot be read, so many are told one by one."""
 
 
 class ShapeError(Exception):
@@ -26,6 +33,27 @@ class ShapeError(Exception):
         super().__init__(f"{json_path}: {problem}")
         self.json_path = json_path
         self.problem = problem
+
+
+@attrs.define
+class ItemList(Generic[Model]):
+    """The items of a list.
+
+    Attributes:
+        items: the items that could be read, in order.
+        unreadable: what was wrong with the first of the others, of which there may be any number.
+        unreadable_count: how many others there are.
+    """
+
+    items: list[Model] = attrs.field(factory=list[Model])
+    unreadable: list[ShapeError] = attrs.field(factory=list[ShapeError])
+    unreadable_count: int = 0
+
+    def add_unreadable(self, json_path: str, problem: str) -> None:
+        """Count an item that cannot be read, and keep what is wrong with it if it is one of the first."""
+        self.unreadable_count += 1
+        if self.unreadable_count <= MOST_SHAPE_ERRORS:
+            self.unreadable.append(ShapeError(json_path, problem))
 
 
 class Codec:
@@ -49,36 +77,44 @@ class Codec:
         except UnreadableFieldError as error:
             raise ShapeError(f"{json_path}.{error.field}", error.problem) from None
 
-    def many(self, model: type[Model], payload: Any) -> tuple[list[Model], list[ShapeError]]:
-        """Read a list: what could be read, in order, and what was wrong with the rest.
+    def many(self, model: type[Model], payload: Any) -> Generator[None, None, ItemList[Model]]:
+        """Read a list; yield after every so many items.
 
         Raises:
             ShapeError: it is no list.
         """
         if not isinstance(payload, list):
             raise ShapeError("$", _mismatch(payload, "a list"))
-        found: list[Model] = []
-        unreadable: list[ShapeError] = []
+        found = ItemList[Model]()
         structure = self._structure[model]
         for position, item in enumerate(cast("list[Any]", payload)):
+            if position and position % ITEMS_PER_TURN == 0:
+                yield
             if type(item) is not dict:
-                unreadable.append(ShapeError(f"$[{position}]", _mismatch(item, "an object")))
+                found.add_unreadable(f"$[{position}]", _mismatch(item, "an object"))
                 continue
             try:
-                found.append(structure(item))
+                found.items.append(structure(item))
             except UnreadableFieldError as error:
-                unreadable.append(ShapeError(f"$[{position}].{error.field}", error.problem))
-        return found, unreadable
+                found.add_unreadable(f"$[{position}].{error.field}", error.problem)
+        return found
 
-    def ids(self, payload: Any) -> list[int | None]:
+    def ids(self, payload: Any) -> Generator[None, None, list[int | None]]:
         """Read the id of each item of a list, in order; None for an item without one that can be read.
+
+        Yields after every so many items.
 
         Raises:
             ShapeError: it is no list.
         """
         if not isinstance(payload, list):
             raise ShapeError("$", _mismatch(payload, "a list"))
-        return [_id_of(item) for item in cast("list[Any]", payload)]
+        items = cast("list[Any]", payload)
+        found = [_id_of(item) for item in items[:ITEMS_PER_TURN]]
+        for begin in range(ITEMS_PER_TURN, len(items), ITEMS_PER_TURN):
+            yield
+            found += [_id_of(item) for item in items[begin : begin + ITEMS_PER_TURN]]
+        return found
 
     def written(self, content: NewAuth | NewImage | NewContainer) -> dict[str, Any]:
         """Return the body of a request.

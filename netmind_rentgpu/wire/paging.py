@@ -42,12 +42,16 @@ class Page(Generic[Item]):
         next_marker: the `marker` that asks for what comes after; None where the list has ended (to ask with None would be
             to begin anew). The service does not say how long a list is, so the last page may have a marker too, and an
             empty page after it. `pages()` sees to all that.
-        unreadable: an error for each item that could not be read.
+        unreadable: an error for each item that could not be read, or for the first 20 of them.
+        unreadable_count: how many items could not be read.
     """
 
     items: tuple[Item, ...]
     next_marker: int | str | None = None
     unreadable: tuple[UnexpectedResponseError, ...] = ()
+    unreadable_count: int = attrs.field(
+        default=attrs.Factory(lambda page: len(page.unreadable), takes_self=True), kw_only=True
+    )
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self.items)
@@ -59,8 +63,19 @@ class Page(Generic[Item]):
         return self.items[index]
 
 
-Fetch = Callable[[int | str | None, int], Awaitable[tuple[list[Item], tuple[UnexpectedResponseError, ...]]]]
-"""Asks for one page: (marker, limit) -> items in order, and what could not be read."""
+class FetchedItems(Protocol[Item]):
+    """The items of one page that could be read, in order, and what is known of the others."""
+
+    @property
+    def items(self) -> list[Item]: ...
+    @property
+    def unreadable(self) -> tuple[UnexpectedResponseError, ...]: ...
+    @property
+    def unreadable_count(self) -> int: ...
+
+
+Fetch = Callable[[int | str | None, int], Awaitable[FetchedItems[Item]]]
+"""Asks for one page: (marker, limit) -> its items."""
 
 
 class ListTraversal:
@@ -293,10 +308,12 @@ class AsyncPager(Generic[Item]):
 
     async def first_page(self) -> Page[Item]:
         """Return the first page, or the one after `marker`."""
-        items, unreadable, _ = await self._page_after(self._marker, self._sizes.limit(self._page_size))
-        if unreadable and not items:
-            raise unreadable[0]
-        return Page(tuple(items), items[-1].id if items else None, unreadable)
+        fetched, _ = await self._page_after(self._marker, self._sizes.limit(self._page_size))
+        items = fetched.items
+        if fetched.unreadable and not items:
+            raise fetched.unreadable[0]
+        next_marker = items[-1].id if items else None
+        return Page(tuple(items), next_marker, fetched.unreadable, unreadable_count=fetched.unreadable_count)
 
     async def pages(self) -> AsyncIterator[Page[Item]]:
         """Give page after page, each without the items of earlier ones; never an empty one.
@@ -334,29 +351,27 @@ class AsyncPager(Generic[Item]):
             try:
                 # Where a marker's own item is listed again, pages of one item would never get past it.
                 limit = max(2, self._sizes.limit(self._page_size))
-                items, unreadable, limit = await self._page_after(walk.marker, limit)
+                fetched, limit = await self._page_after(walk.marker, limit)
             except NotFoundError:
                 if not walk.marker_refused():
                     raise
                 continue
+            items, unreadable, count = fetched.items, fetched.unreadable, fetched.unreadable_count
             if unreadable and not items and walk.empty:
                 raise unreadable[0]
-            new = walk.received([item.id for item in items], len(items) + len(unreadable), limit)
+            new = walk.received([item.id for item in items], len(items) + count, limit)
             if new or unreadable:
                 next_marker = None if walk.done else walk.marker
-                yield Page(tuple(items[index] for index in new), next_marker, unreadable)
+                yield Page(tuple(items[index] for index in new), next_marker, unreadable, unreadable_count=count)
 
     async def __aiter__(self) -> AsyncIterator[Item]:
         async for page in self.pages():
             for item in page.items:
                 yield item
 
-    async def _page_after(
-        self, marker: int | str | None, limit: int
-    ) -> tuple[list[Item], tuple[UnexpectedResponseError, ...], int]:
+    async def _page_after(self, marker: int | str | None, limit: int) -> tuple[FetchedItems[Item], int]:
         """Ask for a page; return it with the limit that the service took."""
-        (items, unreadable), limit = await self._sizes.ask(limit, lambda limit: self._fetch(marker, limit))
-        return items, unreadable, limit
+        return await self._sizes.ask(limit, lambda limit: self._fetch(marker, limit))
 
     def _unreachable(self) -> UnexpectedResponseError:
         return UnexpectedResponseError(

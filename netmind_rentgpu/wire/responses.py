@@ -11,7 +11,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -31,9 +31,9 @@ from netmind_rentgpu.errors import (
 )
 from netmind_rentgpu.models import InvalidField
 from netmind_rentgpu.wire.messages import RawResponse, Request, printable
-from netmind_rentgpu.wire.payload import NotJSONError, as_array, as_object, dump, parse
+from netmind_rentgpu.wire.payload import NotJSONError, TooLargeError, as_array, as_object, dump, parse, parse_in_slices
 
-__all__ = ["UNCHANGED", "payload", "unexpected"]
+__all__ = ["UNCHANGED", "parsed_body", "payload", "unexpected"]
 
 UNCHANGED: Final = object()
 """Stands for a payload that is the one that is known."""
@@ -81,35 +81,49 @@ def unexpected(
 
 def payload(
     request: Request, response: RawResponse, *, validation_errors_key: str, token: str, now: Callable[[], datetime]
-) -> Any:
+) -> Generator[None, None, Any]:
     """Return the JSON value of a good answer; None where its body is empty, UNCHANGED where it is the one that is known.
+
+    Yields after each slice of a long list.
 
     Raises:
         APIStatusError: the service answered with an error.
-        UnexpectedResponseError: a redirect, or not JSON.
+        UnexpectedResponseError: a redirect, not JSON, or more than the client reads.
     """
     if 200 <= response.status < 300:
         if not response.body:
             return None
         if response.body == request.known:
             return UNCHANGED
-        try:
-            return parse(response.body)
-        except NotJSONError as error:
-            looks = " (it looks like a page of HTML)" if _is_html(response.body.decode(errors="replace")) else ""
-            raise unexpected(request, response, f"the body is not JSON: {error}{looks}") from None
+        return (yield from parsed_body(request, response))
     if response.status < 400:
-        target = _mask_text(printable(response.headers.get("location", "")), (token, *request.secrets))
+        secrets = _spellings((token, *request.secrets))
+        target = _mask_text(printable(response.headers.get("location", "")), secrets)
         towards = f" to {target.partition('?')[0][:200]}" if target else ""
         raise unexpected(request, response, f"redirects{towards} are not followed: they could take the token elsewhere")
     raise _status_error(request, response, validation_errors_key, (token, *request.secrets), now())
+
+
+def parsed_body(request: Request, response: RawResponse) -> Generator[None, None, Any]:
+    """Return the JSON value of a body; yield after each slice of a long list.
+
+    Raises:
+        UnexpectedResponseError: not JSON, or more than the client reads.
+    """
+    try:
+        return (yield from parse_in_slices(response.body))
+    except NotJSONError as error:
+        looks = " (it looks like a page of HTML)" if _is_html(response.body[:1000].decode(errors="replace")) else ""
+        raise unexpected(request, response, f"the body is not JSON: {error}{looks}") from None
+    except TooLargeError as error:
+        raise unexpected(request, response, f"the body holds {error}, which is more than this client reads") from None
 
 
 def _status_error(
     request: Request, response: RawResponse, validation_errors_key: str, secrets: tuple[str, ...], now: datetime
 ) -> APIStatusError:
     raw = _body(response.body[:_LARGEST_ERROR_READ])
-    mask = partial(_mask_text, secrets=secrets)
+    mask = partial(_mask_text, secrets=_spellings(secrets))
     # A secret may be a word that the classification goes by, so that looks at what was really said.
     said, said_code = _message(raw, validation_errors_key, str)
     kind = _kind(response.status, said, said_code, is_list=_rejected(raw, validation_errors_key) is not None)
@@ -118,7 +132,7 @@ def _status_error(
         "status": response.status,
         "code": code,
         "message": message,
-        "body": _masked(raw, secrets),
+        "body": _masked(raw, mask),
         "request_id": response.request_id,
         "method": request.method,
         "path": request.path,
@@ -243,28 +257,34 @@ def _body(body: bytes) -> Any:
         return _shown(text) if _is_html(text) else text if not _MAY_HOLD_SECRETS.search(text) else _HIDDEN
 
 
-def _masked(value: Any, secrets: tuple[str, ...], depth: int = 0) -> Any:
+def _masked(value: Any, mask: Callable[[str], str], depth: int = 0) -> Any:
     if isinstance(value, str):
-        return _mask_text(value, secrets)
+        return mask(value)
     if depth == _DEEPEST and isinstance(value, (list, dict)):
         return "…"
     if (items := as_array(value)) is not None:
-        return [_masked(item, secrets, depth + 1) for item in items]
+        return [_masked(item, mask, depth + 1) for item in items]
     if (members := as_object(value)) is not None:
         # A 422 in pydantic's second form repeats the rejected value, or all of the body, as `input`.
         return {
-            _mask_text(name, secrets): MASK if name in _ECHOED else _masked(member, secrets, depth + 1)
+            mask(name): MASK if name in _ECHOED else _masked(member, mask, depth + 1)
             for name, member in members.items()
         }
     return value
 
 
-def _mask_text(text: str, secrets: Iterable[str]) -> str:
+def _spellings(secrets: Iterable[str]) -> tuple[str, ...]:
+    """Return all that must be masked: a text that is not JSON may hold a secret as JSON, Python, a URL or HTML writes it."""
+    found: dict[str, None] = {}
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
-        # A text that is not JSON may hold the secret as JSON, Python, a URL or HTML would write it.
         forms = (secret, json.dumps(secret)[1:-1], dump(secret).decode()[1:-1], repr(secret)[1:-1])
-        for form in (*forms, quote(secret, safe=""), html.escape(secret)):
-            text = text.replace(form, MASK)
+        found |= dict.fromkeys((*forms, quote(secret, safe=""), html.escape(secret)))
+    return tuple(found)
+
+
+def _mask_text(text: str, secrets: tuple[str, ...]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, MASK)
     return text
 
 

@@ -58,4 +58,8 @@ def run_pytest(
     )
     last = done.stdout.strip().rpartition("\n")[2]
     counts = {kind.rstrip("s"): int(number) for number, kind in re.findall(r"(\d+) (\w+)", last.rpartition(" in ")[0])}
-    return counts, done.stdout + done.stderr
+    output = done.stdout + done.stderr
+    assert counts or done.returncode == 0, (
+        f"no summary line was printed, and the exit status was {done.returncode}:\n{output}"
+    )
+    return counts, output

@@ -360,12 +360,16 @@ async def test_log_line_holds_only_method_path_outcome_and_times(make: Any, capl
 
 async def test_unreadable_item_does_not_hide_the_others_of_a_list(make: Any, caplog: pytest.LogCaptureFixture) -> None:
     script = Script(ok([{"node_name": "a"}, None, {"gpu_count": "canary"}, {"node_name": "b", "price": "canary"}]))
-    machines, unreadable = await make(script).many(Machine, GET)
+    listed = await make(script).many(Machine, GET)
+    machines = listed.items
     assert [machine.node_name for machine in machines] == ["a", "b"]
     assert machines[1].extra == {"price": "canary"}
-    assert [error.json_path for error in unreadable] == ["$[1]", "$[2].node_name"]
+    assert [error.json_path for error in listed.unreadable] == ["$[1]", "$[2].node_name"]
+    assert listed.unreadable_count == 2
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert [record.name for record in warnings] == ["netmind_rentgpu"] * 2
+    assert [record.getMessage() for record in warnings] == [
+        "GET /x left out 2 items that cannot be read; the first: $[1]: is empty or null where an object belongs"
+    ]
     assert "canary" not in caplog.text
 
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netmind_rentgpu import Auth, InvalidField, InvalidRequestError, NotFoundError, UnexpectedResponseError
+from netmind_rentgpu.wire.caller import ListedItems
 from netmind_rentgpu.wire.paging import AsyncPager, ListTraversal, PageSize
 
 DETAILS: dict[str, Any] = {"code": None, "message": "", "body": None, "request_id": None, "method": "GET", "path": "/"}
@@ -30,9 +31,7 @@ class World:
     after_page: Callable[["World", list[int]], None] = lambda world, page: None
     asked: list[tuple[int | str | None, int]] = field(default_factory=list)
 
-    async def fetch(
-        self, marker: int | str | None, limit: int
-    ) -> tuple[list[Auth], tuple[UnexpectedResponseError, ...]]:
+    async def fetch(self, marker: int | str | None, limit: int) -> ListedItems[Auth]:
         self.asked.append((marker, limit))
         if self.cap is not None and limit > self.cap:
             if self.refuses:
@@ -42,8 +41,10 @@ class World:
         page = self.page(None if marker is None else int(marker), limit)
         readable = [item for item in page if item not in self.unreadable]
         self.after_page(self, page)
-        errors = [UnexpectedResponseError("", status=200, method="", path="") for _ in range(len(page) - len(readable))]
-        return [Auth(id=item) for item in readable], tuple(errors)
+        count = len(page) - len(readable)
+        # One error stands for many.
+        errors = (UnexpectedResponseError("", status=200, method="", path=""),) if count else ()
+        return ListedItems([Auth(id=item) for item in readable], errors, count)
 
     def page(self, marker: int | None, limit: int) -> list[int]:
         ordered = sorted(self.ids, reverse=self.descending)
@@ -299,7 +300,7 @@ async def test_limit_refused_in_plain_text_is_lowered() -> None:
         if limit > 10:
             details = {**DETAILS, "message": "Limit must not exceed 10"}
             raise InvalidRequestError("", fields=(), status=422, **details)
-        return [], ()
+        return ListedItems([], (), 0)
 
     assert await ids_of(AsyncPager(fetch, path="/x", marker=None, page_size=None, sizes=PageSize(100))) == []
     assert asked[-1] == 10
@@ -309,7 +310,7 @@ async def test_unreadable_items_count_for_the_length_of_a_page() -> None:
     service = World(list(range(1, 31)), unreadable=frozenset({3, 10, 20, 30}))
     pages = [page async for page in service.pager(page_size=10).pages()]
     assert [item.id for page in pages for item in page] == [n for n in range(1, 31) if n not in (3, 10, 20, 30)]
-    assert sum(len(page.unreadable) for page in pages) >= 4
+    assert sum(page.unreadable_count for page in pages) >= 4
 
 
 async def test_list_without_a_readable_item_raises_unexpected_response_error() -> None:
@@ -337,7 +338,7 @@ async def test_walk_of_a_service_that_ignores_markers_ends(answers: list[list[in
 
     async def fetch(marker: object, limit: int) -> Any:
         asked.append(marker)
-        return [Auth(id=item) for item in answers[len(asked) % len(answers)]], ()
+        return ListedItems([Auth(id=item) for item in answers[len(asked) % len(answers)]], (), 0)
 
     found = []
     with pytest.raises(UnexpectedResponseError, match="could not be read to its end"):

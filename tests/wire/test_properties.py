@@ -8,6 +8,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from turns import run_at_once
 
 from netmind_rentgpu import APIStatusError, Auth, Container, Image, Machine, ServiceProfile, UnexpectedResponseError
 from netmind_rentgpu.wire.codec import Codec, ShapeError
@@ -116,8 +117,9 @@ def test_readable_fields_of_a_damaged_payload_are_kept(drawn: tuple[type[Any], d
 @given(st.lists(json_values, max_size=6), st.sampled_from(MODELS))
 def test_list_loses_only_items_without_identity(items: list[Any], model: type[Any]) -> None:
     good: dict[str, Any] = {IDENTITY[model]: "n" if model is Machine else 1}
-    found, unreadable = CODEC.many(model, [*items, good])
-    assert len(found) + len(unreadable) == len(items) + 1
+    listed = run_at_once(CODEC.many(model, [*items, good]))
+    found = listed.items
+    assert len(found) + listed.unreadable_count == len(items) + 1
     assert getattr(found[-1], IDENTITY[model]) == good[IDENTITY[model]]
 
 
@@ -132,9 +134,8 @@ def test_any_response_is_a_payload_or_an_error(status: int, headers: dict[str, s
     request = Request(method="POST", path="/x", secrets=("secret-1",))
     now = datetime(2026, 1, 1, tzinfo=UTC)
     try:
-        payload(
-            request, RawResponse(status, headers, body), validation_errors_key=key, token="secret-2", now=lambda: now
-        )
+        answer = RawResponse(status, headers, body)
+        run_at_once(payload(request, answer, validation_errors_key=key, token="secret-2", now=lambda: now))
     except (APIStatusError, UnexpectedResponseError) as error:
         assert error.status == status
         assert str(pickle.loads(pickle.dumps(error))) == str(error)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from turns import run_at_once
 
 from netmind_rentgpu import (
     APIStatusError,
@@ -30,7 +31,8 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 def read(status: int, body: Any, *, request: Request = REQUEST, key: str = "detail", **headers: str) -> Any:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     answer = RawResponse(status, {name.replace("_", "-"): value for name, value in headers.items()}, raw)
-    return payload(request, answer, validation_errors_key=key, token="the-token", now=lambda: NOW)
+    steps = payload(request, answer, validation_errors_key=key, token="the-token", now=lambda: NOW)
+    return run_at_once(steps)
 
 
 BODIES = [

@@ -29,6 +29,7 @@ __all__ = [
 
 _CLOCKS_DIFFER = timedelta(minutes=10)
 _LEAST_OF_AN_ANSWER = 4
+_MOST_ERRORS = 20
 
 
 @attrs.frozen
@@ -36,11 +37,13 @@ class ListedContainers:
     """The containers that one walk over the whole list has found.
 
     Attributes:
-        unreadable: an error for each item that could not be read.
+        unreadable: an error for each item that could not be read, or for the first 20 of them.
+        unreadable_count: how many items could not be read.
     """
 
     containers: tuple[Container, ...]
     unreadable: tuple[UnexpectedResponseError, ...] = ()
+    unreadable_count: int = 0
 
 
 class ContainerIndex:
@@ -77,10 +80,13 @@ class ContainerIndex:
     async def _walk(self) -> ListedContainers:
         found: list[Container] = []
         unreadable: list[UnexpectedResponseError] = []
+        unreadable_count = 0
         async for page in self._containers.list(timeout=self._each).pages():
             found += page.items
-            unreadable += page.unreadable
-        return ListedContainers(tuple(found), tuple(unreadable))
+            unreadable_count += page.unreadable_count
+            if len(unreadable) < _MOST_ERRORS:
+                unreadable += page.unreadable
+        return ListedContainers(tuple(found), tuple(unreadable[:_MOST_ERRORS]), unreadable_count)
 
 
 def per_attempt_timeouts(timeouts: Timeouts) -> Timeouts:

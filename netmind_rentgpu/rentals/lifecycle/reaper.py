@@ -304,4 +304,6 @@ async def reap_by_name(context: RentalContext) -> ReapReport:
         )
     )
     reaping.failed.extend((f"an item of the list, {problem.json_path}", problem) for problem in listed.unreadable)
+    if (more := listed.unreadable_count - len(listed.unreadable)) > 0:
+        reaping.failed.append((f"{more} more items of the list", listed.unreadable[-1]))
     return reaping.report()

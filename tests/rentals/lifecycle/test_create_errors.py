@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from turns import run_at_once
 
 from netmind_rentgpu.errors import (
     APIConnectionError,
@@ -37,7 +38,9 @@ def refused(status: int, body: Any) -> RentGPUError:
     request = Request(method="POST", path="/v1/rentgpu/containers/", idempotent=False, avoid_idle_connection=True)
     answer = RawResponse(status, {}, body if isinstance(body, bytes) else json.dumps(body).encode())
     with pytest.raises(RentGPUError) as caught:
-        payload(request, answer, validation_errors_key="detail", token="t-0", now=lambda: datetime.now(UTC))
+        run_at_once(
+            payload(request, answer, validation_errors_key="detail", token="t-0", now=lambda: datetime.now(UTC))
+        )
     return caught.value
 
 

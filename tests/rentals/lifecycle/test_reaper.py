@@ -346,6 +346,24 @@ async def test_unreadable_container_does_not_stop_a_reap_by_name(
         await gpu.containers.delete(charge.container_id)
 
 
+async def test_reap_by_name_counts_the_unreadable_items_that_it_does_not_name(
+    gpu: AsyncRentGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Caller.call
+
+    async def call_with_unreadable_items(self: Caller, request: Any, *arguments: Any, **keywords: Any) -> Any:
+        reply = await call(self, request, *arguments, **keywords)
+        if request.method == "GET" and request.path.endswith("containers/") and "marker" not in request.query:
+            reply.payload.extend([{"id": 1}, *[None] * 50])
+        return reply
+
+    monkeypatch.setattr(Caller, "call", call_with_unreadable_items)
+    report = await gpu.rentals.reap(by_name=True)
+    *first, (name, _) = report.failed
+    assert len(first) == 20
+    assert int(name.removesuffix(" more items of the list")) % 50 == 30
+
+
 async def test_cancelled_reap_finishes_the_deletion_under_way(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     emulator.faults.add(Fault("status", call="create_container", status=502, when="after"))
     emulator.faults.add(Fault("status", call="list_containers", status=500, times="all"))
