@@ -353,15 +353,16 @@ async def test_reap_by_name_counts_the_unreadable_items_that_it_does_not_name(
 
     async def call_with_unreadable_items(self: Caller, request: Any, *arguments: Any, **keywords: Any) -> Any:
         reply = await call(self, request, *arguments, **keywords)
-        if request.method == "GET" and request.path.endswith("containers/") and "marker" not in request.query:
-            reply.payload.extend([{"id": 1}, *[None] * 50])
+        if request.method == "GET" and request.path.endswith("containers/"):
+            pages = {None: [{"id": 1}, *[None] * 50, {"id": 2}], "1": [{"id": 2}]}
+            return reply._replace(payload=pages.get(request.query.get("marker"), []))
         return reply
 
     monkeypatch.setattr(Caller, "call", call_with_unreadable_items)
     report = await gpu.rentals.reap(by_name=True)
     *first, (name, _) = report.failed
     assert len(first) == 20
-    assert int(name.removesuffix(" more items of the list")) % 50 == 30
+    assert name == "30 more items of the list"
 
 
 async def test_cancelled_reap_finishes_the_deletion_under_way(gpu: AsyncRentGPU, emulator: Emulator) -> None:
