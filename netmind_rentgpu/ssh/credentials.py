@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from netmind_rentgpu.concurrency.threads import run_in_thread
 from netmind_rentgpu.errors import ClientStateError, ConfigurationError, RentGPUError, SSHError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.resources.auths import AsyncAuths
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ContainerLogin", "check_asyncssh", "label_of"]
 
+_LOGIN = "netmind_rentgpu.ssh.login"
 _FIRST_TRY, _LONGEST_TRY = 7.5, 30.0
 
 
@@ -52,6 +57,9 @@ class ContainerLogin:
             StateFileError: the state file cannot be used.
             RentGPUError: the auth could not be got.
         """
+        if not hasattr(sys.modules.get(_LOGIN), "log_in"):
+            # Importing asyncssh takes a tenth of a second and more, for which the event loop must not stand still.
+            await run_in_thread(partial(import_module, _LOGIN))
         from netmind_rentgpu.ssh.login import Login, log_in
 
         label = label_of(container)

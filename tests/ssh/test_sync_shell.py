@@ -119,3 +119,23 @@ async def test_threads_can_share_a_shell(served: Served) -> None:
 async def test_closing_a_shell_ends_calls_of_other_threads_with_an_error(served: Served) -> None:
     program = await served.run_file("close_shell_in_use.py")
     program.assert_silent("this shell cannot be used: it is closed\n" * 3 + "\n")
+
+
+async def test_asyncssh_is_imported_outside_the_event_loops_thread(served: Served) -> None:
+    code = """
+    threads = []
+
+    class Watch:
+        def find_spec(self, name, path=None, target=None):
+            if name == "asyncssh.connection":
+                threads.append(threading.get_ident())
+
+    async def this_thread():
+        return threading.get_ident()
+
+    sys.meta_path.insert(0, Watch())
+    with RentGPU() as gpu, gpu.ssh(CONTAINER) as shell:
+        assert shell.run("true").ok
+        print(len(threads), portal.call(this_thread) in threads)
+    """
+    (await served.run(code)).assert_silent("1 False\n")
