@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.errors import ClientStateError, InvalidArgumentError, SSHError, SSHStage, SSHTimeoutError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncShell"]
 
 _LONGEST_FORWARD = 30.0
+_LONGEST_SFTP_START = 60.0
 _LOOPBACK = "127.0.0.1"
 Open: TypeAlias = Callable[[], Awaitable["tuple[Container, asyncssh.SSHClientConnection]"]]
 
@@ -173,58 +174,66 @@ class AsyncShell:
         self._checked(running, running.result(), check=check)
 
     async def upload(
-        self, local: str | os.PathLike[str], remote: str, *, on_progress: OnTransferProgress | None = None
+        self,
+        local: str | os.PathLike[str],
+        remote: str,
+        *,
+        timeout: float | None = None,
+        on_progress: OnTransferProgress | None = None,
     ) -> None:
         """Copy a file, or a folder with all that is in it, to the container.
 
         Each file gets its name when it is there as a whole, with its permissions; folders that are missing are made. What a
-        link leads to is copied. Where this fails or is cancelled, files that had arrived stay.
+        link leads to is copied. Of a file that grows meanwhile, as much is copied as there was at first. Where this fails or
+        is cancelled, files that had arrived stay.
 
         Args:
             local: what to copy.
             remote: the name that it gets, from the login's home on; what has that name is replaced, a folder added to.
+            timeout: seconds for all of it; None for no limit. A server that is silent for 60 s ends it in any case.
             on_progress: called with a `TransferProgress`, in the event loop.
 
         Raises:
-            SSHError: it could not be done.
+            SSHTimeoutError: it took longer than `timeout`.
+            SSHError: it could not be done, or more than a million files and folders are to be copied.
             InvalidArgumentError: an argument that cannot be used.
             ClientStateError: the shell is not open.
         """
         from netmind_rentgpu.ssh.transfer import upload
 
         path, here = remote_path(remote), local_path(local)
-        with self._transferring(f"{local} to {remote}"):
-            sftp = await self._sftp_client()
-            whole = await self._operations.copy(upload(sftp, here, path, on_progress))
-        if not whole:
-            raise self._unusable()
+        await self._copy(f"{local} to {remote}", timeout, lambda sftp: upload(sftp, here, path, on_progress))
 
     async def download(
-        self, remote: str, local: str | os.PathLike[str], *, on_progress: OnTransferProgress | None = None
+        self,
+        remote: str,
+        local: str | os.PathLike[str],
+        *,
+        timeout: float | None = None,
+        on_progress: OnTransferProgress | None = None,
     ) -> None:
         """Copy a file, or a folder with all that is in it, from the container.
 
         Each file gets its name when it is there as a whole, with its permissions; folders that are missing are made. What a
-        link leads to is copied. Where this fails or is cancelled, files that had arrived stay.
+        link leads to is copied. Of a file that grows meanwhile, as much is copied as there was at first. Where this fails or
+        is cancelled, files that had arrived stay.
 
         Args:
             remote: what to copy, from the login's home on.
             local: the name that it gets; what has that name is replaced, a folder added to.
+            timeout: seconds for all of it; None for no limit. A server that is silent for 60 s ends it in any case.
             on_progress: called with a `TransferProgress`, in the event loop.
 
         Raises:
-            SSHError: it could not be done.
+            SSHTimeoutError: it took longer than `timeout`.
+            SSHError: it could not be done, or more than a million files and folders are to be copied.
             InvalidArgumentError: an argument that cannot be used.
             ClientStateError: the shell is not open.
         """
         from netmind_rentgpu.ssh.transfer import download
 
         path, here = remote_path(remote), local_path(local)
-        with self._transferring(f"{remote} to {local}"):
-            sftp = await self._sftp_client()
-            whole = await self._operations.copy(download(sftp, path, here, on_progress))
-        if not whole:
-            raise self._unusable()
+        await self._copy(f"{remote} to {local}", timeout, lambda sftp: download(sftp, path, here, on_progress))
 
     async def forward(self, *, local_port: int, remote_port: int, remote_host: str = _LOOPBACK) -> Forward:
         """Let a port of this machine lead to one of the container, as for Jupyter, for as long as the shell is open.
@@ -373,6 +382,35 @@ class AsyncShell:
                 raise self._lost() from error
             raise SSHError(f"{self._label}: {what} ({str(error) or 'no answer in time'})", stage=stage) from error
 
+    async def _copy(
+        self,
+        what: str,
+        timeout: float | None,
+        copying: Callable[[asyncssh.SFTPClient], Coroutine[Any, Any, None]],
+    ) -> None:
+        """Copy, within a number of seconds.
+
+        Raises:
+            SSHTimeoutError: it took longer.
+            SSHError: it could not be done.
+            ClientStateError: the shell was closed.
+        """
+        deadline = asyncio.timeout(None if timeout is None else checked_timeout(timeout))
+        try:
+            async with deadline:
+                with self._transferring(what):
+                    whole = await self._operations.copy(copying(await self._sftp_client()))
+        except TimeoutError as error:
+            if not deadline.expired():
+                raise
+            problem = f"{self._label}: cannot copy {what}: it did not end within {timeout:g} s"
+            raise SSHTimeoutError(problem, stage="transfer") from error
+        finally:
+            # It has the task, which has its exception, whose traceback leads here.
+            del deadline
+        if not whole:
+            raise self._unusable()
+
     @contextmanager
     def _transferring(self, what: str) -> Generator[None]:
         from netmind_rentgpu.ssh.transfer import TransferError
@@ -393,4 +431,7 @@ class AsyncShell:
         connection = self._connected()
         if self._sftp is None or (self._sftp.done() and (self._sftp.cancelled() or self._sftp.exception())):
             self._sftp = asyncio.ensure_future(connection.start_sftp_client(path_errors="surrogateescape"))
-        return await asyncio.shield(self._sftp)
+            # It may fail only after all who waited for it have been cancelled or timed out.
+            self._sftp.add_done_callback(lambda started: started.cancelled() or started.exception())
+        async with asyncio.timeout(_LONGEST_SFTP_START):
+            return await asyncio.shield(self._sftp)

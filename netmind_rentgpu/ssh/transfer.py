@@ -29,6 +29,10 @@ _BLOCKS_AT_ONCE = 32
 _LARGEST_BLOCK = 256 * 1024
 _DEEPEST = 100
 _LONGEST_SILENCE, _LONGEST_GOODBYE = 60.0, 5.0
+# A listing without an end must not fill the memory.
+_MOST_ENTRIES = 1_000_000
+# Files in /proc have content and a size of 0. What is read of such a file must have an end.
+_LARGEST_UNSIZED = 64 * 1024 * 1024
 # A downloaded file is to be read and run, and not to be run as another user.
 _PERMISSIONS = 0o777
 
@@ -62,6 +66,23 @@ class Copied:
     size: int | None
 
 
+class _Count:
+    """Counts the entries of all folders of one copy."""
+
+    def __init__(self) -> None:
+        self._entries = 0
+
+    def add(self, here: str | Path) -> None:
+        """Count an entry.
+
+        Raises:
+            TransferError: there are too many.
+        """
+        self._entries += 1
+        if self._entries > _MOST_ENTRIES:
+            raise TransferError(f"more than {_MOST_ENTRIES:,} files and folders are listed, the last in {here}")
+
+
 class _Progress:
     """Counts what has been copied, and tells of it."""
 
@@ -88,12 +109,12 @@ class _Progress:
 
 
 async def upload(sftp: asyncssh.SFTPClient, local: Path, remote: str, on_progress: OnTransferProgress | None) -> None:
-    """Copy a file, or a folder and all that is in it.
+    """Copy a file, or a folder and all that is in it; of a file that grows meanwhile, as much as there was at first.
 
     Raises:
         TransferError, OSError, asyncssh.Error: it cannot be done.
     """
-    things = await asyncio.to_thread(lambda: list(_below(local)))
+    things = await asyncio.to_thread(lambda: list(_below(local, _Count())))
     progress = _Progress(things, on_progress)
     parent = posixpath.dirname(remote.rstrip("/"))
     if parent:
@@ -116,12 +137,11 @@ async def upload(sftp: asyncssh.SFTPClient, local: Path, remote: str, on_progres
 
                     largest = _block_size(sftp.limits.max_write_len)
                     await _at_once((_bound(block, *place) for place in _blocks(thing, largest)), _BLOCKS_AT_ONCE)
-                    # What has grown meanwhile, and what has no size, as in /proc.
-                    offset = thing.size or 0
-                    while data := os.pread(source, largest, offset):
+                    offset = 0
+                    while not thing.size and (data := os.pread(source, largest, offset)):
                         await _soon(written.write(data, offset))
                         progress.copied(thing.path, len(data), unforeseen=True)
-                        offset += len(data)
+                        offset = _within_unsized(thing, offset + len(data))
             await _soon(sftp.chmod(partial, thing.mode))
             await _replace(sftp, partial, target)
         progress.copied(thing.path, arrived=True)
@@ -132,12 +152,12 @@ async def upload(sftp: asyncssh.SFTPClient, local: Path, remote: str, on_progres
 
 
 async def download(sftp: asyncssh.SFTPClient, remote: str, local: Path, on_progress: OnTransferProgress | None) -> None:
-    """Copy a file, or a folder and all that is in it.
+    """Copy a file, or a folder and all that is in it; of a file that grows meanwhile, as much as there was at first.
 
     Raises:
         TransferError, OSError, asyncssh.Error: it cannot be done.
     """
-    things = await _remote_below(sftp, remote, "", await _soon(sftp.stat(remote)))
+    things = await _RemoteListing(sftp, remote).below("", await _soon(sftp.stat(remote)))
     progress = _Progress(things, on_progress)
     local.parent.mkdir(parents=True, exist_ok=True)  # as all else here, and quickly done
     made = [one for one in _folders(things) if _make_folder(local / one.path)]
@@ -153,7 +173,10 @@ async def download(sftp: asyncssh.SFTPClient, remote: str, local: Path, on_progr
                 with _descriptor(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as written:
 
                     async def piece(offset: int, size: int) -> bytes:
-                        return cast("bytes", await _soon(read.read(size, offset)))  # pyright: ignore[reportUnknownArgumentType]  # AnyStr
+                        data = cast("bytes", await _soon(read.read(size, offset)))  # pyright: ignore[reportUnknownArgumentType]  # AnyStr
+                        if len(data) > size:
+                            raise TransferError(f"the server sent {len(data)} bytes where {size} were asked for")
+                        return data
 
                     async def block(offset: int, size: int) -> None:
                         while size:
@@ -166,12 +189,11 @@ async def download(sftp: asyncssh.SFTPClient, remote: str, local: Path, on_progr
 
                     largest = _block_size(sftp.limits.max_read_len)
                     await _at_once((_bound(block, *place) for place in _blocks(thing, largest)), _BLOCKS_AT_ONCE)
-                    # What has grown meanwhile, and what has no size, as in /proc.
-                    offset = thing.size or 0
-                    while data := await piece(offset, largest):
+                    offset = 0
+                    while not thing.size and (data := await piece(offset, largest)):
                         _write(written, data, offset)
                         progress.copied(thing.path, len(data), unforeseen=True)
-                        offset += len(data)
+                        offset = _within_unsized(thing, offset + len(data))
             _put_in_place(partial, target, thing.mode)
         progress.copied(thing.path, arrived=True)
 
@@ -183,7 +205,7 @@ async def download(sftp: asyncssh.SFTPClient, remote: str, local: Path, on_progr
 # What there is to copy.
 
 
-def _below(root: Path, path: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[Copied]:
+def _below(root: Path, count: _Count, path: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[Copied]:
     """Find what is there, a folder before what is in it. Links are followed."""
     here = root / path
     found = here.stat()
@@ -192,48 +214,70 @@ def _below(root: Path, path: str = "", above: tuple[tuple[int, int], ...] = ()) 
         yield Copied(path, mode, found.st_size)
     elif stat.S_ISDIR(found.st_mode):
         identity = (found.st_dev, found.st_ino)
-        if identity in above:
-            raise TransferError(f"{here} is a link to a folder that it stands in")
+        _check_depth(here, identity, above)
         yield Copied(path, mode, None)
-        for name in sorted(entry.name for entry in here.iterdir()):
-            yield from _below(root, posixpath.join(path, name), (*above, identity))
+        names: list[str] = []
+        for entry in here.iterdir():
+            count.add(here)
+            names.append(entry.name)
+        for name in sorted(names):
+            yield from _below(root, count, posixpath.join(path, name), (*above, identity))
     else:
         raise TransferError(f"{here} is neither a file nor a folder")
 
 
-async def _remote_below(
-    sftp: asyncssh.SFTPClient, root: str, path: str, found: asyncssh.SFTPAttrs, above: tuple[str, ...] = ()
-) -> list[Copied]:
-    """Find what is there, a folder before what is in it. Links are followed."""
-    here = _joined(root, path)
-    if found.type == FILEXFER_TYPE_SYMLINK:
-        found = await _soon(sftp.stat(here))
-    mode = stat.S_IMODE(found.permissions or 0o644)
-    if found.type == FILEXFER_TYPE_REGULAR:
-        return [Copied(path, mode, found.size or 0)]
-    if found.type != FILEXFER_TYPE_DIRECTORY:
-        raise TransferError(f"{here} is neither a file nor a folder")
-    identity = str(await _soon(sftp.realpath(here)))
-    if identity in above or len(above) > _DEEPEST:
+class _RemoteListing:
+    """Finds what is to be copied from a server. Links are followed."""
+
+    def __init__(self, sftp: asyncssh.SFTPClient, root: str) -> None:
+        self._sftp = sftp
+        self._root = root
+        self._count = _Count()
+
+    async def below(self, path: str, found: asyncssh.SFTPAttrs, above: tuple[str, ...] = ()) -> list[Copied]:
+        """Return what stands at a path and below it, a folder before what is in it.
+
+        Args:
+            path: below the root; empty for that itself.
+            found: what the server says of it.
+            above: the folders that it stands in.
+        """
+        here = _joined(self._root, path)
+        if found.type == FILEXFER_TYPE_SYMLINK:
+            found = await _soon(self._sftp.stat(here))
+        mode = stat.S_IMODE(found.permissions or 0o644)
+        if found.type == FILEXFER_TYPE_REGULAR:
+            return [Copied(path, mode, found.size or 0)]
+        if found.type != FILEXFER_TYPE_DIRECTORY:
+            raise TransferError(f"{here} is neither a file nor a folder")
+        identity = str(await _soon(self._sftp.realpath(here)))
+        _check_depth(here, identity, above)
+        things = [Copied(path, mode, None)]
+        for name, attributes in (await self._entries(here)).items():
+            things += await self.below(posixpath.join(path, name), attributes, (*above, identity))
+        return things
+
+    async def _entries(self, here: str) -> dict[str, asyncssh.SFTPAttrs]:
+        """List a folder, but for itself and the one above. What changes while it is listed may be shown twice."""
+        found: dict[str, asyncssh.SFTPAttrs] = {}
+        async with aclosing(cast("AsyncGenerator[asyncssh.SFTPName]", self._sftp.scandir(here))) as entries:
+            while (entry := await _soon(anext(entries, None))) is not None:
+                self._count.add(here)
+                name = str(entry.filename)
+                # A server may say anything, and must not choose where on this machine it is written.
+                if not name or "/" in name or "\0" in name:
+                    raise TransferError(f"{here} holds {name!r}, which can be no name")
+                if name not in (".", ".."):
+                    found.setdefault(name, entry.attrs)
+        return found
+
+
+def _check_depth(here: str | Path, identity: object, above: tuple[object, ...]) -> None:
+    """Raise TransferError for a folder that stands in itself, by a link, or in too many others."""
+    if identity in above:
         raise TransferError(f"{here} is a link to a folder that it stands in")
-    things = [Copied(path, mode, None)]
-    for name, attributes in (await _entries(sftp, here)).items():
-        things += await _remote_below(sftp, root, posixpath.join(path, name), attributes, (*above, identity))
-    return things
-
-
-async def _entries(sftp: asyncssh.SFTPClient, here: str) -> dict[str, asyncssh.SFTPAttrs]:
-    """List a folder, but for itself and the one above. What changes while it is listed may be shown twice."""
-    found: dict[str, asyncssh.SFTPAttrs] = {}
-    async with aclosing(cast("AsyncGenerator[asyncssh.SFTPName]", sftp.scandir(here))) as entries:
-        while (entry := await _soon(anext(entries, None))) is not None:
-            name = str(entry.filename)
-            # A server may say anything, and must not choose where on this machine it is written.
-            if not name or "/" in name or "\0" in name:
-                raise TransferError(f"{here} holds {name!r}, which can be no name")
-            if name not in (".", ".."):
-                found.setdefault(name, entry.attrs)
-    return found
+    if len(above) > _DEEPEST:
+        raise TransferError(f"{here} stands in more than {_DEEPEST} folders")
 
 
 def _folders(things: Iterable[Copied]) -> list[Copied]:
@@ -252,6 +296,19 @@ def _blocks(thing: Copied, size: int) -> Iterator[tuple[int, int]]:
     total = thing.size or 0
     for offset in range(0, total, size):
         yield offset, min(size, total - offset)
+
+
+def _within_unsized(thing: Copied, size: int) -> int:
+    """Return how much of a file without a size was read.
+
+    Raises:
+        TransferError: it is too much.
+    """
+    if size > _LARGEST_UNSIZED:
+        raise TransferError(
+            f"{thing.path or 'the file'} has a size of 0 and more than {_LARGEST_UNSIZED // 1024**2} MiB"
+        )
+    return size
 
 
 # How it is copied.
