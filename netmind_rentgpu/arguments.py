@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
@@ -9,11 +10,31 @@ from typing import Final
 
 from netmind_rentgpu.errors import InvalidArgumentError
 
-__all__ = ["bound", "count", "identifier", "image_options", "names", "password", "text", "whole"]
+__all__ = [
+    "bound",
+    "count",
+    "identifier",
+    "image_options",
+    "is_seconds",
+    "names",
+    "password",
+    "shown_value",
+    "text",
+    "whole",
+]
 
 PASSWORD_LENGTH: Final = (8, 32)
 MOST_GPUS: Final = 12
 IMAGE_OPTIONS: Final = ("--add-host", "-e", "-h", "-w")
+
+
+def shown_value(value: object) -> str:
+    """Return how an error shows a value that cannot be used: in few characters, whatever it is."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  # a number of thousands of digits has none, and a caller's own class may raise anything
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def text(argument: str, value: str) -> str:
@@ -45,6 +66,17 @@ def count(argument: str, value: int, most: int | None = None) -> int:
         limits = "at least 1" if most is None else f"from 1 to {most}"
         raise InvalidArgumentError(argument, f"must be {limits}: {value}")
     return value
+
+
+def is_seconds(value: object, *, above_zero: bool) -> bool:
+    """Return True if a value is a number of seconds: finite, a float can hold it, and not negative."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        seconds = float(value)
+    except OverflowError:
+        return False
+    return 0 < seconds < math.inf or (seconds == 0 and not above_zero)
 
 
 def password(value: str, argument: str = "value") -> str:

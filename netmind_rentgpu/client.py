@@ -145,6 +145,7 @@ class AsyncRentGPU:
             profile=profile,
             timeouts=self._settings.timeouts,
             check_usable=self._caller.check_usable,
+            check_login=self._credentials.check,
             shell_on=self.ssh,
             elsewhere=self._elsewhere,
         )
@@ -400,6 +401,9 @@ class AsyncRentGPU:
             yield other._context  # noqa: SLF001  # one of our own
 
     async def __aenter__(self) -> Self:
+        from netmind_rentgpu.concurrency.running_loop import running_loop
+
+        running_loop()
         return self
 
     async def __aexit__(

@@ -28,6 +28,7 @@
     │   └── BudgetExceededError         its budget was spent
     ├── ReleaseError                a rental could not be deleted; it is on record, for `reap`
     └── StateFileError              the state file cannot be used
+        └── StateFolderError        nor created where it is to be; also a ConfigurationError
 
 Errors can be pickled, and hold no token or password. This module touches nothing of the package but, for types, the models.
 """
@@ -73,6 +74,7 @@ __all__ = [
     "SSHTimeoutError",
     "ServerError",
     "StateFileError",
+    "StateFolderError",
     "TransportError",
     "UnexpectedResponseError",
     "WaitTimeoutError",
@@ -406,3 +408,7 @@ class ReleaseError(_RentalError):
 
 class StateFileError(RentGPUError):
     """The state file cannot be used: it cannot be read or written, is damaged, or is of a newer version."""
+
+
+class StateFolderError(StateFileError, ConfigurationError):
+    """The state file cannot be created or written where it is to be; choose another place, by `state=`."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import attrs
 
+from netmind_rentgpu import arguments
 from netmind_rentgpu.errors import ConfigurationError
 
 __all__ = ["ServiceProfile"]
@@ -25,7 +26,9 @@ PROFILE_VARIABLE = "NETMIND_RENTGPU_PROFILE"
 def _one_of(*choices: str) -> Callable[[Any, attrs.Attribute[Any], Any], None]:
     def check(_: Any, field: attrs.Attribute[Any], value: object) -> None:
         if value not in choices:
-            raise ConfigurationError(f"profile: {field.name} must be one of {', '.join(choices)}, not {value!r}")
+            raise ConfigurationError(
+                f"profile: {field.name} must be one of {', '.join(choices)}, not {arguments.shown_value(value)}"
+            )
 
     return check
 
@@ -37,12 +40,14 @@ def _text(_: Any, field: attrs.Attribute[str], value: str) -> None:
 
 def _positive(_: Any, field: attrs.Attribute[int], value: int) -> None:
     if type(value) is not int or value < 1:
-        raise ConfigurationError(f"profile: {field.name} must be a whole number above 0, not {value!r}")
+        raise ConfigurationError(
+            f"profile: {field.name} must be a whole number above 0, not {arguments.shown_value(value)}"
+        )
 
 
 def _true_or_false(_: Any, field: attrs.Attribute[bool], value: object) -> None:
     if not isinstance(value, bool):
-        raise ConfigurationError(f"profile: {field.name} must be true or false, not {value!r}")
+        raise ConfigurationError(f"profile: {field.name} must be true or false, not {arguments.shown_value(value)}")
 
 
 def _duration(value: timedelta | float) -> timedelta:
@@ -57,7 +62,9 @@ def _duration(value: timedelta | float) -> timedelta:
 
 def _not_negative(_: Any, field: attrs.Attribute[timedelta], value: timedelta) -> None:
     if not isinstance(value, timedelta) or value < timedelta(0):
-        raise ConfigurationError(f"profile: {field.name} must be a duration (in a file: seconds), not {value!r}")
+        raise ConfigurationError(
+            f"profile: {field.name} must be a duration (in a file: seconds), not {arguments.shown_value(value)}"
+        )
 
 
 def _above_zero(_: Any, field: attrs.Attribute[timedelta], value: timedelta) -> None:

@@ -6,7 +6,6 @@ Touches the environment, and nothing else outside.
 from __future__ import annotations
 
 import ipaddress
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import attrs
 
+from netmind_rentgpu import arguments
 from netmind_rentgpu.errors import ConfigurationError, InvalidArgumentError
 from netmind_rentgpu.fingerprint import Fingerprint
 
@@ -42,8 +42,10 @@ DEFAULT: Final = _Default.DEFAULT
 def _seconds(_: Any, field: attrs.Attribute[Any], value: float | None) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-        raise InvalidArgumentError(field.name, f"must be a number of seconds above 0, or None for no limit: {value!r}")
+    if not arguments.is_seconds(value, above_zero=True):
+        raise InvalidArgumentError(
+            field.name, f"must be a number of seconds above 0, or None for no limit: {arguments.shown_value(value)}"
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -81,12 +83,16 @@ def timeouts_for(option: TimeoutOption, client: Timeouts) -> Timeouts:
     try:
         return attrs.evolve(client, total=option)
     except InvalidArgumentError:
-        raise InvalidArgumentError("timeout", f"must be Timeouts, seconds above 0, or None: {option!r}") from None
+        raise InvalidArgumentError(
+            "timeout", f"must be Timeouts, seconds above 0, or None: {arguments.shown_value(option)}"
+        ) from None
 
 
 def _require_count(argument: str, value: int, minimum: int) -> None:
     if type(value) is not int or value < minimum:
-        raise InvalidArgumentError(argument, f"must be a whole number, at least {minimum}: {value!r}")
+        raise InvalidArgumentError(
+            argument, f"must be a whole number, at least {minimum}: {arguments.shown_value(value)}"
+        )
 
 
 def _at_least_one(_: Any, field: attrs.Attribute[int], value: int) -> None:
@@ -94,8 +100,10 @@ def _at_least_one(_: Any, field: attrs.Attribute[int], value: int) -> None:
 
 
 def _delay(_: Any, field: attrs.Attribute[float], value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-        raise InvalidArgumentError(field.name, f"must be a number of seconds, at least 0: {value!r}")
+    if not arguments.is_seconds(value, above_zero=False):
+        raise InvalidArgumentError(
+            field.name, f"must be a number of seconds, at least 0: {arguments.shown_value(value)}"
+        )
 
 
 @attrs.frozen(kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import sys
@@ -25,9 +26,15 @@ __all__ = [
     "add_rows",
     "fork_gate",
     "identity_of",
+    "is_place_unusable",
     "open_file",
     "rows_of",
 ]
+
+_UNUSABLE_PLACES = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+)
 
 Connection: TypeAlias = sqlite3.Connection
 DatabaseError = sqlite3.Error
@@ -229,6 +236,14 @@ def open_file(path: Path) -> tuple[Connection, Identity]:
             return connection, identity
         connection.close()
     raise OSError("it is replaced again and again")
+
+
+def is_place_unusable(error: Exception) -> bool:
+    """Return True if an error of opening or writing a file is about where it lies, and not about what is in it."""
+    if isinstance(error, sqlite3.Error):
+        # The lower eight bits are the primary code; an error that Python raises by itself has none.
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+    return isinstance(error, OSError) and error.errno in _UNUSABLE_PLACES
 
 
 @contextmanager

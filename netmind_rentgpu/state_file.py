@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
+from netmind_rentgpu.concurrency.running_loop import running_loop
 from netmind_rentgpu.concurrency.threads import run_in_thread, start_thread
-from netmind_rentgpu.errors import ClientStateError, StateFileError
+from netmind_rentgpu.errors import ClientStateError, StateFileError, StateFolderError
 from netmind_rentgpu.fingerprint import Fingerprint
+from netmind_rentgpu.settings import STATE_VARIABLE
 from netmind_rentgpu.sqlite_file import (
     LONGEST_LOCK,
     Connection,
@@ -28,6 +30,7 @@ from netmind_rentgpu.sqlite_file import (
     add_rows,
     fork_gate,
     identity_of,
+    is_place_unusable,
     open_file,
     rows_of,
 )
@@ -174,7 +177,7 @@ class State:
             result: Result = await entry.done
         except asyncio.CancelledError:
             if not entry.over:
-                entry.done = asyncio.get_running_loop().create_future()
+                entry.done = running_loop().create_future()
                 with suppress(asyncio.CancelledError):
                     await wait_shielded(entry.done)
             if not entry.done.cancelled():
@@ -198,7 +201,7 @@ class State:
         return await run_in_thread(lambda: self._read(look))
 
     def _enter(self, act: _Act) -> _Entry:
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         if self._loop is not loop:
             if self._writing and self._loop is not None and self._loop.is_running():
                 raise ClientStateError(
@@ -256,6 +259,9 @@ class State:
             raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> StateFileError:
+        if is_place_unusable(error):
+            advice = f"choose a folder that can be written, by state=... or {STATE_VARIABLE}"
+            return StateFolderError(f"cannot create or write the state file {self.path}: {error}; {advice}")
         return StateFileError(f"the state file {self.path} cannot be used: {error}")
 
     def _together(self, acts: Sequence[_Act]) -> list[Any]:

@@ -54,6 +54,7 @@ EXAMPLES = [
     errors.BudgetExceededError("text", name="rg-1", container_id=1),
     errors.ReleaseError("text", name="rg-1", container_id=None, hourly_price=Decimal("0.5")),
     errors.StateFileError("text"),
+    errors.StateFolderError("text"),
 ]
 
 

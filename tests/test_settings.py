@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netmind_rentgpu import AsyncRentGPU, ConfigurationError, InvalidArgumentError, Retries, Timeouts
+from netmind_rentgpu import AsyncRentGPU, ConfigurationError, InvalidArgumentError, Retries, Timeouts, arguments
 from netmind_rentgpu.fingerprint import normalized_origin
 from netmind_rentgpu.settings import DEFAULT, Settings, timeouts_for
 
@@ -179,7 +179,9 @@ def test_timeouts_resolve_from_the_client_and_the_call() -> None:
     assert all(value is not None for value in (Timeouts().total, Timeouts().connect, Timeouts().read, Timeouts().slot))
 
 
-@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "5", True])
+@pytest.mark.parametrize(
+    "value", [0, -1, float("nan"), float("inf"), "5", True, 10**400, 10**5000], ids=arguments.shown_value
+)
 def test_invalid_timeout_is_refused(value: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="timeout: must be Timeouts, seconds above 0, or None"):
         timeouts_for(value, Timeouts())
@@ -212,7 +214,9 @@ def test_invalid_count_is_refused(arguments: dict[str, Any], problem: str) -> No
 
 
 @pytest.mark.parametrize("field", ["base_delay", "max_delay", "max_retry_after", "max_elapsed"])
-@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "5", True])
+@pytest.mark.parametrize(
+    "value", [-1, float("nan"), float("inf"), "5", True, 10**400, 10**5000], ids=arguments.shown_value
+)
 def test_invalid_delay_is_refused(field: str, value: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=f"{field}: must be a number of seconds"):
         Retries(**{field: value})

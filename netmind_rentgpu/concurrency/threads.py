@@ -14,6 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
+from netmind_rentgpu.concurrency.running_loop import running_loop
+
 __all__ = ["revive", "run_in_thread", "start_thread"]
 
 Arguments = ParamSpec("Arguments")
@@ -38,7 +40,7 @@ def start_thread(work: Callable[[], object]) -> None:
 
 def run_in_thread(work: Callable[[], Result]) -> asyncio.Future[Result]:
     """Have work done in a thread; return what will come of it."""
-    loop = asyncio.get_running_loop()
+    loop = running_loop()
     done: asyncio.Future[Result] = loop.create_future()
 
     def do() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -81,6 +81,7 @@ class RentalContext:
     Attributes:
         timeouts: the client's own.
         check_usable: raises ClientStateError if the client is closed, or belongs to another event loop.
+        check_login: raises ConfigurationError if this process cannot log in to any container.
         shell_on: makes a shell, to be opened.
         elsewhere: makes that of a client like this one, for another event loop.
         live: what is to be released when the client is closed, and how to tell it that nobody wants to wait for that.
@@ -100,6 +101,7 @@ class RentalContext:
     password: AccountPassword
     timeouts: Timeouts
     check_usable: Callable[[], object]
+    check_login: Callable[[], Awaitable[None]]
     shell_on: Callable[[Container], AsyncShell]
     elsewhere: Callable[[], AbstractAsyncContextManager[RentalContext]]
     live: dict[Owning, Callable[[], object]] = attrs.field(factory=dict[Owning, Callable[[], object]])
@@ -120,6 +122,7 @@ class RentalContext:
         profile: ServiceProfile,
         timeouts: Timeouts,
         check_usable: Callable[[], object],
+        check_login: Callable[[], Awaitable[None]],
         shell_on: Callable[[Container], AsyncShell],
         elsewhere: Callable[[], AbstractAsyncContextManager[RentalContext]],
     ) -> RentalContext:
@@ -135,6 +138,7 @@ class RentalContext:
             password=AccountPassword(auths, state),
             timeouts=timeouts,
             check_usable=check_usable,
+            check_login=check_login,
             shell_on=shell_on,
             elsewhere=elsewhere,
         )

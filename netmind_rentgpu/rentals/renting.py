@@ -100,7 +100,7 @@ class Renting:
             InvalidArgumentError: an argument that cannot be used.
         """
         if nvlink is not None and not isinstance(nvlink, bool):
-            raise InvalidArgumentError("nvlink", f"must be True, False or None, not {nvlink!r}")
+            raise InvalidArgumentError("nvlink", f"must be True, False or None, not {arguments.shown_value(nvlink)}")
         if key is not None and not callable(key):
             raise InvalidArgumentError("key", "must be a function of an offer")
         currency = self._currency(payment_type)
@@ -108,7 +108,9 @@ class Renting:
             raise InvalidArgumentError("max_price", _NO_CURRENCY)
         cuda = None if min_cuda is None else version(arguments.text("min_cuda", min_cuda))
         if cuda == ():
-            raise InvalidArgumentError("min_cuda", f"must be a version, as '12.4', not {min_cuda!r}")
+            raise InvalidArgumentError(
+                "min_cuda", f"must be a version, as '12.4', not {arguments.shown_value(min_cuda)}"
+            )
         return RentalRequest(
             gpu_names=None if gpu_name is None else tuple(_names("gpu_name", gpu_name)),
             requirements=Requirements(
@@ -169,11 +171,12 @@ class Renting:
             self._may_log_in = True
         if not isinstance(ttl, timedelta) or not timedelta(0) < ttl < LATEST - read_clocks().wall:
             raise InvalidArgumentError(
-                "ttl", f"must be a timedelta above 0, as timedelta(hours=1), and end before {LATEST:%Y}: {ttl!r}"
+                "ttl",
+                f"must be a timedelta above 0, and end before {LATEST:%Y}: {arguments.shown_value(ttl)}",
             )
         limit = None if budget is None else arguments.bound("budget", budget)
         if limit is not None and limit <= 0:
-            raise InvalidArgumentError("budget", f"must be above 0: {budget!r}")
+            raise InvalidArgumentError("budget", f"must be above 0: {arguments.shown_value(budget)}")
         if limit is not None and self._currency(request.payment_type) is None:
             raise InvalidArgumentError("budget", _NO_CURRENCY)
         if keep and limit is not None:
@@ -268,6 +271,7 @@ class _NextOffers:
     async def provision(self, provisioner: Provisioner) -> ProvisionedRental:
         """Rent the best offer that can be had."""
         await self._reap()
+        await self._context.check_login()
         self._image_id = await self._context.images.image_id(self._image)
         left = self._budget_left()
         spec = ProvisionSpec(

@@ -180,6 +180,7 @@ class AsyncContainers:
                 `missing_ok`: the list shows the container, or could not be read to its end.
             RentGPUError: any other of the client's errors.
         """
+        arguments.identifier("container_id", container_id)
         was_deleted = self._poller.is_deleted(container_id)
         try:
             return await self._delete(container_id, timeout=timeout)

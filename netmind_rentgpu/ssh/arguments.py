@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from netmind_rentgpu.arguments import shown_value
 from netmind_rentgpu.errors import InvalidArgumentError
 from netmind_rentgpu.results import CommandResult
 
@@ -19,7 +20,7 @@ def check_ports(**ports: tuple[int, int]) -> None:
     """
     for name, (port, least) in ports.items():
         if type(port) is not int or not least <= port <= 65_535:
-            raise InvalidArgumentError(name, f"must be a port, {least} to 65535: {port!r}")
+            raise InvalidArgumentError(name, f"must be a port, {least} to 65535: {shown_value(port)}")
 
 
 def text(argument: str, value: str, errors: str = "strict") -> str:

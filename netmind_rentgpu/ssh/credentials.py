@@ -29,6 +29,12 @@ def check_asyncssh() -> None:
         raise ConfigurationError("SSH needs asyncssh: pip install 'netmind-rentgpu[ssh]'")
 
 
+async def _import_asyncssh() -> None:
+    """Import asyncssh in a thread: it takes a tenth of a second and more, for which the event loop must not stand still."""
+    if not hasattr(sys.modules.get(_LOGIN), "log_in"):
+        await run_in_thread(partial(import_module, _LOGIN))
+
+
 class ContainerLogin:
     """Logs one client in to its account's containers."""
 
@@ -41,6 +47,17 @@ class ContainerLogin:
         self._username = username
         self._auths = auths
         self._state = state
+
+    async def check(self) -> None:
+        """Check, before anything is rented, that this process can log in to containers.
+
+        Raises:
+            ConfigurationError: it cannot.
+        """
+        await _import_asyncssh()
+        from netmind_rentgpu.ssh.login import check_login
+
+        check_login(self._username)
 
     async def log_in(
         self, container: Container, seconds: float, *, password: str | None = None, accept_new_host_key: bool = False
@@ -57,9 +74,7 @@ class ContainerLogin:
             StateFileError: the state file cannot be used.
             RentGPUError: the auth could not be got.
         """
-        if not hasattr(sys.modules.get(_LOGIN), "log_in"):
-            # Importing asyncssh takes a tenth of a second and more, for which the event loop must not stand still.
-            await run_in_thread(partial(import_module, _LOGIN))
+        await _import_asyncssh()
         from netmind_rentgpu.ssh.login import Login, log_in
 
         label = label_of(container)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import getpass
 import socket
+from types import SimpleNamespace
+from typing import Any
 
 import asyncssh
 import attrs
 
 from netmind_rentgpu.concurrency.threads import revive
 from netmind_rentgpu.connecting import connect, look_up
-from netmind_rentgpu.errors import SSHError, SSHStage, SSHTimeoutError
+from netmind_rentgpu.errors import ConfigurationError, SSHError, SSHStage, SSHTimeoutError
 from netmind_rentgpu.models import SSHEndpoint
 
-__all__ = ["Login", "log_in"]
+__all__ = ["Login", "check_login", "log_in"]
 
 # Of a connection that has died silently we know after a minute.
 _KEEP_ALIVE_SECONDS, _KEEP_ALIVE_COUNT = 15, 3
@@ -43,6 +46,10 @@ async def log_in(login: Login, seconds: float) -> tuple[asyncssh.SSHClientConnec
     Raises:
         SSHError: it could not be done; `stage` says where it ended.
     """
+    try:
+        check_login(login.username)
+    except ConfigurationError as error:
+        raise SSHError(f"{login.label}: {error}", stage="password") from error
     server = _Server(login.host_key)
     where = f"{login.label}, {login.endpoint.host} port {login.endpoint.port}"
     try:
@@ -82,23 +89,58 @@ async def _greet(login: Login, server: _Server, connected: socket.socket) -> asy
         login.endpoint.port,
         sock=connected,
         client_factory=lambda: server,
-        username=login.username,
         password=login.password,
-        # Nothing of the user's own ~/.ssh, nor an agent's keys, is meant for a rented machine.
-        config=None,
-        client_keys=None,
-        agent_path=None,
-        gss_host=None,
-        x509_trusted_certs=None,
-        known_hosts=([], [], []),
-        encryption_algs=_FASTEST_FIRST,
-        server_host_key_algs=_preferred(login.host_key),
-        # A server that lets everybody in is not the container's.
-        disable_trivial_auth=True,
-        preferred_auth=["password", "keyboard-interactive"],
-        keepalive_interval=_KEEP_ALIVE_SECONDS,
-        keepalive_count_max=_KEEP_ALIVE_COUNT,
+        **_options(login.username, login.host_key),
     )
+
+
+def check_login(username: str) -> None:
+    """Check that this process can log in to containers as a user.
+
+    Raises:
+        ConfigurationError: asyncssh cannot send the name, or finds no home folder.
+    """
+    _ensure_local_username()
+    try:
+        asyncssh.SSHClientConnectionOptions(**_options(username, None))
+    except ValueError as error:
+        text = f"cannot log in as {username!r}: {error}; set ServiceProfile.ssh_username to a name that can be sent"
+        raise ConfigurationError(text) from error
+    except RuntimeError as error:
+        raise ConfigurationError(f"cannot log in to containers: {error}; set the environment variable HOME") from error
+
+
+def _ensure_local_username() -> None:
+    """Give asyncssh a name for a local user who has none, as under an arbitrary uid in a container.
+
+    asyncssh asks for the name whenever it connects, fails without one, and does not use it here.
+    """
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        vars(asyncssh.connection)["getpass"] = SimpleNamespace(getuser=lambda: "unknown")
+
+
+def _options(username: str, host_key: str | None) -> dict[str, Any]:
+    """Return the options of a connection, apart from the password."""
+    return {
+        "username": username,
+        # Nothing of the user's own ~/.ssh, nor an agent's keys, is meant for a rented machine.
+        "config": None,
+        "client_keys": None,
+        "client_username": username,
+        "agent_path": None,
+        "gss_host": None,
+        "x509_trusted_certs": None,
+        "known_hosts": ([], [], []),
+        "encryption_algs": _FASTEST_FIRST,
+        "server_host_key_algs": _preferred(host_key),
+        # A server that lets everybody in is not the container's.
+        "disable_trivial_auth": True,
+        "preferred_auth": ["password", "keyboard-interactive"],
+        "keepalive_interval": _KEEP_ALIVE_SECONDS,
+        "keepalive_count_max": _KEEP_ALIVE_COUNT,
+    }
 
 
 def _preferred(host_key: str | None) -> str:

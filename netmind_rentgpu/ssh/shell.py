@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
+from netmind_rentgpu.arguments import shown_value
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
+from netmind_rentgpu.concurrency.running_loop import running_loop
 from netmind_rentgpu.errors import ClientStateError, InvalidArgumentError, SSHError, SSHStage, SSHTimeoutError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.results import CommandResult, Forward, OnTransferProgress, OutputLine
@@ -100,7 +102,7 @@ class AsyncShell:
         from netmind_rentgpu.ssh.commands import Capture, Command, prepared
 
         if type(max_output) is not int or max_output < 0:
-            raise InvalidArgumentError("max_output", f"must be a number of bytes, 0 or more: {max_output!r}")
+            raise InvalidArgumentError("max_output", f"must be a number of bytes, 0 or more: {shown_value(max_output)}")
         ready = prepared(command, environment, input)
         captured = Capture(max_output)
         deadline = asyncio.timeout(None if timeout is None else checked_timeout(timeout))
@@ -301,16 +303,16 @@ class AsyncShell:
             ClientStateError: the shell was opened in another event loop.
         """
         connection = self._connection
-        if connection is not None and self._loop is not asyncio.get_running_loop():
+        if connection is not None and self._loop is not running_loop():
             raise ClientStateError("this shell was opened in another event loop")
         self._over, self._connection = self._over or "it is closed", None
         if connection is not None:
-            await wait_shielded(asyncio.get_running_loop().create_task(self._operations.close(connection)))
+            await wait_shielded(running_loop().create_task(self._operations.close(connection)))
 
     async def __aenter__(self) -> Self:
         if self._over or self._loop is not None:
             raise self._unusable() if self._over else ClientStateError("this shell is open already, or being opened")
-        self._loop = asyncio.get_running_loop()
+        self._loop = running_loop()
         try:
             self._container, connection = await self._open_connection()
         except BaseException:
@@ -354,7 +356,7 @@ class AsyncShell:
     def _connected(self) -> asyncssh.SSHClientConnection:
         if self._connection is None:
             raise self._unusable()
-        if self._loop is not asyncio.get_running_loop():
+        if self._loop is not running_loop():
             raise ClientStateError("this shell was opened in another event loop")
         if self.lost:
             raise SSHError(f"{self._label}: the connection was lost", stage="connection")

@@ -12,6 +12,7 @@ from typing import NoReturn, TypeAlias
 
 import attrs
 
+from netmind_rentgpu.concurrency.running_loop import running_loop
 from netmind_rentgpu.concurrency.turns import ITEMS_PER_TURN, run_in_turns
 from netmind_rentgpu.errors import APITimeoutError, ClientStateError, NotFoundError, RateLimitError, RentGPUError
 from netmind_rentgpu.requests import ListQuery
@@ -168,7 +169,7 @@ class Poller:
     async def _ask_for_page(self, poll_round: PollRound) -> None:
         walk = poll_round.walk
         marker = walk.marker
-        asked = asyncio.get_running_loop().time()
+        asked = running_loop().time()
 
         async def ask(limit: int) -> tuple[KnownPage | None, list[int | None], DecodedResponse]:
             known = self._pages.get((marker, limit))
@@ -302,7 +303,7 @@ class Poller:
             RateLimitError: it does.
             ClientStateError: the client is closed.
         """
-        asked = asyncio.get_running_loop().time()
+        asked = running_loop().time()
         request = Request(method="GET", path=f"{self._path}{container_id}")
         counts = False
         try:

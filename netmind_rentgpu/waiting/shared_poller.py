@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from random import random
 
+from netmind_rentgpu.concurrency.running_loop import running_loop
 from netmind_rentgpu.errors import ClientStateError, RentGPUError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.waiting.poll_round import Poller, PollRound, Satisfied
@@ -85,7 +86,7 @@ class SharedPoller:
             ClientStateError: the client is closed or belongs to another event loop.
         """
         self._caller.check_usable()
-        now = asyncio.get_running_loop().time()
+        now = running_loop().time()
         if self._snapshots.nobody:
             self._pace.reset()
             self._next = now
@@ -118,11 +119,11 @@ class SharedPoller:
 
     def touch(self, container_id: int, *, deleted: bool = False) -> None:
         """Take in that a call of our own has just changed a container, or may have: what was seen before is old."""
-        self._snapshots.touch(container_id, asyncio.get_running_loop().time(), deleted=deleted)
+        self._snapshots.touch(container_id, running_loop().time(), deleted=deleted)
 
     def is_deleted(self, container_id: int) -> bool:
         """Return True if a call of ours has deleted a container a while ago."""
-        return self._snapshots.is_deleted(container_id, asyncio.get_running_loop().time())
+        return self._snapshots.is_deleted(container_id, running_loop().time())
 
     def created(self, container_id: int) -> None:
         """Record that a call of ours has created a container."""
@@ -149,7 +150,7 @@ class SharedPoller:
             ClientStateError: the client is closed or belongs to another event loop.
             BaseException: whatever `satisfied` raises.
         """
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         raised: BaseException | None = None
 
         def done() -> bool:
@@ -184,7 +185,7 @@ class SharedPoller:
                 del raised  # its traceback leads here
 
     async def _until_woken(self, subscription: Subscription, until: float | None) -> None:
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         woken: asyncio.Future[None] = loop.create_future()
         self._blocked[subscription] = woken
         subscription.wake = lambda: _wake(woken)
@@ -199,7 +200,7 @@ class SharedPoller:
 
     async def _lead(self, satisfied: Satisfied, until: float | None) -> None:
         """Look, again and again, until satisfied."""
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         if loop.time() - self._active_at > self._pace.longest:
             # What others have seen when they last looked is too old to go on from.
             self._poll_round = None
@@ -226,7 +227,7 @@ class SharedPoller:
 
     async def _look_on(self, satisfied: Satisfied) -> None:
         """Ask once more."""
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         if self._poll_round is not None and not self._poll_round.whole and loop.time() >= self._next:
             # Those that it is about may never be got, and the others are due.
             self._poll_round = None
@@ -249,7 +250,7 @@ class SharedPoller:
                 self._finish(current)
 
     async def _sleep_until(self, moment: float) -> None:
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         self._nap = loop.create_future()
         alarm = loop.call_at(moment, _wake, self._nap)
         try:
@@ -276,7 +277,7 @@ class SharedPoller:
         return PollRound(now, whole, to_end, left)
 
     def _failed(self, error: RentGPUError) -> None:
-        now = asyncio.get_running_loop().time()
+        now = running_loop().time()
         self.failure = error
         if self.failing_since is None:
             self.failing_since = now
@@ -295,7 +296,7 @@ class SharedPoller:
         delay = self._pace.after_look(self._random(), changed=self._snapshots.changed)
         self._snapshots.changed = False
         self._looked_at = current.began
-        now = asyncio.get_running_loop().time()
+        now = running_loop().time()
         # Whoever has come to ask about all is still to be looked for.
         self._next = now if self._snapshots.all_wanted and not current.to_end else now + delay
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 import attrs
 
+from netmind_rentgpu import arguments
 from netmind_rentgpu.conditions import Condition, checked, judged, met_by_absence
 from netmind_rentgpu.errors import (
     ContainerFailedError,
@@ -206,8 +206,8 @@ def checked_timeout(timeout: float, argument: str = "timeout") -> float:
     Raises:
         InvalidArgumentError: it is none, or not above 0.
     """
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout < math.inf:
-        raise InvalidArgumentError(argument, f"must be a number of seconds above 0: {timeout!r}")
+    if not arguments.is_seconds(timeout, above_zero=True):
+        raise InvalidArgumentError(argument, f"must be a number of seconds above 0: {arguments.shown_value(timeout)}")
     return timeout
 
 

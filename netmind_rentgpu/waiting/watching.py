@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterable
 
 import attrs
 
+from netmind_rentgpu.concurrency.running_loop import running_loop
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.waiting.shared_poller import SharedPoller
 from netmind_rentgpu.waiting.snapshots import Subscription
@@ -88,7 +88,7 @@ async def watch(poller: SharedPoller, ids: Iterable[int] | None) -> AsyncGenerat
     """
     subscription = poller.subscribe(ids)
     view = _View(subscription)
-    loop = asyncio.get_running_loop()
+    loop = running_loop()
 
     def satisfied() -> bool:
         found = view.look()

@@ -22,6 +22,7 @@ import attrs
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
+from netmind_rentgpu.concurrency.running_loop import running_loop
 from netmind_rentgpu.concurrency.threads import run_in_thread
 from netmind_rentgpu.errors import (
     APIConnectionError,
@@ -105,7 +106,7 @@ class Transport:
         """Raise ClientStateError if the client is closed or belongs to another event loop."""
         if self._closed:
             raise ClientStateError("this client is closed; make a new one")
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         if self._loop is None:
             self._loop = loop
         elif self._loop is not loop:
@@ -182,7 +183,7 @@ class Transport:
         Raises:
             ClientStateError: the client was used in another event loop.
         """
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         if self._loop is not None and self._loop is not loop:
             raise ClientStateError("this client was used in another event loop; close it there")
         self._closed = True

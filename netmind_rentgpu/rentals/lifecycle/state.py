@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
+from netmind_rentgpu.concurrency.running_loop import running_loop
 from netmind_rentgpu.errors import ClientStateError, RentalEndedError
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 
@@ -36,7 +37,7 @@ class RentalState:
 
     def enter(self) -> None:
         """Take in that it is entered, here and now."""
-        self._process, self._loop = os.getpid(), asyncio.get_running_loop()
+        self._process, self._loop = os.getpid(), running_loop()
 
     @property
     def is_entered_here(self) -> bool:
@@ -45,7 +46,7 @@ class RentalState:
 
     def check_loop(self) -> None:
         """Raise ClientStateError if it was entered in this process, but in another event loop."""
-        if self.is_entered_here and self._loop is not asyncio.get_running_loop():
+        if self.is_entered_here and self._loop is not running_loop():
             raise ClientStateError("this rental was entered in another event loop, to which it belongs")
 
     @property
