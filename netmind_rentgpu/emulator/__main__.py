@@ -123,6 +123,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="let containers be logged into, with the auth's password: what is run there runs on this machine, as you",
     )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="answer requests to this name, too, and from web pages of it; may be repeated",
+    )
     options = parser.parse_args(arguments)
     try:
         emulator = Emulator(
@@ -133,6 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             faults=_faults(options.faults),
             keep_requests=_KEPT_REQUESTS,
             ssh=options.ssh,
+            allow_hosts=options.allow_host,
         )
     except (ValueError, ModuleNotFoundError) as error:
         parser.error(str(error))

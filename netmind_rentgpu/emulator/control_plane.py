@@ -7,6 +7,7 @@ meet: the service's own all begin with its version.
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping
 from decimal import Decimal
 from typing import Any, cast
@@ -39,6 +40,7 @@ class ControlPlane:
         make: Callable[[], Service],
         seed: int,
         token: str,
+        guessable_tokens: bool,
         faults: Iterable[Fault],
         keep: int | None,
         clock: Clock,
@@ -48,6 +50,7 @@ class ControlPlane:
         Args:
             make: makes the service, as it is in the beginning.
             token: what is masked wherever it is sent.
+            guessable_tokens: True if the tokens that are made up here follow from the account's name.
             faults: that are in force in the beginning.
             keep: how many requests to keep; None for all.
         """
@@ -56,6 +59,7 @@ class ControlPlane:
         self.clock: Clock = clock
         self.service: Service = make()
         self._tokens_made = 0
+        self._guessable_tokens = guessable_tokens
         self.faults: Faults = Faults(seed, faults)
 
     def reset(self) -> None:
@@ -76,7 +80,8 @@ class ControlPlane:
         service = self.service
         if token is None:
             self._tokens_made += 1
-            token = f"emulator-token-{self._tokens_made}-of-{account}"
+            word = self._tokens_made if self._guessable_tokens else secrets.token_urlsafe(24)
+            token = f"emulator-token-{word}-of-{account}"
         if not (_WORD.fullmatch(account) and _WORD.fullmatch(token)):
             raise ValueError("tokens and names of accounts are ASCII characters without spaces")
         if service.tokens.get(token, account) != account:

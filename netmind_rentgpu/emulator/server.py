@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import secrets
 import threading
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import Future
@@ -64,6 +65,7 @@ class Emulator:
         faults: Iterable[Fault] = (),
         keep_requests: int | None = None,
         ssh: bool = False,
+        allow_hosts: Iterable[str] = (),
     ) -> None:
         """Set up a service; it is there from `async with` on.
 
@@ -72,13 +74,15 @@ class Emulator:
             port: on 127.0.0.1; 0 for any that is free.
             machines: how many machines there are.
             boot_seconds: about how long a container takes until `ssh` names an endpoint.
-            token: made up from the seed where it is None.
+            token: made up from the seed where it is None; at random with `ssh`, because it gives a shell on this machine.
             world: how the service behaves where its documentation is silent: a `World`, or the name of a preset.
             balance: US dollars of each account; once as much is spent, its creates are refused. None for no end.
             clock: containers start and costs grow by it; real time where it is None.
             faults: what goes wrong, from the first request on.
             keep_requests: how many of the newest requests to keep; None for all.
-            ssh: let containers be logged into; needs `netmind-rentgpu[ssh]`.
+            ssh: let containers be logged into; needs `netmind-rentgpu[ssh]`. The controls over HTTP then need the token.
+            allow_hosts: names, beside those of the loopback, that requests may be addressed to (`Host`) or come from
+                (`Origin`). Others are refused, so that no web page reaches the emulator through a browser.
 
         Raises:
             ModuleNotFoundError: `ssh` without asyncssh.
@@ -88,7 +92,9 @@ class Emulator:
         """
         if not (machines >= 0 and 0 <= boot_seconds < math.inf):
             raise ValueError(f"machines and boot_seconds must be 0 or more, not {machines!r} and {boot_seconds!r}")
-        self.token: str = token or f"emulator-token-{seed:08x}"
+        made_up = f"emulator-token-{secrets.token_urlsafe(24)}" if ssh else f"emulator-token-{seed:08x}"
+        self.token: str = token or made_up
+        self._allow_hosts = tuple(allow_hosts)
         self._port = port
         ticking = Clock() if clock is None else clock
         self.world: World = preset_world(world) if isinstance(world, str) else world
@@ -117,7 +123,13 @@ class Emulator:
             )
 
         self._control_plane = ControlPlane(
-            make=make, seed=seed, token=self.token, faults=faults, keep=keep_requests, clock=ticking
+            make=make,
+            seed=seed,
+            token=self.token,
+            guessable_tokens=not ssh,
+            faults=faults,
+            keep=keep_requests,
+            clock=ticking,
         )
         self._server: Server | None = None
         self._url: str | None = None
@@ -212,7 +224,8 @@ class Emulator:
 
     async def __aenter__(self) -> Self:
         self._check_new()
-        self._server = Server(self._control_plane)
+        control_token = None if self._shells is None else self.token
+        self._server = Server(self._control_plane, hosts=self._allow_hosts, control_token=control_token)
         self._url = f"http://{_HOST}:{await self._server.start(_HOST, self._port)}"
         if self._shells is not None:
             self._shells.start()

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
+import asyncssh.auth
+from asyncssh.saslprep import SASLPrepError, saslprep
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -196,6 +198,18 @@ class _Container:
             raise
 
 
+def _prepared(password: str) -> str:
+    """Return a password as asyncssh compares it, or as it is where SASLprep forbids it: OpenSSH takes any."""
+    try:
+        return saslprep(password)
+    except SASLPrepError:
+        return password
+
+
+# asyncssh ends the connection for a password that SASLprep forbids, such as one with an emoji, before it can be compared.
+vars(asyncssh.auth)["saslprep"] = _prepared
+
+
 class _Login(asyncssh.SSHServer):
     """One connection to a container."""
 
@@ -220,7 +234,7 @@ class _Login(asyncssh.SSHServer):
         return True
 
     def validate_password(self, username: str, password: str) -> bool:
-        return username == "root" and hmac.compare_digest(password.encode(), self._password.encode())
+        return username == "root" and hmac.compare_digest(password.encode(), _prepared(self._password).encode())
 
     def session_requested(self) -> Any:
         return _Session(self._processes)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import math
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
@@ -28,6 +29,7 @@ __all__ = ["Server"]
 
 _DESCRIPTION = "/openapi.json"
 _JSON = "application/json"
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HTML = b"<html><head><title>Welcome</title></head><body>This page has nothing to do with the service.</body></html>"
 _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -104,8 +106,18 @@ class _Asked:
 class Server:
     """Serves what stands behind it."""
 
-    def __init__(self, control_plane: ControlPlane) -> None:
+    def __init__(
+        self, control_plane: ControlPlane, *, hosts: Iterable[str] = (), control_token: str | None = None
+    ) -> None:
+        """Set up.
+
+        Args:
+            hosts: names, beside those of this machine's loopback, that requests may be addressed to, and come from.
+            control_token: the token that the controls need; None where they need none.
+        """
         self._control_plane = control_plane
+        self._hosts = _LOOPBACK | {host.lower() for host in hosts}
+        self._control_token = control_token
         self._runner: web.AppRunner | None = None
         self._listener: socket.socket | None = None
         self._connections: WeakKeyDictionary[asyncio.Task[None], int] = WeakKeyDictionary()
@@ -182,15 +194,42 @@ class Server:
         application.router.add_route("*", "/{path:.*}", self._answer_what_is_not_there)
         return application
 
+    def _check_host(self, request: web.Request) -> None:
+        """Refuse what a page in a browser may have sent: by a name that leads here too, or from another site."""
+        headers = request.headers
+        host = _name_in(headers.get("Host", ""))
+        if host not in self._hosts:
+            raise Refusal(
+                403, {"detail": f"this emulator is not {host!r}; allow that name with --allow-host"}, by_gateway=True
+            )
+        origin = headers.get("Origin")
+        if origin is not None and _name_in(origin.rpartition("://")[2]) not in self._hosts:
+            detail = f"requests from {origin!r} are refused; allow its host with --allow-host"
+            raise Refusal(403, {"detail": detail}, by_gateway=True)
+
     async def _control(self, handler: _Handler, request: web.Request) -> web.StreamResponse:
         try:
+            self._check_host(request)
+            if self._control_token is not None and request.path != _DESCRIPTION:
+                self._check_token(request)
             return await handler(request)
         except web.HTTPException as error:  # the body is too large
             return web.json_response({"detail": error.reason}, status=error.status)
         except Refusal as refusal:
             return self._refused(refusal)
 
+    def _check_token(self, request: web.Request) -> None:
+        """Refuse a control without the token, because with SSH the controls show passwords of logins to this machine."""
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode(errors="surrogateescape")
+        if not hmac.compare_digest(given, (self._control_token or "").encode()):
+            detail = "with SSH the controls need 'Authorization: Bearer TOKEN', the token that the emulator began with"
+            raise Refusal(401, {"detail": detail})
+
     async def _answer_what_is_not_there(self, request: web.Request) -> web.StreamResponse:
+        try:
+            self._check_host(request)
+        except Refusal as refusal:
+            return self._refused(refusal)
         if request.path in (PREFIX, _DESCRIPTION) or request.path.startswith(f"{PREFIX}/"):
             return await self._misdirected(request)
         record = self._record(None, request)
@@ -213,6 +252,10 @@ class Server:
         return self._refused(Refusal(404, {"detail": "Not Found"}, by_gateway=True))
 
     async def _serve(self, call: _Call, request: web.Request) -> web.StreamResponse:
+        try:
+            self._check_host(request)
+        except Refusal as refusal:
+            return self._refused(refusal)
         record = self._record(call.name, request)
         try:
             body = await request.read()
@@ -397,3 +440,9 @@ def _id(name: str) -> Callable[[web.Request, bytes], int]:
         return number
 
     return read
+
+
+def _name_in(host: str) -> str:
+    """Return the name in a `Host` header, without its port."""
+    name = f"{host.partition(']')[0]}]" if host.startswith("[") else host.partition(":")[0]
+    return name.lower()

@@ -3,49 +3,14 @@
 import json
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import aiohttp
 import pytest
+from emulator_command import serving
 
 from netmind_rentgpu import AsyncRentGPU, PaymentType
 from netmind_rentgpu.emulator.__main__ import main
-
-
-class Serving(NamedTuple):
-    url: str
-    token: str
-    errors: list[str]
-
-
-COMMAND = [sys.executable, "-W", "error", "-m", "netmind_rentgpu.emulator"]
-
-
-@asynccontextmanager
-async def serving(options: list[str], folder: Path, how: signal.Signals = signal.SIGTERM) -> AsyncIterator[Serving]:
-    """Run the command, yield its URL and token, and check that it ends well."""
-    process = subprocess.Popen(
-        [*COMMAND, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
-    )
-    with process:
-        try:
-            assert process.stdout is not None
-            url = re.fullmatch(r"export NETMIND_BASE_URL=(http://127\.0\.0\.1:\d+)\n", process.stdout.readline())
-            token = re.fullmatch(r"export NETMIND_API_KEY=(\S+)\n", process.stdout.readline())
-            assert url
-            assert token
-            yield Serving(url[1], token[1], errors := [])
-            process.send_signal(how)
-            out, err = process.communicate(timeout=120)
-            errors.append(err)
-        finally:
-            process.kill()
-    assert (process.returncode, out) == (0, "")
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

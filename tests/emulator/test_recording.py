@@ -174,7 +174,7 @@ async def test_caller_that_leaves_within_a_body_is_recorded(
 ) -> None:
     for path in ("/v1/rentgpu/auths/", "/nothing"):
         _, writer = await asyncio.open_connection("127.0.0.1", int(emulator.url.rpartition(":")[2]))
-        writer.write(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
+        writer.write(f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{{".encode())
         await writer.drain()
         async with asyncio.timeout(60):
             async with aiohttp.ClientSession() as http, http.get(emulator.url):
@@ -191,7 +191,7 @@ async def test_caller_that_leaves_within_a_body_is_recorded(
 async def test_requests_are_numbered_in_the_order_of_arrival(emulator: Emulator) -> None:
     """A caller that leaves within a body counts as its own connection, too."""
     port = int(emulator.url.rpartition(":")[2])
-    head = f"POST /v1/rentgpu/auths/ HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {emulator.token}\r\n"
+    head = f"POST /v1/rentgpu/auths/ HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {emulator.token}\r\n"
     head += f"Content-Length: {len(BODY)}\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(head.encode())

@@ -22,7 +22,7 @@ class BareClient:
         """Return status, headers and the received part of the body; no status if the connection broke without an answer."""
         reader, writer = await asyncio.open_connection("127.0.0.1", int(self.emulator.url.rpartition(":")[2]))
         content = b"" if body is None else json.dumps(body).encode()
-        head = f"{method} /v1/rentgpu/{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {self.emulator.token}\r\n"
+        head = f"{method} /v1/rentgpu/{path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {self.emulator.token}\r\n"
         writer.write(f"{head}Content-Length: {len(content)}\r\nConnection: close\r\n\r\n".encode() + content)
         try:
             async with asyncio.timeout(60):
