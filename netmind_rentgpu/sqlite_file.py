@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sqlite3
+import stat
 import sys
 import tempfile
 import threading
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 from weakref import WeakValueDictionary
 
-from netmind_rentgpu.errors import StateFileError
+from netmind_rentgpu.errors import StateFileError, StateFolderError
 
 __all__ = [
     "LONGEST_LOCK",
@@ -31,10 +33,15 @@ __all__ = [
     "rows_of",
 ]
 
+_OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+# Files whose modes let others in and cannot be changed, of which the log has told.
+_shared_files: set[Path] = set()
 _UNUSABLE_PLACES = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
-    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
 )
+
+logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 Connection: TypeAlias = sqlite3.Connection
 DatabaseError = sqlite3.Error
@@ -213,19 +220,21 @@ def open_file(path: Path) -> tuple[Connection, Identity]:
     """Open a file, which is made where there is none, and migrate it.
 
     Raises:
+        StateFolderError: it is no file, or another user's.
         StateFileError: processes cannot share it, or it is of a newer version.
         DatabaseError, OSError: it cannot be opened.
     """
     # Where a link leads to nothing yet, the file is made there.
     path = Path(os.path.realpath(path))
     for _ in range(_MOST_OPENINGS):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_folder(path.parent)
         if not path.exists():
             with _alone_in(path.parent) as alone:
                 if alone and not path.exists():
                     _remove_remains(path)
                 _make(path)
         identity = identity_of(path)
+        _keep_from_others(path)
         connection = sqlite3.connect(path, timeout=LONGEST_LOCK, isolation_level=None, check_same_thread=False)
         try:
             _set_up(connection, path)
@@ -244,6 +253,73 @@ def is_place_unusable(error: Exception) -> bool:
         # The lower eight bits are the primary code; an error that Python raises by itself has none.
         return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
     return isinstance(error, OSError) and error.errno in _UNUSABLE_PLACES
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it that are missing, each for its user alone, whatever the umask."""
+    if folder.is_dir():
+        return
+    if folder.parent != folder:
+        _make_folder(folder.parent)
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+    else:
+        folder.chmod(0o700)
+
+
+def _keep_from_others(path: Path) -> None:
+    """Take from others what they may do with a file that holds a password.
+
+    Raises:
+        StateFolderError: it is no file, or another user's; root's are trusted.
+    """
+    if sys.platform == "win32":
+        # It has no such modes.
+        return
+    for part in (path, *_companions(path)):
+        try:
+            status = part.stat()
+        except FileNotFoundError:
+            continue
+        mode = stat.S_IMODE(status.st_mode)
+        if not stat.S_ISREG(status.st_mode):
+            raise StateFolderError(
+                f"cannot use the state file {part}: it is no file; choose another place, by state=..."
+            )
+        if status.st_uid not in (os.geteuid(), 0):
+            raise StateFolderError(
+                f"cannot use the state file {part}: it belongs to {_name_of(status.st_uid)} (mode {mode:04o}), and would"
+                " hold the password of this user's rentals; choose another place, by state=..."
+            )
+        if mode & _OF_OTHERS:
+            with suppress(OSError):
+                part.chmod(mode & ~_OF_OTHERS)
+            if part.stat().st_mode & _OF_OTHERS and part not in _shared_files:
+                _shared_files.add(part)
+                logger.warning(
+                    "other users may read the state file %s, which holds the password of rentals: its mode is %04o, and"
+                    " cannot be changed; choose another place, by state=...",
+                    part,
+                    mode,
+                )
+
+
+def _name_of(user: int) -> str:
+    """Return a user's name with the user's number."""
+    try:
+        import pwd
+
+        return f"{pwd.getpwuid(user).pw_name} (uid {user})"
+    except (ImportError, KeyError):
+        return f"uid {user}"
+
+
+def _companions(path: Path) -> tuple[Path, ...]:
+    """Return the files that SQLite keeps beside a file."""
+    return tuple(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))
 
 
 @contextmanager
@@ -268,8 +344,8 @@ def _alone_in(folder: Path) -> Generator[bool]:
 
 def _remove_remains(path: Path) -> None:
     """Remove what a deleted file has left, because SQLite would take it for the new one's."""
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    for companion in _companions(path):
+        companion.unlink(missing_ok=True)
 
 
 def _make(path: Path) -> None:
@@ -279,6 +355,8 @@ def _make(path: Path) -> None:
     """
     descriptor, new = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
     os.close(descriptor)
+    # The umask may have taken that from its own user.
+    Path(new).chmod(0o600)
     try:
         os.link(new, path)
     except FileExistsError:

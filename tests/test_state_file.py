@@ -67,7 +67,7 @@ async def test_state_file_behind_circular_links_is_refused(tmp_path: Path) -> No
     (tmp_path / "other").symlink_to(tmp_path / "one")
     state = state_at(tmp_path / "one")
     for use in (state.host_key(1), state.pin_host_key(1, "key")):
-        with pytest.raises(StateFileError, match="cannot be used"):
+        with pytest.raises(StateFileError, match="cannot create or write"):
             await use
 
 
@@ -85,12 +85,15 @@ async def test_host_key_is_kept_unless_it_is_replaced(path: Path) -> None:
 
 async def test_unusable_state_file_raises_state_file_error(path: Path, tmp_path: Path) -> None:
     path.parent.mkdir(parents=True)
+    tmp_path.chmod(0o755)
     path.write_bytes(b"x" * 5000)
     with pytest.raises(StateFileError, match="not a database"):
         await state_at(path).host_key(1)
-    with pytest.raises(StateFileError, match="cannot be used"):
+    before = tmp_path.stat()
+    with pytest.raises(StateFileError, match="it is no file"):
         await state_at(tmp_path).host_key(1)
-    with pytest.raises(StateFileError, match="cannot be used"):
+    assert tmp_path.stat().st_mode == before.st_mode
+    with pytest.raises(StateFileError, match="cannot create or write"):
         await state_at(path / "below" / "a-file").host_key(1)
     path.unlink()
     state = state_at(path)
