@@ -40,6 +40,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import attrs
 
+from netmind_rentgpu.escaping import escaped
+
 if TYPE_CHECKING:
     from decimal import Decimal
 
@@ -82,7 +84,13 @@ __all__ = [
 
 
 class RentGPUError(Exception):
-    """The base of all that this package raises."""
+    """The base of all that this package raises.
+
+    `str()` of an error can be shown on a terminal: control characters that a service or a server has sent are written out.
+    """
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The constructors of subclasses take keywords that the default way of unpickling would not pass.
@@ -351,7 +359,7 @@ class MachineRefusal:
 
     def __str__(self) -> str:
         started = "" if self.container_id is None else f" (container {self.container_id}, gone now)"
-        return f"{self.machine.node_name}{started}: {self.error}"
+        return f"{escaped(self.machine.node_name)}{started}: {self.error}"
 
 
 class NoMachineError(RentGPUError):

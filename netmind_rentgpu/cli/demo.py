@@ -23,6 +23,7 @@ from rich.text import Text
 
 from netmind_rentgpu.client import AsyncRentGPU
 from netmind_rentgpu.conditions import has_ssh
+from netmind_rentgpu.escaping import escaped
 from netmind_rentgpu.models import Container, ImageType, Machine, PaymentType
 from netmind_rentgpu.rentals.rental import AsyncRental
 from netmind_rentgpu.sync.client import RentGPU
@@ -257,7 +258,7 @@ class Demo:
         for machine in machines[:_ROWS]:
             cells = (machine.node_name, machine.gpu_name, machine.region)
             numbers = (machine.gpu_count, machine.gpu_memory, machine.price)
-            table.add_row(*("-" if cell is None else escape(str(cell)) for cell in (*cells, *numbers)))
+            table.add_row(*("-" if cell is None else escape(escaped(str(cell))) for cell in (*cells, *numbers)))
         if len(machines) > _ROWS:
             table.add_row(f"and {len(machines) - _ROWS} more")
         self._console.print(Padding(table, _INDENT))
@@ -272,7 +273,7 @@ class Demo:
 
     def _result(self, result: str) -> None:
         # A plain Text: what the service says may hold square brackets, which are no markup here.
-        self._console.print(Padding(Text(result), _INDENT))
+        self._console.print(Padding(Text(escaped(result)), _INDENT))
 
     def _say(self, text: str) -> None:
         self._console.print(text)

@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from netmind_rentgpu.escaping import escaped
+
 __all__ = [
     "at_exit",
     "at_exit_of_a_worker",
@@ -53,7 +55,7 @@ def warn_on_stderr_once(text: str) -> None:
             return
         logger = logger.parent if logger.propagate else None
     if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # without a console there is none
-        sys.stderr.write(f"netmind_rentgpu: {text}\n")
+        sys.stderr.write(f"netmind_rentgpu: {escaped(text)}\n")
 
 
 def wait_despite_interrupts(wait: Callable[[], object]) -> None:

@@ -162,7 +162,7 @@ def rented(charges: Sequence[Charge], pending_creates: Sequence[PendingCreate]) 
     for charge in running:
         price = f"{charge.hourly_price} USD an hour" if charge.accruing else "nothing as long as it is stopped"
         lines.append(
-            f"  {charge.name} (container {charge.container_id}): {charge.gpu} GPU on {charge.node_name}, {price}, "
+            f"  {_shown(charge.name)} (container {charge.container_id}): {charge.gpu} GPU on {charge.node_name}, {price}, "
             f"{charge.cost:.6f} USD in {charge.seconds:.1f} s"
         )
     if pending_creates:
@@ -171,6 +171,13 @@ def rented(charges: Sequence[Charge], pending_creates: Sequence[PendingCreate]) 
     for one in pending_creates:
         when = "" if one.seconds is None else f" in {one.seconds:.1f} s"
         lines.append(
-            f"  {one.name}: {one.gpu} GPU on {one.node_name}, {one.hourly_price} USD an hour, by '{one.how}'{when}"
+            f"  {_shown(one.name)}: {one.gpu} GPU on {one.node_name}, {one.hourly_price} USD an hour, by '{one.how}'{when}"
         )
     return "\n".join(lines) or None
+
+
+def _shown(name: str) -> str:
+    """Return a name in characters that a terminal does not obey."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in name
+    )

@@ -29,6 +29,7 @@ from netmind_rentgpu.errors import (
     TransportError,
     UnexpectedResponseError,
 )
+from netmind_rentgpu.escaping import escaped
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.settings import DEFAULT, Settings, TimeoutOption, Timeouts, timeouts_for
 from netmind_rentgpu.wire.codec import Codec, Model, ShapeError
@@ -42,6 +43,20 @@ Read = TypeVar("Read")
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 logger.addHandler(logging.NullHandler())
+
+
+class _Escaping(logging.Filter):
+    """Makes each message harmless for a terminal: it may hold names and texts of the service."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        shown = escaped(text)
+        if shown != text:
+            record.msg, record.args = shown, ()
+        return True
+
+
+logger.addFilter(_Escaping())
 
 
 class Sender(Protocol):
