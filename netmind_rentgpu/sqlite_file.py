@@ -247,11 +247,13 @@ def open_file(path: Path) -> tuple[Connection, Identity]:
     raise OSError("it is replaced again and again")
 
 
-def is_place_unusable(error: Exception) -> bool:
+def is_place_unusable(path: Path, error: Exception) -> bool:
     """Return True if an error of opening or writing a file is about where it lies, and not about what is in it."""
     if isinstance(error, sqlite3.Error):
-        # The lower eight bits are the primary code; an error that Python raises by itself has none.
-        return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+        # The lower eight bits are the primary code; an error that Python raises by itself has none. SQLite says the same
+        # where this process has no descriptor left.
+        refused = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+        return refused and not os.access(path.parent, os.W_OK | os.X_OK)
     return isinstance(error, OSError) and error.errno in _UNUSABLE_PLACES
 
 
@@ -267,7 +269,9 @@ def _make_folder(folder: Path) -> None:
         if not folder.is_dir():
             raise
     else:
-        folder.chmod(0o700)
+        # Some file systems have no modes.
+        with suppress(OSError):
+            folder.chmod(0o700)
 
 
 def _keep_from_others(path: Path) -> None:
@@ -280,31 +284,33 @@ def _keep_from_others(path: Path) -> None:
         # It has no such modes.
         return
     for part in (path, *_companions(path)):
-        try:
-            status = part.stat()
-        except FileNotFoundError:
-            continue
-        mode = stat.S_IMODE(status.st_mode)
-        if not stat.S_ISREG(status.st_mode):
-            raise StateFolderError(
-                f"cannot use the state file {part}: it is no file; choose another place, by state=..."
+        with suppress(FileNotFoundError):
+            _keep_part_from_others(part)
+
+
+def _keep_part_from_others(part: Path) -> None:
+    # The path leads through no link, and what SQLite keeps beside the file is none, or somebody has planted it.
+    status = part.lstat()
+    mode = stat.S_IMODE(status.st_mode)
+    if not stat.S_ISREG(status.st_mode):
+        raise StateFolderError(f"cannot use the state file {part}: it is no file; choose another place, by state=...")
+    # Root reads every file, as in a container that has a user's folder mounted.
+    if os.geteuid() not in (status.st_uid, 0) and status.st_uid != 0:
+        raise StateFolderError(
+            f"cannot use the state file {part}: it belongs to {_name_of(status.st_uid)} (mode {mode:04o}), and would"
+            " hold the password of this user's rentals; choose another place, by state=..."
+        )
+    if mode & _OF_OTHERS:
+        with suppress(OSError):
+            part.chmod(mode & ~_OF_OTHERS)
+        if part.lstat().st_mode & _OF_OTHERS and part not in _shared_files:
+            _shared_files.add(part)
+            logger.warning(
+                "other users may read the state file %s, which holds the password of rentals: its mode is %04o, and"
+                " cannot be changed; choose another place, by state=...",
+                part,
+                mode,
             )
-        if status.st_uid not in (os.geteuid(), 0):
-            raise StateFolderError(
-                f"cannot use the state file {part}: it belongs to {_name_of(status.st_uid)} (mode {mode:04o}), and would"
-                " hold the password of this user's rentals; choose another place, by state=..."
-            )
-        if mode & _OF_OTHERS:
-            with suppress(OSError):
-                part.chmod(mode & ~_OF_OTHERS)
-            if part.stat().st_mode & _OF_OTHERS and part not in _shared_files:
-                _shared_files.add(part)
-                logger.warning(
-                    "other users may read the state file %s, which holds the password of rentals: its mode is %04o, and"
-                    " cannot be changed; choose another place, by state=...",
-                    part,
-                    mode,
-                )
 
 
 def _name_of(user: int) -> str:
@@ -355,8 +361,9 @@ def _make(path: Path) -> None:
     """
     descriptor, new = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
     os.close(descriptor)
-    # The umask may have taken that from its own user.
-    Path(new).chmod(0o600)
+    # The umask may have taken that from its own user; some file systems have no modes.
+    with suppress(OSError):
+        Path(new).chmod(0o600)
     try:
         os.link(new, path)
     except FileExistsError:

@@ -259,7 +259,7 @@ class State:
             raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> StateFileError:
-        if is_place_unusable(error):
+        if is_place_unusable(self.path, error):
             advice = f"choose a folder that can be written, by state=... or {STATE_VARIABLE}"
             return StateFolderError(f"cannot create or write the state file {self.path}: {error}; {advice}")
         return StateFileError(f"the state file {self.path} cannot be used: {error}")

@@ -43,8 +43,7 @@ def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a file another user's: by its owner if that can be changed, else by whom this process takes itself for."""
     if os.geteuid() == 0:
         os.chown(path, OTHER, -1)
-    else:
-        monkeypatch.setattr(os, "geteuid", lambda: OTHER)
+    monkeypatch.setattr(os, "geteuid", lambda: OTHER + 1)
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o666])
@@ -82,6 +81,59 @@ async def test_link_to_a_file_of_our_own_is_used(tmp_path: Path) -> None:
     await used(link)
     assert link.is_symlink()
     assert mode_of(path) == 0o600
+
+
+async def test_root_uses_the_file_of_another_user(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("this user is not root")
+    path = tmp_path / "state.sqlite3"
+    await used(path)
+    os.chown(path, OTHER, OTHER)
+    await used(path)
+
+
+async def test_planted_link_beside_the_file_is_refused(tmp_path: Path) -> None:
+    path, precious = tmp_path / "state.sqlite3", tmp_path / "precious"
+    precious.touch()
+    precious.chmod(0o664)
+    path.touch()
+    path.with_name("state.sqlite3-wal").symlink_to(precious)
+    with pytest.raises(ConfigurationError, match=r"state\.sqlite3-wal: it is no file"):
+        await used(path)
+    assert mode_of(precious) == 0o664
+
+
+async def test_file_system_without_modes_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, mode: int, **options: Any) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    path = tmp_path / "folder" / "state.sqlite3"
+    await used(path)
+    assert not list(path.parent.glob("*.new"))
+
+
+async def test_lack_of_descriptors_is_not_taken_for_an_unusable_folder(tmp_path: Path) -> None:
+    import resource
+
+    path = tmp_path / "state.sqlite3"
+    await used(path)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    state = state_at(path)
+    taken: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len([*Path("/proc/self/fd").iterdir()]) + 5, limits[1]))
+        with pytest.raises(OSError, match="Too many open files"):
+            while True:
+                taken.append(os.open("/dev/null", os.O_RDONLY))
+        with pytest.raises(StateFileError) as caught:
+            await state.host_key(1)
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        state.close()
+    assert not isinstance(caught.value, ConfigurationError)
 
 
 async def test_file_of_root_is_used_by_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,10 @@ def check_asyncssh() -> None:
 async def _import_asyncssh() -> None:
     """Import asyncssh in a thread: it takes a tenth of a second and more, for which the event loop must not stand still."""
     if not hasattr(sys.modules.get(_LOGIN), "log_in"):
-        await run_in_thread(partial(import_module, _LOGIN))
+        try:
+            await run_in_thread(partial(import_module, _LOGIN))
+        except (ImportError, OSError) as error:
+            raise ConfigurationError(f"SSH needs asyncssh, which cannot be imported: {error}") from error
 
 
 class ContainerLogin:

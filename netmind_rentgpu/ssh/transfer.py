@@ -31,6 +31,7 @@ _DEEPEST = 100
 _LONGEST_SILENCE, _LONGEST_GOODBYE = 60.0, 5.0
 # A listing without an end must not fill the memory.
 _MOST_ENTRIES = 1_000_000
+_LONGEST_NAME = 255
 # Files in /proc have content and a size of 0. What is read of such a file must have an end.
 _LARGEST_UNSIZED = 64 * 1024 * 1024
 # A downloaded file is to be read and run, and not to be run as another user.
@@ -267,8 +268,12 @@ class _RemoteListing:
                 # A server may say anything, and must not choose where on this machine it is written.
                 if not name or "/" in name or "\0" in name:
                     raise TransferError(f"{here} holds {name!r}, which can be no name")
+                if len(name.encode(errors="surrogateescape")) > _LONGEST_NAME:
+                    raise TransferError(f"{here} holds a name of more than {_LONGEST_NAME} bytes")
                 if name not in (".", ".."):
-                    found.setdefault(name, entry.attrs)
+                    # Without what a server may have added: a million of them are kept.
+                    attrs_kept = {field: getattr(entry.attrs, field) for field in ("type", "permissions", "size")}
+                    found.setdefault(name, asyncssh.SFTPAttrs(**attrs_kept))
         return found
 
 

@@ -191,19 +191,20 @@ class Poller:
                 raise
             return
         poll_round.told = True
-        before = len(poll_round.left)
         if known is None:
-            page = await run_in_turns(self._take_page(poll_round, ids, decoded, asked))
+            page, hits = await run_in_turns(self._take_page(poll_round, ids, decoded, asked))
             self._replace_page((marker, limit), page)
         else:
             page = known
             page.asked = asked
+            before = len(poll_round.left)
             poll_round.left.difference_update(page.ids)
+            hits = before - len(poll_round.left)
         for container_id in poll_round.missing.keys() & set(page.ids):
             # The list shows it, so that the 404 was wrong.
             del poll_round.missing[container_id]
         poll_round.kept.add((marker, limit))
-        poll_round.hits += before - len(poll_round.left)
+        poll_round.hits += hits
         poll_round.pages += 1
         self._page = max(page.count, 1) if poll_round.pages == 1 else max(self._page, page.count)
         walk.received(page.ids, page.count, limit)
@@ -225,14 +226,17 @@ class Poller:
 
     def _take_page(
         self, poll_round: PollRound, ids: list[int | None], decoded: DecodedResponse, asked: float
-    ) -> Generator[None, None, KnownPage]:
+    ) -> Generator[None, None, tuple[KnownPage, int]]:
+        """Take in a page; return it, and how many of the ids that are left it shows. Others may ask meanwhile."""
+        hits = 0
         page = KnownPage(decoded.response.body, tuple(one for one in ids if one is not None), len(ids), asked)
         for position, (container_id, raw) in enumerate(zip(ids, decoded.payload, strict=True)):
             if position and position % ITEMS_PER_TURN == 0:
                 yield
             if container_id is not None and self._snapshots.take(container_id, raw, asked, page=page):
+                hits += container_id in poll_round.left
                 poll_round.left.discard(container_id)
-        return page
+        return page, hits
 
     def _replace_page(self, key: tuple[int | str | None, int], page: KnownPage) -> None:
         before = self._pages.get(key)

@@ -95,7 +95,9 @@ class SharedPoller:
         first = not self._snapshots.all_wanted
         owed = self._snapshots.subscribe(subscription, since=self._looked_at if now < self._next else math.inf)
         if subscription.ids is None and first:
+            # What a round under way has passed was not kept, so that its end would not be the end of all.
             self._next = now
+            self._poll_round = None
         if self._poll_round is not None:
             ahead = {one for one in owed if not self._poll_round.passed(one)}
             self._poll_round.left |= ahead

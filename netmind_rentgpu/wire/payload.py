@@ -87,7 +87,7 @@ def parse_in_slices(body: bytes) -> Generator[None, None, Any]:
             offset, piece = part
             values += sum(map(piece.count, (b",", b"[", b"{")))
             if values > MOST_VALUES:
-                raise TooLargeError(f"a list of more than {MOST_VALUES:,} values")
+                raise TooLargeError(f"a list of more than {MOST_VALUES:,} values, as commas and brackets count")
             try:
                 found += parse(b"[%b]" % piece)
             except NotJSONError as error:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import click
 import pytest
@@ -24,6 +24,13 @@ pytestmark = pytest.mark.slow
 PROGRAM = str(Path(sys.executable).with_name("netmind-rentgpu"))
 WAIT = "gpu.containers.wait_all(ids, until=has_ssh, on_progress=...)"
 RENT = "gpu.rent(gpu_name='RTX 4090', max_price=0.60, image='demo')"
+# The emulator's token is random, and its controls need it.
+WITH_KNOWN_TOKEN = """
+import secrets
+from netmind_rentgpu.cli import main
+secrets.token_urlsafe = lambda _: "known"
+main()
+"""
 CALLS = [
     "gpu.machines.list()",
     "gpu.auths.create(...)",
@@ -136,7 +143,7 @@ def test_interrupted_demo_deletes_its_containers(
     tmp_path: Path, interface: tuple[str, ...], boot_seconds: int, step: str, deleted: list[str]
 ) -> None:
     with subprocess.Popen(
-        [PROGRAM, "demo", "--boot-seconds", str(boot_seconds), *interface],
+        [sys.executable, "-c", WITH_KNOWN_TOKEN, "demo", "--boot-seconds", str(boot_seconds), *interface],
         stdout=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
@@ -151,7 +158,8 @@ def test_interrupted_demo_deletes_its_containers(
         found = re.search(r"http://127\.0\.0\.1:\d+", shown)
         assert found is not None
         deadline = time.monotonic() + 60
-        while b'"rg-' not in urlopen(f"{found[0]}/_emulator/bill").read():
+        bill = Request(f"{found[0]}/_emulator/bill", headers={"Authorization": "Bearer emulator-token-known"})
+        while b'"rg-' not in urlopen(bill).read():
             assert time.monotonic() < deadline
         process.send_signal(signal.SIGINT)
         shown += process.stdout.read()

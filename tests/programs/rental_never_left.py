@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import os
 import sys
 import threading
 import urllib.request
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import preamble
-from renter import WANTED, rented, until
+from renter import WANTED, control, rented, until
 
 from netmind_rentgpu import ClientStateError, RentGPU
 
@@ -132,11 +131,7 @@ def client_closed_while_entering() -> None:
             print("never")
 
     gpu = RentGPU()
-    urllib.request.urlopen(
-        urllib.request.Request(
-            os.environ["NETMIND_BASE_URL"] + "/_emulator/faults", b'{"what": "never starts"}', method="POST"
-        )
-    ).close()
+    urllib.request.urlopen(control("faults", b'{"what": "never starts"}')).close()
     thread = threading.Thread(target=rent)
     thread.start()
     until(rented)

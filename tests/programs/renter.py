@@ -16,9 +16,15 @@ HERE = Path(os.environ["HERE"])
 WANTED: dict[str, Any] = {"gpu_name": "RTX 4090", "image": "PyTorch 2.4"}
 
 
+def control(name: str, body: bytes | None = None) -> urllib.request.Request:
+    """Return a request for one of the emulator's controls."""
+    headers = {"Authorization": f"Bearer {os.environ['NETMIND_API_KEY']}"}
+    return urllib.request.Request(f"{os.environ['NETMIND_BASE_URL']}/_emulator/{name}", body, headers)
+
+
 def rented() -> list[int]:
     """Return the ids of the containers that cost money now, by the service's own bill."""
-    with urllib.request.urlopen(os.environ["NETMIND_BASE_URL"] + "/_emulator/bill") as answer:
+    with urllib.request.urlopen(control("bill")) as answer:
         bill = json.load(answer)
     return [charge["container_id"] for charge in bill["charges"] if charge["running"]] + bill["pending_creates"]
 

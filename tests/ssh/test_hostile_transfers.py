@@ -110,6 +110,13 @@ async def test_endless_listing_ends_the_download(
     assert not (tmp_path / "down").exists()
 
 
+async def test_name_longer_than_any_ends_the_download(gpu: AsyncRentGPU, tmp_path: Path) -> None:
+    entries = staticmethod(lambda: iter([(b"x" * 100_000, FILE)]))
+    async with shell_on(gpu, entries=entries) as (shell, _):
+        with pytest.raises(SSHError, match="holds a name of more than 255 bytes"):
+            await shell.download("folder", tmp_path / "down")
+
+
 async def test_endless_depth_ends_the_download(gpu: AsyncRentGPU, tmp_path: Path) -> None:
     entries = staticmethod(lambda: iter([(b"sub", FOLDER)]))
     async with shell_on(gpu, entries=entries) as (shell, _):
