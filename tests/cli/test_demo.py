@@ -28,7 +28,7 @@ RENT = "gpu.rent(gpu_name='RTX 4090', max_price=0.60, image='demo')"
 WITH_KNOWN_TOKEN = """
 import secrets
 from netmind_rentgpu.cli import main
-secrets.token_urlsafe = lambda _: "known"
+secrets.token_urlsafe = lambda _: "known-to-a-test"
 main()
 """
 CALLS = [
@@ -153,12 +153,14 @@ def test_interrupted_demo_deletes_its_containers(
         assert process.stdout is not None
         shown = ""
         while step not in shown:
-            shown += process.stdout.readline()
+            line = process.stdout.readline()
+            assert line, shown
+            shown += line
         # The container exists now, whatever the demo does next.
         found = re.search(r"http://127\.0\.0\.1:\d+", shown)
         assert found is not None
         deadline = time.monotonic() + 60
-        bill = Request(f"{found[0]}/_emulator/bill", headers={"Authorization": "Bearer emulator-token-known"})
+        bill = Request(f"{found[0]}/_emulator/bill", headers={"Authorization": "Bearer emulator-token-known-to-a-test"})
         while b'"rg-' not in urlopen(bill).read():
             assert time.monotonic() < deadline
         process.send_signal(signal.SIGINT)
