@@ -207,7 +207,7 @@ def _prepared(password: str) -> str:
 
 
 # asyncssh ends the connection for a password that SASLprep forbids, such as one with an emoji, before it can be compared.
-vars(asyncssh.auth)["saslprep"] = _prepared
+asyncssh.auth.__dict__["saslprep"] = _prepared
 
 
 class _Login(asyncssh.SSHServer):

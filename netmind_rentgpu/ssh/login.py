@@ -118,7 +118,7 @@ def _ensure_local_username() -> None:
     try:
         getpass.getuser()
     except (KeyError, OSError, ImportError):
-        vars(asyncssh.connection)["getpass"] = SimpleNamespace(getuser=lambda: "unknown")
+        asyncssh.connection.__dict__["getpass"] = SimpleNamespace(getuser=lambda: "unknown")
 
 
 def _options(username: str, host_key: str | None) -> dict[str, Any]:
