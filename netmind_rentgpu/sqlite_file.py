@@ -289,7 +289,7 @@ def _keep_from_others(path: Path) -> None:
 
 
 def _keep_part_from_others(part: Path) -> None:
-    # The path leads through no link, and what SQLite keeps beside the file is none, or somebody has planted it.
+    # The path is resolved, and SQLite makes no links beside its file, so that another user has planted any link found here.
     status = part.lstat()
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISREG(status.st_mode):

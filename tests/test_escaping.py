@@ -1,4 +1,4 @@
-"""What the service and servers say reaches no terminal as a command to it."""
+"""Errors, logs and printed lines write out the control characters that a service or a server has sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the accounts of the emulated service share: machines, official images, and ids. No I/O."""
+"""Machines, official images and ids, which all accounts of the emulated service share. No I/O."""
 
 from __future__ import annotations
 

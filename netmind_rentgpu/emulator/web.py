@@ -187,12 +187,20 @@ class Server:
         ]
         # One by one, and not as `web.get`, which would add HEAD.
         for call in calls:
-            application.router.add_route(*ROUTES[call.name], partial(self._serve, call))
+            application.router.add_route(*ROUTES[call.name], partial(self._guard, partial(self._serve, call)))
         for method, path, handler in controls:
-            application.router.add_route(method, path, partial(self._control, handler))
+            application.router.add_route(method, path, partial(self._guard, partial(self._control, handler)))
         # Whatever no other path takes. A middleware would come before the service's own calls, too, and cost each its share.
-        application.router.add_route("*", "/{path:.*}", self._answer_what_is_not_there)
+        application.router.add_route("*", "/{path:.*}", partial(self._guard, self._answer_what_is_not_there))
         return application
+
+    async def _guard(self, handler: _Handler, request: web.Request) -> web.StreamResponse:
+        """Answer a request, unless a page in a browser may have sent it."""
+        try:
+            self._check_host(request)
+        except Refusal as refusal:
+            return self._refused(refusal)
+        return await handler(request)
 
     def _check_host(self, request: web.Request) -> None:
         """Refuse what a page in a browser may have sent: by a name that leads here too, or from another site."""
@@ -209,7 +217,6 @@ class Server:
 
     async def _control(self, handler: _Handler, request: web.Request) -> web.StreamResponse:
         try:
-            self._check_host(request)
             if self._control_token is not None and request.path != _DESCRIPTION:
                 self._check_token(request)
             return await handler(request)
@@ -226,10 +233,6 @@ class Server:
             raise Refusal(401, {"detail": detail})
 
     async def _answer_what_is_not_there(self, request: web.Request) -> web.StreamResponse:
-        try:
-            self._check_host(request)
-        except Refusal as refusal:
-            return self._refused(refusal)
         if request.path in (PREFIX, _DESCRIPTION) or request.path.startswith(f"{PREFIX}/"):
             return await self._misdirected(request)
         record = self._record(None, request)
@@ -252,10 +255,6 @@ class Server:
         return self._refused(Refusal(404, {"detail": "Not Found"}, by_gateway=True))
 
     async def _serve(self, call: _Call, request: web.Request) -> web.StreamResponse:
-        try:
-            self._check_host(request)
-        except Refusal as refusal:
-            return self._refused(refusal)
         record = self._record(call.name, request)
         try:
             body = await request.read()

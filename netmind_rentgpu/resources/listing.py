@@ -7,9 +7,9 @@ from typing import TypeVar
 from netmind_rentgpu.models import Auth, Container, Image
 from netmind_rentgpu.requests import ListQuery
 from netmind_rentgpu.settings import TimeoutOption
-from netmind_rentgpu.wire.caller import Caller, ListedItems
+from netmind_rentgpu.wire.caller import Caller
 from netmind_rentgpu.wire.messages import Request
-from netmind_rentgpu.wire.paging import AsyncPager, PageSize
+from netmind_rentgpu.wire.paging import AsyncPager, ListedItems, PageSize
 
 __all__ = ["list_pager"]
 

@@ -12,11 +12,8 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import partial
 from random import random
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
-
-import attrs
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from netmind_rentgpu.concurrency.turns import run_in_turns
 from netmind_rentgpu.errors import (
@@ -34,10 +31,11 @@ from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.settings import DEFAULT, Settings, TimeoutOption, Timeouts, timeouts_for
 from netmind_rentgpu.wire.codec import Codec, Model, ShapeError
 from netmind_rentgpu.wire.messages import RawResponse, Request
+from netmind_rentgpu.wire.paging import ListedItems
 from netmind_rentgpu.wire.responses import parsed_body, payload, unexpected
 from netmind_rentgpu.wire.retry import delay_before_retry
 
-__all__ = ["Caller", "DecodedResponse", "ListedItems"]
+__all__ = ["Caller", "DecodedResponse"]
 
 Read = TypeVar("Read")
 
@@ -79,21 +77,6 @@ class DecodedResponse(NamedTuple):
     response: RawResponse
     payload: Any
     deadline: float | None = None
-
-
-@attrs.frozen
-class ListedItems(Generic[Model]):
-    """The items of an answer that is a list.
-
-    Attributes:
-        items: the items that could be read, in the service's order.
-        unreadable: an error for each of the others, or for the first of them where they are many.
-        unreadable_count: how many others there are.
-    """
-
-    items: list[Model]
-    unreadable: tuple[UnexpectedResponseError, ...]
-    unreadable_count: int
 
 
 class Caller:
@@ -171,7 +154,7 @@ class Caller:
             APITimeoutError: the call's total timeout has passed.
         """
         try:
-            return await run_in_turns(read(decoded.payload), partial(self._check_deadline, request, decoded.deadline))
+            return await self._run(read(decoded.payload), request, decoded.deadline)
         except ShapeError as error:
             raise _misshapen(request, decoded, error) from error
 
@@ -294,19 +277,22 @@ class Caller:
             token=self._settings.token,
             now=_now,
         )
-        value = await run_in_turns(steps, partial(self._check_deadline, request, deadline))
-        return DecodedResponse(response, value, deadline)
+        return DecodedResponse(response, await self._run(steps, request, deadline), deadline)
 
     async def parse_again(self, request: Request, decoded: DecodedResponse) -> DecodedResponse:
         """Parse the body of an answer whose payload is UNCHANGED."""
         steps = parsed_body(request, decoded.response)
-        value = await run_in_turns(steps, partial(self._check_deadline, request, decoded.deadline))
-        return decoded._replace(payload=value)
+        return decoded._replace(payload=await self._run(steps, request, decoded.deadline))
 
-    def _check_deadline(self, request: Request, deadline: float | None) -> None:
-        if deadline is not None and self._clock() >= deadline:
-            text = f"{request.method} {request.path}: the answer came, and was too large to be read in time"
-            raise APITimeoutError(text, maybe_processed=True)
+    async def _run(self, steps: Generator[None, None, Read], request: Request, deadline: float | None) -> Read:
+        """Run a computation in turns, until the call's deadline."""
+
+        def check() -> None:
+            if deadline is not None and self._clock() >= deadline:
+                text = f"{request.method} {request.path}: the answer came, and was too large to be read in time"
+                raise APITimeoutError(text, maybe_processed=True)
+
+        return await run_in_turns(steps, check)
 
     async def _wait_for_slot(
         self, request: Request, timeouts: Timeouts, started: float | None, *, unclear: bool

@@ -13,12 +13,12 @@ from netmind_rentgpu.models import Auth, Container, Image, ImageType, Machine, P
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.requests import ListQuery, MachineQuery, NewAuth, NewContainer, NewImage
 
-__all__ = ["Codec", "ItemList", "ShapeError"]
+__all__ = ["MOST_SHAPE_ERRORS", "Codec", "ItemList", "ShapeError"]
 
 Model = TypeVar("Model", Machine, Auth, Image, Container)
 
 MOST_SHAPE_ERRORS: Final = 20
-"""Of the items of a list that cannot be read, so many are told one by one."""
+"""The most unreadable items of a list for which an error of its own is kept."""
 
 
 class ShapeError(Exception):

@@ -14,7 +14,7 @@ import attrs
 
 from netmind_rentgpu.errors import InvalidRequestError, NotFoundError, UnexpectedResponseError
 
-__all__ = ["AsyncPager", "ListTraversal", "Page", "PageSize"]
+__all__ = ["AsyncPager", "ListTraversal", "ListedItems", "Page", "PageSize"]
 
 
 _MOST_SILENT: Final = 24
@@ -31,6 +31,7 @@ class Identified(Protocol):
 
 Item = TypeVar("Item", bound=Identified)
 Answered = TypeVar("Answered")
+Listed = TypeVar("Listed")
 
 
 @attrs.frozen
@@ -63,18 +64,22 @@ class Page(Generic[Item]):
         return self.items[index]
 
 
-class FetchedItems(Protocol[Item]):
-    """The items of one page that could be read, in order, and what is known of the others."""
+@attrs.frozen
+class ListedItems(Generic[Listed]):
+    """The items of an answer that is a list.
 
-    @property
-    def items(self) -> list[Item]: ...
-    @property
-    def unreadable(self) -> tuple[UnexpectedResponseError, ...]: ...
-    @property
-    def unreadable_count(self) -> int: ...
+    Attributes:
+        items: the items that could be read, in the service's order.
+        unreadable: an error for each of the others, or for the first of them where they are many.
+        unreadable_count: how many others there are.
+    """
+
+    items: list[Listed]
+    unreadable: tuple[UnexpectedResponseError, ...]
+    unreadable_count: int
 
 
-Fetch = Callable[[int | str | None, int], Awaitable[FetchedItems[Item]]]
+Fetch = Callable[[int | str | None, int], Awaitable[ListedItems[Item]]]
 """Asks for one page: (marker, limit) -> its items."""
 
 
@@ -369,7 +374,7 @@ class AsyncPager(Generic[Item]):
             for item in page.items:
                 yield item
 
-    async def _page_after(self, marker: int | str | None, limit: int) -> tuple[FetchedItems[Item], int]:
+    async def _page_after(self, marker: int | str | None, limit: int) -> tuple[ListedItems[Item], int]:
         """Ask for a page; return it with the limit that the service took."""
         return await self._sizes.ask(limit, lambda limit: self._fetch(marker, limit))
 

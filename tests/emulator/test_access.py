@@ -1,4 +1,4 @@
-"""Who reaches the emulator: no web page through a browser, and with SSH nobody without the token."""
+"""The emulator refuses requests of web pages, and with SSH its controls refuse requests without the token."""
 
 from __future__ import annotations
 

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netmind_rentgpu import Auth, InvalidField, InvalidRequestError, NotFoundError, UnexpectedResponseError
-from netmind_rentgpu.wire.caller import ListedItems
-from netmind_rentgpu.wire.paging import AsyncPager, ListTraversal, PageSize
+from netmind_rentgpu.wire.paging import AsyncPager, ListedItems, ListTraversal, PageSize
 
 DETAILS: dict[str, Any] = {"code": None, "message": "", "body": None, "request_id": None, "method": "GET", "path": "/"}
 

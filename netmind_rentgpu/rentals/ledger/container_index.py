@@ -15,6 +15,7 @@ from netmind_rentgpu.rentals.ledger.names import holds_nonce, is_same_name
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.settings import Timeouts
+from netmind_rentgpu.wire.codec import MOST_SHAPE_ERRORS
 
 __all__ = [
     "ContainerIndex",
@@ -29,7 +30,6 @@ __all__ = [
 
 _CLOCKS_DIFFER = timedelta(minutes=10)
 _LEAST_OF_AN_ANSWER = 4
-_MOST_ERRORS = 20
 
 
 @attrs.frozen
@@ -84,9 +84,9 @@ class ContainerIndex:
         async for page in self._containers.list(timeout=self._each).pages():
             found += page.items
             unreadable_count += page.unreadable_count
-            if len(unreadable) < _MOST_ERRORS:
+            if len(unreadable) < MOST_SHAPE_ERRORS:
                 unreadable += page.unreadable
-        return ListedContainers(tuple(found), tuple(unreadable[:_MOST_ERRORS]), unreadable_count)
+        return ListedContainers(tuple(found), tuple(unreadable[:MOST_SHAPE_ERRORS]), unreadable_count)
 
 
 def per_attempt_timeouts(timeouts: Timeouts) -> Timeouts:
