@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import logging
 import os
 import sqlite3
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 from weakref import WeakValueDictionary
 
+from netmind_rentgpu.concurrency.forks import at_fork
 from netmind_rentgpu.errors import StateFileError, StateFolderError
 
 __all__ = [
@@ -174,8 +176,7 @@ class ForkGate:
 
 
 fork_gate: Final = ForkGate()
-if sys.platform != "win32":
-    os.register_at_fork(before=fork_gate.close, after_in_parent=fork_gate.open, after_in_child=fork_gate.renew)
+at_fork(before=fork_gate.close, after_in_parent=fork_gate.open, after_in_child=fork_gate.renew)
 
 
 def identity_of(path: Path) -> Identity | None:
@@ -280,22 +281,23 @@ def _keep_from_others(path: Path) -> None:
     Raises:
         StateFolderError: it is no file, or another user's; root's are trusted.
     """
-    if sys.platform == "win32":
-        # It has no such modes.
+    user = os.geteuid() if hasattr(os, "geteuid") else None
+    # Windows has neither such users nor such modes.
+    if user is None or sys.platform == "win32":
         return
     for part in (path, *_companions(path)):
         with suppress(FileNotFoundError):
-            _keep_part_from_others(part)
+            _keep_part_from_others(part, user)
 
 
-def _keep_part_from_others(part: Path) -> None:
+def _keep_part_from_others(part: Path, user: int) -> None:
     # The path is resolved, and SQLite makes no links beside its file, so that another user has planted any link found here.
     status = part.lstat()
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISREG(status.st_mode):
         raise StateFolderError(f"cannot use the state file {part}: it is no file; choose another place, by state=...")
     # Root reads every file, as in a container that has a user's folder mounted.
-    if os.geteuid() not in (status.st_uid, 0) and status.st_uid != 0:
+    if user not in (status.st_uid, 0) and status.st_uid != 0:
         raise StateFolderError(
             f"cannot use the state file {part}: it belongs to {_name_of(status.st_uid)} (mode {mode:04o}), and would"
             " hold the password of this user's rentals; choose another place, by state=..."
@@ -316,9 +318,7 @@ def _keep_part_from_others(part: Path) -> None:
 def _name_of(user: int) -> str:
     """Return a user's name with the user's number."""
     try:
-        import pwd
-
-        return f"{pwd.getpwuid(user).pw_name} (uid {user})"
+        return f"{importlib.import_module('pwd').getpwuid(user).pw_name} (uid {user})"
     except (ImportError, KeyError):
         return f"uid {user}"
 
@@ -331,11 +331,11 @@ def _companions(path: Path) -> tuple[Path, ...]:
 @contextmanager
 def _alone_in(folder: Path) -> Generator[bool]:
     """Keep other processes from making a file in a folder; give False where the system cannot do that."""
-    if sys.platform == "win32":
+    try:
+        fcntl = importlib.import_module("fcntl")
+    except ImportError:
         yield False
         return
-    import fcntl
-
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
@@ -368,7 +368,7 @@ def _make(path: Path) -> None:
         os.link(new, path)
     except FileExistsError:
         pass
-    except OSError:  # some file systems have no links
+    except (AttributeError, OSError):  # some systems and some file systems have no links
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     finally:

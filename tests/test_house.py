@@ -58,6 +58,7 @@ LIBRARY_USERS = {
     },
     "cattrs": {"conversion"},
     "orjson": {"wire.payload"},
+    "psutil": {"rentals.ledger.process_identity"},
     "click": {"cli.app"},
     "rich": {"cli.demo"},
     "pytest": {"testing"},

@@ -39,7 +39,8 @@ __all__ = ["Demo"]
 Story: TypeAlias = Generator[Any, Any, Any]
 """Yields calls (of the asynchronous client) or their results (of the synchronous one)."""
 
-_HAS_SSH = find_spec("asyncssh") is not None
+# The emulator's SSH servers need POSIX.
+_HAS_SSH = find_spec("asyncssh") is not None and find_spec("termios") is not None
 _GPU, _MOST = "RTX 4090", Decimal("0.60")
 _ROWS = 6
 _RENTED = 3

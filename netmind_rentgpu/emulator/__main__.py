@@ -26,8 +26,13 @@ _KEPT_REQUESTS = 10_000
 async def _serve(emulator: Emulator) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def interrupt(*_: object) -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    # Not the loop's own handlers, which Windows lacks.
     for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, stop.set)
+        signal.signal(name, interrupt)
     async with emulator:
         # In a form that a shell can take as it is.
         print(f"export NETMIND_BASE_URL={emulator.url}")
@@ -142,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ssh=options.ssh,
             allow_hosts=options.allow_host,
         )
-    except (ValueError, ModuleNotFoundError) as error:
+    except (ValueError, ModuleNotFoundError, NotImplementedError) as error:
         parser.error(str(error))
     try:
         asyncio.run(_serve(emulator))

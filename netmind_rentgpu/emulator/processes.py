@@ -1,4 +1,7 @@
-"""What runs in an emulated container: processes of this machine, which have a folder for their home and end with it."""
+"""What runs in an emulated container: processes of this machine, which have a folder for their home and end with it.
+
+On Windows this module cannot be imported.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import sys
 import tempfile
 import termios
 from collections.abc import Mapping, Sequence
@@ -97,6 +101,8 @@ class ContainerProcesses:
 
     def signal(self, process: asyncio.subprocess.Process, name: str) -> None:
         """Send a signal, named as SSH names it, to a process and those that it has started."""
+        if sys.platform == "win32":
+            raise NotImplementedError
         number = getattr(signal, f"SIG{name}", None)
         if isinstance(number, signal.Signals) and process.pid in self._running:
             with suppress(ProcessLookupError):
@@ -104,6 +110,8 @@ class ContainerProcesses:
 
     def end(self) -> None:
         """End all that runs."""
+        if sys.platform == "win32":
+            raise NotImplementedError
         for pid in tuple(self._running):
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
@@ -126,4 +134,6 @@ class ContainerProcesses:
 
 def set_terminal_size(descriptor: int, width: int, height: int) -> None:
     """Tell a terminal how many columns and rows it has."""
+    if sys.platform == "win32":
+        raise NotImplementedError
     fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))

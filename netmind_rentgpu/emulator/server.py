@@ -86,6 +86,7 @@ class Emulator:
 
         Raises:
             ModuleNotFoundError: `ssh` without asyncssh.
+            NotImplementedError: `ssh` on a system without POSIX, such as Windows.
             KeyError: there is no preset of that name.
             ValueError: a number is negative or none.
             TypeError: a fault is no Fault, the clock no Clock, or the world no World.
@@ -296,6 +297,8 @@ def _shells() -> Shells:
     try:
         from netmind_rentgpu.emulator.shells import Shells
     except ModuleNotFoundError as error:
+        if error.name in ("fcntl", "termios"):
+            raise NotImplementedError("an emulator with SSH needs POSIX, which this system has not") from error
         if error.name != "asyncssh":
             raise
         raise ModuleNotFoundError(

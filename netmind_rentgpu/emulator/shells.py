@@ -13,6 +13,7 @@ import hmac
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -326,6 +327,8 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         stdin.close()
 
     async def _on_terminal(self, kind: str) -> int:
+        if sys.platform == "win32":
+            raise NotImplementedError
         outer, inner = os.openpty()
         name = os.ttyname(inner)
         try:

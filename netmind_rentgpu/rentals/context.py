@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
+from netmind_rentgpu.concurrency.forks import at_fork_in_child
 from netmind_rentgpu.errors import ClientStateError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.profile import ServiceProfile
@@ -248,4 +248,4 @@ def _after_fork() -> None:
     _contexts.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+at_fork_in_child(_after_fork)

@@ -287,7 +287,10 @@ class AsyncShell:
             SSHError: it could not be started, or the connection was lost.
             ClientStateError: the shell is not open, or this program has no terminal.
         """
-        from netmind_rentgpu.ssh.terminal import Terminal
+        try:
+            from netmind_rentgpu.ssh.terminal import Terminal
+        except ImportError as error:
+            raise ClientStateError("this system has no terminals to interact at; use run() or stream()") from error
 
         terminal = Terminal()
         with self._failing("command", "no terminal can be had"):

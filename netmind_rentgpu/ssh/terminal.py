@@ -1,4 +1,4 @@
-"""The user's terminal, connected to one on a container."""
+"""The user's terminal, connected to one on a container. On Windows this module cannot be imported."""
 
 from __future__ import annotations
 
@@ -45,6 +45,8 @@ class Terminal(asyncssh.SSHClientSession[bytes]):
             ClientStateError: this program has no terminal.
             OSError, asyncssh.Error: it cannot be.
         """
+        if sys.platform == "win32":
+            raise NotImplementedError
         with _raw_terminal() as self._descriptor:
             loop = asyncio.get_running_loop()
             size = os.get_terminal_size(self._descriptor)
@@ -140,6 +142,8 @@ class Terminal(asyncssh.SSHClientSession[bytes]):
 @contextmanager
 def _raw_terminal() -> Generator[int]:
     """Open the user's terminal once more, so that to read it without waiting changes nothing for others; give all keys."""
+    if sys.platform == "win32":
+        raise NotImplementedError
     try:
         name = os.ttyname(sys.stdin.fileno())
     except (OSError, ValueError, AttributeError) as error:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import posixpath
+import re
 import secrets
 import stat
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -32,6 +34,10 @@ _LONGEST_SILENCE, _LONGEST_GOODBYE = 60.0, 5.0
 # A listing without an end must not fill the memory.
 _MOST_ENTRIES = 1_000_000
 _LONGEST_NAME = 255
+# Separators, streams, what Windows takes from the end, and devices.
+_NO_NAME_ON_WINDOWS = re.compile(
+    r"""[\x00-\x1f<>:"\\|?*]|[. ]$|^(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\ *(\.|$)""", re.IGNORECASE
+)
 # Files in /proc have content and a size of 0. What is read of such a file must have an end.
 _LARGEST_UNSIZED = 64 * 1024 * 1024
 # A downloaded file is to be read and run, and not to be run as another user.
@@ -124,13 +130,13 @@ async def upload(sftp: asyncssh.SFTPClient, local: Path, remote: str, on_progres
 
     async def send(thing: Copied) -> None:
         target = _joined(remote, thing.path)
-        async with _partial(target, sftp.remove) as partial:
+        async with _partial(posixpath.dirname(target), sftp.remove) as partial:
             for_its_owner = asyncssh.SFTPAttrs(permissions=0o600)
             async with _opened(sftp.open(partial, "xb", for_its_owner, block_size=0)) as written:
                 with _descriptor(local / thing.path, os.O_RDONLY) as source:
 
                     async def block(offset: int, size: int) -> None:
-                        data = os.pread(source, size, offset)
+                        data = _read(source, size, offset)
                         if len(data) < size:
                             raise TransferError(f"{local / thing.path} became shorter while it was copied")
                         await _soon(written.write(data, offset))
@@ -139,7 +145,7 @@ async def upload(sftp: asyncssh.SFTPClient, local: Path, remote: str, on_progres
                     largest = _block_size(sftp.limits.max_write_len)
                     await _at_once((_bound(block, *place) for place in _blocks(thing, largest)), _BLOCKS_AT_ONCE)
                     offset = 0
-                    while not thing.size and (data := os.pread(source, largest, offset)):
+                    while not thing.size and (data := _read(source, largest, offset)):
                         await _soon(written.write(data, offset))
                         progress.copied(thing.path, len(data), unforeseen=True)
                         offset = _within_unsized(thing, offset + len(data))
@@ -169,7 +175,7 @@ async def download(sftp: asyncssh.SFTPClient, remote: str, local: Path, on_progr
         async def remove(partial: str) -> None:
             os.unlink(partial)  # noqa: PTH108  # not Path's, which would have to be made first
 
-        async with _partial(str(target), remove) as partial:
+        async with _partial(str(target.parent), remove) as partial:
             async with _opened(sftp.open(_joined(remote, thing.path), "rb", block_size=0)) as read:
                 with _descriptor(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as written:
 
@@ -266,7 +272,7 @@ class _RemoteListing:
                 self._count.add(here)
                 name = str(entry.filename)
                 # A server may say anything, and must not choose where on this machine it is written.
-                if not name or "/" in name or "\0" in name:
+                if not _can_be_name(name):
                     raise TransferError(f"{here} holds {name!r}, which can be no name")
                 if len(name.encode(errors="surrogateescape")) > _LONGEST_NAME:
                     raise TransferError(f"{here} holds a name of more than {_LONGEST_NAME} bytes")
@@ -275,6 +281,13 @@ class _RemoteListing:
                     attrs_kept = {field: getattr(entry.attrs, field) for field in ("type", "permissions", "size")}
                     found.setdefault(name, asyncssh.SFTPAttrs(**attrs_kept))
         return found
+
+
+def _can_be_name(name: str) -> bool:
+    """Return True for the name of one file in a folder of this machine."""
+    if sys.platform == "win32" and name not in (".", "..") and _NO_NAME_ON_WINDOWS.search(name):
+        return False
+    return bool(name) and "/" not in name and "\0" not in name
 
 
 def _check_depth(here: str | Path, identity: object, above: tuple[object, ...]) -> None:
@@ -370,25 +383,33 @@ async def _at_once(jobs: Iterator[_Job], count: int) -> None:
 @contextmanager
 def _descriptor(path: str | Path, flags: int) -> Generator[int]:
     """Open a local file, for its owner alone if it is new."""
-    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o600)  # Windows would change the ends of lines
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
+# Not by pread and pwrite, which Windows lacks; nothing else moves the descriptor between two calls.
+
+
+def _read(descriptor: int, size: int, offset: int) -> bytes:
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.read(descriptor, size)
+
+
 def _write(descriptor: int, data: bytes, offset: int) -> None:
+    os.lseek(descriptor, offset, os.SEEK_SET)
     # A disk that becomes full takes a part first, and says so only when it is given the rest.
     while data:
-        count = os.pwrite(descriptor, data, offset)
-        data, offset = data[count:], offset + count
+        data = data[os.write(descriptor, data) :]
 
 
 @asynccontextmanager
-async def _partial(target: str, remove: Callable[[str], Awaitable[None]]) -> AsyncGenerator[str]:
-    """Give a name beside another, under which nothing is left unless all went well."""
-    # Not with the name in it, which may be as long as names may be.
-    partial = posixpath.join(posixpath.dirname(target), f".{secrets.token_hex(8)}.part")
+async def _partial(folder: str, remove: Callable[[str], Awaitable[None]]) -> AsyncGenerator[str]:
+    """Give a path in a folder, under which nothing is left unless all went well."""
+    # Not with the file's name in it, which may be as long as names may be.
+    partial = posixpath.join(folder, f".{secrets.token_hex(8)}.part")
     try:
         yield partial
     except BaseException:

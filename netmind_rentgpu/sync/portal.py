@@ -16,7 +16,6 @@ from __future__ import annotations
 import _thread
 import asyncio
 import importlib
-import os
 import signal
 import sys
 import threading
@@ -32,6 +31,7 @@ from anyio.from_thread import BlockingPortal
 
 from netmind_rentgpu.concurrency import exit_hooks
 from netmind_rentgpu.concurrency.event_loops import loop_factory
+from netmind_rentgpu.concurrency.forks import at_fork_in_child
 from netmind_rentgpu.errors import ClientStateError, ConfigurationError, RentGPUError
 from netmind_rentgpu.sync.pending_call import PendingCall
 
@@ -44,7 +44,7 @@ Item = TypeVar("Item")
 _LONGEST_CLOSE: Final = 90.0  # of which a rental's deletion takes its part
 _LONGEST_END: Final = 5.0
 # Raised by what a thread itself does, and for faulthandler to report.
-_FAULTS: Final = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT}
+_FAULTS: Final = {getattr(signal, f"SIG{name}", None) for name in ("SEGV", "BUS", "FPE", "ILL", "ABRT")}
 # Else anyio imports it in the loop's thread, and a fork during that leaves its lock locked in the child.
 importlib.import_module("anyio._backends._asyncio")
 
@@ -303,7 +303,8 @@ class _LoopThread:
         self.ident = threading.get_ident()
         # The kernel gives a signal to any thread that takes it, and one that this thread takes does not end the main one's
         # wait. A subprocess that is started from here has to be given its signals back.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _FAULTS)
+        if sys.platform != "win32" and hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _FAULTS)
         try:
             anyio.run(self._serve, backend="asyncio", backend_options={"loop_factory": self._factory})
         except BaseException as error:  # noqa: BLE001  # there is nobody above to tell
@@ -407,4 +408,4 @@ def _at_exit() -> None:
 
 # Registered when this is first imported, and so run after whatever the program registers once it has a client.
 exit_hooks.at_exit(_at_exit)
-os.register_at_fork(after_in_child=_after_fork)
+at_fork_in_child(_after_fork)

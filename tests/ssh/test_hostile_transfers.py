@@ -8,6 +8,7 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import asyncssh
@@ -115,6 +116,38 @@ async def test_name_longer_than_any_ends_the_download(gpu: AsyncRentGPU, tmp_pat
     async with shell_on(gpu, entries=entries) as (shell, _):
         with pytest.raises(SSHError, match="holds a name of more than 255 bytes"):
             await shell.download("folder", tmp_path / "down")
+
+
+# What is a plain name on POSIX, and on Windows leads elsewhere, to a device, or to another name.
+WINDOWS_TRAPS = [
+    *(b"..\\..\\outside", b"\\outside", b"C:outside", b"file:stream", b".. ", b"...", b"file.", b"file "),
+    *(b"nul", b"NUL.txt", b"Con", b"aux .log", b"com1", b"LPT9.tar.gz", "com\N{SUPERSCRIPT TWO}".encode(), b"CONIN$"),
+    *(b"a?b", b"a*b", b'"', b"<", b">", b"|", b"a\x01b"),
+]
+
+
+@pytest.mark.parametrize("name", WINDOWS_TRAPS, ids=ascii)
+async def test_name_that_is_none_on_windows_ends_the_download_there(
+    gpu: AsyncRentGPU, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes
+) -> None:
+    entries = staticmethod(lambda: iter([(name, FILE)]))
+    monkeypatch.setattr(transfer, "sys", SimpleNamespace(platform="win32"))
+    async with shell_on(gpu, entries=entries) as (shell, _):
+        with pytest.raises(SSHError, match="can be no name"):
+            await shell.download("folder", tmp_path / "down")
+    assert not (tmp_path / "down").exists()
+
+
+@pytest.mark.parametrize("name", [b".hidden", b"console", b"com", b"com10", b"null.txt", b"a.nul", b"a b", b"lpt1x"])
+@pytest.mark.parametrize("platform", ["linux", "win32"])
+async def test_name_like_one_of_a_windows_device_is_downloaded(
+    gpu: AsyncRentGPU, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes, platform: str
+) -> None:
+    file = asyncssh.SFTPAttrs(type=FILEXFER_TYPE_REGULAR, permissions=stat.S_IFREG | 0o644, size=3)
+    monkeypatch.setattr(transfer, "sys", SimpleNamespace(platform=platform))
+    async with shell_on(gpu, entries=staticmethod(lambda: iter([(name, file)]))) as (shell, _):
+        await shell.download("folder", tmp_path / "down")
+    assert (tmp_path / "down" / name.decode()).read_bytes() == b"xxx"
 
 
 async def test_endless_depth_ends_the_download(gpu: AsyncRentGPU, tmp_path: Path) -> None:

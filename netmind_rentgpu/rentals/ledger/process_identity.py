@@ -1,13 +1,16 @@
 """The owner of a rental: a process, on a machine, since a boot. An owner that is not provably dead counts as alive.
 
-The test itself is pure; this module reads `/proc` where there is one.
+The test itself is pure. This module reads Linux's `/proc`. Elsewhere it asks psutil, which no other file knows, whether
+a process exists.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import platform
+import sys
 import uuid
 from collections.abc import Callable
 from enum import Enum
@@ -15,6 +18,8 @@ from functools import cache
 from pathlib import Path
 
 import attrs
+
+from netmind_rentgpu.concurrency.forks import at_fork_in_child
 
 __all__ = ["Liveness", "ProcessIdentity", "ProcessLookup", "liveness_of", "look_up_process", "this_process"]
 
@@ -100,7 +105,9 @@ def _process(process_id: int) -> ProcessIdentity:
 
 
 def look_up_process(process_id: int) -> str | ProcessLookup:
-    """Return when a process was started; it may be gone, or hidden from us."""
+    """Return when a process was started, which only Linux tells; it may be gone, or hidden from us."""
+    if sys.platform != "linux":
+        return _exists_elsewhere(process_id)
     try:
         status = Path(f"/proc/{process_id}/stat").read_bytes()
     except OSError:
@@ -120,6 +127,15 @@ def _exists(process_id: int) -> ProcessLookup:
     except OSError:
         pass
     return ProcessLookup.UNKNOWN
+
+
+def _exists_elsewhere(process_id: int) -> ProcessLookup:
+    # Not by os.kill: on Windows that would interrupt the process, or end it.
+    try:
+        exists = bool(importlib.import_module("psutil").pid_exists(process_id))
+    except Exception:  # noqa: BLE001  # a guess would delete what somebody still uses
+        return ProcessLookup.UNKNOWN
+    return ProcessLookup.UNKNOWN if exists else ProcessLookup.GONE
 
 
 def _machine() -> str:
@@ -144,4 +160,4 @@ def _text(path: str) -> str:
 
 
 # A number is given again once its process has ended, even to a descendant.
-os.register_at_fork(after_in_child=_process.cache_clear)
+at_fork_in_child(_process.cache_clear)

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import attrs
 import pytest
@@ -329,3 +330,40 @@ def test_unreadable_machine_id_counts_as_none(tmp_path: Path) -> None:
     assert process_identity._text(str(tmp_path / "missing")) == ""
     (tmp_path / "machine-id").write_text("one\n")
     assert process_identity._text(str(tmp_path / "machine-id")) == "one"
+
+
+@pytest.fixture(params=["darwin", "win32"])
+def elsewhere(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claim another system, on which a signal of 0 would end a process."""
+
+    def kill(process_id: int, number: int) -> None:
+        raise AssertionError(f"os.kill({process_id}, {number})")
+
+    monkeypatch.setattr(process_identity, "sys", SimpleNamespace(platform=request.param))
+    monkeypatch.setattr(process_identity, "os", SimpleNamespace(kill=kill, getpid=os.getpid))
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_owner_off_linux_is_dead_only_where_its_process_does_not_exist() -> None:
+    with program("-c", WAITING) as process:
+        owner = attrs.evolve(HERE, process_id=process.pid, started="")
+        assert look_up_process(process.pid) is UNKNOWN
+        # Its number may be another's by now, which cannot be told.
+        assert liveness_of(owner, HERE, look_up_process) is UNSURE
+        process.kill()
+        process.wait()
+        assert look_up_process(process.pid) is GONE
+        assert liveness_of(owner, HERE, look_up_process) is DEAD
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("process_id", [-1, 0, 1, 2**40])
+def test_odd_process_id_off_linux_sends_no_signal_and_raises_nothing(process_id: int) -> None:
+    assert look_up_process(process_id) in (GONE, UNKNOWN)
+    assert look_up_process(1) is UNKNOWN
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_process_off_linux_is_unknown_without_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    assert look_up_process(2**22 + 1) is UNKNOWN

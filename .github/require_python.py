@@ -1,0 +1,16 @@
+"""Refuse a Python that is too old before pip looks for what to install, which takes it many minutes there."""
+
+import sys
+from typing import Any
+
+from hatchling.metadata.plugin.interface import MetadataHookInterface
+
+
+class RequiredPython(MetadataHookInterface):
+    """Ends each build and each install from a source folder that an older Python begins."""
+
+    def update(self, metadata: dict[str, Any]) -> None:
+        wanted = metadata["requires-python"].removeprefix(">=")
+        if sys.version_info < tuple(map(int, wanted.split("."))):
+            running = ".".join(map(str, sys.version_info[:3]))
+            sys.exit(f"\nnetmind_rentgpu needs Python {wanted} or newer, and this is Python {running}.\n")

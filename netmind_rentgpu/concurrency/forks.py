@@ -1,0 +1,22 @@
+"""What has to be done when this process forks. Where the system has no forks, nothing has to be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+__all__ = ["at_fork", "at_fork_in_child"]
+
+
+def at_fork(
+    *, before: Callable[[], object], after_in_parent: Callable[[], object], after_in_child: Callable[[], object]
+) -> None:
+    """Have something done around each fork from now on."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)
+
+
+def at_fork_in_child(act: Callable[[], object]) -> None:
+    """Have something done in each forked child from now on."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=act)

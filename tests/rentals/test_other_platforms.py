@@ -1,0 +1,23 @@
+"""The core on systems that lack what only POSIX has: hidden in a process of its own, from this package alone."""
+
+from __future__ import annotations
+
+import pytest
+from renters import Service
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("claimed", ["linux", "darwin", "win32"])
+async def test_core_works_without_what_only_posix_has(service: Service, claimed: str) -> None:
+    program = await service.run_file("core_without_posix.py", claimed)
+    program.assert_silent()
+    begin, *stories = program.output.split("An emulated service is at")
+    assert begin == (
+        "asynchronously\n"
+        "this system has no terminals to interact at; use run() or stream()\n"
+        "synchronously\n"
+        "an emulator with SSH needs POSIX, which this system has not\n"
+    )
+    assert ["Nothing is still rented." in story for story in stories] == [True, True]
+    await service.assert_nothing_left()
