@@ -1,5 +1,7 @@
 """Refuse a Python that is too old before pip looks for what to install, which takes it many minutes there."""
 
+from __future__ import annotations
+
 import sys
 from typing import Any
 
@@ -10,7 +12,7 @@ class RequiredPython(MetadataHookInterface):
     """Ends each build and each install from a source folder that an older Python begins."""
 
     def update(self, metadata: dict[str, Any]) -> None:
-        wanted = metadata["requires-python"].removeprefix(">=")
+        wanted = metadata["requires-python"][len(">=") :]
         if sys.version_info < tuple(map(int, wanted.split("."))):
             running = ".".join(map(str, sys.version_info[:3]))
             sys.exit(f"\nnetmind_rentgpu needs Python {wanted} or newer, and this is Python {running}.\n")

@@ -36,7 +36,7 @@ def required_python(requires: str) -> None:
     hook(str(SOURCE), {}).update({"requires-python": requires})
 
 
-@pytest.mark.parametrize("running", [(3, 10, 13), (3, 9, 0), (2, 7, 18)])
+@pytest.mark.parametrize("running", [(3, 10, 13), (3, 9, 0), (3, 8, 18)])
 def test_build_with_an_older_python_ends_with_one_sentence(
     monkeypatch: pytest.MonkeyPatch, running: tuple[int, ...]
 ) -> None:

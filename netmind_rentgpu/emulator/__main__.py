@@ -26,13 +26,11 @@ _KEPT_REQUESTS = 10_000
 async def _serve(emulator: Emulator) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-
-    def interrupt(*_: object) -> None:
-        loop.call_soon_threadsafe(stop.set)
-
-    # Not the loop's own handlers, which Windows lacks.
     for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, interrupt)
+        try:
+            loop.add_signal_handler(name, stop.set)
+        except NotImplementedError:  # as on Windows
+            signal.signal(name, lambda _number, _frame: loop.call_soon_threadsafe(stop.set))
     async with emulator:
         # In a form that a shell can take as it is.
         print(f"export NETMIND_BASE_URL={emulator.url}")

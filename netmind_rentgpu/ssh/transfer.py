@@ -206,7 +206,7 @@ async def download(sftp: asyncssh.SFTPClient, remote: str, local: Path, on_progr
 
     await _at_once((_bound(fetch, thing) for thing in things if thing.size is not None), _FILES_AT_ONCE)
     for folder in reversed(made):
-        (local / folder.path).chmod(folder.mode & _PERMISSIONS)
+        _set_mode(local / folder.path, folder.mode)
 
 
 # What there is to copy.
@@ -216,7 +216,7 @@ def _below(root: Path, count: _Count, path: str = "", above: tuple[tuple[int, in
     """Find what is there, a folder before what is in it. Links are followed."""
     here = root / path
     found = here.stat()
-    mode = stat.S_IMODE(found.st_mode)
+    mode = _mode_of(found)
     if stat.S_ISREG(found.st_mode):
         yield Copied(path, mode, found.st_size)
     elif stat.S_ISDIR(found.st_mode):
@@ -446,8 +446,21 @@ def _make_folder(path: Path) -> bool:
     return True
 
 
+def _mode_of(found: os.stat_result) -> int:
+    """Return the permissions of a local file or folder. Windows has none, and would let everybody write on the container."""
+    if sys.platform == "win32":
+        return 0o755 if stat.S_ISDIR(found.st_mode) else 0o644
+    return stat.S_IMODE(found.st_mode)
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Give what was copied its permissions. On Windows they would only keep it from being replaced."""
+    if sys.platform != "win32":
+        path.chmod(mode & _PERMISSIONS)
+
+
 def _put_in_place(partial: str, target: Path, mode: int) -> None:
     if target.is_dir():
         raise TransferError(f"{target} is a folder; name the file in it")
-    Path(partial).chmod(mode & _PERMISSIONS)
+    _set_mode(Path(partial), mode)
     Path(partial).replace(target)

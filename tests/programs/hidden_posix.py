@@ -40,7 +40,7 @@ def hide() -> None:
     platform.node()
     for module, names in ((os, CALLS), (signal, SIGNALS)):
         for name in names:
-            vars(module).pop(name)
+            vars(module).pop(name, None)
     # None: it cannot be imported.
     sys.modules.update(dict.fromkeys(MODULES))
     os.kill = kill

@@ -150,6 +150,22 @@ async def test_name_like_one_of_a_windows_device_is_downloaded(
     assert (tmp_path / "down" / name.decode()).read_bytes() == b"xxx"
 
 
+async def test_modes_that_windows_lacks_are_neither_sent_nor_set(
+    shell: AsyncShell, site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "sys", SimpleNamespace(platform="win32"))
+    (tmp_path / "up").mkdir(mode=0o777)
+    (tmp_path / "up" / "file").write_bytes(b"as it is")
+    for path in (tmp_path / "up", tmp_path / "up" / "file"):
+        path.chmod(0o777)
+    await shell.upload(tmp_path / "up", "there")
+    assert [stat.S_IMODE((site.home / path).stat().st_mode) for path in ("there", "there/file")] == [0o755, 0o644]
+    (site.home / "there" / "file").chmod(0o444)
+    for _ in range(2):
+        await shell.download("there/file", tmp_path / "down")
+    assert (tmp_path / "down").stat().st_mode & 0o200
+
+
 async def test_endless_depth_ends_the_download(gpu: AsyncRentGPU, tmp_path: Path) -> None:
     entries = staticmethod(lambda: iter([(b"sub", FOLDER)]))
     async with shell_on(gpu, entries=entries) as (shell, _):
