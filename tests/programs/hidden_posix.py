@@ -1,14 +1,16 @@
-"""Hides what only POSIX has, when it is imported; sys.argv[1] names the platform to claim."""
+"""Hides what only POSIX has from this package alone, when it is imported; sys.argv[1] names the platform to claim."""
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import os
-import platform
 import signal
 import sys
+from types import ModuleType
+from typing import Any
 
-# What others do with those names when they are imported is theirs.
+# What is imported with the hidden modules still there.
 OTHERS = (
     *("aiohttp", "anyio._backends._asyncio", "asyncssh", "attrs", "cattrs", "click", "orjson", "psutil", "pytest"),
     "rich.console",
@@ -24,27 +26,41 @@ SIGNALS = (
     *("pthread_kill", "pthread_sigmask", "setitimer", "siginterrupt", "sigwait"),
 )
 
-_kill = os.kill
+
+class Without(ModuleType):
+    """A module, but for some of its names."""
+
+    def __init__(self, real: ModuleType, *hidden: str, **others: Any) -> None:
+        super().__init__(real.__name__)
+        self.real, self.hidden = real, hidden
+        vars(self).update(others)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.hidden:
+            raise AttributeError(f"module {self.real.__name__!r} has no attribute {name!r}", name=name, obj=self)
+        return getattr(self.real, name)
 
 
 def kill(process_id: int, number: int) -> None:
-    """Let psutil use its own way, which is another one on Windows."""
-    if sys._getframe(1).f_globals["__name__"].startswith("netmind_rentgpu"):
-        raise SystemExit(f"os.kill({process_id}, {number}), which would end the process on Windows")
-    _kill(process_id, number)
+    raise SystemExit(f"os.kill({process_id}, {number}), which would end the process on Windows")
 
 
-def hide() -> None:
-    for name in OTHERS:
-        importlib.import_module(name)
-    platform.node()
-    for module, names in ((os, CALLS), (signal, SIGNALS)):
-        for name in names:
-            vars(module).pop(name, None)
-    # None: it cannot be imported.
-    sys.modules.update(dict.fromkeys(MODULES))
-    os.kill = kill
-    sys.platform = sys.argv[1]
+SEEN = {
+    "os": Without(os, *CALLS, kill=kill),
+    "signal": Without(signal, *SIGNALS),
+    "sys": Without(sys, platform=sys.argv[1]),
+}
+import_really = builtins.__import__
 
 
-hide()
+def import_seen(name: str, importer: Any = None, *arguments: Any, **keywords: Any) -> Any:
+    if name in SEEN and importer and importer["__name__"].startswith("netmind_rentgpu"):
+        return SEEN[name]
+    return import_really(name, importer, *arguments, **keywords)
+
+
+for other in OTHERS:
+    importlib.import_module(other)
+# None: it cannot be imported.
+sys.modules.update(dict.fromkeys(MODULES))
+builtins.__import__ = import_seen
