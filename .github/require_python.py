@@ -1,4 +1,4 @@
-"""Refuse a Python that is too old before pip looks for what to install, which takes it many minutes there."""
+"""Refuse a Python that is too old before pip resolves the dependencies, which takes many minutes there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 
 class RequiredPython(MetadataHookInterface):
-    """Ends each build and each install from a source folder that an older Python begins."""
+    """Stops a build or an install from source by a Python that is too old."""
 
     def update(self, metadata: dict[str, Any]) -> None:
         wanted = metadata["requires-python"][len(">=") :]

@@ -8,7 +8,6 @@ import logging
 import os
 import sqlite3
 import stat
-import sys
 import tempfile
 import threading
 import time
@@ -283,7 +282,7 @@ def _keep_from_others(path: Path) -> None:
     """
     user = os.geteuid() if hasattr(os, "geteuid") else None
     # Windows has neither such users nor such modes.
-    if user is None or sys.platform == "win32":
+    if user is None:
         return
     for part in (path, *_companions(path)):
         with suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""What has to be done when this process forks. Where the system has no forks, nothing has to be."""
+"""Callbacks around the forks of this process. A system without forks calls none of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["at_fork", "at_fork_in_child"]
 def at_fork(
     *, before: Callable[[], object], after_in_parent: Callable[[], object], after_in_child: Callable[[], object]
 ) -> None:
-    """Have something done around each fork from now on."""
+    """Register callbacks that each fork from now on calls."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)
 
 
 def at_fork_in_child(act: Callable[[], object]) -> None:
-    """Have something done in each forked child from now on."""
+    """Register a callback that each forked child from now on calls."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=act)

@@ -1,6 +1,6 @@
-"""What runs in an emulated container: processes of this machine, which have a folder for their home and end with it.
+"""The processes of an emulated container. They run on this machine, have a folder as their home, and end with the container.
 
-On Windows this module cannot be imported.
+Windows cannot import this module.
 """
 
 from __future__ import annotations

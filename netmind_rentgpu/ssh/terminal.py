@@ -1,4 +1,4 @@
-"""The user's terminal, connected to one on a container. On Windows this module cannot be imported."""
+"""The user's terminal, connected to one on a container. Windows cannot import this module."""
 
 from __future__ import annotations
 

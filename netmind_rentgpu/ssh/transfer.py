@@ -34,7 +34,7 @@ _LONGEST_SILENCE, _LONGEST_GOODBYE = 60.0, 5.0
 # A listing without an end must not fill the memory.
 _MOST_ENTRIES = 1_000_000
 _LONGEST_NAME = 255
-# Separators, streams, what Windows takes from the end, and devices.
+# Separators, streams, endings that Windows removes, and devices.
 _NO_NAME_ON_WINDOWS = re.compile(
     r"""[\x00-\x1f<>:"\\|?*]|[. ]$|^(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\ *(\.|$)""", re.IGNORECASE
 )
@@ -390,7 +390,7 @@ def _descriptor(path: str | Path, flags: int) -> Generator[int]:
         os.close(descriptor)
 
 
-# Not by pread and pwrite, which Windows lacks; nothing else moves the descriptor between two calls.
+# Windows lacks pread and pwrite. No other code moves the descriptor between the two calls.
 
 
 def _read(descriptor: int, size: int, offset: int) -> bytes:
@@ -454,7 +454,7 @@ def _mode_of(found: os.stat_result) -> int:
 
 
 def _set_mode(path: Path, mode: int) -> None:
-    """Give what was copied its permissions. On Windows they would only keep it from being replaced."""
+    """Set the permissions of a copy. On Windows nothing could replace a copy that is read-only."""
     if sys.platform != "win32":
         path.chmod(mode & _PERMISSIONS)
 

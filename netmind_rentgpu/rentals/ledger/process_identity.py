@@ -130,10 +130,10 @@ def _exists(process_id: int) -> ProcessLookup:
 
 
 def _exists_elsewhere(process_id: int) -> ProcessLookup:
-    # Not by os.kill: on Windows that would interrupt the process, or end it.
+    # On Windows os.kill would interrupt the process, or end it.
     try:
         exists = bool(importlib.import_module("psutil").pid_exists(process_id))
-    except Exception:  # noqa: BLE001  # a guess would delete what somebody still uses
+    except Exception:  # noqa: BLE001  # psutil may be missing or fail; only a process that is gone loses its rentals
         return ProcessLookup.UNKNOWN
     return ProcessLookup.UNKNOWN if exists else ProcessLookup.GONE
 
