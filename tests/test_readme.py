@@ -15,6 +15,7 @@ from typing import Any
 
 import attrs
 import pytest
+from nested_pytest import QUICK, own_folder
 
 from netmind_rentgpu import AsyncRentGPU, PaymentType, ServiceProfile
 from netmind_rentgpu.emulator import Emulator
@@ -130,7 +131,7 @@ def test_readme_tests_pass_and_fail_as_described(with_fixture: bool, tmp_path: P
 
 
 def pytest_summary(folder: Path, text: str = "") -> str:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:schemathesis", str(folder)]
+    command = [sys.executable, "-m", "pytest", "-q", *QUICK, own_folder(folder), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=folder)
     assert text in done.stdout
     return done.stdout.strip().rpartition("\n")[2].partition(" in ")[0]

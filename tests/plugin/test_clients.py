@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from nested_pytest import ANYIO, QUICK, run_pytest
+from nested_pytest import ANYIO, QUICK, own_folder, run_pytest
 
 pytestmark = pytest.mark.slow
 
@@ -230,6 +230,6 @@ def test_plugin_imports_nothing_where_no_fixture_is_used(tmp_path: Path) -> None
         assert loaded == ["netmind_rentgpu", "netmind_rentgpu.testing"]
     """
     (tmp_path / "bare.py").write_text("import sys\n" + dedent(test))
-    command = [sys.executable, "-m", "pytest", *QUICK, "bare.py"]
+    command = [sys.executable, "-m", "pytest", *QUICK, own_folder(tmp_path), "bare.py"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, cwd=tmp_path)
     assert "1 passed" in done.stdout, done.stdout

@@ -15,7 +15,7 @@ from programs import FOLDER, with_programs
 # Plugins that the nested runs do not need, and that would take most of their time.
 QUICK = [f"-pno:{plugin}" for plugin in ("cacheprovider", "hypothesispytest", "schemathesis", "xdist")]
 # Without the short summary, which repeats an error: cut where `CI` is unset and whole where it is set.
-NO_SUMMARY = ["-rN"]
+ALWAYS = ["-rN", "-W", "error", "--strict-markers"]
 BEGIN = """
 import asyncio, os, sys
 import pytest
@@ -34,6 +34,14 @@ def anyio_backend():
 """
 
 
+def own_folder(folder: Path) -> str:
+    """Return the option that keeps a run's temporary files in a folder of its own.
+
+    Runs that share one remove each other's old files at their ends, and may fail over it.
+    """
+    return f"--basetemp={folder / 'temporary'}"
+
+
 def run_pytest(
     folder: Path, test: str = "", *options: str, file: str | None = None, conftest: str = "", ini: str = "", **env: str
 ) -> tuple[dict[str, int], str]:
@@ -48,7 +56,7 @@ def run_pytest(
         ini += "\nasyncio_default_fixture_loop_scope = function"  # pytest-asyncio warns if this is unset
     (folder / "pytest.ini").write_text(f"[pytest]\n{ini}\n")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *QUICK, *NO_SUMMARY, "-W", "error", "--strict-markers", *options, folder],
+        [sys.executable, "-m", "pytest", *QUICK, *ALWAYS, own_folder(folder), *options, folder],
         capture_output=True,
         text=True,
         timeout=180,
