@@ -21,3 +21,12 @@ async def test_core_works_without_what_only_posix_has(service: Service, claimed:
     )
     assert ["Nothing is still rented." in story for story in stories] == [True, True]
     await service.assert_nothing_left()
+
+
+@pytest.mark.parametrize("claimed", ["darwin", "win32"])
+@pytest.mark.parametrize("known", ["boot", "card", "nothing"])
+async def test_reaper_off_linux_deletes_what_a_killed_process_rents(service: Service, claimed: str, known: str) -> None:
+    program = await service.run_file("reap_without_posix.py", claimed, known)
+    # Of a machine without a mark, it cannot be told whether it is this one.
+    after = "0 deleted, 1 rented" if known == "nothing" else "1 deleted, 0 rented"
+    program.assert_silent(f"while it lives: 0 deleted, 1 rented\nafter its kill: {after}\n")

@@ -38,7 +38,8 @@ class ProcessIdentity:
     Attributes:
         machine: a fingerprint of the machine's id and host name.
         boot: of its kernel.
-        namespace: in which `process_id` is counted.
+        namespace: in which `process_id` is counted. Where neither machine nor boot is known, it is made up, so that no
+            process of another such machine is taken for this one.
         started: when the process was, as the kernel counts it.
     """
 
@@ -91,14 +92,11 @@ def this_process() -> ProcessIdentity:
 @cache
 def _process(process_id: int) -> ProcessIdentity:
     started = look_up_process(process_id)
-    try:
-        namespace = str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        namespace = ""
+    machine, boot = _machine(), _text("/proc/sys/kernel/random/boot_id")
     return ProcessIdentity(
-        machine=_machine(),
-        boot=_text("/proc/sys/kernel/random/boot_id"),
-        namespace=namespace,
+        machine=machine,
+        boot=boot,
+        namespace=_namespace() if machine or boot else uuid.uuid4().hex,
         process_id=process_id,
         started="" if isinstance(started, ProcessLookup) else started,
     )
@@ -136,6 +134,13 @@ def _exists_elsewhere(process_id: int) -> ProcessLookup:
     except Exception:  # noqa: BLE001  # psutil may be missing or fail; only a process that is gone loses its rentals
         return ProcessLookup.UNKNOWN
     return ProcessLookup.UNKNOWN if exists else ProcessLookup.GONE
+
+
+def _namespace() -> str:
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
 
 
 def _machine() -> str:
