@@ -7,7 +7,8 @@ import asyncio
 import signal
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,24 +24,37 @@ from netmind_rentgpu.emulator.world import World
 _KEPT_REQUESTS = 10_000
 
 
+# The last is Windows', where Ctrl-C cannot be sent to one process alone.
+_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+
+
+@contextmanager
+def _handling_signals(stop: Callable[[], object]) -> Iterator[None]:
+    """Call a function of the running loop for each signal to stop; not by the loop's own handlers, which Windows lacks."""
+    loop = asyncio.get_running_loop()
+    before = {
+        number: signal.signal(number, lambda _number, _frame: loop.call_soon_threadsafe(stop)) for number in _STOPPING
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 async def _serve(emulator: Emulator) -> None:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        try:
-            loop.add_signal_handler(name, stop.set)
-        except NotImplementedError:  # as on Windows
-            signal.signal(name, lambda _number, _frame: loop.call_soon_threadsafe(stop.set))
-    async with emulator:
-        # In a form that a shell can take as it is.
-        print(f"export NETMIND_BASE_URL={emulator.url}")
-        print(f"export NETMIND_API_KEY={emulator.token}", flush=True)
-        print("serving until interrupted", file=sys.stderr, flush=True)
-        await stop.wait()
-        try:
-            emulator.assert_nothing_rented()
-        except AssertionError as leaked:
-            print(leaked, file=sys.stderr)
+    with _handling_signals(stop.set):
+        async with emulator:
+            # In a form that a shell can take as it is.
+            print(f"export NETMIND_BASE_URL={emulator.url}")
+            print(f"export NETMIND_API_KEY={emulator.token}", flush=True)
+            print("serving until interrupted", file=sys.stderr, flush=True)
+            await stop.wait()
+            try:
+                emulator.assert_nothing_rented()
+            except AssertionError as leaked:
+                print(leaked, file=sys.stderr)
 
 
 def _port(text: str) -> int:

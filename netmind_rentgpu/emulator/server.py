@@ -43,7 +43,8 @@ class Emulator:
 
     With `ssh=True`, a container that is up has an SSH server on a port of 127.0.0.1: user root, the auth's password. **What
     is run there runs on this machine, as you**, in a folder of the container's own that is removed with it. The folder keeps
-    things apart, and protects nothing.
+    things apart, and protects nothing. With the container its processes end; on macOS, which has no /proc, those that left
+    their group go on.
 
     Attributes:
         url: what to give a client as base URL.

@@ -17,6 +17,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iter
 from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
+from unicodedata import normalize
 
 import asyncssh
 import attrs
@@ -267,6 +268,7 @@ class _RemoteListing:
     async def _entries(self, here: str) -> dict[str, asyncssh.SFTPAttrs]:
         """List a folder, but for itself and the one above. What changes while it is listed may be shown twice."""
         found: dict[str, asyncssh.SFTPAttrs] = {}
+        by_local_name: dict[str, str] = {}
         async with aclosing(cast("AsyncGenerator[asyncssh.SFTPName]", self._sftp.scandir(here))) as entries:
             while (entry := await _soon(anext(entries, None))) is not None:
                 self._count.add(here)
@@ -277,6 +279,10 @@ class _RemoteListing:
                 if len(name.encode(errors="surrogateescape")) > _LONGEST_NAME:
                     raise TransferError(f"{here} holds a name of more than {_LONGEST_NAME} bytes")
                 if name not in (".", ".."):
+                    if (other := by_local_name.setdefault(_as_told_apart(name), name)) != name:
+                        raise TransferError(
+                            f"{here} holds {other!r} and {name!r}, which this system may take for one name"
+                        )
                     # Without what a server may have added: a million of them are kept.
                     attrs_kept = {field: getattr(entry.attrs, field) for field in ("type", "permissions", "size")}
                     found.setdefault(name, asyncssh.SFTPAttrs(**attrs_kept))
@@ -288,6 +294,11 @@ def _can_be_name(name: str) -> bool:
     if sys.platform == "win32" and name not in (".", "..") and _NO_NAME_ON_WINDOWS.search(name):
         return False
     return bool(name) and "/" not in name and "\0" not in name
+
+
+def _as_told_apart(name: str) -> str:
+    """Return what two names have in common if this machine may take them for one."""
+    return name if sys.platform == "linux" else normalize("NFC", normalize("NFC", name).casefold())
 
 
 def _check_depth(here: str | Path, identity: object, above: tuple[object, ...]) -> None:

@@ -3,11 +3,14 @@
 import json
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import aiohttp
 import pytest
 from emulator_command import serving
+from programs import FOLDER
 
 from netmind_rentgpu import AsyncRentGPU, PaymentType
 from netmind_rentgpu.emulator.__main__ import main
@@ -35,6 +38,28 @@ async def test_command_serves_until_interrupted_and_lists_running_containers(
         r"  left-behind \(container 1001\): 1 GPU on node-\S+, \1 USD an hour, 0\.\d+ USD in \d+\.\d s\n",
         served.errors[0],
     )
+
+
+# On Windows SIGTERM ends a process at once; the others that stop it reach Python as this one does.
+@pytest.mark.parametrize("platform", ["darwin", "win32"])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+async def test_command_serves_where_posix_is_missing_and_puts_back_what_handled_signals(
+    how: signal.Signals, platform: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-W", "error", str(FOLDER / "emulator_without_posix.py"), platform]
+    async with (
+        serving(["--seed", "7"], tmp_path, how, command) as served,
+        AsyncRentGPU(served.token, base_url=served.url) as gpu,
+    ):
+        assert await gpu.machines.list()
+    assert served.errors == ["serving until interrupted\n"]
+
+
+def test_command_says_that_its_ssh_needs_posix() -> None:
+    command = [sys.executable, "-W", "error", str(FOLDER / "emulator_without_posix.py"), "win32", "--ssh"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.endswith("error: an emulator with SSH needs POSIX, which this system has not\n")
 
 
 def test_help_says_how_many_requests_are_kept(capsys: pytest.CaptureFixture[str]) -> None:

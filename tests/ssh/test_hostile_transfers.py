@@ -150,6 +150,27 @@ async def test_name_like_one_of_a_windows_device_is_downloaded(
     assert (tmp_path / "down" / name.decode()).read_bytes() == b"xxx"
 
 
+@pytest.mark.parametrize(
+    "names", [("Makefile", "makefile"), ("stra\u00dfe", "STRASSE"), ("caf\u00e9", "cafe\u0301"), ("\u01c5", "\u01c6")]
+)
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+async def test_names_that_only_linux_tells_apart_are_not_written_over_each_other(
+    gpu: AsyncRentGPU, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: tuple[str, str], platform: str
+) -> None:
+    file = asyncssh.SFTPAttrs(type=FILEXFER_TYPE_REGULAR, permissions=stat.S_IFREG | 0o644, size=3)
+    # The same name twice, as a server may say of a folder that changes, is one file.
+    listed = [(name.encode(), file) for name in (names[0], *names)]
+    monkeypatch.setattr(transfer, "sys", SimpleNamespace(platform=platform))
+    async with shell_on(gpu, entries=staticmethod(lambda: iter(listed))) as (shell, _):
+        if platform == "linux":
+            await shell.download("folder", tmp_path / "down")
+            assert {path.name for path in (tmp_path / "down").iterdir()} == set(names)
+            return
+        with pytest.raises(SSHError, match="may take for one name"):
+            await shell.download("folder", tmp_path / "down")
+    assert not (tmp_path / "down").exists()
+
+
 async def test_modes_that_windows_lacks_are_neither_sent_nor_set(
     shell: AsyncShell, site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -22,10 +22,12 @@ COMMAND = [sys.executable, "-W", "error", "-m", "netmind_rentgpu.emulator"]
 
 
 @asynccontextmanager
-async def serving(options: list[str], folder: Path, how: signal.Signals = signal.SIGTERM) -> AsyncIterator[Serving]:
+async def serving(
+    options: list[str], folder: Path, how: signal.Signals = signal.SIGTERM, command: Sequence[str] = COMMAND
+) -> AsyncIterator[Serving]:
     """Run the command, yield its URL and token, and check that it ends well."""
     process = subprocess.Popen(
-        [*COMMAND, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
+        [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder
     )
     with process:
         try:
