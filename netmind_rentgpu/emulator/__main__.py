@@ -7,7 +7,7 @@ import asyncio
 import signal
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +29,7 @@ _STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK")
 
 
 @contextmanager
-def _handling_signals(stop: Callable[[], object]) -> Iterator[None]:
+def _handling_signals(stop: Callable[[], object]) -> Generator[None]:
     """Call a function of the running loop for each signal to stop; not by the loop's own handlers, which Windows lacks."""
     loop = asyncio.get_running_loop()
     before = {
