@@ -24,7 +24,7 @@ LAYERS = [
     {"waiting"},
     {"resources"},
     {"ssh"},
-    {"rentals.selection", "rentals.ledger"},
+    {"rentals.selection", "rentals.ledger", "rentals.limits"},
     {"rentals.context"},
     {"rentals.lifecycle"},
     {"rentals.rental", "rentals.at_exit"},

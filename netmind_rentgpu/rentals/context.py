@@ -15,10 +15,12 @@ from netmind_rentgpu.concurrency.forks import at_fork_in_child
 from netmind_rentgpu.errors import ClientStateError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.profile import ServiceProfile
+from netmind_rentgpu.rentals.ledger.clocks import ClockReading, read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
 from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
 from netmind_rentgpu.rentals.ledger.start_history import StartHistory
 from netmind_rentgpu.rentals.ledger.store import Ledger, read_owner
+from netmind_rentgpu.rentals.limits import RentalLimits
 from netmind_rentgpu.rentals.selection.catalog import MachineCatalog
 from netmind_rentgpu.rentals.selection.images import ImageResolver
 from netmind_rentgpu.rentals.selection.password import AccountPassword
@@ -27,7 +29,7 @@ from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.images import AsyncImages
 from netmind_rentgpu.resources.machines import AsyncMachines
 from netmind_rentgpu.settings import Timeouts
-from netmind_rentgpu.state_file import LONGEST_LOCK, State
+from netmind_rentgpu.state_file import State
 
 if TYPE_CHECKING:
     from netmind_rentgpu.ssh.shell import AsyncShell
@@ -89,6 +91,7 @@ class RentalContext:
         attaching: the names of detached rentals that are being attached, and stay detached if that fails.
         loop: in which that is.
         closing: nothing more can be rented.
+        clock: reads the present time.
     """
 
     profile: ServiceProfile
@@ -109,6 +112,8 @@ class RentalContext:
     attaching: set[str] = attrs.field(factory=set[str])
     loop: asyncio.AbstractEventLoop | None = None
     closing: bool = False
+    clock: Callable[[], ClockReading] = read_clocks
+    limits: RentalLimits = attrs.field(factory=RentalLimits)
 
     @classmethod
     def of_client(
@@ -164,7 +169,7 @@ class RentalContext:
             _UNBOUNDED_CALL if bound is None else bound for bound in (self.timeouts.slot, self.timeouts.total)
         )
         # The intent itself may have to wait until it can be written.
-        return timedelta(seconds=LONGEST_LOCK + seconds) + self.uncertainty
+        return timedelta(seconds=self.limits.write + seconds) + self.uncertainty
 
     @property
     def uncertainty(self) -> timedelta:

@@ -18,6 +18,11 @@ UNCERTAIN = attrs.evolve(PROFILE, create_lag=timedelta(hours=1))
 """A profile by which a create stays uncertain until a test ends that, however busy the machine is."""
 
 
+def set_limits(gpu: AsyncRentGPU, **seconds: float) -> None:
+    """Change time limits of a client's rentals."""
+    gpu._context.limits = attrs.evolve(gpu._context.limits, **seconds)
+
+
 def refuse_deletes(emulator: Emulator, times: int | Literal["all"]) -> None:
     """Refuse deletions with a 503, as often as `times` says."""
     emulator.faults.add(Fault("status", call="delete_container", status=503, times=times))
@@ -43,9 +48,10 @@ def expire(rental: AsyncRental) -> None:
 
 def end_uncertainty(rental: AsyncRental) -> None:
     """Let the time pass after which nothing of a rental's creates can turn up any more."""
-    for attempt in rental._provisioner._attempts:
-        if attempt.uncertainty is not None:
-            attempt.uncertainty = UncertaintyWindow(read_clocks().wall, asyncio.get_running_loop().time())
+    for tracked in rental._provisioner._attempts.values():
+        if tracked.attempt.window is not None:
+            window = UncertaintyWindow(read_clocks().wall, asyncio.get_running_loop().time())
+            tracked.attempt = attrs.evolve(tracked.attempt, window=window)
     rental._expiry._arm()
 
 

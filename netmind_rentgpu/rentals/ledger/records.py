@@ -1,10 +1,9 @@
-"""What the ledger knows of a rental, and what the reaper does about it. Pure."""
+"""The record of a rental, the rule by which it is reaped, and the reaper's report. Pure."""
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
 from decimal import Decimal
-from enum import Enum
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -13,31 +12,33 @@ import attrs
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 
-__all__ = ["ReapAction", "ReapReport", "RentalRecord", "Stage", "action_after_walk", "action_for", "may_turn_up"]
+__all__ = ["ReapReport", "RentalRecord", "Stage", "is_to_be_reaped"]
 
 Stage: TypeAlias = Literal["intended", "created", "ready", "detached", "abandoned"]
-"""How far a rental has come. `abandoned`: it is over, and may still have to be deleted."""
+"""The progress of a rental. `abandoned`: the rental is over, and its container may still have to be deleted."""
 
 
 @attrs.frozen(kw_only=True)
 class RentalRecord:
-    """A rental, or one try at it, that the state file knows to be rented, or that may be.
+    """A rental on record in the state file, or a create attempt that may have left a container.
 
     Attributes:
-        name: the container's.
-        stage: how far it has come: `intended` (the service may have been asked for it), `created`, `ready` (handed over),
-            `detached` (left running until its expiry), or `abandoned` (over, but not known to be gone).
-        container_id: None as long as the service has not told.
-        shown_name: what the service made of the name, where it told the id.
-        node_name, gpus: what was rented.
-        hourly_price: what an hour costs, as it was listed; None where that could not be read.
-        intended_at: when the service was to be asked for it.
-        expires_at: when it is to be deleted, whoever has it; None for what is to be kept.
-        certain_at: when it would have shown, if it existed: until then one without an id is in doubt.
-        owner: the process that has it; None where none has.
-        boot, booted_at: the boot in which it was rented, and when that was by the time of day then. All times of a record
-            are by that time of day, which may have been set since.
-        longest_create: how long after its intent a create may still be acted on, or be missing from the list.
+        name: the container's name.
+        stage: the progress: `intended` (the create may have been sent), `created`, `ready` (handed over), `detached` (left
+            running until its expiry), or `abandoned` (over, but the container is not known to be gone).
+        container_id: the container's id; None as long as the service has not shown it.
+        shown_name: the container's name as the service showed it with the id, which may differ from `name`.
+        node_name, gpus: the machine, and the number of its GPUs.
+        hourly_price: the price of an hour, as the machine was listed; None if the price could not be read.
+        intended_at: the time just before the create.
+        expires_at: the time from which on any process may delete the container; None if it is to be kept.
+        certain_at: the time from which on no container of the record can turn up any longer. Until then, a record without an
+            id is in doubt.
+        owner: the process that owns the rental; None if no process does.
+        boot, booted_at: the boot in which the record was made, and the wall time of that boot as the clock was set then. All
+            times of a record are wall times by that setting of the clock.
+        longest_create: the longest time after `intended_at` for which the service may still act on the create, or not list
+            the container.
     """
 
     name: str
@@ -56,20 +57,29 @@ class RentalRecord:
     longest_create: timedelta | None = attrs.field(default=None, repr=False)
 
     def present(self, clocks: ClockReading) -> datetime:
-        """Return the time of day as it would be if the clock had not been set since the record was made.
+        """Return the wall time as it would be if the clock had not been set since the record was made.
 
-        It goes by the clock of the boot; in another boot, nothing but the time of day is known.
+        The time is computed from the clock of the boot. In another boot, only the present wall time is known.
         """
         if self.booted_at is None or not self.boot or self.boot != clocks.boot:
             return clocks.wall
         return self.booted_at + timedelta(seconds=clocks.since_boot)
 
     def has_expired(self, clocks: ClockReading) -> bool:
-        """Return True if its time is up."""
+        """Return True if the expiry has passed."""
         return self.expires_at is not None and self.expires_at <= self.present(clocks)
 
+    def time_to_certainty(self, clocks: ClockReading) -> timedelta:
+        """Return for how long a container of the record may still turn up; 0 if none can.
+
+        Both clocks have to agree that none can, because a container that turns up after all costs money without end. However
+        the clocks were set, none turns up after `longest_create`.
+        """
+        left = self.certain_at - min(clocks.wall, self.present(clocks))
+        return max(timedelta(0), left if self.longest_create is None else min(left, self.longest_create))
+
     def rebased(self, clocks: ClockReading) -> RentalRecord:
-        """Return the record with its times bound to this boot, as they are by the time of day."""
+        """Return the record bound to this boot; its times become wall times as the clock is set now."""
         if self.boot and self.boot == clocks.boot:
             return self
         shift = clocks.wall - self.present(clocks)
@@ -83,69 +93,29 @@ class RentalRecord:
         )
 
 
-class ReapAction(Enum):
-    """What is to be done about a record."""
-
-    LEAVE = "somebody has it, or may have"
-    DELETE = "delete its container"
-    LOOK = "look for its container, whose id is not known"
-    CLOSE = "there is nothing to delete"
-    DOUBT = "it may still turn up"
-
-
-def action_for(record: RentalRecord, *, now: ClockReading, owner_is_gone: bool) -> ReapAction:
-    """Judge a record.
+def is_to_be_reaped(record: RentalRecord, *, now: ClockReading, owner_is_gone: bool) -> bool:
+    """Return True if the reaper has to delete a record's container: its time is up, or no process owns it any longer.
 
     Args:
-        owner_is_gone: the process that has it is provably dead, or has given it up without saying so.
+        owner_is_gone: True if the process that owns the record is provably dead, or has left it behind.
     """
-    orphaned = record.stage != "detached" and record.owner is not None and owner_is_gone
-    if not (record.has_expired(now) or orphaned or record.stage == "abandoned"):
-        return ReapAction.LEAVE
-    return ReapAction.LOOK if record.container_id is None else ReapAction.DELETE
-
-
-def may_turn_up(record: RentalRecord, *, looked_at: ClockReading, waited: timedelta = timedelta(0)) -> bool:
-    """Return True if something of a record may still turn up that was not there when it was looked for.
-
-    Both clocks have to agree that it will not, because a container that turns up after all costs for ever.
-
-    Args:
-        waited: by a clock that is never set, how long before that the record was there already. Nothing turns up after the
-            longest time of its create.
-    """
-    if record.longest_create is not None and waited >= record.longest_create:
-        return False
-    return min(looked_at.wall, record.present(looked_at)) < record.certain_at
-
-
-def action_after_walk(
-    record: RentalRecord, *, found: bool, looked_at: ClockReading, waited: timedelta = timedelta(0)
-) -> ReapAction:
-    """Judge a record whose container was looked for, in the whole list.
-
-    Args:
-        looked_at: when the look began.
-        waited: as for `may_turn_up`.
-    """
-    if found:
-        return ReapAction.DELETE
-    return ReapAction.DOUBT if may_turn_up(record, looked_at=looked_at, waited=waited) else ReapAction.CLOSE
+    is_orphaned = record.stage != "detached" and record.owner is not None and owner_is_gone
+    return record.stage == "abandoned" or is_orphaned or record.has_expired(now)
 
 
 @attrs.frozen(kw_only=True)
 class ReapReport:
-    """What `reap` did.
+    """The result of `reap`.
 
     Attributes:
-        deleted: the names of the containers that it deleted.
-        gone: the names of those that turned out not to exist, or not to exist any more.
-        doubtful: what may still turn up; reap again after `certain_at`, or with `wait=True`.
-        failed: the names of those that could not be deleted, and why not. They stay on record.
-        elsewhere: what would be deleted, too, but is on record for another token of the same service, and nothing proves
-            that it belongs to the same account. It is left alone; reap with that account's token.
-        account: whose rentals these are: the service's origin, and a fingerprint of the token.
-        state_file: where they are on record; None where that was not asked.
+        deleted: the names of the deleted containers.
+        gone: the names of containers that did not exist, or not any longer.
+        doubtful: the records whose containers may still turn up; reap again after `certain_at`, or with `wait=True`.
+        failed: the names of containers that could not be deleted, each with the error. Their records stay.
+        elsewhere: the records that would be reaped, but are on record for another token of the same service, which nothing
+            proves to be the same account's. Their containers are left alone; reap with that account's token.
+        account: the account that was reaped: the service's origin, and a fingerprint of the token.
+        state_file: the path of the state file; None with `by_name`, which does not read the file.
     """
 
     deleted: tuple[str, ...] = ()
@@ -158,5 +128,5 @@ class ReapReport:
 
     @property
     def clean(self) -> bool:
-        """Nothing is left of what was to be deleted; what may be another account's does not count."""
+        """True if nothing is left to delete; `elsewhere` does not count, because it may be another account's."""
         return not self.doubtful and not self.failed

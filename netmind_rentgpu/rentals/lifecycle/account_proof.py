@@ -1,8 +1,8 @@
-"""What is on record for another token of the same account: found out by what the service shows, and taken over.
+"""Proofs that records of another token belong to this account, which then takes them over.
 
-A token that was exchanged for another leaves records behind, and may be exchanged while a rental runs. Whose they are is not
-known before the service shows this token the auth that the other one made, or a container by a recorded name. That it shows
-neither proves nothing.
+A token that was exchanged for another leaves records behind, and may be exchanged while a rental runs. These records are
+proven to be this account's once the service shows this token the auth that was created with the other token, or a container
+with a recorded name. If the service shows neither, that proves nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from netmind_rentgpu.errors import AuthenticationError, NotFoundError, Permissio
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading, read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import matching, per_attempt_timeouts
-from netmind_rentgpu.rentals.ledger.records import RentalRecord, may_turn_up
+from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.ledger.store import OtherAccount
 
 __all__ = ["UnprovenAccount", "check_token", "join_proven_accounts"]
@@ -26,11 +26,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 
 @attrs.frozen
 class UnprovenAccount:
-    """An account that may be this one, or not.
+    """An account that may be this one, without a proof.
 
     Attributes:
-        wanted: those of its records that were asked for.
-        error: why the service could not be asked; None where it was, and has shown neither the auth nor a container.
+        account: the account.
+        wanted: the account's records that the caller wants.
+        error: the reason why the service could not be asked; None if it has shown neither the auth nor a container.
     """
 
     account: OtherAccount
@@ -39,7 +40,7 @@ class UnprovenAccount:
 
 
 async def check_token(context: RentalContext) -> None:
-    """Raise AuthenticationError if the service refuses the token, which no other failure proves."""
+    """Raise AuthenticationError if the service refuses the token. Any other error is ignored, because it proves nothing."""
     try:
         await context.containers.list(page_size=1, timeout=per_attempt_timeouts(context.timeouts))
     except AuthenticationError:
@@ -51,13 +52,14 @@ async def check_token(context: RentalContext) -> None:
 async def join_proven_accounts(
     context: RentalContext, *, is_wanted: Callable[[RentalRecord], bool], wait: bool = False
 ) -> list[UnprovenAccount]:
-    """Take over the records of accounts that prove to be this one; return those that may be, and are not proven.
+    """Join the accounts that are proven to be this one; return the accounts that may be, without a proof.
 
-    It costs one GET for each of them that has a password on record, and one walk over the list.
+    This costs one GET for each account whose password is on record, and a walk over the list if that leaves a record that
+    the caller wants.
 
     Args:
         is_wanted: returns True for a record that is worth the walk.
-        wait: look until what is wanted would be listed.
+        wait: True to repeat the walk until the containers of wanted records would be listed.
 
     Raises:
         StateFileError: the state file cannot be used.
@@ -74,16 +76,18 @@ async def join_proven_accounts(
         for account, answer in zip(others, asked, strict=True)
         if answer is not True
     ]
-    looked_for = await _look(context, [each for each in unproven if each.wanted], wait=wait)
-    left = {each.account.name for each in looked_for}
-    proven += [each.account.name for each in unproven if each.wanted and each.account.name not in left]
+    not_found = await _search(context, [candidate for candidate in unproven if candidate.wanted], wait=wait)
+    left = {candidate.account.name for candidate in not_found}
+    proven += [
+        candidate.account.name for candidate in unproven if candidate.wanted and candidate.account.name not in left
+    ]
     if proven:
         await context.ledger.join(proven)
-    return [*looked_for, *(each for each in unproven if not each.wanted)]
+    return [*not_found, *(candidate for candidate in unproven if not candidate.wanted)]
 
 
 async def _ask_for_auth(context: RentalContext, account: OtherAccount) -> bool | RentGPUError:
-    """Return True if the service shows the auth of an account's password; an error where it could not be asked."""
+    """Return True if the service shows the auth of an account's password, and the error if it could not be asked."""
     if account.auth_id is None or account.password is None:
         return False
     try:
@@ -95,14 +99,17 @@ async def _ask_for_auth(context: RentalContext, account: OtherAccount) -> bool |
     return shown == account.password
 
 
-async def _look(context: RentalContext, unproven: list[UnprovenAccount], *, wait: bool) -> list[UnprovenAccount]:
-    """Look for the containers of accounts by their recorded names; return the accounts of which none is listed."""
+async def _search(context: RentalContext, unproven: list[UnprovenAccount], *, wait: bool) -> list[UnprovenAccount]:
+    """Search the list for containers with the recorded names; return the accounts that have none there."""
     pause = _FIRST_PAUSE
     while unproven:
         looked_at = read_clocks()
         unproven = await _not_listed(context, unproven)
         late = [
-            record for each in unproven for record in each.wanted if _may_be_listed_later(context, record, looked_at)
+            record
+            for candidate in unproven
+            for record in candidate.wanted
+            if _may_be_listed_later(context, record, looked_at)
         ]
         if not (wait and late):
             break
@@ -115,22 +122,22 @@ async def _not_listed(context: RentalContext, unproven: list[UnprovenAccount]) -
     try:
         listed = await context.container_index.read()
     except RentGPUError as error:
-        return [attrs.evolve(each, error=error) for each in unproven]
+        return [attrs.evolve(candidate, error=error) for candidate in unproven]
     left: list[UnprovenAccount] = []
-    for each in unproven:
+    for candidate in unproven:
         problem = None
-        for record in each.wanted:
+        for record in candidate.wanted:
             try:
                 if matching(record, listed):
                     break
             except RentGPUError as error:
                 problem = error
         else:
-            # An auth that could not be asked for may still be ours.
-            left.append(attrs.evolve(each, error=problem or each.error))
+            # Keep the error of the auth's GET, because the account may still be this one.
+            left.append(attrs.evolve(candidate, error=problem or candidate.error))
     return left
 
 
 def _may_be_listed_later(context: RentalContext, record: RentalRecord, looked_at: ClockReading) -> bool:
     listed_at = record.intended_at + context.profile.list_lag
-    return may_turn_up(record, looked_at=looked_at) or record.present(looked_at) < listed_at
+    return bool(record.time_to_certainty(looked_at)) or record.present(looked_at) < listed_at

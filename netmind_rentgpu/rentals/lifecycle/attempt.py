@@ -1,31 +1,39 @@
-"""Values: a rental's specification, one attempt to create it, and the result."""
+"""One attempt to create a container, as a value: what is known of it, and the step that comes next. Pure."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
+from enum import Enum
 
 import attrs
 
 from netmind_rentgpu.models import Container, Machine, PaymentType
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
-from netmind_rentgpu.rentals.ledger.container_index import check_create_answer
 from netmind_rentgpu.rentals.ledger.names import new_name
-from netmind_rentgpu.rentals.ledger.process_identity import this_process
+from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.selection.offers import Offer
-from netmind_rentgpu.resources.containers import AsyncContainers
 
-__all__ = ["CreateAttempt", "ProvisionSpec", "ProvisionedRental"]
+__all__ = [
+    "CreateAttempt",
+    "Evidence",
+    "Fate",
+    "ProvisionSpec",
+    "ProvisionedRental",
+    "Step",
+    "UncertaintyWindow",
+    "Walk",
+    "next_step",
+]
 
 
 @attrs.frozen(kw_only=True)
 class ProvisionSpec:
-    """What every try of a rental asks for.
+    """The part of a create that is the same for each attempt of a rental.
 
     Attributes:
-        allowance: how long an offer may be had; None for what is to be kept.
+        allowance: returns for how long an offer may be rented; None for a container that the user keeps.
     """
 
     image_id: int
@@ -33,11 +41,14 @@ class ProvisionSpec:
     payment_type: PaymentType | str | int
     allowance: Callable[[Offer], timedelta | None]
 
-    def intent(self, offer: Offer, *, clocks: ClockReading, longest_create: timedelta) -> RentalRecord:
-        """Return the record of an attempt that is about to begin, owned by this process.
+    def intent(
+        self, offer: Offer, *, clocks: ClockReading, longest_create: timedelta, owner: ProcessIdentity
+    ) -> RentalRecord:
+        """Return the record of an attempt that is about to begin.
 
         Args:
-            clocks: as they are now.
+            clocks: the present time.
+            owner: the process that makes the attempt.
         """
         allowance, began = self.allowance(offer), clocks.wall
         expires_at = None if allowance is None else began + allowance
@@ -50,38 +61,20 @@ class ProvisionSpec:
             intended_at=began,
             expires_at=expires_at,
             certain_at=began + longest_create,
-            owner=this_process(),
+            owner=owner,
             boot=clocks.boot,
             booted_at=clocks.booted_at,
             longest_create=longest_create,
         )
 
-    async def create(self, containers: AsyncContainers, record: RentalRecord) -> Container:
-        """Create a record's container.
-
-        Raises:
-            UnexpectedResponseError: the answer shows another container; what the create has made is not known.
-            RentGPUError: any other of the client's errors.
-        """
-        container = await containers.create(
-            name=record.name,
-            auth_id=self.auth_id,
-            node_name=record.node_name,
-            image_template_id=self.image_id,
-            payment_type=self.payment_type,
-            gpu=record.gpus,
-        )
-        check_create_answer(record, container)
-        return container
-
 
 @attrs.frozen(kw_only=True)
 class ProvisionedRental:
-    """What a rental has, once it has it.
+    """The container that a rental has, and its machine.
 
     Attributes:
-        by_budget: it is its budget, and not its time, that ends it.
-        kept: it is not to be deleted when it is left, nor ever by us.
+        by_budget: True if the budget ends the rental before the ttl does.
+        kept: True if the SDK never deletes the container, once the rental has started.
     """
 
     record: RentalRecord
@@ -91,84 +84,234 @@ class ProvisionedRental:
     kept: bool = False
 
 
+class Evidence(Enum):
+    """The strongest proof of what an attempt's create has done."""
+
+    NOT_SENT = "the create was not sent, or the service turned it away before it acted"
+    IN_FLIGHT = "the service has not answered yet"
+    UNCLEAR = "the service may have acted, because its answer was lost or cannot be read"
+    REFUSED = "the service answered that it did not act"
+    CREATED = "the service answered with a container"
+    CONFIRMED = "the service has shown the container since"
+
+
+class Fate(Enum):
+    """The state of a container that an attempt has created."""
+
+    RUNNING = "it costs money, as far as is known"
+    DELETED = "a deletion of ours has taken effect"
+    ALREADY_GONE = "it did not exist any longer when it was to be deleted"
+    REPLACED = "its id belongs to another container by now, and only its name can find it"
+    NOT_DELETED = "its deletion has failed"
+
+
+class Walk(Enum):
+    """The last walk over the list of containers, made to find what an attempt has created."""
+
+    NOT_RUN = "none was made since the cleanup began"
+    FAILED = "the list could not be read, or not for certain"
+    TOO_EARLY = "something of the attempt may still turn up"
+    CONCLUSIVE = "it began when nothing of the attempt could turn up any longer"
+
+
+class Step(Enum):
+    """A step of the cleanup that ends an attempt. The last two end the cleanup, too."""
+
+    AWAIT_ANSWER = "wait for the answer to the create"
+    SEARCH = "search the list for the container, until it would be listed"
+    DELETE = "delete the containers that run"
+    FINAL_WALK = "walk over the list once more, because the service may have acted twice"
+    KEEP_ON_RECORD = "leave the record to the reaper"
+    CLOSE_RECORD = "remove the record"
+
+
 @attrs.frozen
 class UncertaintyWindow:
-    """Until when something may still turn up.
+    """The time until which a container of an attempt may still turn up.
 
     Attributes:
-        certain_at: by the record's time of day, which other processes know.
-        over_at: by the event loop's clock, which nobody sets.
+        certain_at: UTC wall time, as the record has it for other processes.
+        over_at: seconds on the event loop's clock, which is never set.
     """
 
     certain_at: datetime
     over_at: float
 
 
-@attrs.define(eq=False)
+@attrs.frozen(kw_only=True)
 class CreateAttempt:
-    """One create.
+    """One attempt to create a container.
 
     Attributes:
-        record: as it stands in the ledger, or is to.
-        creating: the create, once it was sent.
-        uncertainty: where it was refused, or its answer was lost, until when something of it may still turn up.
-        looked_for: it was looked for as long as was worth it.
-        refused: the service has said that it did not act.
-        shown: the service has shown its container, so that it knows of it, wherever it is asked.
-        reserved: its GPUs count as taken.
-        may_be_off_record: its record was struck out, or may have been.
-        twins: what the service has made of it beside its container.
-        deleted: what of it is surely gone.
-        left_alone: ids of its containers that turned out to be another container's by now.
+        record: the record as it stands in the ledger, or is about to.
+        containers: the fate of each container that the attempt has created, by id. More than one is the service's mistake.
+        window: None if nothing more of the attempt can turn up.
+        searched: True if the search for its container has ended, with a result or without.
     """
 
     record: RentalRecord
-    creating: asyncio.Task[Container] | None = None
-    uncertainty: UncertaintyWindow | None = None
-    looked_for: bool = False
-    refused: bool = False
-    shown: bool = False
-    reserved: bool = True
-    may_be_off_record: bool = False
-    twins: list[int] = attrs.field(factory=list[int])
-    deleted: set[int] = attrs.field(factory=set[int])
-    left_alone: set[int] = attrs.field(factory=set[int])
+    evidence: Evidence = Evidence.NOT_SENT
+    containers: Mapping[int, Fate] = attrs.field(factory=dict[int, Fate])
+    window: UncertaintyWindow | None = None
+    searched: bool = False
+    walk: Walk = Walk.NOT_RUN
+
+    @classmethod
+    def from_record(cls, record: RentalRecord, *, clocks: ClockReading, loop_time: float) -> CreateAttempt:
+        """Return the attempt that a record tells of; another process may have made it.
+
+        Args:
+            clocks, loop_time: the present time, the latter by the event loop's clock.
+        """
+        left = record.time_to_certainty(clocks)
+        evidence = Evidence.CONFIRMED if record.stage in ("ready", "detached") else Evidence.CREATED
+        return cls(
+            record=record,
+            evidence=Evidence.UNCLEAR if record.container_id is None else evidence,
+            containers={} if record.container_id is None else {record.container_id: Fate.RUNNING},
+            window=UncertaintyWindow(record.certain_at, loop_time + left.total_seconds()) if left else None,
+            # A single walk after the window tells as much.
+            searched=True,
+        )
 
     @property
     def container_id(self) -> int | None:
-        """The container's id, where it is known."""
+        """The id of the rental's own container, where it is known."""
         return self.record.container_id
 
     @property
-    def undeleted_twins(self) -> list[int]:
-        """What else of it is not surely gone."""
-        return [twin for twin in self.twins if twin not in self.deleted]
+    def running(self) -> list[int]:
+        """The ids of the containers to be deleted."""
+        return [container_id for container_id, fate in self.containers.items() if fate is Fate.RUNNING]
+
+    @property
+    def running_twins(self) -> list[int]:
+        """The ids of the containers to be deleted, without the rental's own."""
+        return [container_id for container_id in self.running if container_id != self.container_id]
+
+    @property
+    def has_undeleted(self) -> bool:
+        """True if a container of the attempt could not be deleted."""
+        return Fate.NOT_DELETED in self.containers.values()
+
+    @property
+    def is_own_undeleted(self) -> bool:
+        """True if the rental's own container could not be deleted."""
+        return self.container_id is not None and self.containers.get(self.container_id) is Fate.NOT_DELETED
+
+    @property
+    def has_undeleted_twins(self) -> bool:
+        """True if a container beside the rental's own may still run."""
+        left = (Fate.RUNNING, Fate.NOT_DELETED)
+        return any(fate in left for container_id, fate in self.containers.items() if container_id != self.container_id)
 
     @property
     def verified_deletions(self) -> set[int]:
-        """The ids of the containers that were deleted, without those that turned out to be another's."""
-        return self.deleted - self.left_alone
+        """The ids of the containers that are gone for certain."""
+        return {
+            container_id for container_id, fate in self.containers.items() if fate in (Fate.DELETED, Fate.ALREADY_GONE)
+        }
 
     @property
-    def replaced(self) -> bool:
-        """The id of its container turned out to be another's, so that only its name can find it."""
-        return self.container_id in self.left_alone
+    def is_known_by_id(self) -> bool:
+        """True if nothing of the attempt can exist but the containers that are known by their ids."""
+        is_answered = self.evidence in (Evidence.CREATED, Evidence.CONFIRMED)
+        return is_answered and self.window is None and Fate.REPLACED not in self.containers.values()
 
-    @property
-    def lost(self) -> bool:
-        """What came of it is not known, or not surely."""
-        return self.uncertainty is not None and not self.refused and self.container_id is None
+    def sent(self) -> CreateAttempt:
+        """Return the attempt once its create was sent."""
+        return attrs.evolve(self, evidence=Evidence.IN_FLIGHT)
 
-    def found(self, container: Container, clocks: ClockReading) -> None:
-        """Record which container it has made.
+    def not_processed(self) -> CreateAttempt:
+        """Return the attempt once its create is known not to have reached the service."""
+        return attrs.evolve(self, evidence=Evidence.NOT_SENT)
+
+    def in_doubt(self, evidence: Evidence, window: UncertaintyWindow) -> CreateAttempt:
+        """Return the attempt once its create was answered by no container; its window begins, unless it has one."""
+        record = attrs.evolve(self.record, certain_at=window.certain_at)
+        return attrs.evolve(self, evidence=evidence, record=record, window=window)
+
+    def created(self, containers: Iterable[Container], evidence: Evidence, clocks: ClockReading) -> CreateAttempt:
+        """Return the attempt once its containers are known; the first one is the rental's own.
 
         Args:
-            clocks: as they are now: from then on nothing more of it will turn up, unless that is in doubt.
+            evidence: CREATED or CONFIRMED.
+            clocks: the present time; from then on nothing more turns up, unless the attempt has a window.
         """
-        self.record = attrs.evolve(
+        own, *twins = containers
+        record = attrs.evolve(
             self.record,
             stage="created",
-            container_id=container.id,
-            shown_name=container.name,
-            certain_at=self.record.certain_at if self.uncertainty is not None else self.record.present(clocks),
+            container_id=own.id,
+            shown_name=own.name,
+            certain_at=self.record.present(clocks) if self.window is None else self.record.certain_at,
         )
+        known = dict.fromkeys((own.id, *(twin.id for twin in twins)), Fate.RUNNING)
+        return attrs.evolve(self, record=record, evidence=evidence, containers={**self.containers, **known})
+
+    def ready(self) -> CreateAttempt:
+        """Return the attempt once its container can be handed over."""
+        return attrs.evolve(self, evidence=Evidence.CONFIRMED, record=attrs.evolve(self.record, stage="ready"))
+
+    def ended(self, container_id: int, fate: Fate) -> CreateAttempt:
+        """Return the attempt with another fate of a container."""
+        return attrs.evolve(self, containers={**self.containers, container_id: fate})
+
+    def search_ended(self) -> CreateAttempt:
+        """Return the attempt once its search has ended. If that has found a container, a final walk follows its deletion."""
+        found = self.evidence is Evidence.CONFIRMED
+        return attrs.evolve(self, searched=True, walk=Walk.NOT_RUN if found else self.walk)
+
+    def walked(self, found: Collection[int], *, began: float, is_complete: bool) -> CreateAttempt:
+        """Return the attempt once a walk over the list has shown containers of it.
+
+        Args:
+            found: their ids.
+            began: seconds on the event loop's clock when the walk began.
+            is_complete: False if the walk has met items that cannot be read, and may be others of the attempt's.
+        """
+        new = {container_id: Fate.RUNNING for container_id in found if container_id not in self.containers}
+        walk = Walk.CONCLUSIVE if self.window is None or began >= self.window.over_at else Walk.TOO_EARLY
+        return attrs.evolve(
+            self,
+            evidence=Evidence.CONFIRMED if found else self.evidence,
+            containers={**self.containers, **new},
+            walk=walk if is_complete else Walk.FAILED,
+        )
+
+    def certain(self) -> CreateAttempt:
+        """Return the attempt once nothing more of it can turn up."""
+        return attrs.evolve(self, window=None)
+
+    def cleanup_begun(self) -> CreateAttempt:
+        """Return the attempt as its cleanup begins: failed deletions and walks are repeated."""
+        again = {
+            container_id: Fate.RUNNING if fate is Fate.NOT_DELETED else fate
+            for container_id, fate in self.containers.items()
+        }
+        return attrs.evolve(self, containers=again, walk=Walk.NOT_RUN)
+
+    def abandoned_record(self) -> RentalRecord:
+        """Return the record that the reaper continues from; without an id, it searches by the name."""
+        by_id = self.is_own_undeleted or (self.is_known_by_id and not self.has_undeleted)
+        return attrs.evolve(
+            self.record, stage="abandoned", owner=None, container_id=self.container_id if by_id else None
+        )
+
+
+def next_step(attempt: CreateAttempt) -> Step:  # noqa: PLR0911  # a line for each state reads best
+    """Return the step that a cleanup takes next. A cancellation limits a step's time, and never chooses a step."""
+    if attempt.evidence is Evidence.IN_FLIGHT:
+        return Step.AWAIT_ANSWER
+    if attempt.evidence is Evidence.NOT_SENT:
+        return Step.CLOSE_RECORD
+    if attempt.running:
+        return Step.DELETE
+    if attempt.has_undeleted:
+        return Step.KEEP_ON_RECORD
+    if attempt.evidence is Evidence.UNCLEAR and not attempt.searched:
+        return Step.SEARCH
+    if attempt.walk is Walk.NOT_RUN:
+        return Step.FINAL_WALK
+    is_closed = attempt.walk is Walk.CONCLUSIVE or attempt.is_known_by_id
+    return Step.CLOSE_RECORD if is_closed else Step.KEEP_ON_RECORD

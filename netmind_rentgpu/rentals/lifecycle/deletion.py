@@ -6,9 +6,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from enum import Enum
 
 import attrs
 
+from netmind_rentgpu.concurrency.backoff import backoff
 from netmind_rentgpu.concurrency.cancellation import retry_when_cancelled
 from netmind_rentgpu.errors import (
     AuthenticationError,
@@ -23,17 +25,25 @@ from netmind_rentgpu.errors import (
 )
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext
-from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import per_attempt_timeouts
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 
-__all__ = ["Deletion", "Target", "unreleased", "write_behind", "write_best_effort"]
+__all__ = [
+    "Deletion",
+    "Proof",
+    "Target",
+    "log_write_error",
+    "proof_needed",
+    "unreleased",
+    "write_behind",
+    "write_best_effort",
+]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
-_LONGEST_DELETION = 60.0
 _FINAL = (AuthenticationError, ClientStateError, PermissionDeniedError)
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
+_MAY_BE_GONE = (NotFoundError, ConflictError, InvalidRequestError)
+_LONGEST_PAUSE = 5.0
 
 
 @attrs.frozen(kw_only=True)
@@ -54,24 +64,57 @@ class Target:
     unshown: RentalRecord | None = None
 
 
+class Proof(Enum):
+    """The proof that the answer to a deletion calls for."""
+
+    NONE = "the container is gone"
+    GET = "a GET has to miss the container, within the service's lag"
+    GET_AND_LIST = "a GET and a walk over the list have to miss the container, because a gateway may be wrong"
+    RETRY = "the deletion has to be repeated"
+    GIVE_UP = "a repetition would change nothing"
+
+
+def proof_needed(
+    answer: RentGPUError | None, *, is_known: bool, deleted_stay_listed: bool, acknowledged: int, denials: int
+) -> Proof:
+    """Return the proof that an answer to a deletion calls for.
+
+    Args:
+        answer: the error of the deletion; None if it has succeeded.
+        is_known: False as long as the service may not list the container yet, so that its absence proves nothing.
+        deleted_stay_listed: as in the profile: nothing can miss a deleted container.
+        acknowledged: how many deletions of it have succeeded, this one included.
+        denials: how many were answered by a 404, this one included.
+    """
+    if answer is None:
+        return Proof.NONE if deleted_stay_listed else Proof.GET
+    if isinstance(answer, _FINAL):
+        return Proof.GIVE_UP
+    # The service's answer to the deletion of a container that is gone is not documented.
+    if not isinstance(answer, _MAY_BE_GONE) or not is_known:
+        return Proof.RETRY
+    if deleted_stay_listed:
+        return Proof.NONE if acknowledged or denials > 1 else Proof.RETRY
+    return Proof.GET_AND_LIST
+
+
 class Deletion:
     """The deletion of one container, in as many attempts as it takes.
 
-    A GET before each attempt shows whose container it is, because another may have the id by now: that is left alone. A GET
-    after it shows whether the deletion took effect. As long as the container is shown, `ServiceProfile.delete_lag` is waited
-    for, and the deletion is repeated once. A 404 to the deletion is verified by a GET and a walk over the list, because a
-    gateway may be wrong.
+    A GET before each attempt shows whose container it is: another may have the id by now, and is left alone. The answer to
+    the deletion decides which proof has to follow. A container that is still shown after `ServiceProfile.delete_lag` is
+    deleted once more.
 
     Attributes:
-        was_gone: True if the container did not exist, or not any more, when it was first asked for.
-        was_replaced: True if its id belonged to another container then, which was left alone.
+        was_gone: True if the container did not exist when the first GET asked for it.
+        was_replaced: True if its id belonged to another container then.
     """
 
     def __init__(self, context: RentalContext, target: Target, give_up: asyncio.Event | None = None) -> None:
-        """Prepare.
+        """Initialize.
 
         Args:
-            give_up: set where one attempt is all that is wanted.
+            give_up: set if the attempt under way is the last one.
         """
         self._context = context
         self._target = target
@@ -84,37 +127,34 @@ class Deletion:
         self.was_replaced: bool = False
 
     async def run(self) -> RentGPUError | None:
-        """Delete the container, though the caller's task is cancelled a few times; return the error if that failed."""
-        profile, time = self._context.profile, asyncio.get_running_loop().time
-        lag = max(0.0, self._list_lag_left())
+        """Delete the container, though the task is cancelled a few times; return the error if that fails."""
+        context, time = self._context, asyncio.get_running_loop().time
+        lag = self._list_lag_left()
         known_at = time() + lag
-        longest = max(_LONGEST_DELETION, lag + _LONGEST_PAUSE if lag > 0 else 0) + profile.delete_lag.total_seconds()
-        deadline, pause = time() + longest, _FIRST_PAUSE
-        while True:
-            error = await self._attempt(is_known=time() >= known_at)
-            if error is None:
-                return None
-            hopeless = isinstance(error, _FINAL) or self._acknowledged > 1
-            if hopeless or time() + pause > deadline or self._give_up.is_set():
+        longest = max(context.limits.deletion, lag + _LONGEST_PAUSE if lag else 0)
+        deadline = time() + longest + context.profile.delete_lag.total_seconds()
+        pauses = backoff(longest=_LONGEST_PAUSE)
+        while (error := await self._attempt(is_known=time() >= known_at)) is not None:
+            pause = next(pauses)
+            gives_up = isinstance(error, _FINAL) or self._acknowledged > 1
+            if gives_up or time() + pause > deadline or self._give_up.is_set():
                 return error
             await self._pause(pause)
-            pause = min(_LONGEST_PAUSE, pause * 2)
+        return None
 
     def _list_lag_left(self) -> float:
         """Return for how many seconds the container may still be missing from the list, by the clock that says more."""
-        record, clocks = self._target.unshown, read_clocks()
+        record, clocks = self._target.unshown, self._context.clock()
         if record is None:
             return 0.0
         passed = min(clocks.wall, record.present(clocks)) - record.intended_at
         lag = self._context.profile.list_lag
-        # However the time of day was set: nothing is missing from the list for longer from now on.
-        return min(lag, lag - passed).total_seconds()
+        # However the clocks were set, nothing is missing from the list for longer than its lag from now on.
+        return max(0.0, min(lag, lag - passed).total_seconds())
 
     async def _attempt(self, *, is_known: bool) -> RentGPUError | None:
-        """Make one attempt; return an error unless the container is gone for certain."""
-        target, profile = self._target, self._context.profile
-        # The public method takes a 404 for done where an earlier attempt may have been why.
-        delete = self._context.containers._delete  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        """Delete the container once; return an error unless it is gone for certain."""
+        target, stays_listed = self._target, self._context.profile.deleted_stay_listed
         shown = await self._get()
         self._attempts += 1
         if self._attempts == 1:
@@ -126,33 +166,47 @@ class Deletion:
             return None
         if isinstance(shown, RentGPUError) and not isinstance(shown, NotFoundError) and not target.confirmed:
             return shown
+        answer = await self._send()
+        self._acknowledged += answer is None
+        self._denials += isinstance(answer, NotFoundError)
+        proof = proof_needed(
+            answer,
+            is_known=is_known,
+            deleted_stay_listed=stays_listed,
+            acknowledged=self._acknowledged,
+            denials=self._denials,
+        )
+        match proof:
+            case Proof.NONE:
+                return None
+            case Proof.GET:
+                return await self._confirm()
+            case Proof.GET_AND_LIST:
+                return None if await self._is_nowhere() else answer
+            case Proof.RETRY | Proof.GIVE_UP:
+                return answer
+
+    async def _send(self) -> RentGPUError | None:
+        # The public method counts a 404 as success if an earlier attempt of its own may have caused it.
+        delete = self._context.containers._delete  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         try:
-            await retry_when_cancelled(lambda: delete(target.container_id, timeout=self._timeouts))
-        except (NotFoundError, ConflictError, InvalidRequestError) as error:
-            # What is answered once it is gone is not documented.
-            if profile.deleted_stay_listed:
-                # A single 404 may be a gateway's.
-                self._denials += isinstance(error, NotFoundError)
-                return None if is_known and (self._denials > 1 or self._acknowledged) else error
-            return None if is_known and await self._is_nowhere() else error
+            await retry_when_cancelled(lambda: delete(self._target.container_id, timeout=self._timeouts))
         except RentGPUError as error:
             return error
-        self._acknowledged += 1
-        return None if profile.deleted_stay_listed else await self._confirm()
+        return None
 
     async def _confirm(self) -> RentGPUError | None:
-        """Wait until the container is not shown any more; return an error if it still is after the service's lag."""
+        """Wait until no GET shows the container; return an error if one still does after the service's lag."""
         time, lag = asyncio.get_running_loop().time, self._context.profile.delete_lag.total_seconds()
-        # The second deletion is looked after once, because the first had its time.
-        deadline, pause = time() + (lag if self._acknowledged == 1 else 0), _FIRST_PAUSE
-        while True:
-            shown = await self._get()
-            if self._is_gone(shown):
-                return None
+        # After the second deletion one GET is enough, because the first deletion had the whole lag.
+        deadline = time() + (lag if self._acknowledged == 1 else 0)
+        pauses = backoff(longest=_LONGEST_PAUSE)
+        while not self._is_gone(shown := await self._get()):
             if time() >= deadline or self._give_up.is_set():
                 break
-            await self._pause(min(pause, max(0.0, deadline - time())))
-            pause = min(_LONGEST_PAUSE, pause * 2)
+            await self._pause(min(next(pauses), max(0.0, deadline - time())))
+        else:
+            return None
         if isinstance(shown, RentGPUError):
             return shown
         times = "a deletion" if self._acknowledged == 1 else "two deletions"
@@ -187,7 +241,7 @@ async def write_best_effort(writing: Awaitable[object]) -> None:
     try:
         await writing
     except (StateFileError, ClientStateError) as error:
-        _tell(error)
+        log_write_error(error)
 
 
 def write_behind(writing: asyncio.Future[None]) -> None:
@@ -196,7 +250,7 @@ def write_behind(writing: asyncio.Future[None]) -> None:
     def tell(written: asyncio.Future[None]) -> None:
         error = None if written.cancelled() else written.exception()
         if error is not None:
-            _tell(error)
+            log_write_error(error)
 
     writing.add_done_callback(tell)
 
@@ -217,5 +271,6 @@ def unreleased(record: RentalRecord, error: BaseException) -> ReleaseError:
     return problem
 
 
-def _tell(error: BaseException) -> None:
+def log_write_error(error: BaseException) -> None:
+    """Log that the ledger does not show what became of a rental."""
     logger.warning("what became of a rental could not be put on record: %s", error)

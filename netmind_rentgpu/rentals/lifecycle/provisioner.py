@@ -1,21 +1,20 @@
-"""What one rental has, or may have, on the service: creates, one at a time, each on record before it is sent.
+"""The attempts of one rental to create a container: one at a time, each on record before its create is sent.
 
-A create whose answer was lost is settled before another follows. One that was refused is taken for that, and looked for all
-the same before its record is struck out: what answers may not be what acts. Letting go deletes all there is; what cannot be
-deleted, or may still turn up, stays on record.
+A create whose answer was lost is searched for before another follows. One that was refused counts as refused, and is looked
+for once more before its record is closed, because a gateway may have answered for a service that acts.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
 
 import attrs
 
-from netmind_rentgpu.concurrency.cancellation import retry_when_cancelled, wait_shielded
+from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.errors import (
     MachineRefusal,
     ReleaseError,
@@ -24,13 +23,20 @@ from netmind_rentgpu.errors import (
 )
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext
-from netmind_rentgpu.rentals.ledger.clocks import read_clocks
+from netmind_rentgpu.rentals.ledger.container_index import check_create_answer
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
-from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, ProvisionSpec, UncertaintyWindow
+from netmind_rentgpu.rentals.lifecycle.attempt import (
+    CreateAttempt,
+    Evidence,
+    ProvisionSpec,
+    Step,
+    Walk,
+    next_step,
+)
+from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup, TrackedAttempt
 from netmind_rentgpu.rentals.lifecycle.create_errors import CreateOutcome, outcome_of
-from netmind_rentgpu.rentals.lifecycle.deletion import unreleased, write_behind, write_best_effort
-from netmind_rentgpu.rentals.lifecycle.search import AttemptSearch
+from netmind_rentgpu.rentals.lifecycle.deletion import log_write_error, unreleased, write_behind, write_best_effort
 from netmind_rentgpu.rentals.selection.catalog import OfferQueue
 from netmind_rentgpu.rentals.selection.offers import Offer
 
@@ -39,12 +45,10 @@ __all__ = ["Provisioner"]
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 _MOST_ATTEMPTS, _MOST_UNCLEAR = 50, 2
-_LONGEST_ANSWER = 30.0
-_TWICE = "the service has made it twice, and the other was not deleted"
 
 
 class Provisioner:
-    """All tries of one rental that are not known to have come to nothing.
+    """The create attempts of one rental that may have left a container.
 
     Attributes:
         attaching: the name of a detached rental that stays detached if it cannot be entered.
@@ -52,24 +56,22 @@ class Provisioner:
 
     def __init__(self, context: RentalContext) -> None:
         self._context = context
-        self._attempts: list[CreateAttempt] = []
-        self._search = AttemptSearch(context)
+        self._attempts: dict[str, TrackedAttempt] = {}
+        self._cleanup = Cleanup(context)
         self._interrupted = False
         self.attaching: str | None = None
 
     def interrupt(self) -> None:
-        """Be told that somebody does not want to wait for it. At the second time what cannot be done now stays on record."""
+        """Cut the waiting short. After the second interrupt, what cannot be deleted at once stays on record."""
         if self._interrupted:
-            self._search.give_up.set()
+            self._cleanup.give_up.set()
         self._interrupted = True
 
     @property
     def certain_at(self) -> datetime | None:
-        """When it will be certain that nothing turns up any more of what is in doubt; None where nothing is."""
-        return max(
-            (attempt.uncertainty.certain_at for attempt in self._attempts if attempt.uncertainty is not None),
-            default=None,
-        )
+        """The time from which on nothing of these attempts can turn up any longer; None if nothing can now."""
+        windows = [tracked.attempt.window for tracked in self._attempts.values()]
+        return max((window.certain_at for window in windows if window is not None), default=None)
 
     async def provision(
         self,
@@ -79,17 +81,16 @@ class Provisioner:
         failed: Mapping[str, MachineRefusal],
         failed_lately: Collection[str],
     ) -> tuple[RentalRecord, Container, Offer]:
-        """Rent the first offer that can be had.
+        """Rent the first offer that is available.
 
         Args:
-            failed: the machines that did not start for this rental, which are not tried again, by node.
+            failed: the machines that did not start for this rental, by node; they are not tried again.
             failed_lately: the nodes that are tried last.
 
         Raises:
-            NoMachineError: none can.
-            StateFileError: the intent could not be put on record, and so nothing was rented.
-            RentGPUError: a create was refused for a reason that no other machine would cure, or what came of one cannot be
-                told.
+            NoMachineError: none is.
+            StateFileError: the intent could not be written, so nothing was rented.
+            RentGPUError: a create was refused for a reason that no other machine would cure, or its result is unknown.
         """
         catalog = self._context.catalog
         refusals = dict(failed)
@@ -101,18 +102,21 @@ class Provisioner:
             if isinstance(result, tuple):
                 return (*result, offer)
             refusals[offer.machine.node_name] = MachineRefusal(machine=offer.machine, error=result)
-            if sum(attempt.lost for attempt in self._attempts) >= _MOST_UNCLEAR:
+            if (
+                sum(tracked.attempt.evidence is Evidence.UNCLEAR for tracked in self._attempts.values())
+                >= _MOST_UNCLEAR
+            ):
                 raise result
         raise catalog.no_machine_error(queue.offers, refusals)
 
     def begin_attach(self, name: str) -> None:
-        """Be about to take over what was detached, to be given back if that fails."""
+        """Begin to attach to a detached rental, which `return_detached` undoes."""
         self.attaching = name
         self._context.track(name)
         self._context.attaching.add(name)
 
     def confirm_attach(self) -> None:
-        """Take in that it was entered: it is to be deleted from now on, and not to be given back."""
+        """Record that the attached rental was entered: its end deletes it now, and does not detach it again."""
         if self.attaching is not None:
             self._context.attaching.discard(self.attaching)
             self.attaching = None
@@ -123,284 +127,248 @@ class Provisioner:
         if name is None:
             return
         try:
-            with suppress(asyncio.CancelledError):  # which comes when it is written
+            with suppress(asyncio.CancelledError):  # raised once it is written
                 await self._context.ledger.return_detached(name, this_process())
         except StateFileError as error:
-            # As long as this process lives it is taken for held, and so not reaped.
+            # As long as this process lives it counts as the owner, so nothing reaps the rental.
             logger.error("%s could not be detached again, and is reaped once this process has ended: %s", name, error)  # noqa: TRY400
             self._attempts.clear()
         else:
             self.disown(name)
 
     def adopt(self, record: RentalRecord) -> None:
-        """Take over what was detached, which the service has shown before."""
-        attempt = self._add(CreateAttempt(record, shown=True))
-        left = (record.certain_at - record.present(read_clocks())).total_seconds()
-        if left > 0:
-            attempt.uncertainty = UncertaintyWindow(record.certain_at, asyncio.get_running_loop().time() + left)
+        """Track the attempt of a detached rental that this process owns now. The service has shown its container."""
+        loop_time = asyncio.get_running_loop().time()
+        attempt = CreateAttempt.from_record(record, clocks=self._context.clock(), loop_time=loop_time)
+        self._track(TrackedAttempt(attempt=attempt, knows_container=True))
 
     async def ready(self, name: str) -> None:
-        """Take in that a rental is to be handed over."""
-        for attempt in [attempt for attempt in self._attempts if attempt.record.name == name]:
-            attempt.shown = True
-            attempt.record = attrs.evolve(attempt.record, stage="ready")
-            await write_best_effort(self._context.ledger.put(attempt.record))
+        """Record that a rental can be handed over."""
+        if (tracked := self._attempts.get(name)) is not None:
+            tracked.attempt = tracked.attempt.ready()
+            await write_best_effort(self._context.ledger.put(tracked.attempt.record))
 
     def disown(self, name: str) -> None:
-        """Take in that a try is not ours any more."""
+        """Stop tracking an attempt that this process does not own any longer."""
         if name == self.attaching:
             self.attaching = None
         self._context.untrack(name)
-        for attempt in [attempt for attempt in self._attempts if attempt.record.name == name]:
-            self._forget(attempt)
+        self._untrack(name)
 
     async def detach(self, record: RentalRecord) -> None:
-        """Give a try up to whoever attaches to it. To be run in a task of its own.
+        """Detach a rental. To be run in a task of its own.
 
         Raises:
-            StateFileError: that could not be put on record; it is still ours.
+            StateFileError: that could not be written; the rental is not detached.
         """
         try:
             await self._context.ledger.put(attrs.evolve(record, stage="detached", owner=None))
-        except asyncio.CancelledError:  # which comes when it is written
+        except asyncio.CancelledError:  # raised once it is written
             self.disown(record.name)
             raise
         self.disown(record.name)
 
     async def transfer_to_user(self, name: str) -> None:
-        """Give a try up to whoever is to keep it, once nothing more of it turns up, and what has is deleted.
+        """Leave a container to the user, once nothing more of its attempt can turn up, and its twins are deleted.
 
         Raises:
-            RentGPUError: that cannot be told.
-            StateFileError: its record could not be struck out.
+            RentGPUError: that cannot be found out.
+            StateFileError: its record could not be removed.
         """
-        for attempt in [attempt for attempt in self._attempts if attempt.record.name == name]:
-            if attempt.uncertainty is not None:
-                await asyncio.sleep(attempt.uncertainty.over_at - asyncio.get_running_loop().time())
-            looking = asyncio.get_running_loop().create_task(self._search.look_once(attempt))
+        if (tracked := self._attempts.get(name)) is not None:
+            time = asyncio.get_running_loop().time
+            if tracked.attempt.window is not None:
+                await asyncio.sleep(tracked.attempt.window.over_at - time())
+            looking = asyncio.get_running_loop().create_task(self._walk(tracked))
             try:
                 await wait_shielded(looking, cancelled=self.interrupt)
             finally:
-                error = looking.exception()
-            # The service may have made it twice, though nothing has failed; where it has, that has to be told.
-            if error is not None and (attempt.uncertainty is not None or attempt.undeleted_twins):
+                error = looking.result()
+            # The service may have acted twice, though nothing has failed. The user has to know of a twin that is left.
+            if error is not None and (tracked.attempt.window is not None or tracked.attempt.has_undeleted_twins):
                 raise error
-            attempt.uncertainty, attempt.may_be_off_record = None, True
+            tracked.attempt = tracked.attempt.certain()
+            tracked.may_be_off_record = True
             await self._context.ledger.delete([name])
         self.disown(name)
 
     async def look_again(self) -> None:
-        """Delete what has turned up late, and strike out what will not turn up any more."""
-        for attempt in [attempt for attempt in self._attempts if attempt.uncertainty is not None]:
-            with suppress(RentGPUError):
-                if not await self._search.look_once(attempt):
-                    continue
-                if attempt.container_id is None:
-                    await self._close_record(attempt)
-                else:
-                    attempt.uncertainty = None
+        """Delete what has turned up late, and close each record of which nothing can turn up any longer."""
+        for tracked in [tracked for tracked in self._attempts.values() if tracked.attempt.window is not None]:
+            if await self._walk(tracked) is not None or tracked.attempt.walk is not Walk.CONCLUSIVE:
+                continue
+            if tracked.attempt.container_id is not None:
+                tracked.attempt = tracked.attempt.certain()
+            elif next_step(tracked.attempt) is Step.CLOSE_RECORD:
+                await self._clean_up(tracked)
 
     async def release_all(self) -> ReleaseError | None:
-        """Delete everything; return an error for what could not be. To be run in a task of its own."""
+        """Delete everything; return the error if that fails. To be run in a task of its own."""
         return await self._release(lambda _: True)
 
     async def release(self, name: str) -> ReleaseError | None:
-        """Delete one try; return an error if that fails. To be run in a task of its own."""
-        return await self._release(lambda attempt: attempt.record.name == name)
+        """Delete one attempt's container; return the error if that fails. To be run in a task of its own."""
+        return await self._release(lambda tracked: tracked.name == name)
 
-    async def _release(self, is_wanted: Callable[[CreateAttempt], bool]) -> ReleaseError | None:
+    async def _release(self, is_wanted: Callable[[TrackedAttempt], bool]) -> ReleaseError | None:
         problems: list[ReleaseError | None] = []
-        # Twice, for a task that was cancelled before it had begun has borne nothing yet.
+        # Twice, because a task that was cancelled before it began has done nothing yet.
         for _ in range(2):
             ending = {
-                asyncio.get_running_loop().create_task(self._clean_up(attempt)): attempt
-                for attempt in filter(is_wanted, self._attempts)
+                asyncio.get_running_loop().create_task(self._begin_clean_up(tracked)): tracked
+                for tracked in filter(is_wanted, self._attempts.values())
             }
             for task in ending:
                 with suppress(asyncio.CancelledError):
                     await wait_shielded(task)
-            problems += [self._end_of(attempt, task) for task, attempt in ending.items() if not task.cancelled()]
-        problems += [self._unended(attempt) for attempt in tuple(filter(is_wanted, self._attempts))]
+            problems += [self._result_of(task, tracked) for task, tracked in ending.items() if not task.cancelled()]
+        problems += [
+            self._give_up(tracked, RentGPUError("its deletion was cancelled too often"))
+            for tracked in tuple(filter(is_wanted, self._attempts.values()))
+        ]
         return next((problem for problem in problems if problem is not None), None)
 
-    # One try.
+    # One attempt.
 
     async def _attempt(self, offer: Offer, spec: ProvisionSpec) -> tuple[RentalRecord, Container] | RentGPUError:
-        """Create a container; return it, or why it could not be had."""
+        """Create a container; return it, or the reason why another machine is to be tried."""
         context, node_name = self._context, offer.machine.node_name
-        intent = spec.intent(offer, clocks=read_clocks(), longest_create=context.longest_create)
-        attempt = self._add(CreateAttempt(intent))
+        intent = spec.intent(offer, clocks=context.clock(), longest_create=context.longest_create, owner=this_process())
+        tracked = self._track(TrackedAttempt(attempt=CreateAttempt(record=intent), knows_container=True))
         try:
-            await context.ledger.put(attempt.record)
+            await context.ledger.put(intent)
         except StateFileError:
-            self._forget(attempt)
+            self._untrack(intent.name)
             raise
-        attempt.creating = asyncio.get_running_loop().create_task(spec.create(context.containers, attempt.record))
+        tracked.create = asyncio.get_running_loop().create_task(self._create(spec, intent))
+        tracked.attempt = tracked.attempt.sent()
         try:
-            container = await asyncio.shield(attempt.creating)
+            container = await asyncio.shield(tracked.create)
         except RentGPUError as error:
             outcome = outcome_of(error, node_name)
+            await self._cleanup.record_answer(tracked)
             if outcome is CreateOutcome.UNCLEAR:
-                found = await self._search.settle(attempt)
+                found = await self._cleanup.search(tracked)
                 if found is None:
                     raise
                 if not found:
                     return error
-                container = await self._one_of(attempt, found)
+                container = await self._only_own(tracked, found[0])
             else:
-                await self._take_refusal(attempt, outcome)
+                self._release_machine(tracked)
+                if outcome is CreateOutcome.NOT_PROCESSED:
+                    await self._clean_up(tracked)
                 if outcome is not CreateOutcome.MACHINE_UNAVAILABLE:
                     context.images.forget()
                     context.password.forget()
                     raise
                 context.catalog.exclude(node_name, offer.gpus, error)
                 return error
-        attempt.found(container, read_clocks())
-        # Nobody needs it yet: until it is written, what was created is found by the name of its intent.
-        write_behind(context.ledger.put_soon(attempt.record))
+        else:
+            await self._cleanup.record_answer(tracked)
+        # Without waiting: until it is written, the name in the intent is enough to find the container.
+        record = tracked.attempt.record
+        write_behind(context.ledger.put_soon(record))
         write_behind(context.ledger.forget_host_key_soon(container.id))
-        return attempt.record, container
+        return record, container
 
-    async def _one_of(self, attempt: CreateAttempt, found: Sequence[Container]) -> Container:
-        """Delete what a create has made beside the first; until that is done the record goes by the name.
+    async def _create(self, spec: ProvisionSpec, record: RentalRecord) -> Container:
+        """Create a record's container.
 
         Raises:
-            RentGPUError: something could not be deleted.
+            UnexpectedResponseError: the answer shows another container, so the result of the create is unknown.
+            RentGPUError: any other of the client's errors.
         """
-        for twin in found[1:]:
-            deleting = asyncio.get_running_loop().create_task(self._search.delete(attempt, twin.id))
-            await wait_shielded(deleting)
-            error = deleting.result()
-            if error is not None:
-                raise error
-        attempt.twins = []
-        return found[0]
+        container = await self._context.containers.create(
+            name=record.name,
+            auth_id=spec.auth_id,
+            node_name=record.node_name,
+            image_template_id=spec.image_id,
+            payment_type=spec.payment_type,
+            gpu=record.gpus,
+        )
+        check_create_answer(record, container)
+        return container
 
-    async def _take_refusal(self, attempt: CreateAttempt, outcome: CreateOutcome) -> None:
-        """Take in that the service did not act, and look for it later all the same, unless it cannot have."""
-        if outcome is CreateOutcome.NOT_PROCESSED:
-            await self._close_record(attempt)
-            return
-        self._release_machine(attempt)
-        attempt.refused = True
-        await self._search.begin(attempt)
+    async def _only_own(self, tracked: TrackedAttempt, own: Container) -> Container:
+        """Delete the twins of a container; until that is done, the record names none of them.
 
-    # The end of it.
+        Raises:
+            RentGPUError: a twin could not be deleted.
+        """
+        deleting = asyncio.get_running_loop().create_task(self._cleanup.delete(tracked, tracked.attempt.running_twins))
+        await wait_shielded(deleting)
+        deleting.result()
+        if tracked.error is not None:
+            raise tracked.error
+        return own
 
-    async def _clean_up(self, attempt: CreateAttempt) -> ReleaseError | None:
-        """See that nothing is left of a try."""
-        if attempt.may_be_off_record:
-            with suppress(asyncio.CancelledError):  # which comes when it is written
-                await write_best_effort(self._context.ledger.put(attempt.record))
-        certain = attempt.container_id is not None or await self._resolve_create(attempt)
-        errors = [
-            await self._search.delete(attempt, each)
-            for each in (attempt.container_id, *attempt.twins)
-            if each is not None
-        ]
-        error = next((error for error in errors if error is not None), None)
-        if error is not None:
-            with suppress(asyncio.CancelledError):
-                await self._leave_on_record(attempt)
+    async def _walk(self, tracked: TrackedAttempt) -> RentGPUError | None:
+        """Walk over the list, and delete the twins of a container; return the error if that fails."""
+        tracked.attempt = tracked.attempt.cleanup_begun()
+        await self._cleanup.walk(tracked)
+        error = tracked.error
+        if twins := tracked.attempt.running_twins:
+            await self._cleanup.delete(tracked, twins)
+            error = tracked.error or error
+        return error
+
+    # The end of an attempt.
+
+    async def _begin_clean_up(self, tracked: TrackedAttempt) -> ReleaseError | None:
+        tracked.attempt = tracked.attempt.cleanup_begun()
+        if tracked.may_be_off_record:
+            with suppress(asyncio.CancelledError):  # raised once it is written
+                await write_best_effort(self._context.ledger.put(tracked.attempt.record))
+        return await self._clean_up(tracked)
+
+    async def _clean_up(self, tracked: TrackedAttempt) -> ReleaseError | None:
+        """End an attempt; return the error if a container of it could not be deleted."""
+        result = await self._cleanup.run(tracked)
+        self._untrack(tracked.name)
+        attempt = tracked.attempt
+        if result.write_error is not None:
+            log_write_error(result.write_error)
+        if attempt.has_undeleted and result.error is not None:
+            error = result.error
+            if not attempt.is_own_undeleted:
+                error = RentGPUError(
+                    f"the service has made it twice, and its second container was not deleted: {error}"
+                )
+                error.__cause__ = result.error
             return unreleased(attempt.record, error)
-        if attempt.container_id is not None:
-            # The service may have made it twice, or do so yet.
-            looked = await self._looked_for(attempt)
-            certain = looked or (attempt.uncertainty is None and not attempt.replaced)
-        with suppress(asyncio.CancelledError):  # which comes when it is written
-            await (
-                self._close_record(attempt)
-                if certain and not attempt.undeleted_twins
-                else self._leave_on_record(attempt)
+        if result.step is Step.KEEP_ON_RECORD and attempt.evidence is Evidence.UNCLEAR:
+            logger.warning(
+                "%s may still come to exist on %s: the result of its create is unknown; it is on record, for reap",
+                attempt.record.name,
+                attempt.record.node_name,
             )
-        if attempt.undeleted_twins:
-            return unreleased(attempt.record, RentGPUError(_TWICE))
         return None
 
-    def _end_of(self, attempt: CreateAttempt, ended: asyncio.Task[ReleaseError | None]) -> ReleaseError | None:
-        """Return what could not be deleted of a try; that its end has failed must not keep it here for ever."""
+    def _result_of(self, ended: asyncio.Task[ReleaseError | None], tracked: TrackedAttempt) -> ReleaseError | None:
+        """Return the result of a cleanup; one that has failed by a fault of ours does not keep the attempt here."""
         error = ended.exception()
-        if error is None:
-            return ended.result()
-        self._forget(attempt)
-        return unreleased(attempt.record, error)
+        return ended.result() if error is None else self._give_up(tracked, error)
 
-    async def _resolve_create(self, attempt: CreateAttempt) -> bool:
-        """Find out what came of a create; tell whether that is known."""
-        creating = attempt.creating
-        if creating is None:
-            return True
-        if not creating.done():
-            await retry_when_cancelled(lambda: self._search.unless_given_up(creating, longest=_LONGEST_ANSWER))
-            creating.cancel()
-            with suppress(asyncio.CancelledError):
-                await wait_shielded(creating)
-        error = None if creating.cancelled() else creating.exception()
-        if not creating.cancelled() and error is None:
-            attempt.found(creating.result(), read_clocks())
-            return True
-        outcome = (
-            outcome_of(error, attempt.record.node_name) if isinstance(error, RentGPUError) else CreateOutcome.UNCLEAR
-        )
-        if outcome is CreateOutcome.NOT_PROCESSED:
-            return True
-        if outcome is not CreateOutcome.UNCLEAR and attempt.uncertainty is None:
-            with suppress(asyncio.CancelledError):
-                await self._take_refusal(attempt, outcome)
-        if attempt.looked_for or attempt.refused:
-            return await self._looked_for(attempt)
-        found = await retry_when_cancelled(lambda: self._search.settle(attempt))
-        if found:
-            attempt.found(found[0], read_clocks())
-        return bool(found)
+    def _give_up(self, tracked: TrackedAttempt, error: BaseException) -> ReleaseError:
+        """Stop tracking an attempt whose record is as it was."""
+        self._untrack(tracked.name)
+        return unreleased(tracked.attempt.record, error)
 
-    async def _looked_for(self, attempt: CreateAttempt) -> bool:
-        with suppress(RentGPUError):
-            return await retry_when_cancelled(lambda: self._search.look_once(attempt))
-        return False
+    def _track(self, tracked: TrackedAttempt) -> TrackedAttempt:
+        record = tracked.attempt.record
+        self._attempts[record.name] = tracked
+        self._context.track(record.name)
+        self._context.catalog.reserve(record.node_name, record.gpus)
+        tracked.has_reservation = True
+        return tracked
 
-    async def _leave_on_record(self, attempt: CreateAttempt) -> None:
-        # Where there may be more than one, whatever has its name is to be deleted.
-        by_name = attempt.twins or attempt.uncertainty is not None or attempt.replaced
-        known = None if by_name else attempt.container_id
-        record = attrs.evolve(attempt.record, stage="abandoned", owner=None, container_id=known)
-        try:
-            await write_best_effort(self._context.ledger.put(record))
-        finally:
-            self._forget(attempt)
-        if attempt.container_id is None and not attempt.refused:
-            logger.warning(
-                "%s may still come to exist on %s: what came of its create is not known; it is on record, for reap",
-                record.name,
-                record.node_name,
-            )
+    def _untrack(self, name: str) -> None:
+        if (tracked := self._attempts.pop(name, None)) is not None:
+            self._context.untrack(name)
+            self._release_machine(tracked)
 
-    async def _close_record(self, attempt: CreateAttempt) -> None:
-        # A cancellation comes when it is written.
-        try:
-            closing = self._context.ledger.delete([attempt.record.name], containers=attempt.verified_deletions)
-            await write_best_effort(closing)
-        finally:
-            self._forget(attempt)
-
-    def _add(self, attempt: CreateAttempt) -> CreateAttempt:
-        self._attempts.append(attempt)
-        self._context.track(attempt.record.name)
-        self._context.catalog.reserve(attempt.record.node_name, attempt.record.gpus)
-        return attempt
-
-    def _forget(self, attempt: CreateAttempt) -> None:
-        if attempt in self._attempts:
-            self._attempts.remove(attempt)
-            self._context.untrack(attempt.record.name)
-            self._release_machine(attempt)
-
-    def _unended(self, attempt: CreateAttempt) -> ReleaseError:
-        """Give up a try whose end was cancelled more often than it can bear: its record is as it was."""
-        self._forget(attempt)
-        return unreleased(attempt.record, RentGPUError("that was cancelled too often"))
-
-    def _release_machine(self, attempt: CreateAttempt) -> None:
-        if attempt.reserved:
-            attempt.reserved = False
-            self._context.catalog.release(attempt.record.node_name, attempt.record.gpus)
+    def _release_machine(self, tracked: TrackedAttempt) -> None:
+        if tracked.has_reservation:
+            tracked.has_reservation = False
+            self._context.catalog.release(tracked.attempt.record.node_name, tracked.attempt.record.gpus)

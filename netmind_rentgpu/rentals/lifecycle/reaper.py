@@ -1,33 +1,27 @@
-"""The reaper: deletes what nobody alive owns, by the ledger or by the names alone."""
+"""The reaper: deletes what no living process owns, by the ledger or by the containers' names alone."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Sequence
-from datetime import timedelta
+from collections.abc import Collection, Coroutine, Iterable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
 
+from netmind_rentgpu.concurrency.backoff import backoff
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
-from netmind_rentgpu.errors import RentGPUError, StateFileError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext, disown_closed_loops, is_held_here
-from netmind_rentgpu.rentals.ledger.clocks import read_clocks
-from netmind_rentgpu.rentals.ledger.container_index import is_container_of, matching, still_belongs_to
 from netmind_rentgpu.rentals.ledger.names import expiry_in
 from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
-from netmind_rentgpu.rentals.ledger.records import (
-    ReapAction,
-    ReapReport,
-    RentalRecord,
-    action_after_walk,
-    action_for,
-    may_turn_up,
-)
+from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord, is_to_be_reaped
 from netmind_rentgpu.rentals.lifecycle.account_proof import check_token, join_proven_accounts
+from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, Fate, Step
+from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup, CleanupResult, TrackedAttempt
 from netmind_rentgpu.rentals.lifecycle.deletion import Deletion, Target
 
 __all__ = ["reap", "reap_by_name"]
@@ -35,36 +29,30 @@ __all__ = ["reap", "reap_by_name"]
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 _DELETIONS_AT_ONCE = 20
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 
 
 class _Reaping:
-    """One round of a reaper, and what it has done so far.
+    """One round of the reaper, and what it has done so far.
 
     Attributes:
-        give_up: nobody waits any more for a service that fails: one attempt each.
+        give_up: set when no task waits any longer for a service that fails: each step then has one attempt.
     """
 
-    def __init__(self, context: RentalContext) -> None:
+    def __init__(self, context: RentalContext, *, patient: bool = True) -> None:
         self.context = context
-        self.give_up = asyncio.Event()
         self.deleted: list[str] = []
         self.gone: list[str] = []
+        self.doubtful: list[RentalRecord] = []
         self.failed: list[tuple[str, Exception]] = []
-        self._deleted_ids: set[int] = set()
         self._turns = asyncio.Semaphore(_DELETIONS_AT_ONCE)
+        self._cleanup = Cleanup(context, repeats_deletions=patient, turns=self._turns)
+        self.give_up = self._cleanup.give_up
 
-    def report(
-        self,
-        doubtful: Iterable[RentalRecord] = (),
-        elsewhere: Iterable[RentalRecord] = (),
-        *,
-        state_file: Path | None = None,
-    ) -> ReapReport:
+    def report(self, elsewhere: Iterable[RentalRecord] = (), *, state_file: Path | None = None) -> ReapReport:
         report = ReapReport(
             deleted=tuple(self.deleted),
             gone=tuple(self.gone),
-            doubtful=tuple(doubtful),
+            doubtful=tuple(self.doubtful),
             failed=tuple(self.failed),
             elsewhere=tuple(elsewhere),
             account=self.context.ledger.fingerprint,
@@ -74,194 +62,112 @@ class _Reaping:
             logger.info("reaped %s", ", ".join(self.deleted))
         return report
 
-    async def delete(self, name: str, target: Target) -> Deletion | None:
-        """Delete a container; return None if that failed."""
-        deletion = Deletion(self.context, target, self.give_up)
-        async with self._turns:
-            # In a task of its own, which bears being cancelled; who waits for it is cancelled then.
-            deleting = asyncio.get_running_loop().create_task(deletion.run())
-            await wait_shielded(deleting, cancelled=self.give_up.set)
-        error = deleting.result()
-        if error is not None:
-            self.failed.append((name, error))
-            return None
-        if not deletion.was_gone:
-            self.deleted.append(name)
-        elif name not in self.gone and not deletion.was_replaced:
-            self.gone.append(name)
-        if not deletion.was_replaced:
-            self._deleted_ids.add(target.container_id)
-        return deletion
+    async def shielded(self, reaping: Iterable[Coroutine[Any, Any, None]]) -> None:
+        """Run cleanups at once. If this is cancelled, each goes on to the end of the request that is under way."""
+        loop = asyncio.get_running_loop()
+        running = asyncio.gather(*map(loop.create_task, reaping), return_exceptions=True)
+        await wait_shielded(running, cancelled=self.give_up.set)
+        for error in running.result():
+            if error is not None:
+                raise error
 
-    async def delete_recorded(self, record: RentalRecord) -> RentalRecord | None:
-        """Delete a record's container; return the record if its container is still to be looked for by name."""
-        if record.container_id is None:
-            return None
-        target = Target(
-            container_id=record.container_id,
-            is_ours=partial(still_belongs_to, record),
-            # What this process has rented itself, a moment ago, is not another.
-            confirmed=record.owner == this_process(),
-            unshown=_unshown(record),
-        )
-        deletion = await self.delete(record.name, target)
-        if deletion is None:
-            return None
-        if deletion.was_replaced:
-            return attrs.evolve(record, container_id=None)
-        return await self._close_or_go_on(record) if await self._delete_twins(record) else None
-
-    async def _close_or_go_on(self, record: RentalRecord) -> RentalRecord | None:
-        if not may_turn_up(record, looked_at=read_clocks()):
-            await self.close(record)
-            return None
-        # Its create was in doubt, and may yet be acted on once more.
-        again = attrs.evolve(record, stage="abandoned", owner=None, container_id=None)
-        try:
-            await self.context.ledger.put(again)
-        except StateFileError as error:
-            self.failed.append((record.name, error))
-            return None
-        return again
-
-    async def _delete_twins(self, record: RentalRecord) -> bool:
-        """Delete what the service has made of it beside the container that is on record; tell whether that is done."""
-        try:
-            found = matching(record, await self.context.container_index.read())
-        except RentGPUError:
-            return True  # there is no reason to expect any
-        return await self._delete_found(record, [twin for twin in found if twin.id != record.container_id])
-
-    async def look_for(
-        self, records: Sequence[RentalRecord], living: Collection[str], *, wait: bool
-    ) -> list[RentalRecord]:
-        """Look for what may exist; return what may still turn up.
+    async def end(self, record: RentalRecord, *, is_living: bool, wait: bool) -> None:
+        """Delete what a record tells of, and close the record once nothing of it can turn up any longer.
 
         Args:
-            living: the names of those whose owner lives, and may be about to create it: those are never struck out.
+            is_living: True if the record's owner lives and may be about to create its container; the record stays as it is.
+            wait: True to walk over the list until it is certain that nothing turns up.
         """
         # A record of an earlier version does not say how long its create may take.
-        longest_create = self.context.longest_create
-        doubtful = [attrs.evolve(record, longest_create=record.longest_create or longest_create) for record in records]
-        pause = _FIRST_PAUSE
-        # However the time of day was set, a create that was sent before now is certain after its own longest time.
-        time = asyncio.get_running_loop().time
-        began = time()
-        while doubtful:
-            looked_at, waited = read_clocks(), timedelta(seconds=time() - began)
-            try:
-                listed = await self.context.container_index.read()
-            except RentGPUError as error:
-                self.failed.extend((record.name, error) for record in doubtful)
-                return []
-            still: list[RentalRecord] = []
-            for record in doubtful:
-                try:
-                    found = matching(record, listed)
-                except RentGPUError as error:
-                    self.failed.append((record.name, error))
-                    continue
-                judged = action_after_walk(record, found=bool(found), looked_at=looked_at, waited=waited)
-                if judged is not ReapAction.DOUBT and (
-                    not await self._delete_found(record, found) or record.name in living
-                ):
-                    continue
-                if may_turn_up(record, looked_at=looked_at, waited=waited):
-                    # Also of what was found and deleted: the service may act on its create once more.
-                    still.append(record)
-                else:
-                    await self._close_record(record)
-            doubtful = still
-            if not wait:
+        known = attrs.evolve(record, longest_create=record.longest_create or self.context.longest_create)
+        loop_time = asyncio.get_running_loop().time()
+        attempt = CreateAttempt.from_record(known, clocks=self.context.clock(), loop_time=loop_time)
+        if not is_living:
+            attempt = attrs.evolve(attempt, record=attrs.evolve(known, stage="abandoned", owner=None))
+        # What this process has rented itself is not another container by now.
+        tracked = TrackedAttempt(attempt=attempt, knows_container=record.owner == this_process())
+        pauses = backoff()
+        while True:
+            tracked.attempt = tracked.attempt.cleanup_begun()
+            result = await self._cleanup.run(tracked, writes=not is_living)
+            is_doubtful = result.step is Step.KEEP_ON_RECORD and result.error is None
+            if not (wait and is_doubtful) or self.give_up.is_set():
                 break
-            if doubtful:
-                await asyncio.sleep(pause)
-                pause = min(_LONGEST_PAUSE, pause * 1.5)
-        return doubtful
+            with suppress(TimeoutError):
+                async with asyncio.timeout(next(pauses)):
+                    await self.give_up.wait()
+        self._note(record, tracked, result, is_living=is_living)
 
-    async def _close_record(self, record: RentalRecord) -> None:
-        if record.name not in (*self.deleted, *self.gone):
-            self.gone.append(record.name)
-        await self.close(record)
+    def _note(self, record: RentalRecord, tracked: TrackedAttempt, result: CleanupResult, *, is_living: bool) -> None:
+        """Record the result of a record's cleanup for the report."""
+        name, fates = record.name, tracked.attempt.containers.values()
+        self.deleted += [name for fate in fates if fate is Fate.DELETED]
+        is_closed = result.step is Step.CLOSE_RECORD and not is_living
+        if Fate.DELETED not in fates and (Fate.ALREADY_GONE in fates or is_closed):
+            self.gone.append(name)
+        for error in (result.error, result.write_error):
+            if error is not None:
+                self.failed.append((name, error))
+        is_found = Fate.DELETED in fates or Fate.ALREADY_GONE in fates
+        if result.step is Step.KEEP_ON_RECORD and result.error is None and not (is_living and is_found):
+            self.doubtful.append(tracked.attempt.record)
 
-    async def close(self, record: RentalRecord) -> None:
-        try:
-            await self.context.ledger.delete([record.name], containers=self._deleted_ids)
-        except StateFileError as error:
-            self.failed.append((record.name, error))
-
-    async def _delete_found(self, record: RentalRecord, found: Sequence[Container]) -> bool:
-        ended = [
-            await self.delete(
-                record.name,
-                Target(
-                    container_id=container.id,
-                    is_ours=partial(is_container_of, record),
-                    confirmed=True,
-                    unshown=_unshown(record),
-                ),
-            )
-            for container in found
-        ]
-        return None not in ended
-
-
-def _unshown(record: RentalRecord) -> RentalRecord | None:
-    """Return a record whose container the service may not have shown yet, else None."""
-    return None if record.stage in ("ready", "detached") else record
+    async def delete(self, container: Container) -> None:
+        """Delete a container whose name is all that is known of it."""
+        name = container.name or ""
+        target = Target(container_id=container.id, is_ours=partial(_has_name, container.name), confirmed=True)
+        deletion = Deletion(self.context, target, self.give_up)
+        async with self._turns:
+            error = await deletion.run()
+        if error is not None:
+            self.failed.append((name, error))
+        elif not deletion.was_gone:
+            self.deleted.append(name)
+        elif not deletion.was_replaced:
+            self.gone.append(name)
 
 
 async def reap(
     context: RentalContext, *, wait: bool = False, patient: bool = True, names: Collection[str] | None = None
 ) -> ReapReport:
-    """Delete what is on record and nobody alive owns.
+    """Delete the containers of all records that no living process owns, or whose time is up.
 
     Args:
-        wait: look for what is in doubt until that is certain.
-        patient: check the token first, and attempt it again where a service fails.
-        names: what it is about, none of which another token has; None for all.
+        wait: True to walk over the list until it is certain that nothing in doubt turns up.
+        patient: True to check the token first, and to repeat deletions that fail.
+        names: the records to reap, none of which belongs to another token; None for all.
 
     Raises:
-        AuthenticationError: the token is refused.
+        AuthenticationError: the service refuses the token.
         StateFileError: the state file cannot be used.
         ClientStateError: the client is closed, or belongs to another event loop.
     """
     context.check_usable()
     disown_closed_loops()
-    reaping = _Reaping(context)
-    if not patient:
-        reaping.give_up.set()
-    elif names is None:
+    reaping = _Reaping(context, patient=patient)
+    is_orphan = partial(_is_orphan, context)
+    if patient and names is None:
         await check_token(context)
-    unproven = [] if names is not None else await join_proven_accounts(context, is_wanted=_is_orphan, wait=wait)
-    for each in unproven:
-        if each.error is not None:
-            reaping.failed.extend((record.name, each.error) for record in each.wanted)
-    elsewhere = [record for each in unproven if each.error is None for record in each.wanted]
-    living: set[str] = set()
-    judged: dict[ReapAction, list[RentalRecord]] = {action: [] for action in ReapAction}
+    unproven = [] if names is not None else await join_proven_accounts(context, is_wanted=is_orphan, wait=wait)
+    for account in unproven:
+        if account.error is not None:
+            reaping.failed.extend((record.name, account.error) for record in account.wanted)
+    elsewhere = [record for account in unproven if account.error is None for record in account.wanted]
     records, unreadable = await context.ledger.read_open()
     reaping.failed.extend((name, error) for name, error in unreadable.items() if names is None or name in names)
-    clocks = read_clocks()
-    for record in records:
-        if names is not None and record.name not in names:
-            continue
-        liveness = _liveness_of_owner(record)
-        if liveness is Liveness.ALIVE and record.container_id is None:
-            living.add(record.name)
-        judged[action_for(record, now=clocks, owner_is_gone=liveness is Liveness.DEAD)].append(record)
-    to_claim = [
-        record for record in (*judged[ReapAction.DELETE], *judged[ReapAction.LOOK]) if record.name not in living
-    ]
-    # What was read may not be so any more: somebody may have detached it, or taken it, meanwhile.
-    claimed = await asyncio.gather(*(context.ledger.claim_for_reap(record) for record in to_claim))
-    ours = living | {record.name for record, done in zip(to_claim, claimed, strict=True) if done}
-    to_delete = [record for record in judged[ReapAction.DELETE] if record.name in ours]
-    left = await asyncio.gather(*(reaping.delete_recorded(record) for record in to_delete))
-    to_look_for = [record for record in judged[ReapAction.LOOK] if record.name in ours]
-    to_look_for += [record for record in left if record is not None]
-    doubtful = await reaping.look_for(to_look_for, living, wait=wait)
-    return reaping.report(doubtful, elsewhere, state_file=context.ledger.path)
+    wanted = [record for record in records if (names is None or record.name in names) and is_orphan(record)]
+    # The owner of these lives, and may be about to create their containers.
+    living = [record for record in wanted if record.container_id is None and _is_alive(record)]
+    orphans = [record for record in wanted if record not in living]
+    # A record may have changed since it was read: another process may have detached, attached or reaped it.
+    claimed = await asyncio.gather(*(context.ledger.claim_for_reap(record) for record in orphans))
+    ours = [record for record, is_claimed in zip(orphans, claimed, strict=True) if is_claimed]
+    await reaping.shielded(
+        reaping.end(record, is_living=is_living, wait=wait)
+        for group, is_living in ((living, True), (ours, False))
+        for record in group
+    )
+    return reaping.report(elsewhere, state_file=context.ledger.path)
 
 
 def _liveness_of_owner(record: RentalRecord) -> Liveness:
@@ -273,9 +179,13 @@ def _liveness_of_owner(record: RentalRecord) -> Liveness:
     return liveness_of(record.owner, here, look_up_process)
 
 
-def _is_orphan(record: RentalRecord) -> bool:
+def _is_alive(record: RentalRecord) -> bool:
+    return _liveness_of_owner(record) is Liveness.ALIVE
+
+
+def _is_orphan(context: RentalContext, record: RentalRecord) -> bool:
     owner_is_gone = _liveness_of_owner(record) is Liveness.DEAD
-    return action_for(record, now=read_clocks(), owner_is_gone=owner_is_gone) is not ReapAction.LEAVE
+    return is_to_be_reaped(record, now=context.clock(), owner_is_gone=owner_is_gone)
 
 
 def _has_name(name: str | None, container: Container) -> bool | None:
@@ -283,26 +193,18 @@ def _has_name(name: str | None, container: Container) -> bool | None:
 
 
 async def reap_by_name(context: RentalContext) -> ReapReport:
-    """Delete what has a name of ours, and an expiry in it that has passed. No record is asked for, or changed.
+    """Delete each container whose name is one of ours and holds an expiry that has passed. No record is read or written.
 
     Raises:
         RentGPUError: the list of containers could not be read.
     """
     context.check_usable()
     reaping = _Reaping(context)
-    moment = read_clocks().wall
+    moment = context.clock().wall
     listed = await context.container_index.read()
     named = [(container, expiry_in(container.name or "")) for container in listed.containers]
     expired = [container for container, expiry in named if expiry is not None and expiry <= moment]
-    await asyncio.gather(
-        *(
-            reaping.delete(
-                container.name or "",
-                Target(container_id=container.id, is_ours=partial(_has_name, container.name), confirmed=True),
-            )
-            for container in expired
-        )
-    )
+    await reaping.shielded(reaping.delete(container) for container in expired)
     reaping.failed.extend((f"an item of the list, {problem.json_path}", problem) for problem in listed.unreadable)
     if (more := listed.unreadable_count - len(listed.unreadable)) > 0:
         reaping.failed.append((f"{more} more items of the list", listed.unreadable[-1]))

@@ -14,15 +14,7 @@ from hypothesis import strategies as st
 from netmind_rentgpu.errors import APITimeoutError
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
-from netmind_rentgpu.rentals.ledger.records import (
-    ReapAction,
-    ReapReport,
-    RentalRecord,
-    Stage,
-    action_after_walk,
-    action_for,
-    may_turn_up,
-)
+from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord, Stage, is_to_be_reaped
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -50,50 +42,46 @@ READY = attrs.evolve(CREATED, stage="ready")
 DETACHED = attrs.evolve(CREATED, stage="detached", owner=None)
 ABANDONED = attrs.evolve(CREATED, stage="abandoned", owner=None)
 ABANDONED_INTENT = attrs.evolve(INTENDED, stage="abandoned", owner=None)
-LEAVE, DELETE, LOOK = ReapAction.LEAVE, ReapAction.DELETE, ReapAction.LOOK
 
 
 @pytest.mark.parametrize(
     ("record", "lives", "is_gone", "expired"),
     [
-        # The verdicts: while the owner lives, when the owner is gone, when the expiry has passed.
-        (INTENDED, LEAVE, LOOK, LOOK),
-        (CREATED, LEAVE, DELETE, DELETE),
-        (READY, LEAVE, DELETE, DELETE),
-        (attrs.evolve(INTENDED, container_id=5), LEAVE, DELETE, DELETE),
-        (attrs.evolve(READY, container_id=None), LEAVE, LOOK, LOOK),
-        (DETACHED, LEAVE, LEAVE, DELETE),
+        # True if the record is reaped: while the owner lives, when the owner is gone, when the expiry has passed.
+        (INTENDED, False, True, True),
+        (CREATED, False, True, True),
+        (READY, False, True, True),
+        (DETACHED, False, False, True),
         # The owner of a detached rental does not matter.
-        (attrs.evolve(DETACHED, owner=OWNER), LEAVE, LEAVE, DELETE),
-        (ABANDONED, DELETE, DELETE, DELETE),
-        (ABANDONED_INTENT, LOOK, LOOK, LOOK),
+        (attrs.evolve(DETACHED, owner=OWNER), False, False, True),
+        (ABANDONED, True, True, True),
+        (ABANDONED_INTENT, True, True, True),
         # A create attempt without a known owner may belong to a living process.
-        (attrs.evolve(CREATED, owner=None), LEAVE, LEAVE, DELETE),
+        (attrs.evolve(CREATED, owner=None), False, False, True),
     ],
 )
 def test_verdict_follows_stage_owner_and_expiry(
-    record: RentalRecord, lives: ReapAction, is_gone: ReapAction, expired: ReapAction
+    record: RentalRecord, lives: bool, is_gone: bool, expired: bool
 ) -> None:
-    assert action_for(record, now=at(NOW), owner_is_gone=False) is lives
-    assert action_for(record, now=at(NOW), owner_is_gone=True) is is_gone
+    assert is_to_be_reaped(record, now=at(NOW), owner_is_gone=False) is lives
+    assert is_to_be_reaped(record, now=at(NOW), owner_is_gone=True) is is_gone
     for owner_is_gone in (False, True):
         late = attrs.evolve(record, expires_at=NOW - SECOND)
-        assert action_for(late, now=at(NOW), owner_is_gone=owner_is_gone) is expired
+        assert is_to_be_reaped(late, now=at(NOW), owner_is_gone=owner_is_gone) is expired
 
 
 @pytest.mark.parametrize("record", [CREATED, READY, DETACHED])
-def test_record_is_deleted_from_the_very_moment_of_its_expiry(record: RentalRecord) -> None:
+def test_record_is_reaped_from_the_very_moment_of_its_expiry(record: RentalRecord) -> None:
     moment = NOW + timedelta(hours=1)
-    assert action_for(record, now=at(moment - timedelta(microseconds=1)), owner_is_gone=False) is LEAVE
-    assert action_for(record, now=at(moment), owner_is_gone=False) is DELETE
+    assert not is_to_be_reaped(record, now=at(moment - timedelta(microseconds=1)), owner_is_gone=False)
+    assert is_to_be_reaped(record, now=at(moment), owner_is_gone=False)
 
 
-def test_kept_rental_never_expires_but_is_deleted_if_its_owner_is_gone() -> None:
+def test_kept_rental_never_expires_but_is_reaped_if_its_owner_is_gone() -> None:
     kept = attrs.evolve(CREATED, expires_at=None)
     century = NOW + timedelta(days=36_525)
-    assert action_for(kept, now=at(century), owner_is_gone=False) is LEAVE
-    assert action_for(kept, now=at(NOW), owner_is_gone=True) is DELETE
-    assert action_for(attrs.evolve(kept, container_id=None), now=at(NOW), owner_is_gone=True) is LOOK
+    assert not is_to_be_reaped(kept, now=at(century), owner_is_gone=False)
+    assert is_to_be_reaped(kept, now=at(NOW), owner_is_gone=True)
 
 
 moments = st.datetimes(datetime(2020, 1, 1), datetime(2040, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  # the strategy sets the time zone
@@ -117,48 +105,21 @@ records = st.builds(
 def test_record_of_a_possible_owner_is_left_and_an_expired_record_is_not(
     record: RentalRecord, now: datetime, owner_is_gone: bool
 ) -> None:
-    found = action_for(record, now=at(now), owner_is_gone=owner_is_gone)
+    is_reaped = is_to_be_reaped(record, now=at(now), owner_is_gone=owner_is_gone)
     expired = record.expires_at is not None and record.expires_at <= now
     if expired or record.stage == "abandoned":
-        assert found is not LEAVE
+        assert is_reaped
     elif not owner_is_gone or record.owner is None:
-        assert found is LEAVE
-    # A record is never closed without a search, and a record with a container id needs no search.
-    assert found in (LEAVE, LOOK if record.container_id is None else DELETE)
+        assert not is_reaped
 
 
 @given(record=records, now=moments, later=moments, owner_is_gone=st.booleans())
-def test_verdict_to_delete_stays_at_any_later_time(
+def test_verdict_to_reap_stays_at_any_later_time(
     record: RentalRecord, now: datetime, later: datetime, owner_is_gone: bool
 ) -> None:
     first, last = sorted((now, later))
-    found = action_for(record, now=at(first), owner_is_gone=owner_is_gone)
-    assert found is LEAVE or action_for(record, now=at(last), owner_is_gone=owner_is_gone) is found
-
-
-@pytest.mark.parametrize(
-    ("found", "after", "expected"),
-    [
-        # Looks before, at and after the moment from which the service certainly lists the container.
-        (True, timedelta(0), ReapAction.DELETE),
-        (True, -SECOND, ReapAction.DELETE),
-        (True, SECOND, ReapAction.DELETE),
-        (False, -timedelta(microseconds=1), ReapAction.DOUBT),
-        (False, timedelta(0), ReapAction.CLOSE),
-        (False, SECOND, ReapAction.CLOSE),
-    ],
-)
-def test_verdict_after_a_look_deletes_a_found_container_and_closes_only_late_enough(
-    found: bool, after: timedelta, expected: ReapAction
-) -> None:
-    assert action_after_walk(INTENDED, found=found, looked_at=at(INTENDED.certain_at + after)) is expected
-
-
-@given(record=records, looked_at=moments)
-def test_record_is_closed_only_by_a_look_that_is_late_enough(record: RentalRecord, looked_at: datetime) -> None:
-    assert action_after_walk(record, found=True, looked_at=at(looked_at)) is ReapAction.DELETE
-    found = action_after_walk(record, found=False, looked_at=at(looked_at))
-    assert found is (ReapAction.DOUBT if looked_at < record.certain_at else ReapAction.CLOSE)
+    if is_to_be_reaped(record, now=at(first), owner_is_gone=owner_is_gone):
+        assert is_to_be_reaped(record, now=at(last), owner_is_gone=owner_is_gone)
 
 
 @pytest.mark.parametrize(
@@ -207,29 +168,30 @@ def test_expiry_goes_by_the_time_of_day_in_another_boot(boot: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wall", "since_boot", "turns_up"),
+    ("wall", "since_boot", "left"),
     [
-        (NOW, SINCE_BOOT, True),
-        (NOW + timedelta(minutes=5), SINCE_BOOT + 300, False),
+        (NOW, SINCE_BOOT, 300),
+        (NOW + timedelta(minutes=5), SINCE_BOOT + 300, 0),
+        (NOW + timedelta(minutes=50), SINCE_BOOT + 3000, 0),
         # One clock says that it is certain, the other that it is not.
-        (NOW + HOUR, SINCE_BOOT + 299, True),
-        (NOW - HOUR, SINCE_BOOT + 300, True),
+        (NOW + HOUR, SINCE_BOOT + 299, 1),
+        (NOW - HOUR, SINCE_BOOT + 300, 3900),
     ],
 )
-def test_record_is_in_doubt_until_both_clocks_say_that_it_is_not(
-    wall: datetime, since_boot: float, turns_up: bool
-) -> None:
-    assert may_turn_up(BOOTED, looked_at=clocks(wall, since_boot)) is turns_up
-    expected = ReapAction.DOUBT if turns_up else ReapAction.CLOSE
-    assert action_after_walk(BOOTED, found=False, looked_at=clocks(wall, since_boot)) is expected
+def test_record_is_certain_once_both_clocks_say_so(wall: datetime, since_boot: float, left: int) -> None:
+    assert BOOTED.time_to_certainty(clocks(wall, since_boot)) == timedelta(seconds=left)
+
+
+@given(record=records, now=moments)
+def test_record_is_certain_from_its_moment_on_where_one_clock_is_known(record: RentalRecord, now: datetime) -> None:
+    assert record.time_to_certainty(at(now)) == max(timedelta(0), record.certain_at - now)
 
 
 def test_nothing_turns_up_after_the_longest_time_of_its_own_create() -> None:
     record = attrs.evolve(BOOTED, longest_create=timedelta(minutes=20))
     early = clocks(NOW - HOUR)
-    assert may_turn_up(record, looked_at=early, waited=timedelta(minutes=19))
-    assert not may_turn_up(record, looked_at=early, waited=timedelta(minutes=20))
-    assert may_turn_up(BOOTED, looked_at=early, waited=timedelta(days=20))
+    assert record.time_to_certainty(early) == timedelta(minutes=20)
+    assert BOOTED.time_to_certainty(early) == timedelta(minutes=65)
 
 
 @given(record=records, wall=moments, since_boot=st.floats(0, 10**8), passed=st.floats(0, 10**6))

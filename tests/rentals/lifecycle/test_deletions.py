@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import canaries
 import pytest
-from lifecycle import create_again, most_gpus_first
+from lifecycle import create_again, most_gpus_first, set_limits
 from rented import IMAGE, PROFILE, client
 from until import until
 
@@ -28,6 +28,7 @@ from netmind_rentgpu.emulator import Clock, Emulator, Fault, World
 from netmind_rentgpu.rentals.ledger import clocks
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex, ListedContainers
 from netmind_rentgpu.rentals.ledger.names import new_name
+from netmind_rentgpu.rentals.lifecycle.attempt import Fate
 from netmind_rentgpu.rentals.lifecycle.reaper import reap
 
 
@@ -152,7 +153,7 @@ async def test_wrong_404_does_not_count_where_deleted_containers_stay_listed(sta
 async def test_list_with_an_unreadable_item_does_not_prove_a_container_gone(
     gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("netmind_rentgpu.rentals.lifecycle.deletion._LONGEST_DELETION", 0)
+    set_limits(gpu, deletion=0)
 
     async def walk_without_ids(_: ContainerIndex) -> ListedContainers:
         item = UnexpectedResponseError("no id", status=200, method="GET", path="/v1/rentgpu/containers/")
@@ -225,8 +226,9 @@ async def test_rental_whose_id_is_another_containers_is_deleted_by_its_name(stat
     async with served(state) as (emulator, gpu):
         async with gpu.rent(image=IMAGE, key=most_gpus_first) as rental:
             other = await stranger(gpu, rental.machine.node_name)
-            attempt = rental._provisioner._attempts[0]
-            attempt.record = attrs.evolve(attempt.record, container_id=other.id)
+            (tracked,) = rental._provisioner._attempts.values()
+            wrong = attrs.evolve(tracked.attempt.record, container_id=other.id)
+            tracked.attempt = attrs.evolve(tracked.attempt, record=wrong, containers={other.id: Fate.RUNNING})
         assert [charge.container_id for charge in emulator.running] == [other.id]
         assert await gpu.rentals.list() == []
         await gpu.containers.delete(other.id)
@@ -263,7 +265,7 @@ async def test_container_replaced_while_it_starts_is_not_handed_over(state: Path
             assert rental.container.id != replaced[0].id
         (refusal,) = rental._source.failed.by_node.values()
         assert isinstance(refusal.error, ContainerGoneError)
-        assert "is that of a stranger's by now" in str(refusal)
+        assert "now belongs to a stranger's" in str(refusal)
         assert [charge.name for charge in emulator.running] == [replaced[0].name]
         # It was not logged into, so that the password was not told to another's server.
         assert await gpu._state.host_key(replaced[0].id) is None

@@ -7,12 +7,11 @@ from typing import Any
 
 import attrs
 import pytest
-from lifecycle import create_again, most_gpus_first
+from lifecycle import create_again, most_gpus_first, set_limits
 from rented import IMAGE
 
 from netmind_rentgpu import APIConnectionError, AsyncRentGPU, Container, PermissionDeniedError, ReleaseError
 from netmind_rentgpu.emulator import Emulator, Fault
-from netmind_rentgpu.rentals.lifecycle import deletion
 
 
 def create_twice(gpu: AsyncRentGPU) -> None:
@@ -38,9 +37,9 @@ async def test_duplicate_is_deleted_before_the_rental_starts(gpu: AsyncRentGPU, 
 
 @pytest.mark.parametrize("gives_way", [True, False])
 async def test_duplicate_that_cannot_be_deleted_at_once_ends_the_entry(
-    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, gives_way: bool
+    gpu: AsyncRentGPU, emulator: Emulator, gives_way: bool
 ) -> None:
-    monkeypatch.setattr("netmind_rentgpu.rentals.lifecycle.deletion._LONGEST_DELETION", 0.3)
+    set_limits(gpu, deletion=0.3)
     create_twice(gpu)
     times = 1 if gives_way else "all"
     emulator.faults.add(Fault("status", call="delete_container", path="*/1002", status=403, times=times))
@@ -84,9 +83,9 @@ async def test_duplicate_created_during_the_rental_is_deleted_on_leaving(
 
 
 async def test_duplicate_that_cannot_be_deleted_on_leaving_stays_on_record(
-    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+    gpu: AsyncRentGPU, emulator: Emulator
 ) -> None:
-    monkeypatch.setattr(deletion, "_LONGEST_DELETION", 0.1)
+    set_limits(gpu, deletion=0.1)
     with pytest.raises(ReleaseError, match="made it twice"):
         async with gpu.rent(image=IMAGE, key=most_gpus_first) as rental:
             duplicate = await create_again(gpu, rental.name, rental.machine.node_name)

@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 import canaries
 import pytest
-from lifecycle import create_again, refuse_deletes
+from lifecycle import create_again, refuse_deletes, set_limits
 from rented import IMAGE, client
 
 from netmind_rentgpu import AsyncRentGPU, ReleaseError, SSHError
@@ -48,9 +48,9 @@ async def test_host_key_goes_with_a_rental_that_is_reaped(gpu: AsyncRentGPU, sta
 
 
 async def test_host_key_stays_where_the_deletion_is_not_verified(
-    gpu: AsyncRentGPU, emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
+    gpu: AsyncRentGPU, emulator: Emulator, state: Path
 ) -> None:
-    monkeypatch.setattr("netmind_rentgpu.rentals.lifecycle.deletion._LONGEST_DELETION", 0)
+    set_limits(gpu, deletion=0)
     refuse_deletes(emulator, "all")
     with pytest.raises(ReleaseError):
         async with gpu.rent(image=IMAGE) as rental:

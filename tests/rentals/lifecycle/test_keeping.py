@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 import pytest
-from lifecycle import create_again, most_gpus_first, refuse_deletes
+from lifecycle import create_again, most_gpus_first, refuse_deletes, set_limits
 from rented import IMAGE, PROFILE, client
 
 from netmind_rentgpu import APIConnectionError, AsyncRentGPU, ClientStateError, Container, RentalRecord, RentGPUError
@@ -18,7 +18,7 @@ from netmind_rentgpu.emulator import Emulator, Fault
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex, ListedContainers
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.store import Ledger
-from netmind_rentgpu.rentals.lifecycle import deletion, search
+from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup
 
 
 async def test_kept_rental_outlives_its_body_and_is_not_reaped(gpu: AsyncRentGPU, emulator: Emulator) -> None:
@@ -53,7 +53,7 @@ async def test_kept_rental_has_no_duplicate_although_its_create_was_answered(
         return container
 
     monkeypatch.setattr(gpu.containers, "create", create_two)
-    monkeypatch.setattr(deletion, "_LONGEST_DELETION", 0.5)
+    set_limits(gpu, deletion=0.5)
     rental = gpu.rent(image=IMAGE, keep=True, key=most_gpus_first)
     if deletes_fail:
         with pytest.raises(RentGPUError, match="503"):
@@ -103,7 +103,7 @@ async def test_kept_rental_cancelled_during_its_final_walk_is_deleted(
         entering.cancel()
         await asyncio.sleep(0.05)
         if fails:
-            raise APIConnectionError("it broke")
+            raise APIConnectionError("it broke", maybe_processed=True)
         return await read(self)
 
     monkeypatch.setattr(ContainerIndex, "read", cancel_and_read)
@@ -126,14 +126,14 @@ async def test_kept_rental_cancelled_at_its_handover_is_on_record_until_deleted(
         entering.cancel()
         await close(self, names)
 
-    delete, on_record = search.AttemptSearch.delete, list[RentalRecord]()
+    delete, on_record = Cleanup.delete, list[RentalRecord]()
 
-    async def read_records_and_delete(self: search.AttemptSearch, *arguments: Any) -> Any:
+    async def read_records_and_delete(self: Cleanup, *arguments: Any) -> Any:
         on_record.extend(await gpu.rentals.list())
         return await delete(self, *arguments)
 
     monkeypatch.setattr(Ledger, "delete", cancel_and_close)
-    monkeypatch.setattr(search.AttemptSearch, "delete", read_records_and_delete)
+    monkeypatch.setattr(Cleanup, "delete", read_records_and_delete)
     entering = asyncio.create_task(gpu.rent(image=IMAGE, keep=True).__aenter__())
     with pytest.raises(asyncio.CancelledError):
         await entering
@@ -154,7 +154,7 @@ async def test_kept_rental_that_cannot_be_deleted_after_a_cancelled_handover_is_
         await close(self, names)
 
     monkeypatch.setattr(Ledger, "delete", cancel_and_close)
-    monkeypatch.setattr(deletion, "_LONGEST_DELETION", 0.1)
+    set_limits(gpu, deletion=0.1)
     refuse_deletes(emulator, "all")
     entering = asyncio.create_task(gpu.rent(image=IMAGE, keep=True).__aenter__())
     with pytest.raises(asyncio.CancelledError) as raised:

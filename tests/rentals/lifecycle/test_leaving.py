@@ -10,18 +10,19 @@ from typing import Any
 
 import attrs
 import pytest
+from lifecycle import set_limits
 from rented import IMAGE, PROFILE, client
 from until import until
 
 from netmind_rentgpu import AsyncRental, AsyncRentGPU, ClientStateError, ReleaseError, RentalEndedError
 from netmind_rentgpu.emulator import Clock, Emulator, Fault, World
-from netmind_rentgpu.rentals.lifecycle import search
+from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup
 
 
 async def test_container_that_cannot_be_deleted_is_reported_and_stays_on_record(
-    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    gpu: AsyncRentGPU, emulator: Emulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("netmind_rentgpu.rentals.lifecycle.deletion._LONGEST_DELETION", 0.5)
+    set_limits(gpu, deletion=0.5)
     emulator.faults.add(Fault("status", call="delete_container", status=500, times="all"))
     with pytest.raises(ReleaseError, match="could not be deleted") as raised:
         async with gpu.rent(image=IMAGE) as rental:
@@ -55,8 +56,9 @@ async def test_unforeseen_error_while_leaving_is_raised_and_left_to_the_reaper(
 
     with pytest.raises(ReleaseError, match="unforeseen error") as raised:
         async with gpu.rent(image=IMAGE) as rental:
-            monkeypatch.setattr(search.AttemptSearch, "delete", fail)
+            monkeypatch.setattr(Cleanup, "delete", fail)
     assert isinstance(raised.value.__cause__, ZeroDivisionError)
+    monkeypatch.undo()
     assert (await gpu.rentals.reap(wait=True)).deleted == (rental.name,)
     emulator.assert_nothing_rented()
 

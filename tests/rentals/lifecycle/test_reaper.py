@@ -14,13 +14,12 @@ from typing import Any
 
 import attrs
 import pytest
-from lifecycle import create_again, most_gpus_first, refuse_deletes
+from lifecycle import create_again, most_gpus_first, refuse_deletes, set_limits
 from rented import IMAGE, cancel_twice, client
 from until import until
 
 from netmind_rentgpu import AsyncRentGPU, RentalRecord, RentGPUError, StateFileError, UnexpectedResponseError
 from netmind_rentgpu.emulator import Emulator, Fault
-from netmind_rentgpu.rentals import context
 from netmind_rentgpu.rentals.ledger import clocks, process_identity
 from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
@@ -246,10 +245,8 @@ async def test_intent_of_a_killed_process_stays_doubtful_until_it_is_certain(
     assert await gpu.rentals.list() == []
 
 
-async def test_clock_set_back_does_not_keep_the_reaper_waiting(
-    gpu: AsyncRentGPU, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(context, "LONGEST_LOCK", -4.0)
+async def test_clock_set_back_does_not_keep_the_reaper_waiting(gpu: AsyncRentGPU) -> None:
+    set_limits(gpu, write=-4.0)
     assert timedelta(0) < gpu._context.longest_create < timedelta(seconds=2)
     moment = read_clocks().wall
     record = RentalRecord(
@@ -270,12 +267,12 @@ async def test_clock_set_back_does_not_keep_the_reaper_waiting(
 
 
 async def test_reap_waits_as_long_as_the_killed_clients_own_create_may_take(
-    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+    gpu: AsyncRentGPU, emulator: Emulator
 ) -> None:
     async with gpu.rent(image=IMAGE, key=most_gpus_first) as rental:
         record = await rental.detach()
     # The reaper's own creates take no time at all, by comparison.
-    monkeypatch.setattr(context, "LONGEST_LOCK", -4.4)
+    set_limits(gpu, write=-4.4)
     assert gpu._context.longest_create < timedelta(seconds=1)
     intent = attrs.evolve(
         record,

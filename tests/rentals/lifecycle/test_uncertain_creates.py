@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 import pytest
-from lifecycle import UNCERTAIN, create_again, end_uncertainty, end_uncertainty_on_record, most_gpus_first
+from lifecycle import UNCERTAIN, create_again, end_uncertainty, end_uncertainty_on_record, most_gpus_first, set_limits
 from rented import IMAGE, client
 from until import until
 
@@ -118,7 +118,7 @@ async def test_container_without_a_readable_name_keeps_the_create_uncertain(
         return attrs.evolve(listed, containers=[attrs.evolve(each, name=None) for each in listed.containers])
 
     monkeypatch.setattr(ContainerIndex, "_walk", walk_without_names)
-    monkeypatch.setattr("netmind_rentgpu.rentals.lifecycle.search._LOOKING_GOES_ON", 0.1)
+    set_limits(gpu, failed_search=0.1)
     emulator.faults.add(Fault("drop", call="create_container", when="after"))
     with pytest.raises(APIConnectionError):
         await gpu.rent(image=IMAGE).__aenter__()
@@ -150,7 +150,7 @@ async def test_search_that_hangs_ends_with_the_rental(
     gpu = uncertain_client
     rental = gpu.rent(image=IMAGE)
     async with asyncio.timeout(20), rental:
-        monkeypatch.setattr(gpu._context.container_index, "_each", Timeouts(total=None, read=None))
+        monkeypatch.setattr(gpu._context.container_index, "_timeouts", Timeouts(total=None, read=None))
         earlier = len(emulator.requests.of("list_containers"))
         emulator.faults.add(Fault("hang", call="list_containers"))
         end_uncertainty(rental)
