@@ -1,6 +1,6 @@
-"""One look at the containers: which request it makes next, and what its answer says.
+"""One round of the poll of the containers: its next request, and the record of each answer.
 
-`strategy` decides between pages of the list and containers by themselves; what an answer means is for `snapshots`.
+`strategy` decides between pages of the list and GETs of single containers; `snapshots` judges the answers.
 """
 
 from __future__ import annotations
@@ -19,42 +19,43 @@ from netmind_rentgpu.requests import ListQuery
 from netmind_rentgpu.waiting.snapshots import KnownPage, Snapshots
 from netmind_rentgpu.waiting.strategy import one_by_one, pages_left, worth_recounting
 from netmind_rentgpu.wire.caller import Caller, DecodedResponse
+from netmind_rentgpu.wire.list_traversal import ListTraversal
 from netmind_rentgpu.wire.messages import Request
-from netmind_rentgpu.wire.paging import ListTraversal, PageSize
+from netmind_rentgpu.wire.paging import PageSize
 from netmind_rentgpu.wire.responses import UNCHANGED
 
 __all__ = ["PollRound", "Poller", "Satisfied"]
 
-_AT_ONCE = 8
-# Of the containers that a list lags behind with, so many are asked for by themselves at each look, or as many as the list
-# has pages.
-_LEAST_UNLISTED = 32
-# A connection that has died silently must not use up the deadlines of all who wait. Where the service is that slow, more is
-# allowed from then on.
-_FIRST_PATIENCE = 10.0
+_MOST_GETS_AT_ONCE = 8
+# After a walk, a round makes this many GETs of containers that the list does not show, or one for each page if that is more.
+_LEAST_GETS_AFTER_WALK = 32
+# In seconds. A connection that has died silently must not use up the deadlines of all waits. Each read timeout doubles it,
+# because the service may be slow.
+_FIRST_READ_TIMEOUT = 10.0
 
 Satisfied: TypeAlias = Callable[[], bool]
-"""Takes a subscription's news; returns True if its subscriber has what it waits for."""
+"""A function that reads a subscription's news; it returns True if the subscriber's wait is over."""
 
 
 @attrs.define(eq=False)
 class PollRound:
-    """One look at what is wanted, which one may begin and another finish.
+    """One poll of the wanted containers. One leader may begin the round, and another finish it.
 
     Attributes:
-        began: when.
-        whole: it is about all that is wanted, and not only about what nobody has looked at yet.
-        to_end: the list has to be walked to its end.
-        left: the ids that have not been seen yet.
-        walking: it goes through the list just now.
-        pages, hits: how many pages it has taken, and how many of those ids it found there.
-        answered: how many containers were there that the list did not show.
-        told: some request of it was answered.
-        failed: why those could not be got that it has given up.
-        missing: ids that a GET has answered with 404, and when that was sent. A gateway may be wrong, so that the list is
-            walked to its end before they count as gone.
-        recount: it walks as far as the account is thought to reach, even where that seems to cost more.
-        kept: the pages that it has seen, by marker and limit.
+        began: the start of the round, in seconds on the event loop's clock.
+        whole: True if the round polls all wanted containers, False if only those that are new to the poller.
+        to_end: True if the round has to walk to the end of the list.
+        left: the ids that the round has not seen yet.
+        walk: the round's walk over the list.
+        walking: True if the latest request is for a page of the list.
+        pages, hits: the number of pages read, and the number of ids in `left` that these pages showed.
+        answered: the number of GETs that showed a container.
+        told: True if the service has answered a request of the round with data, or a GET with 404.
+        failed: the errors of the containers that the round has given up, by id.
+        missing: the ids for which a GET was answered with 404, the time of that GET, and its error. A gateway may be wrong,
+            so the ids count as gone only after a walk to the end of the list.
+        recount: True if the round walks as far as the list is thought to reach, even if GETs seem to cost less.
+        kept: the pages that the round has seen, by marker and limit.
     """
 
     began: float
@@ -74,61 +75,63 @@ class PollRound:
 
     @property
     def over(self) -> bool:
+        """True if the round has nothing left to request."""
         return not self.left and (self.walk.done or not (self.to_end or self.missing))
 
     @property
     def walked_to_end(self) -> bool:
-        """The walk has seen all there was when it came by."""
+        """True if the walk has seen the end of the list, and could read everything before it."""
         return self.walk.complete
 
     def passed(self, container_id: int) -> bool:
-        """Tell whether one that is wanted only now would be missed."""
-        return not self.walking or container_id in self.walk
+        """Return True if the round would miss a container that is wanted only now."""
+        return not self.walking or container_id in self.walk.seen
 
 
 class Poller:
-    """Makes the requests of one client's looks, one look after the other.
+    """The requests of one client's poll rounds, of one round at a time.
 
     Attributes:
-        failures: why containers could not be got by themselves, as long as they can't.
+        failures: the errors of the containers whose last GET failed, by id.
     """
 
     def __init__(self, caller: Caller, sizes: PageSize, path: str, snapshots: Snapshots) -> None:
         """Set up.
 
         Args:
-            sizes: how many items the list is asked for.
-            path: the list's; an item's is that and its id.
+            sizes: the number of items to ask the list for.
+            path: the path of the list; the path of a container is this path followed by the id.
         """
         self._caller = caller
         self._sizes = sizes
         self._path = path
         self._snapshots = snapshots
         self._pages: dict[tuple[int | str | None, int], KnownPage] = {}
-        # How many containers there are, as far as it matters: a walk has to pass so many to see what is wanted.
-        self._account = 0
+        # An estimate of the number of containers that a walk has to pass to see all wanted ones.
+        self._walk_length = 0
         self._page = caller.profile.page_size
         self._gets = 0
-        self._patience = _FIRST_PATIENCE
+        self._read_timeout = _FIRST_READ_TIMEOUT
+        # The ids of containers that GETs have shown, and no walk since then, in the order of the last GETs.
         self._unlisted: dict[int, None] = {}
         self.failures: dict[int, RentGPUError] = {}
-        # Requests for containers by themselves. They go on when the one who sent them has what it came for, and are the next
-        # one's.
+        # The GETs that run, with their ids. They go on when the wait of the leader that sent them is over; the next leader
+        # uses their answers.
         self._running: dict[asyncio.Task[None], int] = {}
 
     def forget(self, ids: Iterable[int]) -> None:
-        """Take in that nobody asks about some containers any more."""
+        """Forget containers that have no subscriber any more."""
         for container_id in ids:
             self._unlisted.pop(container_id, None)
             self.failures.pop(container_id, None)
 
     def begin_anew(self) -> None:
-        """Take in that nobody asks about anything any more."""
+        """Forget all pages, and reset the read timeout, because there is no subscription any more."""
         self._keep(set())
-        self._patience = _FIRST_PATIENCE
+        self._read_timeout = _FIRST_READ_TIMEOUT
 
     async def abandon(self) -> None:
-        """Leave no request running."""
+        """Cancel the GETs that run."""
         running = list(self._running)
         self._running.clear()
         for task in running:
@@ -136,37 +139,38 @@ class Poller:
         await asyncio.gather(*running, return_exceptions=True)
 
     async def advance(self, poll_round: PollRound, satisfied: Satisfied) -> None:
-        """Ask once more: for the next page, or for what is left by itself.
+        """Read the next page, or get the containers that are left, each by a GET.
 
         Raises:
-            RentGPUError: nothing could be learned, or the service wants to be left alone.
+            RentGPUError: the page could not be read; or GETs failed before the service answered a request of the round; or
+                the service refused a GET because of too many requests.
         """
-        seen, wanted = len(poll_round.walk.seen), len(poll_round.left)
-        pages = pages_left(account=self._account, seen=seen, page=self._page, wanted=wanted, found=poll_round.hits)
+        seen, wanted = len(poll_round.walk.seen.ids), len(poll_round.left)
+        pages = pages_left(account=self._walk_length, seen=seen, page=self._page, wanted=wanted, found=poll_round.hits)
         if not poll_round.pages and worth_recounting(wanted, pages, gets=self._gets):
             poll_round.recount, self._gets = True, 0
-        by_itself = one_by_one(wanted, pages) and not (poll_round.recount and seen < self._account)
+        by_itself = one_by_one(wanted, pages) and not (poll_round.recount and seen < self._walk_length)
         to_end = poll_round.to_end or bool(poll_round.missing)
         poll_round.walking = not poll_round.walk.done and (to_end or not by_itself)
         if poll_round.walking:
-            await self._ask_for_page(poll_round)
+            await self._read_next_page(poll_round)
             return
         if not poll_round.walk.done:
-            # What is left is not before here, and seems not to be so near that walking on would cost less.
-            self._account = max(self._account, seen + wanted * self._page)
+            # The walk has not passed the containers that are left, and they are probably too far ahead to walk on.
+            self._walk_length = max(self._walk_length, seen + wanted * self._page)
             self._gets += wanted
-        await self._ask_each(poll_round, satisfied)
+        await self._get_each(poll_round, satisfied)
 
     async def _call(self, request: Request) -> DecodedResponse:
-        patience, timeouts = self._patience, self._caller.timeouts
-        read = patience if timeouts.read is None else min(patience, timeouts.read)
+        longest, timeouts = self._read_timeout, self._caller.timeouts
+        read = longest if timeouts.read is None else min(longest, timeouts.read)
         try:
             return await self._caller.call(request, attrs.evolve(timeouts, read=read))
         except APITimeoutError:
-            self._patience = max(self._patience, 2 * patience)
+            self._read_timeout = max(self._read_timeout, 2 * longest)
             raise
 
-    async def _ask_for_page(self, poll_round: PollRound) -> None:
+    async def _read_next_page(self, poll_round: PollRound) -> None:
         walk = poll_round.walk
         marker = walk.marker
         asked = running_loop().time()
@@ -177,14 +181,14 @@ class Poller:
             request = Request(method="GET", path=self._path, query=query, known=None if known is None else known.body)
             decoded = await self._call(request)
             if decoded.payload is UNCHANGED:
-                # Asked only now: somebody may have come meanwhile who has to be told.
+                # Checked only now, because a new subscriber that has to get its states may have come meanwhile.
                 if known is not None and self._snapshots.holds(known):
                     return known, [], decoded
                 decoded = await self._caller.parse_again(request, decoded)
             return None, await self._caller.read_in_turns(request, decoded, self._caller.codec.ids), decoded
 
         try:
-            # Where a marker's own item is listed again, pages of one item would never get past it.
+            # At least 2: if the service lists a marker's own item again, pages of one item would hold nothing else.
             (known, ids, decoded), limit = await self._sizes.ask(max(2, self._sizes.limit(None)), ask)
         except NotFoundError:
             if not walk.marker_refused():
@@ -192,7 +196,7 @@ class Poller:
             return
         poll_round.told = True
         if known is None:
-            page, hits = await run_in_turns(self._take_page(poll_round, ids, decoded, asked))
+            page, hits = await run_in_turns(self._record_page(poll_round, ids, decoded, asked))
             self._replace_page((marker, limit), page)
         else:
             page = known
@@ -201,7 +205,7 @@ class Poller:
             poll_round.left.difference_update(page.ids)
             hits = before - len(poll_round.left)
         for container_id in poll_round.missing.keys() & set(page.ids):
-            # The list shows it, so that the 404 was wrong.
+            # The 404 was wrong, because the list shows the container.
             del poll_round.missing[container_id]
         poll_round.kept.add((marker, limit))
         poll_round.hits += hits
@@ -211,12 +215,12 @@ class Poller:
         if walk.done:
             self._settle_missing(poll_round)
         if walk.done or (poll_round.recount and not poll_round.left):
-            self._account = len(walk.seen)
+            self._walk_length = len(walk.seen.ids)
         else:
-            self._account = max(self._account, len(walk.seen))
+            self._walk_length = max(self._walk_length, len(walk.seen.ids))
 
     def _settle_missing(self, poll_round: PollRound) -> None:
-        """Count as gone what neither a GET nor the walk has shown."""
+        """Record the missing containers as gone if the walk was complete, else as failures."""
         for container_id, (asked, error) in poll_round.missing.items():
             if poll_round.walked_to_end:
                 self._snapshots.take_gone(container_id, asked)
@@ -224,12 +228,17 @@ class Poller:
                 self.failures[container_id] = error
         poll_round.missing.clear()
 
-    def _take_page(
+    def _record_page(
         self, poll_round: PollRound, ids: list[int | None], decoded: DecodedResponse, asked: float
     ) -> Generator[None, None, tuple[KnownPage, int]]:
-        """Take in a page; return it, and how many of the ids that are left it shows. Others may ask meanwhile."""
+        """Record a new page in turns; return the page, and the number of ids in `left` that it shows."""
         hits = 0
-        page = KnownPage(decoded.response.body, tuple(one for one in ids if one is not None), len(ids), asked)
+        page = KnownPage(
+            decoded.response.body,
+            tuple(container_id for container_id in ids if container_id is not None),
+            len(ids),
+            asked,
+        )
         for position, (container_id, raw) in enumerate(zip(ids, decoded.payload, strict=True)):
             if position and position % ITEMS_PER_TURN == 0:
                 yield
@@ -244,67 +253,75 @@ class Poller:
             self._snapshots.forget_page(before)
         self._pages[key] = page
 
-    async def _ask_each(self, poll_round: PollRound, satisfied: Satisfied) -> None:
-        """Get what is left one by one, several at once, until it is known or the one who looks is satisfied."""
+    async def _get_each(self, poll_round: PollRound, satisfied: Satisfied) -> None:
+        """Get the containers that are left, several at once, until all are known or the leader is satisfied."""
         if len(poll_round.left) == 1 and not self._running:
-            await self._ask_for(poll_round, next(iter(poll_round.left)))
+            await self._get(poll_round, next(iter(poll_round.left)))
         else:
-            await self._ask_several(poll_round, satisfied)
+            await self._get_several(poll_round, satisfied)
         if poll_round.failed and not poll_round.left:
             if not poll_round.told:
-                # Nothing was learned, and the reason may be the service and not those few.
-                self._raise_one(poll_round)
+                # No request was answered, so the problem may be the service, and not these few containers.
+                self._raise_first_failure(poll_round)
             poll_round.failed.clear()
 
-    async def _ask_several(self, poll_round: PollRound, satisfied: Satisfied) -> None:
+    async def _get_several(self, poll_round: PollRound, satisfied: Satisfied) -> None:
         asked = set(self._running.values())
-        waiting = deque(one for one in self._in_turn(poll_round) if one not in asked)
+        waiting = deque(container_id for container_id in self._ordered_ids(poll_round) if container_id not in asked)
         while True:
             for task in [task for task in self._running if task.done()]:
                 del self._running[task]
                 task.result()
             if satisfied():
                 return
-            if not poll_round.told and len(poll_round.failed) >= _AT_ONCE:
-                self._raise_one(poll_round)
-            while waiting and len(self._running) < _AT_ONCE and not self._enough(poll_round):
+            if not poll_round.told and len(poll_round.failed) >= _MOST_GETS_AT_ONCE:
+                self._raise_first_failure(poll_round)
+            while waiting and len(self._running) < _MOST_GETS_AT_ONCE and not self._made_enough_gets(poll_round):
                 container_id = waiting.popleft()
-                self._running[asyncio.create_task(self._ask_for(poll_round, container_id))] = container_id
+                self._running[asyncio.create_task(self._get(poll_round, container_id))] = container_id
             if not self._running:
                 break
             await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
-        if self._enough(poll_round):
-            # The others have their turn at the next look.
+        if self._made_enough_gets(poll_round):
+            # The next rounds get the other containers.
             poll_round.left.clear()
 
     @staticmethod
-    def _raise_one(poll_round: PollRound) -> NoReturn:
-        """Fail for those that could not be got, and leave them to the next try."""
+    def _raise_first_failure(poll_round: PollRound) -> NoReturn:
+        """Raise the error of the first container that failed, and leave all that failed to the next attempt."""
         error = next(iter(poll_round.failed.values()))
         poll_round.left.update(poll_round.failed)
         poll_round.failed.clear()
         raise error
 
-    def _in_turn(self, poll_round: PollRound) -> list[int]:
-        """Order what is left.
+    def _ordered_ids(self, poll_round: PollRound) -> list[int]:
+        """Return the ids that are left in the order in which to get them.
 
-        What has been asked for by itself comes last, what was so longest ago before the rest; and after that what could not
-        be got.
+        Containers without an earlier GET come first, then containers that only GETs have shown, the earliest GET first. The
+        containers whose last GET failed come last.
         """
         return [
-            *(one for one in poll_round.left if one not in self._unlisted and one not in self.failures),
-            *(one for one in self._unlisted if one in poll_round.left and one not in self.failures),
-            *(one for one in self.failures if one in poll_round.left),
+            *(
+                container_id
+                for container_id in poll_round.left
+                if container_id not in self._unlisted and container_id not in self.failures
+            ),
+            *(
+                container_id
+                for container_id in self._unlisted
+                if container_id in poll_round.left and container_id not in self.failures
+            ),
+            *(container_id for container_id in self.failures if container_id in poll_round.left),
         ]
 
-    def _enough(self, poll_round: PollRound) -> bool:
-        return poll_round.walk.done and poll_round.answered >= max(_LEAST_UNLISTED, poll_round.pages)
+    def _made_enough_gets(self, poll_round: PollRound) -> bool:
+        return poll_round.walk.done and poll_round.answered >= max(_LEAST_GETS_AFTER_WALK, poll_round.pages)
 
-    async def _ask_for(self, poll_round: PollRound, container_id: int) -> None:
-        """Get one. A failure is its own, unless it tells to leave the service alone.
+    async def _get(self, poll_round: PollRound, container_id: int) -> None:
+        """Get a container. Record a failure in the round, and raise only the errors below.
 
         Raises:
-            RateLimitError: it does.
+            RateLimitError: the service refuses requests because there were too many.
             ClientStateError: the client is closed.
         """
         asked = running_loop().time()
@@ -316,11 +333,11 @@ class Poller:
         except NotFoundError as error:
             poll_round.told = True
             self._unlisted.pop(container_id, None)
-            unlisted = poll_round.walked_to_end and container_id not in poll_round.walk
+            unlisted = poll_round.walked_to_end and container_id not in poll_round.walk.seen
             if unlisted or self._snapshots.is_deleted(container_id, asked):
                 counts = self._snapshots.take_gone(container_id, asked)
             elif poll_round.walk.done:
-                # The list shows it, or could not be read to its end.
+                # The list shows the container, or the walk did not see all of the list.
                 poll_round.left.discard(container_id)
                 self.failures[container_id] = error
                 return
@@ -347,10 +364,10 @@ class Poller:
             poll_round.left.discard(container_id)
 
     def finish(self, poll_round: PollRound) -> None:
-        """Keep what a look that is over has learned for the next."""
+        """Forget the pages that a whole round did not see, and earlier GETs of the containers that its walk has seen."""
         if poll_round.whole:
             self._keep(poll_round.kept)
-        for container_id in [one for one in self._unlisted if one in poll_round.walk]:
+        for container_id in [container_id for container_id in self._unlisted if container_id in poll_round.walk.seen]:
             del self._unlisted[container_id]
 
     def _keep(self, keys: set[tuple[int | str | None, int]]) -> None:

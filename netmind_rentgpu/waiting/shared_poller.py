@@ -1,7 +1,8 @@
-"""The look at the containers that all who wait share: at most one at a time, made by one of them.
+"""The poll of the containers, which all waits and watches of a client share.
 
-There is no background task. Whoever waits and finds nobody looking, looks, until what it waits for has come; then another
-goes on where it stopped. What is to be asked for next, and when, is decided by `strategy`; what it means, by `snapshots`.
+There is no background task. A waiting task becomes the leader if there is none, and polls for all until its own wait is
+over. Then another waiting task goes on where the leader stopped. `strategy` decides what to request, and when; `snapshots`
+judges the answers.
 """
 
 from __future__ import annotations
@@ -26,15 +27,17 @@ __all__ = ["SharedPoller"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
-_MOST_MOVING = 10
+_MOST_UNSETTLED_WALKS = 10
 
 
 class SharedPoller:
-    """The look that one client's waits and watches share.
+    """The poll that the waits and watches of one client share.
+
+    All times are seconds on the event loop's clock.
 
     Attributes:
-        failure: why the last look failed; None if it did not.
-        failing_since: since when, by the event loop's clock, no look has succeeded.
+        failure: the error of the last poll; None if the poll succeeded.
+        failing_since: the time of the first of the failures in a row; None if the last poll succeeded.
     """
 
     def __init__(
@@ -46,11 +49,13 @@ class SharedPoller:
         pace: AdaptiveInterval | None = None,
         random: Callable[[], float] = random,
     ) -> None:
-        """Set up; nothing happens before somebody attends.
+        """Set up, without a request: the first call of `wait_until` sends the first one.
 
         Args:
-            sizes: how many items the list is asked for.
-            path: the list's; an item's is that and its id.
+            sizes: the number of items to ask the list for.
+            path: the path of the list; the path of a container is this path followed by the id.
+            pace: the pause between poll rounds.
+            random: returns a random number from 0 up to 1.
         """
         self._caller = caller
         self._pace = AdaptiveInterval() if pace is None else pace
@@ -58,13 +63,13 @@ class SharedPoller:
         self._snapshots = Snapshots(partial(caller.codec.one, Container), lag=caller.profile.list_lag.total_seconds())
         self._poller = Poller(caller, sizes, path, self._snapshots)
         self._poll_round: PollRound | None = None
-        # Ids that no look is about yet.
+        # The ids that are part of no round yet.
         self._new: set[int] = set()
-        # When, by the event loop's clock, something was last done here, the next whole look is due, and may be tried.
+        # The times at which a leader last stopped, the next whole round is due, and the next request may be sent.
         self._active_at = 0.0
         self._next = 0.0
         self._not_before = 0.0
-        # How many creates are under way, and until when the look that is due waits for them.
+        # The number of creates under way, and the time until which a round that is due waits for them.
         self._creating = 0
         self._held_until: float | None = None
         self._leader: Subscription | None = None
@@ -72,15 +77,15 @@ class SharedPoller:
         self._nap: asyncio.Future[None] | None = None
         self.failure: RentGPUError | None = None
         self.failing_since: float | None = None
-        # What can be asked is fresh if it was asked for since then.
+        # The start of the last whole round. Later answers are recent enough for new subscribers.
         self._looked_at = math.inf
-        # How many looks at all containers have found some that the one before had not.
-        self._moving = 0
+        # The number of walks in a row that may have missed containers, and the ids known after the last of these walks.
+        self._unsettled_walks = 0
         self._known_before: set[int] = set()
         caller.when_closed(self._wake_all)
 
     def subscribe(self, ids: Iterable[int] | None) -> Subscription:
-        """Begin to ask about containers; None for all.
+        """Subscribe to containers; None for all containers.
 
         Raises:
             ClientStateError: the client is closed or belongs to another event loop.
@@ -95,11 +100,11 @@ class SharedPoller:
         first = not self._snapshots.all_wanted
         owed = self._snapshots.subscribe(subscription, since=self._looked_at if now < self._next else math.inf)
         if subscription.ids is None and first:
-            # What a round under way has passed was not kept, so that its end would not be the end of all.
+            # Begin anew, because the round under way has not kept all the containers that it has passed.
             self._next = now
             self._poll_round = None
         if self._poll_round is not None:
-            ahead = {one for one in owed if not self._poll_round.passed(one)}
+            ahead = {container_id for container_id in owed if not self._poll_round.passed(container_id)}
             self._poll_round.left |= ahead
             owed -= ahead
         self._new |= owed
@@ -107,7 +112,7 @@ class SharedPoller:
         return subscription
 
     def unsubscribe(self, subscription: Subscription, ids: Iterable[int] | None = None) -> None:
-        """Ask no more, or no more about some."""
+        """End a subscription, or its part for some ids."""
         forgotten = self._snapshots.unsubscribe(subscription, ids)
         self._new.difference_update(forgotten)
         if self._poll_round is not None:
@@ -120,43 +125,44 @@ class SharedPoller:
             self._poll_round = None
 
     def touch(self, container_id: int, *, deleted: bool = False) -> None:
-        """Take in that a call of our own has just changed a container, or may have: what was seen before is old."""
+        """Record that a call of this client has just changed a container, or may have: earlier answers do not count."""
         self._snapshots.touch(container_id, running_loop().time(), deleted=deleted)
 
     def is_deleted(self, container_id: int) -> bool:
-        """Return True if a call of ours has deleted a container a while ago."""
+        """Return True if this client has recently deleted a container, or found it to be gone."""
         return self._snapshots.is_deleted(container_id, running_loop().time())
 
     def created(self, container_id: int) -> None:
-        """Record that a call of ours has created a container."""
+        """Record that a call of this client has created a container."""
         self._snapshots.created(container_id)
 
     def creating(self, more: int) -> None:
-        """Take in that so many more creates are under way; what they make is soon asked about, and best in one look."""
+        """Add to the number of creates under way. A due round waits for them for a moment, to include their containers."""
         self._creating += more
         if not self._creating:
             self._wake_leader()
 
     def failure_of(self, ids: Iterable[int]) -> RentGPUError | None:
-        """Return why nothing has been learned of some containers lately; None if nothing failed."""
+        """Return the error of the last poll, or of the last GET of one of these containers; None if neither failed."""
         failures = self._poller.failures
-        return self.failure or next((failures[one] for one in ids if one in failures), None)
+        return self.failure or next((failures[container_id] for container_id in ids if container_id in failures), None)
 
     async def wait_until(self, subscription: Subscription, satisfied: Satisfied, *, until: float | None = None) -> None:
-        """Wait until one who has joined is satisfied, looking for all while nobody else does.
+        """Wait until a subscriber is satisfied; poll for all subscribers while no other task does.
 
         Args:
-            until: return then at the latest, by the event loop's clock.
+            satisfied: reads the subscriber's news; returns True if the wait is over.
+            until: the time at which to return at the latest; None for no limit.
 
         Raises:
             ClientStateError: the client is closed or belongs to another event loop.
-            BaseException: whatever `satisfied` raises.
+            BaseException: any error of `satisfied`.
         """
         loop = running_loop()
         raised: BaseException | None = None
 
         def done() -> bool:
-            # What it raises must not be taken for a failure of the look.
+            # Keep the error, because otherwise it would count as a failure of the poll.
             nonlocal raised
             try:
                 return raised is not None or satisfied()
@@ -184,7 +190,7 @@ class SharedPoller:
             try:
                 raise raised
             finally:
-                del raised  # its traceback leads here
+                del raised  # break the reference cycle
 
     async def _until_woken(self, subscription: Subscription, until: float | None) -> None:
         loop = running_loop()
@@ -201,10 +207,10 @@ class SharedPoller:
                 alarm.cancel()
 
     async def _lead(self, satisfied: Satisfied, until: float | None) -> None:
-        """Look, again and again, until satisfied."""
+        """Poll, again and again, until the leader is satisfied."""
         loop = running_loop()
         if loop.time() - self._active_at > self._pace.longest:
-            # What others have seen when they last looked is too old to go on from.
+            # The answers of an earlier leader's round are too old to go on with.
             self._poll_round = None
         try:
             while not satisfied() and (until is None or loop.time() < until):
@@ -214,12 +220,12 @@ class SharedPoller:
                 if due > now:
                     await self._sleep_until(due if until is None else min(due, until))
                 else:
-                    await self._look_on(satisfied)
+                    await self._poll_once(satisfied)
         finally:
             self._active_at = loop.time()
 
     def _due(self, now: float) -> float:
-        """Return when to ask next."""
+        """Return the time at which to send the next request."""
         due = max(self._not_before, now if self._poll_round is not None or self._new else self._next)
         if due > now or self._poll_round is not None or not self._creating:
             return due
@@ -227,15 +233,15 @@ class SharedPoller:
             self._held_until = now + self._pace.shortest
         return max(due, self._held_until)
 
-    async def _look_on(self, satisfied: Satisfied) -> None:
-        """Ask once more."""
+    async def _poll_once(self, satisfied: Satisfied) -> None:
+        """Make the next request, or the next GETs, of the round; begin a round if there is none."""
         loop = running_loop()
         if self._poll_round is not None and not self._poll_round.whole and loop.time() >= self._next:
-            # Those that it is about may never be got, and the others are due.
+            # Drop the round: its GETs may fail again and again, while all containers are due.
             self._poll_round = None
         if self._poll_round is None:
             await self._poller.abandon()
-            # Others who begin to wait at the same time are to be in it.
+            # Run other tasks first, so that waits that begin at the same time are part of the round.
             await asyncio.sleep(0)
             self._held_until = None
             self._poll_round = self._begin(loop.time())
@@ -285,7 +291,7 @@ class SharedPoller:
             self.failing_since = now
         delay = self._pace.after_failure(self._random(), error)
         self._not_before = max(self._not_before, now + delay)
-        logger.info("a look at the containers failed, and is tried again in %.1f s: %s", delay, error)
+        logger.info("the poll of the containers failed: %s; the next attempt is in %.1f s", error, delay)
 
     def _finish(self, current: PollRound) -> None:
         self._poll_round = None
@@ -299,16 +305,20 @@ class SharedPoller:
         self._snapshots.changed = False
         self._looked_at = current.began
         now = running_loop().time()
-        # Whoever has come to ask about all is still to be looked for.
+        # A watch of all containers that began during the round needs a walk to the end at once.
         self._next = now if self._snapshots.all_wanted and not current.to_end else now + delay
 
     def _settled(self, current: PollRound) -> bool:
-        """Tell whether all containers were seen. A list that moves has to be walked until no more turn up, within reason."""
+        """Return True if all containers were seen, or if enough walks were made.
+
+        One complete walk over a list that is sorted by id sees all containers. Another list is walked over again until a
+        walk finds no more containers.
+        """
         known = self._snapshots.known
-        self._moving += 1
-        settled = (current.walk.complete and current.walk.sorted_by_id) or known <= self._known_before
-        if settled or self._moving >= _MOST_MOVING:
-            self._moving = 0
+        self._unsettled_walks += 1
+        settled = (current.walk.complete and current.walk.seen.are_sorted) or known <= self._known_before
+        if settled or self._unsettled_walks >= _MOST_UNSETTLED_WALKS:
+            self._unsettled_walks = 0
             self._known_before = set()
             return True
         self._known_before = known

@@ -1,29 +1,26 @@
 """Lists that come in pages: one object to await (a page) and to iterate (every item of every page).
 
-`ListTraversal` decides what to ask for next and when the list has ended; it is pure. `AsyncPager` does the asking.
+`list_traversal` decides what to ask for next, and when the list has ended. `AsyncPager` sends the requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
-from itertools import pairwise
-from operator import lt
-from typing import Any, Final, Generic, Protocol, TypeVar, cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import attrs
 
 from netmind_rentgpu.errors import InvalidRequestError, NotFoundError, UnexpectedResponseError
+from netmind_rentgpu.wire.list_traversal import ListEnd, ListTraversal
 
-__all__ = ["AsyncPager", "ListTraversal", "ListedItems", "Page", "PageSize"]
+__all__ = ["AsyncPager", "ListedItems", "Page", "PageSize"]
 
 
-_MOST_SILENT: Final = 24
-_MOST_CONTRADICTIONS: Final = 10
 _MOST_WALKS: Final = 5
 
 
 class Identified(Protocol):
-    """What can stand in a list: an item with an id."""
+    """An item of a list, which has an id."""
 
     @property
     def id(self) -> int: ...
@@ -40,11 +37,11 @@ class Page(Generic[Item]):
 
     Attributes:
         items: in the service's order.
-        next_marker: the `marker` that asks for what comes after; None where the list has ended (to ask with None would be
-            to begin anew). The service does not say how long a list is, so the last page may have a marker too, and an
-            empty page after it. `pages()` sees to all that.
-        unreadable: an error for each item that could not be read, or for the first 20 of them.
-        unreadable_count: how many items could not be read.
+        next_marker: the `marker` of the next page; None at the end of the list (a request with None would begin the list
+            again). The service does not say how long a list is, so even the last page may have a marker, which leads to an
+            empty page. `pages()` handles all this.
+        unreadable: the errors of the items that could not be read, 20 at most.
+        unreadable_count: the number of items that could not be read.
     """
 
     items: tuple[Item, ...]
@@ -70,8 +67,8 @@ class ListedItems(Generic[Listed]):
 
     Attributes:
         items: the items that could be read, in the service's order.
-        unreadable: an error for each of the others, or for the first of them where they are many.
-        unreadable_count: how many others there are.
+        unreadable: the errors of the first of the other items, 20 at most.
+        unreadable_count: the number of all other items.
     """
 
     items: list[Listed]
@@ -80,186 +77,11 @@ class ListedItems(Generic[Listed]):
 
 
 Fetch = Callable[[int | str | None, int], Awaitable[ListedItems[Item]]]
-"""Asks for one page: (marker, limit) -> its items."""
-
-
-class ListTraversal:
-    """One walk over a list whose length is not told, which may change meanwhile, and whose markers may die.
-
-    A page ends the list if it is shorter than an earlier one of this walk (the service may send fewer items than were
-    asked for, so the limit says nothing). A page with nothing new, or a marker the service does not know, may mean the end,
-    or only that the marker's item was deleted. So it is confirmed with an earlier item's marker, further back each time,
-    and at last from the start: the list has ended if what came just before is found there and nothing new follows it.
-
-    Attributes:
-        marker: what to ask for next.
-        done: there is nothing more to ask for.
-        complete: the end was seen, and all before it could be read.
-        gave_up: there may be more, which cannot be reached.
-    """
-
-    def __init__(self, marker: int | str | None = None) -> None:
-        self.marker = marker
-        self.done: bool = False
-        self.complete: bool = False
-        self.gave_up: bool = False
-        self._start = marker
-        self._limit = 0
-        self._given: list[int] = []
-        self._position: dict[int, int] = {}
-        self._longest = 0
-        self._pages = 0
-        self._silent = 0
-        self._back = 0
-        self._blind = False
-        self._orders = {"ascending", "descending"}
-        self._dead_end = 0
-        self._contradictions = 0
-        self._alive: int | None = None
-        self._empty_after: int | str | None = None
-
-    @property
-    def sorted_by_id(self) -> bool:
-        """What was seen of the list was sorted by id, one way or the other."""
-        return len(self._given) < 2 or any(
-            all((one < other) is (order == "ascending") for one, other in pairwise(self._given))
-            for order in self._orders
-        )
-
-    @property
-    def seen(self) -> list[int]:
-        """What was given, in the order in which it came."""
-        return self._given
-
-    def __contains__(self, item: int) -> bool:
-        return item in self._position
-
-    @property
-    def empty(self) -> bool:
-        """Nothing was given yet."""
-        return not self._given
-
-    def received(self, ids: Sequence[int], count: int, limit: int) -> list[int]:
-        """Take in the page that `marker` led to; return the indexes in `ids` of what is new.
-
-        Args:
-            ids: the ids of the items that could be read, in order.
-            count: how many items the page had.
-            limit: how many were asked for. Pages that were asked for with different limits do not compare.
-        """
-        self._learn_order(ids)
-        new = self._remember(ids)
-        if limit != self._limit:
-            self._limit, self._longest = limit, 0
-        short = count < self._longest
-        self._longest = max(self._longest, count)
-        self._blind = self._blind or count > len(ids)
-        if new:
-            self._pages += 1
-            self._silent = self._back = 0
-            self._alive = self._empty_after = None
-        else:
-            self._silent += 1
-        if count and short:
-            self._end(complete=True)
-        elif not new and count > len(ids):
-            # What follows cannot be asked for: what is new here has no id.
-            self._give_up()
-        elif new:
-            self.marker = ids[-1]
-        else:
-            self._nothing_new(ids)
-        return new
-
-    def marker_refused(self) -> bool:
-        """Take in that the service does not know `marker`; return False if that is where the caller wanted to start."""
-        if not self._given:
-            return False
-        self.received((), 0, self._limit)
-        return True
-
-    def _remember(self, ids: Sequence[int]) -> list[int]:
-        given, position = self._given, self._position
-        if position.keys().isdisjoint(ids) and len(set(ids)) == len(ids):
-            # As good as always, and quicker.
-            position.update(zip(ids, range(len(given), len(given) + len(ids)), strict=True))
-            given.extend(ids)
-            return list(range(len(ids)))
-        new: list[int] = []
-        for index, item in enumerate(ids):
-            if item not in position:
-                position[item] = len(given)
-                given.append(item)
-                new.append(index)
-        return new
-
-    def _end(self, *, complete: bool) -> None:
-        self.done = True
-        self.complete = complete and not self._blind
-
-    def _give_up(self) -> None:
-        self.gave_up = True
-        self._end(complete=False)
-
-    def _nothing_new(self, ids: Sequence[int]) -> None:
-        if not ids and self.marker is None:
-            self._end(complete=True)
-        elif self._silent > self._pages + _MOST_SILENT or self._contradictions > _MOST_CONTRADICTIONS:
-            # The service ignores markers, or moves its list about faster than it can be read.
-            self._give_up()
-        elif ids and self._follows_marker(ids):
-            if ids[-1] in (self.marker, self._empty_after):
-                # It is still there, so it was there when nothing came after it.
-                self._end(complete=True)
-            else:
-                self._alive = self.marker = ids[-1]
-                self._back = 0
-        else:
-            if not ids and not self._back:
-                self._empty_after = self.marker
-            elif ids and self.marker == self._alive:
-                self._contradictions += 1
-            self._step_back()
-
-    def _learn_order(self, ids: Sequence[int]) -> None:
-        """Find out whether the list is sorted by id, either way, as far as it has been seen."""
-        following = ids[1:]
-        if not all(map(lt, ids, following)):
-            self._orders.discard("ascending")
-        if any(map(lt, ids, following)):
-            self._orders.discard("descending")
-
-    def _in_order(self) -> list[int]:
-        """Return what was given, as the list would have it: things that appear on the way may stand anywhere."""
-        if len(self._orders) != 1:
-            return self._given
-        return sorted(self._given, reverse="descending" in self._orders)
-
-    def _follows_marker(self, ids: Sequence[int]) -> bool:
-        """Tell whether a page is what comes after the marker, and not the list from its start again."""
-        if not isinstance(self.marker, int):
-            return True
-        if len(self._orders) == 1:
-            return min(ids) >= self.marker if "ascending" in self._orders else max(ids) <= self.marker
-        after = self._position.get(self.marker, -1)
-        return all(self._position[item] >= after for item in ids)
-
-    def _step_back(self) -> None:
-        """Ask again from an earlier item: the one before, then a page back, then four times as far each time."""
-        if self.marker == self._start:
-            # There is nothing before what the caller wanted to start from.
-            self._end(complete=False)
-            return
-        if not self._back:
-            self._dead_end = cast("int", self.marker)
-        self._back = max(self._longest, self._back * 4) if self._back else 1
-        given = self._in_order()
-        position = given.index(self._dead_end) - self._back
-        self.marker = given[position] if position >= 0 else self._start
+"""A function that asks for one page: (marker, limit) -> its items."""
 
 
 class PageSize:
-    """How many items to ask a list for: as many as are wanted, as long as the service does not refuse so many."""
+    """The number of items to ask a list for: as many as the caller wants, unless the service has refused so many."""
 
     STEPS = (100, 50, 20, 10, 5, 2)
 
@@ -268,12 +90,12 @@ class PageSize:
         self._allowed: int | None = None
 
     def limit(self, wanted: int | None) -> int:
-        """Return how many items to ask for."""
+        """Return the number of items to ask for."""
         limit = self._usual if wanted is None else wanted
         return limit if self._allowed is None else min(limit, self._allowed)
 
     async def ask(self, limit: int, ask: Callable[[int], Awaitable[Answered]]) -> tuple[Answered, int]:
-        """Ask for a page, of fewer items where the service refuses so many; return the answer and the limit it took."""
+        """Ask for a page, with a smaller limit if the service refuses this one; return the answer and the accepted limit."""
         refused = False
         while True:
             try:
@@ -290,10 +112,11 @@ class PageSize:
 
 
 class AsyncPager(Generic[Item]):
-    """A list on the service. Await it for its first page, iterate it for every item.
+    """A list on the service. Await it for its first page, or iterate it for every item.
 
-    One page is held at a time. Items that were given once are not given again: lists move while they are walked. A list that
-    turns out not to be sorted by id is walked until it was the same twice, since what moves in it can be passed by.
+    The pager holds one page at a time. It yields no item twice, although items may move in the list meanwhile. If the list
+    turns out not to be sorted by id, the pager walks over it until two walks agree, five times at most, because one walk may
+    miss an item that moves.
     """
 
     def __init__(
@@ -321,11 +144,11 @@ class AsyncPager(Generic[Item]):
         return Page(tuple(items), next_marker, fetched.unreadable, unreadable_count=fetched.unreadable_count)
 
     async def pages(self) -> AsyncIterator[Page[Item]]:
-        """Give page after page, each without the items of earlier ones; never an empty one.
+        """Yield page after page, each without the items of earlier pages, and no empty page.
 
         Raises:
-            UnexpectedResponseError: a page is not as documented, or, after all that could be reached was given, there may
-                be more that cannot be reached.
+            UnexpectedResponseError: a page is not as documented; or, after all items that could be reached, the list may
+                hold more that cannot be reached.
             RentGPUError: any other of the client's errors.
         """
         given: set[int] = set()
@@ -338,23 +161,23 @@ class AsyncPager(Generic[Item]):
                 given.update(item.id for item in new)
                 if new or (page.unreadable and before is None):
                     yield attrs.evolve(page, items=new)
-            # In a list that is not sorted by id, a thing may have moved from where the walk was yet to come to where it had
-            # been. So such a list is walked until it has been the same twice.
-            gave_up = walk.gave_up
+            # Walk over a list that is not sorted by id until two walks agree, because an item may move from ahead of a walk
+            # to behind it, and be missed.
+            seen, gave_up = walk.seen.ids, walk.end is ListEnd.UNREACHABLE
             if gave_up:
-                settled = before is not None and sorted(walk.seen) == sorted(before)
+                settled = before is not None and sorted(seen) == sorted(before)
             else:
-                settled = walk.sorted_by_id or walk.seen == before
+                settled = walk.seen.are_sorted or seen == before
             if settled:
                 break
-            before = walk.seen
+            before = seen
         if gave_up:
             raise self._unreachable()
 
     async def _walk(self, walk: ListTraversal) -> AsyncIterator[Page[Item]]:
         while not walk.done:
             try:
-                # Where a marker's own item is listed again, pages of one item would never get past it.
+                # At least 2: if the service lists a marker's own item again, pages of one item would hold nothing else.
                 limit = max(2, self._sizes.limit(self._page_size))
                 fetched, limit = await self._page_after(walk.marker, limit)
             except NotFoundError:
@@ -362,7 +185,7 @@ class AsyncPager(Generic[Item]):
                     raise
                 continue
             items, unreadable, count = fetched.items, fetched.unreadable, fetched.unreadable_count
-            if unreadable and not items and walk.empty:
+            if unreadable and not items and not walk.seen.ids:
                 raise unreadable[0]
             new = walk.received([item.id for item in items], len(items) + count, limit)
             if new or unreadable:
@@ -375,12 +198,15 @@ class AsyncPager(Generic[Item]):
                 yield item
 
     async def _page_after(self, marker: int | str | None, limit: int) -> tuple[ListedItems[Item], int]:
-        """Ask for a page; return it with the limit that the service took."""
+        """Ask for a page; return it with the limit that the service accepted."""
         return await self._sizes.ask(limit, lambda limit: self._fetch(marker, limit))
 
     def _unreachable(self) -> UnexpectedResponseError:
         return UnexpectedResponseError(
-            "the list could not be read to its end: markers lead nowhere", status=200, method="GET", path=self._path
+            "the list could not be read to its end: the service's markers lead to no further items",
+            status=200,
+            method="GET",
+            path=self._path,
         )
 
 

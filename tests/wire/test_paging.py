@@ -1,6 +1,6 @@
 """Walking a list that is moved, cut and clamped: in no world does it end too early, or give an item twice."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netmind_rentgpu import Auth, InvalidField, InvalidRequestError, NotFoundError, UnexpectedResponseError
-from netmind_rentgpu.wire.paging import AsyncPager, ListedItems, ListTraversal, PageSize
+from netmind_rentgpu.wire.paging import AsyncPager, ListedItems, PageSize
 
 DETAILS: dict[str, Any] = {"code": None, "message": "", "body": None, "request_id": None, "method": "GET", "path": "/"}
 
@@ -320,17 +320,6 @@ async def test_list_without_a_readable_item_raises_unexpected_response_error() -
         await service.pager()
 
 
-def test_walk_with_an_unreadable_item_is_incomplete() -> None:
-    walk = ListTraversal()
-    walk.received([1, 2], 3, 10)
-    walk.received([4], 1, 10)
-    assert (walk.done, walk.complete) == (True, False)
-    walk = ListTraversal()
-    walk.received([1, 2], 2, 10)
-    walk.received([], 2, 10)
-    assert (walk.done, walk.complete) == (True, False)
-
-
 @pytest.mark.parametrize("answers", [[[1, 2, 3]], [[1, 2], [2, 1]]], ids=str)
 async def test_walk_of_a_service_that_ignores_markers_ends(answers: list[list[int]]) -> None:
     asked = []
@@ -416,31 +405,3 @@ async def test_item_behind_many_deleted_items_is_found() -> None:
     lone = World([1, 2, 3, 5], dead_marker="empty", descending=True, after_page=kill_all_but_one)
     assert await ids_of(lone.pager()) == [5, 3, 2, 1]
     assert len(lone.asked) < 10
-
-
-def walk(pages: Sequence[Sequence[int]]) -> ListTraversal:
-    walk = ListTraversal()
-    for page in pages:
-        assert not walk.done
-        walk.received(page, len(page), 10)
-    return walk
-
-
-def test_walk_reports_whether_it_saw_the_end() -> None:
-    assert (walk([[]]).done, walk([[]]).complete) == (True, True)
-    assert walk([[1, 2], [3]]).complete
-    confirmed = walk([[1, 2], []])
-    assert (confirmed.done, confirmed.marker) == (False, 1)
-    confirmed.received([2], 1, 10)
-    assert confirmed.complete
-    ignoring = ListTraversal()
-    while not ignoring.done:
-        ignoring.received([1, 2], 2, 10)
-    assert (ignoring.done, ignoring.complete) == (True, False)
-
-
-def test_iteration_keeps_one_page_in_memory() -> None:
-    long = ListTraversal()
-    for start in range(0, 10_000, 100):
-        long.received(range(start, start + 100), 100, 100)
-    assert long.marker == 9_999
