@@ -1,6 +1,6 @@
-"""What is still rented when the interpreter exits is deleted, whatever has become of its event loop.
+"""Deletion of the rentals that are still open when the interpreter exits, even if their event loop has ended.
 
-The synchronous client's loop still runs then, and releases what it has itself.
+The event loop of the synchronous client still runs then, and deletes its own rentals.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from netmind_rentgpu.concurrency.exit_hooks import (
     wait_despite_interrupts,
     warn_on_stderr_once,
 )
-from netmind_rentgpu.rentals.context import RentalContext, left_behind, still_at_work
+from netmind_rentgpu.rentals.context import RentalContext, contexts_of_ended_loops, contexts_of_running_loops
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.lifecycle.reaper import reap
 
@@ -35,53 +35,53 @@ _LONGEST_RELEASE = 90.0
 
 
 def release_at_exit() -> None:
-    """Delete at exit what nobody can release any more."""
+    """Register the deletion at exit for this process."""
     _register(os.getpid())
 
 
 @cache
 def _register(process_id: int) -> None:
-    del process_id  # each does it once
+    del process_id  # only the cache's key, because a forked child registers for itself
     at_exit(_release)
     at_exit_of_a_worker(_release)
 
 
 def _release() -> None:
     deadline = time.monotonic() + _LONGEST_RELEASE
-    # The loops of daemon threads: their programs have ended.
+    # These are the loops of daemon threads, which the interpreter is about to end.
     ending = [
         asyncio.run_coroutine_threadsafe(context.release_all(), context.loop)
-        for context in still_at_work()
+        for context in contexts_of_running_loops()
         if context.loop is not None and context.loop not in our_own
     ]
     for release in ending:
-        _see_to(partial(wait_despite_interrupts, partial(_outlast, release, deadline)))
-    contexts = left_behind()
+        _reporting_errors(partial(wait_despite_interrupts, partial(_wait_until, release, deadline)))
+    contexts = contexts_of_ended_loops()
     if contexts:
-        _see_to(partial(wait_despite_interrupts, partial(_run, contexts)))
+        _reporting_errors(partial(wait_despite_interrupts, partial(_run, contexts)))
 
 
-def _outlast(release: Future[None], deadline: float) -> None:
+def _wait_until(release: Future[None], deadline: float) -> None:
     release.result(max(0.0, deadline - time.monotonic()))
 
 
-def _see_to(act: Callable[[], object]) -> None:
+def _reporting_errors(act: Callable[[], object]) -> None:
     try:
         act()
-    except Exception as error:  # noqa: BLE001  # there is nobody above to tell
-        _complain(f"what is still rented could not be deleted; it is on record: {str(error) or type(error).__name__}")
+    except Exception as error:  # noqa: BLE001  # no caller is left to raise it to
+        _report(f"what is still rented could not be deleted; it is on record: {str(error) or type(error).__name__}")
 
 
 def _run(contexts: Sequence[RentalContext]) -> None:
     began, released = threading.Event(), threading.Event()
     try:
-        # One that has threads while none can be started any more.
+        # Not asyncio's own loop, because its threads cannot be started any longer.
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(_release_all(contexts, began, released))
     except KeyboardInterrupt:
         if not began.is_set():
             raise
-        # The first one is borne, and comes out in the end.
+        # The first interrupt is raised only at the end of the deletions.
         if not released.is_set():
             report_given_up()
 
@@ -103,18 +103,18 @@ async def _release_one(context: RentalContext) -> None:
                 await other.ledger.return_detached(name, this_process())
             report = await reap(other, names=frozenset(context.names))
     except Exception as error:  # noqa: BLE001  # the others are to be released all the same
-        _complain(f"what is still rented could not be deleted; it is on record: {str(error) or type(error).__name__}")
+        _report(f"what is still rented could not be deleted; it is on record: {str(error) or type(error).__name__}")
         return
     if report.deleted:
         logger.warning(
             "the event loop had ended with %s still rented in it; it was deleted now", ", ".join(report.deleted)
         )
     for name, problem in report.failed:
-        _complain(f"rental {name} could not be deleted, and costs until it is; it is on record, for reap: {problem}")
+        _report(f"rental {name} could not be deleted, and costs until it is; it is on record, for reap: {problem}")
     for record in report.doubtful:
-        _complain(f"rental {record.name} may still come to exist on {record.node_name}; it is on record, for reap")
+        _report(f"rental {record.name} may still come to exist on {record.node_name}; it is on record, for reap")
 
 
-def _complain(text: str) -> None:
+def _report(text: str) -> None:
     logger.error("%s", text)
     warn_on_stderr_once(text)

@@ -1,4 +1,4 @@
-"""All that the rentals of one client share: the ledger, the catalog, the index of containers, and what is to be released."""
+"""The parts that the rentals of one client share: ledger, catalog, container index, clock, time limits, open rentals."""
 
 from __future__ import annotations
 
@@ -34,23 +34,29 @@ from netmind_rentgpu.state_file import State
 if TYPE_CHECKING:
     from netmind_rentgpu.ssh.shell import AsyncShell
 
-__all__ = ["RentalContext", "disown_closed_loops", "is_held_here", "left_behind", "still_at_work"]
+__all__ = [
+    "RentalContext",
+    "contexts_of_ended_loops",
+    "contexts_of_running_loops",
+    "disown_closed_loops",
+    "is_held_here",
+]
 
 _UNBOUNDED_CALL = 600.0
 
-# The names that this process has under way, whichever client has them. A record of ours that is not here is nobody's.
+# The names of the rentals that this process has open, in any client. A record of this process that is not here is orphaned.
 _held_here: set[str] = set()
-# Those that have something to release. Kept here, so that it is not forgotten with the client.
+# The contexts with open rentals. They are kept here, because a client may be collected before its rentals are deleted.
 _contexts: set[RentalContext] = set()
 
 
 def is_held_here(name: str) -> bool:
-    """Tell whether somebody in this process still has a rental."""
+    """Return True if a client of this process still has a rental open."""
     return name in _held_here
 
 
-def left_behind() -> list[RentalContext]:
-    """Return those whose event loop has ended before what they had was released; all of that is nobody's from now on."""
+def contexts_of_ended_loops() -> list[RentalContext]:
+    """Return the contexts whose event loop ended before their rentals were deleted, and drop their ownership."""
     found = [context for context in tuple(_contexts) if context.loop is not None and not context.loop.is_running()]
     for context in found:
         _held_here.difference_update(context.names)
@@ -58,39 +64,39 @@ def left_behind() -> list[RentalContext]:
     return found
 
 
-def still_at_work() -> list[RentalContext]:
-    """Return those whose event loop runs, and has something that is not released yet."""
+def contexts_of_running_loops() -> list[RentalContext]:
+    """Return the contexts with open rentals whose event loop runs."""
     return [context for context in tuple(_contexts) if context.loop is not None and context.loop.is_running()]
 
 
 def disown_closed_loops() -> None:
-    """Take in that what was under way in an event loop that is closed is nobody's any more."""
+    """Drop ownership of rentals whose event loop has closed."""
     for context in tuple(_contexts):
         if context.loop is not None and context.loop.is_closed():
             _held_here.difference_update(context.names)
 
 
 class Owning(Protocol):
-    """What has something to release."""
+    """An object that has a container to delete."""
 
     async def close(self) -> None: ...
 
 
 @attrs.define(kw_only=True, eq=False)
 class RentalContext:
-    """What all rentals of one client share.
+    """The parts that all rentals of one client share.
 
     Attributes:
         timeouts: the client's own.
         check_usable: raises ClientStateError if the client is closed, or belongs to another event loop.
         check_login: raises ConfigurationError if this process cannot log in to any container.
-        shell_on: makes a shell, to be opened.
-        elsewhere: makes that of a client like this one, for another event loop.
-        live: what is to be released when the client is closed, and how to tell it that nobody wants to wait for that.
-        names: what is under way here.
+        shell_on: returns a shell on a container, which the caller opens.
+        elsewhere: opens the context of a client like this one, in another event loop.
+        live: the open rentals, each with a function that cuts its deletion short.
+        names: the names of the open rentals.
         attaching: the names of detached rentals that are being attached, and stay detached if that fails.
-        loop: in which that is.
-        closing: nothing more can be rented.
+        loop: the event loop of the open rentals.
+        closing: True if the client is being closed, so that nothing more can be rented.
         clock: reads the present time.
     """
 
@@ -164,34 +170,34 @@ class RentalContext:
 
     @property
     def longest_create(self) -> timedelta:
-        """How long after its intent a create may still be acted on, or be missing from the list."""
+        """The time after its intent in which the service may still act on a create, or not list its container."""
         seconds = sum(
             _UNBOUNDED_CALL if bound is None else bound for bound in (self.timeouts.slot, self.timeouts.total)
         )
-        # The intent itself may have to wait until it can be written.
+        # The intent may be written late, because another process has locked the state file.
         return timedelta(seconds=self.limits.write + seconds) + self.uncertainty
 
     @property
     def uncertainty(self) -> timedelta:
-        """How long after a create got no clear answer its container may still turn up."""
+        """The time after an unclear answer to a create in which its container may still turn up."""
         return self.profile.create_lag + self.profile.list_lag
 
     def track(self, name: str) -> None:
-        """Take in that a rental is under way here."""
+        """Record that this process has a rental open."""
         _held_here.add(name)
         self.names.add(name)
 
     def untrack(self, name: str) -> None:
-        """Take in that nobody here has a rental any more."""
+        """Record that this process has a rental open no longer."""
         _held_here.discard(name)
         self.names.discard(name)
         self.attaching.discard(name)
 
     def register(self, owning: Owning, interrupt: Callable[[], object]) -> None:
-        """Take in that somebody has something to release.
+        """Record that a rental is open, which closing the client deletes.
 
         Args:
-            interrupt: tells it that nobody wants to wait for that.
+            interrupt: cuts its deletion short.
 
         Raises:
             ClientStateError: the client is being closed, or belongs to another event loop.
@@ -204,22 +210,22 @@ class RentalContext:
         _contexts.add(self)
 
     def unregister(self, owning: Owning) -> None:
-        """Take in that somebody has released it."""
+        """Record that a rental has nothing left to delete."""
         self.live.pop(owning, None)
         if not self.live:
             _contexts.discard(self)
 
     async def release_all(self) -> None:
-        """Release all that is still there, whoever cancels that.
+        """Delete all open rentals, however often this is cancelled.
 
         Raises:
-            ReleaseError: something could not be deleted.
-            ClientStateError: that belongs to another event loop.
+            ReleaseError: a container could not be deleted.
+            ClientStateError: the rentals belong to another event loop.
         """
         if not self.live:
             return
         if self.loop is not asyncio.get_running_loop():
-            raise ClientStateError("what this client has rented belongs to another event loop; close it there")
+            raise ClientStateError("this client's rentals belong to another event loop; close the client there")
         self.closing = True
         releasing = asyncio.get_running_loop().create_task(self._release_all())
         try:

@@ -14,6 +14,8 @@ from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 
 __all__ = ["ReapReport", "RentalRecord", "Stage", "is_to_be_reaped"]
 
+_SECONDS_IN_AN_HOUR = 3600
+
 Stage: TypeAlias = Literal["intended", "created", "ready", "detached", "abandoned"]
 """The progress of a rental. `abandoned`: the rental is over, and its container may still have to be deleted."""
 
@@ -68,6 +70,17 @@ class RentalRecord:
     def has_expired(self, clocks: ClockReading) -> bool:
         """Return True if the expiry has passed."""
         return self.expires_at is not None and self.expires_at <= self.present(clocks)
+
+    def cost_until(self, moment: datetime) -> Decimal | None:
+        """Return the cost until a moment, by the listed price and the time since the intent; None for an unknown price.
+
+        Args:
+            moment: by the clock that `present` returns.
+        """
+        if self.hourly_price is None:
+            return None
+        seconds = max(0.0, (moment - self.intended_at).total_seconds())
+        return self.hourly_price * Decimal(str(seconds)) / _SECONDS_IN_AN_HOUR
 
     def time_to_certainty(self, clocks: ClockReading) -> timedelta:
         """Return for how long a container of the record may still turn up; 0 if none can.

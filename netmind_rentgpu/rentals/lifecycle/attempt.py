@@ -158,7 +158,7 @@ class CreateAttempt:
 
     @classmethod
     def from_record(cls, record: RentalRecord, *, clocks: ClockReading, loop_time: float) -> CreateAttempt:
-        """Return the attempt that a record tells of; another process may have made it.
+        """Return the attempt of a record, which another process may have made.
 
         Args:
             clocks, loop_time: the present time, the latter by the event loop's clock.

@@ -1,4 +1,4 @@
-"""Deletion of a container, proven by what the service shows afterwards; and what the ledger is told about the past."""
+"""Deletion of a container, proven by what the service shows afterwards, and ledger writes that may fail."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class Target:
     """A container that is to be deleted.
 
     Attributes:
-        is_ours: returns False for another container that has the id by now, None for one whose name cannot be read.
+        is_ours: returns False for another container that has the id by now, None for a container without a readable name.
         confirmed: True if the id came from a create of this process, or from the list a moment ago; else a GET has to answer
             before the deletion is sent.
         unshown: its record, unless the service has shown the container since its create. A 404 to the deletion counts only
-            after the list's lag, because whatever is missing from the list may be missing elsewhere, too.
+            after the list's lag, because a container that the list does not show yet may be unknown elsewhere, too.
     """
 
     container_id: int
@@ -237,7 +237,7 @@ class Deletion:
 
 
 async def write_best_effort(writing: Awaitable[object]) -> None:
-    """Write to the ledger what has happened already. Where that fails, the intent is on record all the same."""
+    """Write to the ledger what has happened already; log an error, because the intent is on record anyway."""
     try:
         await writing
     except (StateFileError, ClientStateError) as error:
@@ -245,7 +245,7 @@ async def write_best_effort(writing: Awaitable[object]) -> None:
 
 
 def write_behind(writing: asyncio.Future[None]) -> None:
-    """Have the ledger told of what has happened already, without waiting for that."""
+    """Log the error of a write to the ledger that no task waits for, if it fails."""
 
     def tell(written: asyncio.Future[None]) -> None:
         error = None if written.cancelled() else written.exception()

@@ -1,6 +1,6 @@
-"""The end of a rental's time: the timers that bring it about, and the task that it cancels. No scope is open meanwhile.
+"""The timer of a rental's expiry, and the task that it cancels. No cancel scope is open while the block runs.
 
-Time is that of the record: it goes by the clock of this boot, which goes on while the machine sleeps, and is never set.
+The timer goes by the record's time: the clock of this boot, which goes on while the machine sleeps, and is never set.
 """
 
 from __future__ import annotations
@@ -11,62 +11,63 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from netmind_rentgpu.rentals.ledger.clocks import read_clocks
+from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 
 __all__ = ["ExpiryTimer", "OwnerTask", "RecordTimer"]
 
-_PAUSE = timedelta(seconds=10)
-# Between two looks at the clock of the boot, because the event loop's stands still while the machine sleeps.
+# Seconds between two readings of the boot clock, because the event loop's clock stands still while the machine sleeps.
 _LONGEST_SLEEP = 30.0
 
 
 class ExpiryTimer:
-    """How long a rental may be had."""
+    """Ends a rental at its expiry, and walks over the list for what of its attempts may turn up late."""
 
-    def __init__(self, provisioner: Provisioner) -> None:
+    def __init__(self, provisioner: Provisioner, context: RentalContext) -> None:
         self._provisioner = provisioner
+        self._context = context
         self._expire: Callable[[], object] | None = None
         self._process: int | None = None
         self._timer = RecordTimer()
         self._record: RentalRecord | None = None
-        self._over = False
+        self._has_ended = False
         self._looking: asyncio.Task[None] | None = None
         self._looked_at: datetime | None = None
 
     def begin(self, record: RentalRecord, expire: Callable[[], object]) -> None:
-        """Call `expire` at a record's expiry; never where it has none."""
-        self._process, self._record, self._expire = os.getpid(), record, expire
-        self._arm()
+        """Call `expire` at a record's expiry, if it has one."""
+        if not self._has_ended:
+            self._process, self._record, self._expire = os.getpid(), record, expire
+            self._arm()
 
     def suspend(self) -> None:
-        """Stop the timer until it begins for another record."""
+        """Stop the timer until `begin` is called for another record."""
         self._record = None
         self._timer.stop()
 
     def end(self) -> None:
         """Stop the timer and cancel a running search, because leaving the rental searches once more."""
-        self._over = True
-        # It leads to who has this one.
+        self._has_ended = True
+        # Break the reference cycle through the rental.
         self._expire = None
-        self._timer.stop()
+        self.suspend()
         if self._looking is not None:
             self._looking.cancel()
 
     async def let_look_end(self) -> None:
-        """Wait until nothing goes on any more."""
+        """Wait until the walk under way has ended."""
         if self._looking is not None:
             await asyncio.wait({self._looking})
 
     def _arm(self) -> None:
-        if self._over or self._record is None:
+        if self._record is None:
             return
-        present, certain_at = self._record.present(read_clocks()), self._provisioner.certain_at
+        present, certain_at = self._record.present(self._context.clock()), self._provisioner.certain_at
         looked_at = present if self._looks else self._looked_at
         if certain_at is not None and looked_at is not None:
-            # If a look at it has failed, the next is made after a while.
-            certain_at = max(certain_at, looked_at + _PAUSE)
+            # Not at once, because the walk may have failed.
+            certain_at = max(certain_at, looked_at + timedelta(seconds=self._context.limits.between_walks))
         moments = [moment for moment in (self._record.expires_at, certain_at) if moment is not None]
         if moments:
             self._timer.set((min(moments) - present).total_seconds(), self._ring)
@@ -76,10 +77,10 @@ class ExpiryTimer:
         return self._looking is not None and not self._looking.done()
 
     def _ring(self) -> None:
-        """Look at the time, which may have come."""
-        if self._over or self._process != os.getpid() or self._expire is None or self._record is None:
+        """End the rental if its time is up, and walk over the list if the last walk was too early."""
+        if self._process != os.getpid() or self._expire is None or self._record is None:
             return
-        clocks, certain_at = read_clocks(), self._provisioner.certain_at
+        clocks, certain_at = self._context.clock(), self._provisioner.certain_at
         if self._record.has_expired(clocks):
             self._expire()
             return
@@ -91,10 +92,10 @@ class ExpiryTimer:
 
 
 class OwnerTask:
-    """The task that entered a block, as `asyncio.timeout` has it.
+    """The task that entered a block, which is cancelled and uncancelled as by `asyncio.timeout`.
 
     Attributes:
-        is_cut_short: we have cancelled it, and that was not taken in yet.
+        is_cut_short: True if `cut_short` has cancelled the task, and the block was not left since.
     """
 
     def __init__(self) -> None:
@@ -113,7 +114,7 @@ class OwnerTask:
         self._task = None
 
     async def let_cancellation_come(self) -> None:
-        """Be cancelled now if the block was cut short and ended before it was told."""
+        """Raise the cancellation now if the block was cut short, and ended before it came."""
         if self.is_cut_short:
             await asyncio.sleep(0)
 
@@ -126,18 +127,18 @@ class OwnerTask:
 
 
 class RecordTimer:
-    """A timer that may ring early; its callback reads the clock again."""
+    """A timer that may call back early; its callback reads the clock again."""
 
     def __init__(self) -> None:
         self._timer: asyncio.TimerHandle | None = None
 
     def set(self, seconds: float, ring: Callable[[], object]) -> None:
-        """Ring after so many seconds, or a while before."""
+        """Call back after so many seconds, or earlier."""
         self.stop()
         self._timer = asyncio.get_running_loop().call_later(min(max(0.0, seconds), _LONGEST_SLEEP), ring)
 
     def stop(self) -> None:
-        """Do not ring any more."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

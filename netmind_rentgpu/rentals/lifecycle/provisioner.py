@@ -1,7 +1,8 @@
 """The attempts of one rental to create a container: one at a time, each on record before its create is sent.
 
-A create whose answer was lost is searched for before another follows. One that was refused counts as refused, and is looked
-for once more before its record is closed, because a gateway may have answered for a service that acts.
+The container of a create whose answer was lost is searched for before another create follows. A refused create counts as
+refused; before its record is closed, one walk over the list verifies that, because a gateway may have refused what the
+service acts on.
 """
 
 from __future__ import annotations
@@ -346,7 +347,7 @@ class Provisioner:
         return None
 
     def _result_of(self, ended: asyncio.Task[ReleaseError | None], tracked: TrackedAttempt) -> ReleaseError | None:
-        """Return the result of a cleanup; one that has failed by a fault of ours does not keep the attempt here."""
+        """Return the result of a cleanup, and stop tracking an attempt whose cleanup failed by a fault of our own."""
         error = ended.exception()
         return ended.result() if error is None else self._give_up(tracked, error)
 

@@ -72,7 +72,7 @@ class _Reaping:
                 raise error
 
     async def end(self, record: RentalRecord, *, is_living: bool, wait: bool) -> None:
-        """Delete what a record tells of, and close the record once nothing of it can turn up any longer.
+        """Delete the containers of a record, and close the record once nothing of it can turn up any longer.
 
         Args:
             is_living: True if the record's owner lives and may be about to create its container; the record stays as it is.
@@ -84,7 +84,7 @@ class _Reaping:
         attempt = CreateAttempt.from_record(known, clocks=self.context.clock(), loop_time=loop_time)
         if not is_living:
             attempt = attrs.evolve(attempt, record=attrs.evolve(known, stage="abandoned", owner=None))
-        # What this process has rented itself is not another container by now.
+        # The id of a rental of this process cannot belong to another container yet.
         tracked = TrackedAttempt(attempt=attempt, knows_container=record.owner == this_process())
         pauses = backoff()
         while True:

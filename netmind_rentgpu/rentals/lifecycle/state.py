@@ -1,88 +1,174 @@
-"""Whether a rental can be used, and what to tell whoever may not."""
+"""The phases of a rental, the reason why it ends, and the error that leaving it raises. The decisions are pure."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+from enum import Enum
 
 from netmind_rentgpu.concurrency.running_loop import running_loop
-from netmind_rentgpu.errors import ClientStateError, RentalEndedError
+from netmind_rentgpu.errors import (
+    BudgetExceededError,
+    ClientStateError,
+    ReleaseError,
+    RentalEndedError,
+    RentalExpiredError,
+    RentGPUError,
+)
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 
-__all__ = ["RentalState"]
+__all__ = ["EndReason", "Phase", "RentalState", "end_error", "what_to_raise"]
+
+
+class Phase(Enum):
+    """The phases of a rental, in their order. A phase may be skipped, and none comes back."""
+
+    NEW = "it was not entered yet"
+    STARTING = "it is being entered"
+    ACTIVE = "its block runs"
+    ENDING = "its container is being deleted, or was detached"
+    ENDED = "nothing of it is left to do"
+
+
+class EndReason(Enum):
+    """The reason why a rental ends. The first reason stays."""
+
+    LEFT = "it was left"
+    CLOSED = "it was closed"
+    DETACHED = "it was detached"
+    OTHER_PROCESS = "it belongs to another process, from which this one was forked"
+    EXPIRED = "its time is up"
+    BUDGET_SPENT = "its budget is spent"
+    GONE = "its container is gone"
+
+
+# The reasons for which the SDK itself ends a rental while its block runs.
+_DEADLINES = (EndReason.EXPIRED, EndReason.BUDGET_SPENT)
+
+
+def end_error(reason: EndReason | None, provisioned: ProvisionedRental | None) -> RentGPUError:
+    """Return the error of a use that comes too late, or too early.
+
+    Args:
+        reason: None for a rental that was not entered yet.
+        provisioned: the container that the rental has, or had.
+    """
+    if provisioned is not None:
+        name, container_id = provisioned.record.name, provisioned.record.container_id
+        match reason:
+            case EndReason.EXPIRED:
+                return RentalExpiredError(f"the time of {name} is up", name=name, container_id=container_id)
+            case EndReason.BUDGET_SPENT:
+                return BudgetExceededError(f"the budget of {name} is spent", name=name, container_id=container_id)
+            case EndReason.GONE:
+                text = f"the container of {name}, {provisioned.container.id}, is gone"
+                return RentalEndedError(text, name=name, container_id=container_id)
+            case _:
+                pass
+    cause = "it was not entered yet; enter its `with` block first" if reason is None else reason.value
+    return ClientStateError(f"this rental cannot be used: {cause}")
+
+
+def what_to_raise(
+    *,
+    body_error: BaseException | None,
+    cancellation: asyncio.CancelledError | None,
+    was_cut_short: bool,
+    reason: EndReason | None,
+    reason_error: RentGPUError,
+    problem: ReleaseError | None,
+) -> BaseException | None:
+    """Return the error that leaving a block raises; None if it ends without one.
+
+    A caller who is not told of a passed deadline would take a block that was cut short for a complete one. An error of the
+    block itself tells more than the deadline, and a cancellation by the caller is never swallowed.
+
+    Args:
+        body_error: the error with which the block ended.
+        cancellation: the cancellation that came while the container was deleted.
+        was_cut_short: True if the SDK has cancelled the block's task, and the caller has not.
+        reason, reason_error: the reason why the rental ends, and its error.
+        problem: the error of the deletion.
+    """
+    thrown = body_error if cancellation is None else cancellation
+    is_callers = thrown is not None and not (was_cut_short and isinstance(thrown, asyncio.CancelledError))
+    if not is_callers and (was_cut_short or reason in _DEADLINES):
+        return reason_error
+    return problem if thrown is None else thrown
 
 
 class RentalState:
-    """Where a rental stands.
+    """The present phase of one rental.
 
     Attributes:
-        provisioned: what the rental has on the service; None before that.
-        over: why whoever has it is done with it, as "it was left"; empty before.
-        cause: by which error its end is told, where that came by itself.
+        phase: never an earlier one than before.
+        reason: the reason why the rental ends; None as long as it does not.
+        provisioned: the container that the rental has, or had; None before.
     """
 
     def __init__(self) -> None:
+        self.phase: Phase = Phase.NEW
+        self.reason: EndReason | None = None
         self.provisioned: ProvisionedRental | None = None
-        self.over: str = ""
-        self.cause: tuple[type[RentalEndedError], str] | None = None
         self._process: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def check_new(self) -> None:
-        """Raise ClientStateError if it was entered before, or is over."""
-        if self.over:
-            raise self.unusable()
-        if self._loop is not None:
-            raise ClientStateError("a rental is entered once; make another")
+        """Raise ClientStateError if the rental was entered before, or has ended."""
+        if self.reason is not None:
+            raise ClientStateError(f"this rental cannot be used: {self.reason.value}")
+        if self.phase is not Phase.NEW:
+            raise ClientStateError("this rental was entered before; make another one")
 
     def enter(self) -> None:
-        """Take in that it is entered, here and now."""
+        """Start the rental, in this process and event loop."""
         self._process, self._loop = os.getpid(), running_loop()
+        self.advance(Phase.STARTING)
+
+    def advance(self, phase: Phase) -> None:
+        """Record a phase, unless the rental is in a later one already."""
+        order = list(Phase)
+        self.phase = max(self.phase, phase, key=order.index)
+
+    def end(self, reason: EndReason) -> None:
+        """Record why the rental ends, unless an earlier reason is known."""
+        self.reason = self.reason or reason
 
     @property
     def is_entered_here(self) -> bool:
-        """It was entered in this process. What a forked child inherits is its parent's."""
+        """True if the rental was entered in this process. A forked child inherits a rental of its parent."""
         return self._process == os.getpid()
 
     def check_loop(self) -> None:
-        """Raise ClientStateError if it was entered in this process, but in another event loop."""
+        """Raise ClientStateError if the rental was entered in this process, but in another event loop."""
         if self.is_entered_here and self._loop is not running_loop():
-            raise ClientStateError("this rental was entered in another event loop, to which it belongs")
+            raise ClientStateError("this rental was entered in another event loop; use it there")
 
     @property
     def had(self) -> ProvisionedRental:
-        """What it has, or had.
+        """The container that the rental has, or had.
 
         Raises:
-            ClientStateError: it had nothing yet.
+            ClientStateError: the rental has none yet.
         """
         if self.provisioned is None:
-            raise self.unusable()
+            raise end_error(self.reason, None)
         return self.provisioned
 
     def check(self) -> ProvisionedRental:
-        """Return what it has.
+        """Return the container that the rental has.
 
         Raises:
-            RentalEndedError: it is over, and not because it was left.
-            ClientStateError: it was not entered yet, was left, or was detached, or belongs to another process.
+            RentalEndedError: the rental has ended, and not because its caller left it.
+            ClientStateError: it was not entered yet, was left, closed or detached, or belongs to another process.
         """
         if self._process not in (None, os.getpid()):
-            raise ClientStateError("this rental belongs to another process, from which this one was forked")
-        if self.cause is not None:
-            raise self.ended()
-        if self.over:
-            raise self.unusable()
+            raise end_error(EndReason.OTHER_PROCESS, None)
+        if self.reason is not None:
+            raise self.error
         return self.had
 
-    def unusable(self) -> ClientStateError:
-        """Return an error that says why it cannot be used."""
-        return ClientStateError(
-            f"this rental cannot be used: {self.over or 'it is not entered yet, which its `with` block does'}"
-        )
-
-    def ended(self) -> RentalEndedError:
-        """Return an error that says why it has ended by itself."""
-        kind, text = self.cause or (RentalEndedError, "this rental is over")
-        record = self.had.record
-        return kind(text, name=record.name, container_id=record.container_id)
+    @property
+    def error(self) -> RentGPUError:
+        """The error of a use after the rental's end, or before its beginning."""
+        return end_error(self.reason, self.provisioned)

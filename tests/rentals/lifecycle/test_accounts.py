@@ -192,7 +192,7 @@ async def test_rental_of_another_account_is_reported_and_left_alone(state: Path,
             assert report.clean
             assert await other.rentals.list() == []
         assert await gpu.rentals.list() == [record]
-        with pytest.raises(InvalidArgumentError, match="on record for another token, which is not proven"):
+        with pytest.raises(InvalidArgumentError, match="on record for another token, which nothing proves"):
             await other.rentals.attach(record.name).__aenter__()
         assert [charge.container_id for charge in emulator.running] == [record.container_id]
         assert (await gpu.rentals.reap()).deleted == (record.name,)
@@ -218,7 +218,7 @@ async def test_first_rental_warns_of_what_may_be_another_accounts(
     record = await rent_and_lose(gpu)
     async with client(emulator, state, token=emulator.add_token("other")) as other, other.rent(image=IMAGE):
         pass
-    assert f"{record.name} is nobody's, and on record for another token" in caplog.text
+    assert f"did not reap {record.name}: it is on record for another token" in caplog.text
     await gpu.rentals.reap()
 
 

@@ -79,7 +79,7 @@ async def test_container_that_is_shown_for_a_while_after_its_deletion_is_waited_
 
 @pytest.mark.parametrize("answer", ["object", "null", "empty", "204"])
 async def test_deletion_without_effect_is_repeated_once_and_then_reported(state: Path, answer: str) -> None:
-    switches = {"delete_lag": "for ever", "delete_answer": answer}
+    switches = {"delete_lag": "forever", "delete_answer": answer}
     async with served(state, **switches) as (emulator, gpu):
         with pytest.raises(ReleaseError, match="is still shown") as raised:
             async with gpu.rent(image=IMAGE) as rental:

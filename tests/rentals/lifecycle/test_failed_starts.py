@@ -27,6 +27,7 @@ from netmind_rentgpu import (
     PermissionDeniedError,
     ReleaseError,
     RentalExpiredError,
+    RentalRecord,
     RentGPUError,
     ServerError,
     SSHError,
@@ -141,7 +142,7 @@ async def test_image_that_fails_everywhere_is_not_tried_three_times_again(
     gpu: AsyncRentGPU, emulator: Emulator, state: Path
 ) -> None:
     emulator.faults.add(Fault("dies", times="all"))
-    with pytest.raises(NoMachineError, match="since this image first failed to start, it has started nowhere"):
+    with pytest.raises(NoMachineError, match="within the last half hour, this image has started on no machine"):
         await gpu.rent(image=IMAGE, fail=DIED).__aenter__()
     async with client(emulator, state) as other:
         with pytest.raises(NoMachineError, match=r"^1 machine did not start"):
@@ -168,7 +169,7 @@ async def test_no_machine_is_left_after_the_only_one_has_failed(gpu: AsyncRentGP
 async def test_time_for_all_of_it_ends_the_search(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     emulator.faults.add(Fault("dies"))
     emulator.faults.add(Fault("never starts", nth=2))
-    with pytest.raises(WaitTimeoutError, match=r"before that, these did not start: .*deleted") as timeout:
+    with pytest.raises(WaitTimeoutError, match=r"before that, these machines did not start: .*deleted") as timeout:
         await gpu.rent(image=IMAGE, fail=DIED, timeout=5).__aenter__()
     assert len(timeout.value.pending) == 1
     assert len(emulator.charges) == 2
@@ -178,7 +179,7 @@ async def test_time_for_all_of_it_ends_the_search(gpu: AsyncRentGPU, emulator: E
 async def test_time_for_all_of_it_includes_the_choice_of_a_machine(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     emulator.faults.add(Fault("hang", call="list_machines", times="all"))
     async with AsyncRentGPU(emulator.token, base_url=emulator.url, state=gpu._state.path, profile=PROFILE) as patient:
-        with pytest.raises(WaitTimeoutError, match=r"no machine let us in within 0\.3 s"):
+        with pytest.raises(WaitTimeoutError, match=r"no machine allowed a login within 0\.3 s"):
             await patient.rent(image=IMAGE, timeout=0.3).__aenter__()
     emulator.assert_nothing_rented()
 
@@ -325,8 +326,8 @@ async def test_budget_that_failed_starts_have_spent_ends_the_search(
 ) -> None:
     emulator.faults.add(Fault("dies"))
     rental = gpu.rent(image=IMAGE, fail=DIED, budget=Decimal("0.5"))
-    monkeypatch.setattr(type(rental), "_cost_of", lambda *_: Decimal("0.5"))
-    with pytest.raises(NoMachineError, match=r"the budget is spent by machines that did not start: .*deleted"):
+    monkeypatch.setattr(RentalRecord, "cost_until", lambda *_: Decimal("0.5"))
+    with pytest.raises(NoMachineError, match=r"the budget was spent on machines that did not start: .*deleted"):
         await rental.__aenter__()
     assert len(emulator.charges) == 1
     emulator.assert_nothing_rented()
@@ -472,7 +473,7 @@ async def test_expiry_while_a_machine_starts_tells_what_did_not_start_before(
     emulator.faults.add(Fault("never starts", nth=2))
     with pytest.raises(RentalExpiredError) as expired:
         await gpu.rent(image=IMAGE, fail=DIED, ttl=timedelta(seconds=3)).__aenter__()
-    assert any("these did not start" in note for note in expired.value.__notes__)
+    assert any("these machines did not start" in note for note in expired.value.__notes__)
     emulator.assert_nothing_rented()
 
 
@@ -481,7 +482,7 @@ async def test_error_of_the_next_create_tells_what_did_not_start_before(gpu: Asy
     emulator.faults.add(Fault("status", call="create_container", nth=2, status=403))
     with pytest.raises(PermissionDeniedError) as denied:
         await gpu.rent(image=IMAGE, fail=DIED).__aenter__()
-    assert any("these did not start" in note for note in denied.value.__notes__)
+    assert any("these machines did not start" in note for note in denied.value.__notes__)
     emulator.assert_nothing_rented()
 
 

@@ -26,7 +26,10 @@ async def test_image_is_found_by_object_id_name_reference_or_label(gpu: AsyncRen
     ):
         async with gpu.rent(image=image) as rental:
             assert rental.container.image_template_id == image_id
-    for image, message in (("pytorch", "matches several images"), ("Stable Diffusion web UI", "no official or own image")):
+    for image, message in (
+        ("pytorch", "matches several images"),
+        ("Stable Diffusion web UI", "no official or own image"),
+    ):
         with pytest.raises(InvalidArgumentError, match=message):
             await gpu.rent(image=image).__aenter__()
     assert isinstance(official, Image)

@@ -25,6 +25,7 @@ from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
 from netmind_rentgpu.rentals.ledger.names import new_name
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity, look_up_process, this_process
+from netmind_rentgpu.rentals.lifecycle.state import EndReason
 from netmind_rentgpu.wire.caller import Caller
 
 
@@ -48,13 +49,13 @@ async def test_rental_detached_after_the_reaper_read_its_record_is_not_deleted(
 
     async def read_open_and_detach() -> Any:
         records = await read_open()
-        if not rental._state.over:
+        if rental._state.reason is None:
             await rental.detach()
         return records
 
     monkeypatch.setattr(ledger, "read_open", read_open_and_detach)
     assert (await gpu.rentals.reap()).deleted == ()
-    assert rental._state.over
+    assert rental._state.reason is EndReason.DETACHED
     assert len(emulator.running) == 1
     (record,) = await gpu.rentals.list()
     async with gpu.rentals.attach(record):

@@ -23,7 +23,7 @@ async def test_lost_shell_is_opened_again_while_the_container_runs(gpu: AsyncRen
         assert rental.shell is not first
         await gpu.containers.stop(rental.container.id)
         await until(lambda: rental.shell.lost)
-        with pytest.raises(RentalEndedError, match="does not let us in any more"):
+        with pytest.raises(RentalEndedError, match="cannot be logged in to again"):
             await rental.run("true")
     emulator.assert_nothing_rented()
 

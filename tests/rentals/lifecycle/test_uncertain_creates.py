@@ -18,16 +18,13 @@ from netmind_rentgpu import APIConnectionError, AsyncRentGPU, ServerError, Timeo
 from netmind_rentgpu.emulator import Emulator, Fault
 from netmind_rentgpu.rentals.ledger import clocks
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
-from netmind_rentgpu.rentals.lifecycle import expiry
 
 
 @pytest.fixture
-async def uncertain_client(
-    emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[AsyncRentGPU]:
+async def uncertain_client(emulator: Emulator, state: Path) -> AsyncIterator[AsyncRentGPU]:
     """Open a client whose first create is uncertain and, once it is not any more, is searched for without a pause."""
-    monkeypatch.setattr(expiry, "_PAUSE", timedelta(0))
     async with client(emulator, state, UNCERTAIN) as gpu:
+        set_limits(gpu, between_walks=0)
         emulator.faults.add(Fault("drop", call="create_container", when="after"))
         yield gpu
 
@@ -132,9 +129,9 @@ async def test_container_without_a_readable_name_keeps_the_create_uncertain(
 async def test_failed_search_is_not_repeated_at_once(
     emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(expiry, "_PAUSE", timedelta(hours=1))
     emulator.faults.add(Fault("stock-out"))
     async with client(emulator, state, UNCERTAIN) as gpu, gpu.rent(image=IMAGE) as rental:
+        set_limits(gpu, between_walks=3600)
         emulator.faults.add(Fault("status", call="list_containers", status=403, times="all"))
         end_uncertainty(rental)
         await until(lambda: bool(emulator.requests.of("list_containers")))
