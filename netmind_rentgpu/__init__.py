@@ -5,7 +5,7 @@
     async with AsyncRentGPU() as gpu:
         machines = await gpu.machines.list()
 
-The names below are the public ones. Each is loaded when it is first used.
+The names in `__all__` are public. Each is loaded when it is first used.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ __all__ = [
     "__version__",
 ]
 
-_ROOMS = {
+_MODULES = {
     "sync.wrappers": ("Pager",),
     "client": ("AsyncRentGPU",),
     "literals": ("CurrencyName", "GPUName", "RegionCode"),
@@ -157,13 +157,14 @@ _ROOMS = {
     "waiting.watching": ("Change",),
     "wire.paging": ("AsyncPager", "Page"),
 }
-_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+# All public names that are not here are in `errors`.
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_ROOM_OF.get(name, 'errors')}"), name)
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF.get(name, 'errors')}"), name)
     globals()[name] = value
     return value
 

@@ -1,4 +1,4 @@
-"""Checks of arguments against what the service documents. What it does not document is left to the service."""
+"""Checks of arguments against the limits that the service documents. The service itself checks the rest."""
 
 from __future__ import annotations
 
@@ -29,16 +29,20 @@ IMAGE_OPTIONS: Final = ("--add-host", "-e", "-h", "-w")
 
 
 def shown_value(value: object) -> str:
-    """Return how an error shows a value that cannot be used: in few characters, whatever it is."""
+    """Return a short text with which an error shows a value of any type that cannot be used."""
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001  # a number of thousands of digits has none, and a caller's own class may raise anything
+    except Exception:  # noqa: BLE001  # the repr of a huge number raises, and that of a caller's class may raise anything
         return f"a value of type {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def text(argument: str, value: str) -> str:
-    """Return a text as it is."""
+    """Return a text as it is.
+
+    Raises:
+        InvalidArgumentError: the value is no text, or cannot be sent.
+    """
     if not isinstance(value, str):
         raise InvalidArgumentError(argument, f"must be a text, not {type(value).__name__}")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
@@ -47,21 +51,25 @@ def text(argument: str, value: str) -> str:
 
 
 def whole(argument: str, value: int) -> int:
-    """Return a whole number as it is."""
+    """Return a whole number as it is.
+
+    Raises:
+        InvalidArgumentError: the value is no whole number, or does not fit in 64 bits.
+    """
     if type(value) is not int:
         raise InvalidArgumentError(argument, f"must be a whole number, not {type(value).__name__}")
     if not -(2**63) <= value < 2**63:
-        raise InvalidArgumentError(argument, "is too large a number to be sent")
+        raise InvalidArgumentError(argument, f"must fit in 64 bits: {shown_value(value)}")
     return value
 
 
 def identifier(argument: str, value: int) -> int:
-    """Return an id as it is. It becomes a part of the path, so nothing but a whole number will do."""
+    """Return an id as it is. It has to be a whole number, because it becomes a part of the request's path."""
     return whole(argument, value)
 
 
 def count(argument: str, value: int, most: int | None = None) -> int:
-    """Return a whole number from 1 up."""
+    """Return a whole number as it is, if it is at least 1 and at most `most`."""
     if whole(argument, value) < 1 or (most is not None and value > most):
         limits = "at least 1" if most is None else f"from 1 to {most}"
         raise InvalidArgumentError(argument, f"must be {limits}: {value}")
@@ -69,7 +77,7 @@ def count(argument: str, value: int, most: int | None = None) -> int:
 
 
 def is_seconds(value: object, *, above_zero: bool) -> bool:
-    """Return True if a value is a number of seconds: finite, a float can hold it, and not negative."""
+    """Return True if a value is a number of seconds: finite, not negative, and small enough for a float."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     try:
@@ -80,11 +88,11 @@ def is_seconds(value: object, *, above_zero: bool) -> bool:
 
 
 def password(value: str, argument: str = "value") -> str:
-    """Return an SSH password, documented to be 8 to 32 characters. No error shows it."""
+    """Return an SSH password as it is, if it has the documented 8 to 32 characters. No error shows it."""
     shortest, longest = PASSWORD_LENGTH
     if not shortest <= len(text(argument, value)) <= longest:
         raise InvalidArgumentError(
-            argument, f"a password has {shortest} to {longest} characters, this one {len(value)}"
+            argument, f"a password has {shortest} to {longest} characters, and this one has {len(value)}"
         )
     return value
 
@@ -98,12 +106,12 @@ def bound(argument: str, value: Decimal | float) -> Decimal:
     except (InvalidOperation, ValueError):
         found = Decimal("NaN")
     if not found.is_finite() or found.adjusted() > 18:
-        raise InvalidArgumentError(argument, "must be a finite number of a price's size")
+        raise InvalidArgumentError(argument, f"must be a finite number below 1e19: {shown_value(value)}")
     return found
 
 
 def names(argument: str, value: Iterable[str] | str) -> list[str]:
-    """Return a list of names that can be joined with commas. A single text is one name."""
+    """Return names as a list that can be joined with commas. A single text is one name."""
     if not isinstance(value, Iterable):
         raise InvalidArgumentError(argument, f"must be texts, not {type(value).__name__}")
     found = [value] if isinstance(value, str) else list(value)
@@ -111,12 +119,12 @@ def names(argument: str, value: Iterable[str] | str) -> list[str]:
         raise InvalidArgumentError(argument, "names nothing; leave it out for no filter")
     for name in found:
         if "," in text(argument, name) or not name:
-            raise InvalidArgumentError(argument, f"is sent as a comma-separated list, where {name!r} cannot stand")
+            raise InvalidArgumentError(argument, f"is sent as a comma-separated list, which cannot hold {name!r}")
     return found
 
 
 def image_options(value: str) -> str:
-    """Return an image's container options, of which only four are documented. No error shows their values."""
+    """Return an image's container options as they are, if they are the four that are documented. No error shows a value."""
     try:
         words = iter(shlex.split(text("options", value)))
     except ValueError as error:
@@ -124,7 +132,7 @@ def image_options(value: str) -> str:
     for word in words:
         option = next((known for known in IMAGE_OPTIONS if word.startswith(known)), None)
         if option is None or (option == "--add-host" and word != option and word[len(option)] != "="):
-            # What is no option may be a value, and that a secret.
+            # The error shows no word that may be an option's value, because that may be a secret.
             shown = word.partition("=")[0] if word.startswith("--") else word[:2] if word.startswith("-") else "a word"
             raise InvalidArgumentError("options", f"only {', '.join(IMAGE_OPTIONS)} are supported, not {shown}")
         if word == option:

@@ -1,4 +1,4 @@
-"""`AsyncRentGPU`: settings, one transport, the resources. What costs time is imported when a client is made."""
+"""`AsyncRentGPU`: settings, one transport, the resources. Slow imports wait until a client is created."""
 
 from __future__ import annotations
 
@@ -37,19 +37,20 @@ __all__ = ["AsyncRentGPU"]
 
 
 class AsyncRentGPU:
-    """NetMind's Rent GPU service, for asyncio.
+    """An asyncio client for NetMind's Rent GPU service.
 
-    Use it as `async with AsyncRentGPU() as gpu: ...`, or call `close()` in the end. Making one needs no running loop; from
-    its first call on it belongs to the loop of that call. All calls share one pool of connections.
+    Use it as `async with AsyncRentGPU() as gpu: ...`, or call `close()` at the end. A client can be created without a
+    running event loop; its first call ties it to the loop of that call. All calls share one connection pool.
 
-    Calls that failed are sent again as `Retries` says. A create, of anything, is sent again only if it surely was not sent
-    or was refused with a 429; it goes over a connection that is new or was in use a moment ago, so that a stale one leaves
-    no doubt (a session of the caller's own chooses by itself). A 429 pauses the whole client for as long as the service
-    asks, if that is not longer than `Retries.max_retry_after`.
+    The client retries failed calls as `Retries` says. It retries a create, of any resource, only if the create was
+    certainly not sent, or was refused with a 429. A create goes over a connection that is new or was in use a moment ago,
+    because on a stale connection it could fail without showing whether the service acted on it. (A session of your own
+    chooses its connections itself.) A 429 pauses the whole client for as long as the service asks, if that is at most
+    `Retries.max_retry_after`.
 
     Attributes:
         machines, auths, images, containers: the service's resources.
-        rentals: what was rented by `rent`, in whichever process.
+        rentals: the rentals on record in the state file, of this process and others.
     """
 
     machines: AsyncMachines
@@ -73,26 +74,28 @@ class AsyncRentGPU:
         allow_insecure_http: bool = False,
         state: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Set up a client; nothing is opened before the first call.
+        """Set up a client; it opens nothing before its first call.
 
         Args:
-            token: the API token; else `NETMIND_API_KEY`, else `NETMIND_API_TOKEN`.
-            base_url: else `NETMIND_BASE_URL`, else https://api.netmind.ai. The token is sent there and nowhere else.
-            profile: what to assume where the service's documentation is silent: a value, or the path of a TOML file; else
-                the file that `NETMIND_RENTGPU_PROFILE` names, else the defaults.
-            timeout: `Timeouts`, or seconds for a call as a whole. Every call takes one of its own, too.
-            retries: `Retries`, or how often to send a call again at most.
-            max_connections: how many requests may be under way at once; the others wait for their turn.
-            session: an aiohttp session to use; it is not closed here. Its cookies, headers and connector apply.
-            proxy: an http:// or https:// URL; else the system's settings, as urllib reads them.
-            ssl_context: for certificates of one's own; else the system's are trusted.
-            allow_insecure_http: let the token go over plain http to another machine.
-            state: the file that remembers rentals and the containers' host keys, made when it is first needed; else
-                `NETMIND_RENTGPU_STATE`, else `netmind-rentgpu/state.sqlite3` in the user's folder for state.
+            token: the API token; by default `NETMIND_API_KEY` from the environment, then `NETMIND_API_TOKEN`.
+            base_url: the service's URL; by default `NETMIND_BASE_URL`, then https://api.netmind.ai. The client sends the
+                token nowhere else.
+            profile: the assumptions about the service where its documentation is silent: a `ServiceProfile`, or the path
+                of a TOML file; by default the file that `NETMIND_RENTGPU_PROFILE` names, then `ServiceProfile()`.
+            timeout: `Timeouts`, or the seconds that a whole call may take. Every call accepts a `timeout` of its own, too.
+            retries: `Retries`, or the most retries of one call.
+            max_connections: the most requests that may be under way at once; further requests wait.
+            session: an aiohttp session to send the requests with; the client does not close it. Its cookies, headers and
+                connector apply.
+            proxy: an http:// or https:// URL; by default the system's settings, as urllib reads them.
+            ssl_context: TLS settings, such as the certificates to trust; by default the client trusts the system's.
+            allow_insecure_http: True if the token may be sent over plain http to another machine.
+            state: the path of the state file, which keeps rentals and the containers' host keys and is created when first
+                needed; by default `NETMIND_RENTGPU_STATE`, then `netmind-rentgpu/state.sqlite3` in the user's state folder.
 
         Raises:
             ConfigurationError: no token, or a URL, proxy, profile or session that cannot be used.
-            InvalidArgumentError: a timeout, a retry setting or `max_connections` out of range.
+            InvalidArgumentError: a timeout, a retry setting or `max_connections` is out of range.
         """
         self._settings = Settings.resolve(
             token=token,
@@ -154,7 +157,7 @@ class AsyncRentGPU:
 
     @property
     def profile(self) -> ServiceProfile:
-        """What this client assumes where the service's documentation is silent."""
+        """The client's assumptions where the service's documentation is silent."""
         return self._caller.profile
 
     def rent(
@@ -182,56 +185,60 @@ class AsyncRentGPU:
         start_timeout: float = 600,
         timeout: float = 1800,
     ) -> AsyncRental:
-        """Return a machine to rent: `async with gpu.rent(...) as rental: ...`. Needs `netmind-rentgpu[ssh]`.
+        """Return a rental to enter: `async with gpu.rent(...) as rental: ...`. Needs `netmind-rentgpu[ssh]`.
 
-        The first machine that can be had is rented when the block is entered, and usable then; it is deleted when the block
-        is left, however that is. What this process cannot delete any more is on record in the state file: `rentals.reap`
-        deletes it, and so does the first `rent` of the next client.
+        Entering the block rents the best machine that is available, and waits until the client has logged in to its
+        container. Leaving the block deletes the container, however the block ends. A container that this process could not
+        delete stays on record in the state file: `rentals.reap` deletes it, and so does the first `rent` of the next client.
 
-        What the service does not tell of a machine is not held against it, apart from its GPU's name and its price; such
-        machines come last.
+        A field that the service leaves out rules a machine out only if it is the GPU's name or the price. Machines with
+        missing fields rank lower.
 
-        A machine that does not start is deleted, and the next one is tried; three at most, and none where another would not
-        help, as where the password is not known. For half an hour it comes last for that image, for all processes that share
-        the state file, until it has started it.
+        If a container does not start, the client deletes it and tries the next machine. It gives up after three such
+        machines, and at once if another machine would not help, for example because the service does not show the password.
+        For half an hour, a machine that did not start an image ranks last for that image, in all processes that share the
+        state file, unless it starts the image meanwhile.
 
         Args:
-            image: what to start: an id, an `Image`, or the name, `repository:tag` or label of exactly one official image or
-                one of the account's own.
-            gpu_name: any of these GPUs, each by its name or an unambiguous part of it: "RTX 4090", "h100".
-            gpus: how many of them, 1 to 12.
-            regions: any of these, as two-letter codes.
-            max_price: on `Machine.price`: as the profile has it, for an hour of one GPU. Unless it is 0, free machines come
-                last.
+            image: the image to start: an id, an `Image`, or the name, `repository:tag` or label of exactly one image among
+                the official images and the account's own.
+            gpu_name: the GPUs that will do, each by its name or an unambiguous part of it: "RTX 4090", "h100".
+            gpus: the number of GPUs, 1 to 12.
+            regions: the regions that will do, as two-letter codes.
+            max_price: the highest `Machine.price`, which is for one GPU and one hour unless the profile says otherwise.
             min_memory, min_disk: as in `machines.list`.
-            min_gpu_memory: on `Machine.gpu_memory`.
+            min_gpu_memory: the lowest `Machine.gpu_memory`.
             min_cuda: the lowest CUDA version, such as "12.4".
-            nvlink: with it, or without.
-            labels: all of these, in any case.
-            exclude: the `node_name`s of machines not to be rented.
-            key: what to sort offers by, the lowest first; else by what an hour costs.
-            auth: the login's password: an id, an `Auth`, or a text; else one that is made once for this account, and kept
-                in the state file.
+            nvlink: True for machines with NVLink, False for machines without; None for both.
+            labels: the labels that a machine must have, all of them; upper and lower case are the same.
+            exclude: the `node_name`s of machines not to rent.
+            key: a function of an `Offer` whose result sorts the offers, the lowest first. By default the hourly price sorts
+                them, with free machines last, because a price of 0 may be a mistake.
+            auth: the password of the SSH login: an auth's id, an `Auth`, or a text. By default the client creates one
+                password for this account, and keeps it in the state file.
             payment_type: the balance to charge; machines are listed in its currency.
-            ttl: how long it may be had, from now on. It is deleted then, whether or not the block has ended.
-            budget: what all of it may cost, in the same currency, machines that did not start included; it is deleted when
-                that is spent by its listed price. A machine with a price of 0 never spends it.
-            keep: do not delete it: from when it is handed over on, it is the user's own to delete.
-            fail: a condition for a container that will not start any more, so that its end need not be waited for.
-            start_timeout: seconds in which each machine has to let us in.
-            timeout: seconds in which one of them has to.
+            ttl: the longest duration of the rental, counted from the create. The container is deleted then, even if the
+                block still runs.
+            budget: the most that the rental may cost, in the currency of `payment_type`, machines that did not start
+                included. The container is deleted once its listed price has used up the budget. A machine with a price of 0
+                never uses it up.
+            keep: True if the SDK must not delete the container once the block is entered; the caller has to delete it.
+            fail: a condition that is met by a container that will not start any more, so that the wait for it ends early.
+            start_timeout: the seconds in which each machine must accept the login.
+            timeout: the seconds in which one of the machines must accept the login.
 
         Raises:
-            InvalidArgumentError: an argument that cannot be used; when it is entered, an image or a GPU that is not the only
-                one of its name.
-            ConfigurationError: asyncssh is missing.
-            NoMachineError: when it is entered, nothing can be had, or three machines did not start; `refusals` says why.
-            StateFileError: when it is entered, the state file cannot be used; nothing was rented, or it was deleted.
-            WaitTimeoutError: when it is entered, no machine let us in within `timeout`; what was rented was deleted.
-            SSHError: when it is entered, a login failed for a reason that is no machine's; `stage` names it.
-            RentalExpiredError, BudgetExceededError: when it is left, or used, it was deleted before.
-            ReleaseError: when it is left, it could not be deleted, and stays on record.
-            RentGPUError: when it is entered, any other of the client's errors.
+            InvalidArgumentError: an argument cannot be used; on entering, no image or several images have the given name, or
+                several GPUs have the given part of a name.
+            ConfigurationError: asyncssh is missing; on entering, this process cannot log in to containers.
+            NoMachineError: on entering, no machine is available, or three machines did not start; `refusals` says why.
+            StateFileError: on entering, the state file cannot be used; nothing was rented, or the container was deleted.
+            WaitTimeoutError: on entering, no machine accepted the login within `timeout`; the container was deleted.
+            SSHError: on entering, the login failed for a reason that another machine would not cure; `stage` names it.
+            RentalExpiredError, BudgetExceededError: on using or leaving the rental, its container had been deleted, because
+                its time was up or its budget spent.
+            ReleaseError: on leaving, the container could not be deleted, and stays on record.
+            RentGPUError: on entering, any other of the client's errors.
         """
         from netmind_rentgpu.rentals.lifecycle.starting import StartLimits
         from netmind_rentgpu.waiting.waits import checked_timeout
@@ -275,12 +282,12 @@ class AsyncRentGPU:
         key: OfferKey | None = None,
         payment_type: PaymentType | str | int = PaymentType.USD,
     ) -> list[Offer]:
-        """Return what `rent` would try, the best first, without renting. The arguments are those of `rent`.
+        """Return the offers that `rent` would try, the best first, without renting. The arguments are those of `rent`.
 
-        Machines that lately failed to start an image are where they are by rank: which image it will be is not known here.
+        A machine that recently failed to start an image keeps its rank here, because these offers are for no certain image.
 
         Raises:
-            InvalidArgumentError: an argument that cannot be used, or a GPU that is not the only one of its name.
+            InvalidArgumentError: an argument cannot be used, or several GPUs have the given part of a name.
             RentGPUError: any of the client's errors.
         """
         request = self._renting.request(
@@ -308,24 +315,25 @@ class AsyncRentGPU:
         accept_new_host_key: bool = False,
         timeout: float = 30,
     ) -> AsyncShell:
-        """Return a shell on a container, to be opened by `async with`. Needs `netmind-rentgpu[ssh]`.
+        """Return a shell on a container, to be opened with `async with`. Needs `netmind-rentgpu[ssh]`.
 
-        The first server that lets us in is the container's from then on: its host key is kept in the state file, for this
-        account and this container, and another is refused before it is told the password. Nothing of the user's own SSH
-        configuration or keys is used.
+        The client pins the host key of the first server that accepts the login: the state file keeps the key for this
+        account and this container, and later logins refuse a server with another key before they send the password. The
+        client uses neither your own SSH configuration nor your keys.
 
         Args:
-            container: one that names an endpoint, or its id. Where `ssh` is not there yet, the container is asked for again.
-            password: else that of the container's auth.
-            accept_new_host_key: take the key that the server has now for the container's.
-            timeout: seconds for connecting and logging in.
+            container: a `Container`, or an id. The client asks the service for a `Container` again if its `ssh` names no
+                endpoint yet.
+            password: the password of the login; by default that of the container's auth.
+            accept_new_host_key: True to pin the host key that the server has now in place of an earlier one.
+            timeout: the seconds for connecting and logging in.
 
         Raises:
-            SSHError: when it is opened, it cannot be; `stage` says why.
-            StateFileError: when it is opened, the state file cannot be used.
+            SSHError: on opening, the login failed; `stage` says at which step.
+            StateFileError: on opening, the state file cannot be used.
             ConfigurationError: asyncssh is missing.
-            InvalidArgumentError: an argument that cannot be used.
-            RentGPUError: when it is opened, any other of the client's errors.
+            InvalidArgumentError: an argument cannot be used.
+            RentGPUError: on opening, any other of the client's errors.
         """
         from netmind_rentgpu import arguments
         from netmind_rentgpu.models import Container
@@ -361,19 +369,20 @@ class AsyncRentGPU:
         json: Any = None,
         timeout: TimeoutOption = DEFAULT,
     ) -> Any:
-        """Make any call and return its JSON as it came; None where the answer is empty.
+        """Send any call, and return the JSON of its answer as it came; None if the answer is empty.
 
-        The way out where the typed calls do not do what is needed. GET, HEAD, OPTIONS, PUT and DELETE are repeated after a
-        failure, other methods as a create.
+        Use it where no typed call does what you need. GET, HEAD, OPTIONS, PUT and DELETE are retried after a failure; other
+        methods are retried as a create is.
 
         Args:
-            method: such as GET.
-            path: below /v1/rentgpu/, as `machines` or `containers/7/stop`; below the base URL if it begins with a slash.
-            params: the query.
+            method: the HTTP method, such as GET.
+            path: the path below /v1/rentgpu/, such as `machines` or `containers/7/stop`; below the base URL if the path
+                begins with a slash.
+            params: the variables of the query.
             json: the body.
 
         Raises:
-            InvalidArgumentError: a path that could lead elsewhere, or a body that is not JSON.
+            InvalidArgumentError: the call cannot be sent, its path could lead elsewhere, or its body cannot be JSON.
             RentGPUError: any of the client's errors.
         """
         from netmind_rentgpu.resources.raw import raw_request
@@ -381,10 +390,10 @@ class AsyncRentGPU:
         return (await self._caller.call(raw_request(method, path, params or {}, json), timeout)).payload
 
     async def close(self) -> None:
-        """Delete what is still rented, and close the client's connections. Closing twice is closing once.
+        """Delete the containers that this client still rents, and close its connections. A second call does nothing.
 
         Raises:
-            ReleaseError: something could not be deleted, and stays on record.
+            ReleaseError: a container could not be deleted, and stays on record.
             ClientStateError: the client was used in another event loop.
         """
         try:
@@ -397,8 +406,8 @@ class AsyncRentGPU:
 
     @asynccontextmanager
     async def _elsewhere(self) -> AsyncGenerator[RentalContext]:
-        async with self._again(None) as other:  # a session of the caller's own belongs to its loop
-            yield other._context  # noqa: SLF001  # one of our own
+        async with self._copy_with(None) as other:  # without the caller's session, which belongs to its own loop
+            yield other._context  # noqa: SLF001  # of the same class
 
     async def __aenter__(self) -> Self:
         from netmind_rentgpu.concurrency.running_loop import running_loop
@@ -416,9 +425,9 @@ class AsyncRentGPU:
 
     def __copy__(self) -> Self:
         """Return a client with the same settings, and with connections of its own."""
-        return self._again(self._session)
+        return self._copy_with(self._session)
 
-    def _again(self, session: ClientSession | None) -> Self:
+    def _copy_with(self, session: ClientSession | None) -> Self:
         other = object.__new__(type(self))
         other._settings = self._settings
         other._connect(self._caller.profile, session, self._ssl_context)

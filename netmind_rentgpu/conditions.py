@@ -1,11 +1,11 @@
-"""What a container can be waited for: plain functions that are shown a container and say yes or no.
+"""Conditions for waits: plain functions that take a container and return True or False.
 
     await gpu.containers.wait(container.id, until=conditions.has_ssh)
     await gpu.containers.wait(container.id, until=all_of(has_ssh, status_in("running")), fail=status_in(3))
 
-Any function of a `Container` is a condition. It is asked when the container has changed, in the event loop of the client, so
-it must not block. What the service's status numbers mean is not documented: judge by evidence, as `has_ssh` does, where
-there is any.
+Any function that takes a `Container` is a condition. The client calls it in the client's event loop whenever the container
+has changed, so the function must not block. The service does not document its status numbers, so prefer a condition that
+judges other evidence, as `has_ssh` does.
 """
 
 from __future__ import annotations
@@ -33,29 +33,28 @@ __all__ = [
 ]
 
 Condition: TypeAlias = Callable[[Container], object]
-"""Says of a container whether it is as it should be."""
+"""A function that returns a true value if a container meets the condition."""
 
 
 def has_ssh(container: Container) -> bool:
-    """Tell whether `ssh` names an endpoint. That something answers there is another matter: `wait_reachable`."""
+    """Return True if `ssh` names an endpoint. Its server may not answer yet; `wait_reachable` waits for an answer."""
     return container.ssh_endpoint is not None
 
 
 def gone(container: Container) -> bool:
-    """Tell whether a container does not exist any more.
-
-    No container that can be shown is gone, so it is only for waiting: it is met when the container is deleted.
-    """
+    """Return False for every container. A wait counts this condition as met once the container does not exist any more."""
     del container
     return False
 
 
 @attrs.frozen
 class _Combined:
-    """A condition made of others.
+    """A condition that a function of this module makes.
 
     Attributes:
-        absence: it is met by a container that is gone.
+        text: the call that makes this condition.
+        judge: the function that judges a container.
+        absence: True if a container that is gone meets the condition.
     """
 
     text: str
@@ -70,10 +69,10 @@ class _Combined:
 
 
 def status_in(*statuses: int | str) -> Condition:
-    """Make the condition that a container's status is one of these.
+    """Return a condition that a container with one of these statuses meets.
 
     Args:
-        statuses: the service's own numbers, or the names that `ServiceProfile.container_statuses` gives them.
+        statuses: the service's numbers, or the names that `ServiceProfile.container_statuses` gives these numbers.
     """
     wanted = frozenset(statuses)
     text = f"status_in({', '.join(repr(status) for status in statuses)})"
@@ -81,7 +80,7 @@ def status_in(*statuses: int | str) -> Condition:
 
 
 def all_of(*conditions: Condition) -> Condition:
-    """Make the condition that all of these are met; with none, it always is."""
+    """Return a condition that is met if all of these conditions are; without conditions, it is always met."""
     return _Combined(
         _text("all_of", conditions),
         lambda container: all(judged(condition, container) for condition in conditions),
@@ -90,7 +89,7 @@ def all_of(*conditions: Condition) -> Condition:
 
 
 def any_of(*conditions: Condition) -> Condition:
-    """Make the condition that at least one of these is met; with none, it never is."""
+    """Return a condition that is met if at least one of these conditions is; without conditions, it is never met."""
     return _Combined(
         _text("any_of", conditions),
         lambda container: any(judged(condition, container) for condition in conditions),
@@ -99,12 +98,12 @@ def any_of(*conditions: Condition) -> Condition:
 
 
 def negate(condition: Condition) -> Condition:
-    """Make the condition that another is not met, by a container that exists."""
+    """Return a condition that is met by each existing container that does not meet the given condition."""
     return _Combined(_text("negate", (condition,)), lambda container: not judged(condition, container))
 
 
 def met_by_absence(condition: Condition) -> bool:
-    """Tell whether a condition is met by a container that is gone: `gone` is, and what it makes true."""
+    """Return True if a container that is gone meets a condition: `gone`, or a combination that `gone` makes true."""
     return condition is gone or (isinstance(condition, _Combined) and condition.absence)
 
 
@@ -112,18 +111,20 @@ def checked(argument: str, condition: Condition) -> Condition:
     """Return a condition as it is.
 
     Raises:
-        InvalidArgumentError: it is none.
+        InvalidArgumentError: the value cannot be called, or is an async function.
     """
     if not callable(condition) or any(map(inspect.iscoroutinefunction, (condition, type(condition).__call__))):
-        raise InvalidArgumentError(argument, "must be a plain function of a container, which says yes or no")
+        raise InvalidArgumentError(
+            argument, "must be a function, not an async one, that takes a container and returns True or False"
+        )
     return condition
 
 
 def judged(condition: Condition, container: Container) -> bool:
-    """Ask a condition.
+    """Return True if a container meets a condition.
 
     Raises:
-        InvalidArgumentError: it is none: it gives something that has to be awaited, which would always count as met.
+        InvalidArgumentError: the condition returns an awaitable, which would always count as true.
     """
     answer = condition(container)
     if not answer:
@@ -131,11 +132,11 @@ def judged(condition: Condition, container: Container) -> bool:
     if inspect.isawaitable(answer):
         if inspect.iscoroutine(answer):
             answer.close()
-        raise InvalidArgumentError("condition", "must say yes or no at once, and not give something to await")
+        raise InvalidArgumentError("condition", "must return True or False, not an awaitable")
     return True
 
 
 def _text(name: str, conditions: tuple[Condition, ...]) -> str:
     for condition in conditions:
         checked("condition", condition)
-    return f"{name}({', '.join(getattr(one, '__name__', None) or repr(one) for one in conditions)})"
+    return f"{name}({', '.join(getattr(condition, '__name__', None) or repr(condition) for condition in conditions)})"

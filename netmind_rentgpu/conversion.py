@@ -1,8 +1,8 @@
-"""Models and contents of requests <-> plain values: the only file that knows cattrs, which is imported when it is needed.
+"""Models and contents of requests <-> plain values: the only file that knows cattrs, which it imports when needed.
 
-An unreadable field becomes None, and `extra` keeps its raw value beside the undocumented fields, so that one strange value
-hides nothing else. Only what names the thing (`id`, a machine's `node_name`) must be readable. Nothing is
-converted that is not the same thing in another form: no null becomes "None", no 5 becomes "5".
+A field that cannot be read becomes None, and `extra` keeps its raw value beside the undocumented fields, so that one strange
+value hides nothing else. Only the identity (`id`, a machine's `node_name`) must be readable. A reader never guesses: it does
+not turn null into "None", or 5 into "5".
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MASK = "***"
 
 
 class UnreadableFieldError(Exception):
-    """The field that names a thing cannot be read."""
+    """The field that identifies a resource cannot be read."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(field, problem)
@@ -55,7 +55,7 @@ def _text(value: Any, _: Any = None) -> str | None:
 
 
 def read_whole(value: Any, _: Any = None) -> int | None:
-    """Return a value that is a whole number, or null; raise ValueError for any other."""
+    """Return a value that is a whole number or null; raise ValueError for any other value."""
     if value is None or type(value) is int:
         return value
     if type(value) is float and value.is_integer() and abs(value) <= _LARGEST_EXACT_FLOAT:
@@ -100,12 +100,12 @@ def _price(value: Any, _: Any = None) -> Decimal | None:
         price = Decimal(str(value).strip())
     except InvalidOperation:
         raise ValueError("not a price") from None
-    # Beyond these sizes it is no price, and writing it out could fill the memory.
+    # A number beyond these sizes is no price, and could fill the memory when it is written out.
     if not price.is_finite() or not -20 <= price.adjusted() <= 20:
         raise ValueError("not a price")
     if price < 0:
         raise ValueError("a negative price")
-    return price.copy_abs()  # no "-0"
+    return price.copy_abs()  # turns -0 into 0
 
 
 def _moment(value: Any, _: Any = None) -> datetime | None:
@@ -121,7 +121,7 @@ def _identity(read: Callable[[Any], Any], kind: str) -> Callable[[Any, Any], Any
     def structure(value: Any, _: Any) -> Any:
         found = read(value)
         if found is None:
-            raise ValueError(f"is missing: {kind}")
+            raise ValueError(f"is missing, and must be {kind}")
         return found
 
     return structure
@@ -142,15 +142,15 @@ _READERS: Mapping[Any, Callable[[Any, Any], Any]] = {
 
 
 def number_of(argument: str, value: PaymentType | ImageType | str | int, numbers: Mapping[str, int]) -> int:
-    """Return the number that stands for a member of an enumeration on the wire.
+    """Return the number that a member of an enumeration has on the wire.
 
     Raises:
-        InvalidArgumentError: the profile has no number for that name.
+        InvalidArgumentError: the profile has no number for the member's name.
     """
     value = value.value if isinstance(value, (PaymentType, ImageType)) else value
     if type(value) is int:
         if not 0 <= value < 2**31:
-            raise InvalidArgumentError(argument, "is not a number that an enumeration could have")
+            raise InvalidArgumentError(argument, "must be a number from 0 to 2147483647")
         return value
     number = numbers.get(value) if isinstance(value, str) else None
     if number is None:
@@ -162,9 +162,9 @@ def number_of(argument: str, value: PaymentType | ImageType | str | int, numbers
 
 @lru_cache(maxsize=16)
 def structurers(profile: ServiceProfile) -> Mapping[type[Any], Callable[[Any], Any]]:
-    """Return the readers of all models for a profile; they raise UnreadableFieldError.
+    """Return the readers of all models for a profile. A reader raises UnreadableFieldError.
 
-    Generating them takes milliseconds, so they are shared.
+    The result is cached, because generating the readers takes milliseconds.
     """
     from cattrs import Converter
 
@@ -223,10 +223,10 @@ def _structurer(
     def structure(payload: dict[str, Any]) -> Any:
         try:
             found = read_all(payload, model)
-        except Exception:  # noqa: BLE001  # whatever it stumbled over, each field is now read by itself
+        except Exception:  # noqa: BLE001  # of any kind: the next line finds the fields that cannot be read
             return field_by_field(payload)
         if unknown := payload.keys() - names:
-            # Set on the new instance, because building it a second time would cost as much as reading it.
+            # Set on the frozen instance, because building a second one would cost as much as reading the first.
             object.__setattr__(found, "extra", {name: payload[name] for name in unknown})
         return found
 
@@ -235,9 +235,9 @@ def _structurer(
 
 @lru_cache(maxsize=16)
 def unstructurers(profile: ServiceProfile) -> Mapping[type[Any], Callable[[Any], dict[str, Any]]]:
-    """Return the writers of all classes of `requests` for a profile; they raise InvalidArgumentError.
+    """Return the writers of all classes of `requests` for a profile. A writer raises InvalidArgumentError.
 
-    Queries become texts. None is left out of them and of a new image.
+    The values of a query become texts. A query and a new image leave out fields that are None.
     """
     from cattrs import Converter
     from cattrs.gen import make_dict_unstructure_fn, override
@@ -270,13 +270,13 @@ def unstructurers(profile: ServiceProfile) -> Mapping[type[Any], Callable[[Any],
 
 
 def _whole_price(price: Decimal) -> str | None:
-    """Return a price as the query takes it; None for one that it does not take, because it is no whole number."""
+    """Return a price as a text; None for a price that is no whole number, because the query accepts only whole ones."""
     return str(int(price)) if price == price.to_integral_value() else None
 
 
 @lru_cache(maxsize=1)
 def _plain_converters() -> Mapping[bool, Converter]:
-    """Return the converter for plain values, by whether they have to be JSON's."""
+    """Return two converters to plain values: under True for values that JSON can hold, under False for Python's own."""
     from cattrs import Converter
 
     found = {json: Converter(unstruct_collection_overrides={tuple: list}) for json in (False, True)}
@@ -288,11 +288,11 @@ def _plain_converters() -> Mapping[bool, Converter]:
 
 
 def to_plain(model: Any, *, masked: Collection[str], json: bool) -> dict[str, Any]:
-    """Return a model's fields as plain values, by their names; `extra` alone where it is not empty.
+    """Return a model's fields as plain values, by their names. An empty `extra` is left out.
 
     Args:
-        masked: the fields whose values become `***`, also in `extra`.
-        json: True for what JSON has: prices are texts, and times too, in ISO 8601.
+        masked: the names of the fields whose values become `***`, also in `extra`.
+        json: True to return only what JSON can hold: prices become texts, and times become texts in ISO 8601.
     """
     values: dict[str, Any] = _plain_converters()[json].unstructure(attrs.evolve(model, extra={}))
     if model.extra:
@@ -305,7 +305,7 @@ def to_plain(model: Any, *, masked: Collection[str], json: bool) -> dict[str, An
 
 
 def _copied(value: Any) -> Any:
-    """Return a copy of a JSON value, however deep, so that no caller changes what a frozen model holds."""
+    """Copy a JSON value of any depth, so that no caller can change what a frozen model holds."""
     root = [value]
     left: list[Any] = [root]
     while left:
@@ -322,10 +322,10 @@ _PLAIN = ServiceProfile(image_types={}, payment_types={})
 
 
 def from_plain(model: type[Any], values: Mapping[str, Any]) -> Any:
-    """Return the model that plain values stand for: what `to_plain` returned, or a part of it.
+    """Build a model from plain values: from what `to_plain` returned, or from a part of that.
 
     Raises:
-        InvalidArgumentError: the field that names the thing is missing, or is no such thing.
+        InvalidArgumentError: the field that identifies the resource is missing or cannot be read.
     """
     given = {name: value for name, value in values.items() if name not in _NOT_ON_THE_WIRE}
     structure = structurers(_PLAIN)

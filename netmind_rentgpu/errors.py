@@ -1,36 +1,36 @@
-"""Everything this package raises, in one tree.
+"""All errors of this package, in one tree.
 
     RentGPUError
     ├── ConfigurationError          token, URL, proxy, profile or session cannot be used
     ├── InvalidArgumentError        an argument breaks a documented limit (also a ValueError)
     ├── ClientStateError            the client is closed, or belongs to another event loop
-    ├── TransportError              no answer came; `maybe_processed` says whether it may have been acted on
+    ├── TransportError              no answer came; `maybe_processed` is True if the service may have acted
     │   ├── APIConnectionError
     │   └── APITimeoutError         (also a TimeoutError)
     ├── APIStatusError              the service answered with an error
-    │   ├── AuthenticationError         the token was not accepted
+    │   ├── AuthenticationError         the service did not accept the token
     │   ├── PermissionDeniedError
     │   ├── InsufficientBalanceError
     │   ├── NotFoundError
     │   ├── ConflictError
-    │   ├── InvalidRequestError         `fields` says what was rejected
-    │   ├── RateLimitError              `retry_after` says for how long
+    │   ├── InvalidRequestError         `fields` lists what the service rejected
+    │   ├── RateLimitError              `retry_after` is the seconds to wait
     │   └── ServerError
-    ├── UnexpectedResponseError     an answer that is not what the service documents
-    ├── WaitTimeoutError            what was waited for did not come in time (also a TimeoutError)
-    ├── ContainerFailedError        a container came to a state that the waiter named a failure
-    ├── ContainerGoneError          a container that was waited for does not exist any more
-    ├── SSHError                    a shell on a container: `stage` says what failed
+    ├── UnexpectedResponseError     the answer is not what the service documents
+    ├── WaitTimeoutError            a wait did not succeed in time (also a TimeoutError)
+    ├── ContainerFailedError        a container met the `fail` condition of a wait
+    ├── ContainerGoneError          a container that the caller waits for does not exist any more
+    ├── SSHError                    a shell on a container failed; `stage` says at which step
     │   └── SSHTimeoutError             (also a TimeoutError)
-    ├── NoMachineError              nothing on offer met the needs, or all that did refused: `refusals` says why
-    ├── RentalEndedError            a rental is over before its user was done with it
+    ├── NoMachineError              no machine could be rented; `refusals` says why
+    ├── RentalEndedError            a rental ended before its user was done with it
     │   ├── RentalExpiredError          its time was up
     │   └── BudgetExceededError         its budget was spent
-    ├── ReleaseError                a rental could not be deleted; it is on record, for `reap`
+    ├── ReleaseError                a rental's container could not be deleted; it is on record, for `reap`
     └── StateFileError              the state file cannot be used
-        └── StateFolderError        nor created where it is to be; also a ConfigurationError
+        └── StateFolderError        it cannot be created or written in its place (also a ConfigurationError)
 
-Errors can be pickled, and hold no token or password. This module touches nothing of the package but, for types, the models.
+Errors can be pickled, and hold no token or password. This module imports only `escaping` from the package, and types.
 """
 
 from __future__ import annotations
@@ -84,32 +84,32 @@ __all__ = [
 
 
 class RentGPUError(Exception):
-    """The base of all that this package raises.
+    """The base class of all errors that this package raises.
 
-    `str()` of an error can be shown on a terminal: control characters that a service or a server has sent are written out.
+    `str()` of an error is safe to show on a terminal, because it spells out control characters that a server has sent.
     """
 
     def __str__(self) -> str:
         return escaped(super().__str__())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The constructors of subclasses take keywords that the default way of unpickling would not pass.
+        # The constructors of subclasses have keyword arguments, which the default way of unpickling would not pass.
         return _rebuild, (type(self), self.args), self.__dict__
 
 
 def _rebuild(kind: type[RentGPUError], args: tuple[Any, ...]) -> RentGPUError:
     error = kind.__new__(kind)
-    # An OSError takes its arguments from __init__ alone, so they are set here for all.
+    # Set here for all classes, because a TimeoutError, as an OSError, gets its arguments from __init__ alone.
     error.args = args
     return error
 
 
 class ConfigurationError(RentGPUError):
-    """The client cannot be set up: token, base URL, proxy, profile or session. Nothing was sent."""
+    """The client's token, base URL, proxy, profile or session cannot be used. Nothing was sent."""
 
 
 class InvalidArgumentError(RentGPUError, ValueError):
-    """An argument breaks a limit that the service documents, or cannot be put on the wire. Nothing was sent.
+    """An argument breaks a limit that the service documents, or cannot be sent at all. Nothing was sent.
 
     Attributes:
         argument: the argument's name.
@@ -128,7 +128,7 @@ class TransportError(RentGPUError):
     """No answer came from the service.
 
     Attributes:
-        maybe_processed: False where the request surely never reached the service; True where it may have acted on it.
+        maybe_processed: True if the service may have acted on the request; False if the request certainly never reached it.
     """
 
     def __init__(self, message: str, *, maybe_processed: bool) -> None:
@@ -137,11 +137,11 @@ class TransportError(RentGPUError):
 
 
 class APIConnectionError(TransportError):
-    """The connection could not be made, or broke before an answer came."""
+    """The client could not connect, or the connection broke before an answer came."""
 
 
 class APITimeoutError(TransportError, TimeoutError):
-    """A timeout passed before an answer came, or before a connection was free."""
+    """A timeout passed before the client had read the answer, or before it could send the request."""
 
 
 class APIStatusError(RentGPUError):
@@ -149,13 +149,13 @@ class APIStatusError(RentGPUError):
 
     Attributes:
         status: the HTTP status.
-        code: the service's own error code, where its body has one.
-        message: what the service said, as it said it.
-        body: the answer's body, parsed where it is JSON, with passwords masked.
-        request_id: the answer's request id, where it has one.
-        method, path: the call.
-        earlier_attempt_unclear: True where the call was sent more than once and an earlier attempt may have been acted on,
-            so that a 404 to a delete may be that attempt's own work.
+        code: the service's own error code; None if the body has none.
+        message: the service's own message, with passwords masked.
+        body: the answer's body, parsed if it is JSON, with passwords masked.
+        request_id: the answer's request id; None if it has none.
+        method, path: the call's.
+        earlier_attempt_unclear: True if the call was sent more than once and the service may have acted on an earlier
+            attempt. A 404 to a delete may then mean that the earlier attempt has deleted the container.
     """
 
     def __init__(
@@ -182,30 +182,30 @@ class APIStatusError(RentGPUError):
 
 
 class AuthenticationError(APIStatusError):
-    """The token was not accepted."""
+    """The service did not accept the token."""
 
 
 class PermissionDeniedError(APIStatusError):
-    """The token was accepted, the call was not."""
+    """The service accepted the token, but not the call."""
 
 
 class InsufficientBalanceError(APIStatusError):
-    """The balance that the call would be charged to is too low."""
+    """The balance that the call would charge is too low."""
 
 
 class NotFoundError(APIStatusError):
-    """There is no such thing under this account."""
+    """The account has no such resource."""
 
 
 class ConflictError(APIStatusError):
-    """The thing is in a state that does not allow the call."""
+    """The resource is in a state that does not allow the call."""
 
 
 class InvalidRequestError(APIStatusError):
     """The service refused the request's content.
 
     Attributes:
-        fields: what was rejected, where the service says so (a 422 does).
+        fields: the rejected fields, if the service names them (a 422 does).
     """
 
     def __init__(self, text: str, *, fields: tuple[InvalidField, ...], **details: Any) -> None:
@@ -213,41 +213,41 @@ class InvalidRequestError(APIStatusError):
         self.fields = fields
 
 
-class _LaterError(APIStatusError):
-    """The service may say for how many seconds to wait."""
+class _RetryLaterError(APIStatusError):
+    """An error with which the service may ask the client to wait."""
 
     def __init__(self, text: str, *, retry_after: float | None, **details: Any) -> None:
         super().__init__(text, **details)
         self.retry_after = retry_after
 
 
-class RateLimitError(_LaterError):
-    """Too many requests.
+class RateLimitError(_RetryLaterError):
+    """The service refused the call because of too many requests (429).
 
     Attributes:
-        retry_after: seconds the service asks to wait, where it says so.
+        retry_after: the seconds that the service asks to wait; None if it does not say.
     """
 
 
-class ServerError(_LaterError):
-    """The service failed (5xx). Whether it acted on the request is not known.
+class ServerError(_RetryLaterError):
+    """The service failed (5xx). It may have acted on the request.
 
     Attributes:
-        retry_after: seconds the service asks to wait, where it says so.
+        retry_after: the seconds that the service asks to wait; None if it does not say.
     """
 
 
 class UnexpectedResponseError(RentGPUError):
-    """An answer that is not what the service documents: a redirect, not JSON, cut short, too large, or another shape.
+    """The answer is not what the service documents: a redirect, not JSON, cut short, too large, or of another shape.
 
     The service has most likely acted on the request.
 
     Attributes:
         status: the HTTP status.
-        json_path: where in the body the trouble is, as `$[3].id`; `$` for the whole of it.
-        truncated: True where the connection broke inside the body.
-        request_id: the answer's request id, where it has one.
-        method, path: the call.
+        json_path: the faulty place in the body, such as `$[3].id`; `$` for the whole body.
+        truncated: True if the connection broke inside the body.
+        request_id: the answer's request id; None if it has none.
+        method, path: the call's.
     """
 
     def __init__(
@@ -261,7 +261,7 @@ class UnexpectedResponseError(RentGPUError):
         truncated: bool = False,
         request_id: str | None = None,
     ) -> None:
-        place = "" if json_path == "$" else f" at {json_path}"
+        place = "" if json_path == "$" else f" {json_path}"
         super().__init__(f"{method} {path} was answered with {status}, but{place} {problem}")
         self.status = status
         self.json_path = json_path
@@ -272,7 +272,7 @@ class UnexpectedResponseError(RentGPUError):
 
 
 class _WaitError(RentGPUError):
-    """A wait that ended without what it was for."""
+    """A wait ended without success."""
 
     def __init__(self, text: str, *, arrived: Mapping[int, Container], pending: Mapping[int, Container | None]) -> None:
         super().__init__(text)
@@ -281,20 +281,21 @@ class _WaitError(RentGPUError):
 
 
 class WaitTimeoutError(_WaitError, TimeoutError):
-    """A wait ended without success in the time allowed. Its cause is the error of the last login, or of the last look at the
-    containers, if one failed.
+    """A wait did not succeed in the time allowed.
+
+    The error's `__cause__` is the error of the last login, or of the last poll of the containers, if one of them failed.
 
     Attributes:
-        arrived: the containers that had come to what was waited for, by id.
-        pending: the others, by id, as each was last seen; None for one that was not seen at all.
+        arrived: the containers for which the wait succeeded, by id.
+        pending: the other containers by id, each as it was last seen; None for a container that was never seen.
     """
 
 
 class ContainerFailedError(_WaitError):
-    """A container came to a state that the waiter named a failure.
+    """A container met the `fail` condition of a wait.
 
     Attributes:
-        container: that container, as it was seen then.
+        container: the container, as it was when it met the condition.
         arrived, pending: as those of a `WaitTimeoutError`.
     """
 
@@ -304,11 +305,11 @@ class ContainerFailedError(_WaitError):
 
 
 class ContainerGoneError(_WaitError):
-    """A container that was waited for does not exist any more, or never did.
+    """A container that the caller waits for does not exist any more, or never did.
 
     Attributes:
-        container_id: its id.
-        container: how it was last seen; None if it was not seen at all.
+        container_id: the container's id.
+        container: the container as it was last seen; None if it was never seen.
         arrived, pending: as those of a `WaitTimeoutError`.
     """
 
@@ -319,17 +320,18 @@ class ContainerGoneError(_WaitError):
 
 
 SSHStage: TypeAlias = Literal["name", "connection", "host key", "password", "command", "transfer"]
-"""What of a shell failed: finding the host, connecting to it, its identity, logging in, a command, or copying."""
+"""A step at which a shell can fail: finding the host, connecting to it, checking its key, logging in, a command, copying."""
 
 
 class SSHError(RentGPUError):
-    """A shell on a container could not be had, was lost, or did not do what it was asked for.
+    """A shell on a container could not be opened, lost its connection, or failed at what it was asked to do.
 
     Attributes:
-        stage: what failed. `name`: the container names no endpoint, or its host's name is not known. `connection`: no SSH
-            server answers there, or the connection was lost. `host key`: it is not the server that this container had.
-            `password`: it was not let in. `command`: a command failed, or did not end in time. `transfer`: copying.
-        result: of a command that ended, what came of it.
+        stage: the step that failed. `name`: the container names no endpoint, or its host's name is not known. `connection`:
+            no SSH server answers there, or the connection was lost. `host key`: the server has another key than this
+            container had. `password`: the login failed. `command`: a command failed, or did not end in time. `transfer`:
+            copying failed.
+        result: the result of a command that failed, or did not end in time; else None.
     """
 
     def __init__(self, message: str, *, stage: SSHStage, result: CommandResult | None = None) -> None:
@@ -339,18 +341,18 @@ class SSHError(RentGPUError):
 
 
 class SSHTimeoutError(SSHError, TimeoutError):
-    """It took too long."""
+    """A login, a command or a transfer did not end in time."""
 
 
 @attrs.frozen(kw_only=True)
 class MachineRefusal:
-    """Why one machine could not be had.
+    """The reason why a rental did not get one machine.
 
     Attributes:
-        machine: which.
-        error: how it refused, now or within the last minute; for a create that was never found, how that failed; for a
-            container that did not start, why not.
-        container_id: that of a container that did not start, and was deleted; else None.
+        machine: the machine.
+        error: the machine's refusal, which came now or within the last minute; or the error of a create whose container was
+            never found; or the error with which the machine's container did not start.
+        container_id: the id of a container that did not start and was deleted; else None.
     """
 
     machine: Machine
@@ -358,16 +360,16 @@ class MachineRefusal:
     container_id: int | None = None
 
     def __str__(self) -> str:
-        started = "" if self.container_id is None else f" (container {self.container_id}, gone now)"
+        started = "" if self.container_id is None else f" (container {self.container_id}, deleted)"
         return f"{escaped(self.machine.node_name)}{started}: {self.error}"
 
 
 class NoMachineError(RentGPUError):
-    """Nothing on offer met the needs, or all that did refused, or did not start.
+    """No machine on offer met the requirements, or all that did refused the create or did not start.
 
     Attributes:
-        refusals: why each machine that was tried, or had refused a moment ago, could not be had; empty where none met the
-            needs.
+        refusals: the reason for each machine that was tried, or had refused within the last minute; empty if no machine met
+            the requirements.
     """
 
     def __init__(self, message: str, *, refusals: tuple[MachineRefusal, ...] = ()) -> None:
@@ -376,7 +378,7 @@ class NoMachineError(RentGPUError):
 
 
 class _RentalError(RentGPUError):
-    """Something about one rental."""
+    """An error of one rental."""
 
     def __init__(self, message: str, *, name: str, container_id: int | None) -> None:
         super().__init__(message)
@@ -385,28 +387,28 @@ class _RentalError(RentGPUError):
 
 
 class RentalEndedError(_RentalError):
-    """A rental is over before its user was done with it.
+    """A rental ended before its user was done with it.
 
     Attributes:
-        name: its container's name.
-        container_id: its container's id; None where that is not known.
+        name: the name of the rental's container.
+        container_id: the id of the rental's container; None if it is not known.
     """
 
 
 class RentalExpiredError(RentalEndedError):
-    """A rental's time was up, and its deletion was begun."""
+    """A rental's time was up, and the deletion of its container was begun."""
 
 
 class BudgetExceededError(RentalEndedError):
-    """A rental's budget was spent, by its listed price, and its deletion was begun."""
+    """A rental's listed price used up its budget, and the deletion of its container was begun."""
 
 
 class ReleaseError(_RentalError):
-    """A rental could not be deleted. **It costs money until it is**; it is on record, for `reap` to delete.
+    """A rental's container could not be deleted. **It costs money until it is deleted**; it stays on record, for `reap`.
 
     Attributes:
         name, container_id: as those of a `RentalEndedError`.
-        hourly_price: what an hour costs, as it was listed; None where that could not be read.
+        hourly_price: the listed price of one hour; None if that could not be read.
     """
 
     def __init__(self, message: str, *, hourly_price: Decimal | None, **rental: Any) -> None:
@@ -415,8 +417,8 @@ class ReleaseError(_RentalError):
 
 
 class StateFileError(RentGPUError):
-    """The state file cannot be used: it cannot be read or written, is damaged, or is of a newer version."""
+    """The state file cannot be read or written, is damaged, or was written by a newer version of this package."""
 
 
 class StateFolderError(StateFileError, ConfigurationError):
-    """The state file cannot be created or written where it is to be; choose another place, by `state=`."""
+    """The state file cannot be created or written in its place; choose another place with `state=`."""

@@ -1,4 +1,4 @@
-"""What the state file knows a token by: the service's origin, and a digest of both."""
+"""The fingerprint by which the state file knows a token: the service's origin, and a digest of origin and token."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Fingerprint:
-    """The fingerprint of a token at a service; `str` of it shows nothing of the token.
+    """The fingerprint of a token at a service. Its `str` shows nothing of the token.
 
-    An account has as many as it has had tokens. The state file keeps them together once they are proven to be one account's.
+    An account has a fingerprint for each of its tokens. The state file joins fingerprints that are proven to belong to one
+    account.
 
     Attributes:
-        origin: the service's, in its normal form.
+        origin: the service's origin, in its normal form.
     """
 
     def __init__(self, base_url: str, token: str) -> None:
@@ -28,7 +29,7 @@ class Fingerprint:
         self._text = self._spelled(self.origin)
 
     def is_earlier_spelling(self, fingerprint: str) -> bool:
-        """Return True for this token's fingerprint by an earlier version, for another spelling of the same origin."""
+        """Return True for the fingerprint that an earlier version gave this token, for another spelling of the origin."""
         origin = fingerprint.rpartition(" ")[0]
         return self.is_of_same_service(fingerprint) and fingerprint == self._spelled(origin) != self._text
 
@@ -36,7 +37,7 @@ class Fingerprint:
         """Return True for the fingerprint of any token at the same origin."""
         try:
             return normalized_origin(fingerprint.rpartition(" ")[0]) == self.origin
-        except ValueError:  # not one that we wrote
+        except ValueError:  # the text is no fingerprint
             return False
 
     def _spelled(self, origin: str) -> str:
@@ -53,7 +54,7 @@ class Fingerprint:
 
 
 def normalized_origin(url: str) -> str:
-    """Return a URL's scheme, host and port as RFC 6454 compares them, however they are spelled.
+    """Return a URL's scheme, host and port in the form in which RFC 6454 compares them, so that spelling does not matter.
 
     Raises:
         ValueError: the port is no number, or the host is broken.

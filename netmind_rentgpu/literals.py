@@ -1,6 +1,6 @@
-"""The names that the service documents, for editors to offer and type checkers to know.
+"""The names that the service documents, so that editors can complete them and type checkers know them.
 
-None is enforced: a name that is not here is sent as it is. Source: the vendor's page "Rent GPU", section "List Machines".
+The client sends any other name as it is. Source: the vendor's page "Rent GPU", section "List Machines".
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ GPUName: TypeAlias = (
     ]
     | str
 )
-"""A GPU's name, as in `gpu_names`. One of them holds a blank: so the vendor's page spells it."""
+"""A GPU's name, as in `gpu_names`. One name holds a blank, because the vendor's page spells it so."""
 
 RegionCode: TypeAlias = (
     Literal[

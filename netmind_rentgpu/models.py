@@ -1,11 +1,11 @@
-"""What the service speaks of, as plain frozen values: no I/O, no JSON.
+"""The service's machines, auths, images and containers as plain frozen values: no I/O, no JSON.
 
-Fields have the wire's names. `id` (a machine's `node_name`) is always there, since a thing without one can be neither named
-nor deleted; anything else may be None: the service may send null, leave a field out, or send what cannot be read. Such a
-raw value, and every field that is not documented, is in `extra`. A container without a readable name is still a container
-that costs money, so `name` does not stand in the way of seeing it.
+Fields have the wire's names. Each model has an `id` (a machine: a `node_name`), because a resource without it can be neither
+named nor deleted. Any other field may be None: the service may send null, leave the field out, or send a value that cannot
+be read. `extra` keeps values that cannot be read and fields that are not documented. Even a container's `name` may be None,
+because a container whose name cannot be read still costs money, and has to be seen.
 
-Secrets (`Auth.value`, `Image.docker_passwd`) are in no repr, and are left out when a model is pickled.
+No repr shows secrets (`Auth.value`, `Image.docker_passwd`), and pickled models leave them out.
 
 Source of the fields: `netmind_rentgpu/guide/wire-contract.md`, "Documented".
 """
@@ -27,10 +27,10 @@ __all__ = ["Auth", "Container", "Image", "ImageType", "InvalidField", "Machine",
 
 @attrs.frozen(repr=False)
 class _OpenEnumeration:
-    """A named value, or a raw one that no name is known for.
+    """A member of an enumeration by its name, or a raw value without a known name.
 
-    The numbers on the wire belong to the service profile, so a member holds its name, and an unknown number stays as it
-    came.
+    The service profile knows the members' numbers on the wire, so a member holds only its name. An unknown number stays as
+    it came.
     """
 
     value: str | int
@@ -45,7 +45,7 @@ class _OpenEnumeration:
 
 
 class ImageType(_OpenEnumeration):
-    """Who an image comes from."""
+    """The origin of an image."""
 
     __slots__ = ()
     OFFICIAL: ClassVar[ImageType]
@@ -60,7 +60,7 @@ ImageType.CUSTOM = ImageType("CUSTOM")
 
 
 class PaymentType(_OpenEnumeration):
-    """Which of the account's balances a container is charged to."""
+    """The balance of the account that a container is charged to."""
 
     __slots__ = ()
     USD: ClassVar[PaymentType]
@@ -76,17 +76,18 @@ PaymentType.CNY = PaymentType("CNY")
 
 @attrs.frozen(kw_only=True)
 class _Model:
-    """What all models share: the rest of the payload, and that secrets stay out of pickles."""
+    """The base of all models: it keeps the rest of the payload, and leaves secrets out of pickles."""
 
     extra: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False, hash=False)
     _secrets: ClassVar[frozenset[str]] = frozenset()
 
     def to_dict(self, *, secrets: bool = False, json: bool = False) -> dict[str, Any]:
-        """Return the fields as plain values, as for a row of a DataFrame; `extra` is left out where it is empty.
+        """Return the fields as plain values, as for a row of a DataFrame. An empty `extra` is left out.
 
         Args:
-            secrets: True to show what is in no repr: passwords, and an image's `onstart` and `options`; else it is `***`.
-            json: True for what JSON can hold: prices as texts, and times, too, in ISO 8601.
+            secrets: True to include the values that no repr shows: passwords, and an image's `onstart` and `options`. False
+                puts `***` in their place.
+            json: True to return only what JSON can hold: prices become texts, and times become texts in ISO 8601.
         """
         from netmind_rentgpu.conversion import to_plain
 
@@ -95,13 +96,13 @@ class _Model:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the model that a mapping stands for: what `to_dict` returned, or a part of it.
+        """Build a model from a mapping: from what `to_dict` returned, or from a part of that.
 
-        As from the service, what cannot be read becomes None and is kept in `extra`. A value that `to_dict` has masked stays
-        `***`.
+        As with the service's answers, a value that cannot be read becomes None and is kept in `extra`. A value that
+        `to_dict` has masked stays `***`.
 
         Raises:
-            InvalidArgumentError: the field that names the thing is missing or cannot be read.
+            InvalidArgumentError: the `id` (a machine: the `node_name`) is missing or cannot be read.
         """
         from netmind_rentgpu.conversion import from_plain
 
@@ -121,7 +122,7 @@ class _Model:
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Model:
-        # A frozen value is its own copy; going through a pickle's form would lose the secrets.
+        # A frozen value is its own copy, and a copy by way of `__reduce__` would lose the secrets.
         return self
 
 
@@ -131,9 +132,9 @@ def _restore(model: type[_Model], fields: dict[str, Any]) -> _Model:
 
 @attrs.frozen(kw_only=True)
 class Machine(_Model):
-    """A machine that can be rented from, and what it costs.
+    """A machine on offer, and its price.
 
-    The service documents no units. `price` is, unless the profile says otherwise, for one hour and one GPU.
+    The service documents no units. `price` is for one GPU and one hour, unless the profile says otherwise.
     """
 
     node_name: str
@@ -166,11 +167,11 @@ class Machine(_Model):
 
 @attrs.frozen(kw_only=True)
 class Auth(_Model):
-    """A password that containers can be created with: their SSH login's.
+    """A password for the SSH login of containers that are created with it.
 
     Attributes:
         value: the password. Left out of repr and pickles.
-        created_at: always with a time zone; one that came without is read as UTC.
+        created_at: always with a time zone; a time that came without one is read as UTC.
     """
 
     _secrets: ClassVar[frozenset[str]] = frozenset({"value"})
@@ -182,12 +183,12 @@ class Auth(_Model):
 
 @attrs.frozen(kw_only=True)
 class Image(_Model):
-    """What a container is started from: an "environment template" in the service's words.
+    """An image that containers start from: an "environment template" in the service's words.
 
     Attributes:
         docker_passwd: the private registry's password. Left out of repr and pickles.
-        onstart, options: may hold secrets of the user's own, and are left out of repr.
-        created_at: always with a time zone; one that came without is read as UTC.
+        onstart, options: texts that may hold the user's own secrets. Left out of repr.
+        created_at: always with a time zone; a time that came without one is read as UTC.
     """
 
     _secrets: ClassVar[frozenset[str]] = frozenset({"docker_passwd"})
@@ -213,11 +214,12 @@ class Container(_Model):
     """A rented environment. It costs money until it is deleted.
 
     Attributes:
-        status: the service's own number, whose meaning is not documented. Do not decide by it: `ssh_endpoint` is evidence.
-        status_name: the name that the profile gives that number; not on the wire.
-        ssh: how to log in, in whatever form the service writes it; `ssh_endpoint` reads it.
-        gpu: how many GPUs. `gpu_name` is a number in the vendor's sample.
-        created_at: always with a time zone; one that came without is read as UTC.
+        status: the service's own number, whose meaning is not documented. Decide by `ssh_endpoint`, which is evidence.
+        status_name: the name that the profile gives to `status`; not on the wire.
+        ssh: the address to log in to, in the service's own form, which is not documented; `ssh_endpoint` parses it.
+        gpu: the number of GPUs.
+        gpu_name: the name of the GPU; a number in the vendor's sample.
+        created_at: always with a time zone; a time that came without one is read as UTC.
     """
 
     id: int
@@ -242,13 +244,13 @@ class Container(_Model):
 
     @property
     def ssh_endpoint(self) -> SSHEndpoint | None:
-        """Where an SSH server should answer, or None while `ssh` names no endpoint that can be read."""
+        """The endpoint at which an SSH server should answer; None while `ssh` names no endpoint that can be read."""
         return None if self.ssh is None else SSHEndpoint.parse(self.ssh)
 
 
 _HOST_NAME = re.compile(r"(?:(?!-)[A-Za-z0-9_-]{1,63}\.)*(?![0-9]+\.?\Z)(?!-)[A-Za-z0-9_-]{1,63}\.?")
 _USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*")
-# Options of the `ssh` command that do not change which server it logs in to, or as whom: flags, identity and log files.
+# The options of the `ssh` command that are read or ignored. An option that is not here may lead to another server.
 _SHORT_OPTIONS = "46AaCfGgKkNnqsTtVvXxYyE:i:l:o:p:"
 _OPTION_LINE = re.compile(r"\s*([A-Za-z]+)(?:\s*=\s*|\s+)(\S.*)")
 _WITHOUT_EFFECT = frozenset(
@@ -272,12 +274,12 @@ _WITHOUT_EFFECT = frozenset(
 
 @attrs.frozen
 class SSHEndpoint:
-    """Where to log in.
+    """The address of a container's SSH server.
 
     Attributes:
         host: a host name or an IP address (IPv6 without brackets).
         port: 1 to 65535.
-        username: None where the service names none.
+        username: the user to log in as; None if the service names none.
     """
 
     host: str
@@ -286,12 +288,12 @@ class SSHEndpoint:
 
     @classmethod
     def parse(cls, text: str) -> SSHEndpoint | None:
-        """Read an endpoint from any form that the `ssh` field may take; None for a text that names no endpoint for certain.
+        """Parse an endpoint in any form that the `ssh` field may have; return None if the text names none for certain.
 
-        Accepted are a URL, `user@host`, `host:port` with an address or a name that has a dot, and a command of one line.
-        -p, -l and -o with Port, User or HostName count as in OpenSSH: the first of several. Flags, -i, -E, and -o with
-        options about host keys, logs or keepalive are ignored. Any other option, as -J or -L, may lead to another server, so
-        such a command names no endpoint. Nothing of it is ever executed.
+        The method accepts a URL, `user@host`, `host:port` with an address or a name that has a dot, and an `ssh` command of
+        one line. Of several options -p, -l, or -o with Port, User or HostName, the first counts, as in OpenSSH. The method
+        ignores flags, -i, -E, and -o with options about host keys, logs or keepalive. It returns None for a command with any
+        other option, such as -J or -L, because that may lead to another server. The method executes nothing.
         """
         line = text.strip()
         if len(line.splitlines()) != 1:
@@ -303,7 +305,7 @@ class SSHEndpoint:
             return None
         if "://" in line or "@" in line:
             return _from_address(line)
-        # Any word may stand before a colon and a number, as in "error:404" or "T12:30".
+        # The host must be qualified, because "error:404" and "T12:30" have the form of a host and a port, too.
         endpoint = _from_address(line) if ":" in line else None
         return endpoint if endpoint is not None and _is_qualified(endpoint.host) else None
 
@@ -315,7 +317,7 @@ def _shell_words(line: str) -> list[str]:
 
     try:
         return split(line)
-    except ValueError:  # a quotation without an end
+    except ValueError:  # a quotation mark has no partner
         return []
 
 
@@ -359,7 +361,7 @@ def _from_address(address: str) -> SSHEndpoint | None:
 
 
 def _split_address(address: str) -> tuple[str, str | None, str | None] | None:
-    """Return the host, port and user name of a URL, or of `user@host:port`; None where more than those is in it."""
+    """Return the host, port and user name of a URL, or of `user@host:port`; None if the text holds anything else."""
     try:
         parts = urlsplit(address if "://" in address else f"ssh://{address}")
         port = parts.port
@@ -385,12 +387,12 @@ def _checked(host: str, port: str, username: str | None) -> SSHEndpoint | None:
 
 @attrs.frozen
 class InvalidField:
-    """One field that the service rejected; the names are the wire's.
+    """One field that the service rejected. The attributes have the wire's names.
 
     Attributes:
-        loc: where it stands, as ("body", "name").
-        msg: what is wrong with it.
-        type: the service's own word for that.
+        loc: the field's place in the request, such as ("body", "name").
+        msg: the service's reason.
+        type: the service's own word for the kind of mistake.
     """
 
     loc: tuple[str | int, ...]

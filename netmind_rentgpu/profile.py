@@ -1,7 +1,7 @@
-"""What the service's documentation leaves open, as one value with a field for each guess.
+"""The client's assumptions where the service's documentation is silent: one value with a field for each guess.
 
-The defaults are inferred, not known; `netmind_rentgpu/guide/wire-contract.md`, "Inferred", says from what. None of them is
-written anywhere else in the package.
+The defaults are inferred, not known; `netmind_rentgpu/guide/wire-contract.md`, "Inferred", names the evidence for each. No
+other file of the package repeats them.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ def _true_or_false(_: Any, field: attrs.Attribute[bool], value: object) -> None:
 
 
 def _duration(value: timedelta | float) -> timedelta:
-    """Let a number of seconds stand for a duration, as it has to in a TOML file."""
+    """Convert a number of seconds to a duration, because a TOML file can hold only the number."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         try:
             return timedelta(seconds=value)
         except (ValueError, OverflowError):
             pass
-    return value  # type: ignore[return-value]  # what is no duration is refused by the field's check
+    return value  # type: ignore[return-value]  # the field's check refuses a value that is no duration
 
 
 def _not_negative(_: Any, field: attrs.Attribute[timedelta], value: timedelta) -> None:
@@ -81,9 +81,9 @@ def _numbers(_: Any, field: attrs.Attribute[Mapping[str, int]], value: Mapping[s
     if not isinstance(value, Mapping) or not all(
         isinstance(name, str) and type(number) is int for name, number in value.items()
     ):
-        raise ConfigurationError(f"profile: {field.name} must give each name a whole number")
+        raise ConfigurationError(f"profile: {field.name} must map each name to a whole number")
     if len(set(value.values())) != len(value):
-        raise ConfigurationError(f"profile: {field.name} gives one number to two names")
+        raise ConfigurationError(f"profile: {field.name} maps two names to one number")
 
 
 def _comparable(value: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
@@ -98,26 +98,30 @@ def _numbers_field(**numbers: int) -> Any:
 
 @attrs.frozen(kw_only=True)
 class ServiceProfile:
-    """What is assumed of the service where its documentation is silent.
+    """The client's assumptions about the service where its documentation is silent.
 
     Attributes:
-        authorization: how the token stands in the `Authorization` header: after the word Bearer, or bare.
-        gpu_names_parameter: which query variable of the machine list takes the comma-separated GPU names. Where it is
-            `gpu`, no count is sent.
+        authorization: the form of the token in the `Authorization` header: "bearer" puts the word Bearer before the token,
+            "bare" does not.
+        gpu_names_parameter: the query variable of the machine list that takes the comma-separated GPU names. With "gpu",
+            a query that names GPUs sends no count of GPUs.
         image_types, payment_types: the numbers of the enumerations. A wrong payment type charges the wrong balance.
-        container_statuses: names for the numbers in a container's `status`; none is known.
-        currency: the currency that prices are asked in where a call names none.
-        validation_errors_key: the key of a 422 body under which the rejected fields are listed.
-        price_period, price_basis: what a machine's `price` buys: one GPU, or the whole machine, for how long.
-        memory_field, disk_field: the machine's field that `min_memory` and the like, `min_disk` and the like, are about.
-        page_size: how many items to ask for at a time; fewer are asked for once the service refuses that many.
-        list_lag: how long a new container may be missing from the list.
-        create_lag: how long after a create got no clear answer the service may still act on it.
-        delete_lag: how long after an acknowledged deletion the container may still be shown. After that it is deleted once
-            more, and then counts as not deleted.
-        deleted_stay_listed: True if the service still shows containers that were deleted. The answer to a deletion is then
-            the only proof of it.
-        ssh_username: who logs in where a container's `ssh` names nobody.
+        container_statuses: the names of the numbers in a container's `status`; by default none, because none is documented.
+        currency: the currency to ask prices in, if a call names none.
+        validation_errors_key: the key of a 422 body that holds the list of rejected fields.
+        price_period: the time that a machine's `price` pays for.
+        price_basis: "gpu" if a machine's `price` is for one GPU, "machine" if it is for the whole machine.
+        memory_field, disk_field: the machine's fields to which bounds on memory and on disk apply, such as `min_memory` and
+            `min_disk`.
+        page_size: the number of items to ask for at a time. The client asks for fewer once the service refuses that many.
+        list_lag: the longest time for which a new container may be missing from the list.
+        create_lag: the longest time for which the service may still act on a create after the client got no clear answer.
+        delete_lag: the longest time for which the service may still show a container after it has acknowledged the deletion.
+            If the container is shown for longer, the client deletes it once more; if that does not help, it counts as not
+            deleted.
+        deleted_stay_listed: True if the service still shows deleted containers. The answer to a deletion is then its only
+            proof.
+        ssh_username: the user to log in as, if a container's `ssh` names none.
     """
 
     authorization: Literal["bearer", "bare"] = attrs.field(default="bearer", validator=_one_of("bearer", "bare"))
@@ -155,7 +159,7 @@ class ServiceProfile:
         """Read a profile from a TOML file whose keys are this class's fields; durations are numbers of seconds.
 
         Raises:
-            ConfigurationError: the file cannot be read, is not TOML, or holds a key or value that is not known.
+            ConfigurationError: the file cannot be read, is not TOML, or holds an unknown key or a value that cannot be used.
         """
         import tomllib
 
@@ -175,7 +179,11 @@ class ServiceProfile:
     def resolve(
         cls, profile: ServiceProfile | str | os.PathLike[str] | None, environment: Mapping[str, str]
     ) -> ServiceProfile:
-        """Return the profile an argument means: itself, a TOML file's, or what `NETMIND_RENTGPU_PROFILE` names."""
+        """Return the profile that an argument is or names, else that of `NETMIND_RENTGPU_PROFILE`, else the default.
+
+        Raises:
+            ConfigurationError: the argument is no profile and no path, or the file cannot be used.
+        """
         if isinstance(profile, ServiceProfile):
             return profile
         if profile is not None and not isinstance(profile, (str, os.PathLike)):

@@ -1,6 +1,6 @@
-"""Contents of requests, as values that are checked when they are made.
+"""Contents of requests, as values that check themselves when they are created.
 
-Fields have the wire's names, but for `page_size`. The documented limits are checked here, and no others.
+All fields but `page_size` have the wire's names. The checks enforce the documented limits and no others.
 `conversion` turns names into numbers and values into texts.
 """
 
@@ -60,7 +60,7 @@ _text, _whole, _identifier = (_checked(arguments.text), _checked(arguments.whole
 
 @attrs.frozen(kw_only=True)
 class NewAuth:
-    """A password to be stored (`POST /v1/rentgpu/auths/`)."""
+    """A password to store (`POST /v1/rentgpu/auths/`)."""
 
     value: str = attrs.field(
         repr=False, validator=_checked(lambda argument, value: arguments.password(value, argument))
@@ -69,7 +69,7 @@ class NewAuth:
 
 @attrs.frozen(kw_only=True)
 class NewImage:
-    """A custom image to be made (`POST /v1/rentgpu/images/`). None is not sent."""
+    """A custom image to create (`POST /v1/rentgpu/images/`). Fields that are None are not sent."""
 
     name: str = attrs.field(validator=_text)
     image_name: str = attrs.field(validator=_text)
@@ -90,7 +90,7 @@ class NewImage:
 
 @attrs.frozen(kw_only=True)
 class NewContainer:
-    """A container to be rented (`POST /v1/rentgpu/containers/`)."""
+    """A container to rent (`POST /v1/rentgpu/containers/`)."""
 
     name: str = attrs.field(validator=_text)
     auth_id: int = attrs.field(validator=_identifier)
@@ -102,11 +102,11 @@ class NewContainer:
 
 @attrs.frozen(kw_only=True)
 class MachineQuery:
-    """Filters of the machines on offer (`GET /v1/rentgpu/machines`). None is not sent."""
+    """Filters of the machines on offer (`GET /v1/rentgpu/machines`). Fields that are None are not sent."""
 
     currency: str = attrs.field(validator=_text)
     region: str | None = _optional(_text)
-    # Before `gpu_names`, which some profiles send under the same name, in its place.
+    # Before `gpu_names`, because with some profiles `gpu_names` has the same name on the wire and replaces it.
     gpu: int | None = _optional(_checked(arguments.count))
     gpu_names: tuple[str, ...] | None = attrs.field(default=None, converter=_gpu_names)
     min_memory: int | None = _optional(_whole)
@@ -119,12 +119,12 @@ class MachineQuery:
 
 @attrs.frozen(kw_only=True)
 class ListQuery:
-    """One page of a list.
+    """The query for one page of a list.
 
     Attributes:
-        image_type: the number of a type, of images alone.
+        image_type: the number of an image type; None for lists of other resources.
         marker: the id after which the page begins; None for the first page.
-        page_size: how many items to ask for, `limit` on the wire.
+        page_size: the number of items to ask for, `limit` on the wire.
     """
 
     image_type: int | None = None

@@ -1,4 +1,4 @@
-"""What a shell gives: of a command, of a transfer, of a forwarded port. Values; no I/O."""
+"""The results of a shell's commands, transfers and forwarded ports. Values without I/O."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["CommandResult", "Forward", "OnTransferProgress", "OutputLine", "Tran
 
 @attrs.frozen(kw_only=True)
 class CommandResult:
-    """What came of a command.
+    """The result of a command.
 
     Attributes:
-        command: as it was given.
-        exit_status: 0 where it went well; None where a signal ended it.
-        exit_signal: that signal's name without SIG, as `TERM`.
-        stdout, stderr: what it wrote, as UTF-8; bytes that are none are replaced.
-        truncated: it wrote more than was to be kept, and these are the ends.
+        command: the command as the caller gave it.
+        exit_status: the exit status, 0 for success; None if a signal ended the command, or its end was not seen.
+        exit_signal: the name, without SIG, of the signal that ended the command, such as `TERM`; else None.
+        stdout, stderr: the output, decoded as UTF-8, with invalid bytes replaced.
+        truncated: True if `stdout` or `stderr` was longer than the limit, so that it holds only the end.
     """
 
     command: str
@@ -31,16 +31,17 @@ class CommandResult:
 
     @property
     def ok(self) -> bool:
-        """It went well."""
+        """True if the exit status is 0."""
         return self.exit_status == 0
 
 
 @attrs.frozen
 class OutputLine:
-    """A line that a command wrote, without its end.
+    """A line that a command wrote.
 
     Attributes:
-        stream: where it wrote it.
+        text: the line, without its line end.
+        stream: the stream to which the command wrote the line.
     """
 
     text: str
@@ -52,12 +53,12 @@ class OutputLine:
 
 @attrs.frozen(kw_only=True)
 class TransferProgress:
-    """How far an upload or download has come.
+    """The progress of an upload or a download.
 
     Attributes:
-        path: of the file that the news is about, below what is copied; empty for that itself.
-        bytes_done, bytes_total: of all files.
-        files_done, files_total: how many have arrived under their names, and how many there are.
+        path: the path of the file that has just progressed, below the copied folder; empty if a single file is copied.
+        bytes_done, bytes_total: the numbers of copied bytes and of all bytes, over all files.
+        files_done, files_total: the numbers of files that have arrived under their final names, and of all files.
     """
 
     path: str
@@ -75,8 +76,8 @@ class Forward:
     """A port that is forwarded as long as the shell is open.
 
     Attributes:
-        listens: on which side connections are taken.
-        local_port, remote_port: of this machine's 127.0.0.1, and of the container.
+        listens: the side that accepts connections: `here` on this machine, `there` on the container.
+        local_port, remote_port: the ports on this machine's side and on the container's side.
     """
 
     listens: Literal["here", "there"]

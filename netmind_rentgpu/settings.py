@@ -1,6 +1,6 @@
-"""What a client is told: token, URL, proxy, timeouts and retries, from arguments and the environment, checked once.
+"""A client's settings: token, URL, proxy, timeouts and retries, read from arguments and the environment, and checked once.
 
-Touches the environment, and nothing else outside.
+This module reads the environment and the system's proxy settings, and does no other I/O.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Default(Enum):
 
 
 DEFAULT: Final = _Default.DEFAULT
-"""Stands for "as the client is set", where None means something else."""
+"""A stand-in for the client's own setting, for arguments whose None means something else."""
 
 
 def _seconds(_: Any, field: attrs.Attribute[Any], value: float | None) -> None:
@@ -50,14 +50,15 @@ def _seconds(_: Any, field: attrs.Attribute[Any], value: float | None) -> None:
 
 @attrs.frozen(kw_only=True)
 class Timeouts:
-    """How long a call may take, in seconds; None for no limit.
+    """The time limits of a call, in seconds; None for no limit.
 
     Attributes:
-        total: the whole call, its retries and the pauses between them included, from when it first holds a connection.
-        connect: finding and connecting to the host, TLS included.
-        read: the longest silence while an answer is awaited or read.
-        slot: the longest wait, each time before the call is sent, until one of the client's connections is free and a
-            pause that the service asked for is over.
+        total: the limit for the whole call, with its retries and the pauses between them, from when the call first gets a
+            connection.
+        connect: the limit for finding and connecting to the host, TLS included.
+        read: the longest time without data from the service, while the client waits for an answer or reads it.
+        slot: the longest wait before each attempt until one of the client's connections is free, and until a pause that the
+            service asked for is over.
     """
 
     total: float | None = attrs.field(default=120.0, validator=_seconds)
@@ -67,14 +68,14 @@ class Timeouts:
 
 
 TimeoutOption: TypeAlias = Timeouts | float | Literal[_Default.DEFAULT] | None
-"""`Timeouts`, or a number of seconds for `total` alone; None takes the limit off `total`."""
+"""`Timeouts`, or a number of seconds for `total` alone; None for no `total` limit."""
 
 
 def timeouts_for(option: TimeoutOption, client: Timeouts) -> Timeouts:
-    """Return what an option means for a client that has its own timeouts.
+    """Return the timeouts of a call with an option, for a client with timeouts of its own.
 
     Raises:
-        InvalidArgumentError: not a number of seconds above 0.
+        InvalidArgumentError: the option is not a number of seconds above 0.
     """
     if option is DEFAULT:
         return client
@@ -108,20 +109,22 @@ def _delay(_: Any, field: attrs.Attribute[float], value: float) -> None:
 
 @attrs.frozen(kw_only=True)
 class Retries:
-    """When a call that failed is sent again.
+    """The rules for retrying a failed call.
 
-    A call that changes nothing when repeated (all but the creates and `restart`) is sent again after a connection error, a
-    timeout, a 408, 429, 500, 502, 503 or 504, or an answer cut short. A create, of anything, and `restart`: only if the
-    request surely was not sent, or was refused with a 429.
+    The client retries an idempotent call (any but the creates and `restart`) after a connection error, a timeout, a 408,
+    429, 500, 502, 503 or 504, or an answer that was cut short. It retries a create, of any resource, and `restart` only if
+    the request was certainly not sent, or was refused with a 429.
 
-    The wait before the n-th retry is drawn evenly from 0 to `base_delay * 2**(n-1)`, at most `max_delay`. Where the service
-    names a time in `Retry-After`, it is kept; where that is longer than `max_retry_after`, the error is raised at once.
+    The wait before the n-th retry is drawn evenly from 0 to `base_delay * 2**(n-1)`, at most `max_delay`. If the service
+    names a time in `Retry-After`, the client waits at least that long; if the time is longer than `max_retry_after`, the
+    client raises the error at once.
 
     Attributes:
-        max_attempts: how often a call is sent at most; 1 for no retries.
-        base_delay, max_delay, max_retry_after: seconds.
-        max_elapsed: no retry is planned for later than this many seconds after the call first held a connection, whether
-            or not the call has a total timeout. (It may still have to wait for a connection then.)
+        max_attempts: the most attempts of one call; 1 for no retries.
+        base_delay, max_delay: seconds of the wait before a retry, as above.
+        max_retry_after: the longest `Retry-After`, in seconds, that the client waits for.
+        max_elapsed: the seconds, from when the call first gets a connection, after which no retry may be planned, even for a
+            call without a total timeout. (A planned retry may still have to wait for a connection.)
     """
 
     max_attempts: int = attrs.field(default=4, validator=_at_least_one)
@@ -132,12 +135,12 @@ class Retries:
 
 
 RetriesOption: TypeAlias = Retries | int | Literal[_Default.DEFAULT]
-"""`Retries`, or how often to send a call again at most: 0 for never."""
+"""`Retries`, or the most retries of one call: 0 for none."""
 
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """Everything a client needs to know before its first call."""
+    """A client's settings, complete before its first call."""
 
     token: str = attrs.field(repr=False)
     base_url: str
@@ -149,7 +152,7 @@ class Settings:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """What the state file knows the token by."""
+        """The fingerprint by which the state file knows the token."""
         return Fingerprint(self.base_url, self.token)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -169,11 +172,11 @@ class Settings:
         environment: Mapping[str, str],
         state: str | os.PathLike[str] | None = None,
     ) -> Settings:
-        """Put arguments and environment together.
+        """Merge arguments and environment.
 
         Raises:
-            ConfigurationError: no token, or a URL or proxy that cannot be used.
-            InvalidArgumentError: a timeout, a retry setting or `max_connections` out of range.
+            ConfigurationError: no token, or a URL, proxy or state path that cannot be used.
+            InvalidArgumentError: a timeout, a retry setting or `max_connections` is out of range.
         """
         for argument, value in (("token", token), ("base_url", base_url), ("proxy", proxy)):
             if value is not None and not isinstance(value, str):
@@ -212,11 +215,11 @@ def _state_file(state: str | os.PathLike[str] | None, environment: Mapping[str, 
         raise ConfigurationError(f"state must be a path, not {type(state).__name__}")
     chosen = state or environment.get(STATE_VARIABLE)
     if not chosen:
-        # As the XDG base directory specification has it.
+        # The folder that the XDG base directory specification defines for state.
         chosen = Path(environment.get("XDG_STATE_HOME") or "~/.local/state") / "netmind-rentgpu" / "state.sqlite3"
     try:
         return Path(chosen).expanduser().absolute()
-    except RuntimeError as error:  # nobody knows where that is
+    except RuntimeError as error:  # the home folder is not known
         raise ConfigurationError(
             f"no place for the state file: pass state=..., or set {STATE_VARIABLE} ({error})"
         ) from error
@@ -229,12 +232,14 @@ def _token(token: str | None, environment: Mapping[str, str]) -> str:
     if not found:
         raise ConfigurationError(f"no API token: pass token=..., or set {' or '.join(TOKEN_VARIABLES)}")
     if not (found.isascii() and found.isprintable()):
-        raise ConfigurationError("the API token holds characters that cannot stand in a header")
+        raise ConfigurationError(
+            "the API token cannot be sent in a header: it holds characters other than printable ASCII"
+        )
     return found
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether a host can only be this machine."""
+    """Return True if a host can only be this machine."""
     if host == "localhost":
         return True
     try:
@@ -285,13 +290,13 @@ def _checked_proxy(proxy: str) -> str:
     except ValueError:
         usable = False
     if not usable:
-        # The URL itself may hold a password, so it is not shown.
+        # The error does not show the URL, because that may hold a password.
         raise ConfigurationError("the proxy must be an http:// or https:// URL with a host")
     return proxy.strip()
 
 
 def _proxy_from_environment(url: SplitResult) -> str | None:
-    """Read the system's proxy settings as urllib does. What stays on this machine needs no proxy."""
+    """Read the system's proxy settings as urllib does; return None for a service on this machine."""
     from urllib.request import getproxies, proxy_bypass
 
     host = url.hostname or ""

@@ -1,4 +1,4 @@
-"""The SQLite file itself: made, opened, migrated, and told from another at its path. The only file that knows SQLite."""
+"""The SQLite file: creating, opening, migrating and identifying it. This is the only module that knows SQLite."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ __all__ = [
 ]
 
 _OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
-# Files whose modes let others in and cannot be changed, of which the log has told.
+# Files that other users may read, with modes that cannot be changed; each is logged once.
 _shared_files: set[Path] = set()
 _UNUSABLE_PLACES = (
     *(errno.EACCES, errno.EPERM, errno.EROFS),
@@ -49,7 +49,7 @@ DatabaseError = sqlite3.Error
 Identity: TypeAlias = tuple[int, int]
 """A file's device and inode."""
 
-# Each brings the file from its place in this list to the next version.
+# Each entry migrates the file from the version that is the entry's index to the next version.
 MIGRATIONS: Final = (
     """
     CREATE TABLE host_keys (
@@ -105,17 +105,17 @@ MIGRATIONS: Final = (
     ) STRICT
     """,
 )
-# Another process holds the file for milliseconds, and a hundred that begin at once for seconds.
+# Long enough, because a process locks the file for milliseconds, and a hundred that start at once lock it for seconds.
 LONGEST_LOCK: Final = 30.0
-"""For how many seconds the file may be in use elsewhere before that is an error."""
+"""The seconds for which another process or thread may lock the file before that is an error."""
 _PAUSE = 0.05
-# A fork that waits for longer would seem to hang. It goes on then, and what its child inherits is left alone there.
+# Seconds. A fork that waits longer would seem to hang, so it goes on, and the child never touches inherited connections.
 _LONGEST_USE_BEFORE_FORK = 5.0
 _MOST_OPENINGS = 5
 
 
 class UsesFile(Protocol):
-    """A user of connections that may lie open while the process forks."""
+    """A user of SQLite connections, which may be open when the process forks."""
 
     def close_before_fork(self) -> None: ...
 
@@ -123,10 +123,10 @@ class UsesFile(Protocol):
 
 
 class ForkGate:
-    """Keeps connections from being in use while the process forks.
+    """A gate that keeps SQLite connections closed while the process forks.
 
-    A child that closes all its descriptors, or a connection that it has inherited, would release its parent's locks, and
-    SQLite would write to whatever has taken the number of a descriptor.
+    Otherwise a child that closes all its descriptors, or an inherited connection, would release its parent's locks, and its
+    SQLite would write to any other file that has got the number of a closed descriptor.
     """
 
     def __init__(self) -> None:
@@ -136,12 +136,12 @@ class ForkGate:
         self._files: WeakValueDictionary[int, UsesFile] = WeakValueDictionary()
 
     def register(self, file: UsesFile) -> None:
-        """Close the connections of a file before each fork from now on."""
+        """Register a file, whose connections are closed before each fork from now on."""
         self._files[id(file)] = file
 
     @contextmanager
     def using(self) -> Generator[None]:
-        """Use connections; wait first until a fork is over."""
+        """Keep forks waiting while a `with` block uses connections; wait first for a fork that is under way."""
         with self._changed:
             self._changed.wait_for(lambda: not self._forks)
             self._users += 1
@@ -153,7 +153,7 @@ class ForkGate:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Let nothing begin to use connections, and close them, unless something still uses them after a while."""
+        """Keep new users from connections, and close all connections, unless one is still in use after five seconds."""
         with self._changed:
             self._forks += 1
             if self._changed.wait_for(lambda: not self._users, timeout=_LONGEST_USE_BEFORE_FORK):
@@ -161,13 +161,13 @@ class ForkGate:
                     file.close_before_fork()
 
     def open(self) -> None:
-        """Let connections be used again."""
+        """Allow the use of connections again."""
         with self._changed:
             self._forks -= 1
             self._changed.notify_all()
 
     def renew(self) -> None:
-        """Begin anew in a forked child, in which none of the users is."""
+        """Reset the gate in a forked child, which has none of the parent's threads that used connections."""
         self._changed = threading.Condition()
         self._users = self._forks = 0
         for file in list(self._files.values()):
@@ -179,7 +179,7 @@ at_fork(before=fork_gate.close, after_in_parent=fork_gate.open, after_in_child=f
 
 
 def identity_of(path: Path) -> Identity | None:
-    """Return what tells a path's file from others; None where there is none."""
+    """Return the identity of the file at a path; None if there is no file."""
     try:
         status = path.stat()
     except OSError:
@@ -188,12 +188,12 @@ def identity_of(path: Path) -> Identity | None:
 
 
 def rows_of(connection: Connection) -> dict[str, list[dict[str, Any]]]:
-    """Return all rows, by table; empty the write-ahead log, which SQLite would lay over a file that replaces this one."""
+    """Return all rows, by table; empty the write-ahead log, which SQLite would apply to a file that replaces this one."""
     connection.text_factory = _decoded
     tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
     rows: dict[str, list[dict[str, Any]]] = {}
     for (table,) in tables:
-        found = connection.execute(f"SELECT * FROM {table}")  # noqa: S608  # our own
+        found = connection.execute(f"SELECT * FROM {table}")  # noqa: S608  # a table of ours
         names = [column[0] for column in found.description]
         rows[table] = [dict(zip(names, row, strict=True)) for row in found]
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -205,33 +205,33 @@ def _decoded(raw: bytes) -> str:
 
 
 def add_rows(connection: Connection, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Add the rows of all tables that are not there yet."""
+    """Add the rows of all tables, except those that are there already."""
     connection.execute("BEGIN IMMEDIATE")
     for table, content in rows.items():
         if content:
             names = ", ".join(content[0])
             places = ", ".join(f":{name}" for name in content[0])
-            adding = f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})"  # noqa: S608  # our own
-            connection.executemany(adding, content)
+            insertion = f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})"  # noqa: S608  # names of ours
+            connection.executemany(insertion, content)
     connection.execute("COMMIT")
 
 
 def open_file(path: Path) -> tuple[Connection, Identity]:
-    """Open a file, which is made where there is none, and migrate it.
+    """Open a file, and migrate it; create it first if there is none.
 
     Raises:
-        StateFolderError: it is no file, or another user's.
-        StateFileError: processes cannot share it, or it is of a newer version.
-        DatabaseError, OSError: it cannot be opened.
+        StateFolderError: the path leads to no regular file, or to another user's.
+        StateFileError: processes cannot share the file, or a newer version of this package wrote it.
+        DatabaseError, OSError: the file cannot be opened.
     """
-    # Where a link leads to nothing yet, the file is made there.
+    # Resolved, so that the file is created at the target of a link that leads to no file yet.
     path = Path(os.path.realpath(path))
     for _ in range(_MOST_OPENINGS):
         _make_folder(path.parent)
         if not path.exists():
-            with _alone_in(path.parent) as alone:
-                if alone and not path.exists():
-                    _remove_remains(path)
+            with _folder_locked(path.parent) as is_locked:
+                if is_locked and not path.exists():
+                    _remove_leftovers(path)
                 _make(path)
         identity = identity_of(path)
         _keep_from_others(path)
@@ -244,21 +244,21 @@ def open_file(path: Path) -> tuple[Connection, Identity]:
         if identity is not None and identity_of(path) == identity:
             return connection, identity
         connection.close()
-    raise OSError("it is replaced again and again")
+    raise OSError(f"it was replaced {_MOST_OPENINGS} times while it was being opened")
 
 
 def is_place_unusable(path: Path, error: Exception) -> bool:
-    """Return True if an error of opening or writing a file is about where it lies, and not about what is in it."""
+    """Return True if a file cannot be opened or written because of its place, and not because of its content."""
     if isinstance(error, sqlite3.Error):
-        # The lower eight bits are the primary code; an error that Python raises by itself has none. SQLite says the same
-        # where this process has no descriptor left.
+        # The lower eight bits are the primary code; errors that Python itself raises have none. The folder is tested, too,
+        # because SQLite reports a lack of file descriptors with the same code.
         refused = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
         return refused and not os.access(path.parent, os.W_OK | os.X_OK)
     return isinstance(error, OSError) and error.errno in _UNUSABLE_PLACES
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it that are missing, each for its user alone, whatever the umask."""
+    """Create a folder and the missing folders above it, each for its user alone under any umask."""
     if folder.is_dir():
         return
     if folder.parent != folder:
@@ -275,13 +275,13 @@ def _make_folder(folder: Path) -> None:
 
 
 def _keep_from_others(path: Path) -> None:
-    """Take from others what they may do with a file that holds a password.
+    """Remove the permissions of other users on a file and its companions, because the file holds passwords.
 
     Raises:
-        StateFolderError: it is no file, or another user's; root's are trusted.
+        StateFolderError: one of them is no regular file, or belongs to another user who is not root.
     """
     user = os.geteuid() if hasattr(os, "geteuid") else None
-    # Windows has neither such users nor such modes.
+    # Windows has no such users and modes.
     if user is None:
         return
     for part in (path, *_companions(path)):
@@ -290,16 +290,18 @@ def _keep_from_others(path: Path) -> None:
 
 
 def _keep_part_from_others(part: Path, user: int) -> None:
-    # The path is resolved, and SQLite makes no links beside its file, so that another user has planted any link found here.
+    # With `lstat`, because the path is resolved and SQLite creates no links: another user has planted any link found here.
     status = part.lstat()
     mode = stat.S_IMODE(status.st_mode)
     if not stat.S_ISREG(status.st_mode):
-        raise StateFolderError(f"cannot use the state file {part}: it is no file; choose another place, by state=...")
-    # Root reads every file, as in a container that has a user's folder mounted.
+        raise StateFolderError(
+            f"cannot use the state file {part}: it is not a regular file; choose another place with state=..."
+        )
+    # Root may use every file, for example in a container that has a user's folder mounted.
     if user not in (status.st_uid, 0) and status.st_uid != 0:
         raise StateFolderError(
             f"cannot use the state file {part}: it belongs to {_name_of(status.st_uid)} (mode {mode:04o}), and would"
-            " hold the password of this user's rentals; choose another place, by state=..."
+            " hold the password of this user's rentals; choose another place with state=..."
         )
     if mode & _OF_OTHERS:
         with suppress(OSError):
@@ -308,14 +310,14 @@ def _keep_part_from_others(part: Path, user: int) -> None:
             _shared_files.add(part)
             logger.warning(
                 "other users may read the state file %s, which holds the password of rentals: its mode is %04o, and"
-                " cannot be changed; choose another place, by state=...",
+                " cannot be changed; choose another place with state=...",
                 part,
                 mode,
             )
 
 
 def _name_of(user: int) -> str:
-    """Return a user's name with the user's number."""
+    """Return a user's name and number, or the number alone if there is no name."""
     try:
         return f"{importlib.import_module('pwd').getpwuid(user).pw_name} (uid {user})"
     except (ImportError, KeyError):
@@ -328,8 +330,8 @@ def _companions(path: Path) -> tuple[Path, ...]:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Generator[bool]:
-    """Keep other processes from making a file in a folder; give False where the system cannot do that."""
+def _folder_locked(folder: Path) -> Generator[bool]:
+    """Keep other processes from creating the file in a folder meanwhile; yield False if the folder cannot be locked."""
     try:
         fcntl = importlib.import_module("fcntl")
     except ImportError:
@@ -339,7 +341,7 @@ def _alone_in(folder: Path) -> Generator[bool]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError:  # some file systems lock no folders
+        except OSError:  # some file systems cannot lock folders
             yield False
         else:
             yield True
@@ -347,27 +349,28 @@ def _alone_in(folder: Path) -> Generator[bool]:
         os.close(descriptor)
 
 
-def _remove_remains(path: Path) -> None:
-    """Remove what a deleted file has left, because SQLite would take it for the new one's."""
+def _remove_leftovers(path: Path) -> None:
+    """Remove the companions of a deleted file, because SQLite would take them for the new file's."""
     for companion in _companions(path):
         companion.unlink(missing_ok=True)
 
 
 def _make(path: Path) -> None:
-    """Make an empty file for its user alone; SQLite would make it readable for others.
+    """Create an empty file for its user alone, because SQLite would let others read the file.
 
-    It is made under another name first, because closing any descriptor of a file releases all of the process's locks on it.
+    The file has another name until its descriptor is closed, because closing any descriptor of a file releases all locks
+    that the process has on that file.
     """
     descriptor, new = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".new", dir=path.parent)
     os.close(descriptor)
-    # The umask may have taken that from its own user; some file systems have no modes.
+    # Set again, because the umask may have removed the user's own permissions; some file systems have no modes.
     with suppress(OSError):
         Path(new).chmod(0o600)
     try:
         os.link(new, path)
     except FileExistsError:
         pass
-    except (AttributeError, OSError):  # some systems and some file systems have no links
+    except (AttributeError, OSError):  # some systems and some file systems have no hard links
         with suppress(FileExistsError):
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     finally:
@@ -375,14 +378,16 @@ def _make(path: Path) -> None:
 
 
 def _set_up(connection: Connection, path: Path) -> None:
-    if _patiently(connection, "PRAGMA journal_mode = WAL") != "wal":
-        raise StateFileError(f"the state file {path} cannot be used: processes cannot share it where it lies")
+    if _execute_when_free(connection, "PRAGMA journal_mode = WAL") != "wal":
+        raise StateFileError(
+            f"cannot use the state file {path}: processes cannot share a file in this place; choose another with state=..."
+        )
     connection.execute("PRAGMA synchronous = FULL")
     _migrate(connection, path)
 
 
-def _patiently(connection: Connection, pragma: str) -> Any:
-    """Repeat a pragma until no other process is opening the file, because SQLite does not wait for that by itself."""
+def _execute_when_free(connection: Connection, pragma: str) -> Any:
+    """Repeat a pragma while another process opens the file, because SQLite itself does not wait for that."""
     deadline = time.monotonic() + LONGEST_LOCK
     while True:
         try:
@@ -400,10 +405,12 @@ def _migrate(connection: Connection, path: Path) -> None:
     if version() == len(MIGRATIONS):
         return
     connection.execute("BEGIN IMMEDIATE")
-    # Another process may have been first.
+    # Read again under the lock, because another process may have migrated the file meanwhile.
     if version() > len(MIGRATIONS):
         connection.execute("ROLLBACK")
-        raise StateFileError(f"the state file {path} was written by a newer version of this package")
+        raise StateFileError(
+            f"cannot use the state file {path}: a newer version of this package wrote it; upgrade netmind-rentgpu"
+        )
     for number in range(version(), len(MIGRATIONS)):
         connection.execute(MIGRATIONS[number])
         connection.execute(f"PRAGMA user_version = {number + 1}")

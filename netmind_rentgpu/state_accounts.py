@@ -1,7 +1,7 @@
-"""Whose the rows of the state file are: an account's, which may have had several tokens.
+"""The accounts that the rows of the state file belong to. One account may have had several tokens.
 
-Rows bear an account's name, which is the fingerprint of one of its tokens; the table `fingerprints` leads from the others to
-it. Every transaction looks the name up anew, because another process may just have found out that two accounts are one.
+An account's name in the rows is the fingerprint of one of its tokens; the table `fingerprints` maps its other fingerprints
+to this name. Every transaction looks the name up again, because another process may have joined two accounts meanwhile.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _TABLES = ("host_keys", "passwords", "rentals")
 
 
 def account_of(connection: Connection, fingerprint: str) -> str:
-    """Return the name of the account that a fingerprint leads to: its own text, unless it was joined to another."""
+    """Return the name of a fingerprint's account: the fingerprint itself, unless it was joined to another account."""
     row = connection.execute("SELECT account FROM fingerprints WHERE fingerprint = ?", (fingerprint,)).fetchone()
     return fingerprint if row is None else str(row[0])
 
@@ -26,18 +26,18 @@ def names_of_accounts(connection: Connection) -> set[str]:
     """Return the names of all accounts that have rows."""
     names: set[str] = set()
     for table in _TABLES:
-        query = f"SELECT DISTINCT CAST(account AS BLOB) FROM {table}"  # noqa: S608  # our own
+        query = f"SELECT DISTINCT CAST(account AS BLOB) FROM {table}"  # noqa: S608  # a table of ours
         names |= {raw.decode(errors="replace") for (raw,) in connection.execute(query).fetchall()}
     return names
 
 
 def join_accounts(connection: Connection, account: str, others: Iterable[str]) -> None:
-    """Give one account all rows of others, and all their fingerprints, within a transaction.
+    """Move all rows and all fingerprints of other accounts to one account, within a transaction.
 
-    A row that both have, such as the password, stays as it is.
+    Where both accounts have a row, such as the password, the one account keeps its own.
     """
     for name in others:
-        # Another process may have joined it to a third meanwhile, which is the same then, too.
+        # Looked up, because another process may have joined this account to a third, which then is the same account, too.
         other = account_of(connection, name)
         if other == account:
             continue
@@ -47,23 +47,23 @@ def join_accounts(connection: Connection, account: str, others: Iterable[str]) -
 
 
 def _move_rows(connection: Connection, name: str, account: str) -> None:
-    # A password without an auth would lose what proves the account.
+    # A password with an auth is kept over one without, because the auth proves which account it is.
     connection.execute(
         "DELETE FROM passwords WHERE account = ? AND auth_id IS NULL"
         " AND EXISTS (SELECT 1 FROM passwords WHERE account = ? AND auth_id IS NOT NULL)",
         (account, name),
     )
     for table in _TABLES:
-        moving = f"UPDATE OR IGNORE {table} SET account = ? WHERE account = ?"  # noqa: S608  # our own
-        connection.execute(moving, (account, name))
-        connection.execute(f"DELETE FROM {table} WHERE account = ?", (name,))  # noqa: S608  # our own
+        update = f"UPDATE OR IGNORE {table} SET account = ? WHERE account = ?"  # noqa: S608  # a table of ours
+        connection.execute(update, (account, name))
+        connection.execute(f"DELETE FROM {table} WHERE account = ?", (name,))  # noqa: S608  # a table of ours
 
 
 def tidy_names(connection: Connection, fingerprint: Fingerprint) -> None:
-    """Bring rows under their accounts' names of today.
+    """Move rows with an outdated account name to the account's present name.
 
-    An earlier version recorded them under another spelling of the same origin; and a file that was restored may hold rows of
-    an account that was joined to another meanwhile.
+    An earlier version spelled the origin in another way; and a restored file may hold rows of an account that was joined to
+    another one meanwhile.
     """
     names = names_of_accounts(connection)
     earlier = [name for name in names if fingerprint.is_earlier_spelling(name)]

@@ -1,8 +1,8 @@
-"""The state file: what has to outlive a process.
+"""The state file: the data that has to outlive a process.
 
-One file for a user, mode 0600, which any number of threads and processes may share. What is in it belongs to an account of a
-service, so that two never mix; `state_accounts` tells which. Of secrets it holds one for each account: the password that
-rentals are logged into with.
+Each user has one file, with mode 0600, which any number of threads and processes may share. Its rentals, host keys and
+passwords belong to an account of a service, so that accounts never mix; `state_accounts` finds the account. The file holds
+one secret for each account: the password for logging in to its rentals.
 """
 
 from __future__ import annotations
@@ -43,52 +43,54 @@ logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 Result = TypeVar("Result")
 _Act: TypeAlias = Callable[[Connection], Any]
 
-# From the beginning of one transaction to that of the next, for as long as there is always one that is waited for.
-_GATHERING = 0.02
+# The least seconds from the start of one transaction to the start of the next, while writes keep coming.
+_LEAST_BETWEEN_TRANSACTIONS = 0.02
 
-# Connections that are never closed, because that would release locks: inherited ones the parent's, lost ones the new file's.
+# Connections that must never be closed: closing an inherited one would release the parent's locks, and closing one to a file
+# that was moved or deleted would release the locks on the file that replaces it.
 _never_closed: list[Connection] = []
 
 
 class State:
-    """One client's way to the file, which is made when it is first needed.
+    """One client's access to the file, which is created when first needed.
 
     Attributes:
-        path, fingerprint: of the file, and of the client's token.
-        restores: takes a record's name and owner; returns True if this client puts it back where the file was lost. None for
-            all records.
+        path: the path of the file.
+        fingerprint: the fingerprint of the client's token.
+        restores: returns True for the name and owner of a record that this client restores if the file is lost; None to
+            restore all records.
     """
 
     def __init__(self, path: Path, fingerprint: Fingerprint) -> None:
-        """Set up; the file is opened when it is first needed.
+        """Set up the access; it opens the file when it is first needed.
 
         Args:
-            fingerprint: of the client's token.
+            fingerprint: the fingerprint of the client's token.
         """
         self.restores: Callable[[str, str | None], bool] | None = None
         self.path: Path = path
         self.fingerprint: Fingerprint = fingerprint
-        self._names_seen_to = False
+        self._names_are_tidy = False
         self._lock = threading.Lock()
         self._connection: Connection | None = None
-        # Device and inode of the file that is open: the path may lead to another by now, or to none.
+        # The identity of the open file, because the path may lead to another file by now, or to none.
         self._identity: Identity | None = None
         self._process = 0
-        self._leaving = False
+        self._is_closing = False
         self._waiting: list[_Entry] = []
         self._writing = False
         self._began_at = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         fork_gate.register(self)
-        # Whose host keys count as unknown already, though the file may not have forgotten them yet.
+        # The containers whose host keys count as unknown, although the write that drops them may not be done yet.
         self._forgotten: set[int] = set()
 
     def account(self, connection: Connection) -> str:
-        """Return the name that the client's account has in the file, for the transaction that asks."""
+        """Return the name that the client's account has in the file, as the current transaction sees it."""
         return account_of(connection, str(self.fingerprint))
 
     async def host_key(self, container_id: int) -> str | None:
-        """Return a container's host key, as it was when it was first logged into; None if it never was.
+        """Return the host key that a container had at its first login; None if there was no login.
 
         Raises:
             StateFileError: the file cannot be used.
@@ -105,7 +107,10 @@ class State:
         return None if row is None else str(row[0])
 
     async def pin_host_key(self, container_id: int, public_key: str, *, replace: bool = False) -> str:
-        """Keep a container's host key, unless there is one; return the one that is kept then.
+        """Keep a container's host key, unless the file has one for the container; return the key that the file has then.
+
+        Args:
+            replace: True to replace a key that the file has.
 
         Raises:
             StateFileError: the file cannot be used.
@@ -114,7 +119,7 @@ class State:
 
         def pin(connection: Connection) -> str:
             connection.execute(
-                "INSERT INTO host_keys (account, container_id, public_key) VALUES (?, ?, ?)"  # noqa: S608  # our own words
+                "INSERT INTO host_keys (account, container_id, public_key) VALUES (?, ?, ?)"  # noqa: S608  # SQL of ours
                 f" ON CONFLICT (account, container_id) DO {conflict}",
                 (self.account(connection), container_id, public_key),
             )
@@ -125,9 +130,9 @@ class State:
         return kept
 
     def forget_host_key(self, container_id: int) -> asyncio.Future[None]:
-        """Drop a container's host key, because a new container has the id; it counts as unknown at once.
+        """Drop a container's host key, because a new container has the id. The key counts as unknown at once.
 
-        Return the future of the write, which may be a StateFileError, as for `write`.
+        Return the future of the write, which may raise a StateFileError as `write` does.
         """
         self._forgotten.add(container_id)
         return self.write_soon(lambda connection: self.forget_host_keys(connection, (container_id,)))
@@ -141,38 +146,39 @@ class State:
         )
 
     def close(self) -> None:
-        """Close the file, by and by where it is in use. It is opened again where it is needed again."""
-        self._leaving = True
-        self._leave_if_asked()
+        """Close the file, at once or after the last write. A later use opens it again."""
+        self._is_closing = True
+        self._close_if_asked()
 
-    def _leave_if_asked(self) -> None:
-        # What is still to be written would open it again; and whoever has the lock does so when it is free again.
-        while self._leaving and not self._is_awaited() and self._lock.acquire(blocking=False):
+    def _close_if_asked(self) -> None:
+        # Not now if a write would open the file again, or if a thread has the lock: the thread calls this when it is done.
+        while self._is_closing and not self._is_awaited() and self._lock.acquire(blocking=False):
             try:
                 with fork_gate.using():
-                    self._leave()
+                    self._close_connection()
             finally:
                 self._lock.release()
 
     def _is_awaited(self) -> bool:
         return self._writing and self._loop is not None and self._loop.is_running()
 
-    def _leave(self) -> None:
+    def _close_connection(self) -> None:
         if self._connection is not None and self._process == os.getpid():
             self._connection.close()
         self._connection = None
-        self._leaving = False
+        self._is_closing = False
 
     async def write(self, act: Callable[[Connection], Result]) -> Result:
-        """Act on the file, in a transaction that is on the disk when this returns; acts that come at once share one.
+        """Call a function with a connection to the file, in a transaction that is on the disk when this returns.
 
-        It comes to its end whoever cancels the waiting for it, and is cancelled then.
+        Writes that begin at the same time share one transaction. A cancelled caller waits for the transaction, too, and is
+        cancelled then.
 
         Raises:
             StateFileError: the file cannot be used; nothing was changed.
-            ClientStateError: it is just being written to in another event loop.
+            ClientStateError: this client is just writing to the file in another event loop.
         """
-        entry = self._enter(act)
+        entry = self._enqueue(act)
         try:
             result: Result = await entry.done
         except asyncio.CancelledError:
@@ -181,33 +187,33 @@ class State:
                 with suppress(asyncio.CancelledError):
                     await wait_shielded(entry.done)
             if not entry.done.cancelled():
-                entry.done.exception()  # it is not for anybody any more
+                entry.done.exception()  # read, because asyncio logs an error that no caller has read
             raise
         return result
 
     def write_soon(self, act: Callable[[Connection], Result]) -> asyncio.Future[Result]:
-        """Act on the file, after all that was to be written before, and wait for nothing; return what will come of it.
+        """Call a function with a connection, after all earlier writes; return the future of its result without waiting.
 
-        That may be a StateFileError, as for `write`.
+        The future may raise a StateFileError as `write` does.
         """
-        return self._enter(act).done
+        return self._enqueue(act).done
 
     async def read(self, look: Callable[[Connection], Result]) -> Result:
-        """Look something up, in a thread; it waits for nobody who writes.
+        """Call a function with a connection, in a thread, to look something up. A read does not wait for writers.
 
         Raises:
             StateFileError: the file cannot be used.
         """
         return await run_in_thread(lambda: self._read(look))
 
-    def _enter(self, act: _Act) -> _Entry:
+    def _enqueue(self, act: _Act) -> _Entry:
         loop = running_loop()
         if self._loop is not loop:
             if self._writing and self._loop is not None and self._loop.is_running():
                 raise ClientStateError(
-                    "this client's state file is in use in another event loop; make one for each loop"
+                    "this client writes to its state file in another event loop; make one client for each loop"
                 )
-            # What another loop waited for, which was stopped meanwhile, nobody tells it any more.
+            # Dropped, because the other loop was stopped, so that no caller there can get a result any more.
             self._loop, self._waiting, self._writing = loop, [], False
         entry = _Entry(act, loop.create_future())
         self._waiting.append(entry)
@@ -217,13 +223,13 @@ class State:
         return entry
 
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Have a thread do what waits."""
+        """Start a thread that does the waiting writes."""
         batch, self._waiting = self._waiting, []
         self._began_at = loop.time()
 
         def act() -> None:
             outcomes = self._together([entry.act for entry in batch])
-            # By now the loop may have been closed.
+            # The loop may be closed by now.
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(self._finish, loop, batch, outcomes)
 
@@ -232,7 +238,7 @@ class State:
     def _finish(self, loop: asyncio.AbstractEventLoop, batch: Sequence[_Entry], outcomes: Sequence[Any]) -> None:
         for entry, outcome in zip(batch, outcomes, strict=True):
             entry.over = True
-            if entry.done.done():  # cancelled this very moment
+            if entry.done.done():  # the caller was cancelled meanwhile
                 continue
             if isinstance(outcome, _Failed):
                 entry.done.set_exception(outcome.error)
@@ -240,10 +246,10 @@ class State:
                 entry.done.set_result(outcome)
         self._writing = bool(self._waiting)
         if self._writing:
-            # Where many write, a transaction for each few of them would keep the event loop from its work.
-            loop.call_at(self._began_at + _GATHERING, self._begin, loop)
+            # Not at once, because many small transactions would keep the event loop busy.
+            loop.call_at(self._began_at + _LEAST_BETWEEN_TRANSACTIONS, self._begin, loop)
         else:
-            self._leave_if_asked()
+            self._close_if_asked()
 
     def _read(self, look: Callable[[Connection], Result]) -> Result:
         if self._has_moved():
@@ -251,8 +257,8 @@ class State:
                 self._restore_if_moved()
         try:
             with fork_gate.using(), closing(open_file(self.path)[0]) as connection:
-                self._see_to_names(connection)
-                # One look, whoever writes meanwhile.
+                self._tidy_names(connection)
+                # In a transaction, so that all queries see the same state of the file.
                 connection.execute("BEGIN")
                 return look(connection)
         except (DatabaseError, OSError) as error:
@@ -260,18 +266,18 @@ class State:
 
     def _unusable(self, error: Exception) -> StateFileError:
         if is_place_unusable(self.path, error):
-            advice = f"choose a folder that can be written, by state=... or {STATE_VARIABLE}"
+            advice = f"choose a folder that can be written, with state=... or {STATE_VARIABLE}"
             return StateFolderError(f"cannot create or write the state file {self.path}: {error}; {advice}")
-        return StateFileError(f"the state file {self.path} cannot be used: {error}")
+        return StateFileError(f"cannot use the state file {self.path}: {error}")
 
     def _together(self, acts: Sequence[_Act]) -> list[Any]:
-        """Act, all in one transaction, or each in its own where one fails; return what each returns, or how it failed.
+        """Call functions, all in one transaction, or each in its own if one fails; return the result or failure of each.
 
-        So an act may be done twice, the first time in vain.
+        If one fails, the others are called twice, the first time without effect.
         """
         with self._lock, fork_gate.using():
             outcomes = self._in_one_transaction(acts)
-        self._leave_if_asked()
+        self._close_if_asked()
         if len(outcomes) == len(acts):
             return outcomes
         return [outcome for act in acts for outcome in self._together([act])]
@@ -281,26 +287,26 @@ class State:
             self._restore_if_moved()
             connection = self._opened()
             connection.execute("BEGIN IMMEDIATE")
-        except Exception as error:  # noqa: BLE001  # those who wait are told, each by an error of its own
-            return [_Failed(self._told(error)) for _ in acts]
+        except Exception as error:  # noqa: BLE001  # each caller gets an error of its own
+            return [_Failed(self._public_error(error)) for _ in acts]
         try:
             outcomes = [act(connection) for act in acts]
             connection.execute("COMMIT")
             self._restore_if_moved()
         except Exception as error:  # noqa: BLE001  # as above
-            # What is about the file as a whole, as a full disk, has ended the transaction.
+            # The transaction may be over, because an error of the whole file, such as a full disk, ends it.
             with suppress(DatabaseError):
                 connection.execute("ROLLBACK")
-            return [_Failed(self._told(error))]
+            return [_Failed(self._public_error(error))]
         return outcomes
 
-    def _told(self, error: Exception) -> Exception:
-        # The last: a number that the file cannot hold.
+    def _public_error(self, error: Exception) -> Exception:
+        # sqlite3 raises OverflowError for a number that the file cannot hold.
         if not isinstance(error, (DatabaseError, OSError, OverflowError)):
             return error
-        told = self._unusable(error)
-        told.__cause__ = error
-        return told
+        public = self._unusable(error)
+        public.__cause__ = error
+        return public
 
     def _opened(self) -> Connection:
         if self._connection is not None and self._process != os.getpid():
@@ -309,7 +315,7 @@ class State:
         if self._connection is None:
             connection, identity = open_file(self.path)
             try:
-                self._see_to_names(connection)
+                self._tidy_names(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -321,38 +327,38 @@ class State:
         self._lock = threading.Lock()
 
     def close_before_fork(self) -> None:
-        """Close the connection, which parent and child open again when they need it."""
+        """Close the connection. Parent and child open it again when they need it."""
         if self._connection is not None and self._process == os.getpid():
             self._connection.close()
             self._connection = None
 
-    def _see_to_names(self, connection: Connection) -> None:
-        if not self._names_seen_to:
+    def _tidy_names(self, connection: Connection) -> None:
+        if not self._names_are_tidy:
             tidy_names(connection, self.fingerprint)
-            self._names_seen_to = True
+            self._names_are_tidy = True
 
     def _is_own(self, row: Mapping[str, Any]) -> bool:
-        """Return False for a record that another process or client keeps, which restores it itself."""
+        """Return False for a record of another process or client, which restores the record itself."""
         return self.restores is None or self.restores(row["name"], row["owner"])
 
     def _has_moved(self) -> bool:
-        """Return True if the open file is not what its path leads to any more."""
+        """Return True if the path does not lead to the open file any more."""
         is_open = self._connection is not None and self._process == os.getpid()
         return is_open and self._identity != identity_of(self.path)
 
     def _restore_if_moved(self) -> None:
-        """Make the file anew where its path leads to another or to none, with all rows of the one that is open.
+        """Restore the rows of the open file to its path, if the path leads to another file or to none.
 
-        A record in a file without a path is lost with the process, because no other can find it.
+        Otherwise the rows would be lost with this process, because no other process can find the open file.
 
         Raises:
-            StateFileError: that is not possible.
+            StateFileError: the rows cannot be restored.
         """
         lost = self._connection
         if lost is None or not self._has_moved():
             return
         try:
-            # Before another is opened, which may take over the old one's shared memory.
+            # Read before another file is opened, which may take over the shared memory of the old one.
             rows = rows_of(lost)
             connection, identity = open_file(self.path)
             try:
@@ -370,15 +376,15 @@ class State:
             "the state file %s was moved, deleted or replaced while it was in use; its rows were restored", self.path
         )
         self._connection, self._identity = connection, identity
-        # Closing it would release the locks on shared memory that both may have.
+        # Not closed, because that would release locks on shared memory that both files may use.
         _never_closed.append(lost)
 
 
 class _Entry:
-    """An act, and who waits for it.
+    """A function that writes to the file, and the future of its result.
 
     Attributes:
-        over: it was done, or has failed.
+        over: True once the function has returned or failed.
     """
 
     __slots__ = ("act", "done", "over")
@@ -390,7 +396,7 @@ class _Entry:
 
 
 class _Failed:
-    """How an act failed."""
+    """The failure of one function."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error

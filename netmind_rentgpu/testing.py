@@ -1,14 +1,14 @@
-"""The pytest plugin: fixtures for an emulated service and for clients on it. Installed with the package; nothing to import.
+"""The pytest plugin: fixtures for an emulated service and its clients. The package installs it; tests import nothing.
 
     def test_something(rentgpu): ...                    # RentGPU
     async def test_something(async_rentgpu): ...        # AsyncRentGPU, with pytest-asyncio or anyio's plugin
 
-Both are clients of `rentgpu_emulator`, which runs in a thread of its own for that test. `rentgpu_emulator_factory` makes
-others; a `rentgpu_emulator` of one's own in a conftest.py replaces the usual one, and the clients follow it. A test that
-left something rented fails, unless it is marked with `rentgpu_may_leave_rented`. A test that passed fails all the same if
-no request met a fault that it added, unless it is marked with `rentgpu_may_leave_unmet_faults`.
+Both are clients of `rentgpu_emulator`, which runs in its own thread during that test. `rentgpu_emulator_factory` starts more
+emulators. A fixture `rentgpu_emulator` in your conftest.py replaces the plugin's, and the clients use it. A test fails if it
+leaves a container rented, unless it has the marker `rentgpu_may_leave_rented`. A test that would pass also fails if no
+request met a fault that it added, unless it has the marker `rentgpu_may_leave_unmet_faults`.
 
-It costs nothing where it is not used: neither the client nor the emulator is imported before a fixture is.
+The plugin imports the client and the emulator when a test first uses a fixture, so that other test runs stay fast.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _PASSED = pytest.StashKey[bool]()
 
 
 class EmulatorOptions(TypedDict, total=False):
-    """What `Emulator` takes."""
+    """The arguments of `Emulator`."""
 
     seed: int
     port: int
@@ -66,24 +66,24 @@ class EmulatorFactory(Protocol):
     """The type of `rentgpu_emulator_factory`."""
 
     def __call__(self, **options: Unpack[EmulatorOptions]) -> Emulator:
-        """Start an emulator, which stops after the test; containers start within 0.1 s unless `boot_seconds` is given."""
+        """Start an emulator, which stops after the test. Containers start within 0.1 s unless `boot_seconds` is given."""
         ...
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers, and the fixtures that need pytest-asyncio where that is installed."""
     config.addinivalue_line(
-        "markers", f"{_MAY_LEAVE_RENTED}: what the test leaves rented in an emulator does not make it fail."
+        "markers", f"{_MAY_LEAVE_RENTED}: the test does not fail if it leaves containers rented in an emulator."
     )
     config.addinivalue_line(
-        "markers", f"{_MAY_LEAVE_UNMET}: a fault of the test's that no request met does not make it fail."
+        "markers", f"{_MAY_LEAVE_UNMET}: the test does not fail if no request meets a fault that it added."
     )
     if config.pluginmanager.hasplugin("asyncio"):
         import pytest_asyncio
 
         if "loop_scope" not in signature(pytest_asyncio.fixture).parameters:
-            return  # one before 0.24; `async_rentgpu` says so to who uses it
-        # pytest finds fixtures in modules; this one is only made where there is something to put into it.
+            return  # because pytest-asyncio is older than 0.24, with which `async_rentgpu` fails
+        # A module, because pytest finds fixtures in modules.
         closers = ModuleType(_CLOSERS)
         for scope in _LOOP_SCOPES:
             closer = _closer(pytest_asyncio.fixture, f"_rentgpu_client_in_{scope}_loop", loop_scope=scope)
@@ -93,15 +93,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object]) -> Generator[None]:
-    """Keep a `rentgpu_emulator` of the user's own from the real service, also where it is made before its first test."""
-    outlives = fixturedef.argname == _EMULATOR and fixturedef.scope != "function"
-    with _environment() if outlives else nullcontext():
+    """Protect the setup of a `rentgpu_emulator` with a wider scope than a test from the environment's token and URL."""
+    is_shared = fixturedef.argname == _EMULATOR and fixturedef.scope != "function"
+    with _environment() if is_shared else nullcontext():
         yield
 
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Result[Any]]:
-    """Record whether the test itself passed: a test that failed need not have met its faults."""
+    """Record if the test itself passed, because a failed test is allowed to leave faults unmet."""
     outcome = yield
     if call.when != "teardown":
         item.stash[_PASSED] = call.when == "call" and outcome.get_result().passed
@@ -109,7 +109,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @contextmanager
 def _environment() -> Generator[pytest.MonkeyPatch]:
-    """Let no client reach the real service, whatever the machine has in its environment."""
+    """Remove the client's variables from the environment, so that no client reaches the real service."""
     with pytest.MonkeyPatch.context() as environment:
         for name in _VARIABLES:
             environment.delenv(name, raising=False)
@@ -117,7 +117,7 @@ def _environment() -> Generator[pytest.MonkeyPatch]:
 
 
 class _Emulators:
-    """The emulators of one test: started, and looked at when it is over."""
+    """The emulators of one test. The plugin checks them after the test."""
 
     def __init__(self, stack: ExitStack, environment: pytest.MonkeyPatch, profile: Path) -> None:
         self._stack = stack
@@ -136,7 +136,7 @@ class _Emulators:
         return emulator
 
     def put_in_force(self, emulator: Emulator) -> None:
-        """Let clients that are made without a token or URL find it, and write the token as its world has it."""
+        """Make an emulator the default of clients without a token or URL, and check it after the test."""
         self._profile.write_text(f'authorization = "{emulator.world.token}"\n', encoding="utf-8")
         self._environment.setenv("NETMIND_BASE_URL", emulator.url)
         self._environment.setenv("NETMIND_API_KEY", emulator.token)
@@ -144,12 +144,12 @@ class _Emulators:
         self._watch(emulator)
 
     def _watch(self, emulator: Emulator) -> None:
-        # An emulator of the user's own may have had something rented before, and has faults that are not this test's.
+        # A user's own emulator may have containers and faults from before this test, which this test must not answer for.
         if all(emulator is not watched for watched, *_ in self._watched):
             self._watched.append((emulator, [*emulator.pending_creates, *emulator.running], emulator.faults.unmet))
 
     def leaked(self) -> str:
-        """Say what the test left rented; an empty text for nothing."""
+        """Describe the containers that the test left rented; an empty text if there are none."""
         leaks: list[str] = []
         for emulator, before, _ in self._watched:
             try:
@@ -160,7 +160,7 @@ class _Emulators:
 
     def unmet(self) -> str:
         """Return a message about the test's faults that no request met; an empty text if there are none."""
-        # Two faults may be equal: that which was there before is the same object.
+        # By identity, because a fault of this test may be equal to an earlier fault.
         faults = [
             fault
             for emulator, _, before in self._watched
@@ -170,8 +170,8 @@ class _Emulators:
         if not faults:
             return ""
         problem = (
-            f"no request met {len(faults)} of the test's faults, so that it proves nothing of them; remove what is not "
-            f"needed, or mark the test with {_MAY_LEAVE_UNMET}:"
+            f"no request met {len(faults)} of the test's faults, so that the test proves nothing about them; remove the "
+            f"faults, or mark the test with {_MAY_LEAVE_UNMET}:"
         )
         return "\n".join([problem, *(f"  {fault.to_mapping()}" for fault in faults)])
 
@@ -202,39 +202,39 @@ def _rentgpu_emulators(
 
 @pytest.fixture(autouse=True)
 def _rentgpu_everywhere(request: pytest.FixtureRequest) -> None:
-    """Watch over every test that has an emulator, whoever made that, and whether it takes a client or not."""
+    """Check every test that uses `rentgpu_emulator`, also without a client, and also if the fixture is the user's own."""
     if _EMULATOR in request.fixturenames:
-        request.getfixturevalue("_rentgpu_environment")  # for one that is made next
+        request.getfixturevalue("_rentgpu_environment")  # first, because it protects the setup of the emulator
         request.getfixturevalue("_rentgpu_in_force")
 
 
 @pytest.fixture
 def rentgpu_emulator_factory(_rentgpu_emulators: _Emulators) -> EmulatorFactory:
-    """Start emulators with a world, faults or a clock of the test's choice; they take what `Emulator` takes.
+    """Start emulators with the arguments of `Emulator`, such as a world, faults or a clock.
 
-    Clients that are made without a token or URL find the first one, and keep their state in a file of the test's own.
+    Clients without a token or URL use the first of these emulators, and keep their state in the test's temporary folder.
     """
     return _rentgpu_emulators.start
 
 
 @pytest.fixture
 def rentgpu_emulator(rentgpu_emulator_factory: EmulatorFactory) -> Emulator:
-    """Serve an emulated Rent GPU service for this test. Clients made without a token or URL find it, too."""
+    """Start an emulated Rent GPU service for this test. Clients without a token or URL use it."""
     return rentgpu_emulator_factory()
 
 
 @pytest.fixture
 def _rentgpu_in_force(rentgpu_emulator: Emulator, _rentgpu_emulators: _Emulators) -> Emulator:
-    """Give `rentgpu_emulator`, which may be the user's own."""
+    """Return `rentgpu_emulator`, which may be the user's own, as the default of the test's clients."""
     _rentgpu_emulators.put_in_force(rentgpu_emulator)
     return rentgpu_emulator
 
 
 @pytest.fixture
 def rentgpu_profile(_rentgpu_in_force: Emulator) -> ServiceProfile:
-    """Give what the clients assume of the service: the defaults, but the token as the emulator's world has it.
+    """Return the profile of the clients: the default profile with the token's form in the emulator's world.
 
-    One of your own replaces it.
+    Your own fixture of this name replaces it.
     """
     from netmind_rentgpu.profile import ServiceProfile
 
@@ -243,7 +243,7 @@ def rentgpu_profile(_rentgpu_in_force: Emulator) -> ServiceProfile:
 
 @pytest.fixture
 def rentgpu(_rentgpu_in_force: Emulator, rentgpu_profile: ServiceProfile) -> Iterator[RentGPU]:
-    """Give a synchronous client of `rentgpu_emulator`."""
+    """Open a synchronous client of `rentgpu_emulator`."""
     from netmind_rentgpu.sync.client import RentGPU
 
     with RentGPU(_rentgpu_in_force.token, base_url=_rentgpu_in_force.url, profile=rentgpu_profile) as gpu:
@@ -252,10 +252,10 @@ def rentgpu(_rentgpu_in_force: Emulator, rentgpu_profile: ServiceProfile) -> Ite
 
 @pytest.fixture
 def async_rentgpu(request: pytest.FixtureRequest, _rentgpu_client: AsyncRentGPU) -> AsyncRentGPU:
-    """Give an asynchronous client of `rentgpu_emulator`.
+    """Return an asynchronous client of `rentgpu_emulator`.
 
-    It is closed after the test, and after fixtures that use it, where pytest-asyncio (0.24 or later) or anyio's plugin (on
-    asyncio) runs either. A test that runs a loop of its own closes it there: `async with async_rentgpu: ...`.
+    If pytest-asyncio (0.24 or later) or anyio's plugin (on asyncio) runs the test or the fixtures that use the client, the
+    fixture closes the client after them. A test that runs its own event loop must close it: `async with async_rentgpu:`.
     """
     config = request.config
     if "anyio_backend" in request.fixturenames:
@@ -271,13 +271,13 @@ def async_rentgpu(request: pytest.FixtureRequest, _rentgpu_client: AsyncRentGPU)
 
 
 def _loop_scope(request: pytest.FixtureRequest) -> str:
-    """Return the scope of the loop that the client belongs to: the test's, or that of a plain test's fixtures."""
+    """Return the scope of the event loop that runs the test, or that runs the fixtures of a synchronous test."""
     marker = request.node.get_closest_marker("asyncio")
     if marker is None:
         scope = request.config.getini("asyncio_default_fixture_loop_scope")
     else:
         scope = marker.kwargs.get("loop_scope") or marker.kwargs.get("scope")
-        with suppress(ValueError):  # pytest-asyncio before 0.26 has no such setting
+        with suppress(ValueError):  # because pytest-asyncio before 0.26 has no such setting
             scope = scope or request.config.getini("asyncio_default_test_loop_scope")
     return scope if scope in _LOOP_SCOPES else "function"
 
@@ -290,13 +290,13 @@ def _rentgpu_client(_rentgpu_in_force: Emulator, rentgpu_profile: ServiceProfile
 
 
 def _closer(fixture: Callable[..., Any], name: str, **options: Any) -> Any:
-    """Make a fixture that closes the client in the loop that the fixture runs in."""
+    """Create a fixture that closes the client in the event loop that runs the fixture."""
 
     async def closing(_rentgpu_client: AsyncRentGPU) -> AsyncIterator[None]:
         from netmind_rentgpu.errors import ClientStateError
 
         yield
-        # One that was used in a loop of the test's own is for the test to close.
+        # A test that used the client in its own event loop has to close it there.
         with suppress(ClientStateError):
             await _rentgpu_client.close()
 

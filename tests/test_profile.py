@@ -91,9 +91,9 @@ def test_client_takes_a_profile_a_path_or_the_variable(tmp_path: Path, monkeypat
         ('list_lag = "soon"', "list_lag must be a duration"),
         ("list_lag = -1", "list_lag must be a duration"),
         ("deleted_stay_listed = 1", "deleted_stay_listed must be true or false"),
-        ("payment_types = 3", "payment_types must give each name a whole number"),
-        ('payment_types = {USD = "0"}', "payment_types must give each name a whole number"),
-        ("payment_types = {USD = 0, NMT = 0}", "payment_types gives one number to two names"),
+        ("payment_types = 3", "payment_types must map each name to a whole number"),
+        ('payment_types = {USD = "0"}', "payment_types must map each name to a whole number"),
+        ("payment_types = {USD = 0, NMT = 0}", "payment_types maps two names to one number"),
         ("= 3", r"profile\.toml"),
     ],
 )

@@ -30,8 +30,8 @@ OUTPUT = {
         r"NVIDIA_GeForce_RTX_4090, 0\.5310 an hour: GPU 0: NVIDIA GeForce RTX 4090 \(.*\)\nspent about 0\.\d{6}\n"
     ),
     "Rentals": (
-        r"(node-\w\w-\d+ \d\.\d+ USD\n){3}none of the 60 machines on offer will do: 58 for another GPU, 2 for too dear;"
-        r" the lowest price of those is 2\.1360\n"
+        r"(node-\w\w-\d+ \d\.\d+ USD\n){3}none of the 60 machines on offer will do: 58 have another GPU,"
+        r" 2 have a price above max_price; the lowest of these prices is 2\.1360\n"
         r"\['detached'\]\nname\nthe time of rg-[\w-]+ is up\n"
     ),
     "Reap": r"deleted: \('rg-[\w-]+',\) failed: \(\)\n",

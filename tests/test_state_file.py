@@ -67,7 +67,7 @@ async def test_state_file_behind_circular_links_is_refused(tmp_path: Path) -> No
     (tmp_path / "other").symlink_to(tmp_path / "one")
     state = state_at(tmp_path / "one")
     for use in (state.host_key(1), state.pin_host_key(1, "key")):
-        with pytest.raises(StateFileError, match="it is no file"):
+        with pytest.raises(StateFileError, match="it is not a regular file"):
             await use
 
 
@@ -90,7 +90,7 @@ async def test_unusable_state_file_raises_state_file_error(path: Path, tmp_path:
     with pytest.raises(StateFileError, match="not a database"):
         await state_at(path).host_key(1)
     before = tmp_path.stat()
-    with pytest.raises(StateFileError, match="it is no file"):
+    with pytest.raises(StateFileError, match="it is not a regular file"):
         await state_at(tmp_path).host_key(1)
     assert tmp_path.stat().st_mode == before.st_mode
     with pytest.raises(StateFileError, match="cannot create or write"):

@@ -97,7 +97,7 @@ async def test_planted_link_beside_the_file_is_refused(tmp_path: Path) -> None:
     precious.chmod(0o664)
     path.touch()
     path.with_name("state.sqlite3-wal").symlink_to(precious)
-    with pytest.raises(ConfigurationError, match=r"state\.sqlite3-wal: it is no file"):
+    with pytest.raises(ConfigurationError, match=r"state\.sqlite3-wal: it is not a regular file"):
         await used(path)
     assert mode_of(precious) == 0o664
 
@@ -189,7 +189,7 @@ async def test_state_file_whose_mode_cannot_be_changed_is_used_with_one_warning(
         if record.levelno == logging.WARNING and str(path) + "," in record.getMessage()
     ]
     assert len(warnings) == 1
-    assert "its mode is 0644, and cannot be changed; choose another place, by state=..." in warnings[0]
+    assert "its mode is 0644, and cannot be changed; choose another place with state=..." in warnings[0]
 
 
 @pytest.mark.usefixtures("umask")

@@ -1,4 +1,4 @@
-"""The command line, `netmind-rentgpu`. Its libraries come with the extra `cli`."""
+"""The command line, `netmind-rentgpu`. The extra `cli` installs its libraries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line, or say what it needs."""
+    """Run the command line, or exit with a message if its libraries are missing."""
     missing = [name for name in ("click", "rich") if find_spec(name) is None]
     if missing:
         sys.exit(f"netmind-rentgpu: {' and '.join(missing)} missing; run: pip install 'netmind-rentgpu[cli]'")

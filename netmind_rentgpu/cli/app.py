@@ -1,4 +1,4 @@
-"""The commands and their options: the only file that knows click."""
+"""The commands and their options. Only this file imports click."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def app() -> None:
 
 @app.command()
 @click.option(
-    "--live", is_flag=True, help="Read the real service instead, with the token in NETMIND_API_KEY. Rents nothing."
+    "--live", is_flag=True, help="Only read from the real service, with the token in NETMIND_API_KEY. Rents nothing."
 )
-@click.option("--sync", "synchronous", is_flag=True, help="Tell it through RentGPU, the synchronous client.")
-@click.option("--seed", default=7, show_default=True, help="What the emulated machines and prices follow from.")
+@click.option("--sync", "synchronous", is_flag=True, help="Use RentGPU, the synchronous client.")
+@click.option("--seed", default=7, show_default=True, help="The seed of the emulated machines and prices.")
 @click.option(
     "--boot-seconds",
     type=click.FloatRange(min=0),
     default=2.0,
     show_default=True,
-    help="About how long an emulated container takes to start.",
+    help="The approximate time that an emulated container takes to start.",
 )
 def demo(*, live: bool, synchronous: bool, seed: int, boot_seconds: float) -> None:
-    """Rent, use and return a GPU on a local emulator, which needs no account."""
+    """Rent, use and release a GPU on a local emulator, which needs no account."""
     from netmind_rentgpu.cli.demo import Demo
 
     show = Demo()

@@ -1,6 +1,7 @@
-"""`netmind-rentgpu demo`: a rental, and every call of the service in the order a renter makes them, shown as it goes.
+"""`netmind-rentgpu demo`: a rental and every call of the service, in the order in which a renter makes them.
 
-The story is told once, for both clients: it yields what a call gave it, and whoever tells it sends back the result.
+Each script is a generator for both clients: it yields the return value of each client call, and a driver sends back the
+call's result.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Demo"]
 
-Story: TypeAlias = Generator[Any, Any, Any]
-"""Yields calls (of the asynchronous client) or their results (of the synchronous one)."""
+Script: TypeAlias = Generator[Any, Any, Any]
+"""Yields the asynchronous client's awaitables or pagers, or the synchronous client's results or pagers."""
 
 # The emulator's SSH servers need POSIX.
 _HAS_SSH = find_spec("asyncssh") is not None and find_spec("termios") is not None
@@ -49,18 +50,21 @@ _INDENT = (0, 0, 0, 4)
 
 
 class Demo:
-    """Tells the story on a console."""
+    """Runs the scripts, and prints their steps on a console."""
 
     def __init__(self, console: Console | None = None) -> None:
         self._console = console or Console(highlight=False)
         self._steps = 0
 
     async def emulated(self, seed: int, boot_seconds: float) -> None:
-        """Rent a machine, and make all thirteen calls, against an emulator that lives as long as this does.
+        """Start an emulator, rent a machine from it, and make all thirteen calls.
+
+        Args:
+            boot_seconds: the approximate seconds that a container takes to start.
 
         Raises:
             RentGPUError: a call failed.
-            AssertionError: something was still rented in the end.
+            AssertionError: a container was still rented in the end.
         """
         from netmind_rentgpu.emulator import Emulator
 
@@ -69,14 +73,14 @@ class Demo:
                 Emulator(seed=seed, boot_seconds=boot_seconds, ssh=_HAS_SSH) as emulator,
                 AsyncRentGPU(emulator.token, base_url=emulator.url, state=Path(folder) / "state") as gpu,
             ):
-                await _told(self._emulated(gpu, emulator, Path(folder)))
+                await _run(self._emulated(gpu, emulator, Path(folder)))
 
     def emulated_synchronously(self, seed: int, boot_seconds: float) -> None:
-        """Do the same through the synchronous client.
+        """Do the same as `emulated` with the synchronous client.
 
         Raises:
             RentGPUError: a call failed.
-            AssertionError: something was still rented in the end.
+            AssertionError: a container was still rented in the end.
         """
         from netmind_rentgpu.emulator import Emulator
 
@@ -85,30 +89,30 @@ class Demo:
             Emulator(seed=seed, boot_seconds=boot_seconds, ssh=_HAS_SSH) as emulator,
             RentGPU(emulator.token, base_url=emulator.url, state=Path(folder) / "state") as gpu,
         ):
-            _told_synchronously(self._emulated(gpu, emulator, Path(folder)))
+            _run_synchronously(self._emulated(gpu, emulator, Path(folder)))
 
     async def live(self) -> None:
-        """Read the real service with the user's token, and rent nothing.
+        """Read from the real service with the user's token, and rent nothing.
 
         Raises:
             RentGPUError: a call failed.
         """
         async with AsyncRentGPU() as gpu:
-            await _told(self._live(gpu))
+            await _run(self._live(gpu))
 
     def live_synchronously(self) -> None:
-        """Do the same through the synchronous client.
+        """Do the same as `live` with the synchronous client.
 
         Raises:
             RentGPUError: a call failed.
         """
         with RentGPU() as gpu:
-            _told_synchronously(self._live(gpu))
+            _run_synchronously(self._live(gpu))
 
-    def _emulated(self, gpu: AsyncRentGPU | RentGPU, emulator: Emulator, folder: Path) -> Story:
+    def _emulated(self, gpu: AsyncRentGPU | RentGPU, emulator: Emulator, folder: Path) -> Script:
         self._say(f"An emulated service is at {emulator.url}; nothing here costs money.\n")
         try:
-            yield from self._rent_and_return(gpu, folder)
+            yield from self._rent_and_release(gpu, folder)
         finally:
             self._show_bill(emulator)
 
@@ -122,8 +126,8 @@ class Demo:
         emulator.assert_nothing_rented()
         self._say(f"[bold green]Nothing is still rented.[/] Spent: {emulator.spent:.6f} USD.")
 
-    def _live(self, gpu: AsyncRentGPU | RentGPU) -> Story:
-        self._say(f"{gpu!r}: this only reads, and rents nothing.\n")
+    def _live(self, gpu: AsyncRentGPU | RentGPU) -> Script:
+        self._say(f"{gpu!r}: this demo only reads, and rents nothing.\n")
         machines = yield gpu.machines.list()
         self._step("gpu.machines.list()", f"{len(machines)} machines")
         self._show_machines(machines)
@@ -131,7 +135,7 @@ class Demo:
         self._step("gpu.auths.list()", f"{len(auths)} on the first page")
         if auths.items:
             auth = yield gpu.auths.get(auths.items[0].id)
-            self._step(f"gpu.auths.get({auth.id})", f"made {auth.created_at}")
+            self._step(f"gpu.auths.get({auth.id})", f"created {auth.created_at}")
         images = yield gpu.images.list().first_page()
         self._step("gpu.images.list()", f"{len(images)} on the first page")
         if images.items:
@@ -143,47 +147,47 @@ class Demo:
             container = yield gpu.containers.get(rented[0].id)
             self._step(f"gpu.containers.get({container.id})", f"{container.name}, status {container.status}")
 
-    def _rent_and_return(self, gpu: AsyncRentGPU | RentGPU, folder: Path) -> Story:
+    def _rent_and_release(self, gpu: AsyncRentGPU | RentGPU, folder: Path) -> Script:
         machines = yield gpu.machines.list()
         self._step("gpu.machines.list()", f"{len(machines)} machines")
         self._show_machines(machines)
 
         auth = yield gpu.auths.create(secrets.token_urlsafe(16))
-        self._step("gpu.auths.create(...)", f"a password for SSH, kept as auth {auth.id}")
+        self._step("gpu.auths.create(...)", f"a password for SSH, stored as auth {auth.id}")
         auths = yield gpu.auths.list()
-        self._step("gpu.auths.list()", f"this account keeps {len(auths)}")
+        self._step("gpu.auths.list()", f"auths of this account: {len(auths)}")
         auth = yield gpu.auths.get(auth.id)
-        self._step(f"gpu.auths.get({auth.id})", f"made {auth.created_at}; no print of it shows the password")
+        self._step(f"gpu.auths.get({auth.id})", f"created {auth.created_at}; printing an auth never shows its password")
 
         official = yield gpu.images.list(image_type=ImageType.OFFICIAL)
         self._step("gpu.images.list()", f"{len(official)} official: {', '.join(str(image.name) for image in official)}")
         image = yield gpu.images.create(
             name="demo", image_name="pytorch/pytorch", image_tag="2.4.0", image_label="pytorch", onstart="nvidia-smi"
         )
-        self._step("gpu.images.create(...)", f"an image of our own, {image.id}")
+        self._step("gpu.images.create(...)", f"our own image {image.id}")
         image = yield gpu.images.get(image.id)
         self._step(f"gpu.images.get({image.id})", f"{image.image_name}:{image.image_tag}, {image.image_type}")
 
         if _HAS_SSH:
             yield from self._use_a_rental(gpu, folder)
         else:
-            self._result("(To rent by gpu.rent, and log in, pip install 'netmind-rentgpu[ssh]'.)")
+            self._result("(To use gpu.rent and SSH, run: pip install 'netmind-rentgpu[ssh]')")
         yield from self._wait_for_several(gpu, machines, auth.id, image.id)
 
-    def _use_a_rental(self, gpu: AsyncRentGPU | RentGPU, folder: Path) -> Story:
-        """Rent a machine, run something there, fetch its result, and give the machine back."""
+    def _use_a_rental(self, gpu: AsyncRentGPU | RentGPU, folder: Path) -> Script:
+        """Rent a machine, run a program there, download its result, and release the machine."""
         offers = yield gpu.offers(gpu_name=_GPU, max_price=_MOST)
         best = offers[0]
         self._step(
             f"gpu.offers(gpu_name={_GPU!r}, max_price={_MOST})",
-            f"{len(offers)}, the best of them {best.machine.node_name} for {best.hourly_price} {best.currency} an hour",
+            f"{len(offers)} offers, the best is {best.machine.node_name} for {best.hourly_price} {best.currency} an hour",
         )
         self._call(f"gpu.rent(gpu_name={_GPU!r}, max_price={_MOST}, image='demo')")
         rental = gpu.rent(gpu_name=_GPU, max_price=_MOST, image="demo")
-        # The one returns a coroutine, the other has entered it.
+        # `__aenter__` returns a coroutine that the driver awaits; `__enter__` has entered the rental when it returns.
         yield rental.__aenter__() if isinstance(rental, AsyncRental) else rental.__enter__()
         try:
-            self._result(f"{rental.name}: {rental.machine.gpu_name}, {rental.machine.node_name}\nwe are logged in")
+            self._result(f"{rental.name}: {rental.machine.gpu_name}, {rental.machine.node_name}\nthe SSH login worked")
             script, result = folder / "train.py", folder / "result.txt"
             script.write_text("print('trained on', open('/proc/sys/kernel/ostype').read().strip())\n", encoding="utf-8")
             done = yield rental.run("nvidia-smi", check=True)
@@ -196,12 +200,12 @@ class Demo:
             self._step("rental.shell.download('result.txt', 'result.txt')", result.read_text(encoding="utf-8").strip())
         finally:
             yield rental.close()
-        self._step("rental.spent", f"about {rental.spent:.6f} USD; it was deleted when its block was left")
+        self._step("rental.spent", f"about {rental.spent:.6f} USD; rental.close() deleted the container")
 
     def _wait_for_several(
         self, gpu: AsyncRentGPU | RentGPU, machines: list[Machine], auth_id: int, image_id: int
-    ) -> Story:
-        """Make the rest of the calls, for several containers at once."""
+    ) -> Script:
+        """Make the remaining calls, with several containers at once."""
         rented: list[Container] = []
         try:
             for number, machine in enumerate(machines[:_RENTED], 1):
@@ -220,7 +224,7 @@ class Demo:
             yield from self._until_all_have_ssh(gpu, rented)
             first = rented[0].id
             container = yield gpu.containers.get(first)
-            self._step(f"gpu.containers.get({first})", f"status {container.status}, a number that nobody documents")
+            self._step(f"gpu.containers.get({first})", f"status {container.status}, an undocumented number")
             yield gpu.containers.stop(first)
             self._step(f"gpu.containers.stop({first})", "stopped")
             yield gpu.containers.restart(first)
@@ -232,8 +236,8 @@ class Demo:
                 yield gpu.containers.delete(container.id, missing_ok=True)
                 self._step(f"gpu.containers.delete({container.id})", "deleted")
 
-    def _until_all_have_ssh(self, gpu: AsyncRentGPU | RentGPU, containers: list[Container]) -> Story:
-        """Wait until `ssh` of each names an endpoint, with a bar that fills."""
+    def _until_all_have_ssh(self, gpu: AsyncRentGPU | RentGPU, containers: list[Container]) -> Script:
+        """Wait until each container's `ssh` names an endpoint, and show a progress bar meanwhile."""
         self._call("gpu.containers.wait_all(ids, until=has_ssh, on_progress=...)")
         columns = (TextColumn("   "), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(
@@ -241,8 +245,8 @@ class Demo:
         ) as progress:
             task = progress.add_task("", total=len(containers))
 
-            def show(so_far: WaitProgress) -> None:
-                progress.update(task, completed=so_far.arrived)
+            def show(wait_progress: WaitProgress) -> None:
+                progress.update(task, completed=wait_progress.arrived)
 
             ids = [container.id for container in containers]
             ready = yield gpu.containers.wait_all(ids, until=has_ssh, timeout=_LONGEST_START, on_progress=show)
@@ -273,42 +277,42 @@ class Demo:
         self._console.print(Text(f"{self._steps:2}. {call}", style="cyan"))
 
     def _result(self, result: str) -> None:
-        # A plain Text: what the service says may hold square brackets, which are no markup here.
+        # A plain Text, because square brackets in the service's texts must not be read as markup.
         self._console.print(Padding(Text(escaped(result)), _INDENT))
 
     def _say(self, text: str) -> None:
         self._console.print(text)
 
 
-async def _told(story: Story) -> None:
-    """Tell a story through the asynchronous client."""
-    go_on = partial(next, story)
+async def _run(script: Script) -> None:
+    """Run a script with the asynchronous client."""
+    resume = partial(next, script)
     while True:
         try:
-            step = go_on()
+            call = resume()
         except StopIteration:
             return
         try:
-            go_on = partial(story.send, await _result(step))
-        except BaseException as error:  # noqa: BLE001  # the story cleans up, and raises it again
-            go_on = partial(story.throw, error)
+            resume = partial(script.send, await _result(call))
+        except BaseException as error:  # noqa: BLE001  # the script cleans up, and raises the error again
+            resume = partial(script.throw, error)
 
 
-async def _result(step: Any) -> Any:
-    if isinstance(step, AsyncPager):
-        return [item async for item in cast("AsyncPager[Any]", step)]
-    return await step
+async def _result(call: Any) -> Any:
+    if isinstance(call, AsyncPager):
+        return [item async for item in cast("AsyncPager[Any]", call)]
+    return await call
 
 
-def _told_synchronously(story: Story) -> None:
-    """Tell a story through the synchronous client, whose calls have been made when they are yielded."""
-    go_on = partial(next, story)
+def _run_synchronously(script: Script) -> None:
+    """Run a script with the synchronous client, which has already made each call that the script yields."""
+    resume = partial(next, script)
     while True:
         try:
-            step = go_on()
+            result = resume()
         except StopIteration:
             return
         try:
-            go_on = partial(story.send, list(cast("Pager[Any]", step)) if isinstance(step, Pager) else step)
-        except BaseException as error:  # noqa: BLE001  # the story cleans up, and raises it again
-            go_on = partial(story.throw, error)
+            resume = partial(script.send, list(cast("Pager[Any]", result)) if isinstance(result, Pager) else result)
+        except BaseException as error:  # noqa: BLE001  # the script cleans up, and raises the error again
+            resume = partial(script.throw, error)

@@ -1,1 +1,1 @@
-"""Tools for asyncio and threads that know nothing of the service."""
+"""Tools for asyncio and threads, which do not depend on the service."""

@@ -1,4 +1,7 @@
-"""Waiting for what must come to its end, whoever cancels the waiting. Knows anyio, whose scopes cancel in their own way."""
+"""Waits for work that must finish even if the waiting task is cancelled.
+
+This module uses anyio, because anyio's cancel scopes cancel a task in another way than asyncio.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ Result = TypeVar("Result")
 
 
 async def wait_shielded(future: asyncio.Future[Any], *, cancelled: Callable[[], object] | None = None) -> None:
-    """Wait for something that takes only so long, whoever cancels that, and however often; be cancelled then.
+    """Wait until a future is done, however often the wait is cancelled; raise the cancellation afterwards.
 
-    What came of it is for the caller to look at.
+    The future has to be done within a limited time. The caller reads its result.
 
     Args:
-        cancelled: called each time that somebody cancels the waiting.
+        cancelled: a function that is called at each cancellation of the wait.
     """
     import anyio
 
@@ -34,18 +37,20 @@ async def wait_shielded(future: asyncio.Future[Any], *, cancelled: Callable[[], 
         try:
             raise cancellation
         finally:
-            del cancellation  # its traceback leads here
+            del cancellation  # break the reference cycle
 
 
 async def retry_when_cancelled(
     act: Callable[[], Awaitable[Result]], *, cancelled: Callable[[], object] | None = None, times: int = 5
 ) -> Result:
-    """Do something that may be begun again, in spite of being cancelled; be cancelled only when that is too often.
+    """Run an action, and repeat it if a cancellation interrupts it; raise the last of `times` cancellations.
 
-    For the task of a deletion, which an ending event loop cancels as it does every other.
+    The tasks that delete containers need this, because an event loop that ends cancels every task.
 
     Args:
-        cancelled: called each time that somebody cancels it.
+        act: the action, which has to allow repetition.
+        cancelled: a function that is called at each cancellation.
+        times: the number of cancellations that end the repetition.
     """
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Which event loop the synchronous client runs: the only file that knows uvloop."""
+"""The event loop of the synchronous client. No other file knows uvloop."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Result = TypeVar("Result")
 Arguments = TypeVarTuple("Arguments")
 
 our_own: WeakSet[asyncio.AbstractEventLoop] = WeakSet()
-"""Those that were made here: at the interpreter's exit, whoever made one ends it, and what is open in it."""
+"""The loops that `loop_factory` made. At exit, the code that runs such a loop ends the loop and all that is open in it."""
 
 
 class _SelectorLoop(asyncio.SelectorEventLoop):
-    """asyncio's own loop, but for the threads that work for it.
+    """asyncio's own loop, except that blocking work runs in the threads of `run_in_thread`.
 
-    Those of `concurrent.futures` take nothing more once the main thread has ended, and hold up the interpreter's exit.
+    The threads of `concurrent.futures` accept no work once the main thread has ended, and delay the interpreter's exit.
     """
 
     async def getaddrinfo(self, *arguments: Any, **keywords: Any) -> Any:
@@ -41,10 +41,10 @@ class _SelectorLoop(asyncio.SelectorEventLoop):
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Choose the loop. A policy that was set for the program's own loops is not meant for this one.
+    """Return a function that creates the loop, without regard to the event loop policy that the program has set.
 
     Raises:
-        ConfigurationError: uvloop is asked for and missing.
+        ConfigurationError: the environment asks for uvloop, and uvloop cannot be imported.
     """
     kind: Callable[[], asyncio.AbstractEventLoop] = _SelectorLoop
     if os.environ.get("NETMIND_RENTGPU_UVLOOP") == "1":
@@ -52,7 +52,8 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
             kind = importlib.import_module("uvloop").new_event_loop
         except ImportError as error:
             raise ConfigurationError(
-                f"NETMIND_RENTGPU_UVLOOP=1 asks for uvloop, which cannot be had: {error}"
+                f"could not import uvloop, which NETMIND_RENTGPU_UVLOOP=1 asks for: {error}; "
+                "install uvloop or unset the variable"
             ) from error
 
     def make() -> asyncio.AbstractEventLoop:

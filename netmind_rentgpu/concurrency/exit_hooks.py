@@ -1,4 +1,4 @@
-"""The end of the interpreter: what is to be done then, in whichever process, and what is to be said."""
+"""Functions for the interpreter's exit: callbacks, warnings, and waits that interrupts do not end."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ __all__ = [
     "warn_on_stderr_once",
 ]
 
-_said: set[str] = set()
+_warned: set[str] = set()
 
 
 def at_exit(act: Callable[[], object]) -> None:
-    """Have something done when the interpreter exits, which may be begun again.
+    """Register a function for the interpreter's exit, where it is called once more if an error ended the first call.
 
-    An interrupt can come in the moment before it minds them; `atexit` tells of that, and goes on to what is registered next.
+    An interrupt may end the call before the function handles interrupts. `atexit` then prints the interrupt, and goes on to
+    the next registered function.
     """
 
     def act_once() -> None:
@@ -38,28 +39,28 @@ def at_exit(act: Callable[[], object]) -> None:
 
 
 def at_exit_of_a_worker(act: Callable[[], object]) -> None:
-    """Have something done when this process ends, if it is one of multiprocessing's: those do not run `atexit`."""
+    """Register a function for the end of a multiprocessing worker, which does not run `atexit`; ignore it elsewhere."""
     process = sys.modules.get("multiprocessing.process")
     if process is not None and process.parent_process() is not None:
         sys.modules["multiprocessing.util"].Finalize(None, act, exitpriority=0)
 
 
 def warn_on_stderr_once(text: str) -> None:
-    """Say, once, what nobody is left to be told by an error, unless the log is shown somewhere, which has it, too."""
-    if text in _said:
+    """Write a warning to stderr, once, for a problem that no caller is left to catch; skip it if the log has a handler."""
+    if text in _warned:
         return
-    _said.add(text)
+    _warned.add(text)
     logger: logging.Logger | None = logging.getLogger("netmind_rentgpu")
     while logger is not None:
         if any(not isinstance(handler, logging.NullHandler) for handler in logger.handlers):
             return
         logger = logger.parent if logger.propagate else None
-    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # without a console there is none
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # None without a console
         sys.stderr.write(f"netmind_rentgpu: {escaped(text)}\n")
 
 
 def wait_despite_interrupts(wait: Callable[[], object]) -> None:
-    """Wait for the end of what is being deleted. As everywhere, it takes two interrupts to give that up."""
+    """Wait until deletions have ended; only a second interrupt ends the wait early, as everywhere in the package."""
     try:
         try:
             wait()
@@ -70,14 +71,16 @@ def wait_despite_interrupts(wait: Callable[[], object]) -> None:
 
 
 def report_given_up() -> None:
-    """Say that somebody has interrupted the end twice."""
-    warn_on_stderr_once("interrupted twice while closing; what is still rented is on record, for reap")
+    """Report that a second interrupt has ended the deletions at exit."""
+    text = "interrupted twice while closing: what is still rented stays on record; rentals.reap() deletes it"
+    logging.getLogger("netmind_rentgpu").error("%s", text)
+    warn_on_stderr_once(text)
 
 
 def park_daemon_thread(seconds: float) -> None:
-    """Keep a daemon thread from going on, and complaining, while the interpreter is taken apart.
+    """Suspend a daemon thread, so that it neither goes on nor prints errors while the interpreter exits.
 
-    Not for ever, for somebody may wait for that thread.
+    The time is limited, because another thread may wait for this one.
     """
     if threading.current_thread() is not threading.main_thread():
         time.sleep(seconds)

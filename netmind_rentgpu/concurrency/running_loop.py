@@ -1,4 +1,4 @@
-"""The event loop that runs here."""
+"""The running event loop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def running_loop() -> asyncio.AbstractEventLoop:
     """Return the running event loop.
 
     Raises:
-        ConfigurationError: there is none, as under trio.
+        ConfigurationError: no asyncio event loop runs, as under trio.
     """
     try:
         return asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What is asked for once for all who ask at the same time."""
+"""A search whose result all concurrent callers share."""
 
 from __future__ import annotations
 
@@ -12,64 +12,65 @@ from netmind_rentgpu.errors import RentGPUError
 
 __all__ = ["SingleFlight"]
 
-Thing = TypeVar("Thing")
+Found = TypeVar("Found")
 
 
-class SingleFlight(Generic[Thing]):
-    """Something that is asked for once for all who asked before that began; where it failed, that is shared as well.
+class SingleFlight(Generic[Found]):
+    """A search that runs once for all callers that asked before it began.
 
-    Else those who wait for one that fails would all ask, one after the other.
+    These callers share its failure as well, because otherwise each of them would repeat the search, one after the other.
     """
 
     def __init__(self, *, fresh: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Prepare.
+        """Set up.
 
         Args:
-            fresh: for how many seconds what was found may be given to those who ask later.
+            fresh: the seconds for which later callers get the same result.
+            clock: returns the time in seconds, and never goes back.
         """
         self._fresh = fresh
         self._clock = clock
         self._lock = asyncio.Lock()
         self._began: float | None = None
         self._forgotten = False
-        self._found: Thing | RentGPUError
+        self._found: Found | RentGPUError
 
-    async def get(self, find: Callable[[], Awaitable[Thing]]) -> Thing:
-        """Return what was found, or find it.
+    async def get(self, find: Callable[[], Awaitable[Found]]) -> Found:
+        """Return the shared result, or search for it.
 
         Raises:
-            RentGPUError: as `find`.
+            RentGPUError: the search failed, with the errors of `find`.
         """
         asked = self._clock()
-        if not self._will_do(asked):
+        if not self._is_recent(asked):
             async with self._lock:
-                if not self._will_do(asked):
+                if not self._is_recent(asked):
                     began = self._clock()
                     self._forgotten = False
                     try:
-                        found: Thing | RentGPUError = await find()
+                        found: Found | RentGPUError = await find()
                     except RentGPUError as error:
                         found = error
-                    # Not before: whoever is cancelled has found nothing.
+                    # Set only now, because a search that was cancelled has no result.
                     self._began, self._found = None if self._forgotten else began, found
         if isinstance(self._found, RentGPUError):
-            # Each is given one of its own, with a traceback and notes of its own.
-            raise _again(self._found) from self._found.__cause__
+            # Each caller gets an error of its own, with a traceback and notes of its own.
+            raise _copy_of(self._found) from self._found.__cause__
         return self._found
 
-    def _will_do(self, asked: float) -> bool:
-        """Tell whether what was found is new enough for somebody who asks then."""
+    def _is_recent(self, asked: float) -> bool:
+        """Return True if the result is recent enough for a caller that asked at this time."""
         if self._began is None:
             return False
         return self._began >= asked - (0 if isinstance(self._found, RentGPUError) else self._fresh)
 
     def forget(self) -> None:
-        """Find it again the next time, even where it is being found."""
+        """Discard the result, and that of a search under way, so that the next caller searches again."""
         self._began = None
         self._forgotten = True
 
 
-def _again(error: RentGPUError) -> RentGPUError:
+def _copy_of(error: RentGPUError) -> RentGPUError:
     other = copy(error)
     other.__dict__.pop("__notes__", None)
     for note in getattr(error, "__notes__", ()):

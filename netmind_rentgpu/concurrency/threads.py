@@ -1,6 +1,6 @@
-"""Blocking work in a thread of its own, also while the interpreter ends.
+"""Blocking work in threads of its own, also while the interpreter exits.
 
-The event loop's own threads may all be busy, take nothing more once the main thread has ended, and hold up the exit.
+The event loop's own threads may all be busy, accept no work once the main thread has ended, and delay the exit.
 """
 
 from __future__ import annotations
@@ -23,40 +23,39 @@ Result = TypeVar("Result")
 
 
 def start_thread(work: Callable[[], object]) -> None:
-    """Have work done in a thread; here and now where none can be started any more. It must not raise."""
+    """Run a function, which must not raise, in a new thread; or in this one if no thread can be started any more."""
 
     def begin() -> None:
-        # As the threads of `threading` do, for debuggers and those who measure coverage.
+        # Enable tracing, as `threading` does, for debuggers and coverage tools.
         if (trace := threading.gettrace()) is not None:
             sys.settrace(trace)
         work()
 
     try:
-        # So that nobody waits until the thread runs.
+        # Not `threading.Thread`, whose `start` waits until the thread runs.
         _thread.start_new_thread(begin, ())
     except RuntimeError:
         work()
 
 
 def run_in_thread(work: Callable[[], Result]) -> asyncio.Future[Result]:
-    """Have work done in a thread; return what will come of it."""
+    """Run a function in a thread of its own; return a future of its result."""
     loop = running_loop()
     done: asyncio.Future[Result] = loop.create_future()
 
-    def do() -> None:
+    def run() -> None:
         result: Any = None
         error: Exception | None = None
         try:
             result = work()
-        except Exception as failure:  # noqa: BLE001  # for whoever asked
+        except Exception as failure:  # noqa: BLE001  # the caller gets it
             error = failure
-        # By now the loop may have been closed.
+        # The loop may be closed by now.
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(tell, result, error)
-        # The error's traceback holds this frame, which must not hold the error.
-        del error
+            loop.call_soon_threadsafe(deliver, result, error)
+        del error  # break the reference cycle
 
-    def tell(result: Any, error: Exception | None) -> None:
+    def deliver(result: Any, error: Exception | None) -> None:
         if done.done():
             return
         if error is None:
@@ -64,28 +63,28 @@ def run_in_thread(work: Callable[[], Result]) -> asyncio.Future[Result]:
         else:
             done.set_exception(error)
 
-    start_thread(do)
+    start_thread(run)
     return done
 
 
 def revive(loop: asyncio.AbstractEventLoop) -> None:
-    """Give an event loop an executor that works, for libraries that need one: its own takes nothing more."""
+    """Replace the executor of an event loop, which may accept no work any more, for libraries that need one."""
     loop.set_default_executor(_Threads())
 
 
 class _Threads(ThreadPoolExecutor):
-    """Has a thread for each piece of work."""
+    """An executor that starts a thread for each piece of work."""
 
     def submit(
         self, fn: Callable[Arguments, Result], /, *args: Arguments.args, **kwargs: Arguments.kwargs
     ) -> Future[Result]:
         future: Future[Result] = Future()
 
-        def do() -> None:
+        def run() -> None:
             try:
                 future.set_result(fn(*args, **kwargs))
-            except BaseException as error:  # noqa: BLE001  # for whoever asked
+            except BaseException as error:  # noqa: BLE001  # the caller gets it
                 future.set_exception(error)
 
-        start_thread(do)
+        start_thread(run)
         return future

@@ -1,13 +1,13 @@
-"""A local Rent GPU service, for tests and for trying things out without an account.
+"""A local Rent GPU service, for tests and for experiments without an account.
 
     from netmind_rentgpu.emulator import Emulator
 
     async with Emulator(seed=7) as emulator:
         print(emulator.url, emulator.token)
 
-It writes and checks the wire by itself and shares no code with the client, so that one mistake cannot hide on both sides.
-What the service's documentation leaves open (status numbers, the form of `ssh`, error bodies) it makes up: a program that
-works here has not been shown to work there.
+The emulator shares no code with the client, because a mistake in shared code would cancel itself out. It makes up what the
+service's documentation leaves open: status numbers, the form of `ssh`, error bodies. A program that works with the emulator
+may therefore still fail with the real service.
 """
 
 from __future__ import annotations

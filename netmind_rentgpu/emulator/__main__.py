@@ -1,4 +1,4 @@
-"""`python -m netmind_rentgpu.emulator`: serve until interrupted."""
+"""`python -m netmind_rentgpu.emulator`: serve an emulated service until interrupted."""
 
 from __future__ import annotations
 
@@ -20,25 +20,29 @@ from netmind_rentgpu.emulator.presets import preset_world
 from netmind_rentgpu.emulator.server import Emulator
 from netmind_rentgpu.emulator.world import World
 
-# It may run for weeks.
+# Limited, because the command may run for weeks.
 _KEPT_REQUESTS = 10_000
 
 
-# The last is Windows', where Ctrl-C cannot be sent to one process alone.
-_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
+# Windows has SIGBREAK, because a program there cannot send Ctrl-C to one process alone.
+_STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGBREAK") if hasattr(signal, name)]
 
 
 @contextmanager
 def _handling_signals(stop: Callable[[], object]) -> Generator[None]:
-    """Call a function of the running loop for each signal to stop; not by the loop's own handlers, which Windows lacks."""
+    """Call a function in the running event loop whenever a stop signal arrives.
+
+    The handlers are installed by `signal.signal`, because event loops on Windows have no `add_signal_handler`.
+    """
     loop = asyncio.get_running_loop()
-    before = {
-        number: signal.signal(number, lambda _number, _frame: loop.call_soon_threadsafe(stop)) for number in _STOPPING
+    old_handlers = {
+        number: signal.signal(number, lambda _number, _frame: loop.call_soon_threadsafe(stop))
+        for number in _STOP_SIGNALS
     }
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in old_handlers.items():
             signal.signal(number, handler)
 
 
@@ -46,7 +50,7 @@ async def _serve(emulator: Emulator) -> None:
     stop = asyncio.Event()
     with _handling_signals(stop.set):
         async with emulator:
-            # In a form that a shell can take as it is.
+            # Commands that a user can paste into a shell.
             print(f"export NETMIND_BASE_URL={emulator.url}")
             print(f"export NETMIND_API_KEY={emulator.token}", flush=True)
             print("serving until interrupted", file=sys.stderr, flush=True)
@@ -60,7 +64,7 @@ async def _serve(emulator: Emulator) -> None:
 def _port(text: str) -> int:
     port = int(text)
     if not 0 <= port <= 65535:
-        raise argparse.ArgumentTypeError("a port is from 0 to 65535")
+        raise argparse.ArgumentTypeError(f"a port must be from 0 to 65535, not {port}")
     return port
 
 
@@ -71,14 +75,14 @@ def _clock(text: str) -> Clock:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _world(chosen: Sequence[str]) -> World:
-    """Read a world from the names of presets and from switches, each over those before it."""
+def _world(choices: Sequence[str]) -> World:
+    """Build a world from names of presets and from `SWITCH=VALUE` texts; a later choice overrides an earlier one."""
     world = World()
-    for text in chosen:
-        switch, equals, value = text.partition("=")
+    for choice in choices:
+        switch, equals, value = choice.partition("=")
         if not equals:
             try:
-                world = preset_world(text)
+                world = preset_world(choice)
             except KeyError as error:
                 raise ValueError(f"--world: {error.args[0]}") from None
             continue
@@ -86,7 +90,8 @@ def _world(chosen: Sequence[str]) -> World:
         if switch not in switches:
             raise ValueError(f"--world: there is no switch {switch}; there are {', '.join(switches)}")
         if value not in switches[switch]:
-            raise ValueError(f"--world: {switch} is one of {', '.join(map(repr, switches[switch]))}")
+            values = ", ".join(map(repr, switches[switch]))
+            raise ValueError(f"--world: {switch} must be one of {values}, not {value!r}")
         changes: dict[str, Any] = {switch: value}
         world = attrs.evolve(world, **changes)
     return world
@@ -105,47 +110,55 @@ def _faults(path: Path | None) -> list[Fault]:
 def _tables(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     tables = content.get("faults", [])
     if set(content) - {"faults"} or not isinstance(tables, list):
-        raise ValueError("it holds something else than [[faults]] tables")
+        raise ValueError("the file must hold only [[faults]] tables")
     return cast("list[dict[str, Any]]", tables)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status."""
+    """Run the command and return its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m netmind_rentgpu.emulator",
-        description="A local Rent GPU service. Prints its URL and token as shell commands, and serves until interrupted. "
-        f"Of the requests it got, it keeps the newest {_KEPT_REQUESTS:,}.",
+        description="Serve a local Rent GPU service until interrupted. The command prints the service's URL and token as "
+        f"shell commands. It keeps the newest {_KEPT_REQUESTS:,} requests.",
     )
-    parser.add_argument("--port", type=_port, default=0, help="on 127.0.0.1; 0 for any that is free (the default)")
-    parser.add_argument("--seed", type=int, default=0, help="what machines, prices and chances follow from")
+    parser.add_argument(
+        "--port", type=_port, default=0, help="the port on 127.0.0.1; 0 (the default) for any free port"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="the seed of machines, prices, start-up times and faults with a probability",
+    )
     parser.add_argument(
         "--world",
         action="append",
         default=[],
         metavar="PRESET|SWITCH=VALUE",
-        help="how it behaves where the service's documentation is silent; may be repeated, the last one counts",
+        help="the behaviour where the service's documentation is silent; may be repeated, a later choice overrides an "
+        "earlier one",
     )
     parser.add_argument(
         "--time-scale",
         type=_clock,
         default=Clock(),
         metavar="N",
-        help="seconds that pass there in each real one; 0 for a clock that stands still until it is moved",
+        help="emulated seconds in a real second; 0 stops the clock, which then only moves when it is advanced",
     )
     parser.add_argument(
-        "--faults", type=Path, metavar="FILE", help="a TOML file of [[faults]], each with the fields of a Fault"
+        "--faults", type=Path, metavar="FILE", help="a TOML file of [[faults]] tables with the fields of a Fault"
     )
     parser.add_argument(
         "--ssh",
         action="store_true",
-        help="let containers be logged into, with the auth's password: what is run there runs on this machine, as you",
+        help="accept SSH logins to containers, with the auth's password; commands run on this machine, as your user",
     )
     parser.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="answer requests to this name, too, and from web pages of it; may be repeated",
+        help="also answer requests to this host name and from its web pages; may be repeated",
     )
     options = parser.parse_args(arguments)
     try:
@@ -164,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         asyncio.run(_serve(emulator))
     except OSError as error:
-        print(f"cannot serve on port {options.port}: {error}", file=sys.stderr)
+        print(f"could not serve on port {options.port}: {error}; choose another --port", file=sys.stderr)
         return 1
     return 0
 

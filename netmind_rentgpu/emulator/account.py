@@ -1,4 +1,4 @@
-"""One account of the emulated service: its auths, its images and, through its fleet, its containers. No I/O."""
+"""One account of the emulated service: its auths, its images and its fleet of containers. No I/O."""
 
 from __future__ import annotations
 
@@ -21,21 +21,28 @@ __all__ = ["Account"]
 
 
 @attrs.frozen
-class _Expected:
+class _ExpectedCreate:
+    """A create that the service will do later.
+
+    Attributes:
+        how: the name of the fault that delays it.
+        due: seconds since 1970, by the emulator's clock; None for the fault `slow`, which follows real time.
+    """
+
     body: Mapping[str, Any]
     how: str
-    moment: float | None
+    due: float | None
 
 
 class Account:
-    """One account, and the thirteen calls on it. A call returns JSON, as bytes, or raises a Refusal."""
+    """One account and its thirteen calls. Each call returns JSON as bytes, or raises a Refusal."""
 
     def __init__(self, name: str, market: Market, *, balance: Decimal | None, next_number: Callable[[], int]) -> None:
         """Open an account.
 
         Args:
-            balance: in US dollars; None for one that never ends.
-            next_number: gives a create its number on the bill.
+            balance: in US dollars; None for an unlimited balance.
+            next_number: returns the number of the next create on the bill.
         """
         self.name = name
         self._market = market
@@ -43,23 +50,23 @@ class Account:
         self._next_number = next_number
         self._auths: dict[int, dict[str, Any]] = {}
         self._images: dict[int, dict[str, Any]] = {}
-        self._expected: dict[int, _Expected] = {}
+        self._expected: dict[int, _ExpectedCreate] = {}
         self._fleet = Fleet(name, market, balance=balance)
 
     def expect(self, body: Mapping[str, Any], how: str, seconds: float | None) -> int:
-        """Record a create that will be done later; return the number to give it then.
+        """Record a create that the service will do later, and return the number to pass to `create_container` then.
 
         Args:
-            how: by which fault.
-            seconds: by the clock, until then.
+            how: the name of the fault that delays the create.
+            seconds: the delay by the emulator's clock; None for the fault `slow`, which follows real time.
         """
         number = self._next_number()
-        moment = None if seconds is None else self._market.timeline.now + seconds
-        self._expected[number] = _Expected(body, how, moment)
+        due = None if seconds is None else self._market.timeline.now + seconds
+        self._expected[number] = _ExpectedCreate(body, how, due)
         return number
 
     def pending_creates(self) -> list[PendingCreate]:
-        """Return the creates that are still to be done, without those that can only be refused."""
+        """Return the creates that the service will still do, without creates that it would refuse now."""
         pending_creates: list[PendingCreate] = []
         for number, expected in self._expected.items():
             with suppress(Refusal):
@@ -75,7 +82,7 @@ class Account:
                             gpu=gpu,
                             hourly_price=node.price * gpu,
                             how=expected.how,
-                            seconds=None if expected.moment is None else expected.moment - self._market.timeline.now,
+                            seconds=None if expected.due is None else expected.due - self._market.timeline.now,
                         )
                     )
         return pending_creates
@@ -83,7 +90,7 @@ class Account:
     # Machines
 
     def list_machines(self, query: Mapping[str, str]) -> bytes:
-        """`GET /v1/rentgpu/machines`: every account is shown the same."""
+        """`GET /v1/rentgpu/machines`: the list is the same for every account."""
         return self._market.list_machines(query)
 
     # Auths
@@ -101,11 +108,11 @@ class Account:
         """`GET /v1/rentgpu/auths/`."""
         ids = tuple(self._auths)
         chosen = ids[self._dialect.page("auth", ids, query)]
-        return as_json([self._dialect.thing("auth", self._auths[one]) for one in chosen])
+        return as_json([self._dialect.resource("auth", self._auths[auth_id]) for auth_id in chosen])
 
     def get_auth(self, auth_id: int) -> bytes:
         """`GET /v1/rentgpu/auths/{auth_id}`."""
-        return as_json(self._dialect.thing("auth", self._auth(auth_id)))
+        return as_json(self._dialect.resource("auth", self._auth(auth_id)))
 
     def _auth(self, auth_id: int) -> dict[str, Any]:
         if auth_id not in self._auths:
@@ -130,13 +137,13 @@ class Account:
         image_type = check.member("image_type", (0, 1, 2), default=0)
         check.raise_if_wrong()
         images = {**self._market.images, **self._images}
-        ids = [one for one, image in images.items() if image["image_type"] == image_type]
+        ids = [image_id for image_id, image in images.items() if image["image_type"] == image_type]
         chosen = ids[self._dialect.page("image", ids, query)]
-        return as_json([self._dialect.thing("image", images[one]) for one in chosen])
+        return as_json([self._dialect.resource("image", images[image_id]) for image_id in chosen])
 
     def get_image(self, image_id: int) -> bytes:
         """`GET /v1/rentgpu/images/{image_id}`."""
-        return as_json(self._dialect.thing("image", self._image(image_id)))
+        return as_json(self._dialect.resource("image", self._image(image_id)))
 
     def _image(self, image_id: int) -> dict[str, Any]:
         image = self._images.get(image_id) or self._market.images.get(image_id)
@@ -149,10 +156,11 @@ class Account:
     def create_container(
         self, body: Mapping[str, Any], faults: Sequence[Fault] = (), number: int | None = None
     ) -> bytes:
-        """`POST /v1/rentgpu/containers/`: takes stock and starts the bill.
+        """`POST /v1/rentgpu/containers/`: reserve the GPUs, start the container and its bill.
 
         Args:
-            number: the one that `expect` gave, where this was expected.
+            faults: the faults that happen to the container.
+            number: the number that `expect` returned for this create; None if the create was not expected.
         """
         if number is None:
             number = self._next_number()
@@ -161,7 +169,11 @@ class Account:
         return self._fleet.rent(node, wanted, faults, number=number, password=auth["value"], stamp=self._market.stamp())
 
     def _wanted(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Node]:
-        """Return what a create says, its auth and its machine."""
+        """Check a create's body; return its fields, its auth and its machine.
+
+        Raises:
+            Refusal: a field is wrong, or the auth, image or machine does not exist.
+        """
         check = Checker("body", body, textual=False)
         wanted = {
             "name": check.text("name"),
@@ -196,5 +208,5 @@ class Account:
         return self._fleet.restart(container_id, faults)
 
     def delete_container(self, container_id: int) -> bytes:
-        """`DELETE /v1/rentgpu/containers/{container_id}`: gives the stock back and ends the bill."""
+        """`DELETE /v1/rentgpu/containers/{container_id}`: release the GPUs and end the bill."""
         return self._fleet.delete(container_id)

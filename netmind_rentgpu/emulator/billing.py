@@ -1,4 +1,4 @@
-"""What ran, for how long, at what price, and what still runs."""
+"""The bill: every container's running time and cost, and the creates that are still to come."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ class Charge:
     """One container's part of the bill.
 
     Attributes:
-        number: from 1 on, in the order in which containers were asked for; it goes on after a reset, where ids begin again.
-        account: whose it is.
-        container_id, name, node_name, gpu: of the container.
-        hourly_price: US dollars for an hour of all its GPUs.
-        seconds: from its creation to its deletion, or until now, without the time in which it cost nothing.
-        cost: US dollars.
-        running: it has not been deleted.
-        accruing: it costs now; a stopped one may not.
+        number: from 1 on, in the order in which clients asked for the containers. A reset does not restart the numbers,
+            though it restarts the ids.
+        account: the name of the container's account.
+        container_id, name, node_name, gpu: fields of the container.
+        hourly_price: the price of an hour of all its GPUs, in US dollars.
+        seconds: the time from the container's creation to its deletion or to now, without pauses in its billing.
+        cost: the cost until now, in US dollars.
+        running: True if the container has not been deleted.
+        accruing: True if the container costs money now; a stopped container may not.
     """
 
     number: int
@@ -40,20 +41,20 @@ class Charge:
 
     @property
     def cost(self) -> Decimal:
-        """What it has cost, in US dollars."""
+        """The cost until now, in US dollars."""
         return self.hourly_price * Decimal(repr(self.seconds)) / _SECONDS_IN_AN_HOUR
 
 
 @attrs.frozen(kw_only=True)
 class PendingCreate:
-    """A create that is still to be done, though whoever asked for it may have left.
+    """A create that the service will still do, though the client may have disconnected.
 
     Attributes:
-        number: that of the `Charge` that it will be.
-        account: whose it will be.
-        name, node_name, gpu, hourly_price: of the container that it will be, if it is not refused then.
-        how: by which fault, as a `Fault` calls it.
-        seconds: until it is done, by the emulator's clock; None where it does not follow that.
+        number: the number of its later `Charge`.
+        account: the name of the account that sent it.
+        name, node_name, gpu, hourly_price: fields of the later container, unless the service refuses it then.
+        how: the name of the fault that delays it, as in `Fault.what`.
+        seconds: the delay that is left, by the emulator's clock; None for the fault `slow`, which follows real time.
     """
 
     number: int
@@ -68,6 +69,13 @@ class PendingCreate:
 
 @attrs.define(kw_only=True)
 class _Entry:
+    """A container's line on the bill.
+
+    Attributes:
+        began: the start of the current billing period, in seconds since 1970; None while nothing is charged.
+        before: the seconds that were charged before that period.
+    """
+
     number: int
     account: str
     container_id: int
@@ -84,10 +92,10 @@ class _Entry:
 
 
 class Bill:
-    """The bill of all accounts. Whether a stop ends billing is not documented; the world decides."""
+    """The bill of all accounts. `World.stop_billing` decides if a stop ends the billing, which is not documented."""
 
     def __init__(self) -> None:
-        # In the order of creation; by container, the newest of its id.
+        # All entries in the order of creation; and the newest entry of each id, because ids may be reused.
         self._all: list[_Entry] = []
         self._entries: dict[int, _Entry] = {}
 
@@ -103,7 +111,12 @@ class Bill:
         price: Decimal,
         now: float,
     ) -> None:
-        """Start charging for a container; `price` is for an hour of one GPU."""
+        """Start charging for a container.
+
+        Args:
+            price: the price of an hour of one GPU, in US dollars.
+            now: seconds since 1970, by the emulator's clock.
+        """
         entry = self._entries[container_id] = _Entry(
             number=number,
             account=account,
@@ -117,7 +130,7 @@ class Bill:
         self._all.append(entry)
 
     def end(self, container_id: int, now: float) -> None:
-        """Stop charging for a container, for good."""
+        """Stop charging for a container for good, because it was deleted."""
         self.pause(container_id, now)
         self._entries[container_id].ended = True
 
@@ -127,13 +140,13 @@ class Bill:
         entry.before, entry.began = entry.seconds(now), None
 
     def resume(self, container_id: int, now: float) -> None:
-        """Charge for a container again; nothing changes for one that was not paused."""
+        """Resume charging for a container, if it was paused."""
         entry = self._entries[container_id]
         if entry.began is None:
             entry.began = now
 
     def charges(self, now: float) -> list[Charge]:
-        """Return every container that ever ran, in the order of creation."""
+        """Return the charge of every container that ever ran, in the order of creation."""
         return [
             Charge(
                 number=entry.number,
@@ -143,7 +156,7 @@ class Bill:
                 node_name=entry.node_name,
                 gpu=entry.gpu,
                 hourly_price=entry.hourly_price,
-                # To the microsecond: seconds since 1970 hold no more.
+                # To the microsecond, because a float of seconds since 1970 is no more precise.
                 seconds=round(entry.seconds(now), 6),
                 running=not entry.ended,
                 accruing=entry.began is not None,
@@ -153,7 +166,7 @@ class Bill:
 
 
 def rented(charges: Sequence[Charge], pending_creates: Sequence[PendingCreate]) -> str | None:
-    """Say what is rented, or will be, and what it costs; None where nothing is."""
+    """Describe what is rented or will be, with its cost; None if there is nothing."""
     running = [charge for charge in charges if charge.running]
     lines: list[str] = []
     if running:
@@ -162,22 +175,23 @@ def rented(charges: Sequence[Charge], pending_creates: Sequence[PendingCreate]) 
     for charge in running:
         price = f"{charge.hourly_price} USD an hour" if charge.accruing else "nothing as long as it is stopped"
         lines.append(
-            f"  {_shown(charge.name)} (container {charge.container_id}): {charge.gpu} GPU on {charge.node_name}, {price}, "
-            f"{charge.cost:.6f} USD in {charge.seconds:.1f} s"
+            f"  {_printable(charge.name)} (container {charge.container_id}): {charge.gpu} GPU on {charge.node_name}, "
+            f"{price}, {charge.cost:.6f} USD in {charge.seconds:.1f} s"
         )
     if pending_creates:
-        hourly = sum((one.hourly_price for one in pending_creates), Decimal(0))
+        hourly = sum((create.hourly_price for create in pending_creates), Decimal(0))
         lines.append(f"{len(pending_creates)} still to be rented, for {hourly} USD an hour:")
-    for one in pending_creates:
-        when = "" if one.seconds is None else f" in {one.seconds:.1f} s"
+    for create in pending_creates:
+        when = "" if create.seconds is None else f" in {create.seconds:.1f} s"
         lines.append(
-            f"  {_shown(one.name)}: {one.gpu} GPU on {one.node_name}, {one.hourly_price} USD an hour, by '{one.how}'{when}"
+            f"  {_printable(create.name)}: {create.gpu} GPU on {create.node_name}, {create.hourly_price} USD an hour, "
+            f"by '{create.how}'{when}"
         )
     return "\n".join(lines) or None
 
 
-def _shown(name: str) -> str:
-    """Return a name in characters that a terminal does not obey."""
+def _printable(name: str) -> str:
+    """Escape the characters of a name that could control a terminal."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in name
     )

@@ -1,4 +1,4 @@
-"""The service's thirteen calls: their names, and which request each of them is."""
+"""The service's thirteen calls: their names, methods and paths."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Call: TypeAlias = Literal[
     "delete_container",
 ]
 CALLS: tuple[Call, ...] = get_args(Call)
-"""The calls, as rules and recorded requests name them."""
+"""The names of the calls, as in faults and recorded requests."""
 ROUTES: dict[Call, tuple[str, str]] = {
     "list_machines": ("GET", f"{PREFIX}machines"),
     "create_auth": ("POST", f"{PREFIX}auths/"),
@@ -40,4 +40,4 @@ ROUTES: dict[Call, tuple[str, str]] = {
     "restart_container": ("POST", f"{PREFIX}containers/{{container_id}}/restart"),
     "delete_container": ("DELETE", f"{PREFIX}containers/{{container_id}}"),
 }
-"""The method and the path of each."""
+"""The method and the path of each call."""

@@ -1,4 +1,4 @@
-"""What time it is for an emulated service, and what is due by then."""
+"""An emulated service's clock, and the actions that the service does at planned times."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from heapq import heappop, heappush
 __all__ = ["LATEST", "Clock", "Timeline"]
 
 LATEST = 253_370_764_800.0
-"""The last moment that a clock shows, in seconds since 1970: the year 9999 begins. There it stops."""
+"""The start of the year 9999, in seconds since 1970. A clock stops there."""
 _FURTHEST = 1e9
 
 
 class Clock:
-    """An emulator's time: real, scaled, or standing still until it is moved. It never goes back.
+    """An emulator's clock: as fast as real time, scaled, or stopped until `advance`. It never goes back.
 
-        Clock()             as fast as the machine's own
-        Clock(scale=3600)   an hour in a second
-        Clock(scale=0)      stands still until `advance`
+        Clock()             as fast as real time
+        Clock(scale=3600)   an hour in each real second
+        Clock(scale=0)      stopped until `advance`
 
-    Containers start, and costs grow, by it. Delays of answers do not follow it: they meet a client's own timeouts.
+    Start-up times and costs follow this clock. Delayed answers follow real time, as the client's own timeouts do.
     """
 
     def __init__(self, *, scale: float = 1.0, start: float | None = None) -> None:
         """Start a clock.
 
         Args:
-            scale: seconds that pass here in each real one; 0 for none.
-            start: seconds since 1970; now where it is None.
+            scale: emulated seconds in a real second; 0 to stop the clock.
+            start: the time to begin with, in seconds since 1970; None for the present.
 
         Raises:
             ValueError: the scale is negative, or the start is not within the years 1970 to 9998.
@@ -38,22 +38,22 @@ class Clock:
         if not 0 <= start <= LATEST:
             raise ValueError(f"a clock shows the years 1970 to 9998, not {start!r} seconds since 1970")
         self._start = start
-        # How far it had gone, at which moment of the machine's, and how fast it goes since. Counted from the start, since
-        # seconds since 1970 leave little room for fractions.
-        self._gone = 0.0
+        # The emulated seconds that had passed at `_since` (seconds on the monotonic clock), the start of the current scale.
+        # They are kept apart from `_start`, because a float of seconds since 1970 is less precise.
+        self._elapsed = 0.0
         self._since = time.monotonic()
         self._scale: float = _checked_scale(scale)
-        self._lock = threading.Lock()  # one thread may look while another moves it
+        self._lock = threading.Lock()  # because one thread may read the clock while another advances it
 
     @property
     def now(self) -> float:
-        """What it shows, in seconds since 1970."""
+        """The emulated time, in seconds since 1970."""
         with self._lock:
-            return min(LATEST, self._start + self._gone_by(time.monotonic()))
+            return min(LATEST, self._start + self._elapsed_at(time.monotonic()))
 
     @property
     def scale(self) -> float:
-        """How many seconds pass here in each real one; setting it leaves the time as it is."""
+        """The emulated seconds in a real second. A new scale does not change the time."""
         return self._scale
 
     @scale.setter
@@ -61,32 +61,32 @@ class Clock:
         self.advance(0, scale=scale)
 
     def advance(self, seconds: float, *, scale: float | None = None) -> None:
-        """Move it forward, and, where a scale is given, let it go on at that.
+        """Move the clock forward, and change its scale if one is given.
 
         Raises:
-            ValueError: the seconds are not from 0 to 1,000,000,000, or the scale is not from 0 to 1,000,000. The clock is
-                as it was.
+            ValueError: the seconds are not from 0 to 1,000,000,000, or the scale is not from 0 to 1,000,000. The clock does
+                not change then.
         """
         if not 0 <= seconds <= _FURTHEST:
             raise ValueError(f"a clock goes forward, by 0 to {_FURTHEST:,.0f} seconds, not by {seconds!r}")
         scale = self._scale if scale is None else _checked_scale(scale)
         with self._lock:
             moment = time.monotonic()
-            self._gone = min(LATEST, self._gone_by(moment) + seconds)
+            self._elapsed = min(LATEST, self._elapsed_at(moment) + seconds)
             self._since, self._scale = moment, scale
 
-    def _gone_by(self, moment: float) -> float:
-        return self._gone + (moment - self._since) * self._scale
+    def _elapsed_at(self, moment: float) -> float:
+        return self._elapsed + (moment - self._since) * self._scale
 
     def __repr__(self) -> str:
         return f"Clock(scale={self.scale:g}, start={self.now!r})"
 
 
 class Timeline:
-    """What happens by itself, each at its moment. It happens when someone looks, and then in the order of those moments.
+    """Actions that an emulated service does at planned times. `settle` runs every action that is due, in order of time.
 
     Attributes:
-        now: the moment that is looked at, in seconds since 1970: it stands still until the next `settle`.
+        now: the time of the last `settle`, in seconds since 1970; while an action runs, the time that it was planned for.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -96,12 +96,12 @@ class Timeline:
         self.now: float = clock.now
 
     def plan(self, moment: float, act: Callable[[], object]) -> None:
-        """Let something happen at a moment; what is due at the same one happens in the order of planning."""
+        """Schedule an action for a moment in seconds since 1970. Actions of one moment run in the order of planning."""
         self._planned += 1
         heappush(self._due, (moment, self._planned, act))
 
     def settle(self) -> None:
-        """Go to the present, and let happen what is due by then."""
+        """Run all actions that are due, and set `now` to the clock's time."""
         now = self._clock.now
         while self._due and self._due[0][0] <= now:
             self.now, _, act = heappop(self._due)

@@ -1,7 +1,7 @@
-"""Behind the scenes of an emulated service: what it does, what goes wrong, what came in, and what time it is.
+"""The controls of an emulator: its service, faults, recorded requests, bill, tokens and clock.
 
-Python reaches it through `Emulator`, other languages through the paths below `PREFIX`, which no path of the service can
-meet: the service's own all begin with its version.
+Python programs use them through `Emulator`. Programs in other languages use the HTTP paths below `PREFIX`, which cannot
+collide with the service's paths, because those begin with `/v1/`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _WORD = re.compile(r"[!-~]+")
 
 
 class ControlPlane:
-    """All that an emulator consists of, the port aside.
+    """All parts of an emulator except its HTTP server.
 
     Attributes:
-        service, faults, recorder, clock: its parts; the service is another one after a reset.
+        service, faults, recorder, clock: the parts. A reset replaces the service.
     """
 
     def __init__(
@@ -45,14 +45,16 @@ class ControlPlane:
         keep: int | None,
         clock: Clock,
     ) -> None:
-        """Put the parts together.
+        """Create the parts.
 
         Args:
-            make: makes the service, as it is in the beginning.
-            token: what is masked wherever it is sent.
-            guessable_tokens: True if the tokens that are made up here follow from the account's name.
-            faults: that are in force in the beginning.
-            keep: how many requests to keep; None for all.
+            make: creates the service in its initial state.
+            seed: the seed of the faults with a probability.
+            token: the first token, which recorded requests show masked.
+            guessable_tokens: True to derive a new token from a counter and the account's name, False to draw it at random.
+            faults: the faults in force in the beginning.
+            keep: the number of requests to keep; None for all.
+            clock: the emulator's clock.
         """
         self._make = make
         self.recorder: Recorder = Recorder(keep, token=token)
@@ -63,19 +65,21 @@ class ControlPlane:
         self.faults: Faults = Faults(seed, faults)
 
     def reset(self) -> None:
-        """Begin again: nothing was ever rented, made or asked. Only the clock goes on."""
+        """Restore the initial state: no containers, auths, own images or recorded requests. The clock goes on."""
         self.service = self._make()
         self.faults.reset()
         self.recorder.clear()
 
     def add_token(self, account: str, token: str | None = None) -> str:
-        """Accept a token from now on, for an account that is there or a new one; return it.
+        """Accept a token from now on, and return it.
 
         Args:
-            token: made up where it is None.
+            account: the name of the token's account, which is opened if it does not exist.
+            token: the token; None to generate it.
 
         Raises:
-            ValueError: a text is none of ASCII characters without spaces, or the token is another account's.
+            ValueError: the token belongs to another account, or the token or the account's name has spaces or characters
+                that are not ASCII.
         """
         service = self.service
         if token is None:
@@ -83,56 +87,60 @@ class ControlPlane:
             word = self._tokens_made if self._guessable_tokens else secrets.token_urlsafe(24)
             token = f"emulator-token-{word}-of-{account}"
         if not (_WORD.fullmatch(account) and _WORD.fullmatch(token)):
-            raise ValueError("tokens and names of accounts are ASCII characters without spaces")
+            raise ValueError("tokens and names of accounts must be ASCII characters without spaces")
         if service.tokens.get(token, account) != account:
-            raise ValueError(f"the token is one of account {service.tokens[token]} already")
+            raise ValueError(f"the token already belongs to account {service.tokens[token]}")
         self.recorder.mask(token)
         service.at_once(service.accept, token, account)
         return token
 
     def revoke_token(self, token: str) -> None:
-        """Accept a token no more.
+        """Refuse a token from now on.
 
         Raises:
-            ValueError: it was not accepted.
+            ValueError: the token was not accepted before.
         """
         if self.service.tokens.pop(token, None) is None:
             raise ValueError("there is no such token")
 
     def charges(self) -> list[Charge]:
-        """Return what each container has cost until now."""
+        """Return the charge of each container until now."""
         charges: list[Charge] = self.service.at_once(self.service.charges)
         return charges
 
     def pending_creates(self) -> list[PendingCreate]:
-        """Return the creates that are still to be done."""
+        """Return the creates that the service will still do."""
         pending_creates: list[PendingCreate] = self.service.at_once(self.service.pending_creates)
         return pending_creates
 
     def leaked(self, apart_from: Collection[int | Charge | PendingCreate] = ()) -> str | None:
-        """Say what is rented and what it costs; None where nothing is, and nothing will be."""
-        ids = {one for one in apart_from if isinstance(one, int)}
-        numbers = {one.number for one in apart_from if not isinstance(one, int)}
+        """Describe what is rented or will be, with its cost; None if there is nothing.
+
+        Args:
+            apart_from: ids of containers, charges and pending creates to leave out.
+        """
+        ids = {item for item in apart_from if isinstance(item, int)}
+        numbers = {item.number for item in apart_from if not isinstance(item, int)}
         service = self.service
         charges, pending_creates = service.at_once(lambda: (service.charges(), service.pending_creates()))
         return rented(
-            [one for one in charges if one.container_id not in ids and one.number not in numbers],
-            [one for one in pending_creates if one.number not in numbers],
+            [charge for charge in charges if charge.container_id not in ids and charge.number not in numbers],
+            [create for create in pending_creates if create.number not in numbers],
         )
 
-    # Over HTTP: each takes the query or the JSON that came, and returns JSON.
+    # The HTTP controls: each method receives the query or the parsed JSON, and returns a value to send as JSON.
 
     def show_requests(self, query: Mapping[str, str]) -> Any:
         """`GET /_emulator/requests`."""
         unknown = query.keys() - {"call", "method", "path"}
         if unknown:
-            raise _refused(f"unknown: {', '.join(sorted(unknown))}; requests are chosen by call, method or path")
+            raise _refused(f"unknown: {', '.join(sorted(unknown))}; choose requests by call, method or path")
         recording = self.recorder.recording()
         try:
             chosen = recording.of(query.get("call"), method=query.get("method"), path=query.get("path"))
         except ValueError as error:
             raise _refused(str(error)) from None
-        return {"connections": chosen.connections, "requests": [attrs.asdict(one) for one in chosen]}
+        return {"connections": chosen.connections, "requests": [attrs.asdict(request) for request in chosen]}
 
     def forget_requests(self) -> Any:
         """`DELETE /_emulator/requests`."""
@@ -150,7 +158,7 @@ class ControlPlane:
                 for charge in charges
             ],
             "pending_creates": [
-                {**attrs.asdict(one), "hourly_price": str(one.hourly_price)} for one in self.pending_creates()
+                {**attrs.asdict(create), "hourly_price": str(create.hourly_price)} for create in self.pending_creates()
             ],
         }
 
@@ -198,7 +206,7 @@ class ControlPlane:
         return {"tokens": [{"token": token, "account": name} for token, name in self.service.tokens.items()]}
 
     def change_tokens(self, body: Any) -> Any:
-        """`POST /_emulator/tokens`: accepts a token of an account, made up if none is given, or revokes one."""
+        """`POST /_emulator/tokens`: accept an account's token, which is generated if none is sent, or revoke a token."""
         wanted = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
         words = {name: value for name, value in wanted.items() if type(value) is str and _WORD.fullmatch(value)}
         try:
@@ -207,7 +215,7 @@ class ControlPlane:
             elif words == wanted and "account" in wanted and wanted.keys() <= {"account", "token"}:
                 self.add_token(**wanted)
             else:
-                raise _refused("give 'account', and 'token' unless it is to be made up; or 'revoke' alone")
+                raise _refused("give 'account', and 'token' unless it is to be generated; or 'revoke' alone")
         except ValueError as error:
             raise Refusal(404 if "revoke" in wanted else 409, {"detail": str(error)}) from None
         return self.show_tokens()

@@ -1,4 +1,4 @@
-"""How a world writes what the service has to say: fields, stamps, lists and refusals."""
+"""The forms of an emulated service's answers in one world: fields, stamps, lists and refusals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Dialect", "as_json"]
 
 _MISSING = object()
 _DEFAULT_LIMIT = 10
-# What a renter can do without, by kind of thing.
+# The fields that a renter can do without, by kind of resource.
 _OPTIONAL = {
     "machine": frozenset(
         {
@@ -35,13 +35,13 @@ _UNKNOWN_MEMBER = 40
 
 
 class Dialect:
-    """Writes for one world."""
+    """Writes the service's answers as one world has them."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def thing(self, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Write one machine, auth, image or container."""
+    def resource(self, kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a machine, auth, image or container."""
         world = self._world
         optional = _OPTIONAL[kind]
         shown: dict[str, Any] = {}
@@ -56,11 +56,15 @@ class Dialect:
         return shown
 
     def page(self, kind: str, ids: Sequence[int], query: Mapping[str, str]) -> slice:
-        """Choose the page of a list that a query asks for: a slice of the whole, whose ids are given in rising order."""
+        """Return the slice of a list that a query asks for.
+
+        Args:
+            ids: the ids of the whole list, in rising order.
+        """
         world = self._world
         cap = None if world.limit == "none" else int(world.limit)
         check = Checker("query", query, textual=True)
-        # An image's marker is documented as a text, the others' as whole numbers.
+        # The documentation has an image's marker as a text, and all other markers as whole numbers.
         marker = check.text("marker", default=None) if kind == "image" else check.integer("marker", default=None)
         most = cap if world.over_limit == "refuse" else None
         limit = check.integer("limit", default=min(_DEFAULT_LIMIT, cap or _DEFAULT_LIMIT), least=0, most=most)
@@ -75,7 +79,7 @@ class Dialect:
         return slice(end - 1, first - 1 if first else None, -1) if first < end else slice(0)
 
     def _after(self, marker: int, ids: Sequence[int]) -> tuple[int, int]:
-        """Return between which two places the list goes on."""
+        """Return the start and the end of the part of a list that follows a marker."""
         world = self._world
         before, after = bisect_left(ids, marker), bisect_right(ids, marker)
         if before == after and world.dead_marker != "by value":
@@ -87,7 +91,11 @@ class Dialect:
         return 0, (after if world.marker == "inclusive" else before)
 
     def stamp(self, moment: float) -> Any:
-        """Write a time, given in seconds since 1970."""
+        """Write a time.
+
+        Args:
+            moment: seconds since 1970.
+        """
         when = datetime.fromtimestamp(moment, UTC)
         match self._world.stamps:
             case "zone":
@@ -105,7 +113,7 @@ class Dialect:
         return float(exact) if self._world.prices == "number" else str(exact)
 
     def container_name(self, name: str) -> str:
-        """Return what the service makes of a container's name."""
+        """Return a container's name as the service alters it."""
         altered = {"no": name, "upper case": name.upper(), "prefix": f"u7-{name}", "suffix": f"{name}-u7"}
         return altered[self._world.altered_names][: 24 if self._world.long_names == "cut at 24" else None]
 
@@ -126,13 +134,13 @@ class Dialect:
         }[self._world.ssh]
 
     def service(self, name: str, host: str, port: int, *, up: bool) -> Any:
-        """Write one of a container's other services."""
+        """Write a container's `exposed_service`, `vscode_service` or `jupyter_service`."""
         if self._world.services == "url":
             return f"http://{host}:{port}/{name}" if up else ""
         return {"empty": "", "null": None, "absent": _MISSING}[self._world.services]
 
     def bad_token(self) -> Refusal:
-        """Refuse a token."""
+        """Return the refusal of a wrong token."""
         match self._world.bad_token:
             case "403 error":
                 return Refusal(403, {"error": {"message": "Invalid api token"}}, by_gateway=True)
@@ -142,7 +150,7 @@ class Dialect:
                 return Refusal(401, {"detail": "Not authenticated"}, by_gateway=True)
 
     def balance_refusal(self) -> Refusal:
-        """Refuse a create that the balance does not allow."""
+        """Return the refusal of a create that the balance does not allow."""
         match self._world.balance_refusal:
             case "400 detail":
                 return Refusal(400, {"detail": "balance not enough, please top up"})
@@ -152,7 +160,7 @@ class Dialect:
                 return Refusal(402, {})
 
     def second_delete(self) -> Refusal | None:
-        """Refuse to delete what is gone, or don't."""
+        """Return the refusal of a second delete; None if the service answers it like the first."""
         match self._world.second_delete:
             case "404":
                 return Refusal(404, {"detail": "Container not found"})
@@ -164,10 +172,13 @@ class Dialect:
                 return None
 
     def deleted(self, shown: bytes) -> bytes:
-        """Write what a delete answers; what is not JSON at all comes as a status.
+        """Write the answer to a delete.
 
         Args:
-            shown: how the container was shown.
+            shown: the JSON of the container before it was deleted.
+
+        Raises:
+            Refusal: the answer has no JSON, so that its status and an empty body are sent.
         """
         match self._world.delete_answer:
             case "object":
@@ -180,7 +191,7 @@ class Dialect:
                 raise Refusal(204, b"")
 
     def refusal(self, refusal: Refusal) -> tuple[bytes, str]:
-        """Write the body of a refusal; return it with its content type."""
+        """Write the body of a refusal, and return it with its content type."""
         if isinstance(refusal.body, bytes):
             return refusal.body, "application/json"
         if refusal.by_gateway and self._world.errors == "html from a gateway":
@@ -209,5 +220,5 @@ def _pydantic_2(error: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_json(value: Any) -> bytes:
-    """Write JSON."""
+    """Write a value as JSON without spaces."""
     return json.dumps(value, separators=(",", ":")).encode()

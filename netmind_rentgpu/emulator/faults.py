@@ -1,4 +1,4 @@
-"""What goes wrong, by rule: which request meets which fault. No I/O; who serves the request does what is decided here."""
+"""Faults by rule: the rules decide which request meets which fault. No I/O; the server carries the decision out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ What: TypeAlias = Literal[
     "vanishes",
     "moves",
 ]
-# What each may be told beside which requests it is for, and the default.
+# The options of each fault beside its choice of requests, with their defaults.
 OPTIONS: dict[str, dict[str, Any]] = {
     "drop": {"when": "before"},
     "status": {"when": "before", "status": None},
@@ -44,7 +44,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "vanishes": {"seconds": 10.0},
 }
 _BOOT: tuple[Call, ...] = ("create_container", "restart_container")
-# Those that are for some calls only; the first is meant where none is named.
+# The faults that only some calls can meet. Without `call`, a fault is for the first of these.
 CALLS_OF: dict[str, tuple[Call, ...]] = {
     "stock-out": ("create_container",),
     "late commit": ("create_container", "create_auth", "create_image", *CALLS[-3:]),
@@ -54,7 +54,7 @@ CALLS_OF: dict[str, tuple[Call, ...]] = {
     "vanishes": _BOOT,
     "moves": ("restart_container",),
 }
-# They wait for a container to meet; all others meet requests.
+# The faults that happen to a container that starts. All others happen to a request.
 _OF_CONTAINERS = frozenset({"stock-out", "never starts", "never reachable", "dies", "vanishes", "moves"})
 LARGEST = 1e9
 METHODS = ("GET", "POST", "DELETE")
@@ -67,7 +67,7 @@ def _one_of(choices: Any) -> Any:
 
 def _from(least: float, most: float) -> Any:
     def check(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
-        # To Python, True is 1.
+        # By `type`, because `isinstance(True, int)` is true.
         if type(value) not in (int, float) or not least <= value <= most:
             raise ValueError(f"'{attribute.name}' must be a number from {least:g} to {most:g}, not {value!r}")
 
@@ -76,8 +76,8 @@ def _from(least: float, most: float) -> Any:
 
 def _count(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if type(value) is not int or value < 1:
-        also = ', or "all"' if attribute.name == "times" else ""
-        raise ValueError(f"'{attribute.name}' must be a whole number from 1 on{also}, not {value!r}")
+        or_all = ', or "all"' if attribute.name == "times" else ""
+        raise ValueError(f"'{attribute.name}' must be a whole number from 1 on{or_all}, not {value!r}")
 
 
 def _times(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -85,12 +85,12 @@ def _times(instance: object, attribute: attrs.Attribute[Any], value: Any) -> Non
         _count(instance, attribute, value)
 
 
-def _usual_times(fault: Fault) -> int | Literal["all"]:
+def _default_times(fault: Fault) -> int | Literal["all"]:
     return 1 if fault.probability is None else "all"
 
 
 def _may_match(pattern: str, route: str) -> bool:
-    """Tell whether a pattern may match a path of a route, as far as what comes before its first wildcard tells."""
+    """Check if a pattern can match a path of a route, judged by the pattern's text before its first wildcard."""
     literal = re.split(r"[*?[]", pattern, maxsplit=1)[0]
     if literal == pattern:
         return re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", route), pattern) is not None
@@ -103,7 +103,7 @@ def _or_none(validator: Any) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """Read 5.0 as 5, as JSON does, and leave to the field's check what is no whole number."""
+    """Convert a float such as 5.0 to 5, because JSON does not tell them apart. The validator refuses any other float."""
     return int(value) if type(value) is float and value.is_integer() else value
 
 
@@ -113,46 +113,47 @@ def _optional(validator: Any, converter: Any = None) -> Any:
 
 @attrs.frozen
 class Fault:
-    """A rule: some requests meet this.
+    """A fault, and the rule that chooses the requests that meet it.
 
-    What happens to an answer:
-        drop: the connection breaks without one.
-        status: an error, its number in `status`.
-        rate limit: 429, with `Retry-After: retry_after`, rounded up, where that is given; always before the service acts.
-        hang: nothing is answered, as long as the emulator runs.
-        slow: it takes `seconds` longer; a client that leaves meanwhile does not keep the service from acting.
+    Faults that happen to an answer:
+        drop: the connection breaks without an answer.
+        status: an error answer with the number in `status`.
+        rate limit: 429, always before the service acts. The header `Retry-After` is `retry_after`, rounded up, if given.
+        hang: no answer for as long as the emulator runs.
+        slow: the answer takes `seconds` longer. The service acts even if the client disconnects meanwhile.
         html: a page of HTML with status 200, as from a gateway.
-        cut body: the connection breaks halfway through the service's answer, or before one without a body.
-        wrong json: the service's answer, but its body is not JSON. In place of a 204, the connection breaks.
-        wrong shape: the service's answer, but its body has a shape that nobody documented. A 204 as above.
+        cut body: the connection breaks halfway through the answer's body, or without an answer if that has no body.
+        wrong json: the service's answer with a body that is not JSON. In place of a 204, the connection breaks.
+        wrong shape: the service's answer with a body of an undocumented shape. In place of a 204, the connection breaks.
+        late commit: the connection breaks without an answer, and the service acts `seconds` later.
 
-    What happens to a container:
-        stock-out: the machine refuses, though it is listed.
-        late commit: the connection breaks, and `seconds` later the service acts after all.
-        never starts: it stays as it is while it starts, for good.
-        never reachable: it seems to run, and names an endpoint where nothing listens (port 1).
-        dies: halfway through its start; it costs until it is deleted.
-        vanishes: `seconds` after it began to run it is gone, as if deleted.
-        moves: a restart brings it back on another address.
+    Faults that happen to a container:
+        stock-out: the service refuses the create, though the machine is listed with enough free GPUs.
+        never starts: the container stays in its starting state.
+        never reachable: the container seems to run, but its endpoint has port 1, where nothing listens.
+        dies: the container fails halfway through its start. It costs money until it is deleted.
+        vanishes: the container disappears `seconds` after it begins to run, as if it was deleted.
+        moves: the container has another address after a restart.
 
-    A stock-out is for create_container, and moves is for restart_container. The other four that happen to a container, never
-    starts, never reachable, dies and vanishes, are for both; a late commit is for both, create_auth, create_image,
-    stop_container and delete_container. Where no call is named, these mean create_container. All that happens to an answer
-    is for any call.
+    A stock-out is for create_container, and moves is for restart_container. The faults never starts, never reachable, dies
+    and vanishes are for both. A late commit is for both, create_auth, create_image, stop_container and delete_container. All
+    other faults are for any call.
 
     Attributes:
-        what: one of these.
-        call: for which of the service's calls, as `create_container`; any, where the fault is not for some only.
-        method, path: for which requests; in a path, which begins with /v1/rentgpu/, * stands for anything.
-        when: before the service acts, or after.
-        status: of `status`: one of 400, 401, 403, 404, 408, 409, 500, 502, 503 and 504.
+        what: the name of the fault, from the lists above.
+        call: the call that can meet the fault, such as `create_container`; None for any call. A late commit and the faults
+            of a container are for `create_container` by default, and moves for `restart_container`.
+        method, path: the HTTP method and the path of the requests that can meet the fault; None for any. A path begins with
+            /v1/rentgpu/, and * in it matches any text.
+        when: "before" if the fault happens before the service acts, "after" if it happens afterwards.
+        status: the number for the fault `status`: 400, 401, 403, 404, 408, 409, 500, 502, 503 or 504.
         retry_after: seconds.
-        seconds: of `slow`, real ones; of the others, by the emulator's clock.
-        nth: the first of the matching requests that can meet it, from 1 on. Of what happens to a container: the first of
-            those that the service starts, or else would have started; what it refuses anyway uses nothing up.
-        times: how many meet it at most, from that one on, or "all". Where this is not given: one, and all where a
-            probability is given, 1.0 included.
-        probability: with which each of those meets it, under the emulator's seed; None for 1.0.
+        seconds: seconds of real time for `slow`, seconds by the emulator's clock for other faults.
+        nth: the first of the matching requests that can meet the fault, counted from 1. For a fault of a container, only
+            requests that start a container count; for a stock-out, the requests that it refuses count, too.
+        times: how many requests meet the fault at most, or "all". The default is 1, or "all" if a probability is given.
+        probability: the probability with which each of these requests meets the fault, drawn by the emulator's seed; None
+            for certainty.
     """
 
     what: What = attrs.field(validator=_one_of(get_args(What)))
@@ -166,7 +167,7 @@ class Fault:
     nth: int = attrs.field(default=1, kw_only=True, validator=_count, converter=_whole)
     probability: float | None = _optional(_from(0, 1))
     times: int | Literal["all"] = attrs.field(
-        default=attrs.Factory(_usual_times, takes_self=True), kw_only=True, validator=_times, converter=_whole
+        default=attrs.Factory(_default_times, takes_self=True), kw_only=True, validator=_times, converter=_whole
     )
 
     def __attrs_post_init__(self) -> None:
@@ -184,9 +185,10 @@ class Fault:
                 object.__setattr__(self, "call", calls[0])
             elif self.call not in calls:
                 raise ValueError(f"{self.what!r} is for {', '.join(calls)}, not {self.call}")
-        self._check_that_a_request_can_meet_it()
+        self._check_matchable()
 
-    def _check_that_a_request_can_meet_it(self) -> None:
+    def _check_matchable(self) -> None:
+        """Raise ValueError if no request can meet the fault."""
         routes = [ROUTES[call] for call in CALLS if self.call in (None, call)]
         if all(self.method not in (None, method) for method, _ in routes):
             raise ValueError(f"{self.call} is a {routes[0][0]}, so that no {self.method} can meet this")
@@ -196,33 +198,42 @@ class Fault:
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> Self:
-        """Read a rule from what TOML or JSON gives.
+        """Build a fault from a parsed TOML table or JSON object.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the mapping does not describe a fault.
         """
         names = [field.name for field in attrs.fields(cls)]
-        if not isinstance(mapping, Mapping):  # a file or a client may send anything
-            raise ValueError(f"a fault has {', '.join(names)}")  # noqa: TRY004  # what was sent is what is wrong
+        if not isinstance(mapping, Mapping):  # because a file or a client may contain any value
+            raise ValueError(f"a fault has {', '.join(names)}")  # noqa: TRY004  # the input is wrong, not the program
         if unknown := sorted(mapping.keys() - set(names)):
             raise ValueError(f"unknown: {', '.join(unknown)}; a fault has {', '.join(names)}")
-        if nothing := [name for name, value in mapping.items() if value is None]:
-            raise ValueError(f"{', '.join(nothing)} must not be null")
+        if nulls := [name for name, value in mapping.items() if value is None]:
+            raise ValueError(f"{', '.join(nulls)} must not be null")
         if "what" not in mapping:
             raise ValueError(f"a fault needs 'what': one of {', '.join(get_args(What))}")
         try:
             return cls(**mapping)
         except (TypeError, ValueError) as error:
-            # attrs' own go on with the whole attribute.
+            # Only the message, because an error from attrs has the attribute and more in its args.
             raise ValueError(str(error.args[0])) from None
 
     def to_mapping(self) -> dict[str, Any]:
-        """Write it as `from_mapping` reads it."""
+        """Convert the fault to a mapping that `from_mapping` reads."""
         return {name: value for name, value in attrs.asdict(self).items() if value is not None}
 
 
 @attrs.define
 class _Rule:
+    """A fault in force, and how many requests it has seen.
+
+    Attributes:
+        first: True if the fault was in force in the beginning.
+        matched: the number of requests that matched.
+        hit: the number of requests that met the fault.
+        counts_as_met: True if chance has decided about a request, or if the fault was met before a reset.
+    """
+
     fault: Fault
     random: Random
     first: bool
@@ -232,7 +243,7 @@ class _Rule:
 
     @property
     def met(self) -> bool:
-        """True if a request met the fault, or could have: by chance it did not."""
+        """True if a request met the fault, or if chance decided that a request did not meet it."""
         return self.hit > 0 or self.counts_as_met
 
     def matches(self, call: str, method: str, path: str) -> bool:
@@ -244,7 +255,7 @@ class _Rule:
         )
 
     def would_hit(self) -> bool:
-        """Decide for the next request that matches."""
+        """Decide if the next matching request meets the fault."""
         fault = self.fault
         if self.matched + 1 < fault.nth or self.hit == fault.times:
             return False
@@ -255,11 +266,15 @@ class _Rule:
 
 
 class Faults:
-    """The rules in force. Of those that would change one answer, the first one added does, and the others wait."""
+    """The faults in force.
+
+    If several faults of an answer match one request, the request meets the fault that was added first. The others wait for a
+    later request. All faults of a container that match its start happen to it.
+    """
 
     def __init__(self, seed: int, faults: Iterable[Fault] = ()) -> None:
         if isinstance(faults, Fault):
-            raise TypeError("faults must be a list of them: [Fault(...)]")
+            raise TypeError("faults must be a list: [Fault(...)]")
         self._seed = seed
         self._first = tuple(faults)
         self._added = 0
@@ -268,10 +283,10 @@ class Faults:
         self._begin()
 
     def reset(self) -> None:
-        """Put into force what was in the beginning, and nothing else; `unmet` forgets all others."""
+        """Restore the faults of the beginning. `unmet` forgets all other faults."""
         met = [rule.met for rule in (*self._cleared, *self._rules) if rule.first]
         self._begin()
-        # A fault of the beginning that was met once need not be met again.
+        # Otherwise `unmet` would list a fault that was met before the reset.
         for rule, was_met in zip(self._rules, met, strict=True):
             rule.counts_as_met = was_met
 
@@ -282,29 +297,29 @@ class Faults:
             self._add(fault, first=True)
 
     def add(self, fault: Fault) -> None:
-        """Put a rule into force; it counts requests from now on."""
+        """Add a fault, which counts matching requests from now on."""
         self._add(fault, first=False)
 
     def _add(self, fault: Fault, *, first: bool) -> None:
-        if not isinstance(fault, Fault):  # tests are rarely type-checked
+        if not isinstance(fault, Fault):  # because tests are rarely type-checked
             raise TypeError(f"a fault must be a Fault, not {fault!r}")
-        # A random sequence for each rule, so that one rule more leaves the others as they were.
-        random = Random(f"{self._seed} {self._added}")  # noqa: S311  # to be repeatable is the point
+        # Each rule has its own random sequence, because otherwise an additional rule would change the others' chances.
+        random = Random(f"{self._seed} {self._added}")  # noqa: S311  # repeatable on purpose
         self._added += 1
-        # A new tuple, because another thread may iterate over the old one.
+        # A new tuple, because another thread may iterate over the old tuple.
         self._rules = (*self._rules, _Rule(fault, random, first))
 
     def clear(self) -> None:
-        """Put all rules out of force; `unmet` still lists those that no request has met."""
+        """Remove all faults. `unmet` still lists the faults that no request has met."""
         self._cleared = (*self._cleared, *(rule for rule in self._rules if rule.first or not rule.met))
         self._rules = ()
 
     @property
     def unmet(self) -> tuple[Fault, ...]:
-        """The faults since the last reset that no request has met, so that a test with them proves nothing of them.
+        """The faults since the last reset that no request has met. A test with an unmet fault proves nothing about it.
 
-        A fault counts as met once one request has met it, whatever its `times`, and a fault with a `probability` once
-        chance has decided about one request.
+        A fault counts as met after its first request, also if its `times` are not used up. A fault with a `probability`
+        counts as met after chance has decided about a request.
         """
         return tuple(rule.fault for rule in (*self._cleared, *self._rules) if not rule.met)
 
@@ -312,12 +327,12 @@ class Faults:
         return (rule.fault for rule in self._rules)
 
     def meet(self, call: str, method: str, path: str) -> Fault | None:
-        """Count a request of the service, and decide what happens to its answer."""
+        """Count a request to the service, and return the fault that its answer meets; None if there is none."""
         met: _Rule | None = None
         for rule in self._rules:
             if rule.fault.what in _OF_CONTAINERS or not rule.matches(call, method, path):
                 continue
-            # Each draws for itself, whatever the others do.
+            # Every rule draws, because otherwise one rule's result would change another rule's random sequence.
             if rule.would_hit() and met is None:
                 met = rule
             rule.matched += 1
@@ -327,16 +342,16 @@ class Faults:
         return met.fault
 
     def start(self, call: str, method: str, path: str) -> Starting:
-        """Decide what happens to the container that a request is about to start."""
+        """Choose the faults of the container that a request may start."""
         rules = [rule for rule in self._rules if rule.fault.what in _OF_CONTAINERS and rule.matches(call, method, path)]
         return Starting(rules, [rule for rule in rules if rule.would_hit()])
 
 
 class Starting:
-    """What happens to a container, if the service starts it.
+    """The start of a container, with the faults that happen to it if the service starts it.
 
     Attributes:
-        faults: what happens to it.
+        faults: the faults of the container.
     """
 
     def __init__(self, rules: Sequence[_Rule], hitting: Sequence[_Rule]) -> None:
@@ -345,11 +360,11 @@ class Starting:
         self.faults: tuple[Fault, ...] = tuple(rule.fault for rule in hitting)
 
     def done(self) -> None:
-        """Count it: the service did start it."""
+        """Count the start, because the service started the container."""
         self._count(self._rules, self._hitting)
 
     def refused(self) -> None:
-        """Count the stock-out for which the service did not; what else was to happen waits for another container."""
+        """Count the stock-out that prevented the start. The other faults wait for the next container."""
         self._count(
             [rule for rule in self._rules if rule.fault.what == "stock-out"],
             [rule for rule in self._hitting if rule.fault.what == "stock-out"][:1],

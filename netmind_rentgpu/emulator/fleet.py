@@ -1,6 +1,7 @@
-"""The containers of an emulated service: their lives, the stock they take, and their bill.
+"""The containers of an emulated service: their states, the GPUs that they use, and their bill.
 
-What a container is, follows from when it was started and what time it is; only what removes one is planned.
+A container's status is not stored: it is computed from the container's recorded times and the present time. The fleet plans
+actions only to open ports, to remove containers, and to discard a container's cached JSON when its status changes.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from netmind_rentgpu.emulator.validation import Refusal
 
 __all__ = ["DELETED", "FAILED", "RUNNING", "STARTING", "STOPPED", "Fleet"]
 
-# The service documents no status numbers. These are made up; no client may depend on them.
+# These numbers are made up, because the service documents none. No client may depend on them.
 STARTING, RUNNING, STOPPED, FAILED, DELETED = 0, 1, 2, 3, 4
 
 _HOST = "127.0.0.1"
@@ -35,14 +36,15 @@ _NOT_WRITTEN = b""
 
 @attrs.define(kw_only=True)
 class _Container:
-    """A container's record.
+    """A container's record. Its times are seconds since 1970 by the emulator's clock; infinity means never.
 
     Attributes:
-        inside: what is there for who reaches it.
-        up_at: when it runs, or will; never for what is stopped or does not start.
-        dies_at, vanishes_at: when that happens, where it does.
-        deleting: a delete was answered that takes effect later.
-        deleted: it is gone, though it may still be shown.
+        inside: the password and the GPUs that a login finds.
+        created: the time of its creation.
+        up_at: the time from which it runs; infinity if it is stopped or never starts.
+        dies_at, vanishes_at: the times at which it fails or disappears by a fault.
+        deleting: True if a delete was answered and takes effect later.
+        deleted: True if it is deleted, though the list may still show it.
     """
 
     fields: dict[str, Any]
@@ -74,14 +76,14 @@ class Fleet:
         self._bill = market.bill
         self._containers: dict[int, _Container] = {}
         self._deleted: dict[int, bytes] = {}
-        # In rising order, and so in that of creation; and at the same places how each is shown, once that is written. A page
-        # is made of these alone: the containers lie scattered in memory, and to look at each costs more than all the rest.
+        # The ids in rising order, and the JSON of each container at the same index, written at its first use. A page is
+        # joined from these texts, because reading every container's record would take most of a request's time.
         self._ids: list[int] = []
         self._texts: list[bytes] = []
         self._names: Counter[str] = Counter()
 
     def affords(self) -> bool:
-        """Tell whether the balance allows another container; once it does not, it never will."""
+        """Return True if the balance allows another container. A spent balance never recovers."""
         if self._balance is None:
             return True
         charges = self._bill.charges(self._timeline.now)
@@ -97,14 +99,17 @@ class Fleet:
         password: str,
         stamp: Any,
     ) -> bytes:
-        """Start a container: take the stock, and begin its bill.
+        """Start a container, which reserves GPUs of a machine and begins a bill.
 
         Args:
-            wanted: what the create says of it, checked.
-            faults: what happens to it.
-            number: on the bill.
-            password: of its SSH server.
+            wanted: the checked fields of the create.
+            faults: the faults that happen to the container.
+            number: the container's number on the bill.
+            password: the password of its SSH server.
             stamp: its `created_at`.
+
+        Raises:
+            Refusal: the balance is spent, the name exists in a world of unique names, or the machine has too few free GPUs.
         """
         gpu, name = wanted["gpu"], self._dialect.container_name(wanted["name"])
         if not self.affords():
@@ -117,7 +122,7 @@ class Fleet:
             raise _stock_out(node, gpu, 0, by_rule=True)
 
         container_id = self._market.container_ids.new()
-        self._deleted.pop(container_id, None)  # if it was another's before
+        self._deleted.pop(container_id, None)  # because the id of a deleted container may be reused
         now = self._timeline.now
         node.taken += gpu
         container = _Container(
@@ -158,26 +163,28 @@ class Fleet:
             now=now,
         )
         self._boot(container, faults)
-        others = [one for one in self._ids if one != container_id] if self._world.create_answer == "another" else []
+        others = (
+            [other for other in self._ids if other != container_id] if self._world.create_answer == "another" else []
+        )
         return self._shown(others[-1] if others else container_id)
 
     def page(self, query: Mapping[str, str]) -> bytes:
-        """Show a page of the list."""
+        """Return a page of the list, as JSON."""
         ids: Sequence[int] = self._ids
         if self._world.list_lag != "none":
             listed = self._timeline.now - _LIST_LAG
             if self._world.ids == "reused":
-                ids = [one for one in ids if self._containers[one].created <= listed]
+                ids = [container_id for container_id in ids if self._containers[container_id].created <= listed]
             else:
-                ids = ids[: bisect_right(ids, listed, key=lambda one: self._containers[one].created)]
+                ids = ids[: bisect_right(ids, listed, key=lambda container_id: self._containers[container_id].created)]
         chosen = self._dialect.page("container", ids, query)
         texts = self._texts[chosen]
         if _NOT_WRITTEN in texts or self._world.ids == "reused":
-            texts = [self._shown(one) for one in ids[chosen]]
+            texts = [self._shown(container_id) for container_id in ids[chosen]]
         return b"[%s]" % b",".join(texts)
 
     def show(self, container_id: int) -> bytes:
-        """Show one container."""
+        """Return a container, as JSON."""
         if container_id not in self._containers:
             raise self._missing(container_id)
         return self._shown(container_id)
@@ -185,16 +192,16 @@ class Fleet:
     def stop(self, container_id: int) -> bytes:
         """Stop a container."""
         container = self._found(container_id)
-        self._rest(container_id, container)
+        self._cancel_plans(container_id, container)
         container.stopped = True
         if self._world.stop_billing == "ends":
             self._bill.pause(container_id, self._timeline.now)
         return self._shown(container_id)
 
     def restart(self, container_id: int, faults: Sequence[Fault]) -> bytes:
-        """Start a container again, whatever it does."""
+        """Restart a container, which may be in any state."""
         container = self._found(container_id)
-        self._rest(container_id, container, new_host_key=self._world.restart_host_key == "changed")
+        self._cancel_plans(container_id, container, new_host_key=self._world.restart_host_key == "changed")
         if self._world.restart_port == "changed" or any(fault.what == "moves" for fault in faults):
             container.port = self._ports.new(container_id)
         self._bill.resume(container_id, self._timeline.now)
@@ -202,7 +209,7 @@ class Fleet:
         return self._shown(container_id)
 
     def delete(self, container_id: int) -> bytes:
-        """Delete a container, for good."""
+        """Delete a container, at once or later as the world has it."""
         if container_id in self._deleted:
             refusal = self._dialect.second_delete()
             if refusal is not None:
@@ -225,12 +232,12 @@ class Fleet:
         return container
 
     def _missing(self, container_id: int) -> Refusal:
-        if container_id in self._containers:  # deleted, and still shown
+        if container_id in self._containers:  # it is deleted, but the list still shows it
             return Refusal(404, {"detail": "Container not found"})
         return self._market.missing("Container", self._market.container_ids, container_id)
 
-    def _is_there(self, container_id: int, container: _Container) -> bool:
-        # Another may have the id by now.
+    def _exists(self, container_id: int, container: _Container) -> bool:
+        # By identity, because another container may have reused the id.
         return self._containers.get(container_id) is container and not container.deleted
 
     def _remove(self, container_id: int, container: _Container) -> None:
@@ -249,18 +256,18 @@ class Fleet:
         self._bill.end(container_id, self._timeline.now)
 
     def _remove_late(self, container_id: int, container: _Container) -> None:
-        if self._is_there(container_id, container):
+        if self._exists(container_id, container):
             self._remove(container_id, container)
 
     def _boot(self, container: _Container, faults: Sequence[Fault]) -> None:
         now = self._timeline.now
         seconds = self._market.boot_seconds * self._market.random.uniform(0.75, 1.25)
         container.up_at = now + seconds
-        fates = {fault.what: fault for fault in faults}
-        container.reachable = "never reachable" not in fates
-        if "never starts" in fates or "dies" in fates:
+        faults_by_name = {fault.what: fault for fault in faults}
+        container.reachable = "never reachable" not in faults_by_name
+        if "never starts" in faults_by_name or "dies" in faults_by_name:
             container.up_at = inf
-        if "dies" in fates:
+        if "dies" in faults_by_name:
             container.dies_at = now + seconds / 2
         container_id = container.fields["id"]
         if container.up_at <= now:
@@ -269,25 +276,25 @@ class Fleet:
             self._timeline.plan(container.up_at, partial(self._come_up, container_id, container, container.up_at))
         if container.dies_at < inf:
             self._timeline.plan(container.dies_at, partial(self._rewrite, container_id))
-        if "vanishes" in fates:
-            container.vanishes_at = container.up_at + (fates["vanishes"].seconds or 0.0)
+        if "vanishes" in faults_by_name:
+            container.vanishes_at = container.up_at + (faults_by_name["vanishes"].seconds or 0.0)
         if container.vanishes_at < inf:
             moment = container.vanishes_at
             self._timeline.plan(moment, partial(self._vanish, container_id, container, moment))
 
     def _come_up(self, container_id: int, container: _Container, moment: float) -> None:
-        # One that was stopped, restarted or deleted meanwhile does not.
-        if container.up_at == moment and self._is_there(container_id, container):
+        # Skipped if the container was stopped, restarted or deleted meanwhile.
+        if container.up_at == moment and self._exists(container_id, container):
             self._rewrite(container_id)
             if container.reachable:
                 self._ports.open(container_id, container.inside)
 
     def _vanish(self, container_id: int, container: _Container, moment: float) -> None:
-        if container.vanishes_at == moment and self._is_there(container_id, container):
+        if container.vanishes_at == moment and self._exists(container_id, container):
             self._remove(container_id, container)
 
-    def _rest(self, container_id: int, container: _Container, *, new_host_key: bool = False) -> None:
-        """Bring a container to rest: nothing that was to happen to it does."""
+    def _cancel_plans(self, container_id: int, container: _Container, *, new_host_key: bool = False) -> None:
+        """Close a container's port, and cancel its planned start, failure and disappearance."""
         self._ports.close(container_id, new_host_key=new_host_key)
         container.stopped, container.reachable = False, True
         container.up_at = container.dies_at = container.vanishes_at = inf
@@ -297,7 +304,7 @@ class Fleet:
         return bisect_left(self._ids, container_id)
 
     def _rewrite(self, container_id: int) -> None:
-        """Let a container be written anew where it is shown next, if it is still there."""
+        """Discard a container's JSON, so that its next use writes it again."""
         if container_id in self._containers:
             self._texts[self._place(container_id)] = _NOT_WRITTEN
 
@@ -305,7 +312,7 @@ class Fleet:
         place = self._place(container_id)
         if self._texts[place] is _NOT_WRITTEN:
             fields = self._fields(self._containers[container_id])
-            self._texts[place] = as_json(self._dialect.thing("container", fields))
+            self._texts[place] = as_json(self._dialect.resource("container", fields))
         return self._texts[place]
 
     def _fields(self, container: _Container) -> dict[str, Any]:

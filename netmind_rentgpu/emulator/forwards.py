@@ -1,4 +1,4 @@
-"""Connections to ports inside containers, by way of SSH."""
+"""SSH channels that lead to ports of a container."""
 
 from __future__ import annotations
 
@@ -7,35 +7,38 @@ import asyncio
 import asyncssh
 from asyncssh.constants import OPEN_CONNECT_FAILED
 
-__all__ = ["connected"]
+__all__ = ["connect_to_port"]
 
 
-async def connected(host: str, port: int) -> Outer:
-    """Connect to a port; what is returned is what asyncssh takes for a session.
+async def connect_to_port(host: str, port: int) -> ChannelEnd:
+    """Connect to a port, and return the session that asyncssh connects to the channel.
 
     Raises:
-        asyncssh.ChannelOpenError: nobody listens there.
+        asyncssh.ChannelOpenError: the connection failed, for example because no server listens on the port.
     """
     try:
-        _, inner = await asyncio.get_running_loop().create_connection(_Inner, host, port)
+        _, port_end = await asyncio.get_running_loop().create_connection(_PortEnd, host, port)
     except OSError as error:
         raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, str(error)) from None
-    return Outer(inner)
+    return ChannelEnd(port_end)
 
 
-class _Inner(asyncssh.SSHForwarder):
-    """The end at the port. A server may speak before the channel is open: asyncssh 2.24 loses that where uvloop reads it."""
+class _PortEnd(asyncssh.SSHForwarder):
+    """The end of a forward at the port.
+
+    It buffers data that the server sends before the channel is open, because asyncssh 2.24 loses this data on uvloop.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._is_open = self._has_ended = self._is_lost = False
-        self._said = b""
+        self._buffer = b""
 
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
         if self._is_open:
             super().data_received(data, datatype)
         else:
-            self._said += data
+            self._buffer += data
 
     def eof_received(self) -> bool:
         self._has_ended = True
@@ -47,22 +50,22 @@ class _Inner(asyncssh.SSHForwarder):
             super().connection_lost(exc)
 
     def open(self) -> None:
-        """Say what was said before."""
+        """Forward what arrived before the channel was open, and everything later at once."""
         self._is_open = True
-        if self._said:
-            super().data_received(self._said)
+        if self._buffer:
+            super().data_received(self._buffer)
         if self._has_ended:
             super().eof_received()
         if self._is_lost:
             super().connection_lost(None)
 
 
-class Outer(asyncssh.SSHForwarder):
-    """The end at the channel."""
+class ChannelEnd(asyncssh.SSHForwarder):
+    """The end of a forward at the SSH channel."""
 
-    def __init__(self, inner: _Inner) -> None:
-        super().__init__(inner)
-        self._inner = inner
+    def __init__(self, port_end: _PortEnd) -> None:
+        super().__init__(port_end)
+        self._port_end = port_end
 
     def session_started(self) -> None:
-        self._inner.open()
+        self._port_end.open()

@@ -1,4 +1,4 @@
-"""The ids of an emulated service's things, each of which only one thing has, whichever account's."""
+"""The ids of auths, images and containers. All accounts share them, so that no two resources of a kind have the same id."""
 
 from __future__ import annotations
 
@@ -6,32 +6,33 @@ __all__ = ["Ids"]
 
 
 class Ids:
-    """Gives ids of one kind, in rising order."""
+    """A source of ids for one kind of resource, in rising order."""
 
     def __init__(self, *, first: int = 1, reused: bool = False) -> None:
-        """Prepare.
+        """Prepare a source.
 
         Args:
-            reused: an id that was freed is given again.
+            first: the first id.
+            reused: True to return freed ids again.
         """
         self._next = first
         self._in_use: set[int] = set()
         self._reusable: list[int] | None = [] if reused else None
 
     def new(self) -> int:
-        """Give an id."""
+        """Return an id that no resource has."""
         if self._reusable:
-            given = self._reusable.pop()
+            new_id = self._reusable.pop()
         else:
-            given, self._next = self._next, self._next + 1
-        self._in_use.add(given)
-        return given
+            new_id, self._next = self._next, self._next + 1
+        self._in_use.add(new_id)
+        return new_id
 
-    def free(self, given: int) -> None:
-        """Record that nothing has an id any more."""
-        self._in_use.discard(given)
+    def free(self, freed: int) -> None:
+        """Record that no resource has an id any more."""
+        self._in_use.discard(freed)
         if self._reusable is not None:
-            self._reusable.append(given)
+            self._reusable.append(freed)
 
-    def __contains__(self, given: int) -> bool:
-        return given in self._in_use
+    def __contains__(self, wanted: int) -> bool:
+        return wanted in self._in_use

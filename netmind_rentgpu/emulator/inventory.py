@@ -1,4 +1,4 @@
-"""The machines and images that an emulated service starts with: drawn by a seed from the documented names."""
+"""The machines and images that an emulated service starts with. A seed draws the machines from the documented GPU names."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from netmind_rentgpu.emulator.nvidia_smi import GPUs
 
 __all__ = ["REGIONS", "Node", "draw_nodes", "official_images"]
 
-REGIONS = (  # noqa: SIM905  # a column of 32 lines says no more
+REGIONS = (  # noqa: SIM905  # a list of strings would fill 32 lines
     "HK SE CZ CA RO US ES BR CN JP DE AU IT RU PL VN PH TW NL RS SG AR NZ FI IN BG NO EE MY BH GB LT"
 ).split()
 
-# Name, memory of one GPU in GB, and about what one costs in US dollars an hour. The names are the documented ones; memory
-# and price are made up to be plausible.
+# The name, the memory of a GPU in GB, and the approximate price of a GPU in US dollars an hour. The names are documented;
+# memory and price are plausible inventions.
 _GPUS = (
     ("NVIDIA_GeForce_RTX_3090", 24, "0.22"),
     ("NVIDIA_GeForce_RTX_3090_Ti", 24, "0.27"),
@@ -69,11 +69,12 @@ _DRIVERS = (("535.183.01", "12.2"), ("550.127.05", "12.4"), ("560.35.03", "12.6"
 
 @attrs.define(kw_only=True)
 class Node:
-    """A machine with GPUs, some of which may be taken.
+    """A machine with GPUs, some of which may be rented.
 
     Attributes:
-        price: US dollars for an hour of one GPU.
-        listing: the rest of what the machine list shows.
+        taken: the number of its rented GPUs.
+        price: the price of an hour of one GPU, in US dollars.
+        listing: the other fields of the machine list.
     """
 
     name: str
@@ -90,17 +91,17 @@ class Node:
 
     @property
     def free(self) -> int:
-        """How many GPUs can be rented now."""
+        """The number of GPUs that can be rented now."""
         return self.gpu_count - self.taken
 
     def gpus(self, count: int) -> GPUs:
-        """Describe so many of its GPUs."""
+        """Describe a number of the machine's GPUs, for `nvidia-smi`."""
         listing = self.listing
         return GPUs(self.gpu_name, count, listing["gpu_memory"], listing["driver_version"], listing["cuda_version"])
 
 
 def draw_nodes(random: Random, count: int) -> list[Node]:
-    """Draw machines. Every documented GPU comes up before one comes up again."""
+    """Draw machines. Every documented GPU is drawn once before any GPU is drawn again."""
     nodes: list[Node] = []
     deck: list[int] = []
     for number in range(1, count + 1):
@@ -150,7 +151,7 @@ def _draw_node(random: Random, number: int, gpu_id: int) -> Node:
 
 
 def official_images() -> list[dict[str, Any]]:
-    """Return what the service offers to everyone, as a create would describe it."""
+    """Return the official and public images, with the fields of a create and `image_type`."""
     offered = (
         ("PyTorch 2.4", "pytorch/pytorch", "2.4.0", "pytorch", 0),
         ("PyTorch 2.1", "pytorch/pytorch", "2.1.0", "pytorch", 0),

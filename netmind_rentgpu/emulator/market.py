@@ -1,4 +1,4 @@
-"""Machines, official images and ids, which all accounts of the emulated service share. No I/O."""
+"""The machines, official images and ids that all accounts of the emulated service share. No I/O."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from netmind_rentgpu.emulator.world import World
 __all__ = ["IMAGE_DEFAULTS", "Market"]
 
 _FIRST_CONTAINER = 1001
-# Only USD is documented. The rates are made up.
+# The value of a US dollar in each currency. The documentation has only USD as a currency of prices; the rates are made up.
 _RATES = {"USD": Decimal(1), "NMT": Decimal(4), "CNY": Decimal("7.2")}
 IMAGE_DEFAULTS = {
     "description": None,
@@ -38,7 +38,7 @@ class Market:
     Attributes:
         nodes: the machines, by name.
         images: the official and the public images, by id.
-        auth_ids, image_ids, container_ids: give ids, each of which one thing has, whichever account's.
+        auth_ids, image_ids, container_ids: the sources of ids, one for each kind of resource.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Market:
         self.world = world
         self.dialect: Dialect = Dialect(world)
         self.timeline = timeline
-        self.random: Random = Random(seed)  # noqa: S311  # to be repeatable is the point
+        self.random: Random = Random(seed)  # noqa: S311  # repeatable on purpose
         self.boot_seconds = boot_seconds
         self.ports = ports
         self.bill: Bill = Bill()
@@ -65,17 +65,21 @@ class Market:
         return self.dialect.stamp(self.timeline.now)
 
     def missing(self, kind: str, ids: Ids, wanted: int) -> Refusal:
-        """Return the answer where an account has no thing of an id; another may."""
+        """Return the refusal for an id that the account does not have, though another account may.
+
+        Args:
+            kind: the kind of resource, such as `Auth`.
+        """
         if wanted in ids and self.world.other_accounts == "403":
             return Refusal(403, {"detail": "Forbidden"})
         return Refusal(404, {"detail": f"{kind} not found"})
 
     def new_image(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an image of a new id."""
+        """Return an image with a new id."""
         return {**IMAGE_DEFAULTS, **content, "id": self.image_ids.new(), "created_at": self.stamp()}
 
     def list_machines(self, query: Mapping[str, str]) -> bytes:
-        """`GET /v1/rentgpu/machines`: what has enough free GPUs and passes every filter, the cheapest first."""
+        """`GET /v1/rentgpu/machines`: list machines with enough free GPUs that pass every filter, the cheapest first."""
         check = Checker("query", query, textual=True)
         currency = check.member("currency", tuple(_RATES), default="USD")
         region = check.text("region", default=None)
@@ -122,7 +126,7 @@ class Market:
             "disk_per_gpu": node.disk_per_gpu,
             "disk_total": node.disk_per_gpu * node.gpu_count,
         }
-        return self.dialect.thing("machine", listing)
+        return self.dialect.resource("machine", listing)
 
 
 def _within(value: Any, least: int | None, most: int | None) -> bool:

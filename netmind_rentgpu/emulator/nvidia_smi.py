@@ -1,4 +1,4 @@
-"""What `nvidia-smi` prints in an emulated container: a program for its path, with the rented GPUs in it."""
+"""The `nvidia-smi` of an emulated container: a Python program that reports the rented GPUs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class GPUs:
     """The GPUs of a container.
 
     Attributes:
-        memory: of each, in GiB.
+        memory: the memory of each GPU, in GiB.
     """
 
     name: str
@@ -26,7 +26,7 @@ class GPUs:
 
 
 def nvidia_smi(gpus: GPUs) -> str:
-    """Write the program. It knows no option but `-L`, and `--query-gpu` with `--format=csv`."""
+    """Return the program's text. Its only options are `-L`, and `--query-gpu` with `--format=csv`."""
     return f"#!{sys.executable} -IS\nGPUS = {json.dumps(attrs.asdict(gpus))}\n{_PROGRAM}"
 
 
@@ -34,7 +34,7 @@ _PROGRAM = """
 import sys
 
 
-def known(number):
+def fields(number):
     total = GPUS["memory"] * 1024
     return {
         "index": str(number),
@@ -59,7 +59,7 @@ def table():
     yield f"| {driver:<40}{cuda:>28} |"
     yield line
     for number in range(GPUS["count"]):
-        gpu = known(number)
+        gpu = fields(number)
         yield f"| {gpu['index']:>2}  {gpu['name']:<36}{'0 MiB / ' + gpu['memory.total']:>22}{'0%':>6} |"
     yield line
 
@@ -69,17 +69,17 @@ def answer(arguments):
     if not arguments:
         return list(table())
     if arguments == ["-L"]:
-        return [f"GPU {number}: {known(number)['name']} (UUID: {known(number)['uuid']})" for number in numbers]
-    query = [one.partition("=")[2] for one in arguments if one.startswith("--query-gpu=")]
-    formats = [one.partition("=")[2].split(",") for one in arguments if one.startswith("--format=")]
+        return [f"GPU {number}: {fields(number)['name']} (UUID: {fields(number)['uuid']})" for number in numbers]
+    query = [argument.partition("=")[2] for argument in arguments if argument.startswith("--query-gpu=")]
+    formats = [argument.partition("=")[2].split(",") for argument in arguments if argument.startswith("--format=")]
     if len(arguments) != 2 or not query or not formats or formats[0][0] != "csv":
-        sys.exit("this emulated nvidia-smi knows -L, and --query-gpu=NAMES --format=csv[,noheader][,nounits]")
+        sys.exit("this emulated nvidia-smi has only -L, and --query-gpu=NAMES --format=csv[,noheader][,nounits]")
     names = [name.strip() for name in query[0].split(",")]
-    if unknown := [name for name in names if name not in known(0)]:
+    if unknown := [name for name in names if name not in fields(0)]:
         sys.exit(f'Field "{unknown[0]}" is not a valid field to query.')
     lines = [] if "noheader" in formats[0] else [", ".join(names)]
     for number in numbers:
-        values = [known(number)[name] for name in names]
+        values = [fields(number)[name] for name in names]
         if "nounits" in formats[0]:
             values = [value.removesuffix(" MiB").removesuffix(" %") for value in values]
         lines.append(", ".join(values))

@@ -1,4 +1,4 @@
-"""The emulated service's own description as OpenAPI: what is documented, the errors that the emulator adds, its controls."""
+"""The OpenAPI description of the emulated service: the documented calls, the emulator's own errors, and its controls."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ _SECONDS = {"type": "number", "minimum": 0, "maximum": LARGEST}
 _PATTERN = {
     "type": "string",
     "pattern": r"^\*",
-    "description": "* stands for anything, as in */containers/7; a whole path is taken as well, if a call has it",
+    "description": "a path in which * matches any text, as in */containers/7; a whole path of a call is accepted, too",
 }
 _FAULT_OPTIONS = {
     "when": {"type": "string", "enum": ["before", "after"]},
@@ -117,7 +117,11 @@ _FAULT_OPTIONS = {
 
 
 def _fault(what: str, method: str | None) -> dict[str, Any] | None:
-    """Describe one kind of fault, for requests of one method; None where no call that it is for has that."""
+    """Describe a kind of fault for requests of one method; None if the fault is for no call of that method.
+
+    Args:
+        method: the HTTP method; None for the description of a fault without a method.
+    """
     options = OPTIONS.get(what, {})
     calls = [call for call in CALLS_OF.get(what, CALLS) if method in (None, ROUTES[call][0])]
     if not calls:
@@ -127,7 +131,7 @@ def _fault(what: str, method: str | None) -> dict[str, Any] | None:
         required.append("status")
     if method is not None:
         required.append("method")
-        # Where none is named, the first is meant.
+        # Without `call`, the fault is for its first call, which may have another method.
         if what in CALLS_OF and calls[0] != CALLS_OF[what][0]:
             required.append("call")
     fault = _object(
@@ -213,8 +217,8 @@ _CHANGE_TOKENS = {
     ]
 }
 _TOKEN_ERRORS = {
-    "404": ("There is no such token to revoke", _object({"detail": _TEXT})),
-    "409": ("The token is another account's", _object({"detail": _TEXT})),
+    "404": ("The token to revoke is not accepted", _object({"detail": _TEXT})),
+    "409": ("The token belongs to another account", _object({"detail": _TEXT})),
 }
 _MACHINE_QUERY = {
     "currency": _CURRENCY,
@@ -228,7 +232,7 @@ _MACHINE_QUERY = {
 def openapi() -> dict[str, Any]:
     """Return the description of the documented world, in OpenAPI 3.1."""
     prefix = "/v1/rentgpu"
-    one = f"{prefix}/containers/{{container_id}}"
+    container = f"{prefix}/containers/{{container_id}}"
     return {
         "openapi": "3.1.0",
         "info": {"title": "Rent GPU (emulated)", "version": "1"},
@@ -252,42 +256,42 @@ def openapi() -> dict[str, Any]:
                 "post": _call("Create container", _CONTAINER, body=_CREATE_CONTAINER),
                 "get": _call("List containers", _many(_CONTAINER), query={"marker": _INTEGER, "limit": _LIMIT}),
             },
-            one: {
+            container: {
                 "get": _call("Get container", _CONTAINER, path="container_id"),
                 "delete": _call("Delete container", _CONTAINER, path="container_id"),
             },
-            f"{one}/stop": {"post": _call("Stop container", _CONTAINER, path="container_id")},
-            f"{one}/restart": {"post": _call("Restart container", _CONTAINER, path="container_id")},
+            f"{container}/stop": {"post": _call("Stop container", _CONTAINER, path="container_id")},
+            f"{container}/restart": {"post": _call("Restart container", _CONTAINER, path="container_id")},
             **_controls(),
         },
     }
 
 
 def _controls() -> dict[str, Any]:
-    """Describe what is not the service's: how tests look behind the scenes. It needs no token."""
-    chosen = {"call": {"type": "string", "enum": list(CALLS)}, "method": _TEXT, "path": _TEXT}
+    """Describe the emulator's controls, which the real service does not have."""
+    filters = {"call": {"type": "string", "enum": list(CALLS)}, "method": _TEXT, "path": _TEXT}
     return {
         f"{PREFIX}/requests": {
-            "get": _control("What came in until now", _REQUESTS, query=chosen),
-            "delete": _control("Forget what came in", _REQUESTS),
+            "get": _control("List the recorded requests", _REQUESTS, query=filters),
+            "delete": _control("Delete the recorded requests", _REQUESTS),
         },
-        f"{PREFIX}/bill": {"get": _control("What is rented, and what all has cost", _BILL)},
+        f"{PREFIX}/bill": {"get": _control("Show the rented containers and the cost of all containers", _BILL)},
         f"{PREFIX}/clock": {
-            "get": _control("What time it is", _CLOCK),
-            "post": _control("Move the clock forward, or let it go at another scale", _CLOCK, body=_MOVE),
+            "get": _control("Show the emulated time", _CLOCK),
+            "post": _control("Move the clock forward, or change its scale", _CLOCK, body=_MOVE),
         },
         f"{PREFIX}/faults": {
-            "get": _control("What goes wrong", _FAULTS),
-            "post": _control("Let something go wrong", _FAULTS, body=_FAULT),
-            "delete": _control("Let nothing go wrong any more", _FAULTS),
+            "get": _control("List the faults in force", _FAULTS),
+            "post": _control("Add a fault", _FAULTS, body=_FAULT),
+            "delete": _control("Remove all faults", _FAULTS),
         },
         f"{PREFIX}/tokens": {
-            "get": _control("Which tokens are accepted, and whose they are", _TOKENS),
+            "get": _control("List the accepted tokens and their accounts", _TOKENS),
             "post": _control(
-                "Accept a token of an account, or revoke one", _TOKENS, body=_CHANGE_TOKENS, errors=_TOKEN_ERRORS
+                "Accept an account's token, or revoke a token", _TOKENS, body=_CHANGE_TOKENS, errors=_TOKEN_ERRORS
             ),
         },
-        f"{PREFIX}/reset": {"post": _control("Begin again: nothing was ever rented, made or asked", _CLOCK)},
+        f"{PREFIX}/reset": {"post": _control("Restore the initial state, except the clock", _CLOCK)},
     }
 
 
@@ -303,19 +307,19 @@ def _call(
     body: dict[str, Any] | None = None,
     path: str | None = None,
 ) -> dict[str, Any]:
-    # Errors other than 422 are not documented by the service; these are what the emulator says.
+    # The service documents no errors but 422. The others are the emulator's.
     errors = {"422": ("Validation Error", _VALIDATION_ERROR), "403": ("The token is not accepted", _object({}))}
     if path or body:
-        errors["404"] = ("There is no such thing", _MESSAGE)
+        errors["404"] = ("The resource does not exist", _MESSAGE)
     if body is _CREATE_CONTAINER:
-        errors["400"] = ("Out of stock, or of balance", _MESSAGE)
+        errors["400"] = ("The machine has too few free GPUs, or the balance is spent", _MESSAGE)
     call = _operation(summary, answer, errors, query, body)
     call["parameters"] = [
         {"name": "Authorization", "in": "header", "required": True, "schema": _TEXT},
         *call["parameters"],
         *([{"name": path, "in": "path", "required": True, "schema": _INTEGER}] if path else []),
     ]
-    # As rules and recorded requests name it.
+    # The call's name, as in faults and recorded requests.
     return {"operationId": summary.lower().replace(" ", "_"), **call}
 
 
@@ -327,7 +331,7 @@ def _control(
     body: dict[str, Any] | None = None,
     errors: Mapping[str, tuple[str, dict[str, Any]]] | None = None,
 ) -> dict[str, Any]:
-    wrong = {"422": ("What was sent makes no sense", _object({"detail": {}}))} if query or body else {}
+    wrong = {"422": ("The query or the body is invalid", _object({"detail": {}}))} if query or body else {}
     return _operation(summary, answer, {**wrong, **(errors or {})}, query, body)
 
 

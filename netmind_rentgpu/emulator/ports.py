@@ -1,6 +1,6 @@
-"""Where the containers of an emulated service are reached: what the fleet asks of whoever gives out ports.
+"""The ports at which clients reach the containers of an emulated service.
 
-`MadeUpPorts` gives numbers, behind which nothing is. `shells.Shells` gives ports on which an SSH server answers.
+`MadeUpPorts` returns mere numbers: nothing listens on them. `shells.Shells` returns ports on which an SSH server answers.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ _NUMBERS = range(21_001, 61_001)
 
 @attrs.frozen
 class Inside:
-    """What is found behind a port.
+    """The inside of a container, as an SSH login finds it.
 
     Attributes:
-        password: of the user root.
+        password: the password of the user root.
+        gpus: the GPUs that `nvidia-smi` reports.
     """
 
     password: str = attrs.field(repr=False)
@@ -29,26 +30,26 @@ class Inside:
 
 
 class Ports(Protocol):
-    """Gives each container its port on 127.0.0.1. Called from any thread."""
+    """The source of the containers' ports on 127.0.0.1. Any thread may call its methods."""
 
     def new(self, container_id: int) -> int:
-        """Give a container a port, in place of the one it had."""
+        """Return a new port for a container, in place of its old port."""
         ...
 
     def open(self, container_id: int, inside: Inside) -> None:
-        """Let a container be reached."""
+        """Start listening on a container's port."""
         ...
 
     def close(self, container_id: int, *, new_host_key: bool = False) -> None:
-        """Let a container be reached no longer, and end all that runs in it.
+        """Stop listening on a container's port, and end all processes of the container.
 
         Args:
-            new_host_key: it has another one when it is opened again.
+            new_host_key: True if the container has another host key when its port is opened again.
         """
         ...
 
     def remove(self, container_id: int) -> None:
-        """Take in that a container is gone, with all that was in it."""
+        """Close a deleted container's port, and remove its files."""
         ...
 
 
@@ -56,13 +57,13 @@ class MadeUpPorts:
     """Numbers that look like ports."""
 
     def __init__(self) -> None:
-        self._given = 0
+        self._count = 0
 
     def new(self, container_id: int) -> int:
-        """Give the next number."""
+        """Return the next number."""
         del container_id
-        self._given += 1
-        return _NUMBERS[(self._given - 1) % len(_NUMBERS)]
+        self._count += 1
+        return _NUMBERS[(self._count - 1) % len(_NUMBERS)]
 
     def open(self, container_id: int, inside: Inside) -> None:
         """Do nothing."""

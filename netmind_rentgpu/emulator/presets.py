@@ -1,6 +1,6 @@
-"""Named worlds that, together, hold every pair of values of any two switches at least once.
+"""Named worlds, which together hold every pair of values of any two switches that they vary.
 
-They leave alone the switches by which names, ids or deletions mislead, because few programs are made for those.
+Presets do not vary the switches that make names, ids or deletions misleading, because few programs handle these.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def preset_world(name: str) -> World:
     """Return the world of a preset.
 
     Raises:
-        KeyError: there is none of that name.
+        KeyError: no preset has that name.
     """
     if name == "documented":
-        return World()  # at once, because the others take a tenth of a second to choose
+        return World()  # without `_presets`, which takes a tenth of a second
     presets = _presets()
     if name not in presets:
         raise KeyError(f"no preset is called {name}; there are {', '.join(presets)}")
@@ -39,25 +39,25 @@ def preset_world(name: str) -> World:
 
 
 def pairs_of(choices: dict[str, str]) -> Iterator[_Pair]:
-    """Give every pair of choices, each of another switch."""
+    """Return all pairs of choices of different switches."""
     return map(frozenset, combinations(choices.items(), 2))
 
 
 @cache
 def _presets() -> dict[str, World]:
-    """Choose worlds greedily: each begins with a pair that is still missing, and takes what covers most of the others."""
+    """Choose worlds greedily: each begins with a missing pair, and adds the values that cover most other missing pairs."""
     random = Random(2)  # noqa: S311  # the presets must be the same everywhere
     switches = World.switches(in_presets=True)
     presets = {"documented": World()}
     missing: set[_Pair] = {
-        frozenset(((one, first), (other, second)))
-        for one, other in combinations(switches, 2)
-        for first in switches[one]
-        for second in switches[other]
+        frozenset(((left, left_value), (right, right_value)))
+        for left, right in combinations(switches, 2)
+        for left_value in switches[left]
+        for right_value in switches[right]
     }
     missing -= set(pairs_of({switch: values[0] for switch, values in switches.items()}))
     while missing:
-        # Sorted, since the order of a set differs from run to run.
+        # Sorted, because the order of a set differs from run to run.
         chosen: dict[str, str] = dict(min(sorted(pair) for pair in missing))
         rest = [switch for switch in switches if switch not in chosen]
         random.shuffle(rest)

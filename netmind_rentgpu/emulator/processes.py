@@ -1,4 +1,4 @@
-"""The processes of an emulated container. They run on this machine, have a folder as their home, and end with the container.
+"""The processes of an emulated container. They run on this machine, in the container's folder, and end with the container.
 
 Windows cannot import this module.
 """
@@ -25,16 +25,16 @@ from netmind_rentgpu.emulator.nvidia_smi import GPUs, nvidia_smi
 __all__ = ["ContainerProcesses", "set_terminal_size"]
 
 _SHELL = "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh"
-# Opened by the leader of a session, a terminal becomes that session's own.
+# A terminal that the leader of a session opens becomes the session's controlling terminal.
 _ON_TERMINAL = 'exec "$@" <"$0" >"$0" 2>&1'
 _MARK = "NETMIND_EMULATED_CONTAINER"
 
 
 class ContainerProcesses:
-    """A container's folder, and the processes that live there.
+    """A container's folder, and the processes that run in it.
 
     Attributes:
-        home: the home of its user, and the root of what SFTP shows.
+        home: the home folder of the container's user, and the root folder over SFTP.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class ContainerProcesses:
         self._running: set[int] = set()
 
     def install(self, gpus: GPUs) -> None:
-        """Put `nvidia-smi` on its path."""
+        """Install `nvidia-smi` on the container's path."""
         program = self._programs / "nvidia-smi"
         program.write_text(nvidia_smi(gpus), encoding="utf-8")
         program.chmod(0o755)
@@ -63,10 +63,10 @@ class ContainerProcesses:
         """Start a process.
 
         Args:
-            command: for the shell; None for a shell by itself.
-            environment: what it has beside the usual.
-            streams: descriptors for its input, output and errors.
-            terminal: the path of a terminal to take for all three.
+            command: the command for the shell; None for a shell without a command.
+            environment: variables beside the usual ones, such as HOME and PATH.
+            streams: the descriptors of its standard input, output and error.
+            terminal: the path of a terminal to use for all three; None to use `streams`.
         """
         arguments: Sequence[str] = (_SHELL, *(("-c", command) if command is not None else ("-i",) if terminal else ()))
         if terminal is not None:
@@ -93,14 +93,18 @@ class ContainerProcesses:
         return process
 
     async def ended(self, process: asyncio.subprocess.Process) -> int:
-        """Wait for a process; return its status, negative where a signal ended it."""
+        """Wait for a process, and return its status; minus the signal's number if a signal ended it."""
         try:
             return await process.wait()
         finally:
             self._running.discard(process.pid)
 
     def signal(self, process: asyncio.subprocess.Process, name: str) -> None:
-        """Send a signal, named as SSH names it, to a process and those that it has started."""
+        """Send a signal to a process and its group.
+
+        Args:
+            name: the signal's name in SSH, such as `TERM`.
+        """
         if sys.platform == "win32":
             raise NotImplementedError
         number = getattr(signal, f"SIG{name}", None)
@@ -109,31 +113,30 @@ class ContainerProcesses:
                 os.killpg(process.pid, number)
 
     def end(self) -> None:
-        """End all that runs."""
+        """Kill all processes of the container."""
         if sys.platform == "win32":
             raise NotImplementedError
         for pid in tuple(self._running):
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
-        # Those that have left their group still have the mark; where the system does not show it, they stay.
+        # Processes that left their group still have the mark in their environment. Without /proc, they go on.
         mark = f"{_MARK}={self._mark}".encode()
         for process in Path("/proc").glob("[0-9]*"):
-            # It may end meanwhile.
-            with suppress(OSError):
+            with suppress(OSError):  # because the process may end meanwhile
                 if mark in (process / "environ").read_bytes().split(b"\0"):
                     os.kill(int(process.name), signal.SIGKILL)
 
     def remove(self) -> None:
-        """End all that runs, and remove the folder."""
+        """Kill all processes of the container, and remove its folder."""
         self.end()
         try:
             shutil.rmtree(self._folder, ignore_errors=True)
-        except RecursionError:  # folders in folders in folders
-            subprocess.run(["rm", "-rf", "--", str(self._folder)], check=False)  # noqa: S603, S607  # POSIX's own
+        except RecursionError:  # because folders are nested too deeply
+            subprocess.run(["rm", "-rf", "--", str(self._folder)], check=False)  # noqa: S603, S607  # every POSIX system has it
 
 
 def set_terminal_size(descriptor: int, width: int, height: int) -> None:
-    """Tell a terminal how many columns and rows it has."""
+    """Set a terminal's width in columns and its height in rows."""
     if sys.platform == "win32":
         raise NotImplementedError
     fcntl.ioctl(descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))

@@ -1,6 +1,7 @@
-"""Every request that came in, for tests to count; secrets are masked before anything is kept.
+"""The recording of every request that the emulator receives, for tests to count. It masks secrets before it keeps a request.
 
-A request is kept once its head was read. What is no HTTP, and who connects but asks nothing, is not; nor are the controls.
+The server records a request when it has read the request's head. It does not record controls, connections without a
+request, or data that is not HTTP.
 """
 
 from __future__ import annotations
@@ -18,29 +19,29 @@ from netmind_rentgpu.emulator.validation import parsed_json
 __all__ = ["MASK", "RecordedRequest", "Recorder", "Recording"]
 
 MASK = "***"
-# A password is `value` to an auth. `options` and `onstart` are for a shell, in which a secret can stand in any form, and so
-# they are masked as a whole. The other names are docker_passwd and what a client may send by mistake.
+# `value` is an auth's password. `options` and `onstart` are masked as a whole, because shell text can hold a secret in any
+# form. The other patterns match docker_passwd, and fields that a client may send by mistake.
 _SECRET_NAME = re.compile(r"\s*(value|options|onstart)\s*|.*(pass|secret|token|key|credential|authori).*", re.DOTALL)
 _LOGIN_IN_URL = re.compile(r"://[^\s]*@")
-# A shorter token is found only where it stands by itself: ordinary text may contain it.
+# A token shorter than this is masked only as a whole word, because ordinary text may contain it.
 _UNMISTAKABLE = 12
 
 
 @attrs.define(kw_only=True)
 class RecordedRequest:
-    """One request, as it came in.
+    """A request that the emulator received.
 
     Attributes:
-        number: from 1 on, in the order of arrival.
-        call: which of the thirteen it is, as `create_container`; None for what the service does not have.
-        method, path: as sent; the path decoded, and without its query.
-        query: the first value of each name, which is what the service reads.
-        body: the JSON, with secrets masked, and all of `options` and `onstart`; None where there is none, or none yet, or
-            where it is not JSON.
-        connection: the number of the connection it came over, from 1 on.
-        time: by the emulator's clock, in seconds since 1970.
-        fault: what it met, as a `Fault` calls it; None for nothing.
-        status: what was answered; None for nothing, or nothing yet.
+        number: the number of the request, from 1 on, in the order of arrival.
+        call: the name of the call, such as `create_container`; None if the service has no such call.
+        method, path: the method and the decoded path, without the query.
+        query: the first value of each parameter, which is the value that the service reads.
+        body: the JSON body, in which secrets, `options` and `onstart` are masked; None if there is no body, if it has not
+            arrived yet, or if it is not JSON.
+        connection: the number of the connection, from 1 on.
+        time: the time of arrival by the emulator's clock, in seconds since 1970.
+        fault: the names of the faults that the request met, as in `Fault.what`; None if it met none.
+        status: the status of the answer; None if there is no answer, or none yet.
     """
 
     number: int
@@ -56,7 +57,7 @@ class RecordedRequest:
 
 
 class Recording(Sequence[RecordedRequest]):
-    """The requests until now, in the order of arrival.
+    """The requests until now, in the order of arrival. For example:
 
     assert len(emulator.requests.of("create_container")) == 1
     assert len(emulator.requests.of(method="GET", path="/v1/rentgpu/containers/")) == 4
@@ -67,7 +68,7 @@ class Recording(Sequence[RecordedRequest]):
         self._requests = tuple(requests)
 
     def of(self, call: str | None = None, *, method: str | None = None, path: str | None = None) -> Recording:
-        """Return those of one call, method or path.
+        """Return the requests of a call, a method and a path; None for any.
 
         Raises:
             ValueError: the service has no such call.
@@ -76,15 +77,15 @@ class Recording(Sequence[RecordedRequest]):
             raise ValueError(f"no call is named {call}; there are {', '.join(CALLS)}")
         method = None if method is None else method.upper()
         return Recording(
-            one
-            for one in self._requests
-            if call in (None, one.call) and method in (None, one.method) and path in (None, one.path)
+            request
+            for request in self._requests
+            if call in (None, request.call) and method in (None, request.method) and path in (None, request.path)
         )
 
     @property
     def connections(self) -> int:
-        """Over how many connections they came."""
-        return len({one.connection for one in self._requests})
+        """The number of connections over which the requests came."""
+        return len({request.connection for request in self._requests})
 
     @overload
     def __getitem__(self, index: int) -> RecordedRequest: ...
@@ -101,26 +102,33 @@ class Recording(Sequence[RecordedRequest]):
 
     def __repr__(self) -> str:
         lines = [
-            f"  {one.number}. {one.method} {one.path} {one.query or ''} -> {one.status} {one.fault or ''}"
-            for one in self._requests
+            f"  {request.number}. {request.method} {request.path} {request.query or ''} -> {request.status} "
+            f"{request.fault or ''}"
+            for request in self._requests
         ]
         return "\n".join([f"<{len(self)} requests>", *map(str.rstrip, lines)])
 
 
 class Recorder:
-    """Keeps the requests; of more than `keep`, the newest."""
+    """Records requests, and masks their secrets."""
 
     def __init__(self, keep: int | None, *, token: str) -> None:
+        """Prepare a recorder.
+
+        Args:
+            keep: how many of the newest requests to keep; None for all.
+            token: a token to mask, as `mask` does.
+        """
         self._tokens: dict[str, re.Pattern[str]] = {}
         self.mask(token)
         self._requests: deque[RecordedRequest] = deque(maxlen=keep)
         self._count = 0
 
     def mask(self, token: str) -> None:
-        """Mask a token wherever it is sent from now on."""
-        found = re.escape(token)
-        self._tokens[token] = re.compile(found if len(token) >= _UNMISTAKABLE else rf"(?<![\w-]){found}(?![\w-])")
-        # One may begin as another does.
+        """Mask a token in all requests from now on."""
+        literal = re.escape(token)
+        self._tokens[token] = re.compile(literal if len(token) >= _UNMISTAKABLE else rf"(?<![\w-]){literal}(?![\w-])")
+        # The longest first, because otherwise a token that begins another token would leave the rest of it readable.
         self._tokens = {known: self._tokens[known] for known in sorted(self._tokens, key=len, reverse=True)}
 
     def add(
@@ -133,7 +141,7 @@ class Recorder:
         connection: int,
         time: float,
     ) -> RecordedRequest:
-        """Keep a request, as soon as its head is there."""
+        """Record a request whose head has arrived, and return the record, to which body and status are added later."""
         self._count += 1
         request = RecordedRequest(
             number=self._count,
@@ -149,22 +157,22 @@ class Recorder:
         return request
 
     def add_body(self, request: RecordedRequest, body: bytes) -> None:
-        """Keep the body, too; what is kept of it has its secrets masked."""
+        """Add a request's body to its record, with secrets masked."""
         if body:
             request.body = self._masked_body(body)
 
     def recording(self) -> Recording:
-        """Return what was kept until now."""
-        return Recording(self._requests.copy())  # another thread may add meanwhile
+        """Return the requests until now."""
+        return Recording(self._requests.copy())  # because another thread may add a request meanwhile
 
     def clear(self) -> None:
-        """Forget all requests; numbers go on."""
+        """Delete all requests. The numbers of later requests continue."""
         self._requests.clear()
 
     def _masked_body(self, body: bytes) -> Any:
         try:
             content = parsed_json(body)
-            # What has no names may be a secret itself.
+            # A body without names may itself be a secret.
             return self._masked(content) if isinstance(content, dict) else MASK
         except ValueError:
             return None
@@ -174,9 +182,9 @@ class Recorder:
             return MASK
         if isinstance(value, dict):
             fields = cast("dict[str, Any]", value)
-            return {self._masked_text(name): self._masked(inner, name) for name, inner in fields.items()}
+            return {self._masked_text(name): self._masked(field, name) for name, field in fields.items()}
         if isinstance(value, list):
-            return [self._masked(inner) for inner in cast("list[Any]", value)]
+            return [self._masked(item) for item in cast("list[Any]", value)]
         return self._masked_text(value) if isinstance(value, str) else value
 
     def _masked_text(self, text: str) -> str:

@@ -1,4 +1,4 @@
-"""`Emulator`: the service on a port, for as long as a block lasts, and what tests ask of it."""
+"""`Emulator`: a context manager that serves the emulated service, and the controls for tests."""
 
 from __future__ import annotations
 
@@ -32,24 +32,24 @@ if TYPE_CHECKING:
 __all__ = ["Emulator"]
 
 _HOST = "127.0.0.1"
-# With SSH, what is due happens also while nobody asks: seconds from one look at the clock to the next.
+# With SSH, due actions run at this interval, in real seconds, because SSH servers must start without a request.
 _TICK = 0.05
 
 
 class Emulator:
-    """A Rent GPU service on a port of this machine, for as long as the `async with` block.
+    """A Rent GPU service on a port of this machine, for the duration of its `async with` block.
 
-    What a container is follows from what time it is. In a program that is not asynchronous, `with` serves from a thread.
+    In a program that is not asynchronous, `with` serves from a thread. Containers change their state as the clock advances.
 
-    With `ssh=True`, a container that is up has an SSH server on a port of 127.0.0.1: user root, the auth's password. **What
-    is run there runs on this machine, as you**, in a folder of the container's own that is removed with it. The folder keeps
-    things apart, and protects nothing. With the container its processes end; on macOS, which has no /proc, those that left
-    their group go on.
+    With `ssh=True`, a running container has an SSH server on a port of 127.0.0.1, with the user root and the auth's
+    password. **Commands in a container run on this machine, as your user**, in a folder of the container. The folder keeps
+    files apart, but is no protection. The emulator kills a container's processes when the container is stopped or deleted,
+    and removes the folder of a deleted container. On macOS, which has no /proc, processes that left their group go on.
 
     Attributes:
-        url: what to give a client as base URL.
-        token: the API token that it accepts from the beginning on.
-        world: how it behaves where the service's documentation is silent.
+        url: the base URL for clients.
+        token: the API token that the emulator accepts from the beginning.
+        world: the behaviour where the service's documentation is silent.
     """
 
     def __init__(
@@ -68,41 +68,44 @@ class Emulator:
         ssh: bool = False,
         allow_hosts: Iterable[str] = (),
     ) -> None:
-        """Set up a service; it is there from `async with` on.
+        """Configure a service, which starts with `async with` or `with`.
 
         Args:
-            seed: machines, prices, start-up times and what happens by chance follow from it.
-            port: on 127.0.0.1; 0 for any that is free.
-            machines: how many machines there are.
-            boot_seconds: about how long a container takes until `ssh` names an endpoint.
-            token: made up from the seed where it is None; at random with `ssh`, because it gives a shell on this machine.
-            world: how the service behaves where its documentation is silent: a `World`, or the name of a preset.
-            balance: US dollars of each account; once as much is spent, its creates are refused. None for no end.
-            clock: containers start and costs grow by it; real time where it is None.
-            faults: what goes wrong, from the first request on.
+            seed: the seed of machines, prices, start-up times and faults with a probability.
+            port: the port on 127.0.0.1; 0 for any free port.
+            machines: the number of machines.
+            boot_seconds: the approximate seconds until a container's `ssh` names an endpoint, by the emulator's clock.
+            token: the API token. None derives it from the seed, or draws it at random with `ssh`, because the token then
+                gives access to a shell on this machine.
+            world: the behaviour where the service's documentation is silent: a `World`, or the name of a preset.
+            balance: the balance of each account in US dollars; None for an unlimited balance. The service refuses creates of
+                an account that has spent its balance.
+            clock: the clock that start-up times and costs follow; None for real time.
+            faults: the faults in force from the first request on.
             keep_requests: how many of the newest requests to keep; None for all.
-            ssh: let containers be logged into; needs `netmind-rentgpu[ssh]`. The controls over HTTP then need the token.
-            allow_hosts: names, beside those of the loopback, that requests may be addressed to (`Host`) or come from
-                (`Origin`). Others are refused, so that no web page reaches the emulator through a browser.
+            ssh: True to accept SSH logins to containers, which needs `netmind-rentgpu[ssh]`. The controls over HTTP then
+                need the token.
+            allow_hosts: host names beside those of the loopback that requests may be addressed to (`Host`) or come from
+                (`Origin`). Other requests are refused, so that no web page reaches the emulator through a browser.
 
         Raises:
-            ModuleNotFoundError: `ssh` without asyncssh.
-            NotImplementedError: `ssh` on a system without POSIX, such as Windows.
-            KeyError: there is no preset of that name.
-            ValueError: a number is negative or none.
-            TypeError: a fault is no Fault, the clock no Clock, or the world no World.
+            ModuleNotFoundError: asyncssh, which `ssh` needs, is not installed.
+            NotImplementedError: the system, such as Windows, lacks the POSIX functions that `ssh` needs.
+            KeyError: no preset has the name `world`.
+            ValueError: a number is negative, infinite or not a number.
+            TypeError: a fault is not a Fault, the clock is not a Clock, or the world is not a World.
         """
         if not (machines >= 0 and 0 <= boot_seconds < math.inf):
             raise ValueError(f"machines and boot_seconds must be 0 or more, not {machines!r} and {boot_seconds!r}")
-        made_up = f"emulator-token-{secrets.token_urlsafe(24)}" if ssh else f"emulator-token-{seed:08x}"
-        self.token: str = token or made_up
+        generated = f"emulator-token-{secrets.token_urlsafe(24)}" if ssh else f"emulator-token-{seed:08x}"
+        self.token: str = token or generated
         self._allow_hosts = tuple(allow_hosts)
         self._port = port
-        ticking = Clock() if clock is None else clock
+        emulator_clock = Clock() if clock is None else clock
         self.world: World = preset_world(world) if isinstance(world, str) else world
         if not isinstance(self.world, World):
             raise TypeError(f"world must be a World or the name of a preset, not {world!r}")
-        if not isinstance(ticking, Clock):
+        if not isinstance(emulator_clock, Clock):
             raise TypeError(f"clock must be a Clock, as Clock(scale=0), not {clock!r}")
         self._shells = _shells() if ssh else None
         numbers = count(1)
@@ -119,7 +122,7 @@ class Emulator:
                 token=self.token,
                 balance=balance,
                 world=self.world,
-                clock=ticking,
+                clock=emulator_clock,
                 ports=ports,
                 numbers=numbers,
             )
@@ -131,50 +134,50 @@ class Emulator:
             guessable_tokens=not ssh,
             faults=faults,
             keep=keep_requests,
-            clock=ticking,
+            clock=emulator_clock,
         )
         self._server: Server | None = None
         self._url: str | None = None
-        self._following: asyncio.Task[None] | None = None
+        self._clock_task: asyncio.Task[None] | None = None
         self._stop: Callable[[], object] | None = None
         self._thread: threading.Thread | None = None
         self._process: int | None = None
 
     @property
     def url(self) -> str:
-        """The base URL, as http://127.0.0.1:PORT."""
+        """The base URL, http://127.0.0.1:PORT."""
         if self._url is None:
             raise RuntimeError("the emulator has no URL before it is started with 'async with' or 'with'")
         return self._url
 
     @property
     def clock(self) -> Clock:
-        """What time it is there."""
+        """The emulator's clock."""
         return self._control_plane.clock
 
     @property
     def faults(self) -> Faults:
-        """What goes wrong there; `faults.add(Fault(...))` adds to it."""
+        """The faults in force. `faults.add(Fault(...))` adds a fault."""
         return self._control_plane.faults
 
     @property
     def requests(self) -> Recording:
-        """What it was asked until now."""
+        """The requests until now."""
         return self._control_plane.recorder.recording()
 
     @property
     def charges(self) -> list[Charge]:
-        """What each container has cost until now, those that are gone included."""
+        """The charge of each container until now, deleted containers included."""
         return self._control_plane.charges()
 
     @property
     def running(self) -> list[Charge]:
-        """What is rented now."""
+        """The charges of containers that are rented now."""
         return [charge for charge in self.charges if charge.running]
 
     @property
     def pending_creates(self) -> list[PendingCreate]:
-        """Which creates are still to be done, by a late commit or a slow answer."""
+        """The creates that the service will still do, delayed by a late commit or a slow answer."""
         return self._control_plane.pending_creates()
 
     @property
@@ -183,44 +186,45 @@ class Emulator:
         return sum((charge.cost for charge in self.charges), Decimal(0))
 
     def assert_nothing_rented(self, *, apart_from: Collection[int | Charge | PendingCreate] = ()) -> None:
-        """Check that every container was deleted, and that no create is still to be done.
+        """Check that every container was deleted, and that the service will do no more creates.
 
         Args:
-            apart_from: what may be there: ids of containers, or what `pending_creates` and `running` once were. An id may be
-                another container's after a reset; those may not.
+            apart_from: containers and creates to allow: ids, or earlier values of `running` and `pending_creates`. After a
+                reset, an id may belong to another container, but the earlier values still mean the same containers.
 
         Raises:
-            AssertionError: one was not; the message names each and what it costs.
+            AssertionError: a container is still rented or will be; the message names each and its cost.
         """
         leaked = self._control_plane.leaked(apart_from)
         if leaked:
             raise AssertionError(leaked)
 
     def add_token(self, account: str = FIRST_ACCOUNT, token: str | None = None) -> str:
-        """Accept another token from now on; return it.
+        """Accept another token from now on, and return it.
 
         Args:
-            account: whose it is; of a name that is new, another account is opened. Accounts have auths, images and
-                containers of their own, and share the machines.
-            token: made up where it is None.
+            account: the name of the token's account, which is opened if it does not exist. Each account has its own auths,
+                images and containers. All accounts share the machines.
+            token: the token; None to generate it.
 
         Raises:
-            ValueError: it is another account's already, or cannot stand in a header.
+            ValueError: the token belongs to another account, or the token or the account's name has spaces or characters
+                that are not ASCII.
         """
         return self._control_plane.add_token(account, token)
 
     def revoke_token(self, token: str) -> None:
-        """Accept a token no more. What its account has goes on.
+        """Refuse a token from now on. The containers of its account go on.
 
         Raises:
-            ValueError: it was not accepted.
+            ValueError: the token was not accepted before.
         """
         self._control_plane.revoke_token(token)
 
     def reset(self) -> None:
-        """Begin again: nothing was ever rented, made or asked, and the first faults are in force. Only the clock goes on.
+        """Restore the initial state: no containers, auths, own images or requests, and only the first faults and token.
 
-        Only the first token is accepted again.
+        The clock goes on.
         """
         self._control_plane.reset()
 
@@ -231,7 +235,7 @@ class Emulator:
         self._url = f"http://{_HOST}:{await self._server.start(_HOST, self._port)}"
         if self._shells is not None:
             self._shells.start()
-            self._following = asyncio.create_task(self._follow_the_clock())
+            self._clock_task = asyncio.create_task(self._follow_the_clock())
         return self
 
     async def __aexit__(
@@ -239,19 +243,19 @@ class Emulator:
     ) -> None:
         if self._server is not None:
             await self._server.stop()
-        if self._shells is not None and self._following is not None:
-            self._following.cancel()
+        if self._shells is not None and self._clock_task is not None:
+            self._clock_task.cancel()
             await self._shells.stop()
 
     async def _follow_the_clock(self) -> None:
-        """Open and close ports when it is time."""
+        """Run due actions, such as the opening of a port, without waiting for a request."""
         while True:
             self._control_plane.charges()
             await asyncio.sleep(_TICK)
 
     def _check_new(self) -> None:
         if self._server is not None:
-            raise RuntimeError("an emulator is started once; make another one")
+            raise RuntimeError("an emulator is started once; create another one")
 
     def __enter__(self) -> Self:
         self._check_new()
@@ -269,18 +273,18 @@ class Emulator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # A child that was forked within the block leaves it, too, but the server is its parent's.
+        # A process that was forked within the block must not stop the server, which runs in its parent.
         if self._stop is not None and self._thread is not None and self._process == os.getpid():
             self._stop()
             self._thread.join()
 
     async def _serve(self, started: Future[None]) -> None:
-        """Serve until told to stop; what keeps it from starting is for the thread that waits for that."""
+        """Serve until `_stop` is called, and report the start or its error to the thread that waits for `started`."""
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         try:
             await self.__aenter__()
-        except Exception as error:  # noqa: BLE001  # told elsewhere
+        except Exception as error:  # noqa: BLE001  # `__enter__` raises it
             started.set_exception(error)
             return
         self._stop = partial(loop.call_soon_threadsafe, stop.set)
@@ -299,7 +303,7 @@ def _shells() -> Shells:
         from netmind_rentgpu.emulator.shells import Shells
     except ModuleNotFoundError as error:
         if error.name in ("fcntl", "termios"):
-            raise NotImplementedError("an emulator with SSH needs POSIX, which this system has not") from error
+            raise NotImplementedError("an emulator with SSH needs POSIX, which this system lacks") from error
         if error.name != "asyncssh":
             raise
         raise ModuleNotFoundError(

@@ -1,4 +1,4 @@
-"""The emulated service itself: its accounts, which tokens lead to them, and what time it is. No I/O."""
+"""The emulated service: its accounts, their tokens, and its timeline. No I/O."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ FIRST_ACCOUNT = "default"
 
 
 class Service:
-    """Everything behind the thirteen calls, which are those of its accounts.
+    """The state behind the thirteen calls, which are methods of `Account`.
 
     Attributes:
-        timeline: what time it is, and what is to happen.
-        tokens: the names of the accounts that the accepted tokens lead to.
+        timeline: the present time and the planned actions.
+        tokens: the accepted tokens, each with the name of its account.
     """
 
     def __init__(
@@ -53,18 +53,22 @@ class Service:
         self._accounts: dict[str, Account] = {}
         self._balance = balance
         self._numbers = numbers
-        # A test may look from another thread than the one that serves.
+        # A test's thread may read the state while the server's thread changes it.
         self._lock = threading.RLock()
         self.accept(token, FIRST_ACCOUNT)
 
     def at_once(self, call: Callable[..., Any], *arguments: Any) -> Any:
-        """Go to the present, and make a call; nothing comes between."""
+        """Run all due actions and then a call, under a lock against other threads."""
         with self._lock:
             self.timeline.settle()
             return call(*arguments)
 
     def later(self, seconds: float, call: Callable[..., bytes], *arguments: Any) -> None:
-        """Make a call in a while, by the clock; whether it is refused then, nobody learns."""
+        """Schedule a call, whose result or refusal is discarded.
+
+        Args:
+            seconds: the delay by the emulator's clock.
+        """
 
         def act() -> None:
             with suppress(Refusal):
@@ -73,7 +77,7 @@ class Service:
         self.timeline.plan(self.timeline.now + seconds, act)
 
     def accept(self, token: str, account: str) -> None:
-        """Accept a token from now on, for an account, which is opened if there is none of that name."""
+        """Accept a token from now on, for an account that is opened if it does not exist."""
         if account not in self._accounts:
             self._accounts[account] = Account(
                 account, self._market, balance=self._balance, next_number=lambda: next(self._numbers)
@@ -81,22 +85,26 @@ class Service:
         self.tokens[token] = account
 
     def authorize(self, header: str | None) -> Account:
-        """Return the account that an `Authorization` header leads to."""
+        """Return the account of an `Authorization` header's token.
+
+        Raises:
+            Refusal: there is no header, or no account has its token.
+        """
         if header is None:
             raise InvalidRequest(
                 [{"loc": ["header", "authorization"], "msg": "field required", "type": "value_error.missing"}]
             )
-        form = "Bearer " if self.world.token == "bearer" else ""  # noqa: S105  # a form, no token
+        form = "Bearer " if self.world.token == "bearer" else ""  # noqa: S105  # not a token
         account = self.tokens.get(header.removeprefix(form)) if header.startswith(form) else None
         if account is None:
             raise self.dialect.bad_token()
         return self._accounts[account]
 
     def charges(self) -> list[Charge]:
-        """Return what each container of every account has cost until now."""
+        """Return the charges of all accounts' containers until now."""
         return self._market.bill.charges(self.timeline.now)
 
     def pending_creates(self) -> list[PendingCreate]:
-        """Return the creates of all accounts that are still to be done, without those that can only be refused."""
-        found = [one for account in self._accounts.values() for one in account.pending_creates()]
-        return sorted(found, key=lambda one: one.number)
+        """Return the creates that the service will still do, without creates that it would refuse now."""
+        pending = [create for account in self._accounts.values() for create in account.pending_creates()]
+        return sorted(pending, key=lambda create: create.number)

@@ -1,8 +1,8 @@
-"""The containers' SSH servers: the only file of the emulator that knows asyncssh.
+"""The containers' SSH servers. Only this file and `forwards` import asyncssh.
 
-Each container that is up has a port of its own on 127.0.0.1 and a host key. Its user is root, and the password is the
-auth's. Commands run as processes of this machine, and SFTP shows a folder: hygiene, and no border. Whoever has the password
-runs commands as you.
+Each running container has its own port on 127.0.0.1 and a host key. The user is root, and the password is the auth's.
+Commands run as processes of this machine, and SFTP shows a folder. The folder keeps files apart, but is no protection: a
+client with the password runs commands as your user.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from asyncssh.saslprep import SASLPrepError, saslprep
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from netmind_rentgpu.emulator.forwards import connected
+from netmind_rentgpu.emulator.forwards import connect_to_port
 from netmind_rentgpu.emulator.ports import Inside
 from netmind_rentgpu.emulator.processes import ContainerProcesses, set_terminal_size
 
@@ -40,9 +40,9 @@ _NOTHING_LISTENS = 1
 
 
 class Shells:
-    """The SSH servers of one service's containers, in an event loop. Threads of tests may ask for changes, too.
+    """The SSH servers of one service's containers, which run in an event loop. Any thread may call the methods of `Ports`.
 
-    When the service is over, because of a reset or of the emulator's end, nothing that it still does has any effect here.
+    After a reset or the emulator's end, calls from the old service have no effect.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Shells:
         self._thread = threading.get_ident()
 
     async def stop(self) -> None:
-        """Close all ports, end all that runs, and remove all folders."""
+        """Close all ports, kill all processes, and remove all folders."""
         self._end()
         for task in self._tasks:
             task.cancel()
@@ -66,11 +66,11 @@ class Shells:
             await asyncio.wait(self._tasks)
 
     def renewed(self) -> Shells:
-        """Take in that the service is over; return what takes this one's place for the next."""
+        """Close all ports for good, and return empty shells for the next service."""
         self._end()
-        following = Shells()
-        following._loop, following._thread, following._tasks = self._loop, self._thread, self._tasks
-        return following
+        successor = Shells()
+        successor._loop, successor._thread, successor._tasks = self._loop, self._thread, self._tasks
+        return successor
 
     def _end(self) -> None:
         for container_id in tuple(self._containers):
@@ -78,7 +78,7 @@ class Shells:
         self._over = True
 
     def new(self, container_id: int) -> int:
-        """Give a container a port that nobody else can have, and on which nothing listens yet."""
+        """Return a new port for a container, which no other program can bind, and on which nothing listens yet."""
         if self._over:
             return _NOTHING_LISTENS
         if container_id not in self._containers:
@@ -86,12 +86,12 @@ class Shells:
         return self._containers[container_id].move()
 
     def open(self, container_id: int, inside: Inside) -> None:
-        """Listen; who connects is served as soon as the loop comes to it."""
+        """Start listening on a container's port. The event loop serves connections as soon as it can."""
         if not self._over:
             self._in_loop(self._containers[container_id].open(inside))
 
     def close(self, container_id: int, *, new_host_key: bool = False) -> None:
-        """Listen no more, break all connections, and end all that runs."""
+        """Stop listening on a container's port, break its connections, and kill its processes."""
         if self._over:
             return
         container = self._containers[container_id]
@@ -100,7 +100,7 @@ class Shells:
         self._in_loop(container.close)
 
     def remove(self, container_id: int) -> None:
-        """Close, and remove the folder."""
+        """Close a container's port, and remove its folder."""
         if not self._over:
             self._in_loop(self._containers.pop(container_id).remove)
 
@@ -117,13 +117,13 @@ class Shells:
 
 
 class _Container:
-    """A container's port, and who is connected to it."""
+    """A container's port, connections and processes."""
 
     def __init__(self, container_id: int, begin: Callable[[Coroutine[Any, Any, None]], None]) -> None:
         self._id = container_id
         self._begin = begin
         self._processes = ContainerProcesses()
-        # Bound, so that the port is this container's, and never listening. A socket beside it listens.
+        # Bound but never listening, so that the port stays reserved while the listening socket is closed.
         self._reserved = _bound(0)
         self._listener: socket.socket | None = None
         self._connections: set[asyncssh.SSHServerConnection] = set()
@@ -131,7 +131,7 @@ class _Container:
         self.renew_host_key()
 
     def renew_host_key(self) -> None:
-        """Take another one."""
+        """Replace the host key."""
         self._host_keys += 1
         self._host_key: asyncssh.SSHKey | None = None
 
@@ -140,13 +140,13 @@ class _Container:
         return int(self._reserved.getsockname()[1])
 
     def move(self) -> int:
-        """Take another port."""
-        before, self._reserved = self._reserved, _bound(0)
-        before.close()
+        """Reserve another port, and return it."""
+        old, self._reserved = self._reserved, _bound(0)
+        old.close()
         return self._port
 
     def open(self, inside: Inside) -> Callable[[], None]:
-        """Listen; return what has to be done in the loop then."""
+        """Start listening, and return a function that accepts connections when the event loop calls it."""
         listener = _bound(self._port)
         listener.listen(_BACKLOG)
         self._processes.install(inside.gpus)
@@ -159,7 +159,7 @@ class _Container:
         return serve
 
     def close(self) -> None:
-        """Listen no more, break all connections, and end all that runs."""
+        """Stop listening, break all connections, and kill all processes."""
         if self._listener is not None:
             asyncio.get_running_loop().remove_reader(self._listener)
             self._listener.close()
@@ -169,13 +169,13 @@ class _Container:
         self._processes.end()
 
     def remove(self) -> None:
-        """Close, and remove the folder."""
+        """Close the port, and remove the folder."""
         self.close()
         self._reserved.close()
         self._processes.remove()
 
     def _accept(self, listener: socket.socket, inside: Inside) -> None:
-        with suppress(OSError):  # whoever came may have left
+        with suppress(OSError):  # because the client may have disconnected
             connected, _ = listener.accept()
             self._begin(self._serve(connected, inside))
 
@@ -200,19 +200,19 @@ class _Container:
 
 
 def _prepared(password: str) -> str:
-    """Return a password as asyncssh compares it, or as it is where SASLprep forbids it: OpenSSH takes any."""
+    """Prepare a password by SASLprep, as asyncssh does, or return it as it is if SASLprep forbids it, as OpenSSH does."""
     try:
         return saslprep(password)
     except SASLPrepError:
         return password
 
 
-# asyncssh ends the connection for a password that SASLprep forbids, such as one with an emoji, before it can be compared.
+# Otherwise asyncssh ends the connection if SASLprep forbids the password, for example because of an emoji.
 asyncssh.auth.__dict__["saslprep"] = _prepared
 
 
 class _Login(asyncssh.SSHServer):
-    """One connection to a container."""
+    """A connection to a container."""
 
     def __init__(
         self, password: str, connections: set[asyncssh.SSHServerConnection], processes: ContainerProcesses
@@ -242,7 +242,7 @@ class _Login(asyncssh.SSHServer):
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
         del orig_host, orig_port
-        return dest_host in _LOOPBACK and connected(dest_host, dest_port)
+        return dest_host in _LOOPBACK and connect_to_port(dest_host, dest_port)
 
     def server_requested(self, listen_host: str, listen_port: int) -> bool:
         del listen_port
@@ -250,7 +250,7 @@ class _Login(asyncssh.SSHServer):
 
 
 class _Session(asyncssh.SSHServerProcess[bytes]):
-    """One command, shell, SFTP or scp."""
+    """A session: a command, a shell, SFTP or scp."""
 
     def __init__(self, processes: ContainerProcesses) -> None:
         def files(channel: Any) -> _Files:
@@ -272,12 +272,12 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        # As a terminal does that is switched off. What has none goes on.
+        # A closed terminal hangs up its process. A process without a terminal goes on.
         if self._terminal is not None and self._process is not None:
             self._processes.signal(self._process, "HUP")
 
     def add_cleanup_task(self, task: Awaitable[None]) -> None:
-        # asyncssh awaits it once the session has ended, which a session that is cancelled does not reach.
+        # Started at once, because asyncssh awaits it only after the session's end, which a cancelled session does not reach.
         cleanup = asyncio.ensure_future(task)
         super().add_cleanup_task(cleanup)  # pyright: ignore[reportUnknownMemberType]  # Awaitable of anything
 
@@ -307,17 +307,17 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         finally:
             os.close(stdout)
             os.close(stderr)
-        # asyncssh's own way to hand on loses what comes with the end.
+        # Not by `redirect`, because asyncssh loses output that arrives together with the end.
         feeding = asyncio.create_task(self._feed(process.stdin))
         try:
-            await asyncio.gather(_hand_on(from_stdout, self.stdout), _hand_on(from_stderr, self.stderr))
+            await asyncio.gather(_forward_pipe(from_stdout, self.stdout), _forward_pipe(from_stderr, self.stderr))
             return await self._processes.ended(process)
         finally:
             feeding.cancel()
             await asyncio.wait({feeding})
 
     async def _feed(self, stdin: asyncio.StreamWriter | None) -> None:
-        """Give a process what it is sent."""
+        """Forward the client's input to a process."""
         if stdin is None:
             return
         with suppress(OSError, asyncssh.Error):
@@ -341,7 +341,7 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
             os.close(inner)
         self._terminal = outer
         try:
-            # What is written to is not closed by the end of input, and so it is duplicated there.
+            # A duplicate, because asyncssh closes the descriptor that it reads from, and `outer` is closed below.
             await self.redirect(outer, os.dup(outer), send_eof=False, recv_eof=False)
             status = await self._processes.ended(self._process)
             with suppress(OSError, asyncssh.Error):
@@ -359,8 +359,8 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         )
 
 
-async def _hand_on(descriptor: int, to: asyncssh.SSHWriter[bytes]) -> None:
-    """Send what comes out of a pipe, until nobody writes there any more, or nobody wants it."""
+async def _forward_pipe(descriptor: int, to: asyncssh.SSHWriter[bytes]) -> None:
+    """Forward a pipe's output to a client until the pipe ends or the client disconnects."""
     reader = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb", buffering=0)
@@ -375,20 +375,20 @@ async def _hand_on(descriptor: int, to: asyncssh.SSHWriter[bytes]) -> None:
 
 
 class _Files(asyncssh.SFTPServer):
-    """A container's home, over SFTP or scp."""
+    """A container's home folder, over SFTP or scp."""
 
     def __init__(self, channel: Any, home: Path) -> None:
         super().__init__(channel, chroot=os.fsencode(home))  # pyright: ignore[reportUnknownMemberType]  # its channel of any kind
         self._session: Any = channel
 
     def exit(self) -> None:
-        # OpenSSH's scp takes a session that ends without a status for one that failed.
+        # Otherwise OpenSSH's scp treats the session as failed, because it ends without a status.
         if self._session.get_subsystem() == "sftp":
             self._session.exit(0)
 
 
 def _bound(port: int) -> socket.socket:
-    """Return a socket that has a port but does not listen; several may have the same."""
+    """Return a socket that is bound to a port and does not listen. Several sockets of this kind can share a port."""
     bound = socket.socket()
     bound.settimeout(0)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -397,10 +397,10 @@ def _bound(port: int) -> socket.socket:
 
 
 def _host_key(container_id: int, which: int) -> asyncssh.SSHKey:
-    """Return a container's host key, which follows from its id, and from how many it had with this one.
+    """Return a container's host key, which is derived from the container's id and the number of the key.
 
-    Ids, ports and tokens come again, after a reset and in the next run. A client that keeps host keys would take another
-    key for another server.
+    Ids, ports and tokens are the same again after a reset and in the next run. A client that stores host keys would take a
+    changed key for another server.
     """
     seed = hashlib.sha256(f"host key {which} of the emulated container {container_id}".encode()).digest()
     key = Ed25519PrivateKey.from_private_bytes(seed)

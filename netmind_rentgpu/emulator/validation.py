@@ -1,4 +1,4 @@
-"""The documented checks of a request, and the 422 body in FastAPI's shape that says what failed."""
+"""The documented checks of a request, and the 422 bodies in FastAPI's shape."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _UNKNOWN_MEMBER = "value is not a valid enumeration member"
 
 
 class Refusal(Exception):  # noqa: N818  # it is an answer
-    """An answer other than 200 with JSON; a body of bytes is sent as it is.
+    """An answer other than 200 with JSON. A body of bytes is sent unchanged.
 
     Attributes:
-        by_gateway: what stands before a service would answer so, too.
-        by_rule: only a fault is why.
+        by_gateway: True if a gateway before the service could give this answer, too.
+        by_rule: True if only a fault causes this answer.
     """
 
     def __init__(
@@ -49,25 +49,25 @@ class InvalidRequest(Refusal):
 
 
 def parsed_json(body: bytes) -> Any:
-    """Read JSON that can be written again: nothing that only Python takes for it, and no number that none of its own can be.
+    """Parse strict JSON: without NaN, infinities, or numbers that are too large for a float.
 
     Raises:
-        ValueError: it is none, or nested too deeply.
+        ValueError: the body is not strict JSON, or it is nested too deeply.
     """
     try:
         content = json.loads(body, parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+        raise ValueError("the JSON is nested too deeply") from None
     if body.count(b"[") + body.count(b"{") > _DEEPEST:
         _check_depth(content)
     return content
 
 
 def json_value(body: bytes) -> Any:
-    """Read a body.
+    """Parse a body.
 
     Raises:
-        InvalidRequest: it is not JSON.
+        InvalidRequest: the body is not strict JSON.
     """
     try:
         return parsed_json(body)
@@ -79,10 +79,10 @@ def json_value(body: bytes) -> Any:
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """Read a body that must be an object.
+    """Parse a body that must be a JSON object.
 
     Raises:
-        InvalidRequest: it is not.
+        InvalidRequest: the body is not a JSON object.
     """
     if not body:
         raise InvalidRequest([{"loc": ["body"], "msg": "field required", "type": "value_error.missing"}])
@@ -95,9 +95,9 @@ def json_object(body: bytes) -> dict[str, Any]:
 def _check_depth(content: Any) -> None:
     level: list[Any] = [content]
     for _ in range(_DEEPEST):
-        level = [inner for one in level for inner in _within(one)]
+        level = [inner for outer in level for inner in _within(outer)]
     if level:
-        raise ValueError("it is nested too deeply")
+        raise ValueError("the JSON is nested too deeply")
 
 
 def _within(value: Any) -> Iterable[Any]:
@@ -118,11 +118,11 @@ def _no_constant(name: str) -> Any:
 
 
 class Checker:
-    """Reads the fields of one part of a request and gathers what is wrong with them.
+    """Reads the fields of one part of a request, and collects their errors.
 
     Args:
         part: `query`, `body`, `path` or `header`.
-        textual: all values came as texts, so that a number is a text of digits.
+        textual: True if all values are texts, so that a number is a text of digits.
     """
 
     def __init__(self, part: str, values: Mapping[str, Any], *, textual: bool) -> None:
@@ -139,7 +139,7 @@ class Checker:
     def text(
         self, name: str, *, default: Any = _MISSING, shortest: int | None = None, longest: int | None = None
     ) -> Any:
-        """Read a text; without a default it must be there."""
+        """Read a text, which is required without a default."""
         value = self._value(name, default)
         if value is None or value is default:
             return value
@@ -154,14 +154,14 @@ class Checker:
         return value
 
     def integer(self, name: str, *, default: Any = _MISSING, least: int | None = None, most: int | None = None) -> Any:
-        """Read a whole number; without a default it must be there."""
+        """Read a whole number, which is required without a default."""
         value = self._value(name, default)
         if value is None or value is default:
             return value
         if self._textual:
             value = int(value) if _WHOLE_NUMBER.fullmatch(value) else None
         elif type(value) is float and value.is_integer():
-            # To JSON, 5.0 is a whole number.
+            # JSON does not tell 5.0 from 5.
             value = int(value)
         if type(value) is not int or not -(2**63) <= value < 2**63:
             return self._wrong(name, "value is not a valid integer", "type_error.integer")
@@ -174,7 +174,7 @@ class Checker:
         return value
 
     def member(self, name: str, members: tuple[Any, ...], *, default: Any = _MISSING) -> Any:
-        """Read one of a few values."""
+        """Read a value that must be one of `members`."""
         value = self.integer(name, default=default) if isinstance(members[0], int) else self.text(name, default=default)
         if value is None or value in members:
             return value
@@ -194,7 +194,7 @@ class Checker:
         return value
 
     def _wrong(self, name: str, message: str, kind: str, **context: Any) -> None:
-        # `input` is for worlds that repeat what was rejected: for a missing field, all that stands beside it.
+        # Some worlds repeat the rejected value as `input`, or, if a field is missing, all fields of the same part.
         rejected = self._values.get(name, dict(self._values))
         error: dict[str, Any] = {"loc": [self._part, name], "msg": message, "type": kind, "input": rejected}
         if context:

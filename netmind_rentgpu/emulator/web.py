@@ -1,4 +1,4 @@
-"""The emulated service on a port: the only file of the emulator that knows aiohttp."""
+"""The emulator's HTTP server. Only this file of the emulator imports aiohttp."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @attrs.frozen
 class _Call:
-    """One of the service's calls.
+    """A call of the service, as a method of `Account`.
 
     Attributes:
-        name: of the account's method.
-        read: takes the method's argument from a request and its body.
-        boots: the method also takes what happens to the container that it starts.
+        name: the name of the method.
+        read: a function that reads the method's argument from a request and its body.
+        boots: True if the call starts a container, so that its method also takes the container's faults.
     """
 
     name: Call
@@ -49,8 +49,8 @@ class _Call:
     boots: bool = False
 
 
-class _Asked:
-    """One request for a call, and the service that it came to: a reset may put another in its place meanwhile."""
+class _ServiceRequest:
+    """A request for a call, with the service that received it, because a reset may replace the service meanwhile."""
 
     __slots__ = ("body", "call", "number", "record", "request", "service")
 
@@ -65,14 +65,19 @@ class _Asked:
         self.number: int | None = None
 
     def expect(self, how: str, seconds: float | None = None) -> None:
-        """Let the service know of a create that is still to be done, if this is one."""
+        """Register a create with its account before the service does it. For other calls, it does nothing.
+
+        Args:
+            how: the name of the fault that delays the create.
+            seconds: the delay by the emulator's clock; None for the fault `slow`, which follows real time.
+        """
         if self.call.name == "create_container":
             with suppress(Refusal):
                 account = self.account()
                 self.number = self.service.at_once(account.expect, self.argument(), how, seconds)
 
     def act(self, account: Account, faults: Faults, argument: Any) -> bytes:
-        """Do what is asked for; what happens to a container is decided as it is started."""
+        """Call the account's method. The faults of a container are chosen when the method starts it."""
         method = cast("Callable[..., bytes]", getattr(account, self.call.name))
         if not self.call.boots:
             return method(argument)
@@ -91,29 +96,37 @@ class _Asked:
         return content
 
     def meet(self, what: str) -> None:
-        """Record what it met."""
+        """Add a fault's name to the recorded request."""
         self.record.fault = what if self.record.fault is None else f"{self.record.fault}, {what}"
 
     def account(self) -> Account:
-        """Return whose request it is, if its token is accepted."""
+        """Return the account of the request's token.
+
+        Raises:
+            Refusal: the token is missing or not accepted.
+        """
         return self.service.authorize(self.request.headers.get("Authorization"))
 
     def argument(self) -> Any:
-        """Read the method's argument."""
+        """Read the method's argument from the request.
+
+        Raises:
+            Refusal: the argument is invalid.
+        """
         return self.call.read(self.request, self.body)
 
 
 class Server:
-    """Serves what stands behind it."""
+    """Serves the service and its controls over HTTP."""
 
     def __init__(
         self, control_plane: ControlPlane, *, hosts: Iterable[str] = (), control_token: str | None = None
     ) -> None:
-        """Set up.
+        """Configure the server.
 
         Args:
-            hosts: names, beside those of this machine's loopback, that requests may be addressed to, and come from.
-            control_token: the token that the controls need; None where they need none.
+            hosts: host names beside those of the loopback that requests may be addressed to or come from.
+            control_token: the token that the controls need; None if they need no token.
         """
         self._control_plane = control_plane
         self._hosts = _LOOPBACK | {host.lower() for host in hosts}
@@ -126,7 +139,7 @@ class Server:
         self._unfinished: set[asyncio.Task[web.Response]] = set()
 
     async def start(self, host: str, port: int) -> int:
-        """Start to serve; return the port."""
+        """Start serving, and return the port."""
         listener = socket.create_server((host, port), backlog=1024)
         try:
             self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1)
@@ -140,10 +153,10 @@ class Server:
         return int(listener.getsockname()[1])
 
     async def stop(self) -> None:
-        """Stop; whoever still waits for an answer gets none."""
+        """Stop serving. Clients that still wait for an answer receive none."""
         self._stopping.set()
         if self._listener is not None:
-            # What was accepted must be a connection before the server closes, or asyncio leaves its socket open.
+            # Three rounds of the loop turn accepted sockets into connections. Otherwise asyncio leaves these sockets open.
             asyncio.get_running_loop().remove_reader(self._listener)
             for _ in range(3):
                 await asyncio.sleep(0)
@@ -170,32 +183,32 @@ class Server:
             _Call("restart_container", container, boots=True),
             _Call("delete_container", container),
         ]
-        behind = self._control_plane
+        control_plane = self._control_plane
         controls: list[tuple[str, str, _Handler]] = [
-            ("GET", f"{PREFIX}/requests", _control(lambda request, _: behind.show_requests(request.query))),
-            ("DELETE", f"{PREFIX}/requests", _plain(behind.forget_requests)),
-            ("GET", f"{PREFIX}/bill", _plain(behind.show_bill)),
-            ("GET", f"{PREFIX}/clock", _plain(behind.show_clock)),
-            ("POST", f"{PREFIX}/clock", _control(lambda _, body: behind.move_clock(json_value(body)))),
-            ("GET", f"{PREFIX}/faults", _plain(behind.show_faults)),
-            ("POST", f"{PREFIX}/faults", _control(lambda _, body: behind.add_fault(json_value(body)))),
-            ("DELETE", f"{PREFIX}/faults", _plain(behind.clear_faults)),
-            ("GET", f"{PREFIX}/tokens", _plain(behind.show_tokens)),
-            ("POST", f"{PREFIX}/tokens", _control(lambda _, body: behind.change_tokens(json_value(body)))),
-            ("POST", f"{PREFIX}/reset", _plain(behind.begin_again)),
+            ("GET", f"{PREFIX}/requests", _control(lambda request, _: control_plane.show_requests(request.query))),
+            ("DELETE", f"{PREFIX}/requests", _plain(control_plane.forget_requests)),
+            ("GET", f"{PREFIX}/bill", _plain(control_plane.show_bill)),
+            ("GET", f"{PREFIX}/clock", _plain(control_plane.show_clock)),
+            ("POST", f"{PREFIX}/clock", _control(lambda _, body: control_plane.move_clock(json_value(body)))),
+            ("GET", f"{PREFIX}/faults", _plain(control_plane.show_faults)),
+            ("POST", f"{PREFIX}/faults", _control(lambda _, body: control_plane.add_fault(json_value(body)))),
+            ("DELETE", f"{PREFIX}/faults", _plain(control_plane.clear_faults)),
+            ("GET", f"{PREFIX}/tokens", _plain(control_plane.show_tokens)),
+            ("POST", f"{PREFIX}/tokens", _control(lambda _, body: control_plane.change_tokens(json_value(body)))),
+            ("POST", f"{PREFIX}/reset", _plain(control_plane.begin_again)),
             ("GET", _DESCRIPTION, _plain(openapi)),
         ]
-        # One by one, and not as `web.get`, which would add HEAD.
+        # By `add_route`, because `web.get` would also add a route for HEAD.
         for call in calls:
             application.router.add_route(*ROUTES[call.name], partial(self._guard, partial(self._serve, call)))
         for method, path, handler in controls:
             application.router.add_route(method, path, partial(self._guard, partial(self._control, handler)))
-        # Whatever no other path takes. A middleware would come before the service's own calls, too, and cost each its share.
-        application.router.add_route("*", "/{path:.*}", partial(self._guard, self._answer_what_is_not_there))
+        # A route for all other paths and methods. A middleware would cost time in every call of the service, too.
+        application.router.add_route("*", "/{path:.*}", partial(self._guard, self._answer_unknown))
         return application
 
     async def _guard(self, handler: _Handler, request: web.Request) -> web.StreamResponse:
-        """Answer a request, unless a page in a browser may have sent it."""
+        """Handle a request, or refuse it if a web page in a browser may have sent it."""
         try:
             self._check_host(request)
         except Refusal as refusal:
@@ -203,7 +216,11 @@ class Server:
         return await handler(request)
 
     def _check_host(self, request: web.Request) -> None:
-        """Refuse what a page in a browser may have sent: by a name that leads here too, or from another site."""
+        """Refuse a request to an unknown host name or from another site, because a web page may have sent it.
+
+        Raises:
+            Refusal: the `Host` or the `Origin` is not allowed.
+        """
         headers = request.headers
         host = _name_in(headers.get("Host", ""))
         if host not in self._hosts:
@@ -226,13 +243,18 @@ class Server:
             return self._refused(refusal)
 
     def _check_token(self, request: web.Request) -> None:
-        """Refuse a control without the token, because with SSH the controls show passwords of logins to this machine."""
+        """Refuse a control without the token, because with SSH the controls show passwords of logins to this machine.
+
+        Raises:
+            Refusal: the token is missing or wrong.
+        """
         given = request.headers.get("Authorization", "").removeprefix("Bearer ").encode(errors="surrogateescape")
         if not hmac.compare_digest(given, (self._control_token or "").encode()):
             detail = "with SSH the controls need 'Authorization: Bearer TOKEN', the token that the emulator began with"
             raise Refusal(401, {"detail": detail})
 
-    async def _answer_what_is_not_there(self, request: web.Request) -> web.StreamResponse:
+    async def _answer_unknown(self, request: web.Request) -> web.StreamResponse:
+        """Refuse or redirect a request for a path or method that does not exist, and record it unless it is a control."""
         if request.path in (PREFIX, _DESCRIPTION) or request.path.startswith(f"{PREFIX}/"):
             return await self._misdirected(request)
         record = self._record(None, request)
@@ -247,7 +269,7 @@ class Server:
         if allowed:
             headers = {"Allow": ", ".join(sorted(allowed))}
             return self._refused(Refusal(405, {"detail": "Method Not Allowed"}, by_gateway=True, headers=headers))
-        # A path with the wrong slash at its end is sent to the right one, as FastAPI does.
+        # If a slash at the end is missing or superfluous, redirect to the right path, as FastAPI does.
         path = request.path
         other = path.rstrip("/") if path.endswith("/") else f"{path}/"
         if request.method in await _methods(request.clone(rel_url=request.rel_url.with_path(other or "/"))):
@@ -265,61 +287,66 @@ class Server:
             return _dropped(request)
         self._control_plane.recorder.add_body(record, body)
         fault = self._control_plane.faults.meet(call.name, request.method, request.path)
-        asked = _Asked(self._control_plane.service, call, request, body, record)
+        received = _ServiceRequest(self._control_plane.service, call, request, body, record)
         if fault is None:
-            answer: web.StreamResponse | None = self._act(asked)
+            answer: web.StreamResponse | None = self._act(received)
         else:
-            asked.meet(fault.what)
-            answer = await self._suffer(fault, asked)
+            received.meet(fault.what)
+            answer = await self._act_with_fault(fault, received)
         if answer is None:
             return _dropped(request)
         record.status = answer.status
         return answer
 
-    def _act(self, asked: _Asked) -> web.Response:
-        """Let the service do what it is asked for, and write its answer."""
+    def _act(self, received: _ServiceRequest) -> web.Response:
+        """Do a call on the service, and return the response with its answer."""
         try:
-            account = asked.account()
-            return _answer(asked.service.at_once(asked.act, account, self._control_plane.faults, asked.argument()))
+            account = received.account()
+            return _answer(
+                received.service.at_once(received.act, account, self._control_plane.faults, received.argument())
+            )
         except Refusal as refusal:
             return self._refused(refusal)
 
-    def _act_later(self, fault: Fault, asked: _Asked) -> web.Response | None:
+    def _act_later(self, fault: Fault, received: _ServiceRequest) -> web.Response | None:
+        """Schedule a call by a late commit; return the response if the service refuses it at once, else None."""
         try:
-            account, argument = asked.account(), asked.argument()
+            account, argument = received.account(), received.argument()
         except Refusal as refusal:
             return self._refused(refusal)
-        asked.expect(fault.what, fault.seconds)
-        service = asked.service
-        service.at_once(service.later, fault.seconds, asked.act, account, self._control_plane.faults, argument)
+        received.expect(fault.what, fault.seconds)
+        service = received.service
+        service.at_once(service.later, fault.seconds, received.act, account, self._control_plane.faults, argument)
         return None
 
-    async def _suffer(self, fault: Fault, asked: _Asked) -> web.StreamResponse | None:
-        """Return the answer that is left of a request that meets a fault; None where the connection breaks without one."""
+    async def _act_with_fault(self, fault: Fault, received: _ServiceRequest) -> web.StreamResponse | None:
+        """Handle a request that meets a fault; return the response, or None if the connection breaks without a response."""
         if fault.what == "late commit":
-            return self._act_later(fault, asked)
+            return self._act_later(fault, received)
         if fault.when == "before" or fault.what == "rate limit":
-            return await self._instead(fault, asked)
-        return await self._afterwards(fault, asked.request, self._act(asked))
+            return await self._fail_before_acting(fault, received)
+        return await self._fail_after_acting(fault, received.request, self._act(received))
 
-    async def _instead(self, fault: Fault, asked: _Asked) -> web.Response | None:
-        """Let a fault come before the service acts, if it still does."""
+    async def _fail_before_acting(self, fault: Fault, received: _ServiceRequest) -> web.Response | None:
+        """Apply a fault before the service acts. After the fault `slow`, the service still acts."""
         if fault.what != "slow":
-            return await self._blocked(fault)
+            return await self._answer_as_gateway(fault)
 
-        async def slowly() -> web.Response:
+        async def act_slowly() -> web.Response:
             await asyncio.sleep(fault.seconds or 0)
-            return self._act(asked)
+            return self._act(received)
 
-        asked.expect(fault.what)
-        # A task of its own: whoever leaves meanwhile does not keep the service from acting.
-        task = asyncio.create_task(slowly())
+        received.expect(fault.what)
+        # In a separate task, so that the service acts even if the client disconnects meanwhile.
+        task = asyncio.create_task(act_slowly())
         self._unfinished.add(task)
         task.add_done_callback(self._unfinished.discard)
         return await asyncio.shield(task)
 
-    async def _afterwards(self, fault: Fault, request: web.Request, done: web.Response) -> web.StreamResponse | None:
-        """Let a fault come after the service acted."""
+    async def _fail_after_acting(
+        self, fault: Fault, request: web.Request, done: web.Response
+    ) -> web.StreamResponse | None:
+        """Apply a fault to the response `done` after the service acted."""
         content = done.body if isinstance(done.body, bytes) else b""
         match fault.what:
             case "slow":
@@ -327,18 +354,18 @@ class Server:
                     await asyncio.wait_for(self._stopping.wait(), fault.seconds)
             case "cut body":
                 return await _cut(request, done, content)
-            case "wrong json" | "wrong shape" if done.status == HTTPStatus.NO_CONTENT:  # it cannot have a body
+            case "wrong json" | "wrong shape" if done.status == HTTPStatus.NO_CONTENT:  # which cannot have a body
                 return None
             case "wrong json":
                 return _answer(content[: len(content) // 2] or b"{", done.status)
             case "wrong shape":
                 return _answer(b'{"unexpected":%s}' % (content or b"null"), done.status)
             case _:
-                return await self._blocked(fault)
+                return await self._answer_as_gateway(fault)
         return done
 
-    async def _blocked(self, fault: Fault) -> web.Response | None:
-        """Answer as if no service had."""
+    async def _answer_as_gateway(self, fault: Fault) -> web.Response | None:
+        """Return the response of a gateway in front of the service; None if the connection breaks without a response."""
         match fault.what:
             case "status":
                 return self._gateway(fault.status or 500)
@@ -372,7 +399,7 @@ class Server:
         )
 
     def _connection(self, task: asyncio.Task[None]) -> int:
-        # Each connection has one; unlike its transport, that is still there when the client has left.
+        # The task identifies the connection, because a request has no transport any more after the client disconnects.
         if task not in self._connections:
             self._connections_seen += 1
             self._connections[task] = self._connections_seen
@@ -384,14 +411,14 @@ def _answer(content: bytes, status: int = 200) -> web.Response:
 
 
 def _dropped(request: web.Request) -> web.Response:
-    """Break the connection; what is returned is written nowhere."""
+    """Break the connection, and return a response that aiohttp requires but cannot send."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()
 
 
 async def _cut(request: web.Request, answer: web.Response, content: bytes) -> web.StreamResponse | None:
-    """Send an answer's head and half of its body, and break the connection; None where there is nothing to cut."""
+    """Send an answer's head and half of its body, and break the connection; None if the body is too short to cut."""
     if len(content) < 2:
         return None
     headers = {"Content-Type": answer.content_type, "Content-Length": str(len(content))}
@@ -404,12 +431,12 @@ async def _cut(request: web.Request, answer: web.Response, content: bytes) -> we
 
 
 async def _methods(request: web.Request) -> set[str]:
-    """Return the methods that a path can be asked with; none for a path that does not exist."""
-    found: set[str] = set()
+    """Return the methods that a request's path allows; an empty set for a path that does not exist."""
+    methods: set[str] = set()
     for resource in request.app.router.resources():
         _, allowed = await resource.resolve(request)
-        found |= allowed
-    return found - {"*"}
+        methods |= allowed
+    return methods - {"*"}
 
 
 def _control(call: Callable[[web.Request, bytes], Any]) -> _Handler:

@@ -1,7 +1,7 @@
-"""What the service's documentation leaves open, as switches: an emulated service can be any of the plausible ones.
+"""`World`: the questions that the service's documentation leaves open, as switches with every plausible answer as a value.
 
-Each switch is one open question of `netmind_rentgpu/guide/wire-contract.md`. The first value of each is the default: the
-documented one where there is one, else the plainest.
+Each switch is an open question of `netmind_rentgpu/guide/wire-contract.md`. Its first value is the default: the documented
+answer if there is one, otherwise the plainest answer.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Errors: TypeAlias = Literal["json", "html from a gateway"]
 AlteredNames: TypeAlias = Literal["no", "upper case", "prefix", "suffix"]
 CreateAnswer: TypeAlias = Literal["its own", "another"]
 Ids: TypeAlias = Literal["new", "reused"]
-DeleteLag: TypeAlias = Literal["none", "20 s", "for ever"]
+DeleteLag: TypeAlias = Literal["none", "20 s", "forever"]
 Deleted: TypeAlias = Literal["gone", "listed"]
 OtherAccounts: TypeAlias = Literal["404", "403"]
 
@@ -56,33 +56,41 @@ def _switch(values: Any, *, in_presets: bool = True) -> Any:
 
 @attrs.frozen(kw_only=True)
 class World:
-    """How an emulated service behaves where the documentation is silent.
+    """The behaviour of an emulated service where the documentation is silent.
 
     Attributes:
-        token: how the API token stands in the `Authorization` header.
-        bad_token: the answer to a wrong one.
-        limit, over_limit: the largest page, and what becomes of a request for a larger one.
-        order, marker, dead_marker: how lists are sorted; whether the marker's own item is listed again; what a marker leads
-            to whose item was deleted.
-        list_lag: how long a new container is missing from the list.
+        token: the form of the API token in the `Authorization` header.
+        bad_token: the answer to a wrong token.
+        limit: the largest number of items in a page.
+        over_limit: the answer to a request for a larger page.
+        order: the order of lists by id.
+        marker: "inclusive" if a page begins with the marker's own item.
+        dead_marker: the answer to a marker whose item was deleted.
+        list_lag: the time until the list shows a new container.
         stamps: the form of `created_at`.
-        delete_answer, second_delete: what a delete answers, and what the next one does.
-        ssh, ssh_not_yet, services: the form of those fields; of `ssh` before a container is up.
-        gpu_name: what stands in a container's field of that name.
-        optional_fields: the fields that a renter can do without.
-        numbers, prices, new_fields, members: numbers for integers, for prices; fields and members nobody documented.
-        validation_errors: the form of a 422; the second repeats the rejected value.
-        names, long_names: of containers.
+        delete_answer: the answer to a delete.
+        second_delete: the answer to a delete of a deleted container.
+        ssh, ssh_not_yet: the form of a container's `ssh`, and its form before the container runs.
+        services: the form of a container's `exposed_service`, `vscode_service` and `jupyter_service`.
+        gpu_name: the form of a container's `gpu_name`.
+        optional_fields: the form of fields that a renter can do without.
+        numbers: the JSON form of whole numbers.
+        prices: the JSON form of prices.
+        new_fields: "yes" to add undocumented fields.
+        members: "new" for container statuses that are not the usual ones.
+        validation_errors: the form of a 422. The form "pydantic 2" repeats the rejected value.
+        names: "unique" if no two containers of an account can have the same name.
+        long_names: "cut at 24" if the service cuts a container's name after 24 characters.
         balance_refusal: the answer to a create that the balance does not allow.
-        stop_billing: whether a stop ends the bill.
-        restart_port, restart_host_key: whether a restart keeps them.
-        errors: whether errors other than 422 come from the service or from a gateway before it.
-        altered_names: how the service alters a container's name. No preset changes this switch, nor those that follow.
-        create_answer: which container a create's answer shows, where there is another.
-        ids: whether the id of a container that is gone is given again.
-        delete_lag: how long after its answer a delete takes effect; until then the container is shown, and costs.
-        deleted: whether the service still shows a deleted container, which costs nothing any more.
-        other_accounts: the answer to a request for what another account has.
+        stop_billing: "ends" if a stopped container costs nothing.
+        restart_port, restart_host_key: "kept" or "changed" by a restart.
+        errors: the form of errors that may come from a gateway in front of the service.
+        altered_names: the service's change to a container's name. Presets do not vary this switch and the following ones.
+        create_answer: the container in the answer to a create; "another" shows another container if there is one.
+        ids: "reused" if a new container can have the id of a deleted container.
+        delete_lag: the time from the answer to a delete until its effect. Until then the container is shown and costs money.
+        deleted: "listed" if the service still shows deleted containers, which cost nothing any more.
+        other_accounts: the answer to a request for a resource of another account.
     """
 
     token: Token = _switch(Token)
@@ -125,7 +133,7 @@ class World:
         """Return every switch and its values, the default first.
 
         Args:
-            in_presets: return only the switches that presets vary.
+            in_presets: True for only the switches that presets vary.
         """
         return {
             field.name: field.metadata["values"]

@@ -1,4 +1,4 @@
-"""`client.rentals`: what was rented, whichever process did that."""
+"""`client.rentals`: the account's rentals on record, of all processes."""
 
 from __future__ import annotations
 
@@ -28,13 +28,15 @@ __all__ = ["AsyncRentals"]
 
 
 class AsyncRentals:
-    """`client.rentals`: what the state file knows to be rented by this account, whichever process did that."""
+    """`client.rentals`: this account's rentals on record in the state file, of all processes."""
 
     def __init__(self, context: RentalContext) -> None:
         self._context = context
 
     async def list(self) -> list[RentalRecord]:
-        """Return what the state file knows to be rented, or that may be, the oldest first. The service is not asked.
+        """Return the records of all open rentals, and of creates that may have left a container, the oldest first.
+
+        The records come from the state file; the service is not asked.
 
         Raises:
             StateFileError: the state file cannot be used.
@@ -42,45 +44,45 @@ class AsyncRentals:
         return await self._context.ledger.list_open()
 
     async def reap(self, *, wait: bool = False, by_name: bool = False) -> ReapReport:
-        """Delete what was rented and nobody alive owns: its process is provably dead, or its time is up.
+        """Delete each rental whose process is provably dead, whose time is up, or whose deletion has failed before.
 
-        To be run by whoever comes next: a cron job, the next start of a program. The first `rent` of a client does it, too.
-        A process is known to be dead only on its own machine; elsewhere its rentals are left until their time is up.
+        Run this from a cron job, or when a program starts; the first `rent` of a client does so, too. A process can only be
+        proven dead on its own machine. On other machines its rentals are left alone until their time is up.
 
-        What was rented with another token is reaped, too, if the service shows that both are one account's: by the auth of
-        those rentals, or by a container of a recorded name. What may be another account's is left alone.
+        Rentals made with another token are reaped, too, if the service shows that both tokens are one account's: by the auth
+        of those rentals, or by a container with a recorded name. Rentals that may be another account's are left alone.
 
         Args:
-            wait: look for what is in doubt until it is certain that it will not turn up: up to `create_lag` and `list_lag`
-                of the profile, and where a process was killed in the midst of a create its longest time as well.
-            by_name: go by the containers' names alone, without the state file: what has a name of ours whose expiry has
-                passed is deleted, whoever made it.
+            wait: True to search for doubtful containers until none can turn up any longer: for up to `create_lag` and
+                `list_lag` of the profile, and for a create's longest time if its process was killed during the create.
+            by_name: True to decide by the containers' names alone, without the state file. A container is deleted if its
+                name has the form of a rental's and holds an expiry that has passed, no matter which process created it.
 
         Returns:
-            What was deleted, what is in doubt, what could not be deleted, and what may be another account's.
+            The deleted containers, the doubtful records, the failures, and the records that may be another account's.
 
         Raises:
             AuthenticationError: the service refuses the token.
             StateFileError: the state file cannot be used (not with `by_name`).
-            RentGPUError: with `by_name`, the list of containers could not be read; one strange item is among what failed.
+            RentGPUError: with `by_name`, the list of containers could not be read. A single unreadable item is a failure in
+                the report instead.
         """
         return await (reap_by_name(self._context) if by_name else reap(self._context, wait=wait))
 
     def attach(self, rental: RentalRecord | str, *, timeout: float = 600) -> AsyncRental:
-        """Return a rental that was detached, to be entered by `async with`: it is deleted when that block is left.
+        """Return a detached rental, to be entered by `async with`; leaving that block deletes the rental.
 
-        If it cannot be entered, it stays detached.
+        If entering fails, the rental stays detached.
 
         Args:
-            rental: what `detach` or `list` returned, or its name.
-            timeout: seconds in which it has to let us in.
+            rental: a record that `detach` or `list` returned, or its name.
+            timeout: the seconds within which the login has to work.
 
         Raises:
-            InvalidArgumentError: an argument that cannot be used; when it is entered, there is no such detached rental, or
-                no longer.
-            RentalEndedError: when it is entered, its container is gone.
-            StateFileError: when it is entered, the state file cannot be used.
-            RentGPUError: when it is entered, any other of the client's errors.
+            InvalidArgumentError: an argument cannot be used; on entering, no such rental is detached, or it has expired.
+            RentalEndedError: on entering, the container is gone.
+            StateFileError: on entering, the state file cannot be used.
+            RentGPUError: on entering, any other of the client's errors.
         """
         name = rental.name if isinstance(rental, RentalRecord) else arguments.text("rental", rental)
 
@@ -90,10 +92,11 @@ class AsyncRentals:
 
 
 class _Detached:
-    """The machine of a rental that was detached.
+    """The source of a detached rental's machine.
 
     Attributes:
-        failed, has_others: none, and no.
+        failed: no machines.
+        has_others: False, because a detached rental has only one machine.
     """
 
     def __init__(self, context: RentalContext, name: str) -> None:
@@ -103,21 +106,21 @@ class _Detached:
         self.has_others: bool = False
 
     async def remember_failure(self, provisioned: ProvisionedRental) -> None:
-        """Do nothing, because it has started long ago."""
+        """Do nothing, because the machine has started before."""
 
     def remember_success(self, provisioned: ProvisionedRental) -> None:
-        """Do nothing, as above."""
+        """Do nothing, because the start is on record already."""
 
     async def error_if_enough(self) -> NoMachineError | None:
-        """Return None: no other machine is ever tried."""
+        """Return None, because no other machine is ever tried."""
         return None
 
     async def provision(self, provisioner: Provisioner) -> ProvisionedRental:
-        """Take it over."""
+        """Claim the detached rental for this process, and fetch its container."""
         context, name = self._context, self._name
         if is_held_here(name):
             raise InvalidArgumentError("rental", f"{name} is in use in this process")
-        # Before it is ours on record, or a reaper of this process would take it for nobody's.
+        # Before the claim, because a reaper of this process deletes rentals that the process owns and does not track.
         provisioner.begin_attach(name)
         try:
             record = await self._claim()
@@ -139,26 +142,26 @@ class _Detached:
         return ProvisionedRental(record=record, container=container, machine=Machine(node_name=record.node_name))
 
     async def _claim(self) -> RentalRecord:
-        """Make this process its owner."""
+        """Make this process the owner of the rental."""
         ledger, name = self._context.ledger, self._name
         record = await ledger.claim_detached(name, this_process(), read_clocks())
         if record is not None:
             return record
-        # It may have been rented with another token of this account.
+        # The rental may be on record for another token of this account.
         unproven = await join_proven_accounts(self._context, is_wanted=lambda other: other.name == name)
         record = await ledger.claim_detached(name, this_process(), read_clocks())
         if record is not None:
             return record
-        for each in unproven:
-            if each.wanted and each.error is not None:
-                raise each.error
-            if each.wanted:
-                problem = f"{name} is on record for another token, which is not proven to be this account's"
-                raise InvalidArgumentError("rental", problem)
-        raise InvalidArgumentError("rental", f"no rental called {name} is detached, or its time is up")
+        for account in unproven:
+            if account.wanted and account.error is not None:
+                raise account.error
+            if account.wanted:
+                problem = f"{name} is on record for another token, which nothing proves to be this account's"
+                raise InvalidArgumentError("rental", f"{problem}; attach with that token")
+        raise InvalidArgumentError("rental", f"no rental called {name} is detached, or it has expired")
 
 
 def _gone(record: RentalRecord) -> RentalEndedError:
-    """Say that a container is gone. Its record stays: whoever says so may be wrong, which `reap` finds out."""
+    """Return the error for a container that is gone. Its record stays for `reap`, because the service may be wrong."""
     text = f"the container of {record.name}, {record.container_id}, is gone"
     return RentalEndedError(text, name=record.name, container_id=record.container_id)

@@ -1,4 +1,4 @@
-"""What `client.rent` and `client.offers` are made of: from a user's words to a rental that can be entered."""
+"""`client.rent` and `client.offers`: from a user's arguments to a rental that can be entered."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ __all__ = ["RentalRequest", "Renting"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
-_NO_CURRENCY = "cannot be kept to: in which currency the balance is, the profile's payment_types do not tell"
+_NO_CURRENCY = "cannot be enforced: the profile's payment_types do not name the currency of this payment_type"
 
 
 @attrs.frozen(kw_only=True)
 class RentalRequest:
-    """What a user asks for, checked.
+    """A user's request for a machine, with checked arguments.
 
     Attributes:
-        gpu_names: as they were given: which GPUs they mean depends on what is on offer, too.
-        requirements: of the machine, all others.
+        gpu_names: the GPU names as given, because their meaning depends on the machines on offer, too; None for any GPU.
+        requirements: all other requirements for the machine.
     """
 
     gpu_names: tuple[str, ...] | None
@@ -66,10 +66,10 @@ class Renting:
     """Rents for one client."""
 
     def __init__(self, context: RentalContext, payment_number: Callable[[PaymentType | str | int], int]) -> None:
-        """Prepare.
+        """Set up.
 
         Args:
-            payment_number: finds a payment type's number on the wire.
+            payment_number: returns a payment type's number on the wire.
         """
         self._context = context
         self._payment_number = payment_number
@@ -94,28 +94,28 @@ class Renting:
         key: OfferKey | None,
         payment_type: PaymentType | str | int,
     ) -> RentalRequest:
-        """Check what a user asks for.
+        """Check a user's arguments.
 
         Raises:
-            InvalidArgumentError: an argument that cannot be used.
+            InvalidArgumentError: an argument cannot be used.
         """
         if nvlink is not None and not isinstance(nvlink, bool):
             raise InvalidArgumentError("nvlink", f"must be True, False or None, not {arguments.shown_value(nvlink)}")
         if key is not None and not callable(key):
-            raise InvalidArgumentError("key", "must be a function of an offer")
+            raise InvalidArgumentError("key", f"must be a function that takes an offer, not {type(key).__name__}")
         currency = self._currency(payment_type)
         if currency is None and max_price is not None:
             raise InvalidArgumentError("max_price", _NO_CURRENCY)
         cuda = None if min_cuda is None else version(arguments.text("min_cuda", min_cuda))
         if cuda == ():
             raise InvalidArgumentError(
-                "min_cuda", f"must be a version, as '12.4', not {arguments.shown_value(min_cuda)}"
+                "min_cuda", f"must be a version such as '12.4', not {arguments.shown_value(min_cuda)}"
             )
         return RentalRequest(
             gpu_names=None if gpu_name is None else tuple(_names("gpu_name", gpu_name)),
             requirements=Requirements(
                 gpus=arguments.count("gpus", gpus, arguments.MOST_GPUS),
-                regions=None if regions is None else frozenset(normalized(one) for one in _names("regions", regions)),
+                regions=None if regions is None else frozenset(map(normalized, _names("regions", regions))),
                 max_price=None if max_price is None else arguments.bound("max_price", max_price),
                 min_memory=_least("min_memory", min_memory),
                 min_gpu_memory=_least("min_gpu_memory", min_gpu_memory),
@@ -131,7 +131,7 @@ class Renting:
         )
 
     def _currency(self, payment_type: PaymentType | str | int) -> str | None:
-        """Return the name of a balance; None for a number that the profile has no name for."""
+        """Return the currency of a payment type; None for a number that the profile does not name."""
         number = self._payment_number(payment_type)
         value = payment_type.value if isinstance(payment_type, PaymentType) else payment_type
         if isinstance(value, str):
@@ -142,7 +142,7 @@ class Renting:
         """Return the offers that meet a request, the best first.
 
         Raises:
-            InvalidArgumentError: the request cannot be understood.
+            InvalidArgumentError: a GPU name is ambiguous, or `key` cannot sort the offers.
             RentGPUError: the machines could not be listed.
         """
         return list((await self._ranked(request))[0].offers)
@@ -159,20 +159,20 @@ class Renting:
         fail: Condition | None,
         limits: StartLimits,
     ) -> AsyncRental:
-        """Return a rental of the first offer that can be had.
+        """Return a rental, which rents the first available offer once it is entered.
 
         Raises:
-            InvalidArgumentError: an argument that cannot be used.
+            InvalidArgumentError: an argument cannot be used.
             ConfigurationError: asyncssh is missing.
         """
         if not self._may_log_in:
             check_asyncssh()
-            # Looking for it costs as much as a create, so that this is done once.
+            # Checked once, because this check costs as much as a create.
             self._may_log_in = True
         if not isinstance(ttl, timedelta) or not timedelta(0) < ttl < LATEST - read_clocks().wall:
             raise InvalidArgumentError(
                 "ttl",
-                f"must be a timedelta above 0, and end before {LATEST:%Y}: {arguments.shown_value(ttl)}",
+                f"must be a timedelta above 0 that ends before the year {LATEST:%Y}, not {arguments.shown_value(ttl)}",
             )
         limit = None if budget is None else arguments.bound("budget", budget)
         if limit is not None and limit <= 0:
@@ -180,7 +180,7 @@ class Renting:
         if limit is not None and self._currency(request.payment_type) is None:
             raise InvalidArgumentError("budget", _NO_CURRENCY)
         if keep and limit is not None:
-            raise InvalidArgumentError("budget", "what is kept is never deleted, so that no budget can be kept to")
+            raise InvalidArgumentError("budget", "cannot be enforced with keep=True, which never deletes the container")
         _check_image_and_auth(image, auth)
         desired = (
             request
@@ -202,10 +202,10 @@ class Renting:
         return AsyncRental(self._context, source, limits=limits, fail=None if fail is None else checked("fail", fail))
 
     async def _ranked(self, request: RentalRequest) -> tuple[OfferQueue, str]:
-        """Return the offers that meet a wish, and, where there are none, why."""
+        """Return the offers that meet a request, and the reason if there are none."""
         self._context.check_usable()
         machines = await self._context.catalog.machines(request.currency)
-        # Those who wish the same at the same time share the work.
+        # Rentals with the same request and the same list of machines share one queue.
         if self._ranked_for is None or self._ranked_for[0] is not machines or self._ranked_for[1] != request:
             self._ranked_for = (machines, request, *self._rank(machines, request))
         return self._ranked_for[2:]
@@ -219,27 +219,30 @@ class Renting:
         return OfferQueue(offers), "" if offers else explain_no_match(machines, requirements, profile)
 
     async def _reap_once(self) -> None:
-        """Delete what nobody alive owns, in one attempt each: whoever rents waits for it.
+        """Run the reaper with one attempt for each deletion, because a caller waits to rent.
 
-        That it fails is no reason not to rent, unless the state file is broken.
+        A failed deletion is only logged, because it is no reason not to rent.
+
+        Raises:
+            StateFileError: the state file cannot be used.
         """
         report = await reap(self._context, patient=False)
         for name, error in report.failed:
-            logger.warning("%s is nobody's and could not be deleted: %s", name, error)
+            logger.warning("could not reap %s: %s; its record stays, so run `rentals.reap()`", name, error)
         for record in report.elsewhere:
             logger.warning(
-                "%s is nobody's, and on record for another token, which is not proven to be this account's; reap with that"
-                " account's token",
+                "did not reap %s: it is on record for another token, which nothing proves to be this account's; reap with"
+                " that token",
                 record.name,
             )
 
 
 class _NextOffers:
-    """The machines of a new rental: one offer after the other, until one starts.
+    """The source of a new rental's machine: one offer after the other, until a machine starts.
 
     Attributes:
-        failed: those that did not.
-        has_others: another one may.
+        failed: the machines that did not start.
+        has_others: True, because another machine may start.
     """
 
     def __init__(
@@ -269,7 +272,7 @@ class _NextOffers:
         self.has_others: bool = True
 
     async def provision(self, provisioner: Provisioner) -> ProvisionedRental:
-        """Rent the best offer that can be had."""
+        """Rent the best offer that is available."""
         await self._reap()
         await self._context.check_login()
         self._image_id = await self._context.images.image_id(self._image)
@@ -280,16 +283,18 @@ class _NextOffers:
             payment_type=self._payment_type,
             allowance=lambda offer: None if self._keep else min(self._ttl, _affordable(left, offer)),
         )
-        queue, excuse = await self._rank()
+        queue, reason = await self._rank()
         if not queue.offers:
-            before = f"; before that, these did not start: {self.failed}" if self.failed else ""
-            raise NoMachineError(f"{excuse}{before}", refusals=tuple(self.failed.by_node.values()))
+            before = f"; before that, these machines did not start: {self.failed}" if self.failed else ""
+            raise NoMachineError(f"{reason}{before}", refusals=tuple(self.failed.by_node.values()))
         starts = await self._context.starts.of_image(self._image_id)
         record, container, offer = await provisioner.provision(
             queue, spec, failed=self.failed.by_node, failed_lately=starts.failed_on
         )
         if left is not None and not offer.hourly_price:
-            logger.warning("%s has a listed price of 0: its budget never ends it, only its ttl does", record.name)
+            logger.warning(
+                "%s has a listed price of 0, so only its ttl ends the rental, and never its budget", record.name
+            )
         return ProvisionedRental(
             record=record,
             container=container,
@@ -299,10 +304,10 @@ class _NextOffers:
         )
 
     def _budget_left(self) -> Decimal | None:
-        """Return what of the budget the machines that did not start have left of it.
+        """Return the budget without the cost of the machines that did not start; None if there is no budget.
 
         Raises:
-            NoMachineError: nothing.
+            NoMachineError: these machines have spent the whole budget.
         """
         if self._budget is None:
             return None
@@ -310,20 +315,20 @@ class _NextOffers:
         if left > 0:
             return left
         refusals = tuple(self.failed.by_node.values())
-        raise NoMachineError(f"the budget is spent by machines that did not start: {self.failed}", refusals=refusals)
+        raise NoMachineError(f"the budget was spent on machines that did not start: {self.failed}", refusals=refusals)
 
     async def remember_failure(self, provisioned: ProvisionedRental) -> None:
-        """Let other rentals know that a machine did not start."""
+        """Record for other rentals that a machine did not start."""
         node_name = provisioned.machine.node_name
         await write_best_effort(self._context.starts.record_soon(node_name, self._image_id, failed=True))
 
     def remember_success(self, provisioned: ProvisionedRental) -> None:
-        """Let other rentals know that a machine has started. Nobody waits for that."""
+        """Record for other rentals that a machine has started, without waiting for the write."""
         node_name = provisioned.machine.node_name
         write_behind(self._context.starts.record_soon(node_name, self._image_id, failed=False))
 
     async def error_if_enough(self) -> NoMachineError | None:
-        """Return the error to raise where no other machine is to be tried."""
+        """Return the error to raise if no other machine is to be tried; None if another is."""
         starts = ImageStarts()
         with suppress(StateFileError):
             starts = await self._context.starts.of_image(self._image_id)
@@ -331,7 +336,7 @@ class _NextOffers:
 
 
 def _affordable(budget: Decimal | None, offer: Offer) -> timedelta:
-    """Return how long a budget lasts: for ever where the price is 0."""
+    """Return the time that a budget lasts: `timedelta.max` without a budget, or at a price of 0."""
     if budget is None or not offer.hourly_price:
         return timedelta.max
     hours = budget / offer.hourly_price
@@ -339,7 +344,7 @@ def _affordable(budget: Decimal | None, offer: Offer) -> timedelta:
 
 
 def _names(argument: str, value: str | Iterable[str]) -> list[str]:
-    """Return names; a single text is one. No comma joins them on the wire."""
+    """Return an argument's names; a single text is one name. A name may hold a comma, because it is not sent."""
     names = _texts(argument, value)
     if not names or not all(normalized(name) for name in names):
         raise InvalidArgumentError(argument, "names nothing; leave it out for no filter")
@@ -347,7 +352,7 @@ def _names(argument: str, value: str | Iterable[str]) -> list[str]:
 
 
 def _texts(argument: str, value: str | Iterable[str]) -> list[str]:
-    """Return texts; a single one is one."""
+    """Return an argument's texts as a list; a single text becomes a list of one."""
     if not isinstance(value, Iterable):
         raise InvalidArgumentError(argument, f"must be texts, not {type(value).__name__}")
     return [arguments.text(argument, name) for name in ([value] if isinstance(value, str) else value)]

@@ -1,1 +1,1 @@
-"""The service's resources: a file for each, a method for each endpoint. Private: reach them from a client."""
+"""The service's resources: a file for each, a method for each endpoint. This package is private: use the client."""

@@ -1,4 +1,4 @@
-"""Auths: the passwords of containers' SSH logins. They cannot be deleted, so do not make one for each container."""
+"""Auths: the passwords of containers' SSH logins. They cannot be deleted, so do not create one for each container."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class AsyncAuths:
         self._caller = caller
         self._sizes = PageSize(caller.profile.page_size)
         self._ensuring = asyncio.Lock()
-        self._made: dict[str, Auth] = {}
+        self._created: dict[str, Auth] = {}
 
     async def create(self, value: str, *, timeout: TimeoutOption = DEFAULT) -> Auth:
         """Store a password (`POST /v1/rentgpu/auths/`).
 
         Args:
-            value: 8 to 32 characters.
+            value: the password, 8 to 32 characters.
 
         Raises:
             InvalidArgumentError: the password is too short or too long.
-            RentGPUError: any of the client's errors; a create is not repeated once it may have been acted on.
+            RentGPUError: any of the client's errors. The create is not retried once the service may have acted on it.
         """
         request = Request(
             method="POST",
@@ -55,12 +55,13 @@ class AsyncAuths:
         page_size: int | None = None,
         timeout: TimeoutOption = DEFAULT,
     ) -> AsyncPager[Auth]:
-        """List the account's passwords (`GET /v1/rentgpu/auths/`): iterate it for all, or take a `first_page()`.
+        """List the account's passwords (`GET /v1/rentgpu/auths/`): iterate the list for all, or get a `first_page()`.
 
         Args:
-            marker: an id to go on after.
-            page_size: how many to ask for at a time; the profile's where it is None, fewer where the service refuses it.
-            timeout: for each page.
+            marker: the id after which the list begins; None for the whole list.
+            page_size: the number of items to ask for at a time; by default the profile's. The pager asks for fewer if the
+                service refuses so many.
+            timeout: the timeout of each page.
 
         Raises:
             InvalidArgumentError: `marker` or `page_size` cannot be sent.
@@ -73,20 +74,20 @@ class AsyncAuths:
         """Get one password (`GET /v1/rentgpu/auths/{auth_id}`).
 
         Raises:
-            NotFoundError: there is none with that id.
+            NotFoundError: the account has none with that id.
             RentGPUError: any other of the client's errors.
         """
         request = Request(method="GET", path=f"{_PATH}{arguments.identifier('auth_id', auth_id)}")
         return await self._caller.one(Auth, request, timeout)
 
     async def ensure(self, value: str, *, timeout: TimeoutOption = DEFAULT) -> Auth:
-        """Find a password among the account's, and store it only if it is not there.
+        """Find a password among the account's, and store it if it is not there.
 
-        Calls of one client do not race each other; another client's may.
+        Calls of one client run one after the other, so that they store no password twice; two clients may.
 
         Args:
-            value: 8 to 32 characters.
-            timeout: for each request.
+            value: the password, 8 to 32 characters.
+            timeout: the timeout of each request.
 
         Raises:
             InvalidArgumentError: the password is too short or too long.
@@ -94,11 +95,11 @@ class AsyncAuths:
         """
         arguments.password(value)
         async with self._caller.one_at_a_time(self._ensuring, timeout):
-            # A list may lag behind what was just created.
-            if value in self._made:
-                return self._made[value]
+            # Remembered, because the list may not show yet what was just created.
+            if value in self._created:
+                return self._created[value]
             async for auth in self.list(timeout=timeout):
                 if auth.value == value:
                     return auth
-            self._made[value] = await self.create(value, timeout=timeout)
-            return self._made[value]
+            self._created[value] = await self.create(value, timeout=timeout)
+            return self._created[value]

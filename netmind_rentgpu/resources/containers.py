@@ -39,10 +39,10 @@ class AsyncContainers:
     """`client.containers`."""
 
     def __init__(self, caller: Caller, log_in: Ask) -> None:
-        """Set up.
+        """Set up the resource.
 
         Args:
-            log_in: logs in to a container; returns why that cannot be done yet.
+            log_in: tries to log in to a container; returns None, or the reason why the login has failed.
         """
         self._caller = caller
         self._log_in = log_in
@@ -64,20 +64,20 @@ class AsyncContainers:
     ) -> Container:
         """Rent a container (`POST /v1/rentgpu/containers/`). It costs money from now on until it is deleted.
 
-        Sent over no connection that has lain idle, and never again once the service may have acted on it. Where the error
-        is a `TransportError` with `maybe_processed`, a `ServerError` or an `UnexpectedResponseError`, look for the name in
-        `list()`: the container may exist.
+        The create never uses an idle connection, and is not retried once the service may have acted on it. After a
+        `TransportError` with `maybe_processed`, a `ServerError` or an `UnexpectedResponseError`, look for the name in
+        `list()`, because the container may exist.
 
         Args:
-            name: the only mark by which it can be found again should the answer be lost, so make it unique.
-            auth_id: an `Auth`'s id: the SSH login's password.
-            node_name: a `Machine`'s.
-            image_template_id: an `Image`'s id.
-            payment_type: the balance to charge; its number is the profile's.
-            gpu: how many GPUs, 1 to 12.
+            name: a unique name, because only the name identifies the container if the answer is lost.
+            auth_id: the id of the `Auth` whose password the SSH login has.
+            node_name: the `node_name` of a `Machine`.
+            image_template_id: the id of an `Image`.
+            payment_type: the balance to charge; the profile has its number.
+            gpu: the number of GPUs, 1 to 12.
 
         Raises:
-            InvalidArgumentError: an argument beyond a documented limit, or a payment type without a number.
+            InvalidArgumentError: an argument breaks a documented limit, or the profile has no number for the payment type.
             InsufficientBalanceError: the balance is too low.
             RentGPUError: any other of the client's errors.
         """
@@ -107,14 +107,15 @@ class AsyncContainers:
         page_size: int | None = None,
         timeout: TimeoutOption = DEFAULT,
     ) -> AsyncPager[Container]:
-        """List the account's containers (`GET /v1/rentgpu/containers/`): iterate it for all, or take a `first_page()`.
+        """List the account's containers (`GET /v1/rentgpu/containers/`): iterate the list for all, or get a `first_page()`.
 
-        A container that was created a moment ago may be missing: `ServiceProfile.list_lag`.
+        A container that was created less than `ServiceProfile.list_lag` ago may be missing.
 
         Args:
-            marker: an id to go on after.
-            page_size: how many to ask for at a time; the profile's where it is None, fewer where the service refuses it.
-            timeout: for each page.
+            marker: the id after which the list begins; None for the whole list.
+            page_size: the number of items to ask for at a time; by default the profile's. The pager asks for fewer if the
+                service refuses so many.
+            timeout: the timeout of each page.
 
         Raises:
             InvalidArgumentError: `marker` or `page_size` cannot be sent.
@@ -127,7 +128,7 @@ class AsyncContainers:
         """Get one container (`GET /v1/rentgpu/containers/{container_id}`).
 
         Raises:
-            NotFoundError: there is none with that id.
+            NotFoundError: the account has none with that id.
             RentGPUError: any other of the client's errors.
         """
         return await self._caller.one(Container, Request(method="GET", path=_path(container_id)), timeout)
@@ -135,10 +136,10 @@ class AsyncContainers:
     async def stop(self, container_id: int, *, timeout: TimeoutOption = DEFAULT) -> Container:
         """Stop a container (`POST /v1/rentgpu/containers/{container_id}/stop`).
 
-        Whether a stopped container still costs money is not documented: delete what is not needed.
+        The service does not document whether a stopped container costs money, so delete a container that you do not need.
 
         Raises:
-            NotFoundError: there is none with that id.
+            NotFoundError: the account has none with that id.
             RentGPUError: any other of the client's errors.
         """
         request = Request(method="POST", path=f"{_path(container_id)}/stop")
@@ -150,11 +151,11 @@ class AsyncContainers:
     async def restart(self, container_id: int, *, timeout: TimeoutOption = DEFAULT) -> Container:
         """Restart a container (`POST /v1/rentgpu/containers/{container_id}/restart`).
 
-        Not repeated once it may have been acted on, since a second restart would end what the first has started. Whether
-        the SSH endpoint stays the same is not documented.
+        The client does not retry the call once the service may have acted on it, because a second restart would end the
+        processes that have started after the first. The service does not document whether the SSH endpoint stays the same.
 
         Raises:
-            NotFoundError: there is none with that id.
+            NotFoundError: the account has none with that id.
             RentGPUError: any other of the client's errors.
         """
         request = Request(method="POST", path=f"{_path(container_id)}/restart", idempotent=False)
@@ -166,18 +167,18 @@ class AsyncContainers:
     async def delete(
         self, container_id: int, *, missing_ok: bool = False, timeout: TimeoutOption = DEFAULT
     ) -> Container | None:
-        """Delete a container (`DELETE /v1/rentgpu/containers/{container_id}`), which ends what it costs.
+        """Delete a container (`DELETE /v1/rentgpu/containers/{container_id}`), so that it costs nothing more.
 
         Args:
-            missing_ok: return None if there is none with that id: neither the answer nor the list of containers shows it.
-                The same holds in any case where an earlier attempt of this same call may have deleted it.
+            missing_ok: True to return None if the account has none with that id; the list of containers has to confirm it.
+                False has the same effect if an earlier attempt of the same call may have deleted the container.
 
         Returns:
-            The container as it was, where the service says so; it may answer with nothing.
+            The container as it was, if the service answers with it; else None.
 
         Raises:
-            NotFoundError: there is none with that id (where the service says so in another way, it is that error). With
-                `missing_ok`: the list shows the container, or could not be read to its end.
+            NotFoundError: the account has none with that id (or the error with which the service says so instead). With
+                `missing_ok`, the list shows the container, or could not be read to its end.
             RentGPUError: any other of the client's errors.
         """
         arguments.identifier("container_id", container_id)
@@ -185,7 +186,7 @@ class AsyncContainers:
         try:
             return await self._delete(container_id, timeout=timeout)
         except (NotFoundError, ConflictError, InvalidRequestError) as error:
-            # What a second delete answers is not documented. If it is about one that is gone, there is nothing to get.
+            # The answer to a second delete is not documented, so a GET and the list have to show that the container is gone.
             if not (missing_ok or error.earlier_attempt_unclear):
                 raise
             if not isinstance(error, NotFoundError) and not await self._is_gone(container_id, timeout):
@@ -196,9 +197,9 @@ class AsyncContainers:
             return None
 
     async def _is_unlisted(self, container_id: int, timeout: TimeoutOption) -> bool:
-        """Return True if a walk over the whole list, shared by all who ask meanwhile, does not show a container.
+        """Return True if a walk over the whole list does not show a container. Calls at the same time share the walk.
 
-        A gateway's 404 must not hide a container that still costs money.
+        The list has to confirm a 404, because a gateway's wrong 404 must not hide a container that still costs money.
         """
 
         async def walk() -> frozenset[int]:
@@ -215,7 +216,7 @@ class AsyncContainers:
             return False
 
     async def _delete(self, container_id: int, *, timeout: TimeoutOption) -> Container | None:
-        """Delete a container; raise what the service answers, also where an earlier attempt may have been why."""
+        """Delete a container; raise the service's error even if an earlier attempt of the call may be its cause."""
         request = Request(method="DELETE", path=_path(container_id))
         deleted = False
         try:
@@ -228,22 +229,22 @@ class AsyncContainers:
     async def wait(
         self, container_id: int, *, until: Condition, timeout: float = 600, fail: Condition | None = None
     ) -> Container:
-        """Wait until a container is as it should be; return it as it was seen then.
+        """Wait until a container meets a condition; return the container as it was then.
 
-        All waits and watches of a client share their looks at the containers, which cost as much for ten thousand waits as
-        for ten. Looks come 0.25 to 5 seconds apart, and a container that others wait for may have been seen so long ago. A
-        look that fails is tried again.
+        All waits and watches of a client share one poll of the containers, which costs as much for ten thousand waits as for
+        ten. The client polls every 0.25 to 5 seconds, so that it may judge a container by an answer of up to that age. It
+        retries a poll that fails.
 
         Args:
-            until: a condition; with `conditions.gone`, what is returned is the container as it was last seen.
-            timeout: seconds in which it has to be met.
-            fail: a condition for a failure from which the container will not come back.
+            until: the condition; with `conditions.gone`, the method returns the container as it was last seen.
+            timeout: the seconds in which the container has to meet the condition.
+            fail: a condition that is met by a container that cannot meet `until` any more, and ends the wait.
 
         Raises:
-            WaitTimeoutError: it was not met in time.
-            ContainerFailedError: `fail` was met.
-            ContainerGoneError: there is no such container, or no longer.
-            InvalidArgumentError: an argument that cannot be used.
+            WaitTimeoutError: the container did not meet the condition in time.
+            ContainerFailedError: the container met `fail`.
+            ContainerGoneError: the container does not exist, or does not exist any more.
+            InvalidArgumentError: an argument cannot be used.
             ClientStateError: the client was closed.
         """
         ids = (arguments.identifier("container_id", container_id),)
@@ -258,85 +259,88 @@ class AsyncContainers:
         fail: Condition | None = None,
         on_progress: OnProgress | None = None,
     ) -> builtins.list[Container]:
-        """Wait until each of some containers is as it should be; return them in the order of the ids, each as seen then.
+        """Wait until each of several containers meets a condition; return them in the order of the ids, each as it was then.
 
-        Looks are shared and repeated as those of `wait`. The first container that fails or is gone ends the wait for all;
-        the error says what had arrived and what was still to come.
+        The client polls as for `wait`. The first container that fails or is gone ends the whole wait; the error says which
+        containers had met the condition, and which had not.
 
         Args:
-            until: a condition, for each of them by itself.
-            timeout: seconds in which all have to meet it.
-            fail: a condition for a failure from which a container will not come back.
-            on_progress: called with a `WaitProgress` at the beginning and whenever more have arrived, in the event loop.
+            until: the condition, which each container has to meet once.
+            timeout: the seconds in which all containers have to meet the condition.
+            fail: a condition that is met by a container that cannot meet `until` any more, and ends the wait.
+            on_progress: a function that the client calls with a `WaitProgress`, in its event loop, at the beginning and
+                whenever more containers meet the condition.
 
         Raises:
-            WaitTimeoutError: not all met it in time. `arrived` are those that did, `pending` the others as last seen.
-            ContainerFailedError: `fail` was met by one.
-            ContainerGoneError: one does not exist, or no longer.
-            InvalidArgumentError: an argument that cannot be used.
+            WaitTimeoutError: not all containers met the condition in time; `arrived` holds those that did, `pending` the
+                others as they were last seen.
+            ContainerFailedError: a container met `fail`.
+            ContainerGoneError: a container does not exist, or does not exist any more.
+            InvalidArgumentError: an argument cannot be used.
             ClientStateError: the client was closed.
         """
         wanted = _identifiers(ids)
         found = await wait_for_all(
             self._poller, wanted, until=until, timeout=timeout, fail=fail, on_progress=on_progress
         )
-        return [found[one] for one in wanted]
+        return [found[container_id] for container_id in wanted]
 
     def watch(self, ids: Iterable[int] | None = None) -> AsyncGenerator[Change]:
-        """Watch containers: iterate it for every change that a look finds, as it comes.
+        """Watch containers: iterate the result for every change that a poll finds.
 
-        The first look says how things are, and each that follows what has changed since. Looks are shared and repeated as
-        those of `wait`, and none is made while the loop's body runs, unless for others: what has changed meanwhile comes
-        next, several changes of a container as one. It ends when all containers that were named are gone.
+        The first poll finds the state that later polls are compared with. The client polls as for `wait`, but while the body
+        of the loop runs, only for other waits and watches. Changes during that time come next, several changes of one
+        container as one. The iteration ends once all containers in `ids` are gone.
 
         Args:
-            ids: which; all of the account's, those that are yet to be made included, where it is None.
+            ids: the containers to watch; None for all containers of the account, future ones included.
 
         Raises:
-            InvalidArgumentError: what is no id.
-            RentGPUError: why all looks have failed for five minutes; or the client was closed.
+            InvalidArgumentError: an id is no whole number.
+            RentGPUError: all polls have failed for five minutes, with the error of the last; or the client was closed.
         """
         return watch(self._poller, None if ids is None else _identifiers(ids))
 
     async def wait_reachable(
         self, container_id: int, *, timeout: float = 600, fail: Condition | None = None
     ) -> Container:
-        """Wait until an SSH server answers where a container's `ssh` says; return the container as it was seen then.
+        """Wait until an SSH server answers at the endpoint in a container's `ssh`; return the container as it was then.
 
-        That it answers does not mean that it lets you in. The server is asked for its greeting alone.
+        The client reads only the server's greeting, so a login may still fail; `wait_ready` waits for the login.
 
         Args:
-            timeout: seconds in which it has to answer.
-            fail: a condition for a failure from which the container will not come back.
+            timeout: the seconds in which a server has to answer.
+            fail: a condition that is met by a container that will not start any more, and ends the wait.
 
         Raises:
-            WaitTimeoutError: none answered in time; the text says what was found instead.
-            ContainerFailedError: `fail` was met.
-            ContainerGoneError: there is no such container, or no longer.
-            InvalidArgumentError: an argument that cannot be used.
+            WaitTimeoutError: no server answered in time; the text says what the client found instead.
+            ContainerFailedError: the container met `fail`.
+            ContainerGoneError: the container does not exist, or does not exist any more.
+            InvalidArgumentError: an argument cannot be used.
             ClientStateError: the client was closed.
         """
         wanted = arguments.identifier("container_id", container_id)
         return await wait_until_reachable(self._poller, self._probes, wanted, timeout=timeout, fail=fail)
 
     async def wait_ready(self, container_id: int, *, timeout: float = 600, fail: Condition | None = None) -> Container:
-        """Wait until a container lets us log in; return it as it was seen then.
+        """Wait until the client can log in to a container; return the container as it was then.
 
-        What refuses us meanwhile is asked again, as a container that starts may have its password later than its SSH server.
-        Its host key is kept from then on, as by `gpu.ssh`. Needs `netmind-rentgpu[ssh]`.
+        The client also retries a login that the server refuses, because a starting container may get its password later than
+        its SSH server. The first login pins the host key, as `gpu.ssh` does. Needs `netmind-rentgpu[ssh]`.
 
         Args:
-            timeout: seconds in which it has to.
-            fail: a condition for a failure from which the container will not come back.
+            timeout: the seconds in which a login has to succeed.
+            fail: a condition that is met by a container that will not start any more, and ends the wait.
 
         Raises:
-            WaitTimeoutError: it did not in time; the text says why.
-            ContainerFailedError: `fail` was met.
-            ContainerGoneError: there is no such container, or no longer.
-            SSHError: the server is not the one that this container had (`stage` is `host key`).
+            WaitTimeoutError: no login succeeded in time; the text says why.
+            ContainerFailedError: the container met `fail`.
+            ContainerGoneError: the container does not exist, or does not exist any more.
+            SSHError: the server has another host key than this container had (`stage` is `host key`), or the service does
+                not show the password (`stage` is `password`).
             StateFileError: the state file cannot be used.
             ConfigurationError: asyncssh is missing.
-            InvalidArgumentError: an argument that cannot be used.
+            InvalidArgumentError: an argument cannot be used.
             ClientStateError: the client was closed.
         """
         wanted = arguments.identifier("container_id", container_id)
@@ -347,7 +351,7 @@ class AsyncContainers:
             timeout=timeout,
             fail=fail,
             ask=self._log_in,
-            missed="it did not let us log in",
+            missed="no login succeeded",
         )
 
     async def _is_gone(self, container_id: int, timeout: TimeoutOption) -> bool:
@@ -365,4 +369,4 @@ def _path(container_id: int) -> str:
 def _identifiers(ids: Iterable[int]) -> list[int]:
     if not isinstance(ids, Iterable):
         raise InvalidArgumentError("ids", f"must be ids, not {type(ids).__name__}")
-    return [arguments.identifier("ids", one) for one in ids]
+    return [arguments.identifier("ids", container_id) for container_id in ids]

@@ -1,4 +1,4 @@
-"""Images: what containers are started from. They cannot be deleted, so do not make one for each container."""
+"""Images, which containers start from. They cannot be deleted, so do not create one for each container."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class AsyncImages:
         self._caller = caller
         self._sizes = PageSize(caller.profile.page_size)
         self._ensuring = asyncio.Lock()
-        self._made: dict[tuple[str | None, ...], Image] = {}
+        self._created: dict[tuple[str | None, ...], Image] = {}
 
     async def create(
         self,
@@ -47,22 +47,22 @@ class AsyncImages:
         options: str | None = None,
         timeout: TimeoutOption = DEFAULT,
     ) -> Image:
-        """Make a custom image (`POST /v1/rentgpu/images/`).
+        """Create a custom image (`POST /v1/rentgpu/images/`).
 
         Args:
-            name: the name it is listed under.
-            image_name: such as pytorch/pytorch.
-            image_tag: such as 2.4.0 or latest.
-            image_label: such as pytorch or tensorflow.
-            docker_username, docker_passwd: for a private registry.
-            docker_registry: the service's default is Docker Hub.
+            name: the name in the list of images.
+            image_name: the repository, such as pytorch/pytorch.
+            image_tag: the tag, such as 2.4.0 or latest.
+            image_label: the label, such as pytorch or tensorflow.
+            docker_username, docker_passwd: the login of a private registry.
+            docker_registry: the registry; by default the service uses Docker Hub.
             public_port: a port to expose.
             onstart: a command to run when a container starts.
-            options: for the container; only --add-host, -e, -h and -w are supported.
+            options: options of the container; only --add-host, -e, -h and -w are supported.
 
         Raises:
-            InvalidArgumentError: an option that is not supported, or an argument that is no text.
-            RentGPUError: any of the client's errors; a create is not repeated once it may have been acted on.
+            InvalidArgumentError: an option is not supported, or an argument is no text.
+            RentGPUError: any of the client's errors. The create is not retried once the service may have acted on it.
         """
         new = NewImage(
             name=name,
@@ -87,13 +87,14 @@ class AsyncImages:
         page_size: int | None = None,
         timeout: TimeoutOption = DEFAULT,
     ) -> AsyncPager[Image]:
-        """List images of one type (`GET /v1/rentgpu/images/`): iterate it for all, or take a `first_page()`.
+        """List images of one type (`GET /v1/rentgpu/images/`): iterate the list for all, or get a `first_page()`.
 
         Args:
-            image_type: whose images; its number is the profile's.
-            marker: an id to go on after.
-            page_size: how many to ask for at a time; the profile's where it is None, fewer where the service refuses it.
-            timeout: for each page.
+            image_type: the type of the images; the profile has its number.
+            marker: the id after which the list begins; None for the whole list.
+            page_size: the number of items to ask for at a time; by default the profile's. The pager asks for fewer if the
+                service refuses so many.
+            timeout: the timeout of each page.
 
         Raises:
             InvalidArgumentError: the profile has no number for `image_type`, or an argument cannot be sent.
@@ -107,7 +108,7 @@ class AsyncImages:
         """Get one image (`GET /v1/rentgpu/images/{image_id}`).
 
         Raises:
-            NotFoundError: there is none with that id.
+            NotFoundError: the account has none with that id.
             RentGPUError: any other of the client's errors.
         """
         request = Request(method="GET", path=f"{_PATH}{arguments.identifier('image_id', image_id)}")
@@ -129,16 +130,16 @@ class AsyncImages:
         options: str | None = None,
         timeout: TimeoutOption = DEFAULT,
     ) -> Image:
-        """Find a custom image with just this content, and make it only if there is none.
+        """Find a custom image with exactly this content, and create it if there is none.
 
-        What is left out is compared with what the service would put there: nothing, or its default registry. Calls of one
-        client do not race each other; another client's may.
+        A missing argument matches an image that has nothing in its place, or the default registry. Calls of one client run
+        one after the other, so that they create no image twice; two clients may.
 
         Args:
-            timeout: for each request. The others: as `create`.
+            timeout: the timeout of each request. The other arguments are those of `create`.
 
         Raises:
-            InvalidArgumentError: as `create`.
+            InvalidArgumentError: as for `create`.
             RentGPUError: any of the client's errors.
         """
         new = NewImage(
@@ -156,14 +157,14 @@ class AsyncImages:
         )
         wanted = _stored(new)
         async with self._caller.one_at_a_time(self._ensuring, timeout):
-            # A list may lag behind what was just created.
-            if wanted in self._made:
-                return self._made[wanted]
+            # Remembered, because the list may not show yet what was just created.
+            if wanted in self._created:
+                return self._created[wanted]
             async for image in self.list(image_type=ImageType.CUSTOM, timeout=timeout):
                 if _stored(image) == wanted:
                     return image
-            self._made[wanted] = await self._create(new, timeout)
-            return self._made[wanted]
+            self._created[wanted] = await self._create(new, timeout)
+            return self._created[wanted]
 
     async def _create(self, new: NewImage, timeout: TimeoutOption) -> Image:
         request = Request(
@@ -181,6 +182,6 @@ _FIELDS = tuple(field.name for field in attrs.fields(NewImage))
 
 
 def _stored(image: NewImage | Image) -> tuple[str | None, ...]:
-    """Return what the service has stored for a content, in a form that compares; empty and missing texts are the same."""
+    """Return an image's content in a comparable form, as the service stores it; empty and missing texts are the same."""
     values = {name: getattr(image, name) or None for name in _FIELDS}
     return tuple({**values, "docker_registry": values["docker_registry"] or _DEFAULT_REGISTRY}.values())

@@ -1,4 +1,4 @@
-"""The lists that come in pages, all asked for in the same way."""
+"""The pager for lists of resources, which all come in pages of the same form."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def list_pager(
     """Return the pager of one list.
 
     Args:
-        query: of the first page; those that follow have other markers, and smaller sizes where the service refuses it.
-        timeout: for each page.
+        query: the query of the first page. Later queries have other markers, and smaller sizes if the service refuses its.
+        timeout: the timeout of each page.
     """
 
     async def fetch(after: int | str | None, limit: int) -> ListedItems[Listed]:

@@ -1,4 +1,4 @@
-"""Machines: what can be rented, where, and for how much."""
+"""Machines on offer, with their places and prices."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ class AsyncMachines:
     ) -> list[Machine]:
         """List the machines on offer, in the service's order (`GET /v1/rentgpu/machines`; not paged).
 
-        Every filter is sent, and applied again here: the service does not document how it reads them. A price bound is
-        sent only if it is a whole number, since the query takes no other.
+        The client sends every filter, and also applies it to the answer, because the service does not document how it reads
+        the filters. The client sends a price bound only if it is a whole number, because the query accepts no other.
 
         Args:
-            gpu_names: any of these GPUs.
+            gpu_names: the GPUs that will do.
             region: a two-letter code in capitals. A name that the service does not know matches nothing.
-            gpu: at least so many GPUs.
-            currency: the currency of prices and of price bounds; the profile's where it is None.
-            min_memory, max_memory, min_disk, max_disk: in the units the service lists; which of a machine's fields they
-                are about is a guess: `ServiceProfile.memory_field` and `disk_field`.
-            min_price, max_price: on `Machine.price`. A machine whose price cannot be read is left out.
+            gpu: the least number of GPUs.
+            currency: the currency of the prices and of the price bounds; by default the profile's.
+            min_memory, max_memory, min_disk, max_disk: bounds in the units that the service lists, on the machine's fields
+                that `ServiceProfile.memory_field` and `disk_field` name, which are guesses.
+            min_price, max_price: bounds on `Machine.price`. They leave out a machine whose price cannot be read.
 
         Raises:
-            InvalidArgumentError: an argument that cannot be sent.
+            InvalidArgumentError: an argument cannot be sent.
             RentGPUError: any of the client's errors.
         """
         profile = self._caller.profile
@@ -81,14 +81,14 @@ class AsyncMachines:
 def _filtered(
     machines: Iterable[Machine], query: MachineQuery, profile: ServiceProfile
 ) -> Generator[None, None, list[Machine]]:
-    """Return the machines that a query is about, in their order; yield after every so many."""
-    kinds = None if query.gpu_names is None else {_same(name) for name in query.gpu_names}
-    region = None if query.region is None else _same(query.region)
+    """Return the machines that meet a query, in their order; yield after every `ITEMS_PER_TURN` machines."""
+    kinds = None if query.gpu_names is None else {_normalized(name) for name in query.gpu_names}
+    region = None if query.region is None else _normalized(query.region)
     found: list[Machine] = []
     for position, machine in enumerate(machines, 1):
         if (
-            (kinds is None or machine.gpu_name is None or _same(machine.gpu_name) in kinds)
-            and (region is None or machine.region is None or _same(machine.region) == region)
+            (kinds is None or machine.gpu_name is None or _normalized(machine.gpu_name) in kinds)
+            and (region is None or machine.region is None or _normalized(machine.region) == region)
             and (query.gpu is None or machine.gpu_count is None or machine.gpu_count >= query.gpu)
             and _within(getattr(machine, profile.memory_field), query.min_memory, query.max_memory)
             and _within(getattr(machine, profile.disk_field), query.min_disk, query.max_disk)
@@ -100,8 +100,8 @@ def _filtered(
     return found
 
 
-def _same(name: str) -> str:
-    """Reduce a name to what tells it from others, however it is spaced: one of the documented ones holds a blank."""
+def _normalized(name: str) -> str:
+    """Reduce a name to its letters and digits, because spacing may differ: one documented name holds a blank."""
     return re.sub(r"[^a-z0-9]", "", name.casefold())
 
 

@@ -1,4 +1,4 @@
-"""Paths of the service."""
+"""The beginning of the service's paths."""
 
 from __future__ import annotations
 

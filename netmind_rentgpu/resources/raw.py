@@ -1,4 +1,4 @@
-"""Any call at all: what `client.request` sends, checked."""
+"""Checked requests for `client.request`, which sends any call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def raw_request(method: str, path: str, params: Mapping[str, str | int | float],
     """Return the request for a call that no typed method makes.
 
     Raises:
-        InvalidArgumentError: no method, a path that could lead elsewhere, or a body that is not JSON.
+        InvalidArgumentError: the method or path cannot be sent, the path could lead elsewhere, or the body cannot be JSON.
     """
     verb = method.upper()
     if not (verb.isascii() and verb.isalpha()):
@@ -43,7 +43,7 @@ def raw_request(method: str, path: str, params: Mapping[str, str | int | float],
 def _full_path(path: str) -> str:
     segments = unquote(path).split("/")
     if not path or "?" in path or "#" in path or "\\" in path or "://" in path or ".." in segments or "." in segments:
-        raise InvalidArgumentError("path", f"must be a plain path: {path!r}")
+        raise InvalidArgumentError("path", f"must be a plain path, without a host, a query or dot segments: {path!r}")
     if not path.isprintable():
         raise InvalidArgumentError("path", "holds characters that cannot be sent")
     return f"/{path.lstrip('/')}" if path.startswith("/") else f"{API}{path}"
@@ -62,7 +62,7 @@ def _query(params: Mapping[str, str | int | float]) -> dict[str, str]:
 
 
 def _secrets_in(json: Any) -> tuple[str, ...]:
-    """Find what the typed calls treat as secret, so that an error does not repeat it here either."""
+    """Return the values that the typed calls treat as secrets, so that no error shows them here either."""
     if not isinstance(json, Mapping):
         return ()
     fields = cast("Mapping[Any, Any]", json)

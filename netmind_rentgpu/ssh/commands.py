@@ -1,4 +1,4 @@
-"""Commands on a container: started, fed, listened to, and ended together with whoever waits for them."""
+"""Commands on a container: starting them, sending input, receiving output, and ending them."""
 
 from __future__ import annotations
 
@@ -25,38 +25,43 @@ _PIECE = 64 * 1024
 _LONGEST_LINE = 1024 * 1024
 _MOST_WAITING = 1024 * 1024
 _COST_OF_A_LINE = 100
-# How long a command that is told to end gets for it, before it is killed; and then, before it is left.
+# Seconds for each step of ending a command by SIGTERM, and then by SIGKILL, before its channel is aborted.
 _TERMINATION, _KILL = 2.0, 2.0
-# After which a server that has no room for one more command is asked again.
+# Seconds to pause before each retry of a start that the server refused, because it had no room for another command.
 _PAUSES = (0.02, 0.1, 0.3, 1.0, 2.0)
-# Of what a system takes as one argument or variable, with room for the rest of it.
+# The most bytes of a command line or a variable's value, somewhat below what systems accept as one argument.
 _LONGEST = 120_000
-_NAMES = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789")
+_NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789")
 
 
 class Output(Protocol):
-    """Takes what a command writes."""
+    """A receiver of what a command writes."""
 
     def take(self, data: bytes, *, error: bool) -> bool:
-        """Take a piece; tell whether more is welcome at once."""
+        """Receive a piece of output; return True if there is room for more at once."""
         ...
 
 
 class Capture:
-    """The ends of what a command writes, within a bound.
+    """The tails of what a command writes to stdout and to stderr.
 
     Attributes:
-        truncated: it wrote more.
+        truncated: True if the command wrote more than is kept.
     """
 
     def __init__(self, most: int) -> None:
+        """Set up.
+
+        Args:
+            most: the most bytes to keep of each stream.
+        """
         self._most = most
         self._pieces: tuple[deque[bytes], deque[bytes]] = (deque(), deque())
         self._sizes = [0, 0]
         self.truncated: bool = False
 
     def take(self, data: bytes, *, error: bool) -> bool:
-        """Keep a piece, and let go what has become too old."""
+        """Keep a piece of output, and drop the oldest bytes above the limit."""
         pieces = self._pieces[error]
         pieces.append(data)
         self._sizes[error] += len(data)
@@ -70,43 +75,43 @@ class Capture:
         return True
 
     def text(self, *, error: bool) -> str:
-        """Return what was kept."""
+        """Return the kept output of one stream."""
         return b"".join(self._pieces[error]).decode(errors="replace")
 
 
 class Lines:
-    """What a command writes, line by line, in the order in which it came."""
+    """The lines that a command writes to stdout and stderr, in the order of their arrival."""
 
     def __init__(self) -> None:
-        self._begun = [b"", b""]
+        self._unfinished = [b"", b""]
         self._whole: deque[tuple[str, bool]] = deque()
         self._waiting = 0
 
     def take(self, data: bytes, *, error: bool) -> bool:
-        """Take a piece apart."""
-        *lines, rest = (self._begun[error] + data).split(b"\n")
+        """Split a piece of output into lines; return True if there is room for more at once."""
+        *lines, rest = (self._unfinished[error] + data).split(b"\n")
         while len(rest) > _LONGEST_LINE:
             lines.append(rest[:_LONGEST_LINE])
             rest = rest[_LONGEST_LINE:]
-        self._begun[error] = rest
+        self._unfinished[error] = rest
         for line in lines:
             self._add(line, error=error)
         return self.room
 
     @property
     def room(self) -> bool:
-        """More is welcome."""
+        """True if the waiting lines leave room for more."""
         return self._waiting < _MOST_WAITING
 
     def finish(self) -> None:
-        """Take what was begun for lines."""
-        for error, rest in enumerate(self._begun):
+        """Add the unfinished rest of each stream as a line."""
+        for error, rest in enumerate(self._unfinished):
             if rest:
                 self._add(rest, error=bool(error))
-        self._begun = [b"", b""]
+        self._unfinished = [b"", b""]
 
     def next(self) -> tuple[str, bool] | None:
-        """Return the next line, and whether it was written as an error; None if there is none yet."""
+        """Return the next line, with True if it came from stderr; None if no line waits."""
         if not self._whole:
             return None
         line, error = self._whole.popleft()
@@ -123,8 +128,8 @@ class Command(asyncssh.SSHClientSession[bytes]):
     """One command that runs, or has run.
 
     Attributes:
-        exit_status, exit_signal: how it ended, where the server said so.
-        cut_off: it was told to end.
+        exit_status, exit_signal: how the command ended; None where the server did not report it.
+        cut_off: True if `end` was called.
     """
 
     def __init__(self, prepared: Prepared, output: Output) -> None:
@@ -133,10 +138,10 @@ class Command(asyncssh.SSHClientSession[bytes]):
         self._connection: asyncssh.SSHClientConnection | None = None
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._starting: asyncio.Task[Any] | None = None
-        # What has come before its process id.
+        # The output that arrived before the line with the process id.
         self._head = b""
         self._leader: int | None = None
-        self._told = asyncio.Event()
+        self._head_passed = asyncio.Event()
         self._may_write = asyncio.Event()
         self._may_write.set()
         self._news = asyncio.Event()
@@ -146,15 +151,15 @@ class Command(asyncssh.SSHClientSession[bytes]):
         self.cut_off: bool = False
 
     async def start(self, connection: asyncssh.SSHClientConnection) -> None:
-        """Start it. Where this is cut off, it may run all the same: `end` sees to that.
+        """Start the command. A cancelled start may still lead to a running command, which `end` then ends.
 
         Raises:
-            OSError, asyncssh.Error: it cannot be.
+            OSError, asyncssh.Error: the command could not be started.
         """
         self._connection = connection
-        # A task of its own: a channel whose opening is cut off would stay open for good.
+        # This runs in a task of its own, because a channel whose opening is cancelled would stay open for good.
         self._starting = asyncio.get_running_loop().create_task(self._start(connection))
-        # How it failed is of no interest where the caller was cancelled meanwhile.
+        # Mark the error as retrieved: a caller that was cancelled meanwhile does not want it, and asyncio would log it.
         self._starting.add_done_callback(lambda starting: starting.cancelled() or starting.exception())
         await asyncio.shield(self._starting)
 
@@ -162,9 +167,9 @@ class Command(asyncssh.SSHClientSession[bytes]):
         pauses = iter(_PAUSES)
         while True:
             try:
-                await connection.create_session(lambda: self, self._prepared.line, encoding=None, request_pty=False)  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
+                await connection.create_session(lambda: self, self._prepared.line, encoding=None, request_pty=False)  # pyright: ignore[reportUnknownMemberType]  # untyped **kwargs
             except asyncssh.ChannelOpenError:
-                # It was not started. A server may still count a command that has just ended.
+                # The command was not started. The server may still count another that has just ended.
                 pause = next(pauses, None)
                 if pause is None or connection.is_closed():
                     raise
@@ -173,7 +178,7 @@ class Command(asyncssh.SSHClientSession[bytes]):
                 return
 
     def result(self, captured: Capture | None = None) -> CommandResult:
-        """Return what came of it until now."""
+        """Return the command's result as known so far."""
         return CommandResult(
             command=self._prepared.command,
             exit_status=self.exit_status,
@@ -185,44 +190,44 @@ class Command(asyncssh.SSHClientSession[bytes]):
 
     @property
     def closed(self) -> bool:
-        """It has ended, or the connection has."""
+        """True if the command or its connection has ended."""
         return self._closed.is_set()
 
     async def feed(self) -> None:
-        """Write its input, and end that; what it does not want to read is left."""
+        """Write the command's input and then end of file; drop the rest if the command ends first."""
         channel, data = self._channel, self._prepared.given
         if channel is None:
             return
         with suppress(OSError):
             for start in range(0, len(data), _PIECE):
                 await self._may_write.wait()
-                channel.write(data[start : start + _PIECE])  # pyright: ignore[reportUnknownMemberType]  # AnyStr is lost on it
+                channel.write(data[start : start + _PIECE])  # pyright: ignore[reportUnknownMemberType]  # unsolved AnyStr
             channel.write_eof()
 
     async def wait(self) -> None:
-        """Wait until it has ended."""
+        """Wait until the command has ended."""
         await self._closed.wait()
 
     async def news(self) -> None:
-        """Wait until it has written something, or ended."""
+        """Wait until the command has written something, or has ended."""
         await self._news.wait()
         if not self.closed:
             self._news.clear()
 
     def go_on(self) -> None:
-        """Take more of what it writes."""
+        """Resume reading what the command writes."""
         if self._channel is not None and not self.closed:
             self._channel.resume_reading()
 
     async def end(self, turn: asyncio.Lock) -> None:
-        """Have it end, with all that it started in its group, within a bound.
+        """End the command, with all that it started in its process group, in a limited time.
 
         Args:
-            turn: whose it is to have a command of its own for that.
+            turn: the lock to hold while a second command sends the signal, because only one session is reserved for that.
         """
         self.cut_off = True
-        # What it still writes is not for anybody, and must not keep it.
-        self._output = _Nobody()
+        # Discard further output, because a command that waits to write would not end.
+        self._output = _Discard()
         if self._starting is not None:
             await asyncio.wait({self._starting}, timeout=_TERMINATION)
             if not self._starting.done():
@@ -233,7 +238,7 @@ class Command(asyncssh.SSHClientSession[bytes]):
             self.go_on()
             with suppress(TimeoutError, OSError, asyncssh.Error):
                 async with asyncio.timeout(seconds):
-                    await self._told.wait()
+                    await self._head_passed.wait()
                 async with asyncio.timeout(seconds), turn:
                     await self._signal(name)
                 async with asyncio.timeout(seconds):
@@ -241,10 +246,10 @@ class Command(asyncssh.SSHClientSession[bytes]):
         self._abandon()
 
     async def _signal(self, name: str) -> None:
-        """Send its process group a signal. OpenSSH takes no signals for root's commands, so another command does it."""
+        """Send the command's process group a signal, by a second command: OpenSSH accepts no signals for root's commands."""
         if self._leader is None or self._connection is None or self.closed:
             return
-        # As POSIX has it, which dash insists on; as others take it; and at least the leader.
+        # POSIX's form, which dash requires; the form that other shells accept; and a form that signals only the leader.
         ways = (f"-s {name} -- -{self._leader}", f"-{name} -{self._leader}", f"-{name} {self._leader}")
         kill = " || ".join(f"kill {way} 2>/dev/null" for way in ways)
         await self._connection.run(kill, encoding=None, stdin=asyncssh.DEVNULL)
@@ -254,34 +259,34 @@ class Command(asyncssh.SSHClientSession[bytes]):
             self._channel.abort()
 
     def _without_mark(self, data: bytes) -> bytes:
-        """Find the process id in what it writes first, and leave that out.
+        """Find the line with the process id, and return the output after it; return nothing before the line arrives.
 
-        What a login's own script says comes before it, and once more after it, from the shell that runs the command.
+        The login's own startup script may write before this line, and also after it, in the shell that runs the command.
         """
         self._head += data
         found = re.search(rb"%s (\d+)\n" % self._prepared.mark, self._head)
         if found is None and len(self._head) < _PIECE:
             return b""
         whole, self._head = self._head, b""
-        self._told.set()
+        self._head_passed.set()
         if found is None:
             return whole
         self._leader = int(found[1])
         return whole[found.end() :]
 
-    # What asyncssh tells.
+    # Callbacks that asyncssh calls.
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
         self._channel = chan
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
         error = datatype == EXTENDED_DATA_STDERR
-        if not error and not self._told.is_set():
+        if not error and not self._head_passed.is_set():
             data = self._without_mark(data)
         if data:
-            self._take(data, error=error)
+            self._deliver(data, error=error)
 
-    def _take(self, data: bytes, *, error: bool) -> None:
+    def _deliver(self, data: bytes, *, error: bool) -> None:
         if not self._output.take(data, error=error) and self._channel is not None:
             self._channel.pause_reading()
         self._news.set()
@@ -302,15 +307,15 @@ class Command(asyncssh.SSHClientSession[bytes]):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         if self._head:
-            self._take(self._head, error=False)
-        self._told.set()
+            self._deliver(self._head, error=False)
+        self._head_passed.set()
         self._closed.set()
         self._news.set()
         self._may_write.set()
 
 
-class _Nobody:
-    """Takes everything and keeps nothing."""
+class _Discard:
+    """A receiver that keeps nothing."""
 
     def take(self, data: bytes, *, error: bool) -> bool:
         del data, error
@@ -319,13 +324,13 @@ class _Nobody:
 
 @attrs.frozen
 class Prepared:
-    """A command as it is sent.
+    """A command in the form in which it is sent.
 
     Attributes:
-        command: as it was given.
-        line: what the login's shell is to run.
-        mark: what stands before the process id that is written first.
-        given: all that is to be read there.
+        command: the command as the caller gave it.
+        line: the command line for the login's shell.
+        mark: the text before the process id in the line that is written first.
+        given: all input to send: the variables, then the command's own.
     """
 
     command: str
@@ -335,16 +340,16 @@ class Prepared:
 
 
 def prepared(command: str, environment: Mapping[str, str] | None, given: str | bytes | None) -> Prepared:
-    """Prepare a command: it tells its process id, takes its variables, and goes on in the login's shell.
+    """Prepare a command line that writes its process id, reads its variables, and runs the command in the login's shell.
 
-    Servers refuse most variables, and say nothing; on a command line anybody in the container could read them. So they come
-    as input, of which the shell reads just so many bytes.
+    Servers silently refuse most variables, and every process in the container can read a command line. So the variables are
+    sent as input, of which the command line reads exactly their bytes.
 
     Args:
         given: the command's own input.
 
     Raises:
-        InvalidArgumentError: what is no command, or a variable that can be none.
+        InvalidArgumentError: the command, its input or a variable cannot be sent.
     """
     text("command", command)
     if isinstance(given, str):
@@ -357,24 +362,32 @@ def prepared(command: str, environment: Mapping[str, str] | None, given: str | b
     script = f"echo {mark} $$; "
     if environment:
         exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in _checked(environment)).encode()
-        # Byte by byte, or dd would take what is the command's.
+        # dd reads byte by byte, because larger blocks could include the command's own input.
         script += f'eval "$(dd bs=1 count={len(exports)} 2>/dev/null)"; '
         given = exports + given
     script += 'exec "${SHELL:-/bin/sh}" -c "$1"'
     line = f"exec /bin/sh -c {shlex.quote(script)} sh {shlex.quote(command)}"
-    if len(line.encode()) > _LONGEST:
-        raise InvalidArgumentError("command", f"must not be longer than {_LONGEST:,} bytes: upload it, and run that")
+    if (size := len(line.encode())) > _LONGEST:
+        problem = (
+            f"takes {size:,} bytes as it is sent, and {_LONGEST:,} is the limit; upload it as a script, and run that"
+        )
+        raise InvalidArgumentError("command", problem)
     return Prepared(command, line, mark.encode(), given)
 
 
 def _checked(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if not isinstance(environment, Mapping):
-        raise InvalidArgumentError("environment", f"must give each name a text, not {type(environment).__name__}")
+        raise InvalidArgumentError(
+            "environment", f"must be a mapping of names to texts, not {type(environment).__name__}"
+        )
     for name, value in environment.items():
-        if not isinstance(name, str) or not name or name[0].isdigit() or not _NAMES.issuperset(name):
-            raise InvalidArgumentError("environment", f"{name!r} can be no variable's name")
+        if not isinstance(name, str) or not name or name[0].isdigit() or not _NAME_CHARACTERS.issuperset(name):
+            problem = (
+                f"{name!r} is not a variable's name; use ASCII letters, digits and underscores, and no digit first"
+            )
+            raise InvalidArgumentError("environment", problem)
         if value or not isinstance(value, str):
             text("environment", value)
-        if len(value.encode()) > _LONGEST:
-            raise InvalidArgumentError("environment", f"{name} must not be longer than {_LONGEST:,} bytes")
+        if (size := len(value.encode())) > _LONGEST:
+            raise InvalidArgumentError("environment", f"{name} has {size:,} bytes, and {_LONGEST:,} is the limit")
         yield name, value

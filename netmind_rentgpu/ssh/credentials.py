@@ -1,4 +1,4 @@
-"""Who may log in where: a container's password and its host key, as the account and the state file know them."""
+"""Logins to containers, with the password from the account and the host key from the state file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def check_asyncssh() -> None:
 
 
 async def _import_asyncssh() -> None:
-    """Import asyncssh in a thread: it takes a tenth of a second and more, for which the event loop must not stand still."""
+    """Import asyncssh in a thread, because the import takes 0.1 seconds or more and would block the event loop."""
     if not hasattr(sys.modules.get(_LOGIN), "log_in"):
         try:
             await run_in_thread(partial(import_module, _LOGIN))
@@ -39,13 +39,13 @@ async def _import_asyncssh() -> None:
 
 
 class ContainerLogin:
-    """Logs one client in to its account's containers."""
+    """The logins of one client to the containers of its account."""
 
     def __init__(self, auths: AsyncAuths, state: State, username: str) -> None:
         """Set up.
 
         Args:
-            username: who logs in where a container's `ssh` names nobody.
+            username: the user to log in as where a container's `ssh` field names no user.
         """
         self._username = username
         self._auths = auths
@@ -55,7 +55,7 @@ class ContainerLogin:
         """Check, before anything is rented, that this process can log in to containers.
 
         Raises:
-            ConfigurationError: it cannot.
+            ConfigurationError: this process cannot log in.
         """
         await _import_asyncssh()
         from netmind_rentgpu.ssh.login import check_login
@@ -65,17 +65,18 @@ class ContainerLogin:
     async def log_in(
         self, container: Container, seconds: float, *, password: str | None = None, accept_new_host_key: bool = False
     ) -> asyncssh.SSHClientConnection:
-        """Log in to a container. Whoever lets us in first is the only one from then on.
+        """Log in to a container. The first successful login pins the server's host key, and later ones require that key.
 
         Args:
-            seconds: for finding, connecting and logging in, the account's and the state file's part aside.
-            password: else its auth's is asked for.
-            accept_new_host_key: keep the key that it has now.
+            seconds: the seconds for finding the host, connecting and logging in. The calls to the service and the state file
+                do not count.
+            password: the password; None to ask the service for that of the container's auth.
+            accept_new_host_key: True to accept the key that the server has now, and pin it.
 
         Raises:
-            SSHError: it could not be done.
+            SSHError: the login failed.
             StateFileError: the state file cannot be used.
-            RentGPUError: the auth could not be got.
+            RentGPUError: the service did not return the auth.
         """
         await _import_asyncssh()
         from netmind_rentgpu.ssh.login import Login, log_in
@@ -83,8 +84,8 @@ class ContainerLogin:
         label = label_of(container)
         endpoint = container.ssh_endpoint
         if endpoint is None:
-            said = f"its ssh is {container.ssh[:200]!r}" if container.ssh else "it has no ssh yet"
-            raise SSHError(f"{label} names no endpoint to log in at: {said}", stage="name")
+            cause = f", {container.ssh[:200]!r}, names no endpoint" if container.ssh else " is empty"
+            raise SSHError(f"cannot log in to {label}: its ssh field{cause}", stage="name")
         pinned = await self._state.host_key(container.id)
         login = Login(
             label=label,
@@ -104,13 +105,13 @@ class ContainerLogin:
         return connection
 
     async def try_to_log_in(self, container: Container, attempt: int) -> RentGPUError | None:
-        """Log in and leave; return why that cannot be done yet, None if it can.
+        """Try to log in, and disconnect; return the error of a failure that may pass, or None after a successful login.
 
         Args:
-            attempt: counted from 0; the later, the more time.
+            attempt: the attempt's number, from 0; later attempts have more time.
 
         Raises:
-            SSHError: the server is not the one that this container had, or the service does not tell the password.
+            SSHError: the server's host key is not that of the container, or the service does not return the password.
             StateFileError: the state file cannot be used.
             ConfigurationError: asyncssh is missing.
         """
@@ -135,18 +136,20 @@ class ContainerLogin:
     async def _pin(self, container: Container, key: str, *, replace: bool) -> None:
         kept = await self._state.pin_host_key(container.id, key, replace=replace)
         if kept != key:
-            text = f"{label_of(container)}: another server was logged into as this container at the same time"
-            raise SSHError(f"{text}; accept the right one with accept_new_host_key=True", stage="host key")
+            text = f"{label_of(container)}: another login at the same time reached a server with another host key"
+            raise SSHError(f"{text}; accept the right key with accept_new_host_key=True", stage="host key")
 
     async def _password_of(self, container: Container) -> str:
         auth_id = container.auth_id
         password = None if auth_id is None else (await self._auths.get(auth_id)).value
         if not password:
-            text = f"{label_of(container)}: the service does not tell the password of its auth, {auth_id}; pass password=..."
+            text = (
+                f"{label_of(container)}: the service does not return the password of auth {auth_id}; pass password=..."
+            )
             raise SSHError(text, stage="password")
         return password
 
 
 def label_of(container: Container) -> str:
-    """Return how errors call a container."""
+    """Return the id and name of a container, by which errors name it."""
     return f"container {container.id}" + ("" if container.name is None else f" ({container.name})")

@@ -1,4 +1,4 @@
-"""Where a forwarded port of the container leads to."""
+"""The connections from a forwarded port of the container to a port of this machine."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ __all__ = ["leading_to"]
 
 
 def leading_to(host: str, port: int) -> Callable[[str, int], Awaitable[asyncssh.SSHTCPSession[bytes]]]:
-    """For `create_server` of an SSH connection: what is connected to its port is connected to this one."""
+    """Return a session factory for `create_server` of an SSH connection: it connects each client to a host and port."""
 
     async def connect(_host: str, _port: int) -> asyncssh.SSHTCPSession[bytes]:
         try:
             _, here = await asyncio.get_running_loop().create_connection(_Here, host, port)
         except OSError as error:
             raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, str(error)) from None
-        # All that a session needs; asyncssh has its own forwarders for one in the same way.
+        # A forwarder has all that a session needs; asyncssh uses its own forwarders as sessions in the same way.
         return cast("asyncssh.SSHTCPSession[bytes]", _There(here))
 
     return connect
@@ -30,7 +30,7 @@ def leading_to(host: str, port: int) -> Callable[[str, int], Awaitable[asyncssh.
 class _Here(asyncssh.SSHForwarder):
     """The end on this machine.
 
-    What is said here before the other end is open would be lost (asyncssh 2.24), and uvloop reads that early: it waits.
+    uvloop may read data before the other end is open, and asyncssh 2.24 would lose it. So early events wait in a list.
     """
 
     def __init__(self) -> None:
@@ -38,14 +38,14 @@ class _Here(asyncssh.SSHForwarder):
         self._early: list[Callable[[], object]] | None = []
 
     def open(self) -> None:
-        """Hand on what came before the other end was open, and what comes from now on."""
+        """Forward the events that came before the other end was open, and later events at once."""
         early, self._early = self._early or [], None
-        for act in early:
-            act()
+        for event in early:
+            event()
 
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
-        act = partial(super().data_received, data, datatype)
-        act() if self._early is None else self._early.append(act)
+        event = partial(super().data_received, data, datatype)
+        event() if self._early is None else self._early.append(event)
 
     def eof_received(self) -> bool:
         if self._early is None:
@@ -54,8 +54,8 @@ class _Here(asyncssh.SSHForwarder):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        act = partial(super().connection_lost, exc)
-        act() if self._early is None else self._early.append(act)
+        event = partial(super().connection_lost, exc)
+        event() if self._early is None else self._early.append(event)
 
 
 class _There(asyncssh.SSHForwarder):

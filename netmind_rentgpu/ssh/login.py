@@ -1,4 +1,4 @@
-"""Logging in to a container: finding the host, connecting, checking who it is, and only then saying the password."""
+"""The login to a container: find the host, connect, check the host key, and only then send the password."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from netmind_rentgpu.models import SSHEndpoint
 
 __all__ = ["Login", "check_login", "log_in"]
 
-# Of a connection that has died silently we know after a minute.
+# asyncssh notices a connection that has died silently after about a minute.
 _KEEP_ALIVE_SECONDS, _KEEP_ALIVE_COUNT = 15, 3
-# Processors have instructions for it, and a large file takes two thirds of the time.
+# Processors have instructions for AES-GCM, so that a large file takes two thirds of the time.
 _FASTEST_FIRST = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 
 
 @attrs.frozen(kw_only=True)
 class Login:
-    """Where to log in, and as whom.
+    """The endpoint and the credentials of a login.
 
     Attributes:
-        label: how errors call the container.
-        host_key: that the server must have, as `ssh-ed25519 AAAA...`; None to take any.
+        label: the name of the container in errors.
+        host_key: the key that the server must have, as `ssh-ed25519 AAAA...`; None to accept any.
     """
 
     label: str
@@ -41,10 +41,10 @@ class Login:
 
 
 async def log_in(login: Login, seconds: float) -> tuple[asyncssh.SSHClientConnection, str]:
-    """Log in; return the connection, and the server's host key.
+    """Log in; return the connection and the server's host key.
 
     Raises:
-        SSHError: it could not be done; `stage` says where it ended.
+        SSHError: the login failed; `stage` is the step that failed.
     """
     try:
         check_login(login.username)
@@ -58,10 +58,11 @@ async def log_in(login: Login, seconds: float) -> tuple[asyncssh.SSHClientConnec
             server.stage = "connection"
             connection = await _handshake(login, server, await connect(addresses))
     except TimeoutError as error:
-        done = {"name": "was found", "connection": "answered as an SSH server does"}.get(server.stage, "let us in")
-        raise SSHTimeoutError(f"{where}: none {done} within {seconds:g} s", stage=server.stage) from error
+        problems = {"name": "the host's name was not resolved", "connection": "no SSH server answered"}
+        problem = problems.get(server.stage, "the login did not finish")
+        raise SSHTimeoutError(f"{where}: {problem} within {seconds:g} s", stage=server.stage) from error
     except (socket.gaierror, UnicodeError) as error:
-        raise SSHError(f"{where}: the host's name is not known ({error})", stage="name") from error
+        raise SSHError(f"{where}: the host's name cannot be resolved ({error})", stage="name") from error
     except (OSError, asyncssh.Error) as error:
         stage, problem = _problem(error, server)
         raise SSHError(f"{where}: {problem}", stage=stage) from error
@@ -75,7 +76,7 @@ async def _handshake(login: Login, server: _Server, connected: socket.socket) ->
         except RuntimeError as error:
             if "shutdown" not in str(error):
                 raise
-            # asyncssh asks the loop for a thread, which it has none of once the main one has ended.
+            # asyncssh needs a thread of the loop's executor, which starts none once the main thread has ended.
             revive(asyncio.get_running_loop())
             return await _greet(login, server, connected)
     except BaseException:
@@ -111,9 +112,9 @@ def check_login(username: str) -> None:
 
 
 def _ensure_local_username() -> None:
-    """Give asyncssh a name for a local user who has none, as under an arbitrary uid in a container.
+    """Replace asyncssh's look-up of the local user's name if the user has none, as under an arbitrary uid in a container.
 
-    asyncssh asks for the name whenever it connects, fails without one, and does not use it here.
+    asyncssh looks up the name whenever it connects, fails without a name, and does not use the name here.
     """
     try:
         getpass.getuser()
@@ -125,7 +126,7 @@ def _options(username: str, host_key: str | None) -> dict[str, Any]:
     """Return the options of a connection, apart from the password."""
     return {
         "username": username,
-        # Nothing of the user's own ~/.ssh, nor an agent's keys, is meant for a rented machine.
+        # These switch off ~/.ssh and SSH agents, because the user's own keys are not meant for a rented machine.
         "config": None,
         "client_keys": None,
         "client_username": username,
@@ -135,7 +136,7 @@ def _options(username: str, host_key: str | None) -> dict[str, Any]:
         "known_hosts": ([], [], []),
         "encryption_algs": _FASTEST_FIRST,
         "server_host_key_algs": _preferred(host_key),
-        # A server that lets everybody in is not the container's.
+        # A server that accepts logins without a password is not the container's.
         "disable_trivial_auth": True,
         "preferred_auth": ["password", "keyboard-interactive"],
         "keepalive_interval": _KEEP_ALIVE_SECONDS,
@@ -144,7 +145,7 @@ def _options(username: str, host_key: str | None) -> dict[str, Any]:
 
 
 def _preferred(host_key: str | None) -> str:
-    """Ask a server that has several keys for the one that is known; take any other, to say that it is another."""
+    """Return the host key algorithms to ask for: that of the known key first, then all others, to detect a changed key."""
     if host_key is None:
         return "default"
     kind = host_key.split()[0]
@@ -153,11 +154,11 @@ def _preferred(host_key: str | None) -> str:
 
 
 class _Server(asyncssh.SSHClient):
-    """What is known of the server, and how far the handshake has come.
+    """The server's host key, and the progress of the login.
 
     Attributes:
-        stage: what is under way.
-        host_key: the one it has.
+        stage: the step that is under way.
+        host_key: the server's key; empty until it is known.
     """
 
     def __init__(self, expected: str | None) -> None:
@@ -176,22 +177,22 @@ class _Server(asyncssh.SSHClient):
         self.stage = "password"
         return True
 
-    def stranger(self) -> str:
-        """Say that it is another server."""
+    def describe_changed_key(self) -> str:
+        """Return the problem of a server whose key is not the expected one."""
         expected = asyncssh.import_public_key(self._expected or "").get_fingerprint()
         return (
-            f"the server is not the one that this container had: its host key is {self._fingerprint}, and was {expected}. "
-            "Somebody else may have got the address, or listens in. Nothing was sent to it. If you know why the key is "
-            "another, accept it with accept_new_host_key=True"
+            f"the server's host key has changed: it is {self._fingerprint}, but the container's was {expected}. "
+            "Another machine may have this address now, or may intercept the connection. The password was not sent. "
+            "If you know why the key has changed, accept it with accept_new_host_key=True"
         )
 
 
 def _problem(error: Exception, server: _Server) -> tuple[SSHStage, str]:
     if isinstance(error, asyncssh.HostKeyNotVerifiable):
-        return "host key", server.stranger()
+        return "host key", server.describe_changed_key()
     refused = isinstance(error, asyncssh.DisconnectError) and not isinstance(error, asyncssh.ConnectionLost)
     if isinstance(error, asyncssh.PermissionDenied) or (refused and server.stage == "password"):
         return "password", f"the password was refused ({error})"
     if isinstance(error, OSError):
         return "connection", f"no connection ({error})"
-    return "connection", f"no SSH server lets us talk to it ({error})"
+    return "connection", f"the SSH connection failed ({error})"

@@ -1,6 +1,6 @@
-"""What is under way over one connection, and ends before that does: commands, which wait for their turn, and copies.
+"""The commands and copies that run over one connection. Commands wait for their turn, and all end before it closes.
 
-No asynchronous generators here: when an event loop ends, it closes each that was left half way, and the inner ones with it.
+No function here is an asynchronous generator, because an ending event loop closes each unfinished generator, inner ones too.
 """
 
 from __future__ import annotations
@@ -18,43 +18,43 @@ if TYPE_CHECKING:
 
 __all__ = ["ActiveOperations"]
 
-# OpenSSH allows ten sessions for a connection. One is for copies, one for ending commands.
+# OpenSSH allows ten sessions on a connection. One of them is for copies, and one for ending commands.
 _COMMANDS_AT_ONCE = 8
 _LONGEST_GOODBYE = 10.0
 
 
 class ActiveOperations:
-    """What a shell has under way.
+    """The commands and copies that a shell has under way.
 
     Attributes:
-        turns: to be held by each command from before it starts until it is over.
+        turns: the semaphore that a caller holds from before it starts a command until the command is over.
     """
 
     def __init__(self) -> None:
         self.turns: asyncio.Semaphore = asyncio.Semaphore(_COMMANDS_AT_ONCE)
         self._turn_to_end = asyncio.Lock()
-        # Each with the task that ends it, if there is one.
+        # Each command with the task that ends it, or None while there is no such task.
         self._commands: dict[Command, asyncio.Task[None] | None] = {}
         self._copies: set[asyncio.Task[None]] = set()
 
     async def start(self, command: Command, connection: asyncssh.SSHClientConnection) -> None:
-        """Start a command. Whatever comes of that, `finish` has to follow.
+        """Start a command. The caller has to call `finish` afterwards, even if this raises.
 
         Raises:
-            OSError, asyncssh.Error: it cannot be.
+            OSError, asyncssh.Error: the command could not be started.
         """
         self._commands[command] = None
         await command.start(connection)
 
     async def finish(self, command: Command) -> None:
-        """See that a command is over."""
+        """End a command if it still runs, and forget it."""
         if command.closed:
             self._commands.pop(command, None)
         elif command in self._commands:
             await wait_shielded(self._end(command))
 
     async def copy(self, copying: Coroutine[Any, Any, None]) -> bool:
-        """Copy; tell whether that came to its end, or was ended with all the rest."""
+        """Run a copy; return True if it finished, False if `close` ended it."""
         task = asyncio.get_running_loop().create_task(copying)
         self._copies.add(task)
         task.add_done_callback(self._copies.discard)
@@ -66,12 +66,12 @@ class ActiveOperations:
             task.cancel()
             await wait_shielded(task)
             if not task.cancelled():
-                task.exception()  # it is not for anybody any more
+                task.exception()  # mark it as retrieved, because the caller wants no error now and asyncio would log it
             raise
         return True
 
     async def close(self, connection: asyncssh.SSHClientConnection) -> None:
-        """End everything, and close its connection."""
+        """End all commands and copies, and close the connection."""
         for copying in self._copies:
             copying.cancel()
         try:
@@ -86,7 +86,7 @@ class ActiveOperations:
             connection.abort()
 
     def _end(self, command: Command) -> asyncio.Task[None]:
-        """End a command in a task of its own: whoever is cancelled once more must not keep it from being ended."""
+        """End a command in a task of its own, which goes on if the caller is cancelled again."""
         task = self._commands[command]
         if task is None:
             task = self._commands[command] = asyncio.get_running_loop().create_task(command.end(self._turn_to_end))

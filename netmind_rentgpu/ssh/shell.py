@@ -36,8 +36,8 @@ Open: TypeAlias = Callable[[], Awaitable["tuple[Container, asyncssh.SSHClientCon
 class AsyncShell:
     """A shell on a container: `async with gpu.ssh(container) as shell: ...`.
 
-    One connection carries all, and is kept alive. A connection that is lost is not made again: whatever ran may have ended
-    or not, so that is said. Several calls may be made at once; more than eight commands wait for their turn.
+    All calls share one connection, which is kept alive. The shell does not replace a lost connection, but raises `SSHError`:
+    the commands may or may not have ended. Several calls may run at once, with eight commands at most; further ones wait.
     """
 
     def __init__(self, open_connection: Open, *, over: str = "") -> None:
@@ -62,12 +62,12 @@ class AsyncShell:
 
     @property
     def lost(self) -> bool:
-        """Its connection was lost: nothing more can be done with it."""
+        """True if the connection was lost; the shell cannot be used any more."""
         return self._connection is not None and self._connection.is_closed()
 
     @property
     def closed(self) -> bool:
-        """It was closed: nothing more can be done with it."""
+        """True if the shell was closed; it cannot be used any more."""
         return self._connection is None and bool(self._over)
 
     async def run(
@@ -77,26 +77,26 @@ class AsyncShell:
         check: bool = False,
         timeout: float | None = None,
         environment: Mapping[str, str] | None = None,
-        input: str | bytes | None = None,  # noqa: A002  # as subprocess calls it
+        input: str | bytes | None = None,  # noqa: A002  # the name that subprocess uses
         max_output: int = 16 * 1024 * 1024,
     ) -> CommandResult:
         """Run a command in the login's shell, and wait for it.
 
-        Where this is cancelled or takes too long, the command is told to end, with all that it started in its process
-        group, and is killed after two seconds.
+        If the call is cancelled or takes too long, the command and its process group get SIGTERM, and SIGKILL two seconds
+        later if the command still runs.
 
         Args:
-            check: raise where it does not end with status 0.
-            timeout: seconds for all of it; None for no limit.
-            environment: variables for it. They stand on no command line.
-            input: what it reads; nothing where it is None. A text goes as UTF-8.
-            max_output: how many bytes to keep, of each of what it writes and what it writes as errors; of more, the end is.
+            check: True to raise an error unless the command ends with status 0.
+            timeout: the seconds that the call may take; None for no limit.
+            environment: variables for the command. They appear on no command line.
+            input: the command's input; None for no input. A text is sent as UTF-8.
+            max_output: the bytes to keep of stdout, and as many of stderr; longer output keeps only its tail.
 
         Raises:
-            SSHTimeoutError: it took too long; `result` is what it had written.
-            SSHError: `check` and it failed (`stage` is `command`, and `result` what came of it); it could not be started;
-                or the connection was lost.
-            InvalidArgumentError: an argument that cannot be used.
+            SSHTimeoutError: the call took too long; `result` has the output until then.
+            SSHError: the command failed and `check` is True (then `stage` is `command`, and `result` is its result); the
+                command could not be started; or the connection was lost.
+            InvalidArgumentError: an argument cannot be used.
             ClientStateError: the shell is not open.
         """
         from netmind_rentgpu.ssh.commands import Capture, Command, prepared
@@ -118,11 +118,10 @@ class AsyncShell:
         except TimeoutError as error:
             if not deadline.expired():
                 raise
-            problem = f"{self._label}: {shown(command)} did not end within {timeout:g} s, and was told to"
+            problem = f"{self._label}: {shown(command)} did not end within {timeout:g} s, and was cancelled"
             raise SSHTimeoutError(problem, stage="command", result=running.result(captured)) from error
         finally:
-            # It has the task, which has its exception, whose traceback leads here.
-            del deadline
+            del deadline  # break the reference cycle
         return self._checked(running, running.result(captured), check=check)
 
     async def stream(
@@ -131,21 +130,20 @@ class AsyncShell:
         *,
         check: bool = False,
         environment: Mapping[str, str] | None = None,
-        input: str | bytes | None = None,  # noqa: A002  # as subprocess calls it
+        input: str | bytes | None = None,  # noqa: A002  # the name that subprocess uses
     ) -> AsyncGenerator[OutputLine]:
-        """Run a command in the login's shell; iterate this for the lines that it writes, as they come.
+        """Run a command in the login's shell, and yield the lines that it writes, as they arrive.
 
-        A slow reader slows the command down. Where the iteration is left or cancelled, the command is told to end, as that
-        of `run` is.
+        A slow reader slows the command down. If the iteration is left or cancelled, the command is ended as in `run`.
 
         Args:
-            check: raise in the end where it does not end with status 0.
-            environment: variables for it. They stand on no command line.
-            input: what it reads; nothing where it is None. A text goes as UTF-8.
+            check: True to raise an error at the end unless the command ends with status 0.
+            environment: variables for the command. They appear on no command line.
+            input: the command's input; None for no input. A text is sent as UTF-8.
 
         Raises:
-            SSHError: `check` and it failed; it could not be started; or the connection was lost.
-            InvalidArgumentError: an argument that cannot be used.
+            SSHError: the command failed and `check` is True; it could not be started; or the connection was lost.
+            InvalidArgumentError: an argument cannot be used.
             ClientStateError: the shell is not open.
         """
         from netmind_rentgpu.ssh.commands import Command, Lines, prepared
@@ -185,20 +183,22 @@ class AsyncShell:
     ) -> None:
         """Copy a file, or a folder with all that is in it, to the container.
 
-        Each file gets its name when it is there as a whole, with its permissions; folders that are missing are made. What a
-        link leads to is copied. Of a file that grows meanwhile, as much is copied as there was at first. Where this fails or
-        is cancelled, files that had arrived stay.
+        Each file gets its name and permissions once all of it has arrived, and missing folders are created. Links are
+        followed. A file that grows meanwhile is copied up to its size at the start. If the call fails or is cancelled, the
+        files that have arrived stay.
 
         Args:
-            local: what to copy.
-            remote: the name that it gets, from the login's home on; what has that name is replaced, a folder added to.
-            timeout: seconds for all of it; None for no limit. A server that is silent for 60 s ends it in any case.
-            on_progress: called with a `TransferProgress`, in the event loop.
+            local: the file or folder to copy.
+            remote: the path of the copy, from the login's home folder. An existing file is replaced, and the content of a
+                folder is added to an existing folder.
+            timeout: the seconds that the call may take; None for no limit. It fails in any case when the server does not
+                answer for 60 seconds.
+            on_progress: a function of a `TransferProgress`, which is called in the event loop.
 
         Raises:
-            SSHTimeoutError: it took longer than `timeout`.
-            SSHError: it could not be done, or more than a million files and folders are to be copied.
-            InvalidArgumentError: an argument that cannot be used.
+            SSHTimeoutError: the copy took longer than `timeout`.
+            SSHError: the copy failed, or has more than a million files and folders.
+            InvalidArgumentError: an argument cannot be used.
             ClientStateError: the shell is not open.
         """
         from netmind_rentgpu.ssh.transfer import upload
@@ -216,20 +216,22 @@ class AsyncShell:
     ) -> None:
         """Copy a file, or a folder with all that is in it, from the container.
 
-        Each file gets its name when it is there as a whole, with its permissions; folders that are missing are made. What a
-        link leads to is copied. Of a file that grows meanwhile, as much is copied as there was at first. Where this fails or
-        is cancelled, files that had arrived stay.
+        Each file gets its name and permissions once all of it has arrived, and missing folders are created. Links are
+        followed. A file that grows meanwhile is copied up to its size at the start. If the call fails or is cancelled, the
+        files that have arrived stay.
 
         Args:
-            remote: what to copy, from the login's home on.
-            local: the name that it gets; what has that name is replaced, a folder added to.
-            timeout: seconds for all of it; None for no limit. A server that is silent for 60 s ends it in any case.
-            on_progress: called with a `TransferProgress`, in the event loop.
+            remote: the file or folder to copy, as a path from the login's home folder.
+            local: the path of the copy. An existing file is replaced, and the content of a folder is added to an existing
+                folder.
+            timeout: the seconds that the call may take; None for no limit. It fails in any case when the server does not
+                answer for 60 seconds.
+            on_progress: a function of a `TransferProgress`, which is called in the event loop.
 
         Raises:
-            SSHTimeoutError: it took longer than `timeout`.
-            SSHError: it could not be done, or more than a million files and folders are to be copied.
-            InvalidArgumentError: an argument that cannot be used.
+            SSHTimeoutError: the copy took longer than `timeout`.
+            SSHError: the copy failed, or has more than a million files and folders.
+            InvalidArgumentError: an argument cannot be used.
             ClientStateError: the shell is not open.
         """
         from netmind_rentgpu.ssh.transfer import download
@@ -238,15 +240,16 @@ class AsyncShell:
         await self._copy(f"{remote} to {local}", timeout, lambda sftp: download(sftp, path, here, on_progress))
 
     async def forward(self, *, local_port: int, remote_port: int, remote_host: str = _LOOPBACK) -> Forward:
-        """Let a port of this machine lead to one of the container, as for Jupyter, for as long as the shell is open.
+        """Forward a port of this machine to one of the container, as for Jupyter, while the shell is open.
 
         Args:
-            local_port: of 127.0.0.1; 0 for any that is free.
-            remote_host: as seen from the container.
+            local_port: the port of 127.0.0.1 to listen on; 0 for any free port.
+            remote_port: the port to connect to.
+            remote_host: the host to connect to, as seen from the container.
 
         Raises:
-            SSHError: the port cannot be had.
-            InvalidArgumentError: what is no port.
+            SSHError: the port cannot be forwarded.
+            InvalidArgumentError: a port or the host cannot be used.
             ClientStateError: the shell is not open.
         """
         check_ports(local_port=(local_port, 0), remote_port=(remote_port, 1))
@@ -257,15 +260,16 @@ class AsyncShell:
         return Forward(listens="here", local_port=listener.get_port(), remote_port=remote_port)
 
     async def reverse_forward(self, *, remote_port: int, local_port: int, local_host: str = _LOOPBACK) -> Forward:
-        """Let a port of the container lead to one of this machine, for as long as the shell is open.
+        """Forward a port of the container to one of this machine, while the shell is open.
 
         Args:
-            remote_port: of the container's own localhost; 0 for any that is free.
-            local_host: as seen from this machine.
+            remote_port: the port of the container's own localhost to listen on; 0 for any free port.
+            local_port: the port to connect to.
+            local_host: the host to connect to, as seen from this machine.
 
         Raises:
-            SSHError: the port cannot be had.
-            InvalidArgumentError: what is no port.
+            SSHError: the port cannot be forwarded.
+            InvalidArgumentError: a port or the host cannot be used.
             ClientStateError: the shell is not open.
         """
         from netmind_rentgpu.ssh.forwards import leading_to
@@ -278,36 +282,38 @@ class AsyncShell:
         return Forward(listens="there", local_port=local_port, remote_port=listener.get_port())
 
     async def interact(self, command: str | None = None) -> int | None:
-        """Connect this program's terminal to a shell on the container, or to a command, until that ends.
+        """Connect this program's terminal to a shell on the container, or to a command, until the shell or command ends.
 
         Returns:
-            Its exit status; None where a signal ended it.
+            The exit status; None if a signal ended the shell or command.
 
         Raises:
-            SSHError: it could not be started, or the connection was lost.
+            SSHError: the shell or command could not be started, or the connection was lost.
             ClientStateError: the shell is not open, or this program has no terminal.
         """
         try:
             from netmind_rentgpu.ssh.terminal import Terminal
         except ImportError as error:
-            raise ClientStateError("this system has no terminals to interact at; use run() or stream()") from error
+            raise ClientStateError(
+                "cannot interact: this system has no POSIX terminals; use run() or stream()"
+            ) from error
 
         terminal = Terminal()
-        with self._failing("command", "no terminal can be had"):
+        with self._failing("command", "cannot open a terminal"):
             await terminal.run(self._connected(), command)
         if terminal.exit_status is None and terminal.exit_signal is None:
             raise self._lost()
         return terminal.exit_status
 
     async def close(self) -> None:
-        """End what still runs, and close the connection. Closing twice is closing once.
+        """End all commands and copies, and close the connection. A second call does nothing.
 
         Raises:
             ClientStateError: the shell was opened in another event loop.
         """
         connection = self._connection
         if connection is not None and self._loop is not running_loop():
-            raise ClientStateError("this shell was opened in another event loop")
+            raise ClientStateError("this shell was opened in another event loop; close it there")
         self._over, self._connection = self._over or "it is closed", None
         if connection is not None:
             await wait_shielded(running_loop().create_task(self._operations.close(connection)))
@@ -322,7 +328,7 @@ class AsyncShell:
             self._loop = None
             raise
         if self._over:
-            # It was closed meanwhile.
+            # Another task closed the shell meanwhile.
             connection.abort()
             raise self._unusable()
         self._connection = connection
@@ -334,7 +340,7 @@ class AsyncShell:
         await self.close()
 
     def __copy__(self) -> Self:
-        """Return what this is elsewhere, as in a forked child: nothing."""
+        """Return a shell that cannot be used, for another process such as a forked child."""
         return type(self)(self._open_connection, over=self._over or "it belongs to another process")
 
     def __repr__(self) -> str:
@@ -349,18 +355,18 @@ class AsyncShell:
         return "a container" if self._container is None else label_of(self._container)
 
     def _unusable(self) -> ClientStateError:
-        over = self._over or "it is not open yet, which async with does"
+        over = self._over or "it is not open yet; enter its with block first"
         return ClientStateError(f"this shell cannot be used: {over}")
 
     def _lost(self) -> SSHError:
-        problem = f"{self._label}: the connection was lost; what ran there may still run, or not"
+        problem = f"{self._label}: the connection was lost; its commands may still run, or may have ended"
         return SSHError(problem, stage="connection")
 
     def _connected(self) -> asyncssh.SSHClientConnection:
         if self._connection is None:
             raise self._unusable()
         if self._loop is not running_loop():
-            raise ClientStateError("this shell was opened in another event loop")
+            raise ClientStateError("this shell was opened in another event loop; use it there")
         if self.lost:
             raise SSHError(f"{self._label}: the connection was lost", stage="connection")
         return self._connection
@@ -393,11 +399,11 @@ class AsyncShell:
         timeout: float | None,
         copying: Callable[[asyncssh.SFTPClient], Coroutine[Any, Any, None]],
     ) -> None:
-        """Copy, within a number of seconds.
+        """Run a copy, within a number of seconds.
 
         Raises:
-            SSHTimeoutError: it took longer.
-            SSHError: it could not be done.
+            SSHTimeoutError: the copy took longer.
+            SSHError: the copy failed.
             ClientStateError: the shell was closed.
         """
         deadline = asyncio.timeout(None if timeout is None else checked_timeout(timeout))
@@ -411,8 +417,7 @@ class AsyncShell:
             problem = f"{self._label}: cannot copy {what}: it did not end within {timeout:g} s"
             raise SSHTimeoutError(problem, stage="transfer") from error
         finally:
-            # It has the task, which has its exception, whose traceback leads here.
-            del deadline
+            del deadline  # break the reference cycle
         if not whole:
             raise self._unusable()
 
@@ -432,11 +437,11 @@ class AsyncShell:
             await self._operations.start(command, connection)
 
     async def _sftp_client(self) -> asyncssh.SFTPClient:
-        """Return the one that all transfers share. One who begins it and is cancelled does not end it for the others."""
+        """Return the SFTP client that all copies share. A cancelled caller does not end the start for other callers."""
         connection = self._connected()
         if self._sftp is None or (self._sftp.done() and (self._sftp.cancelled() or self._sftp.exception())):
             self._sftp = asyncio.ensure_future(connection.start_sftp_client(path_errors="surrogateescape"))
-            # It may fail only after all who waited for it have been cancelled or timed out.
+            # Mark the error as retrieved: otherwise asyncio logs it when no caller waits any more.
             self._sftp.add_done_callback(lambda started: started.cancelled() or started.exception())
         async with asyncio.timeout(_LONGEST_SFTP_START):
             return await asyncio.shield(self._sftp)

@@ -18,15 +18,16 @@ __all__ = ["Terminal"]
 
 _PIECE = 64 * 1024
 _MOST_WAITING = 1024 * 1024
-# A signal tells of a new size, but only in the main thread, where a program may have it for itself.
+# Seconds between looks at the terminal's size. Only the main thread gets the signal for a new size, and a program may
+# handle that signal itself.
 _BETWEEN_SIZES = 0.25
 
 
 class Terminal(asyncssh.SSHClientSession[bytes]):
-    """A command or a login shell, at the user's own terminal.
+    """A command or a login shell that is connected to the user's own terminal.
 
     Attributes:
-        exit_status, exit_signal: how it ended, where the server said so.
+        exit_status, exit_signal: how the command or shell ended; None where the server did not report it.
     """
 
     def __init__(self) -> None:
@@ -39,18 +40,18 @@ class Terminal(asyncssh.SSHClientSession[bytes]):
         self.exit_signal: str | None = None
 
     async def run(self, connection: asyncssh.SSHClientConnection, command: str | None) -> None:
-        """Connect both terminals until what runs there has ended.
+        """Connect both terminals until the command or shell has ended.
 
         Raises:
             ClientStateError: this program has no terminal.
-            OSError, asyncssh.Error: it cannot be.
+            OSError, asyncssh.Error: the session could not be opened.
         """
         if sys.platform == "win32":
             raise NotImplementedError
         with _raw_terminal() as self._descriptor:
             loop = asyncio.get_running_loop()
             size = os.get_terminal_size(self._descriptor)
-            # Not to be cancelled: the server would have a session that nobody knows of, and it allows only some.
+            # Never cancel the opening: otherwise the server may keep an unknown session, and it allows only a few.
             opening = loop.create_task(self._open(connection, command, size))
             try:
                 await asyncio.shield(opening)
@@ -67,7 +68,7 @@ class Terminal(asyncssh.SSHClientSession[bytes]):
                 loop.remove_writer(self._descriptor)
                 self._left = True
                 opening.add_done_callback(lambda _: self._leave())
-            # What came last is still to be shown.
+            # Show the last output, because the writer was removed above.
             os.set_blocking(self._descriptor, True)
             while self._waiting:
                 del self._waiting[: os.write(self._descriptor, self._waiting)]
@@ -75,7 +76,7 @@ class Terminal(asyncssh.SSHClientSession[bytes]):
     async def _open(
         self, connection: asyncssh.SSHClientConnection, command: str | None, size: os.terminal_size
     ) -> None:
-        await connection.create_session(  # pyright: ignore[reportUnknownMemberType]  # its **kwargs
+        await connection.create_session(  # pyright: ignore[reportUnknownMemberType]  # untyped **kwargs
             lambda: self,
             command,
             encoding=None,
@@ -98,7 +99,7 @@ class Terminal(asyncssh.SSHClientSession[bytes]):
         if self._channel is not None:
             with suppress(OSError):
                 if data:
-                    self._channel.write(data)  # pyright: ignore[reportUnknownMemberType]  # AnyStr is lost on it
+                    self._channel.write(data)  # pyright: ignore[reportUnknownMemberType]  # unsolved AnyStr
                 else:
                     self._channel.write_eof()
         if not data:
@@ -113,7 +114,7 @@ class Terminal(asyncssh.SSHClientSession[bytes]):
         if len(self._waiting) < _MOST_WAITING and self._channel is not None and not self._closed.is_set():
             self._channel.resume_reading()
 
-    # What asyncssh tells.
+    # Callbacks that asyncssh calls.
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
         self._channel = chan
@@ -141,17 +142,20 @@ class Terminal(asyncssh.SSHClientSession[bytes]):
 
 @contextmanager
 def _raw_terminal() -> Generator[int]:
-    """Open the user's terminal once more, so that to read it without waiting changes nothing for others; give all keys."""
+    """Open the user's terminal in raw mode, which passes all keys on.
+
+    The terminal gets a second descriptor, because reading the first without blocking would change it for other processes.
+    """
     if sys.platform == "win32":
         raise NotImplementedError
     try:
         name = os.ttyname(sys.stdin.fileno())
     except (OSError, ValueError, AttributeError) as error:
-        raise ClientStateError("there is no terminal to interact at; use run() or stream()") from error
+        raise ClientStateError("cannot interact: standard input is not a terminal; use run() or stream()") from error
     descriptor = os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     before = termios.tcgetattr(descriptor)
     try:
-        # What was typed ahead is kept.
+        # TCSADRAIN keeps the keys that were typed ahead.
         tty.setraw(descriptor, termios.TCSADRAIN)
         yield descriptor
     finally:

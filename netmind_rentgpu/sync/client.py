@@ -1,4 +1,4 @@
-"""`RentGPU`: the methods of `AsyncRentGPU`, by name. No logic: that is the asynchronous side's, or the portal's."""
+"""`RentGPU`: the methods of `AsyncRentGPU`, by name. The logic is in the asynchronous classes and in `portal`."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Containers(_Resource):
 
 
 class Rentals(_Resource):
-    """`client.rentals`: what the state file knows to be rented by this account, whichever process did that."""
+    """`client.rentals`: this account's rentals on record in the state file, of this process and others."""
 
     @property
     def _async(self) -> AsyncRentals:
@@ -98,23 +98,23 @@ class Rentals(_Resource):
 
 
 class RentGPU:
-    """NetMind's Rent GPU service, for programs that are not asynchronous.
+    """A synchronous client for NetMind's Rent GPU service.
 
-    Use it as `with RentGPU() as gpu: ...`, or call `close()` in the end; one that is forgotten is closed when it is
-    collected or the interpreter exits. It has the methods, arguments, results and errors of `AsyncRentGPU`, and any number
-    of threads may share it. All clients are served by one event loop, in a thread that starts at the first call; with
-    `NETMIND_RENTGPU_UVLOOP=1` in the environment that loop is uvloop's. After a fork a client goes on in both processes,
-    with connections of their own.
+    Use it as `with RentGPU() as gpu: ...`, or call `close()` at the end; a forgotten client is closed when it is collected
+    or the interpreter exits. It has the methods, arguments, results and errors of `AsyncRentGPU`, and any number of threads
+    may share it. One event loop serves all clients, in a thread that starts at the first call; with
+    `NETMIND_RENTGPU_UVLOOP=1` in the environment, it is an event loop of uvloop. After a fork, the client works in both
+    processes, each with its own connections.
 
-    Calls that failed are sent again as `Retries` says. A create, of anything, is sent again only if it surely was not sent
-    or was refused with a 429; it goes over a connection that is new or was in use a moment ago, so that a stale one leaves
-    no doubt about that. A 429 pauses the whole client for as long as the service asks, if that is not longer than
-    `Retries.max_retry_after`. What interrupts a call, such as Ctrl-C, cancels it; a create that was interrupted may have
-    been done.
+    The client retries failed calls as `Retries` says. It retries a create, of any resource, only if the create was certainly
+    not sent, or was refused with a 429. A create goes over a connection that is new or was in use a moment ago: on a stale
+    one it could fail without showing whether the service acted on it. A 429 pauses the whole client for as long as the
+    service asks, if that is at most `Retries.max_retry_after`. An interrupt, such as Ctrl-C, cancels the current call; the
+    service may have acted on an interrupted create.
 
     Attributes:
         machines, auths, images, containers: the service's resources.
-        rentals: what was rented by `rent`, in whichever process.
+        rentals: the rentals on record in the state file, of this process and others.
     """
 
     machines: Machines
@@ -137,27 +137,28 @@ class RentGPU:
         allow_insecure_http: bool = False,
         state: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Set up a client; nothing is opened before the first call.
+        """Set up a client; it opens nothing before its first call.
 
-        Of `AsyncRentGPU`'s arguments, `session` is missing: a session belongs to the event loop that it was made in.
+        `AsyncRentGPU`'s argument `session` is missing here, because a session belongs to the event loop that created it.
 
         Args:
-            token: the API token; else `NETMIND_API_KEY`, else `NETMIND_API_TOKEN`.
-            base_url: else `NETMIND_BASE_URL`, else https://api.netmind.ai. The token is sent there and nowhere else.
-            profile: what to assume where the service's documentation is silent: a value, or the path of a TOML file; else
-                the file that `NETMIND_RENTGPU_PROFILE` names, else the defaults.
-            timeout: `Timeouts`, or seconds for a call as a whole. Every call takes one of its own, too.
-            retries: `Retries`, or how often to send a call again at most.
-            max_connections: how many requests may be under way at once; the others wait for their turn.
-            proxy: an http:// or https:// URL; else the system's settings, as urllib reads them.
-            ssl_context: for certificates of one's own; else the system's are trusted.
-            allow_insecure_http: let the token go over plain http to another machine.
-            state: the file that remembers rentals and the containers' host keys, made when it is first needed; else
-                `NETMIND_RENTGPU_STATE`, else `netmind-rentgpu/state.sqlite3` in the user's folder for state.
+            token: the API token; by default `NETMIND_API_KEY` from the environment, then `NETMIND_API_TOKEN`.
+            base_url: the service's URL; by default `NETMIND_BASE_URL`, then https://api.netmind.ai. The client sends the
+                token nowhere else.
+            profile: the assumptions about the service where its documentation is silent: a `ServiceProfile`, or the path
+                of a TOML file; by default the file that `NETMIND_RENTGPU_PROFILE` names, then `ServiceProfile()`.
+            timeout: `Timeouts`, or the seconds that a whole call may take. Every call accepts a `timeout` of its own, too.
+            retries: `Retries`, or the most retries of one call.
+            max_connections: the most requests that may be under way at once; further requests wait.
+            proxy: an http:// or https:// URL; by default the system's settings, as urllib reads them.
+            ssl_context: TLS settings, such as the certificates to trust; by default the client trusts the system's.
+            allow_insecure_http: True if the token may be sent over plain http to another machine.
+            state: the path of the state file, which keeps rentals and the containers' host keys and is created when first
+                needed; by default `NETMIND_RENTGPU_STATE`, then `netmind-rentgpu/state.sqlite3` in the user's state folder.
 
         Raises:
             ConfigurationError: no token, or a URL, proxy or profile that cannot be used.
-            InvalidArgumentError: a timeout, a retry setting or `max_connections` out of range.
+            InvalidArgumentError: a timeout, a retry setting or `max_connections` is out of range.
         """
         self._client = OwnedHandle(
             AsyncRentGPU(
@@ -186,7 +187,7 @@ class RentGPU:
 
     @property
     def profile(self) -> ServiceProfile:
-        """What this client assumes where the service's documentation is silent."""
+        """The client's assumptions where the service's documentation is silent."""
         return self._async.profile
 
     rent: Final = sync_handle(AsyncRentGPU.rent, Rental)
@@ -195,10 +196,10 @@ class RentGPU:
     request: Final = sync_method(AsyncRentGPU.request)
 
     def close(self) -> None:
-        """Delete what is still rented, and close the client's connections. Closing twice is closing once.
+        """Delete the containers that this client still rents, and close its connections. A second call does nothing.
 
         Raises:
-            ReleaseError: something could not be deleted, and stays on record.
+            ReleaseError: a container could not be deleted, and stays on record.
             ClientStateError: this is the thread of the client's own event loop.
         """
         self._client.close()

@@ -1,4 +1,4 @@
-"""What a synchronous program opens and closes: `Shell` and `Rental`. No logic: that is the asynchronous side's."""
+"""`Shell` and `Rental`, which a synchronous program opens and closes. The logic is in the asynchronous classes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ __all__ = ["Rental", "Shell"]
 class Shell:
     """A shell on a container: `with gpu.ssh(container) as shell: ...`.
 
-    One connection carries all, and is kept alive. A connection that is lost is not made again: whatever ran may have ended
-    or not, so that is said. Several threads may use it at once; more than eight commands wait for their turn.
+    All calls share one connection, which is kept alive. The shell does not replace a lost connection, but raises `SSHError`:
+    the commands may or may not have ended. Several threads may use it at once, with eight commands at most; further ones
+    wait.
     """
 
     def __init__(self, shell: AsyncShell, client: OwnedHandle[AsyncRentGPU]) -> None:
         self._shell = OwnedHandle(shell, "shell")
-        # By which the shell is opened: not to be collected, and so closed, before.
+        # Keep the client, because it opens the shell and would be closed when collected.
         self._client = client
 
     @property
@@ -47,12 +48,12 @@ class Shell:
 
     @property
     def lost(self) -> bool:
-        """Its connection was lost: nothing more can be done with it."""
+        """True if the connection was lost; the shell cannot be used any more."""
         return self._async.lost
 
     @property
     def closed(self) -> bool:
-        """It was closed: nothing more can be done with it."""
+        """True if the shell was closed; it cannot be used any more."""
         return self._shell.closed or self._async.closed
 
     run: Final = sync_method(AsyncShell.run)
@@ -64,7 +65,7 @@ class Shell:
     interact: Final = sync_method(AsyncShell.interact)
 
     def close(self) -> None:
-        """End what still runs, and close the connection. Closing twice is closing once.
+        """End all commands and copies, and close the connection. A second call does nothing.
 
         Raises:
             ClientStateError: this is the thread of the client's own event loop.
@@ -88,20 +89,20 @@ class Shell:
 
 
 class Rental:
-    """A rented machine: `with gpu.rent(...) as rental: ...`. It is deleted when the block is left, however that is.
+    """A rented machine: `with gpu.rent(...) as rental: ...`. It is deleted when the block is left, in any way.
 
-    It is rented when the block is entered, and usable then: its SSH server has let us in. Several threads may use it. When
-    its time is up, or its budget spent, it is deleted whatever the block does, and every later use of it raises
-    `RentalExpiredError` or `BudgetExceededError`, as leaving the block does. One that is never left is deleted when it is
-    collected or the interpreter exits.
+    Entering the block rents the machine and logs in to its container. Several threads may use the rental. When its time is
+    up, or its budget is spent, it is deleted even while the block runs. Leaving the block and every later use then raise
+    `RentalExpiredError` or `BudgetExceededError`. A rental whose block is never left is deleted when it is collected or the
+    interpreter exits.
     """
 
     def __init__(self, rental: AsyncRental, client: OwnedHandle[AsyncRentGPU]) -> None:
         self._rental = OwnedHandle(rental, "rental")
-        # All of them, each with what is behind it: one that is collected closes that.
+        # Each asynchronous shell with its synchronous one, which is kept because it closes the other when collected.
         self._shells: list[tuple[AsyncShell, Shell]] = []
         self._entries = count()
-        # By which it is deleted: not to be collected, and so closed, before.
+        # Keep the client, because it deletes the rental and would be closed when collected.
         self._client = client
 
     @property
@@ -110,82 +111,82 @@ class Rental:
 
     @property
     def name(self) -> str:
-        """The container's name, which is the rental's in the state file, too.
+        """The name of the container, and of the rental in the state file.
 
         Raises:
-            ClientStateError: it was not entered yet.
+            ClientStateError: the rental was not entered yet.
         """
         return self._async.name
 
     @property
     def container(self) -> Container:
-        """The container, as it was when it let us in.
+        """The container, as it was at the login.
 
         Raises:
-            ClientStateError: it was not entered yet.
+            ClientStateError: the rental was not entered yet.
         """
         return self._async.container
 
     @property
     def machine(self) -> Machine:
-        """The machine, as it was listed; of one that was attached to, only its `node_name` is known.
+        """The machine, as it was listed; for an attached rental, only its `node_name` is known.
 
         Raises:
-            ClientStateError: it was not entered yet.
+            ClientStateError: the rental was not entered yet.
         """
         return self._async.machine
 
     @property
     def hourly_price(self) -> Decimal | None:
-        """What an hour costs, by the price that the machine was listed with; None where that could not be read.
+        """The price of an hour, by the listed price of the machine; None if that could not be read.
 
         Raises:
-            ClientStateError: it was not entered yet.
+            ClientStateError: the rental was not entered yet.
         """
         return self._async.hourly_price
 
     @property
     def expires_at(self) -> datetime | None:
-        """When it is deleted at the latest, as its time or its budget allows; None for what is to be kept.
+        """The latest time at which the rental is deleted, by its time and budget, in UTC; None for a rental that is kept.
 
         Raises:
-            ClientStateError: it was not entered yet.
+            ClientStateError: the rental was not entered yet.
         """
         return self._async.expires_at
 
     @property
     def spent(self) -> Decimal | None:
-        """About what it has cost until now, by its listed price and its time; None where the price could not be read.
+        """The estimated cost so far, by listed price and time; None if the price could not be read.
 
-        The machines that did not start for it are included. The service has no call that tells what a container costs.
+        The cost of machines that did not start is included. The service has no call that returns what a container costs.
 
         Raises:
-            ClientStateError: it was not entered yet.
+            ClientStateError: the rental was not entered yet.
         """
         return self._async.spent
 
     @property
     def shell(self) -> Shell:
-        """The shell on its container, for what `run` does not do. Where its connection was lost, `run` makes another.
+        """The shell on the container, for what `run` does not do. If its connection was lost, `run` opens another shell.
 
         Raises:
             RentalEndedError: the rental is over, and not because it was left.
-            ClientStateError: it was not entered yet, was left, or was detached.
+            ClientStateError: the rental was not entered yet, was left, or was detached.
         """
         found = self._async.shell
         if all(known is not found for known, _ in self._shells):
             self._shells.append((found, Shell(found, self._client)))
-        # Another thread, or a signal's handler, may have been first: all are given that one's.
+        # Search again, because another thread or a signal handler may have added a shell first; all callers get that shell.
         return next(shell for known, shell in self._shells if known is found)
 
     run: Final = sync_method(AsyncRental.run)
     detach: Final = sync_method(AsyncRental.detach)
 
     def close(self) -> None:
-        """Delete it, as leaving the block does. Closing twice is closing once.
+        """Delete the rental, as leaving the block does. A second call does nothing.
 
         Raises:
-            ReleaseError: it could not be deleted, and stays on record.
+            ReleaseError: the container could not be deleted, and stays on record.
             ClientStateError: this is the thread of the client's own event loop.
         """
         call(self._async.close)
@@ -197,12 +198,14 @@ class Rental:
             call(rental.__aenter__)
         except BaseException as error:
             if not is_first:
-                # It is somebody else's, who may be using it.
+                # Another call entered this rental first, and its caller may be using it.
                 raise
-            # It may have been entered when the interrupt came.
+            # The rental may already have been entered when the interrupt came.
             with suppress(ClientStateError):
                 if rental.expires_at is None:
-                    error.add_note(f"{rental.name}, container {rental.container.id}, was to be kept, and may have been")
+                    error.add_note(
+                        f"{rental.name}, container {rental.container.id}, was rented with keep=True; it may still run"
+                    )
             self._close_after(error)
             raise
         return self
@@ -213,17 +216,17 @@ class Rental:
         try:
             call(self._async.__aexit__, kind, error, traceback)
         except BaseException as raised:
-            # The interrupt may have come before leaving was begun.
+            # The interrupt may have come before the release was started.
             self._close_after(raised)
             raise
 
     def _close_after(self, error: BaseException) -> None:
-        """See that it is deleted after what may have been an interrupt, which is told if it is not."""
+        """Delete the rental after a possible interrupt, and note on the error if it could not be deleted."""
         try:
             self.close()
         except RentGPUError as problem:
-            told = problem is error or str(problem) in getattr(error, "__notes__", ())
-            if isinstance(problem, ReleaseError) and not told:
+            is_known = problem is error or str(problem) in getattr(error, "__notes__", ())
+            if isinstance(problem, ReleaseError) and not is_known:
                 error.add_note(str(problem))
 
     def __repr__(self) -> str:
@@ -231,5 +234,5 @@ class Rental:
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            "a rental is its process's own and cannot be pickled; rentals.attach takes one that was detached"
+            "a rental belongs to its process and cannot be pickled; detach it, and attach to its record elsewhere"
         )

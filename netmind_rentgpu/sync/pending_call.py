@@ -1,6 +1,6 @@
-"""One call from another thread into an event loop, and back: whoever waits may be interrupted between any two bytecodes.
+"""One call from another thread into an event loop. An interrupt may reach the waiting caller between any two bytecodes.
 
-It knows neither the thread nor the process; see `portal`.
+This module knows neither the event loop's thread nor the process; `portal` does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LONGEST_SLEEP = 0.5
 
 
 class PendingCall:
-    """An asynchronous function on its way through the loop: what is called, and what came of it."""
+    """A call of an asynchronous function in an event loop, with its result or error."""
 
     __slots__ = (
         "_arguments",
@@ -46,48 +46,48 @@ class PendingCall:
         self._began = False
         self._withdrawn = False
         self._finished = False
-        # Not threading.Event: a signal that arrives while it takes its inner lock leaves that locked for ever.
+        # threading.Event is not used, because a signal that comes while it acquires its inner lock leaves the lock locked.
         self._signal: SimpleQueue[None] = SimpleQueue()
         self.result: Any = None
         self.error: BaseException | None = None
 
     @property
     def finished(self) -> bool:
-        """The function has ended, or never will begin."""
+        """True if the function has ended, or will never start."""
         return self._finished
 
     def wait(self) -> None:
-        """Wait until it is finished. In the caller's thread; may be interrupted, and called again then."""
+        """Wait in the caller's thread until the call is finished. After an interrupt, the caller may wait again."""
         while not self._finished:
-            try:  # noqa: SIM105  # this is waited for in, and has to be quick
-                # A signal that comes in the moment before this sleeps does not wake it.
+            try:  # noqa: SIM105  # the caller waits here, and suppress() is slower
+                # The timeout is needed, because a signal that comes just before the sleep does not end it.
                 self._signal.get(timeout=_LONGEST_SLEEP)
             except Empty:
                 pass
 
     def start(self, under_way: set[PendingCall]) -> None:
-        """Begin; leave the set when it is finished. In the loop's thread."""
+        """Start the function, in the loop's thread. The call leaves the set when it is finished."""
         self._task = asyncio.get_running_loop().create_task(self._run(under_way), context=self._context)
 
     def cancel(self) -> None:
-        """Have the function's task cancelled, natively, so that its cleanup may await. In the loop's thread."""
+        """Cancel the function's task, in the loop's thread, by asyncio's own cancellation, so that its cleanup may await."""
         self._withdrawn = True
         if self._task is not None:
             self._task.cancel()
         if not self._began and not self._finished:
-            # Submitting was interrupted, or the task had not had its first turn: there is nothing to clean up.
+            # The call was not submitted, or its task has not run yet, so there is nothing to clean up.
             self._task = None
             self.finish()
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Tell the caller. In any thread but the caller's."""
+        """Finish the call and wake the caller, from any thread but the caller's."""
         self.error = error
         self._finished = True
         self._signal.put(None)
 
     def abandon(self) -> None:
-        """Tell the caller that there is no loop any more to run in."""
-        self.finish(ClientStateError("the event loop that the call was to run in has ended"))
+        """Finish the call with an error, because its event loop has ended."""
+        self.finish(ClientStateError("the call did not finish: its event loop has ended"))
 
     async def _run(self, under_way: set[PendingCall]) -> None:
         self._began = True
@@ -96,18 +96,17 @@ class PendingCall:
             self.result = await self._function(*self._arguments, **self._keywords)
         except asyncio.CancelledError as cancelled:
             if self._task is not None and self._task.cancelling() and not self._withdrawn:
-                # The loop is ending. The caller is told when it has ended, and a call would start another.
+                # The loop is ending. Wake the caller only after that, so that its next call can start another loop.
                 return
-            error = ClientStateError("the call was cancelled from within")
+            error = ClientStateError("the call was cancelled by code in its event loop")
             error.__cause__ = cancelled
-        except BaseException as raised:  # noqa: BLE001  # the caller gets it; some of them would end the loop
-            # The traceback goes on with the caller's frames, so this one is left out.
+        except BaseException as raised:  # noqa: BLE001  # the caller gets it; some errors would end the loop
+            # Leave this frame out of the traceback, which goes on with the caller's frames.
             error = raised.with_traceback(raised.__traceback__.tb_next if raised.__traceback__ else None)
         under_way.discard(self)
-        # A task's end runs Python code, in which an interrupt would be lost, so it must not come in the caller's thread.
+        # Drop the task here, because its destruction runs Python code, which would lose an interrupt in the caller's thread.
         self._task = None
         try:
             self.finish(error)
         finally:
-            # The error's traceback leads to this frame (from 3.12 on), which must not lead back.
-            del error, self
+            del error, self  # break the reference cycle, which exists from Python 3.12 on

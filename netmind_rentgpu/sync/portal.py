@@ -1,14 +1,14 @@
-"""From synchronous code to the event loop and back: the only file that knows `BlockingPortal`.
+"""The way from synchronous code into the event loop and back. Only this file knows `BlockingPortal`.
 
-One daemon thread with one loop serves the whole process. It starts at the first call and is ended by `atexit`. A call is
-submitted by hand, and its result, or its very error, comes back to the thread that waits. What can happen meanwhile:
+One daemon thread with one event loop serves the whole process. It starts at the first call, and `atexit` ends it. The
+caller's thread submits a call, waits, and gets the call's result or error object. Meanwhile, three things may happen:
 
-* An interrupted caller (Ctrl-C, or whatever a signal handler raises) cancels its task natively, so that cleanup may await,
-  and waits for that. It may be interrupted between any two bytecodes: so locks are C's own, never held across a wait, and
-  nothing is awaited that is not cancelled on every way out.
-* A forked child has neither thread nor loop. It must not touch what its parent has open, for they share the same sockets
-  and the same epoll. So it leaves all that alone for ever, and starts anew.
-* Garbage is collected in any thread, at any time, so what happens then takes no lock and waits for nothing.
+* An interrupt (Ctrl-C, or any error that a signal handler raises) may come. The caller then cancels its task by asyncio's
+  own cancellation, so that cleanup may await, and waits for the cleanup. The interrupt may come between any two bytecodes:
+  so all locks are written in C and never held across a wait, and each way out of a wait cancels the call.
+* The process may fork. The child has neither the thread nor the loop, and must not touch the objects that its parent has
+  open, because both share the same sockets and the same epoll. So the child never uses these objects, and starts anew.
+* The garbage collector may run in any thread, at any time. So finalizers take no lock and wait for nothing.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 Item = TypeVar("Item")
 
-_LONGEST_CLOSE: Final = 90.0  # of which a rental's deletion takes its part
+_LONGEST_CLOSE: Final = 90.0  # seconds, which include the deletion of rentals
 _LONGEST_END: Final = 5.0
-# Raised by what a thread itself does, and for faulthandler to report.
+# The signals that a thread raises by its own fault. They are not blocked, so that faulthandler can report them.
 _FAULTS: Final = {getattr(signal, f"SIG{name}", None) for name in ("SEGV", "BUS", "FPE", "ILL", "ABRT")}
-# Else anyio imports it in the loop's thread, and a fork during that leaves its lock locked in the child.
+# Import it now: otherwise anyio imports it in the loop's thread, and a fork meanwhile leaves its lock locked in the child.
 importlib.import_module("anyio._backends._asyncio")
 
 
 class Closable(Protocol):
-    """What can be closed, and copied into one that has nothing open yet."""
+    """An object that can be closed, and whose copy has nothing open yet."""
 
     async def close(self) -> None: ...
     def __copy__(self) -> Any: ...
@@ -60,13 +60,13 @@ Value = TypeVar("Value", bound=Closable)
 
 
 def call(function: Callable[P, Awaitable[R]], /, *arguments: P.args, **keywords: P.kwargs) -> R:
-    """Call an asynchronous function in the loop and wait for it.
+    """Call an asynchronous function in the event loop, and wait for it.
 
-    It sees the caller's context variables. Its error is raised as it is.
+    The function sees the caller's context variables. An error of the function is raised as the same object.
 
     Raises:
         ClientStateError: this is the loop's own thread, which cannot wait for itself; or the interpreter is exiting.
-        ConfigurationError: the loop that was asked for cannot be had.
+        ConfigurationError: the event loop cannot be started.
     """
     loop = _running_loop()
     submitted = PendingCall(function, arguments, keywords)
@@ -78,7 +78,7 @@ def call(function: Callable[P, Awaitable[R]], /, *arguments: P.args, **keywords:
             loop.withdraw(submitted, error)
             raise
     except BaseException as error:
-        # Where two signals come together, the second is raised before the first has had anything done.
+        # If two signals come together, the second is raised before the inner `except` has done anything.
         loop.withdraw(submitted, error)
         raise
     if _exiting:
@@ -88,18 +88,18 @@ def call(function: Callable[P, Awaitable[R]], /, *arguments: P.args, **keywords:
     try:
         raise submitted.error
     finally:
-        # The error's traceback holds this frame, which must not hold the error.
-        del submitted
+        del submitted  # break the reference cycle
 
 
-def iterate(begin: Callable[[], AsyncIterator[R]], each: Callable[[R], Iterable[Item]]) -> Generator[Item]:
-    """Iterate an asynchronous iterator, whose items are fetched by a call each.
+def iterate(begin: Callable[[], AsyncIterator[R]], unpack: Callable[[R], Iterable[Item]]) -> Generator[Item]:
+    """Iterate an asynchronous iterator, with one call for each item.
 
-    So each comes from another task, and the iterator must hold no timeout or task group across a `yield`.
+    Each call is a task of its own, so the iterator must hold no timeout or task group across a `yield`.
 
     Args:
-        begin: makes the iterator; called when the first item is asked for. What it refers to is kept as long.
-        each: what to give for an item.
+        begin: a function that creates the iterator, called when the first item is requested. Objects to which it refers
+            live as long as the iteration.
+        unpack: a function that returns the values to yield for an item.
     """
     generation = _generation
     iterator = begin()
@@ -107,24 +107,24 @@ def iterate(begin: Callable[[], AsyncIterator[R]], each: Callable[[R], Iterable[
     try:
         while True:
             if generation != _generation:
-                raise ClientStateError("the event loop that this iteration was begun in is gone; begin it again")
+                raise ClientStateError("cannot continue this iteration: its event loop is gone; start it again")
             item: Any = call(cast("Callable[..., Awaitable[Any]]", anext), iterator, end)
             if item is end:
                 return
-            yield from each(item)
+            yield from unpack(item)
     except GeneratorExit:
-        # It was left halfway, or collected. asyncio closes the asynchronous generator in its loop.
+        # The iteration was left half way, or collected. asyncio closes the asynchronous generator in its loop.
         if generation != _generation and _inherited is not None:
-            # A fork brought it along, and its end would be the parent's loss.
+            # Keep the iterator in a forked child, because its end would close what the parent still uses.
             _inherited.parked.append(iterator)
         raise
 
 
 class OwnedHandle(Generic[Value]):
-    """The asynchronous object behind synchronous ones.
+    """The owner of the asynchronous object behind synchronous ones.
 
-    It is closed when the last of those is collected, or when the interpreter exits. Where its loop is gone, as in a forked
-    child, a copy takes its place.
+    The asynchronous object is closed when the last synchronous one is collected, or when the interpreter exits. If its loop
+    is gone, as in a forked child, a copy takes its place.
     """
 
     def __init__(self, value: Value, what: str = "client") -> None:
@@ -138,30 +138,30 @@ class OwnedHandle(Generic[Value]):
 
     @property
     def closed(self) -> bool:
-        """It was closed."""
+        """True if the object was closed."""
         return self._closed
 
     @property
     def value(self) -> Value:
-        """The object, for the loop of now.
+        """The object, for the current event loop.
 
         Raises:
-            ClientStateError: it was closed.
+            ClientStateError: the object was closed.
         """
         if self._closed:
             raise ClientStateError(f"this {self._what} is closed; make a new one")
         if self._generation != _generation:
             with _lock:
                 new, key = copy(self._value), self._key
-                # Another thread, or a signal handler's own call, may have been first. No call may stand between these lines,
-                # for there a handler could come in.
+                # Another thread, or a call by a signal handler, may have been first. These lines must contain no call,
+                # because a signal handler could run in it.
                 if self._generation != _generation:
                     self._value = _open[key] = new
                     self._generation = _generation
         return self._value
 
     def close(self) -> None:
-        """Close the object. Closing twice is closing once."""
+        """Close the object. A second call does nothing."""
         value = _open.get(self._key)
         if value is not None and _loop is not None:
             call(value.close)
@@ -170,7 +170,7 @@ class OwnedHandle(Generic[Value]):
 
 
 def _close_later(key: object) -> None:
-    # It stays open until the loop's thread has it, which no interrupt reaches: at worst, it is closed at exit.
+    # The loop's thread removes and closes the object, because no interrupt reaches it. At worst, it is closed at exit.
     if _loop is None:
         _open.pop(key, None)
     elif key in _open:
@@ -183,12 +183,12 @@ async def _close_now(key: object) -> None:
 
 
 class _LoopThread:
-    """A daemon thread, and the event loop in it."""
+    """A daemon thread, and the event loop that it runs."""
 
     def __init__(self) -> None:
         self.ident: int | None = None
         self._starter = 0
-        # The thread's frames hold `self`, and in a forked child nothing ever unwinds those: what is parked is immortal.
+        # A forked child never collects these objects, because the thread's frames hold `self` and are never unwound there.
         self.parked: list[object] = []
         self.came_up = self._has_closed = False
         self._launched = False
@@ -205,10 +205,10 @@ class _LoopThread:
         self._thread = threading.Thread(target=self._run, name="netmind_rentgpu", daemon=True)
 
     def start(self) -> None:
-        """Start the thread, or see that it is being started.
+        """Start the thread, unless it is being started already.
 
-        `Thread.start` waits for the thread, and an interrupt during that breaks its locks. So another thread calls it, which
-        no signal reaches, and which is itself started by one call into C.
+        `Thread.start` waits for the thread, and an interrupt of this wait breaks its locks. So a helper thread, which no
+        signal reaches, calls `Thread.start`; one call into C starts the helper.
         """
         if not self._launched:
             self._starter = threading.get_native_id()
@@ -228,23 +228,23 @@ class _LoopThread:
                 " use AsyncRentGPU there, or call from another thread"
             )
         if self._failure is not None and not self.came_up:
-            raise ConfigurationError(f"no event loop can be had: {self._failure}") from self._failure
+            raise ConfigurationError(f"the event loop cannot be started: {self._failure}") from self._failure
 
     def submit(self, call: PendingCall) -> None:
         self._calls.add(call)
         self._soon(call, call.start, self._calls)
 
     def withdraw(self, call: PendingCall, interrupt: BaseException) -> None:
-        """Cancel a call and wait until it has cleaned up; whatever interrupts that cancels again.
+        """Cancel a call and wait until it has cleaned up. An interrupt of this wait cancels the call again.
 
         Raises:
-            BaseException: the last interrupt, if it was another and does not rank below the first.
+            BaseException: the last interrupt, if it is not the first and does not rank below the first.
         """
         while not call.finished:
             try:
                 self._soon(call, call.cancel)
                 call.wait()
-            except BaseException as another:  # noqa: BLE001  # raised when the call has ended
+            except BaseException as another:  # noqa: BLE001  # raised once the call has ended
                 if isinstance(interrupt, Exception) or not isinstance(another, Exception):
                     interrupt = another
         self._calls.discard(call)
@@ -255,12 +255,12 @@ class _LoopThread:
             del interrupt
 
     def post(self, function: Callable[[], Awaitable[None]]) -> None:
-        """Have something done, by and by, that nobody waits for."""
+        """Run a function in the event loop later, without waiting for it."""
         with suppress(RuntimeError):
             self._call_soon(self._begin, function)
 
     def stop(self) -> None:
-        """Close what is open and end, within a bound. May be interrupted, and called again then."""
+        """Close all open objects and end the loop, in a limited time. After an interrupt, the caller may call it again."""
         if self._portal is not None:
             self.post(self._portal.stop)
             if not self._has_closed:
@@ -286,33 +286,33 @@ class _LoopThread:
         task.add_done_callback(self._tasks.discard)
 
     def _launch(self) -> None:
-        # An interrupt can make `start` begin twice.
+        # Return if another helper was first, because an interrupt can make `start` start two.
         if not self._launching.acquire(blocking=False):
             return
         try:
             self._thread.start()
-        except Exception as error:  # noqa: BLE001  # those who wait for the thread are told
+        except Exception as error:  # noqa: BLE001  # the waiting callers raise it
             self._failure = error
-            self._over()
+            self._finish()
 
     def _run(self) -> None:
         if threading.get_native_id() == self._starter:
             self._failure = RuntimeError(_NO_THREAD)
-            self._over()
+            self._finish()
             return
         self.ident = threading.get_ident()
-        # The kernel gives a signal to any thread that takes it, and one that this thread takes does not end the main one's
-        # wait. A subprocess that is started from here has to be given its signals back.
+        # Block signals, because the kernel may deliver a signal to any thread, and here it would not end the main thread's
+        # wait. Code that starts a subprocess from this thread has to unblock its signals.
         if sys.platform != "win32" and hasattr(signal, "pthread_sigmask"):
             signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - _FAULTS)
         try:
             anyio.run(self._serve, backend="asyncio", backend_options={"loop_factory": self._factory})
-        except BaseException as error:  # noqa: BLE001  # there is nobody above to tell
+        except BaseException as error:  # noqa: BLE001  # no code above could handle it
             self._failure = error
         finally:
-            self._over()
+            self._finish()
 
-    def _over(self) -> None:
+    def _finish(self) -> None:
         if not self.came_up:
             self._not_ready.release()
         _discard_loop(self)
@@ -330,7 +330,7 @@ class _LoopThread:
             finally:
                 for value in tuple(_open.values()):
                     self._begin(value.close)
-                # With those that were collected a moment ago.
+                # These tasks also close objects that were collected a moment ago.
                 await asyncio.gather(*self._tasks, return_exceptions=True)
                 self._has_closed = True
                 self._not_closed.release()
@@ -349,22 +349,22 @@ _lock = threading.RLock()
 _loop: _LoopThread | None = None
 _exiting = False
 _generation = 0
-"""Which loop it is: what belongs to an earlier one is of no use any more."""
+"""The number of the current loop. Objects that belong to an earlier loop cannot be used any more."""
 _open: dict[object, Closable] = {}
-"""What may have something open in the loop of now. Kept here, so that it cannot be collected before it is closed."""
+"""The objects that may be open in the current loop. They are kept here, so that none is collected before it is closed."""
 
 
 def _running_loop() -> _LoopThread:
-    global _loop  # noqa: PLW0603  # there is one for the process
+    global _loop  # noqa: PLW0603  # one for the whole process
     if _exiting:
         exit_hooks.park_daemon_thread(_LONGEST_END)
-        raise ClientStateError("the interpreter is exiting; nothing more can be called")
+        raise ClientStateError("the call was not started: the interpreter is exiting")
     loop = _loop
     if loop is None or not loop.came_up:
         with _lock:
             if _loop is None:
                 new = _LoopThread()
-                # A signal handler may have made a call of its own meanwhile: hence a lock that lets it in, and this.
+                # A signal handler may have made a call meanwhile. So the lock is reentrant, and this test is repeated.
                 if _loop is None:
                     _loop = new
                     exit_hooks.at_exit_of_a_worker(_at_exit)
@@ -375,8 +375,8 @@ def _running_loop() -> _LoopThread:
 
 
 def _discard_loop(loop: _LoopThread) -> None:
-    """Take in that a loop has ended; the next call starts another."""
-    global _loop, _generation  # noqa: PLW0603  # there is one for the process
+    """Drop a loop that has ended, with its open objects; the next call starts another loop."""
+    global _loop, _generation  # noqa: PLW0603  # one for the whole process
     with _lock:
         if _loop is loop:
             _loop = None
@@ -388,7 +388,7 @@ _inherited: _LoopThread | None = None
 
 
 def _after_fork() -> None:
-    global _lock, _loop, _generation, _inherited  # noqa: PLW0603  # there is one for the process
+    global _lock, _loop, _generation, _inherited  # noqa: PLW0603  # one for the whole process
     _lock = threading.RLock()
     inherited, _loop = _loop, None
     if inherited is not None:
@@ -400,12 +400,12 @@ def _after_fork() -> None:
 
 
 def _at_exit() -> None:
-    global _exiting  # noqa: PLW0603  # there is one for the process
+    global _exiting  # noqa: PLW0603  # one for the whole process
     _exiting = True
     if _loop is not None:
         exit_hooks.wait_despite_interrupts(_loop.stop)
 
 
-# Registered when this is first imported, and so run after whatever the program registers once it has a client.
+# This is registered at the first import, and so runs after the functions that a program with a client registers.
 exit_hooks.at_exit(_at_exit)
 at_fork_in_child(_after_fork)

@@ -1,4 +1,4 @@
-"""What a synchronous class has for the methods of an asynchronous one: the same, but for who waits."""
+"""Wrappers that make asynchronous methods blocking."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Item = TypeVar("Item", bound=Identified)
 def sync_method(
     method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[Any, P], R]:
-    """Make the synchronous method of the same name, arguments, result and errors."""
+    """Make the blocking method with the same name, arguments, result and errors."""
 
     def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> R:
         return call(method, self._async, *arguments, **keywords)
@@ -29,14 +29,15 @@ def sync_method(
 
 
 class Pager(Generic[Item]):
-    """A list on the service. Iterate it for every item, or take its `first_page()`, or its `pages()`.
+    """A list on the service. Iterate it for every item, or call `first_page()` or `pages()`.
 
-    One page is held at a time. Items that were given once are not given again: lists move while they are walked. A list that
-    turns out not to be sorted by id is walked until it was the same twice, since what moves in it can be passed by.
+    The pager holds one page at a time. It yields no item twice, although items may move in the list meanwhile. If the list
+    turns out not to be sorted by id, the pager walks over it until two walks agree, five times at most, because one walk may
+    miss an item that moves.
     """
 
     def __init__(self, begin: Callable[[], AsyncPager[Item]]) -> None:
-        begin()  # to check the arguments now and not at the first page
+        begin()  # check the arguments now, not at the first page
         self._begin = begin
 
     def __repr__(self) -> str:
@@ -47,11 +48,11 @@ class Pager(Generic[Item]):
         return call(self._begin().first_page)
 
     def pages(self) -> Iterator[Page[Item]]:
-        """Give page after page, each without the items of earlier ones; never an empty one.
+        """Yield page after page, each without the items of earlier pages, and no empty page.
 
         Raises:
-            UnexpectedResponseError: a page is not as documented, or, after all that could be reached was given, there may
-                be more that cannot be reached.
+            UnexpectedResponseError: a page is not as documented; or, after all items that could be reached, the list may
+                hold more that cannot be reached.
             RentGPUError: any other of the client's errors.
         """
         return iterate(lambda: self._begin().pages(), lambda page: (page,))
@@ -63,7 +64,7 @@ class Pager(Generic[Item]):
 def sync_pager(
     method: Callable[Concatenate[Any, P], AsyncPager[Item]],
 ) -> Callable[Concatenate[Any, P], Pager[Item]]:
-    """Make the synchronous method that returns a `Pager`."""
+    """Make the blocking method that returns a `Pager`."""
 
     def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> Pager[Item]:
         return Pager(lambda: method(self._async, *arguments, **keywords))
@@ -75,10 +76,10 @@ def sync_pager(
 def sync_iterator(
     method: Callable[Concatenate[Any, P], AsyncGenerator[R]],
 ) -> Callable[Concatenate[Any, P], Generator[R]]:
-    """Make the synchronous method that gives what an asynchronous generator gives."""
+    """Make the blocking method that yields the items of an asynchronous generator."""
 
     def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> Generator[R]:
-        # Made now and not at the first item, so that the arguments are checked.
+        # Create the generator now, and not at the first item, to check the arguments.
         generator = method(self._async, *arguments, **keywords)
         return iterate(lambda: generator, lambda item: (item,))
 
@@ -89,10 +90,10 @@ def sync_iterator(
 def sync_handle(
     method: Callable[Concatenate[Any, P], R], kind: Callable[[R, Any], Kind]
 ) -> Callable[Concatenate[Any, P], Kind]:
-    """Make the synchronous method that returns the synchronous pair of what the asynchronous one returns.
+    """Make the method that returns the synchronous form of the asynchronous method's result.
 
     Args:
-        kind: makes the pair, of that and of the client that it must not outlive.
+        kind: creates the synchronous form, from the asynchronous result and from the client that it needs.
     """
 
     def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> Kind:
@@ -105,12 +106,12 @@ def sync_handle(
 def _copy_signature(
     function: Callable[P, R], method: Callable[..., Any], returned: str | None = None
 ) -> Callable[P, R]:
-    """Give a method the name, documentation and signature of the asynchronous one.
+    """Copy the name, documentation and signature of an asynchronous method to a function.
 
-    Not by `functools.wraps`: who follows its `__wrapped__` would take the method for a coroutine function.
+    `functools.wraps` is not used, because code that follows its `__wrapped__` would find a coroutine function there.
 
     Args:
-        returned: the annotation of the result, where it is another.
+        returned: the annotation of the result; None for that of the asynchronous method.
     """
     signature = inspect.signature(method)
     if returned is not None:
@@ -118,5 +119,5 @@ def _copy_signature(
     function.__name__ = method.__name__
     function.__qualname__ = method.__qualname__.removeprefix("Async")
     function.__doc__ = method.__doc__
-    function.__signature__ = signature  # type: ignore[attr-defined]  # what `inspect.signature` looks for
+    function.__signature__ = signature  # type: ignore[attr-defined]  # `inspect.signature` reads it
     return function

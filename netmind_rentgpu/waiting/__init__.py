@@ -1,1 +1,1 @@
-"""Waiting for containers, and watching them: many waits, one look."""
+"""Waits for containers and watches of their changes, which all share one poll."""

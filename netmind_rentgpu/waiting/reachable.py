@@ -1,4 +1,4 @@
-"""Waiting until an SSH server answers, or lets us in."""
+"""Waits until an SSH server answers, or until a login to it succeeds."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from netmind_rentgpu.waiting.waits import WaitTracker, checked_timeout
 __all__ = ["Ask", "ask_for_greeting", "probe", "wait_until_reachable"]
 
 Ask: TypeAlias = Callable[[Container, int], Awaitable[str | RentGPUError | None]]
-"""Asks a container's endpoint, for the nth time from 0 on; returns what is wrong, None if nothing is."""
+"""A function that probes a container's endpoint: (container, number of earlier attempts) -> the problem, None if none."""
 
 _FIRST_PROBE, _LONGEST_PROBE = 2.5, 10.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
-# A server may say other things first, each a line (RFC 4253, 4.2).
+# A server may send other lines before its greeting (RFC 4253, 4.2).
 _LONGEST_GREETING = 16 * 1024
 
 
 async def probe(endpoint: SSHEndpoint, seconds: float) -> str | None:
-    """Ask an endpoint for an SSH server's first words, for so long; return what is wrong, None if nothing is."""
+    """Wait so many seconds for the greeting of an endpoint's SSH server; return the problem, None if there is none."""
     try:
         async with asyncio.timeout(seconds):
             return await _greeting_of(endpoint)
     except TimeoutError:
-        return f"nothing answers within {seconds:g} s"
-    except (OSError, UnicodeError) as error:  # the latter for what can be no host's name
+        return f"no answer within {seconds:g} s"
+    except (OSError, UnicodeError) as error:  # UnicodeError for a text that cannot be the name of a host
         return f"no connection ({error})"
 
 
@@ -47,21 +47,23 @@ async def _greeting_of(endpoint: SSHEndpoint) -> str | None:
             if line.startswith(b"SSH-"):
                 return None
             if not line:
-                return "the connection was closed without an SSH greeting" if not read else "no SSH server answers"
+                return (
+                    "the connection was closed without an SSH greeting" if not read else "the answer is no SSH greeting"
+                )
             read += len(line)
-    except ValueError:  # a line without end
+    except ValueError:  # the line is longer than the limit
         pass
     finally:
         writer.transport.abort()
-    return "no SSH server answers"
+    return "the answer is no SSH greeting"
 
 
 async def ask_for_greeting(container: Container, attempt: int) -> str | None:
-    """Ask a container for an SSH server's first words; return what is wrong, None if nothing is."""
+    """Read the greeting of a container's SSH server; return the problem, None if there is none."""
     endpoint = container.ssh_endpoint
     if endpoint is None:
-        return "it names no endpoint"
-    # Who does not answer at once is given longer the next time, so that many who hang hold up the others less.
+        return "the container names no endpoint"
+    # The first probes are short, because endpoints that do not answer hold up the probes of others.
     problem = await probe(endpoint, min(_LONGEST_PROBE, _FIRST_PROBE * 2.0 ** min(attempt, 8)))
     return None if problem is None else f"{endpoint.host} port {endpoint.port}: {problem}"
 
@@ -76,17 +78,19 @@ async def wait_until_reachable(
     ask: Ask = ask_for_greeting,
     missed: str = "no SSH server answered",
 ) -> Container:
-    """Wait until a container's endpoint is as it should be.
+    """Wait until `ask` finds no problem with a container's endpoint; return the container as it was then.
 
     Args:
-        probes: how many endpoints may be asked at once.
-        ask: asks the one of a container.
-        missed: what to say if it is not so in time.
+        probes: limits the number of endpoints that are probed at the same time.
+        timeout: the seconds in which a probe has to succeed.
+        fail: a condition that ends the wait with an error.
+        ask: the function that probes the endpoint.
+        missed: the problem that a WaitTimeoutError names.
 
     Raises:
-        WaitTimeoutError: it is not, in time.
-        ContainerFailedError: the container has failed.
-        ContainerGoneError: it is gone.
+        WaitTimeoutError: no probe succeeded in time.
+        ContainerFailedError: the container met `fail`.
+        ContainerGoneError: the container is gone.
     """
     seconds = checked_timeout(timeout)
     waiting = _Waiting(poller, probes, container_id, fail=fail, ask=ask, missed=missed)
@@ -102,15 +106,16 @@ async def wait_until_reachable(
         raise waiting.wait.timed_out(seconds, "" if problem is None else str(problem)) from cause
     finally:
         waiting.leave()
-        # It has the task, which has its exception, whose traceback leads here.
-        del deadline
+        del deadline  # break the reference cycle
 
 
 class _Waiting:
-    """One wait for an SSH server.
+    """One wait for an endpoint.
 
     Attributes:
-        problem: why none has answered yet; None while none was asked.
+        problem: the problem that the last probe found; None before the first probe of an endpoint has ended.
+        wait: the state of the wait.
+        subscription: the subscription to the container.
     """
 
     def __init__(
@@ -133,10 +138,9 @@ class _Waiting:
         self.subscription: Subscription = poller.subscribe((container_id,))
 
     def leave(self) -> None:
-        """Ask no more."""
+        """End the subscription."""
         self._poller.unsubscribe(self.subscription)
-        # It leads here.
-        del self.wait
+        del self.wait  # break the reference cycle
 
     async def until_reachable(self) -> Container:
         while self.wait.pending:
@@ -146,7 +150,7 @@ class _Waiting:
             endpoint = None if container is None else container.ssh_endpoint
             if container is not None and endpoint is not None and await self._answers(container, endpoint):
                 self._answered = endpoint
-                # Judged once more, as it was last seen.
+                # Judge the container, as it was last seen, once more now that its endpoint has answered.
                 self.wait.take({self._id: self.wait.pending[self._id]} | self.subscription.taken())
                 self._answered = None
         return self.wait.arrived[self._id]
@@ -158,27 +162,27 @@ class _Waiting:
         self.wait.take(self.subscription.taken())
 
     def _endpoint(self) -> SSHEndpoint | None:
-        """Return where the container is, as it was last seen."""
+        """Return the endpoint of the container as it was last seen; None if there is none."""
         self._take_news()
         container = self.wait.pending[self._id]
         return None if container is None else container.ssh_endpoint
 
     async def _answers(self, container: Container, endpoint: SSHEndpoint) -> bool:
-        """Ask an endpoint until it answers; return False if it is not the container's any more."""
-        # A look that hangs must not keep us from asking, nor a server that hangs from looking.
+        """Probe an endpoint until it answers; return False if the container has another endpoint by then."""
+        # Poll and probe at the same time, so that neither a poll nor a probe that hangs holds up the other.
         moved = asyncio.create_task(self._poller.wait_until(self.subscription, lambda: self._endpoint() != endpoint))
-        asked = asyncio.create_task(self._ask(container))
+        answered = asyncio.create_task(self._ask(container))
         try:
-            await asyncio.wait((moved, asked), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((moved, answered), return_when=asyncio.FIRST_COMPLETED)
             if moved.done():
                 await moved
                 return False
-            await asked
+            await answered
             return True
         finally:
             moved.cancel()
-            asked.cancel()
-            await asyncio.gather(moved, asked, return_exceptions=True)
+            answered.cancel()
+            await asyncio.gather(moved, answered, return_exceptions=True)
 
     async def _ask(self, container: Container) -> None:
         self.problem = None

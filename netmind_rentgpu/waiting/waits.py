@@ -1,4 +1,4 @@
-"""Waiting until containers are as they should be."""
+"""Waits until containers meet a condition."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from netmind_rentgpu.waiting.shared_poller import SharedPoller
 
 __all__ = ["OnProgress", "WaitProgress", "WaitTracker", "checked_timeout", "wait_for_all"]
 
-_NAMED_AT_MOST = 5
+_MOST_NAMED = 5
 _LONGEST_SHOWN = 200
 
 
 @attrs.frozen(kw_only=True)
 class WaitProgress:
-    """How far a wait for several containers has come.
+    """The progress of a wait for several containers.
 
     Attributes:
-        total: how many are waited for.
-        arrived: how many of them have come to what is waited for.
+        total: the number of containers that the wait is for.
+        arrived: the number of containers that have met the condition.
     """
 
     total: int
@@ -40,7 +40,7 @@ class WaitProgress:
 
     @property
     def pending(self) -> int:
-        """How many are still waited for."""
+        """The number of containers that have not met the condition yet."""
         return self.total - self.arrived
 
 
@@ -48,10 +48,14 @@ OnProgress = Callable[[WaitProgress], object]
 
 
 class WaitTracker:
-    """One wait: what has arrived, and what is still waited for, as it was last seen.
+    """The state of one wait.
+
+    Attributes:
+        arrived: the containers that have met the condition, by id.
+        pending: the other containers by id, each as it was last seen; None for a container that was never seen.
 
     Raises:
-        InvalidArgumentError: what is no condition was given for one.
+        InvalidArgumentError: `until` or `fail` is no condition.
     """
 
     def __init__(
@@ -62,10 +66,12 @@ class WaitTracker:
         on_progress: OnProgress | None = None,
         missed: str = "",
     ) -> None:
-        """Begin.
+        """Set up.
 
         Args:
-            missed: what to say if the condition is not met in time; made of its name where it is empty.
+            until: the condition that each container has to meet.
+            fail: a condition that ends the wait with an error.
+            missed: the problem that a WaitTimeoutError names; if empty, the error says that `until` was not met.
         """
         self._missed = missed
         self.arrived: dict[int, Container] = {}
@@ -76,19 +82,19 @@ class WaitTracker:
         self._on_progress = on_progress
 
     def report(self) -> None:
-        """Tell how far it has come."""
+        """Report the progress to the caller's function, if there is one."""
         if self._on_progress is not None:
             self._on_progress(WaitProgress(total=self._total, arrived=len(self.arrived)))
 
     def take(self, news: Mapping[int, Container | None]) -> list[int]:
-        """Judge what is new; return the ids that need not be waited for any more.
+        """Judge new states of containers, None for a container that is gone; return the ids that have met the condition.
 
         Raises:
-            ContainerFailedError: one has failed.
-            ContainerGoneError: one is gone, and that is not what is waited for.
+            ContainerFailedError: a container met `fail`.
+            ContainerGoneError: a container is gone, and a container that is gone does not meet `until`.
         """
         arrived: list[int] = []
-        # Built when all has been judged: it says what has arrived.
+        # The error is built after all states are judged, because it holds the containers that have arrived.
         failure: Callable[[], RentGPUError] | None = None
         for container_id, container in news.items():
             if container is None:
@@ -96,7 +102,7 @@ class WaitTracker:
                 if not met_by_absence(self._until):
                     failure = failure or partial(self._gone, container_id, last)
                     continue
-                # Of one that was never seen, nothing is known but its id.
+                # Only the id is known of a container that was never seen.
                 found = Container(id=container_id) if last is None else last
             else:
                 self.pending[container_id] = found = container
@@ -115,8 +121,10 @@ class WaitTracker:
         return arrived
 
     def timed_out(self, timeout: float, note: str = "") -> WaitTimeoutError:
-        """Build the error for what did not come in time."""
-        shown = [_described(one, container) for one, container in list(self.pending.items())[:_NAMED_AT_MOST]]
+        """Return the error for a condition that was not met in time."""
+        shown = [
+            _described(container_id, container) for container_id, container in list(self.pending.items())[:_MOST_NAMED]
+        ]
         if len(self.pending) > len(shown):
             shown.append(f"and {len(self.pending) - len(shown)} more")
         if note:
@@ -146,7 +154,7 @@ class WaitTracker:
         )
 
     def _others(self, container_id: int) -> dict[int, Container | None]:
-        return {one: container for one, container in self.pending.items() if one != container_id}
+        return {pending_id: container for pending_id, container in self.pending.items() if pending_id != container_id}
 
 
 async def wait_for_all(
@@ -158,12 +166,12 @@ async def wait_for_all(
     fail: Condition | None = None,
     on_progress: OnProgress | None = None,
 ) -> dict[int, Container]:
-    """Wait until each of some containers is as it should be; return them by id.
+    """Wait until each container has met a condition; return the containers by id, each as it was then.
 
     Raises:
-        WaitTimeoutError: not all are, in time.
-        ContainerFailedError: one has failed.
-        ContainerGoneError: one is gone, and that is not what is waited for.
+        WaitTimeoutError: not all containers met the condition in time.
+        ContainerFailedError: a container met `fail`.
+        ContainerGoneError: a container is gone, and a container that is gone does not meet `until`.
     """
     wait = WaitTracker(ids, until, fail, on_progress)
     seconds = checked_timeout(timeout)
@@ -185,13 +193,12 @@ async def wait_for_all(
         raise wait.timed_out(seconds) from poller.failure_of(wait.pending)
     finally:
         poller.unsubscribe(subscription)
-        # It has the task, which has its exception, whose traceback leads here.
-        del deadline
+        del deadline  # break the reference cycle
     return wait.arrived
 
 
 def _described(container_id: int, container: Container | None) -> str:
-    """Name a container, and say how it was last seen."""
+    """Describe a container by its name and its last state."""
     if container is None:
         return f"{_label(container_id, None)} was not seen"
     status = container.status if container.status_name is None else container.status_name
@@ -204,7 +211,7 @@ def checked_timeout(timeout: float, argument: str = "timeout") -> float:
     """Return a number of seconds as it is.
 
     Raises:
-        InvalidArgumentError: it is none, or not above 0.
+        InvalidArgumentError: the value is no number of seconds above 0.
     """
     if not arguments.is_seconds(timeout, above_zero=True):
         raise InvalidArgumentError(argument, f"must be a number of seconds above 0: {arguments.shown_value(timeout)}")

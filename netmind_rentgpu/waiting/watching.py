@@ -1,4 +1,4 @@
-"""Watching containers change."""
+"""Watches of the changes of containers."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _BETWEEN_CHECKS = 30.0
 
 @attrs.frozen
 class Change:
-    """How a container was, and how it is now.
+    """A change of a container.
 
     Attributes:
-        container_id: which container it is.
-        before: None for one that has appeared.
-        after: None for one that is gone.
+        container_id: the container's id.
+        before: the container as it was before; None if it has appeared.
+        after: the container as it is now; None if it is gone.
     """
 
     container_id: int
@@ -33,7 +33,7 @@ class Change:
 
 
 class _View:
-    """The containers as a reader knows them, and what has changed since."""
+    """The containers as the reader of a watch knows them, and the changes that the reader has not read."""
 
     def __init__(self, subscription: Subscription) -> None:
         self._subscription = subscription
@@ -43,11 +43,11 @@ class _View:
 
     @property
     def over(self) -> bool:
-        """There is nothing left to watch."""
+        """True if no container is left to watch, and no change to read."""
         return self._left is not None and not self._left and not self._changed
 
     def look(self) -> bool:
-        """Take in what is new; tell whether there is anything to read, or never will be."""
+        """Merge the news; return True if there is a change to read, or never will be one."""
         subscription = self._subscription
         if self._known is None:
             if subscription.ids is not None:
@@ -57,19 +57,19 @@ class _View:
             else:
                 return False
         for container_id, container in subscription.news.items():
-            # The first that is seen of a container that was named is how it is, and no change. One that appears in the list
-            # of all is.
+            # The first state of a container that the caller named is no change. A container that appears in a watch of all
+            # containers is one.
             if self._left is not None and container is not None and container_id not in self._known:
                 self._known[container_id] = container
             elif container != self._known.get(container_id):
                 self._changed[container_id] = container
             else:
-                # It is again as the reader knows it.
+                # The container is again as the reader knows it.
                 self._changed.pop(container_id, None)
         return bool(self._changed) or self.over
 
     def read(self) -> Change | None:
-        """Return the change that came first; None if there is none."""
+        """Return the change that came first; None if no change is left to read."""
         if not self._changed or self._known is None:
             return None
         container_id = next(iter(self._changed))
@@ -81,10 +81,13 @@ class _View:
 
 
 async def watch(poller: SharedPoller, ids: Iterable[int] | None) -> AsyncGenerator[Change]:
-    """Give what changes after a first look; None for all containers.
+    """Yield the changes of containers since a first poll.
+
+    Args:
+        ids: the ids of the containers; None for all containers.
 
     Raises:
-        RentGPUError: no look has succeeded for five minutes.
+        RentGPUError: all polls have failed for five minutes, with the error of the last; or the client was closed.
     """
     subscription = poller.subscribe(ids)
     view = _View(subscription)
@@ -92,7 +95,7 @@ async def watch(poller: SharedPoller, ids: Iterable[int] | None) -> AsyncGenerat
 
     def satisfied() -> bool:
         found = view.look()
-        gone = [one for one, container in subscription.news.items() if container is None]
+        gone = [container_id for container_id, container in subscription.news.items() if container is None]
         subscription.news.clear()
         if gone and subscription.ids is not None:
             poller.unsubscribe(subscription, gone)
@@ -100,7 +103,7 @@ async def watch(poller: SharedPoller, ids: Iterable[int] | None) -> AsyncGenerat
 
     try:
         while True:
-            # Whatever came while the reader was away belongs to what it reads next.
+            # News that came while the reader was busy may alter the next change.
             satisfied()
             change = view.read()
             if change is not None:

@@ -1,1 +1,1 @@
-"""One request and its answer. Private: use the client."""
+"""One request and its answer. This package is private: use the client."""

@@ -1,7 +1,7 @@
-"""One call, from its arguments to its model: a slot, a deadline, tries, a log line for each.
+"""One call, from its request to its model: a slot, a deadline, attempts, and a log line for each attempt.
 
-The plain loop over `retry`'s decisions. It knows neither aiohttp nor what the calls mean; clock, sleep and randomness come
-in from outside.
+The loop follows the decisions of `retry`. It knows neither aiohttp nor the meaning of a call. Clock, sleep and randomness
+are injected.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ logger.addHandler(logging.NullHandler())
 
 
 class _Escaping(logging.Filter):
-    """Makes each message harmless for a terminal: it may hold names and texts of the service."""
+    """A filter that escapes each message, because a message may hold texts of the service that a terminal would obey."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
@@ -58,7 +58,7 @@ logger.addFilter(_Escaping())
 
 
 class Sender(Protocol):
-    """What a call needs of a transport."""
+    """The part of a transport that a caller uses."""
 
     @property
     def connection_limit(self) -> int | None: ...
@@ -71,7 +71,7 @@ class DecodedResponse(NamedTuple):
     """A good answer and its parsed body.
 
     Attributes:
-        deadline: when the call has to be over, in seconds on the caller's clock; None without a total timeout.
+        deadline: the end of the time for the call, in seconds on the caller's clock; None without a total timeout.
     """
 
     response: RawResponse
@@ -80,7 +80,7 @@ class DecodedResponse(NamedTuple):
 
 
 class Caller:
-    """Makes calls over one transport."""
+    """The calls over one transport, with their slots, deadlines and retries."""
 
     def __init__(
         self,
@@ -105,16 +105,16 @@ class Caller:
 
     @property
     def timeouts(self) -> Timeouts:
-        """The client's own."""
+        """The client's own timeouts."""
         return self._settings.timeouts
 
     @property
     def profile(self) -> ServiceProfile:
-        """What is assumed of the service."""
+        """The client's assumptions about the service."""
         return self._profile
 
     async def one(self, model: type[Model], request: Request, timeout: TimeoutOption = DEFAULT) -> Model:
-        """Make a call that answers with one object.
+        """Make a call whose answer is one object.
 
         Raises:
             RentGPUError: as the client documents.
@@ -123,14 +123,14 @@ class Caller:
         return self.read(request, decoded, lambda payload: self.codec.one(model, payload))
 
     async def one_or_none(self, model: type[Model], request: Request, timeout: TimeoutOption = DEFAULT) -> Model | None:
-        """Make a call that answers with one object, with null, or with nothing."""
+        """Make a call whose answer is one object, null, or empty; return None for null, an empty object or an empty body."""
         decoded = await self.call(request, timeout)
         if decoded.payload is None or decoded.payload == {}:
             return None
         return self.read(request, decoded, lambda payload: self.codec.one(model, payload))
 
     async def many(self, model: type[Model], request: Request, timeout: TimeoutOption = DEFAULT) -> ListedItems[Model]:
-        """Make a call that answers with a list."""
+        """Make a call whose answer is a list; log a warning if some items cannot be read."""
         decoded = await self.call(request, timeout)
         found = await self.read_in_turns(request, decoded, lambda payload: self.codec.many(model, payload))
         if found.unreadable_count:
@@ -147,10 +147,10 @@ class Caller:
     async def read_in_turns(
         self, request: Request, decoded: DecodedResponse, read: Callable[[Any], Generator[None, None, Read]]
     ) -> Read:
-        """Read a payload step by step, with turns of the event loop between.
+        """Read a payload step by step, so that the event loop can run other tasks between the steps.
 
         Raises:
-            UnexpectedResponseError: it has another shape.
+            UnexpectedResponseError: the payload has another shape.
             APITimeoutError: the call's total timeout has passed.
         """
         try:
@@ -163,7 +163,7 @@ class Caller:
         """Read a payload.
 
         Raises:
-            UnexpectedResponseError: it has another shape.
+            UnexpectedResponseError: the payload has another shape.
         """
         try:
             return read(decoded.payload)
@@ -171,7 +171,7 @@ class Caller:
             raise _misshapen(request, decoded, error) from error
 
     async def call(self, request: Request, timeout: TimeoutOption = DEFAULT) -> DecodedResponse:
-        """Make a call: wait for a slot, send, and send again where `Retries` allows it.
+        """Make a call: wait for a slot, send the request, and retry as `Retries` allows.
 
         Raises:
             RentGPUError: as the client documents.
@@ -214,10 +214,10 @@ class Caller:
 
     @asynccontextmanager
     async def one_at_a_time(self, lock: asyncio.Lock, timeout: TimeoutOption) -> AsyncGenerator[None]:
-        """Hold a lock that several calls share, which is waited for at most as long as for a slot.
+        """Lock a `with` block against others of the same kind; wait for the lock at most as long as for a slot.
 
         Raises:
-            APITimeoutError: it was not free in time.
+            APITimeoutError: the lock was not free in time.
         """
         self.check_usable()
         bound = timeouts_for(timeout, self._settings.timeouts).slot
@@ -225,22 +225,22 @@ class Caller:
             async with asyncio.timeout(bound):
                 await lock.acquire()
         except TimeoutError as error:
-            text = f"not sent within {bound:g} s: an earlier call of the same kind is not done"
+            text = f"not sent within {bound:g} s: an earlier call of the same kind is still under way"
             raise APITimeoutError(text, maybe_processed=False) from error
         try:
             yield
         finally:
             lock.release()
 
-    def when_closed(self, tell: Callable[[], object]) -> None:
-        """Have somebody told when the transport is closed."""
-        self._closing.append(tell)
+    def when_closed(self, callback: Callable[[], object]) -> None:
+        """Register a function that is called when the transport is closed."""
+        self._closing.append(callback)
 
     async def close(self) -> None:
-        """Close the transport.
+        """Close the transport, and call the registered functions.
 
         Raises:
-            ClientStateError: it belongs to another event loop, and so do those who would be told.
+            ClientStateError: the transport and the registered functions belong to another event loop.
         """
         refused = False
         try:
@@ -250,8 +250,8 @@ class Caller:
             raise
         finally:
             if not refused:
-                for tell in self._closing:
-                    tell()
+                for callback in self._closing:
+                    callback()
 
     async def _attempt(
         self, request: Request, timeouts: Timeouts, started: float, now: float, attempt: int
@@ -280,12 +280,12 @@ class Caller:
         return DecodedResponse(response, await self._run(steps, request, deadline), deadline)
 
     async def parse_again(self, request: Request, decoded: DecodedResponse) -> DecodedResponse:
-        """Parse the body of an answer whose payload is UNCHANGED."""
+        """Parse the body of an answer although its payload is UNCHANGED."""
         steps = parsed_body(request, decoded.response)
         return decoded._replace(payload=await self._run(steps, request, decoded.deadline))
 
     async def _run(self, steps: Generator[None, None, Read], request: Request, deadline: float | None) -> Read:
-        """Run a computation in turns, until the call's deadline."""
+        """Run a computation in turns, until the call's deadline at most."""
 
         def check() -> None:
             if deadline is not None and self._clock() >= deadline:
@@ -297,7 +297,7 @@ class Caller:
     async def _wait_for_slot(
         self, request: Request, timeouts: Timeouts, started: float | None, *, unclear: bool
     ) -> None:
-        """Wait until the client is not paused and a connection may be used, at most as long as the timeouts allow."""
+        """Wait until the client is not paused and a slot is free, at most as long as the timeouts allow."""
         bounds = [timeouts.slot]
         if started is not None and timeouts.total is not None:
             bounds.append(max(0.0, started + timeouts.total - self._clock()))
@@ -306,7 +306,7 @@ class Caller:
             async with asyncio.timeout(bound):
                 while True:
                     if (pause := self._paused_until - self._clock()) > 0:
-                        # Those who waited for the same end must not all go on at once.
+                        # With a random part, so that the calls that wait for the same moment do not all go on at once.
                         await self._sleep(pause + self._settings.retries.base_delay * self._random())
                     await self._slots.acquire()
                     if self._clock() >= self._paused_until:
@@ -343,7 +343,7 @@ class Caller:
 
     @staticmethod
     def _mark_unclear(error: RentGPUError, *, unclear: bool) -> None:
-        """Let an error know of earlier attempts: what they may have done counts, whatever the last one met."""
+        """Mark an error if the service may have acted on an earlier attempt of the call, because the caller has to know."""
         if not unclear:
             return
         if isinstance(error, TransportError):
@@ -374,4 +374,5 @@ def _may_have_acted(error: RentGPUError) -> bool:
 
 
 def _misshapen(request: Request, decoded: DecodedResponse, error: ShapeError) -> UnexpectedResponseError:
-    return unexpected(request, decoded.response, error.problem, json_path=error.json_path)
+    problem = f"the body {error.problem}" if error.json_path == "$" else error.problem
+    return unexpected(request, decoded.response, problem, json_path=error.json_path)

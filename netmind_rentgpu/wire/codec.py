@@ -1,4 +1,4 @@
-"""Parsed payloads <-> models and contents of requests, as one profile of the service has them."""
+"""Parsed payloads <-> models and contents of requests, by the rules of one service profile."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["MOST_SHAPE_ERRORS", "Codec", "ItemList", "ShapeError"]
 Model = TypeVar("Model", Machine, Auth, Image, Container)
 
 MOST_SHAPE_ERRORS: Final = 20
-"""The most unreadable items of a list for which an error of its own is kept."""
+"""The number of unreadable items of a list that get an error of their own."""
 
 
 class ShapeError(Exception):
-    """A payload is not what is documented. The message holds none of it.
+    """A payload is not as documented. The message shows no part of the payload.
 
     Attributes:
-        json_path: where, as `$[3].id`.
-        problem: what is wrong there.
+        json_path: the faulty place, such as `$[3].id`.
+        problem: the fault there, as a phrase that follows the place.
     """
 
     def __init__(self, json_path: str, problem: str) -> None:
@@ -41,8 +41,8 @@ class ItemList(Generic[Model]):
 
     Attributes:
         items: the items that could be read, in order.
-        unreadable: what was wrong with the first of the others, of which there may be any number.
-        unreadable_count: how many others there are.
+        unreadable: the errors of the first of the other items, `MOST_SHAPE_ERRORS` at most.
+        unreadable_count: the number of all other items.
     """
 
     items: list[Model] = attrs.field(factory=list[Model])
@@ -50,14 +50,14 @@ class ItemList(Generic[Model]):
     unreadable_count: int = 0
 
     def add_unreadable(self, json_path: str, problem: str) -> None:
-        """Count an item that cannot be read, and keep what is wrong with it if it is one of the first."""
+        """Count an item that cannot be read, and keep its error if it is one of the first."""
         self.unreadable_count += 1
         if self.unreadable_count <= MOST_SHAPE_ERRORS:
             self.unreadable.append(ShapeError(json_path, problem))
 
 
 class Codec:
-    """Reads models as one profile says, and writes the profile's numbers."""
+    """The reader of models and writer of requests for one profile."""
 
     def __init__(self, profile: ServiceProfile) -> None:
         self._profile = profile
@@ -68,7 +68,7 @@ class Codec:
         """Read one model from a parsed payload.
 
         Raises:
-            ShapeError: it is no object, or has no readable identity.
+            ShapeError: the payload is no object, or has no readable identity.
         """
         if not isinstance(payload, dict):
             raise ShapeError(json_path, _mismatch(payload, "an object"))
@@ -78,10 +78,10 @@ class Codec:
             raise ShapeError(f"{json_path}.{error.field}", error.problem) from None
 
     def many(self, model: type[Model], payload: Any) -> Generator[None, None, ItemList[Model]]:
-        """Read a list; yield after every so many items.
+        """Read a list; yield after every `ITEMS_PER_TURN` items.
 
         Raises:
-            ShapeError: it is no list.
+            ShapeError: the payload is no list.
         """
         if not isinstance(payload, list):
             raise ShapeError("$", _mismatch(payload, "a list"))
@@ -100,12 +100,12 @@ class Codec:
         return found
 
     def ids(self, payload: Any) -> Generator[None, None, list[int | None]]:
-        """Read the id of each item of a list, in order; None for an item without one that can be read.
+        """Read the id of each item of a list, in order; None for an item whose id cannot be read.
 
-        Yields after every so many items.
+        Yields after every `ITEMS_PER_TURN` items.
 
         Raises:
-            ShapeError: it is no list.
+            ShapeError: the payload is no list.
         """
         if not isinstance(payload, list):
             raise ShapeError("$", _mismatch(payload, "a list"))
@@ -120,7 +120,7 @@ class Codec:
         """Return the body of a request.
 
         Raises:
-            InvalidArgumentError: the profile has no number for a name.
+            InvalidArgumentError: the profile has no number for the payment type.
         """
         return self._unstructure[type(content)](content)
 
@@ -129,18 +129,18 @@ class Codec:
         return self._unstructure[type(query)](query)
 
     def payment_type_number(self, payment_type: PaymentType | str | int) -> int:
-        """Return the number that stands for a payment type on the wire.
+        """Return the number that a payment type has on the wire.
 
         Raises:
-            InvalidArgumentError: the profile has no number for that name.
+            InvalidArgumentError: the profile has no number for its name.
         """
         return number_of("payment_type", payment_type, self._profile.payment_types)
 
     def image_type_number(self, image_type: ImageType | str | int) -> int:
-        """Return the number that stands for an image type on the wire.
+        """Return the number that an image type has on the wire.
 
         Raises:
-            InvalidArgumentError: the profile has no number for that name.
+            InvalidArgumentError: the profile has no number for its name.
         """
         return number_of("image_type", image_type, self._profile.image_types)
 

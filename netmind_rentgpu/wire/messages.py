@@ -1,4 +1,4 @@
-"""A request and its raw response, as values. Pure."""
+"""A request and its raw response, as pure values."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _REQUEST_ID_HEADERS = ("x-request-id", "request-id", "x-amzn-requestid", "cf-ray
 
 @attrs.frozen(kw_only=True)
 class Request:
-    """One call, as it is put on the wire.
+    """One call, as it goes on the wire.
 
     Attributes:
-        path: from the host's root, percent-encoding left to the transport.
-        idempotent: True if sending it twice does what sending it once does.
-        avoid_idle_connection: True if it must not go over a connection that was idle.
-        secrets: what must not be shown should the answer repeat it.
-        known: a body whose payload is known: an answer with the same is not parsed, and its payload is UNCHANGED.
+        path: the path from the host's root; the transport percent-encodes it.
+        idempotent: True if sending the request twice has the effect of sending it once.
+        avoid_idle_connection: True if the request must not go over a connection that has been idle.
+        secrets: texts that no error may show, even if the answer repeats them.
+        known: a body that the caller has parsed before. An answer with this body is not parsed; its payload is UNCHANGED.
     """
 
     method: str
@@ -36,7 +36,7 @@ class Request:
 
 @attrs.frozen
 class RawResponse:
-    """A whole answer. Its headers are looked up in lower case."""
+    """A complete answer. Look its headers up by their names in lower case."""
 
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)
@@ -44,11 +44,11 @@ class RawResponse:
 
     @property
     def request_id(self) -> str | None:
-        """The id the service, or what stands before it, gave the request."""
+        """The id that the service, or a gateway before it, gave the request; None if the answer names none."""
         found = next((self.headers[name] for name in _REQUEST_ID_HEADERS if self.headers.get(name)), None)
         return None if found is None else printable(found)
 
 
 def printable(header: str) -> str:
-    """Return a header in characters that every stream can write; bytes that are not UTF-8 come as surrogates."""
+    """Escape a header's surrogates, which stand for bytes that are not UTF-8, so that every stream can write the text."""
     return header.encode("utf-8", "backslashreplace").decode()

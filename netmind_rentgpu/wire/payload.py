@@ -14,23 +14,23 @@ import orjson
 __all__ = ["NotJSONError", "TooLargeError", "as_array", "as_object", "dump", "parse", "parse_in_slices"]
 
 SLICE: Final = 256 * 1024
-"""The most bytes of a list that are parsed between two turns of the event loop, apart from a single item that is longer."""
+"""The most bytes of a list that are parsed between two turns of the event loop, unless a single item is longer."""
 
 LARGEST_OBJECT: Final = 1024 * 1024
-"""The most bytes of a value that is no list, and of one item of a list."""
+"""The most bytes of a value that is no list, or of one item of a list."""
 
 MOST_ITEMS: Final = 100_000
 """The most items of a list."""
 
 MOST_VALUES: Final = 1_000_000
-"""The most values of an answer, at any depth: each takes up to 150 bytes of memory, however few it has in the answer."""
+"""The most values of an answer, at any depth. Each takes up to 150 bytes of memory, even if it is short in the answer."""
 
 _STRETCH = 64 * 1024
 _MARKS_PER_TURN = 2_000
 _LONG_ITEM = f"a list with an item of more than {LARGEST_OBJECT // 1024} KiB"
 _BLANKS = b" \t\n\r"
 _LIST = re.compile(rb"[ \t\n\r]*+\[")
-# What stands before the next bracket (and, between the items of the list, before the next comma), whole texts included.
+# The characters up to the next bracket (between the items of the list also up to the next comma), with whole strings.
 _WITHIN_ITEM = re.compile(rb'[^][{}"]*+(?:"(?:[^"\\]++|\\.)*+"[^][{}"]*+)*+', re.DOTALL)
 _BETWEEN_ITEMS = re.compile(rb'[^][{}",]*+(?:"(?:[^"\\]++|\\.)*+"[^][{}",]*+)*+', re.DOTALL)
 
@@ -46,16 +46,16 @@ class TooLargeError(Exception):
 def parse(body: bytes) -> Any:
     """Parse a JSON text in UTF-8.
 
-    What orjson refuses but Python's own parser reads, is read: half a character in a name, or NaN, must not hide all that
-    stands around it. The half becomes U+FFFD; NaN, the infinities and numbers beyond a float become texts.
+    If orjson refuses the text, Python's own parser reads it, because half a character in a name, or NaN, must not hide
+    everything around it. The half becomes U+FFFD; NaN, the infinities and numbers beyond a float become texts.
 
     Raises:
-        NotJSONError: it is none.
+        NotJSONError: the bytes are not JSON.
     """
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        # The parser's own error keeps the whole text, passwords included, so it must not become this one's cause.
+        # Only the problem is kept: orjson's error holds the whole body, passwords included, and must not become a cause.
         problem = f"{error.msg} (line {error.lineno}, column {error.colno})"
     try:
         return _whole_characters(json.loads(body.decode(), parse_constant=str, parse_float=_finite))
@@ -65,11 +65,11 @@ def parse(body: bytes) -> Any:
 
 
 def parse_in_slices(body: bytes) -> Generator[None, None, Any]:
-    """Parse a JSON text in UTF-8 as `parse` does, but a long list slice by slice; yield after each.
+    """Parse a JSON text in UTF-8 as `parse` does, but a long list slice by slice; yield after each slice.
 
     Raises:
-        NotJSONError: it is none.
-        TooLargeError: it is longer than the limits above.
+        NotJSONError: the bytes are not JSON.
+        TooLargeError: the value exceeds one of the limits above.
     """
     begin = _LIST.match(body)
     if begin is None:
@@ -87,11 +87,11 @@ def parse_in_slices(body: bytes) -> Generator[None, None, Any]:
             offset, piece = part
             values += sum(map(piece.count, (b",", b"[", b"{")))
             if values > MOST_VALUES:
-                raise TooLargeError(f"a list of more than {MOST_VALUES:,} values, as commas and brackets count")
+                raise TooLargeError(f"a list of more than {MOST_VALUES:,} values, counted by its commas and brackets")
             try:
                 found += parse(b"[%b]" % piece)
             except NotJSONError as error:
-                raise NotJSONError(f"{error} of what begins at byte {offset}") from None
+                raise NotJSONError(f"{error}, counted from byte {offset}") from None
             _check_count(found)
         yield
     return found
@@ -103,13 +103,13 @@ def _check_count(items: list[Any]) -> None:
 
 
 def _slices(body: bytes, begin: int) -> Iterator[tuple[int, bytes] | None]:
-    """Cut what stands between a list's brackets at commas between its items; yield the pieces with their offsets.
+    """Cut the content of a list's brackets at commas between items; yield the pieces with their offsets.
 
-    Only the commas of the cuts are left out, so that a text that is not JSON gives a piece that is not JSON. None is yielded
-    where a turn is due.
+    The pieces leave out only the commas at the cuts, so that a text that is not JSON has a piece that is not JSON. The
+    function yields None where a turn of the event loop is due.
 
     Args:
-        begin: just after the list's first bracket.
+        begin: the position just after the list's first bracket.
     """
     cut = item = begin
     for end in _item_ends(body, begin):
@@ -131,17 +131,17 @@ def _filled(piece: bytes) -> bytes:
 
 
 def _item_ends(body: bytes, position: int) -> Iterator[int | None]:
-    """Yield where each item of a list ends: at its comma, or at the list's bracket. Yield None where a turn is due.
+    """Yield the end of each item of a list: the position of its comma, or of the list's bracket. Yield None for a turn.
 
     Args:
-        position: just after the list's first bracket.
+        position: the position just after the list's first bracket.
 
     Raises:
         NotJSONError: the list does not end, or something follows it.
         TooLargeError: an item is too long.
     """
     item, depth = position, 0
-    for look in count(1):
+    for marks in count(1):
         stop = _next_mark(body, position, _WITHIN_ITEM if depth else _BETWEEN_ITEMS)
         if stop - item > LARGEST_OBJECT:
             raise TooLargeError(_LONG_ITEM)
@@ -159,22 +159,22 @@ def _item_ends(body: bytes, position: int) -> Iterator[int | None]:
             break
         else:
             raise NotJSONError("the list does not end")
-        if look % _MARKS_PER_TURN == 0:
+        if marks % _MARKS_PER_TURN == 0:
             yield None
     if body[position:].strip(_BLANKS):
         raise NotJSONError("something follows the list")
 
 
 def _next_mark(body: bytes, position: int, plain: re.Pattern[bytes]) -> int:
-    """Return where the next bracket or comma stands that a pattern does not pass over; the body's length if there is none.
+    """Return the position of the next bracket or comma that a pattern does not match; the body's length if there is none.
 
     Raises:
-        TooLargeError: it is too far away.
+        TooLargeError: the mark is too far away.
     """
     begin, stretch = position, _STRETCH
     while True:
         window = position + stretch
-        # The pattern always matches, if need be nothing at all.
+        # Never None, because the pattern matches no characters, too.
         stop = cast("re.Match[bytes]", plain.match(body, position, window)).end()
         if max(stop - begin, stretch // 2) > LARGEST_OBJECT:
             raise TooLargeError(_LONG_ITEM)
@@ -182,7 +182,7 @@ def _next_mark(body: bytes, position: int, plain: re.Pattern[bytes]) -> int:
             return stop
         if window >= len(body):
             return len(body)
-        # A text that goes beyond the window is looked at again in a longer one.
+        # A string that goes beyond the window is matched again in a longer window.
         stretch = 2 * stretch if stop == position else _STRETCH
         position = stop
 
@@ -203,19 +203,19 @@ def _whole_characters(value: Any) -> Any:
 
 
 def dump(value: Any) -> bytes:
-    """Write a JSON text in UTF-8.
+    """Write a value as JSON in UTF-8.
 
     Raises:
-        TypeError: the value holds what JSON cannot.
+        TypeError: the value holds something that JSON cannot hold.
     """
     return orjson.dumps(value)
 
 
 def as_object(value: object) -> dict[str, Any] | None:
-    """Return a JSON value that is an object as one; None for any other."""
+    """Return a JSON value if it is an object; None for any other value."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 def as_array(value: object) -> list[Any] | None:
-    """Return a JSON value that is an array as one; None for any other."""
+    """Return a JSON value if it is an array; None for any other value."""
     return cast("list[Any]", value) if isinstance(value, list) else None

@@ -1,6 +1,6 @@
-"""What an answer means: status, headers and body -> payload, or the right error. Pure.
+"""The meaning of an answer: status, headers and body -> payload, or the right error. Pure.
 
-Outside 200 and 422 the service documents nothing, so an error is told by what its body says as well as by its status;
+The service documents only 200 and 422, so the text of an error's body decides about the error's class beside the status;
 `netmind_rentgpu/guide/wire-contract.md`, "Unknown", lists the bodies that were seen.
 """
 
@@ -36,14 +36,14 @@ from netmind_rentgpu.wire.payload import NotJSONError, TooLargeError, as_array, 
 __all__ = ["UNCHANGED", "parsed_body", "payload", "unexpected"]
 
 UNCHANGED: Final = object()
-"""Stands for a payload that is the one that is known."""
+"""A stand-in for the payload of a body that the caller has parsed before."""
 
 MASK = "***"
 _TEXT_SHOWN = 500
 _LARGEST_ERROR_READ = 256 * 1024
 _DEEPEST = 50
 _TITLE = re.compile(r"<title[^>]{0,100}>([^<]{1,200})", re.IGNORECASE)
-# What is no whole JSON cannot be masked by its fields' names, so where it might hold any of them it is not shown.
+# A body that is not JSON cannot be masked by its fields' names, so an error does not show it if it may hold such fields.
 _MAY_HOLD_SECRETS = re.compile(r"^\s*[\[{]|value|passw|pwd|token|authorization", re.IGNORECASE)
 _HIDDEN = "a body that is not JSON"
 _ECHOED = frozenset({"input", "value", "docker_passwd"})
@@ -60,7 +60,7 @@ _CREDENTIAL = re.compile(
     r"|unauthori[sz]ed|(?:not|un)\W?authenticated|authentication",
     re.IGNORECASE,
 )
-# In a 400 it may as well be the request's content that is wrong: "Unknown key: gpus".
+# Fewer words for a 400, because the others may be about the request's content: "Unknown key: gpus".
 _TOKEN = re.compile(r"(?:invalid|wrong|missing|expired|incorrect)\W+(?:api\W*)?(?:token|api\W*key)\b", re.IGNORECASE)
 
 
@@ -82,13 +82,13 @@ def unexpected(
 def payload(
     request: Request, response: RawResponse, *, validation_errors_key: str, token: str, now: Callable[[], datetime]
 ) -> Generator[None, None, Any]:
-    """Return the JSON value of a good answer; None where its body is empty, UNCHANGED where it is the one that is known.
+    """Return the JSON value of a good answer; None for an empty body, UNCHANGED for the request's known body.
 
     Yields after each slice of a long list.
 
     Raises:
         APIStatusError: the service answered with an error.
-        UnexpectedResponseError: a redirect, not JSON, or more than the client reads.
+        UnexpectedResponseError: the answer is a redirect, not JSON, or more than the client reads.
     """
     if 200 <= response.status < 300:
         if not response.body:
@@ -108,7 +108,7 @@ def parsed_body(request: Request, response: RawResponse) -> Generator[None, None
     """Return the JSON value of a body; yield after each slice of a long list.
 
     Raises:
-        UnexpectedResponseError: not JSON, or more than the client reads.
+        UnexpectedResponseError: the body is not JSON, or more than the client reads.
     """
     try:
         return (yield from parse_in_slices(response.body))
@@ -124,7 +124,7 @@ def _status_error(
 ) -> APIStatusError:
     raw = _body(response.body[:_LARGEST_ERROR_READ])
     mask = partial(_mask_text, secrets=_spellings(secrets))
-    # A secret may be a word that the classification goes by, so that looks at what was really said.
+    # The class is chosen by the unmasked text, because a secret may be one of the words that the choice depends on.
     said, said_code = _message(raw, validation_errors_key, str)
     kind = _kind(response.status, said, said_code, is_list=_rejected(raw, validation_errors_key) is not None)
     message, code = _message(raw, validation_errors_key, mask)
@@ -155,7 +155,7 @@ _ADVICE: Mapping[type[APIStatusError], str] = {
 
 
 def _kind(status: int, message: str, code: str | None, *, is_list: bool) -> type[APIStatusError]:  # noqa: PLR0911  # a table
-    """Choose the error's class by the status, and by the text where the status alone does not tell."""
+    """Choose the error's class by the status, and by the text where the status alone does not decide."""
     text = f"{message} {code or ''}"
     if status == 429:
         return RateLimitError
@@ -180,7 +180,7 @@ def _kind(status: int, message: str, code: str | None, *, is_list: bool) -> type
 
 
 def _message(body: Any, key: str, mask: Callable[[str], str], depth: int = 0) -> tuple[str, str | None]:
-    """Find what the service said, and its own code, in any of the forms that were seen."""
+    """Find the service's message and its own error code, in any of the forms that were seen."""
     if isinstance(body, str):
         return _shown(mask(body)), None
     fields = as_object(body)
@@ -234,7 +234,7 @@ def _field(item: Any) -> InvalidField | None:
 
 
 def _shown(text: str) -> str:
-    """Cut a text to a line that can stand in a message; of a page of HTML, its title."""
+    """Cut a text to one line for an error message; return the title of a page of HTML."""
     if _is_html(text):
         title = _TITLE.search(text[:4096])
         return f"a page of HTML, {title[1].strip()!r}" if title else "a page of HTML"
@@ -247,7 +247,7 @@ def _is_html(text: str) -> bool:
 
 
 def _body(body: bytes) -> Any:
-    """Parse an error's body as far as it can be."""
+    """Parse an error's body; return a text without secrets if the body is not JSON."""
     if not body:
         return None
     try:
@@ -265,7 +265,7 @@ def _masked(value: Any, mask: Callable[[str], str], depth: int = 0) -> Any:
     if (items := as_array(value)) is not None:
         return [_masked(item, mask, depth + 1) for item in items]
     if (members := as_object(value)) is not None:
-        # A 422 in pydantic's second form repeats the rejected value, or all of the body, as `input`.
+        # By name, because a 422 in the form of pydantic 2 repeats the rejected value, or the whole body, as `input`.
         return {
             mask(name): MASK if name in _ECHOED else _masked(member, mask, depth + 1)
             for name, member in members.items()
@@ -274,7 +274,7 @@ def _masked(value: Any, mask: Callable[[str], str], depth: int = 0) -> Any:
 
 
 def _spellings(secrets: Iterable[str]) -> tuple[str, ...]:
-    """Return all that must be masked: a text that is not JSON may hold a secret as JSON, Python, a URL or HTML writes it."""
+    """Return all texts to mask: an answer may hold a secret in the spelling of JSON, Python, a URL or HTML."""
     found: dict[str, None] = {}
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         forms = (secret, json.dumps(secret)[1:-1], dump(secret).decode()[1:-1], repr(secret)[1:-1])
@@ -289,7 +289,7 @@ def _mask_text(text: str, secrets: tuple[str, ...]) -> str:
 
 
 def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Read `Retry-After`, in seconds or as a date; None where it is missing or unreadable."""
+    """Read `Retry-After`, given in seconds or as a date; return the seconds, or None if it is missing or cannot be read."""
     value = headers.get("retry-after", "").strip()
     if not value:
         return None

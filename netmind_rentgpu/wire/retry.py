@@ -1,4 +1,4 @@
-"""May a call that failed be sent again, and when. Pure: `Retries` says what for."""
+"""The decision whether, and after how many seconds, a failed call is retried. Pure; `Retries` documents the rules."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _PASSING_STATUSES = frozenset({408, 500, 502, 503, 504})
 
 
 def may_repeat(error: RentGPUError, *, idempotent: bool) -> bool:
-    """Tell whether a request that failed so may be sent again, whatever it does.
+    """Return True if a request that failed with an error may be sent again.
 
     Args:
-        idempotent: True if sending the request twice does what sending it once does.
+        idempotent: True if sending the request twice has the effect of sending it once.
     """
     if isinstance(error, TransportError):
         return idempotent or not error.maybe_processed
@@ -38,10 +38,10 @@ def delay_before_retry(
     """Return how many seconds to wait before the next attempt, or None to give up.
 
     Args:
-        attempt: how often the call has been sent, the failure included.
-        elapsed: seconds since the call first held a connection.
+        attempt: the number of attempts so far, the failed one included.
+        elapsed: seconds since the call first got a connection.
         remaining: seconds until the call's total timeout; None without one.
-        random: from 0 up to 1.
+        random: a random number from 0 up to 1.
     """
     if attempt >= retries.max_attempts or not may_repeat(error, idempotent=idempotent):
         return None
@@ -51,7 +51,7 @@ def delay_before_retry(
     if asked is not None:
         if asked > retries.max_retry_after:
             return None
-        # Those who were told the same time must not all come back at once.
+        # With a random part, so that calls with the same `Retry-After` do not all come back at once.
         delay = asked + min(delay, retries.base_delay)
     if elapsed + delay > retries.max_elapsed or (remaining is not None and delay >= remaining):
         return None

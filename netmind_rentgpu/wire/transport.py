@@ -1,7 +1,7 @@
 """One request over HTTP, sent once: the only file that knows aiohttp's client.
 
-Connections are pooled, redirects are not followed, and the token goes to the configured origin alone. What goes wrong
-becomes a `TransportError` that says whether the service may have acted, or an `UnexpectedResponseError`.
+Connections are pooled, redirects are not followed, and the token goes only to the configured origin. A failure becomes a
+`TransportError`, which says whether the service may have acted, or an `UnexpectedResponseError`.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from netmind_rentgpu.wire.responses import unexpected
 __all__ = ["Transport"]
 
 LARGEST_BODY: Final = 16 * 1024 * 1024
-# For how many seconds a connection may lie idle and be used again; None where each is used once.
+# The most seconds for which a connection may be idle before it is used again; None if each connection is used only once.
 _LONGEST_IDLE: Final[Mapping[str, float | None]] = {"usual": 15, "recent": 1, "single": None}
-# Before these versions asyncio leaks TLS connections that the server does not close, and aiohttp has to see to it.
+# True if asyncio leaks TLS connections that the server does not close, so that aiohttp has to close them.
 _LEAKS_TLS_CONNECTIONS: Final = sys.version_info < (3, 12, 8) or (3, 13, 0) <= sys.version_info < (3, 13, 1)
 
 
 class Transport:
-    """Sends requests to one origin with one token."""
+    """A sender of requests to one origin with one token."""
 
     def __init__(
         self,
@@ -58,11 +58,11 @@ class Transport:
         session: aiohttp.ClientSession | None = None,
         ssl_context: SSLContext | None = None,
     ) -> None:
-        """Prepare; nothing is opened, and no running loop is needed, before the first request.
+        """Set up the transport; it opens nothing, and needs no running loop, before its first request.
 
         Args:
             authorization: the whole value of the header.
-            session: the caller's own, which is never closed here.
+            session: the caller's own session, which the transport never closes.
 
         Raises:
             ConfigurationError: the session cannot be used.
@@ -82,21 +82,22 @@ class Transport:
         self._ssl: SSLContext | bool = True if ssl_context is None else ssl_context
         self._proxy, self._proxy_headers = _proxy(settings.proxy)
         if self._proxy_headers and settings.base_url.startswith("http://"):
-            # Without a tunnel there is no request that only the proxy sees.
+            # A request in plain http has no tunnel, so the request itself carries the proxy's login.
             self._headers |= self._proxy_headers
-        # A request's middlewares replace its session's, so those are named too. Where they can't be told, they stay.
-        theirs = () if session is None else getattr(session, "_middlewares", None)
-        self._send_once = None if theirs is None else (_send_once, *theirs)
+        # A request's middlewares replace its session's, so ours include those. If the session does not show its own, the
+        # request names none, because the session's would be lost.
+        of_session = () if session is None else getattr(session, "_middlewares", None)
+        self._send_once = None if of_session is None else (_send_once, *of_session)
         self._session = session
         self._own_sessions: dict[str, aiohttp.ClientSession] = {}
-        self._distrustful = False
+        self._closes_without_notice = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Task[None] | None = None
         self._closed = False
 
     @property
     def connection_limit(self) -> int | None:
-        """How many connections the caller's own session allows; None where only the client's limit counts."""
+        """The number of connections that the caller's own session allows; None if only the client's limit counts."""
         connector = None if self._session is None else self._session.connector
         if connector is None:
             return None
@@ -113,11 +114,11 @@ class Transport:
             raise ClientStateError("this client was first used in another event loop; make one client for each loop")
 
     async def send(self, request: Request, timeouts: Timeouts, remaining: float | None) -> RawResponse:
-        """Send a request once and read the whole answer.
+        """Send a request once, and read the whole answer.
 
         Args:
-            timeouts: of which `connect` and `read` are used.
-            remaining: seconds until the call as a whole has to be over.
+            timeouts: the call's timeouts, of which `connect` and `read` apply here.
+            remaining: seconds until the end of the whole call; None for no limit.
 
         Raises:
             TransportError: no answer came.
@@ -151,7 +152,7 @@ class Transport:
                 while not content.at_eof():
                     chunk = content.read_nowait()
                     if not chunk:
-                        # aiohttp's own timer does not see a stream that its parser gave up on.
+                        # aiohttp's own timer does not run for a stream that its parser has given up.
                         async with asyncio.timeout(timeouts.read) as silence:
                             chunk = await content.readany()
                     chunks.append(chunk)
@@ -164,7 +165,7 @@ class Transport:
             failure: Exception = error.original
         except Exception as error:  # noqa: BLE001  # parsers and a session's middlewares may raise anything
             failure = error
-        # Raised here and not above, so that the error's context cannot lead to what `_shown_cause` takes out.
+        # Raised outside the `except` blocks, because the error's context would lead to what `_shown_cause` leaves out.
         if head is not None and not isinstance(failure, TimeoutError):
             if head.status >= 400:
                 return RawResponse(head.status, head.headers, b"".join(chunks))
@@ -173,12 +174,12 @@ class Transport:
             failure = aiohttp.SocketTimeoutError()
         broken = self._translated(request, failure, attrs.evolve(timeouts, connect=connect))
         if request.avoid_idle_connection and isinstance(broken, APIConnectionError) and broken.maybe_processed:
-            # It may be one that closes connections without announcing it: from now on none is used twice for this.
-            self._distrustful = True
+            # The service may close connections without notice, so a new one is used for each such request from now on.
+            self._closes_without_notice = True
         raise broken from _shown_cause(failure)
 
     async def close(self) -> None:
-        """Close what was opened here. Closing twice is closing once, and a close that is cancelled goes on.
+        """Close the transport's own sessions. A second call closes nothing more, and a cancelled call still closes them.
 
         Raises:
             ClientStateError: the client was used in another event loop.
@@ -198,9 +199,9 @@ class Transport:
         if self._session is not None:
             return self._session
         if request.avoid_idle_connection:
-            # What the service closed along with its last answer is seen to be closed then, and not used again.
+            # So that aiohttp notices a connection that the service has closed after its last answer, and does not use it.
             await asyncio.sleep(0)
-        kind = "usual" if not request.avoid_idle_connection else "single" if self._distrustful else "recent"
+        kind = "usual" if not request.avoid_idle_connection else "single" if self._closes_without_notice else "recent"
         session = self._own_sessions.get(kind)
         if session is None:
             session = self._own_sessions[kind] = _new_session(_LONGEST_IDLE[kind])
@@ -218,11 +219,11 @@ class Transport:
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             return APITimeoutError(f"{call}: no connection {_within(timeouts.connect)}", maybe_processed=False)
         if isinstance(error, aiohttp.SocketTimeoutError):
-            return APITimeoutError(f"{call}: the service said nothing {_within(timeouts.read)}", maybe_processed=True)
+            return APITimeoutError(f"{call}: the service sent nothing {_within(timeouts.read)}", maybe_processed=True)
         if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError) and error.errno is None:
-            return APITimeoutError(f"{call}: no whole answer {_within(timeouts.total)}", maybe_processed=True)
+            return APITimeoutError(f"{call}: no complete answer {_within(timeouts.total)}", maybe_processed=True)
         if isinstance(error, ValueError) and "AUTHORIZATION" in str(error):
-            # Raised before anything is sent, where a session with trust_env finds the host in netrc.
+            # aiohttp raises this before it sends anything, if a session with trust_env finds the host in netrc.
             return ConfigurationError(f"{call}: the session has a login of its own for this host (netrc)")
         return self._broken(call, error)
 
@@ -236,7 +237,7 @@ class Transport:
         elif isinstance(error, aiohttp.ClientConnectorDNSError):
             what = f"the name {error.host} cannot be resolved ({error.os_error})"
         elif isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)):
-            what = f"no safe connection to the service ({_tls_problem(error)})"
+            what = f"no secure connection to the service ({_tls_problem(error)})"
         elif isinstance(error, aiohttp.ClientConnectorError):
             what = f"no connection to the service ({error.os_error})"
         elif isinstance(error, aiohttp.ServerDisconnectedError):
@@ -251,7 +252,7 @@ class Transport:
 
 
 class _Resolver(aiohttp.abc.AbstractResolver):
-    """Looks names up as aiohttp does, also in a thread that outlives the main one, and while the interpreter exits."""
+    """A resolver as aiohttp's own, which also works after the main thread has ended, and while the interpreter exits."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -262,7 +263,7 @@ class _Resolver(aiohttp.abc.AbstractResolver):
         return [
             aiohttp.abc.ResolveResult(
                 hostname=host,
-                # An address of one link alone says which.
+                # A link-local address names its link, too.
                 host=f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else str(address[0]),
                 port=int(address[1]),
                 family=kind,
@@ -273,11 +274,11 @@ class _Resolver(aiohttp.abc.AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing, because the resolver holds nothing."""
 
 
 class _SentOnceError(aiohttp.ClientError):
-    """Carries an error past aiohttp, which would otherwise send the request again by itself."""
+    """A wrapper around an error, because aiohttp would send the request again if it saw the error itself."""
 
     def __init__(self, original: Exception) -> None:
         super().__init__()
@@ -285,7 +286,7 @@ class _SentOnceError(aiohttp.ClientError):
 
 
 async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Keep aiohttp from repeating a DELETE by itself: the 404 to the second would hide that the first was done."""
+    """Keep aiohttp from repeating a DELETE by itself, because a 404 to the second would hide that the first was done."""
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:
@@ -306,14 +307,14 @@ def _tls_problem(error: aiohttp.ClientConnectorCertificateError | aiohttp.Client
 
 
 def _shown_cause(error: Exception) -> Exception:
-    """Return what may stand as a public error's cause: some of aiohttp's hold the headers sent, or bytes of the answer."""
+    """Return a cause that a public error may show: some of aiohttp's errors hold sent headers, or bytes of the answer."""
     if isinstance(error, (aiohttp.ClientResponseError, aiohttp.ClientPayloadError, HttpProcessingError)):
         return aiohttp.ClientError(type(error).__name__)
     return error
 
 
 def _proxy(proxy: str | None) -> tuple[URL | None, Mapping[str, str] | None]:
-    """Take the login out of a proxy's URL, so that no error of aiohttp's can show it."""
+    """Split a proxy's URL into a URL without login and a header with the login, so that no error of aiohttp shows it."""
     if proxy is None:
         return None, None
     parts = urlsplit(proxy)
@@ -324,7 +325,7 @@ def _proxy(proxy: str | None) -> tuple[URL | None, Mapping[str, str] | None]:
             return url, None
         login = aiohttp.encode_basic_auth(unquote(parts.username), unquote(parts.password or ""), "utf-8")
     except ValueError:
-        # Raised outside, for the error that is handled here holds the login.
+        # Our error is raised below, because the error that is handled here holds the login.
         login = None
     if url is None or login is None:
         raise ConfigurationError("the proxy's host, user name or password cannot be sent")
@@ -333,7 +334,7 @@ def _proxy(proxy: str | None) -> tuple[URL | None, Mapping[str, str] | None]:
 
 @lru_cache(maxsize=64)
 def _client_timeout(total: float | None, connect: float | None, read: float | None) -> aiohttp.ClientTimeout:
-    """Build aiohttp's timeouts; on the way of a call that succeeds at once they are the same every time."""
+    """Build aiohttp's timeouts. They are cached, because every call that succeeds at once has the same."""
     return aiohttp.ClientTimeout(total=total, connect=connect, sock_read=read)
 
 
@@ -343,7 +344,7 @@ def _check_size(request: Request, head: RawResponse, size: int) -> None:
 
 
 def _shorter(connect: float | None, remaining: float | None) -> float | None:
-    """End connecting just before the call as a whole would end, so that it is known that nothing was sent."""
+    """Shorten the time for connecting so that it ends before the whole call's, because then nothing was sent for certain."""
     if remaining is None:
         return connect
     # aiohttp rounds timers of more than 5 s up to whole seconds.
@@ -354,7 +355,7 @@ def _shorter(connect: float | None, remaining: float | None) -> float | None:
 def _new_session(longest_idle: float | None) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(
-            # The caller's slots are the limit: a wait in this pool would count as time spent on the request.
+            # No limit, because the slots of `Caller` are the limit; a wait in this pool would use up the request's time.
             limit=0,
             force_close=longest_idle is None,
             keepalive_timeout=longest_idle,

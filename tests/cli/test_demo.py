@@ -82,7 +82,7 @@ def test_demo_makes_all_thirteen_calls_and_leaves_nothing_rented(tmp_path: Path,
     assert len(re.findall(r"^ +demo-\w+-\d: ssh root@127\.0\.0\.1 -p \d+ *$", done.stdout, re.MULTILINE)) == 3
     assert "NVIDIA-SMI" in done.stdout
     assert "trained on" in done.stdout
-    spent = re.findall(r"^ +about (0\.\d{6}) USD; it was deleted when its block was left", done.stdout, re.MULTILINE)
+    spent = re.findall(r"^ +about (0\.\d{6}) USD; rental\.close\(\) deleted the container", done.stdout, re.MULTILINE)
     billed = re.findall(r"^The bill: rg-\S+ ran .* (0\.\d{6}) USD\.$", done.stdout, re.MULTILINE)
     assert float(spent[0]) == pytest.approx(float(billed[0]), rel=0.5)
     assert len(re.findall(r"^The bill: ", done.stdout, re.MULTILINE)) == 4

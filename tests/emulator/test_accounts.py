@@ -136,7 +136,7 @@ async def test_token_leads_to_one_account_only(emulator: Emulator) -> None:
     token = emulator.add_token("other", "a-token")
     assert token == "a-token"
     assert emulator.add_token("other", "a-token") == "a-token"
-    with pytest.raises(ValueError, match="one of account other"):
+    with pytest.raises(ValueError, match="already belongs to account other"):
         emulator.add_token("third", "a-token")
     for account, given in (("", None), ("a b", None), ("other", ""), ("other", "two words"), ("other", "schlüssel")):
         with pytest.raises(ValueError, match="ASCII characters without spaces"):

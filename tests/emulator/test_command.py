@@ -59,13 +59,13 @@ def test_command_says_that_its_ssh_needs_posix() -> None:
     command = [sys.executable, "-W", "error", str(FOLDER / "emulator_without_posix.py"), "win32", "--ssh"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.endswith("error: an emulator with SSH needs POSIX, which this system has not\n")
+    assert done.stderr.endswith("error: an emulator with SSH needs POSIX, which this system lacks\n")
 
 
 def test_help_says_how_many_requests_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert "keeps the newest 10,000." in " ".join(capsys.readouterr().out.split())
+    assert "keeps the newest 10,000 requests." in " ".join(capsys.readouterr().out.split())
 
 
 def test_port_in_use_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +74,7 @@ def test_port_in_use_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["--port", str(port)]) == 1
-    assert f"cannot serve on port {port}" in capsys.readouterr().err
+    assert f"could not serve on port {port}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("port", ["65536", "-1", "many"])
@@ -125,7 +125,7 @@ async def test_options_set_world_time_scale_and_faults(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--world", "nowhere"], "no preset is called nowhere; there are documented, pairs-01"),
-        (["--world", "ssh=telnet"], "ssh is one of 'ssh user@host -p port'"),
+        (["--world", "ssh=telnet"], "ssh must be one of 'ssh user@host -p port'"),
         (["--world", "telnet=yes"], "there is no switch telnet; there are token"),
         (["--time-scale", "-1"], "a clock's scale is from 0 to 1,000,000"),
         (["--time-scale", "fast"], "--time-scale"),
@@ -147,9 +147,9 @@ def test_invalid_option_is_refused_with_its_reason(
         ("[[faults]]\nwhat = 'drop'\nhow = 'hard'", "unknown: how; a fault has what, call, method"),
         ("[[faults]]\ncall = 'get_auth'", "a fault needs 'what': one of drop, status"),
         ("[[faults]]\nwhat = 'sabotage'", "'what' must be in ('drop', "),
-        ("faults = 3", "something else than [[faults]] tables"),
+        ("faults = 3", "the file must hold only [[faults]] tables"),
         ("faults = [3]", "a fault has what"),
-        ("[[fault]]\nwhat = 'drop'", "something else than [[faults]] tables"),
+        ("[[fault]]\nwhat = 'drop'", "the file must hold only [[faults]] tables"),
         ("what = ", "Invalid value"),
     ],
 )

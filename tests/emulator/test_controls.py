@@ -201,7 +201,7 @@ async def test_charged_seconds_are_exact(clock: Any, emulator: Emulator, gpu: As
         ("POST", "faults", {"json": {"what": "sabotage"}}, "'what' must be in"),
         ("POST", "faults", {"json": {}}, "a fault needs 'what'"),
         ("POST", "faults", {"json": []}, "a fault has what, call"),
-        ("GET", "requests", {"params": {"name": "x"}}, "unknown: name; requests are chosen by call, method or path"),
+        ("GET", "requests", {"params": {"name": "x"}}, "unknown: name; choose requests by call, method or path"),
         ("GET", "requests", {"params": {"call": "x"}}, "no call is named x; there are list_machines"),
     ],
 )

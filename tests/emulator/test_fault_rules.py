@@ -147,7 +147,7 @@ def test_rule_survives_a_round_trip_through_json(fault: Fault) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"faults": Fault("drop")}, "faults must be a list of them: [Fault(...)]"),
+        ({"faults": Fault("drop")}, "faults must be a list: [Fault(...)]"),
         ({"faults": [{"what": "drop"}]}, "a fault must be a Fault, not {'what': 'drop'}"),
         ({"world": {"ssh": "url"}}, "world must be a World or the name of a preset, not {'ssh': 'url'}"),
         ({"world": None}, "world must be a World or the name of a preset, not None"),

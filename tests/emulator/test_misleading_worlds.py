@@ -96,7 +96,7 @@ async def test_late_deletion_takes_effect_after_20_seconds() -> None:
 
 
 async def test_deletion_that_takes_no_effect_leaves_the_container_running() -> None:
-    async with served(delete_lag="for ever") as (emulator, gpu, create):
+    async with served(delete_lag="forever") as (emulator, gpu, create):
         container = await create("lasting")
         await gpu.containers.delete(container.id)
         emulator.clock.advance(3600)

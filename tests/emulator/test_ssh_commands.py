@@ -181,7 +181,7 @@ async def test_nvidia_smi_shows_the_gpus_of_the_machine(machine: Machine, connec
     assert await smi(f"{query} --format=csv,noheader,nounits") == [row.removesuffix(" MiB") for row in rows]
     for arguments, message in (
         ("--query-gpu=name,colour --format=csv", 'Field "colour" is not a valid field to query.'),
-        ("--help", "this emulated nvidia-smi knows -L"),
+        ("--help", "this emulated nvidia-smi has only -L"),
     ):
         done = await connection.run(f"nvidia-smi {arguments}")
         assert done.exit_status == 1

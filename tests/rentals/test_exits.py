@@ -242,9 +242,13 @@ async def test_deletion_at_exit_outlasts_one_ctrl_c_before_it_begins_but_not_two
         await service.assert_one_reap_clears()
 
 
-async def test_second_ctrl_c_at_exit_gives_up_the_deletion_and_reports_it(service: Service) -> None:
+@pytest.mark.parametrize("logs", [False, True])
+async def test_second_ctrl_c_at_exit_gives_up_the_deletion_and_reports_it(service: Service, logs: bool) -> None:
     service.emulator.faults.add(Fault("status", call="delete_container", status=503, times="all"))
-    program = service.program("""
+    program = service.program(f"""
+        import logging
+        if {logs}:
+            logging.basicConfig(level=logging.ERROR)
         gpu = RentGPU(retries=0)
         rental = gpu.rent(**WANTED)
         rental.__enter__()
@@ -253,7 +257,10 @@ async def test_second_ctrl_c_at_exit_gives_up_the_deletion_and_reports_it(servic
     # The second comes after two more attempts, because the program has noticed the first by then.
     await service.interrupted(program, asked, lambda: asked() >= 3)
     assert program.status == 0
-    assert program.errors.startswith("netmind_rentgpu: interrupted twice while closing"), program.errors
+    # In the log, where that is shown, and else on stderr.
+    begin = "ERROR:netmind_rentgpu:" if logs else "netmind_rentgpu: "
+    assert program.errors.startswith(f"{begin}interrupted twice while closing"), program.errors
+    assert program.errors.count("interrupted twice") == 1
     service.emulator.faults.clear()
     await service.assert_one_reap_clears()
 

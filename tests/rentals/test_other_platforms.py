@@ -15,9 +15,9 @@ async def test_core_works_without_what_only_posix_has(service: Service, claimed:
     begin, *stories = program.output.split("An emulated service is at")
     assert begin == (
         "asynchronously\n"
-        "this system has no terminals to interact at; use run() or stream()\n"
+        "cannot interact: this system has no POSIX terminals; use run() or stream()\n"
         "synchronously\n"
-        "an emulator with SSH needs POSIX, which this system has not\n"
+        "an emulator with SSH needs POSIX, which this system lacks\n"
     )
     assert ["Nothing is still rented." in story for story in stories] == [True, True]
     await service.assert_nothing_left()

@@ -66,7 +66,7 @@ async def test_username_that_cannot_be_sent_rents_nothing(emulator: Emulator, st
 async def test_place_where_no_state_file_can_be_rents_nothing(emulator: Emulator, tmp_path: Path, place: str) -> None:
     path = Path(place.format(folder=tmp_path))
     async with client(emulator, path) as gpu:
-        with pytest.raises(ConfigurationError, match=r"choose .*, by state=\.\.\.") as caught:
+        with pytest.raises(ConfigurationError, match=r"choose .* with state=\.\.\.") as caught:
             async with gpu.rent(image=IMAGE):
                 pass
     assert isinstance(caught.value, StateFileError)

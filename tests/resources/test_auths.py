@@ -113,7 +113,7 @@ def test_ensure_in_another_loop_is_refused() -> None:
 async def test_password_of_the_wrong_length_is_refused_and_not_shown(gpu: AsyncRentGPU, length: int) -> None:
     password = "x" * length
     for call in (gpu.auths.create, gpu.auths.ensure):
-        with pytest.raises(InvalidArgumentError, match=f"8 to 32 characters, this one {length}") as caught:
+        with pytest.raises(InvalidArgumentError, match=f"8 to 32 characters, and this one has {length}") as caught:
             await call(password)
         assert not password or password not in str(caught.value)
 

@@ -125,7 +125,7 @@ class End:
 
 
 @pytest.mark.parametrize(
-    ("here_of", "there_of"), [(forwards._Here, forwards._There), (emulated._Inner, emulated.Outer)]
+    ("here_of", "there_of"), [(forwards._Here, forwards._There), (emulated._PortEnd, emulated.ChannelEnd)]
 )
 @pytest.mark.parametrize("early", ["nothing else", "its end", "its loss"])
 def test_data_that_comes_early_waits_for_the_channel(here_of: type, there_of: type, early: str) -> None:

@@ -201,4 +201,4 @@ async def test_interact_without_a_terminal_is_refused(served: Served) -> None:
                 except ClientStateError as error:
                     print(error)
     """)
-    program.assert_silent("there is no terminal to interact at; use run() or stream()\n" * 2)
+    program.assert_silent("cannot interact: standard input is not a terminal; use run() or stream()\n" * 2)

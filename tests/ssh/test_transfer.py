@@ -87,7 +87,7 @@ async def test_links_are_followed_and_loops_refused(shell: AsyncShell, site: Any
     for root in (folder, site.home / "up"):
         (root / "deep" / "back").symlink_to("..")
     for copy in (shell.upload(folder, "up2"), shell.download("up", tmp_path / "down2")):
-        with pytest.raises(SSHError, match="link to a folder that it stands in") as caught:
+        with pytest.raises(SSHError, match="link to a folder that contains it") as caught:
             await copy
         assert caught.value.stage == "transfer"
 

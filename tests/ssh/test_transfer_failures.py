@@ -51,11 +51,11 @@ async def test_copy_that_cannot_be_made_raises_with_its_cause(
         (shell.upload(tmp_path / "missing", "x"), "missing"),
         (shell.upload(tmp_path / "pipe", "x"), "neither a file nor a folder"),
         (shell.upload(folder, "x"), "dangling"),
-        (shell.upload(folder / "big", "folder"), "is a folder; name the file in it"),
+        (shell.upload(folder / "big", "folder"), "is a folder; add a file name to the path"),
         (shell.upload(folder / "big", "file/below"), "file/below"),
         (shell.download("missing", tmp_path / "x"), "missing"),
         (shell.download("pipe", tmp_path / "x"), "neither a file nor a folder"),
-        (shell.download("file", tmp_path / "here"), "is a folder; name the file in it"),
+        (shell.download("file", tmp_path / "here"), "is a folder; add a file name to the path"),
     ):
         with pytest.raises(SSHError, match=message) as caught:
             await copy
@@ -145,7 +145,7 @@ async def test_copy_with_a_stuck_server_can_be_cancelled_and_times_out(
             assert copy.cancelled()
             # A copy that is not cancelled does not wait without end either.
             monkeypatch.setattr(transfer, "_LONGEST_SILENCE", 0.2)
-            monkeypatch.setattr(transfer._soon, "__defaults__", (0.2,))
+            monkeypatch.setattr(transfer._in_time, "__defaults__", (0.2,))
             with pytest.raises(SSHError, match="has not answered"):
                 await shell.upload(tmp_path / "big", "big")
         finally:
@@ -170,7 +170,7 @@ async def test_invented_name_from_the_server_cannot_leave_the_target(
                 yield entry
 
     monkeypatch.setattr(client, "scandir", strange)
-    with pytest.raises(SSHError, match="can be no name"):
+    with pytest.raises(SSHError, match="cannot be a file's name"):
         await shell.download("folder", tmp_path / "down")
     assert not (tmp_path / "outside").exists()
 

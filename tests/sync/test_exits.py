@@ -149,7 +149,7 @@ async def test_call_after_the_exit_has_begun_is_refused() -> None:
             print(error)
     """)
     async with Hostile([GET]) as server:
-        (await program.run(server.url)).assert_silent("the interpreter is exiting; nothing more can be called\n")
+        (await program.run(server.url)).assert_silent("the call was not started: the interpreter is exiting\n")
 
 
 async def test_interrupt_at_any_moment_of_the_exit_leaves_no_value_open() -> None:

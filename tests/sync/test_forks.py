@@ -98,7 +98,7 @@ async def test_iteration_begun_in_the_parent_fails_in_the_child_after_its_page()
     """)
     async with Hostile([serve_list]) as server:
         (await program.run(server.url)).assert_silent(
-            "the event loop that this iteration was begun in is gone; begin it again\n3 2\n2\n"
+            "cannot continue this iteration: its event loop is gone; start it again\n3 2\n2\n"
         )
 
 

@@ -18,14 +18,14 @@ async def test_call_cancelled_from_within_raises_client_state_error() -> None:
         except ClientStateError as error:
             print(error)
     """)
-    (await program.run(UNSERVED)).assert_silent("the call was cancelled from within\n")
+    (await program.run(UNSERVED)).assert_silent("the call was cancelled by code in its event loop\n")
 
 
 async def test_loop_thread_that_cannot_be_started_fails_the_call() -> None:
     program = Program(file="threads_refused.py")
     (await program.run(UNSERVED)).assert_silent(
         "ClientStateError the event loop's thread cannot be started: can't start new thread\n"
-        "ConfigurationError no event loop can be had: can't start new thread\n"
+        "ConfigurationError the event loop cannot be started: can't start new thread\n"
     )
 
 
@@ -45,7 +45,7 @@ async def test_event_loop_that_breaks_down_fails_its_calls_and_is_replaced() -> 
     """)
     async with Hostile([GET]) as server:
         await program.run(server.url)
-    program.assert_silent("the event loop that the call was to run in has ended\n1\n")
+    program.assert_silent("the call did not finish: its event loop has ended\n1\n")
 
 
 async def test_failed_call_keeps_no_object_of_its_caller() -> None:

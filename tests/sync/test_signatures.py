@@ -28,7 +28,7 @@ PAIRS: list[tuple[type[Any], type[Any]]] = [
     (AsyncRentals, client.Rentals),
 ]
 # The arguments that the synchronous client lacks, each with the cause.
-MISSING_ARGUMENTS = {"session": "a session belongs to the event loop that it was made in"}
+MISSING_ARGUMENTS = {"session": "a session belongs to the event loop that created it"}
 
 
 def public(kind: type[Any]) -> set[str]:
@@ -80,7 +80,7 @@ def test_synchronous_method_has_the_signature_and_documentation_of_its_async_pai
         only_synchronous
         == {
             "__init__": [
-                f"Of `AsyncRentGPU`'s arguments, `session` is missing: {MISSING_ARGUMENTS['session']}.",
+                f"`AsyncRentGPU`'s argument `session` is missing here, because {MISSING_ARGUMENTS['session']}.",
                 "ConfigurationError: no token, or a URL, proxy or profile that cannot be used.",
             ],
             "close": ["ClientStateError: this is the thread of the client's own event loop."],

@@ -259,7 +259,7 @@ def test_pages_are_kept_only_while_rounds_need_them() -> None:
 async def test_unanswered_request_does_not_use_up_the_deadline_of_a_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("netmind_rentgpu.waiting.poll_round._FIRST_PATIENCE", 0.2)
+    monkeypatch.setattr("netmind_rentgpu.waiting.poll_round._FIRST_READ_TIMEOUT", 0.2)
 
     found = answer({**CONTAINER, "ssh": "ssh root@h -p 1"})
     async with Hostile([stall, found]) as server, AsyncRentGPU("token", base_url=server.url) as gpu:

@@ -46,11 +46,11 @@ def at(port: int) -> str:
         (says(b"SSH-1.99-old\n"), None),
         (says(b"SSH-", b"2.0-slow", b"ly\r\n"), None),
         (says(b"Welcome.\r\nSSH is here\r\n", BANNER), None),
-        (says(b"HTTP/1.1 400 Bad Request\r\n\r\n", stays=False), "no SSH server answers"),
+        (says(b"HTTP/1.1 400 Bad Request\r\n\r\n", stays=False), "the answer is no SSH greeting"),
         (says(stays=False), "the connection was closed without an SSH greeting"),
-        (says(b"x" * 20_000), "no SSH server answers"),
-        (says(b"a line\r\n" * 3000), "no SSH server answers"),
-        (says(b"SSH", stays=False), "no SSH server answers"),
+        (says(b"x" * 20_000), "the answer is no SSH greeting"),
+        (says(b"a line\r\n" * 3000), "the answer is no SSH greeting"),
+        (says(b"SSH", stays=False), "the answer is no SSH greeting"),
     ],
     ids=["banner", "old", "slow", "lines first", "HTTP", "closed", "no line", "only lines", "cut"],
 )
@@ -61,7 +61,7 @@ async def test_probe_tells_an_ssh_banner_from_other_answers(serve: Serve, proble
 
 async def test_probe_of_an_unreachable_port_names_the_problem(free_port: int) -> None:
     async with listening(says()) as silent:
-        assert await probe(SSHEndpoint("127.0.0.1", silent, "root"), 0.05) == "nothing answers within 0.05 s"
+        assert await probe(SSHEndpoint("127.0.0.1", silent, "root"), 0.05) == "no answer within 0.05 s"
     refused = await probe(SSHEndpoint("127.0.0.1", free_port, "root"), LONG)
     assert refused is not None
     assert refused.startswith("no connection (")
@@ -147,7 +147,7 @@ async def test_wait_reachable_timeout_says_why_ssh_did_not_answer(account: Accou
     assert isinstance(caught.value.pending[container_id], Container)
     async with listening(says(b"HTTP/1.1 400 Bad Request\r\n\r\n", stays=False)) as port:
         account.set(container_id, 1, at(port))
-        with pytest.raises(WaitTimeoutError, match=f"127.0.0.1 port {port}: no SSH server answers$"):
+        with pytest.raises(WaitTimeoutError, match=f"127.0.0.1 port {port}: the answer is no SSH greeting$"):
             await containers.wait_reachable(container_id, timeout=2)
 
 

@@ -80,7 +80,7 @@ def test_problem_of_a_slice_is_told_with_its_place() -> None:
     body = b"[" + b'"x",' * 200_000 + b"nul]"
     with (
         patch.object(payload, "MOST_ITEMS", 10**6),
-        pytest.raises(NotJSONError, match="of what begins at byte 78643"),
+        pytest.raises(NotJSONError, match="counted from byte 78643"),
     ):
         run_at_once(parse_in_slices(body))
 

@@ -209,7 +209,7 @@ def client_context(authority: trustme.CA) -> ssl.SSLContext:
 
 async def test_untrusted_certificate_is_refused(authority: trustme.CA) -> None:
     async with Hostile([answer()], ssl_context=server_context(authority)) as server, client(server) as gpu:
-        with pytest.raises(APIConnectionError, match="no safe connection") as caught:
+        with pytest.raises(APIConnectionError, match="no secure connection") as caught:
             await create(gpu)
         assert caught.value.maybe_processed is False
         assert server.seen == []
@@ -221,7 +221,7 @@ async def test_certificate_for_another_name_is_refused(authority: trustme.CA) ->
         Hostile([answer()], ssl_context=context) as server,
         client(server, ssl_context=client_context(authority)) as gpu,
     ):
-        with pytest.raises(APIConnectionError, match="no safe connection") as caught:
+        with pytest.raises(APIConnectionError, match="no secure connection") as caught:
             await create(gpu)
         assert caught.value.maybe_processed is False
 
@@ -231,7 +231,7 @@ async def test_plain_http_on_an_https_port_is_refused() -> None:
         Hostile([answer()], on_connect=lambda peer: peer.send(400, b"")) as server,
         client(server.url.replace("http:", "https:")) as gpu,
     ):
-        with pytest.raises(APIConnectionError, match="no safe connection") as caught:
+        with pytest.raises(APIConnectionError, match="no secure connection") as caught:
             await create(gpu)
         assert caught.value.maybe_processed is False
         assert server.seen == []
@@ -297,7 +297,7 @@ async def test_create_uses_a_new_connection_after_an_unannounced_close() -> None
 async def test_total_timeout_covers_a_body_that_drips() -> None:
     with anyio.fail_after(10):
         async with Hostile([hostile.drip]) as server, client(server) as gpu:
-            with pytest.raises(APITimeoutError, match=r"no whole answer within 2 s") as caught:
+            with pytest.raises(APITimeoutError, match=r"no complete answer within 2 s") as caught:
                 await gpu.containers.get(1, timeout=2)
             assert caught.value.maybe_processed is True
             assert len(server.seen) == 1

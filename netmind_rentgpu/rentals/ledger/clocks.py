@@ -1,6 +1,6 @@
-"""Two clocks: the time of day, which other machines know, and the clock of this boot, which is never set.
+"""Two clocks: the wall clock, which other machines share, and the clock of this boot, which is never set.
 
-This module reads the clocks; what they mean for a record is pure.
+This module only reads the clocks; `records` compares a record's times with a reading.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class ClockReading:
 
     Attributes:
         wall: UTC wall time.
-        boot: identifies this boot, and the clock that counts since then; empty where the system does not tell.
-        since_boot: seconds on that clock, time asleep included.
+        boot: an id of this boot, and of the clock that counts since then; empty if the system provides none.
+        since_boot: seconds on that clock, which include the time that the machine was asleep.
     """
 
     wall: datetime
@@ -32,7 +32,7 @@ class ClockReading:
 
     @property
     def booted_at(self) -> datetime | None:
-        """When the system was booted, if the time of day is right now; None where the boot is not known."""
+        """The wall time of the boot, if the wall clock is right at present; None if the boot is not known."""
         return self.wall - timedelta(seconds=self.since_boot) if self.boot else None
 
 
@@ -49,7 +49,7 @@ def _since_boot() -> float:
     if sys.platform == "linux":
         return time.clock_gettime(time.CLOCK_BOOTTIME)
     if sys.platform == "darwin":
-        # Unlike `time.monotonic`, it goes on while the machine sleeps.
+        # Unlike `time.monotonic`, this clock goes on while the machine sleeps.
         return time.clock_gettime(time.CLOCK_MONOTONIC)
     return time.monotonic()
 

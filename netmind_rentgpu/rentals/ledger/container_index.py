@@ -1,4 +1,4 @@
-"""The account's containers, listed once for all callers that ask at the same time; which of them belong to a record."""
+"""The list of the account's containers, read once for concurrent callers, and the match of containers with records."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ __all__ = [
     "still_belongs_to",
 ]
 
-_CLOCKS_DIFFER = timedelta(minutes=10)
-_LEAST_OF_AN_ANSWER = 4
+_MOST_CLOCK_DIFFERENCE = timedelta(minutes=10)
+_SHORTEST_NONCE_OF_ANSWER = 4
 
 
 @attrs.frozen
@@ -37,8 +37,8 @@ class ListedContainers:
     """The containers that one walk over the whole list has found.
 
     Attributes:
-        unreadable: an error for each item that could not be read, or for the first 20 of them.
-        unreadable_count: how many items could not be read.
+        unreadable: the errors of the items that could not be read, or of the first 20 of these items.
+        unreadable_count: the number of items that could not be read.
     """
 
     containers: tuple[Container, ...]
@@ -47,22 +47,22 @@ class ListedContainers:
 
 
 class ContainerIndex:
-    """Walks over the whole list of containers, each shared by all callers that asked before it began."""
+    """Walks over the whole list of containers. All callers that asked before a walk began share the walk."""
 
     def __init__(
         self, containers: AsyncContainers, timeouts: Timeouts, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Prepare.
+        """Set up.
 
         Args:
-            timeouts: the client's own.
+            timeouts: the client's timeouts.
         """
         self._containers = containers
-        self._each = per_attempt_timeouts(timeouts)
+        self._timeouts = per_attempt_timeouts(timeouts)
         self._walked: SingleFlight[ListedContainers] = SingleFlight(fresh=0, clock=clock)
 
     async def read(self) -> ListedContainers:
-        """Return all containers, as a walk found them that began now or later.
+        """Return all containers, found by a walk that begins now or later.
 
         Raises:
             RentGPUError: the list could not be read to its end.
@@ -70,7 +70,7 @@ class ContainerIndex:
         return await self._walked.get(self._walk)
 
     async def is_unlisted(self, container_id: int) -> bool:
-        """Return True if a walk over the whole list, every item of which could be read, does not show a container."""
+        """Return True if a walk over the whole list does not show a container, and could read each item."""
         try:
             listed = await self.read()
         except RentGPUError:
@@ -81,7 +81,7 @@ class ContainerIndex:
         found: list[Container] = []
         unreadable: list[UnexpectedResponseError] = []
         unreadable_count = 0
-        async for page in self._containers.list(timeout=self._each).pages():
+        async for page in self._containers.list(timeout=self._timeouts).pages():
             found += page.items
             unreadable_count += page.unreadable_count
             if len(unreadable) < MOST_SHAPE_ERRORS:
@@ -90,7 +90,7 @@ class ContainerIndex:
 
 
 def per_attempt_timeouts(timeouts: Timeouts) -> Timeouts:
-    """Return how long one attempt at a deletion or a look may take: one that hangs must not use up the others' time."""
+    """Return the timeouts of one attempt at a repeated call, so that an attempt that hangs leaves time for others."""
 
     def at_most(seconds: float, bound: float | None) -> float:
         return seconds if bound is None else min(seconds, bound)
@@ -104,9 +104,10 @@ def per_attempt_timeouts(timeouts: Timeouts) -> Timeouts:
 
 
 def is_container_of(record: RentalRecord, container: Container) -> bool | None:
-    """Return True if a container is a record's by its name, False if it is another, None if its name cannot be read.
+    """Return True if a container belongs to a record by its name, False if it does not, None if its name cannot be read.
 
-    The service may alter a name, so that the nonce counts wherever it stands, on the machine of the record.
+    The service may alter a name. The record's nonce therefore counts anywhere in the name of a container on the record's
+    machine.
     """
     if container.name is None:
         return None
@@ -117,36 +118,36 @@ def is_container_of(record: RentalRecord, container: Container) -> bool | None:
 
 
 def still_belongs_to(record: RentalRecord, container: Container) -> bool | None:
-    """Return False if the container that has a record's id is another, None if its name cannot be read."""
+    """Return True if the container with a record's id belongs to the record, False if not, None if that is not known."""
     if container.name is not None and container.name == record.shown_name:
         return True
     return is_container_of(record, container)
 
 
 def check_not_replaced(record: RentalRecord, container: Container) -> None:
-    """Raise ContainerGoneError if the container that has a record's id is another."""
+    """Raise ContainerGoneError if the container with a record's id does not belong to the record."""
     if still_belongs_to(record, container) is False:
-        text = f"the container of {record.name} is gone: its id, {container.id}, is that of {container.name} by now"
+        text = f"the container of {record.name} is gone: its id, {container.id}, now belongs to {container.name}"
         raise ContainerGoneError(text, container_id=container.id, container=None, arrived={}, pending={})
 
 
 def check_create_answer(record: RentalRecord, container: Container) -> None:
-    """Raise UnexpectedResponseError if a create was answered with another container than its own.
+    """Raise UnexpectedResponseError if the answer to a record's create shows another container.
 
-    A name that was cut within its nonce will do here, because the answer says whose it is.
+    A name that is cut within its nonce is accepted here, because the answer itself shows that the container is the record's.
     """
     if is_container_of(record, container) is not False:
         return
-    if not is_same_name(record.name, container.name, shortest=_LEAST_OF_AN_ANSWER):
-        problem = f"the create of {record.name} was answered with another container, {container.name} ({container.id})"
+    if not is_same_name(record.name, container.name, shortest=_SHORTEST_NONCE_OF_ANSWER):
+        problem = f"the created container is {container.name} ({container.id}), not {record.name}"
         raise UnexpectedResponseError(problem, status=200, method="POST", path="/v1/rentgpu/containers/")
 
 
 def matching(record: RentalRecord, listed: ListedContainers) -> list[Container]:
-    """Return the containers that are a record's.
+    """Return the containers that belong to a record.
 
     Raises:
-        UnexpectedResponseError: there is none, but an item, or a container's name, that cannot be read, and may be its.
+        UnexpectedResponseError: none was found, but an item or a name that cannot be read may be the record's.
     """
     found: list[Container] = []
     nameless: Container | None = None
@@ -155,9 +156,9 @@ def matching(record: RentalRecord, listed: ListedContainers) -> list[Container]:
         if is_ours:
             found.append(container)
         elif is_ours is None and (
-            record.intended_at - _CLOCKS_DIFFER
+            record.intended_at - _MOST_CLOCK_DIFFERENCE
             <= (container.created_at or record.intended_at)
-            <= record.certain_at + _CLOCKS_DIFFER
+            <= record.certain_at + _MOST_CLOCK_DIFFERENCE
         ):
             nameless = container
     if not found and listed.unreadable:

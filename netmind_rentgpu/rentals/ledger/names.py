@@ -1,7 +1,8 @@
-"""A rental's name: the only mark that the service keeps of whose a container is, and until when. Pure.
+"""A rental's name: the only mark of a container's origin and expiry that the service keeps. Pure.
 
-`rg-`, a nonce, `-`, the expiry, a checksum: 24 characters of `[a-z0-9-]`, since the longest name that the service takes
-whole is not documented. A name without an expiry, for what is to be kept, has another form, and is nobody's to reap.
+`rg-`, a nonce, `-`, the expiry and a checksum are 24 characters of `[a-z0-9-]`, because the longest name that the service
+accepts without cutting it is not documented. The name of a container that is to be kept has another form, without an expiry,
+so that `reap(by_name=True)` leaves the container alone.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ LATEST: Final = _EPOCH + (36**_EXPIRY - 1) * _MINUTE
 
 
 def new_name(expires_at: datetime | None, *, random: Callable[[int], int] = secrets.randbelow) -> str:
-    """Make a name that nobody else has.
+    """Return a name that no other container has.
 
     Args:
-        expires_at: rounded up to a minute; `LATEST` for what is later; None for what is to be kept.
-        random: draws a number from 0 up to its argument.
+        expires_at: the expiry, rounded up to a minute, and `LATEST` at most; None if the container is to be kept.
+        random: returns a random number from 0 up to its argument, exclusive.
     """
     nonce = _digits(random(36**_NONCE), _NONCE)
     if expires_at is None:
@@ -40,7 +41,7 @@ def new_name(expires_at: datetime | None, *, random: Callable[[int], int] = secr
 
 
 def expiry_in(name: str) -> datetime | None:
-    """Return the expiry in a name, in any case; None if `new_name` did not make the whole of it, or it has no expiry."""
+    """Return the expiry in a name, in upper or lower case; None for a name without one, or not wholly made by `new_name`."""
     name = name.lower()
     if len(name) != _LENGTH or not name.startswith(_OURS) or _checksum(name[:-_CHECKSUM]) != name[-_CHECKSUM:]:
         return None
@@ -52,10 +53,10 @@ def expiry_in(name: str) -> datetime | None:
 
 
 def is_same_name(name: str, shown: str | None, *, shortest: int = _NONCE) -> bool:
-    """Return True if the service shows a name of ours, in any case, perhaps cut short.
+    """Return True if the name that the service shows is this name, in upper or lower case, perhaps cut short.
 
     Args:
-        shortest: how many characters of the nonce have to be left.
+        shortest: the number of the nonce's characters that have to be left.
     """
     if shown is None:
         return False
@@ -63,7 +64,7 @@ def is_same_name(name: str, shown: str | None, *, shortest: int = _NONCE) -> boo
 
 
 def holds_nonce(name: str, shown: str | None) -> bool:
-    """Return True if the nonce of a name of ours stands anywhere in the name that the service shows, in any case."""
+    """Return True if the name that the service shows contains this name's nonce, in upper or lower case."""
     nonce = name[_nonce_at(name) :][:_NONCE]
     return shown is not None and len(nonce) == _NONCE and nonce in shown.lower()
 

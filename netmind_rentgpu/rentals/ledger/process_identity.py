@@ -1,7 +1,7 @@
 """The owner of a rental: a process, on a machine, since a boot. An owner that is not provably dead counts as alive.
 
-The test itself is pure. This module reads Linux's `/proc`. Elsewhere it asks psutil, which no other file knows, whether
-a process exists.
+`liveness_of` is pure. The other functions read `/proc` on Linux. On other systems they ask psutil, which no other file
+imports, whether a process exists.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ __all__ = ["Liveness", "ProcessIdentity", "ProcessLookup", "liveness_of", "look_
 
 
 class ProcessLookup(Enum):
-    """What can be seen of a process."""
+    """The reason why the start of a process is not known."""
 
-    GONE = "there is no such process"
-    UNKNOWN = "it cannot be told"
+    GONE = "no such process exists"
+    UNKNOWN = "the process may exist, and the system does not say when it started"
 
 
 @attrs.frozen
 class ProcessIdentity:
-    """A process that nothing else can be taken for. What cannot be told of it is empty.
+    """The identity of a process, which no other process shares. A text that the system does not provide is empty.
 
     Attributes:
         machine: a fingerprint of the machine's id and host name.
-        boot: of its kernel.
-        namespace: in which `process_id` is counted. Where neither machine nor boot is known, it is made up, so that no
-            process of another such machine is taken for this one.
-        started: when the process was, as the kernel counts it.
+        boot: the id of the kernel's boot.
+        namespace: the namespace of `process_id`. If neither machine nor boot is known, it is random, so that no process of
+            another such machine is mistaken for this one.
+        started: the start of the process, as the kernel counts it.
     """
 
     machine: str
@@ -51,22 +51,22 @@ class ProcessIdentity:
 
 
 class Liveness(Enum):
-    """What is known of an owner."""
+    """The state of an owner, as far as it is known."""
 
-    DEAD = "it has surely ended"
-    ALIVE = "it surely runs"
-    UNKNOWN = "it cannot be told, and so is taken to run"
+    DEAD = "it has ended for certain"
+    ALIVE = "it runs for certain"
+    UNKNOWN = "it may have ended, and counts as running"
 
 
 def liveness_of(owner: ProcessIdentity, here: ProcessIdentity, see: Callable[[int], str | ProcessLookup]) -> Liveness:
-    """Return what is known of an owner.
+    """Return the state of an owner, as far as it is known.
 
-    One boot id is one machine, whatever its name is by now. Another boot id proves death only on a machine with the same
-    id and host name, because cloned disks share machine ids.
+    The same boot id means the same machine, even if its host name has changed. Another boot id proves death only on a
+    machine with the same id and host name, because cloned disks share machine ids.
 
     Args:
         here: the process that asks.
-        see: returns when a process was started, as seen from `here`, or why that cannot be told.
+        see: returns the start of a process, as `here` sees it, or the reason why that is not known.
     """
     both_booted = bool(owner.boot and here.boot)
     if not (both_booted and owner.boot == here.boot):
@@ -85,7 +85,7 @@ def liveness_of(owner: ProcessIdentity, here: ProcessIdentity, see: Callable[[in
 
 
 def this_process() -> ProcessIdentity:
-    """Return who we are."""
+    """Return the identity of this process."""
     return _process(os.getpid())
 
 
@@ -103,15 +103,15 @@ def _process(process_id: int) -> ProcessIdentity:
 
 
 def look_up_process(process_id: int) -> str | ProcessLookup:
-    """Return when a process was started, which only Linux tells; it may be gone, or hidden from us."""
+    """Return the start of a process, which only Linux states, or the reason why it is not known."""
     if sys.platform != "linux":
         return _exists_elsewhere(process_id)
     try:
         status = Path(f"/proc/{process_id}/stat").read_bytes()
     except OSError:
         return _exists(process_id)
-    # The name, in parentheses, may hold anything. What is dead but not collected yet has nothing under way any more, unless
-    # only its first thread has ended.
+    # The name, in parentheses, may hold any character. A process that has ended, and that its parent has not collected yet,
+    # counts as gone, unless only its first thread has ended.
     fields = status.rpartition(b")")[2].split()
     state, threads, started = fields[0], fields[17], fields[19]
     return ProcessLookup.GONE if state in (b"Z", b"X") and threads in (b"0", b"1") else started.decode()
@@ -131,7 +131,7 @@ def _exists_elsewhere(process_id: int) -> ProcessLookup:
     # On Windows os.kill would interrupt the process, or end it.
     try:
         exists = bool(importlib.import_module("psutil").pid_exists(process_id))
-    except Exception:  # noqa: BLE001  # psutil may be missing or fail; only a process that is gone loses its rentals
+    except Exception:  # noqa: BLE001  # psutil may be missing or fail; a process that may exist keeps its rentals
         return ProcessLookup.UNKNOWN
     return ProcessLookup.UNKNOWN if exists else ProcessLookup.GONE
 
@@ -151,7 +151,7 @@ def _machine() -> str:
     marks = [_text("/etc/machine-id"), platform.node()]
     if not marks[0]:
         number = uuid.getnode()
-        if number >> 40 & 1:  # made up, since no network card could be found
+        if number >> 40 & 1:  # a random number, because Python found no network card
             return ""
         marks[0] = f"{number:x}"
     return hashlib.blake2s("\n".join(marks).encode(), digest_size=8).hexdigest()
@@ -164,5 +164,5 @@ def _text(path: str) -> str:
         return ""
 
 
-# A number is given again once its process has ended, even to a descendant.
+# The system may reuse a process id once its process has ended, even for a descendant.
 at_fork_in_child(_process.cache_clear)

@@ -1,4 +1,4 @@
-"""Which machines lately failed to start which image, as all processes know that share the state file."""
+"""The machines that lately failed to start an image, for all processes that share the state file."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from netmind_rentgpu.state_file import Connection, State
 
 __all__ = ["ImageStarts", "StartHistory"]
 
+_MANY = 3
+# In seconds.
 _REMEMBERED_FOR = 30 * 60.0
 _FRESH = 1.0
-_MANY = 3
 
 
 @attrs.frozen
 class ImageStarts:
-    """How one image started within the last half hour.
+    """The starts of one image within the last half hour.
 
     Attributes:
-        failed_on: the machines on which it failed, and has not started since.
-        started: it started on another, after one had failed.
+        failed_on: the nodes on which the image failed to start, and has not started since.
+        started: True if the image has started on a node.
     """
 
     failed_on: frozenset[str] = frozenset()
@@ -32,12 +33,12 @@ class ImageStarts:
 
     @property
     def fails_everywhere(self) -> bool:
-        """The image itself seems to be why it does not start."""
+        """True if the image itself seems to be the reason, because it failed on three nodes or more and started on none."""
         return len(self.failed_on) >= _MANY and not self.started
 
 
 class StartHistory:
-    """The starts of one service's containers, of any account."""
+    """The starts of one service's containers, for all its accounts."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -45,7 +46,7 @@ class StartHistory:
         self._known: defaultdict[int, SingleFlight[ImageStarts]] = defaultdict(lambda: SingleFlight(fresh=_FRESH))
 
     async def of_image(self, image_id: int) -> ImageStarts:
-        """Return how an image started; the answer may be a second old.
+        """Return the starts of an image; the answer may be a second old.
 
         Raises:
             StateFileError: the state file cannot be used.
@@ -53,16 +54,17 @@ class StartHistory:
         return await self._known[image_id].get(lambda: self._state.read(lambda found: self._find(found, image_id)))
 
     def record_soon(self, node_name: str, image_id: int, *, failed: bool) -> asyncio.Future[None]:
-        """Remember how a start ended, and forget what is older than half an hour.
+        """Record the result of a start, and delete results older than half an hour; return the future of the write.
 
-        Return the future of the write, which may be a StateFileError.
+        Args:
+            failed: True if the image did not start.
         """
         column = "failed_at" if failed else "started_at"
 
         def write(connection: Connection) -> None:
             now = time.time()
             connection.execute(
-                f"INSERT INTO starts (origin, node_name, image_id, {column}) VALUES (?, ?, ?, ?)"  # noqa: S608  # our own words
+                f"INSERT INTO starts (origin, node_name, image_id, {column}) VALUES (?, ?, ?, ?)"  # noqa: S608  # inserts constants only
                 f" ON CONFLICT (origin, node_name, image_id) DO UPDATE SET {column} = excluded.{column}",
                 (self._origin, node_name, image_id, now),
             )
@@ -87,5 +89,5 @@ class StartHistory:
 
 
 def _remembered(now: float) -> dict[str, float]:
-    # What lies ahead was written before the clock was set back.
+    # A time in the future was written before the clock was set back.
     return {"from": now - _REMEMBERED_FOR, "to": now + _REMEMBERED_FOR}

@@ -1,6 +1,6 @@
-"""The ledger: what is rented, in the state file before it is true anywhere else.
+"""The ledger: the records of one account's rentals in the state file.
 
-A record is there from before its create is sent until its container is known to be gone, or kept.
+A record is written before its create is sent. It is deleted once its container is known to be gone, or is left to the user.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ __all__ = ["Ledger", "OtherAccount", "read_owner"]
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 _STAGES: tuple[Stage, ...] = get_args(Stage)
-# Beyond these years, sums of times could leave what Python can hold.
+# Outside these years, a sum of times could be out of the range of a datetime.
 _EARLIEST, _LATEST = 1970, 3000
-# No system numbers its processes beyond this.
+# No system's process ids are as large.
 _TOO_LARGE = 2**31
 
 _COLUMNS = (
@@ -53,19 +53,20 @@ _COLUMNS = (
 _ALL = ", ".join(_COLUMNS)
 _THIS_ONE = "WHERE account = ? AND name = ?"
 _PUT = (
-    f"INSERT INTO rentals (account, {_ALL}) VALUES (?{', ?' * len(_COLUMNS)})"  # noqa: S608  # our own words
+    f"INSERT INTO rentals (account, {_ALL}) VALUES (?{', ?' * len(_COLUMNS)})"  # noqa: S608  # inserts constants only
     f" ON CONFLICT (account, name) DO UPDATE SET {', '.join(f'{column} = excluded.{column}' for column in _COLUMNS[1:])}"
 )
 
 
 @attrs.frozen(kw_only=True)
 class OtherAccount:
-    """Another account of the same service that is on record, and may be this one under another token.
+    """Another account of the same service in the state file, which may be this account under another token.
 
     Attributes:
-        name: as the state file has it.
-        records: those of its open records that can be read.
-        auth_id: of its own password; None where that is not known.
+        name: the account's name in the state file.
+        records: the account's open records, without the unreadable ones.
+        password: the account's own password; None if none is on record.
+        auth_id: the id of that password's auth; None if it is not known.
     """
 
     name: str
@@ -75,20 +76,20 @@ class OtherAccount:
 
 
 class Ledger:
-    """One account's part of the state file.
+    """The records of one account's rentals in the state file.
 
-    Each method raises StateFileError where the file cannot be used; what writes is on the disk when it returns.
+    Each method raises StateFileError if the file cannot be used. An awaited write is on the disk when its method returns.
     """
 
     def __init__(self, state: State) -> None:
         self._state = state
 
     async def put(self, record: RentalRecord) -> None:
-        """Put a record there, whether or not it is there already: somebody may have struck it out."""
+        """Write a record; insert it if it is missing, because another process may have deleted it."""
         await self._state.write(self._putting(record))
 
     def put_soon(self, record: RentalRecord) -> asyncio.Future[None]:
-        """Do so for somebody who does not wait; return what will come of it."""
+        """Start to write a record, as `put` does; return the future of the write."""
         return self._state.write_soon(self._putting(record))
 
     def _putting(self, record: RentalRecord) -> Callable[[Connection], None]:
@@ -100,42 +101,42 @@ class Ledger:
         return put
 
     async def return_detached(self, name: str, owner: ProcessIdentity) -> None:
-        """Let a rental that was taken be detached again, if it is still its taker's."""
+        """Make a claimed rental detached again, if its record still names this owner."""
 
         def return_detached(connection: Connection) -> None:
             connection.execute(
-                f"UPDATE rentals SET stage = 'detached', owner = NULL {_THIS_ONE} AND owner = ?",  # noqa: S608  # our own words
+                f"UPDATE rentals SET stage = 'detached', owner = NULL {_THIS_ONE} AND owner = ?",  # noqa: S608  # inserts constants only
                 (self._state.account(connection), name, _owner(owner)),
             )
 
         await self._state.write(return_detached)
 
     async def claim_detached(self, name: str, owner: ProcessIdentity, clocks: ClockReading) -> RentalRecord | None:
-        """Make a process the owner of a detached rental; return None if there is none of that name, or it has expired.
+        """Make a process the owner of a detached rental; return None if no detached rental has the name, or it has expired.
 
-        From then on its times go by the clock of this boot.
+        From then on, the record's times are measured by the clock of this boot.
         """
 
-        def take(connection: Connection) -> RentalRecord | None:
-            record = self._one(connection, name)
+        def claim(connection: Connection) -> RentalRecord | None:
+            record = self._find(connection, name)
             if record is None or record.stage != "detached" or record.has_expired(clocks):
                 return None
-            taken = attrs.evolve(record.rebased(clocks), stage="ready", owner=owner)
-            connection.execute(_PUT, (self._state.account(connection), *_row(taken)))
-            return taken
+            claimed = attrs.evolve(record.rebased(clocks), stage="ready", owner=owner)
+            connection.execute(_PUT, (self._state.account(connection), *_row(claimed)))
+            return claimed
 
-        return await self._state.write(take)
+        return await self._state.write(claim)
 
     async def claim_for_reap(self, record: RentalRecord) -> bool:
-        """Make a record, as it was read, one that is to be reaped; tell whether it still was as it was read."""
+        """Mark a record as abandoned; return False if its stage or its owner has changed since the record was read."""
 
         def claim(connection: Connection) -> bool:
-            # Compared as values: the file may hold another text for the same owner.
-            current = self._one(connection, record.name)
+            # Compare values, because the file may hold another text for the same owner.
+            current = self._find(connection, record.name)
             if current is None or (current.stage, current.owner) != (record.stage, record.owner):
                 return False
             connection.execute(
-                f"UPDATE rentals SET stage = 'abandoned', owner = NULL {_THIS_ONE}",  # noqa: S608  # our own words
+                f"UPDATE rentals SET stage = 'abandoned', owner = NULL {_THIS_ONE}",  # noqa: S608  # inserts constants only
                 (self._state.account(connection), record.name),
             )
             return True
@@ -143,45 +144,46 @@ class Ledger:
         return await self._state.write(claim)
 
     async def delete(self, names: Iterable[str], *, containers: Iterable[int] = ()) -> None:
-        """Strike records out.
+        """Delete records.
 
         Args:
-            containers: the ids of those that were deleted with them, whose host keys go, too.
+            containers: the ids of the records' deleted containers, whose host keys are deleted, too.
         """
         closed, deleted = tuple(names), tuple(containers)
 
-        def strike(connection: Connection) -> None:
+        def delete_rows(connection: Connection) -> None:
             account = self._state.account(connection)
             rows = [(account, name) for name in closed]
-            connection.executemany(f"DELETE FROM rentals {_THIS_ONE}", rows)  # noqa: S608  # our own words
+            connection.executemany(f"DELETE FROM rentals {_THIS_ONE}", rows)  # noqa: S608  # inserts constants only
             self._state.forget_host_keys(connection, deleted)
 
         if closed:
-            await self._state.write(strike)
+            await self._state.write(delete_rows)
 
     def forget_host_key_soon(self, container_id: int) -> asyncio.Future[None]:
-        """Drop the host key of an earlier container that had an id; return the future of the write."""
+        """Delete the host key of an earlier container that had the same id; return the future of the write."""
         return self._state.forget_host_key(container_id)
 
     async def list_open(self) -> list[RentalRecord]:
-        """Return all records that can be read, the oldest first; log an error for each of the others."""
+        """Return all readable records, the oldest first; log an error for each unreadable record."""
         records, unreadable = await self.read_open()
         for error in unreadable.values():
             logger.error("%s", error)
         return records
 
     async def read_open(self) -> tuple[list[RentalRecord], dict[str, StateFileError]]:
-        """Return all records that can be read, the oldest first, and an error for each of the others, by name."""
+        """Return all readable records, the oldest first, and the error of each unreadable record, by its name."""
         return await self._state.read(lambda connection: _records_of(connection, self._state.account(connection)))
 
     async def read_other_accounts(self) -> list[OtherAccount]:
-        """Return the accounts of the same service that may be this one under another token.
+        """Return the other accounts of the same service that may be this account under another token.
 
-        Those are the ones with open records and, as long as this one has no password of its own, those with a password.
+        These are all accounts with open records and, as long as this account has no password of its own, all accounts with a
+        password.
         """
 
         def find(connection: Connection) -> list[OtherAccount]:
-            # As for the records.
+            # Otherwise, one text that is not UTF-8 would fail the whole query.
             connection.text_factory = _decoded
             own = self._state.account(connection)
             query = "SELECT account, value, auth_id FROM passwords"
@@ -201,7 +203,7 @@ class Ledger:
         return await self._state.read(find)
 
     async def join(self, others: Iterable[str]) -> None:
-        """Give this account the records, host keys and fingerprints of others, which are the same by another token."""
+        """Join other accounts to this one, because they are the same account under other tokens."""
         names = tuple(others)
         await self._state.write(lambda connection: join_accounts(connection, self._state.account(connection), names))
 
@@ -212,22 +214,22 @@ class Ledger:
 
     @property
     def path(self) -> Path:
-        """Where the state file is."""
+        """The path of the state file."""
         return self._state.path
 
-    def _one(self, connection: Connection, name: str) -> RentalRecord | None:
+    def _find(self, connection: Connection, name: str) -> RentalRecord | None:
         row = connection.execute(
-            f"SELECT {_ALL} FROM rentals {_THIS_ONE}",  # noqa: S608  # our own words
+            f"SELECT {_ALL} FROM rentals {_THIS_ONE}",  # noqa: S608  # inserts constants only
             (self._state.account(connection), name),
         ).fetchone()
         return None if row is None else _record(row)
 
 
 def _records_of(connection: Connection, account: str) -> tuple[list[RentalRecord], dict[str, StateFileError]]:
-    # A text that is not UTF-8 would fail the query as a whole.
+    # Otherwise, one text that is not UTF-8 would fail the whole query.
     connection.text_factory = _decoded
     rows = connection.execute(
-        f"SELECT {_ALL} FROM rentals WHERE account = ? ORDER BY intended_at, name",  # noqa: S608  # our own words
+        f"SELECT {_ALL} FROM rentals WHERE account = ? ORDER BY intended_at, name",  # noqa: S608  # inserts constants only
         (account,),
     )
     records: list[RentalRecord] = []
@@ -295,8 +297,8 @@ def _record(row: tuple[Any, ...]) -> RentalRecord:
     except (ValueError, ArithmeticError, TypeError, RecursionError) as error:
         container = "its container" if container_id is None else f"container {container_id}"
         raise StateFileError(
-            f"could not read the record of rental {name}: {error}; {container} may still run: delete it, and then this row"
-            " of the table `rentals` in the state file"
+            f"could not read the record of rental {name}: {error}; {container} may still run, so delete it first, and then"
+            " this row of the table `rentals` in the state file"
         ) from error
 
 
@@ -328,7 +330,7 @@ def _read_moment(text: str) -> datetime:
 
 
 def read_owner(text: str) -> ProcessIdentity | None:
-    """Return the owner that a record names; None where that cannot be read."""
+    """Return the owner that a record's text describes; None if the text cannot be read."""
     try:
         return _read_owner(text)
     except (ValueError, TypeError, RecursionError):
@@ -348,7 +350,7 @@ def _read_owner(text: str) -> ProcessIdentity:
 
 
 def _moment(moment: datetime) -> str:
-    # All with as many digits, so that texts compare as moments do.
+    # Each text has the same number of digits, because texts then sort in the order of their times.
     return moment.isoformat(timespec="microseconds")
 
 

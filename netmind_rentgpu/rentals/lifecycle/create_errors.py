@@ -1,4 +1,4 @@
-"""What came of a create that failed, and what to do then. Pure."""
+"""The outcome of a failed create, as its error shows it. Pure."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["CreateOutcome", "outcome_of"]
 
 
 class CreateOutcome(Enum):
-    """What came of a create that failed."""
+    """The outcome of a create that failed."""
 
-    NOT_PROCESSED = "it was not sent, or turned away before anything was done"
-    UNCLEAR = "the service may have acted on it"
-    MACHINE_UNAVAILABLE = "this machine cannot be had; another may"
-    REFUSED = "it was refused, and no other machine would cure that"
+    NOT_PROCESSED = "the create was not sent, or the service turned it away before it acted"
+    UNCLEAR = "the service may have acted on the create"
+    MACHINE_UNAVAILABLE = "the service refused this machine, and may accept another"
+    REFUSED = "the service refused the create, and would refuse it for any machine"
 
 
 _ABOUT_THE_ACCOUNT = (AuthenticationError, InsufficientBalanceError)
@@ -37,10 +37,10 @@ _REQUEST_TIMEOUT = 408
 
 
 def outcome_of(error: RentGPUError, node_name: str) -> CreateOutcome:
-    """Judge a create's error.
+    """Return the outcome of a create that failed with an error.
 
-    The service documents no error but 422, so its words count where they are about the machine, or clearly about something
-    else. A refusal that says neither may be the machine's.
+    The service documents no error but 422. So the words of a refusal decide, if they are about the machine, or clearly about
+    something else. Any other refusal counts as about the machine, unless it is a 403.
     """
     if _may_have_acted(error):
         return CreateOutcome.UNCLEAR

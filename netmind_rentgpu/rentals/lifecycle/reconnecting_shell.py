@@ -1,4 +1,4 @@
-"""A rented container's shell, and another one where its connection was lost."""
+"""A rented container's shell, which is opened again after its connection was lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ReconnectingShell:
     """One container's shell.
 
     Attributes:
-        shell: the newest; None before the first.
+        shell: the newest shell; None before the first is open.
     """
 
     def __init__(self, shell_on: Callable[[Container], AsyncShell]) -> None:
@@ -32,15 +32,15 @@ class ReconnectingShell:
         self.shell: AsyncShell | None = None
 
     async def open(self, container: Container, deadline: float, get: Callable[[int], Awaitable[Container]]) -> None:
-        """Open a shell on a container that has let us in a moment ago.
+        """Open a shell on a container whose login has worked a moment ago.
 
         Args:
-            deadline: by the event loop's clock, until when it may take several attempts.
-            get: asks for the container.
+            deadline: seconds on the event loop's clock; a failed attempt is repeated until then.
+            get: sends a GET for a container.
 
         Raises:
-            SSHError: it does not do so again, or it is another.
-            ContainerGoneError: it is gone.
+            SSHError: the login still fails at the deadline, or the host key is another.
+            ContainerGoneError: the container was deleted.
         """
         time = asyncio.get_running_loop().time
         while True:
@@ -55,13 +55,13 @@ class ReconnectingShell:
             await asyncio.sleep(_PAUSE)
 
     async def usable(self, find: Callable[[], Awaitable[Container]]) -> AsyncShell:
-        """Return a shell that is neither closed nor known to be lost.
+        """Return a shell that is neither closed nor known to be lost; open another if necessary.
 
         Args:
-            find: looks where the container is now.
+            find: returns the container as it is now.
 
         Raises:
-            SSHError: another cannot be opened.
+            SSHError: no other shell could be opened.
         """
         async with self._opening:
             if self.shell is None or self.shell.lost or self.shell.closed:
@@ -69,7 +69,7 @@ class ReconnectingShell:
             return self.shell
 
     async def close(self) -> None:
-        """Close the shell, and open none any more."""
+        """Close the shell for good; no other is opened."""
         self._closed = True
         if self.shell is not None:
             with suppress(RentGPUError, asyncio.CancelledError):
@@ -80,7 +80,7 @@ class ReconnectingShell:
         await shell.__aenter__()
         if self._closed:
             await shell.close()
-            raise ClientStateError("this rental was left, or detached, meanwhile")
+            raise ClientStateError("cannot open a shell: this rental has ended, or was detached, meanwhile")
         return shell
 
     @staticmethod
@@ -93,4 +93,4 @@ class ReconnectingShell:
                 text, container_id=container.id, container=container, arrived={}, pending={container.id: container}
             ) from error
         except RentGPUError:
-            pass  # the next attempt tells
+            pass  # the next attempt shows whether the container is usable

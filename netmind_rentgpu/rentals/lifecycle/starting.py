@@ -1,4 +1,4 @@
-"""Machines that do not start: whose fault that is, what it has cost, and whether another is tried."""
+"""Machines that do not start: the cause, the cost, and the decision whether another machine is tried."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _MOST_FAILED_STARTS = 3
 
 @attrs.frozen(kw_only=True)
 class StartLimits:
-    """For how many seconds a rental may take until it is handed over.
+    """The time limits, in seconds, for a rental to be handed over.
 
     Attributes:
-        total: for all of it.
-        each: for one machine, from when it is created.
+        total: for the whole start.
+        each: for one machine, counted from its create.
     """
 
     total: float
@@ -45,7 +45,10 @@ class StartLimits:
 
 
 def failure_condition(record: RentalRecord, fail: Condition | None) -> Condition:
-    """Return a condition, called as the user's, that is met, too, by another container which has the rental's id by now."""
+    """Return a condition that the user's `fail` meets, or another container that has the rental's id by now.
+
+    The condition has the name of `fail`, because errors show the name.
+    """
 
     def is_replaced(container: Container) -> bool:
         return still_belongs_to(record, container) is False
@@ -61,56 +64,56 @@ def failure_condition(record: RentalRecord, fail: Condition | None) -> Condition
 
 
 def is_machines_fault(error: RentGPUError) -> bool:
-    """Return True if a container did not let us in for a reason that another machine may cure."""
+    """Return True if a start failed for a reason that another machine may not have."""
     match error:
         case ContainerFailedError() | ContainerGoneError():
             return True
         case WaitTimeoutError():
             if any(map(_names_no_endpoint, error.pending.values())):
                 return False
-            # Without one, the container never had an endpoint. Else it is what the last login, or look, met with.
-            return error.__cause__ is None or _is_of_a_server(error.__cause__)
+            # Without a cause, the container never had an endpoint. Else the cause is the error of the last login or request.
+            return error.__cause__ is None or _is_servers_fault(error.__cause__)
         case SSHError():
-            return _is_of_a_server(error)
+            return _is_servers_fault(error)
         case _:
             return False
 
 
-def _is_of_a_server(error: BaseException) -> bool:
-    """Return True where no server answered, or a wrong one; a refused password would be refused elsewhere, too."""
+def _is_servers_fault(error: BaseException) -> bool:
+    """Return True if no server answered, or a wrong one did. Other machines would refuse a refused password, too."""
     return isinstance(error, SSHError) and error.stage in ("connection", "host key")
 
 
 def _names_no_endpoint(container: Container | None) -> bool:
-    """Return True for a container whose `ssh` is there and cannot be read: no machine's would be."""
+    """Return True if a container has an `ssh` that cannot be read, because another machine's could not be read, either."""
     return container is not None and bool((container.ssh or "").strip()) and container.ssh_endpoint is None
 
 
 class MachineSource(Protocol):
-    """Where a rental's machine comes from.
+    """The source of a rental's machine.
 
     Attributes:
         failed: the machines that did not start.
-        has_others: where one does not start, another is to be had.
+        has_others: True if the source may provide another machine after a machine did not start.
     """
 
     failed: FailedStarts
     has_others: bool
 
     async def provision(self, provisioner: Provisioner) -> ProvisionedRental:
-        """Have a machine, one that did not fail before."""
+        """Provision a machine that is not in `failed`."""
         ...
 
     async def remember_failure(self, provisioned: ProvisionedRental) -> None:
-        """Let other rentals know that a machine did not start."""
+        """Record for other rentals that a machine did not start."""
         ...
 
     def remember_success(self, provisioned: ProvisionedRental) -> None:
-        """Let other rentals know that a machine has started. Nobody waits for that."""
+        """Record for other rentals that a machine has started, without waiting for the write."""
         ...
 
     async def error_if_enough(self) -> NoMachineError | None:
-        """Return the error to raise where no other machine is to be tried."""
+        """Return the error to raise if no other machine is to be tried; None if another is."""
         ...
 
 
@@ -118,7 +121,7 @@ class FailedStarts:
     """The machines that did not start for one rental; each of their containers was deleted.
 
     Attributes:
-        cost: what they have cost, by their listed prices; None where one of those is not known.
+        cost: the cost of these machines by their listed prices; None if a price is not known.
     """
 
     def __init__(self) -> None:
@@ -130,11 +133,11 @@ class FailedStarts:
 
     @property
     def by_node(self) -> dict[str, MachineRefusal]:
-        """Why each machine did not start."""
+        """The reason why each machine did not start, by its node."""
         return dict(self._by_node)
 
     def add(self, provisioned: ProvisionedRental, error: RentGPUError, cost: Decimal | None) -> None:
-        """Take in that a machine did not start, and that its container was deleted."""
+        """Add a machine that did not start, and whose container was deleted."""
         refusal = MachineRefusal(machine=provisioned.machine, error=error, container_id=provisioned.container.id)
         self._by_node[provisioned.machine.node_name] = refusal
         self.cost = None if self.cost is None or cost is None else self.cost + cost
@@ -146,19 +149,19 @@ class FailedStarts:
         )
 
     def error_if_enough(self, *, image_fails_everywhere: bool) -> NoMachineError | None:
-        """Return the error to raise where no other machine is to be tried."""
+        """Return the error to raise if no other machine is to be tried; None if another is."""
         if len(self._by_node) < _MOST_FAILED_STARTS and not image_fails_everywhere:
             return None
-        blame = "; since this image first failed to start, it has started nowhere" if image_fails_everywhere else ""
+        blame = "; within the last half hour, this image has started on no machine" if image_fails_everywhere else ""
         count = f"{len(self._by_node)} machine{'s' if len(self._by_node) > 1 else ''}"
         return NoMachineError(f"{count} did not start: {self}{blame}", refusals=tuple(self._by_node.values()))
 
     def added_to(self, error: RentGPUError) -> RentGPUError:
-        """Return an error that says, too, which machines did not start before."""
-        # The latter lists all machines.
+        """Return an error that also lists the machines that did not start before."""
+        # A NoMachineError lists them already.
         if not self._by_node or isinstance(error, NoMachineError):
             return error
-        before = f"before that, these did not start: {self}"
+        before = f"before that, these machines did not start: {self}"
         if isinstance(error, WaitTimeoutError):
             return WaitTimeoutError(f"{error}; {before}", arrived=error.arrived, pending=error.pending)
         error.add_note(before)

@@ -1,1 +1,1 @@
-"""Chooses what to rent: machines on offer, an image, a password."""
+"""The choice of what to rent: a machine on offer, an image and a password."""

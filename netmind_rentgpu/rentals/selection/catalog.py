@@ -1,4 +1,4 @@
-"""The machines on offer, which of them refused lately, and what this client reserved of them."""
+"""The machines on offer, with their recent refusals and this client's reservations."""
 
 from __future__ import annotations
 
@@ -16,13 +16,19 @@ from netmind_rentgpu.resources.machines import AsyncMachines
 
 __all__ = ["MachineCatalog", "OfferQueue"]
 
+# In seconds.
 _FRESH = 1.0
 _EXCLUDED_FOR = 60.0
 
 
 @attrs.frozen
 class _Refused:
-    """That a machine refused so many GPUs."""
+    """A machine's refusal of a create.
+
+    Attributes:
+        gpus: the smallest number of GPUs that the machine has refused.
+        until: the time on the catalog's clock, in seconds, until which the machine is excluded.
+    """
 
     gpus: int
     until: float
@@ -31,11 +37,12 @@ class _Refused:
 
 @attrs.define(eq=False)
 class OfferQueue:
-    """Offers, the best first, from which all who wish the same take one after the other.
+    """Offers, the best first, which all rentals with the same request share.
 
     Attributes:
-        taken_up: how many of the first are taken up, since the catalog released something for the last time.
-        released: how often that was.
+        taken_up: the number of offers at the front that need more GPUs than their machines have left. It is out of date once
+            the catalog has released GPUs again.
+        released: the catalog's number of releases that `taken_up` goes with.
     """
 
     offers: Sequence[Offer]
@@ -44,7 +51,7 @@ class OfferQueue:
 
 
 class MachineCatalog:
-    """The machines on offer, which of them refused lately, and what of them this client has taken."""
+    """The machines on offer, with their recent refusals and this client's reservations."""
 
     def __init__(self, machines: AsyncMachines, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._machines = machines
@@ -54,11 +61,11 @@ class MachineCatalog:
         )
         self._refused: dict[str, _Refused] = {}
         self._reserved: Counter[str] = Counter()
-        # How often something was given back: as long as nothing is, what is taken up stays so.
+        # The number of releases. Until the next release no machine gets GPUs back, so each `taken_up` stays true.
         self._released = 0
 
     async def machines(self, currency: str) -> list[Machine]:
-        """List the machines; the answer may be a second old.
+        """List the machines; the list may be a second old.
 
         Raises:
             RentGPUError: any of the client's errors.
@@ -66,32 +73,32 @@ class MachineCatalog:
         return await self._listed[currency].get(lambda: self._machines.list(currency=currency))
 
     def exclude(self, node_name: str, gpus: int, error: RentGPUError) -> None:
-        """Do not try a machine for a while, for so many GPUs or more."""
+        """Exclude a node for a minute from offers of as many GPUs as it has refused, or more."""
         earlier = self.excluded().get(node_name, gpus)
         self._refused[node_name] = _Refused(min(gpus, earlier), self._clock() + _EXCLUDED_FOR, error)
 
     def excluded(self) -> dict[str, int]:
-        """Return how many GPUs each of some nodes has refused lately."""
+        """Return the excluded nodes, each with the smallest number of GPUs that it has refused."""
         now = self._clock()
         self._refused = {node: refused for node, refused in self._refused.items() if refused.until > now}
         return {node: refused.gpus for node, refused in self._refused.items()}
 
     def reserve(self, node_name: str, gpus: int) -> None:
-        """Take in that so many GPUs of a node are taken, or are about to be; the listing may not know that yet."""
+        """Reserve GPUs of a node, because the listing may not show yet that this client rents them."""
         self._reserved[node_name] += gpus
 
     def release(self, node_name: str, gpus: int) -> None:
-        """Take in that they are not, or not any more."""
+        """Release reserved GPUs of a node."""
         self._reserved[node_name] -= gpus
         self._released += 1
 
     def next_offer(
         self, queue: OfferQueue, tried: Collection[str], failed_on: Collection[str] = frozenset()
     ) -> Offer | None:
-        """Return the offer to try next; None where there is none.
+        """Return the offer to try next; None if no offer is left.
 
         Args:
-            tried: the nodes that were tried already.
+            tried: the nodes that this rental has tried.
             failed_on: the nodes that come last, because they lately failed to start the image.
         """
         if queue.released != self._released:
@@ -110,21 +117,21 @@ class MachineCatalog:
         )
 
     def no_machine_error(self, offers: Sequence[Offer], refusals: Mapping[str, MachineRefusal]) -> NoMachineError:
-        """Return an error that says why no machine could be had, also by those that were refused to others a moment ago.
+        """Return an error that says why no machine could be rented, with the recent refusals of other rentals, too.
 
         Args:
-            refusals: of those that were tried, by node.
+            refusals: the refusals of the machines that this rental has tried, by node.
         """
-        all_of_them = dict(refusals)
+        by_node = dict(refusals)
         for offer in offers:
             node = offer.machine.node_name
             if node in self._refused:
-                all_of_them.setdefault(node, MachineRefusal(machine=offer.machine, error=self._refused[node].error))
-        shown = "; ".join(map(str, list(all_of_them.values())[:3]))
-        more = f"; and {len(all_of_them) - 3} more" if len(all_of_them) > 3 else ""
-        failed = " or did not start" if any(one.container_id is not None for one in all_of_them.values()) else ""
+                by_node.setdefault(node, MachineRefusal(machine=offer.machine, error=self._refused[node].error))
+        shown = "; ".join(map(str, list(by_node.values())[:3]))
+        more = f"; and {len(by_node) - 3} more" if len(by_node) > 3 else ""
+        failed = " or did not start" if any(refusal.container_id is not None for refusal in by_node.values()) else ""
         return NoMachineError(
-            f"none of {len(offers)} machines that would do could be had; {len(all_of_them)} have refused{failed}:"
-            f" {shown}{more}",
-            refusals=tuple(all_of_them.values()),
+            f"none of the {len(offers)} machines that meet the requirements could be rented;"
+            f" {len(by_node)} have refused{failed}: {shown}{more}",
+            refusals=tuple(by_node.values()),
         )

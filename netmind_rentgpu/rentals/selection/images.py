@@ -1,4 +1,4 @@
-"""Finds the image that a name means."""
+"""The lookup of images by name, by repository and tag, or by label."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ __all__ = ["ImageResolver", "matching_image"]
 
 
 class ImageResolver:
-    """Finds images by name, and remembers what it found."""
+    """Finds images, and remembers their ids."""
 
     def __init__(self, images: AsyncImages) -> None:
         self._images = images
         self._found: defaultdict[str, SingleFlight[int]] = defaultdict(lambda: SingleFlight(fresh=inf))
 
     async def image_id(self, image: int | str | Image) -> int:
-        """Return the id of the image that is meant.
+        """Return the id of an image; a text is looked up, as by `matching_image`.
 
         Raises:
-            InvalidArgumentError: no image is called so, or several are.
+            InvalidArgumentError: the text matches no image, or several; or the id cannot be sent.
         """
         if isinstance(image, Image):
             return image.id
@@ -35,12 +35,12 @@ class ImageResolver:
         return await self._found[image].get(lambda: self._find_image(image))
 
     def forget(self) -> None:
-        """Look every image up again the next time, because the service has refused a create."""
+        """Forget the ids, so that each image is looked up again after the service has refused a create."""
         for shared in self._found.values():
             shared.forget()
 
     async def _find_image(self, text: str) -> int:
-        # Not among the public ones: anybody may give an image of theirs a well-known name.
+        # Public images are left out, because any user may give an image a well-known name.
         found = [
             image
             for image_type in (ImageType.OFFICIAL, ImageType.CUSTOM)
@@ -50,12 +50,12 @@ class ImageResolver:
 
 
 def matching_image(text: str, images: Iterable[Image]) -> Image:
-    """Return the one image of a name, else of a repository and tag, else of a label.
+    """Return the only image whose name is the text, else whose `repository:tag` is, else whose label is.
 
     Raises:
-        InvalidArgumentError: there is none, or several.
+        InvalidArgumentError: the text matches no image, or several.
     """
-    # A service may list one under both types.
+    # The service may list an image under both types.
     known = list({image.id: image for image in images}.values())
     by_name = [image for image in known if image.name == text]
     by_source = [image for image in known if f"{image.image_name}:{image.image_tag}" == text]
@@ -65,6 +65,6 @@ def matching_image(text: str, images: Iterable[Image]) -> Image:
             return found[0]
         if found:
             names = ", ".join(f"{image.name!r} ({image.id})" for image in found)
-            raise InvalidArgumentError("image", f"{text!r} may be any of {names}; give one's name or id")
+            raise InvalidArgumentError("image", f"{text!r} matches several images: {names}; give the name or id of one")
     names = ", ".join(repr(image.name) for image in known[:20])
     raise InvalidArgumentError("image", f"no official or own image is called {text!r}; there are {names or 'none'}")

@@ -1,4 +1,4 @@
-"""What to rent: a user's needs, the machines that meet them, and in which order to try those. Pure."""
+"""The requirements of a rental, the offers that meet them, and the order in which to try the offers. Pure."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ __all__ = [
 ]
 
 _HOUR: Final = timedelta(hours=1)
-_ANOTHER_GPU, _TOO_DEAR = "another GPU", "too dear"
+_ANOTHER_GPU, _TOO_EXPENSIVE = "another GPU", "a price above max_price"
 _SECONDS_IN_AN_HOUR: Final = 3600
 DOCUMENTED_GPUS: Final[tuple[str, ...]] = get_args(get_args(GPUName)[0])
 
 
 @attrs.frozen(kw_only=True)
 class Offer:
-    """What can be rented, and for how much.
+    """A number of a machine's GPUs that can be rented, with their price.
 
     Attributes:
-        machine: where.
-        gpus: how many of its GPUs.
-        hourly_price: what an hour of all of them costs, in `currency`, as the profile reads the machine's price; None where
-            the price cannot be read.
-        currency: such as USD.
+        machine: the machine.
+        gpus: the number of GPUs.
+        hourly_price: the price of an hour of all these GPUs, in `currency`, as the profile reads the machine's price; None
+            if the price cannot be read.
+        currency: the currency, such as USD.
     """
 
     machine: Machine
@@ -53,21 +53,21 @@ class Offer:
 
 
 OfferKey: TypeAlias = Callable[[Offer], Any]
-"""What offers are sorted by, the lowest first."""
+"""A function that returns the value by which an offer is sorted; the lowest comes first."""
 
 
 @attrs.frozen(kw_only=True)
 class Requirements:
-    """What a machine has to have.
+    """The requirements for a machine; None is no requirement.
 
     Attributes:
-        exclude: none of these nodes.
-        gpu_names: any of these, as `resolved_gpu_names` gives them; any at all where it is None.
-        max_price: on `Machine.price`.
-        min_memory, min_disk: on the fields that the profile names.
-        min_cuda: a version, as its numbers.
-        labels: all of these.
-        priced: its price has to be known.
+        exclude: the nodes that are not rented.
+        gpu_names: the GPUs, as `resolved_gpu_names` returns them; the machine has to have any of them.
+        max_price: the upper bound on `Machine.price`.
+        min_memory, min_disk: the lower bounds on the fields that the profile names.
+        min_cuda: the numbers of the version.
+        labels: the labels, in lower case; the machine has to have all of them.
+        priced: True if the machine's price has to be known.
     """
 
     exclude: frozenset[str] = frozenset()
@@ -84,12 +84,12 @@ class Requirements:
     priced: bool = False
 
     def first_unmet(self, machine: Machine, profile: ServiceProfile) -> str | None:
-        """Return what a machine lacks, in a few words; None where it may do.
+        """Return the first reason why a machine will not do, as words that follow "it has"; None if there is none.
 
-        What the service does not tell of a machine is not held against it, apart from its GPU's name and its price.
+        A field that the service does not state counts as met, apart from the GPU's name and the price.
         """
         if machine.node_name in self.exclude:
-            return "being excluded"
+            return "an excluded name"
         return self._unmet_by_gpus(machine) or self._unmet_by_the_rest(machine, profile)
 
     def _unmet_by_gpus(self, machine: Machine) -> str | None:
@@ -99,7 +99,7 @@ class Requirements:
             return "too few GPUs"
         if machine.price is None:
             return "no price that can be read" if self.priced or self.max_price is not None else None
-        return _TOO_DEAR if self.max_price is not None and machine.price > self.max_price else None
+        return _TOO_EXPENSIVE if self.max_price is not None and machine.price > self.max_price else None
 
     def _unmet_by_the_rest(self, machine: Machine, profile: ServiceProfile) -> str | None:
         if self.regions is not None and machine.region is not None and normalized(machine.region) not in self.regions:
@@ -114,14 +114,18 @@ class Requirements:
         if self.min_cuda is not None and _is_older(version(machine.cuda_version), self.min_cuda):
             return "an older CUDA"
         if None not in (machine.nvlink_status, self.nvlink) and machine.nvlink_status != self.nvlink:
-            return "NVLink otherwise"
-        if self.labels and machine.labels is not None and not self.labels <= {one.casefold() for one in machine.labels}:
+            return "another NVLink setting"
+        if (
+            self.labels
+            and machine.labels is not None
+            and not self.labels <= {label.casefold() for label in machine.labels}
+        ):
             return "other labels"
         return None
 
     def unknown(self, machine: Machine, profile: ServiceProfile) -> int:
-        """Count what is needed and not told of a machine."""
-        told = (
+        """Count the required fields, the number of GPUs among them, that the service does not state for a machine."""
+        stated = (
             (self.regions, machine.region),
             (self.min_memory, getattr(machine, profile.memory_field)),
             (self.min_gpu_memory, machine.gpu_memory),
@@ -130,27 +134,30 @@ class Requirements:
             (self.nvlink, machine.nvlink_status),
             (self.labels or None, machine.labels),
         )
-        return [machine.gpu_count, *(value for need, value in told if need is not None)].count(None)
+        return [machine.gpu_count, *(value for need, value in stated if need is not None)].count(None)
 
 
 def normalized(name: str) -> str:
-    """Reduce a name to what tells it from others, however it is spaced and spelled."""
+    """Return a name's letters and digits in lower case, because spellings of a name differ in case and punctuation."""
     return re.sub(r"[^a-z0-9]", "", name.casefold())
 
 
 def version(text: str | None) -> tuple[int, ...]:
-    """Return the numbers of a version; none where there are none."""
+    """Return the numbers in the text of a version."""
     return tuple(int(number[:9]) for number in re.findall(r"[0-9]+", text or ""))
 
 
 def resolved_gpu_names(wanted: Iterable[str], on_offer: Iterable[str]) -> frozenset[str]:
-    """Return the reduced names of GPUs that a user means: whole ones, or parts that only one GPU's name has.
+    """Return the normalized names of the GPUs that a user means.
+
+    A text means the GPU whose whole name it is, or else the only GPU whose name it is a part of. A text that is a part of no
+    name stays as it is.
 
     Args:
-        on_offer: the names that the service lists, beside those that it documents.
+        on_offer: the names that the service lists. The names that it documents are known, too.
 
     Raises:
-        InvalidArgumentError: a part of several names.
+        InvalidArgumentError: a text is a part of several names.
     """
     known = {normalized(name): name for name in (*on_offer, *DOCUMENTED_GPUS)}
     resolved: set[str] = set()
@@ -160,20 +167,20 @@ def resolved_gpu_names(wanted: Iterable[str], on_offer: Iterable[str]) -> frozen
         if len(found) > 1:
             names = ", ".join(sorted(known[name] for name in found))
             raise InvalidArgumentError(
-                "gpu_name", f"{text!r} may mean any of {names}; give one's whole name, or several"
+                "gpu_name", f"{text!r} may mean any of {names}; give the whole name of one, or of several"
             )
         resolved.add(found[0] if found else part)
     return frozenset(resolved)
 
 
 def _parts(name: str) -> set[str]:
-    """Return every run of a name's words, reduced: "rtx4090" is one of NVIDIA_GeForce_RTX_4090, "409" is none."""
+    """Return each run of a name's words, normalized: NVIDIA_GeForce_RTX_4090 has the part "rtx4090", but not "409"."""
     words = re.findall(r"[a-z0-9]+", name.casefold())
     return {"".join(words[first:last]) for first in range(len(words)) for last in range(first + 1, len(words) + 1)}
 
 
 def hourly_price(machine: Machine, gpus: int, profile: ServiceProfile) -> Decimal | None:
-    """Return what an hour of so many of a machine's GPUs costs, as the profile reads its price."""
+    """Return the price of an hour of a number of a machine's GPUs, as the profile reads the machine's price."""
     if machine.price is None:
         return None
     price = machine.price * (gpus if profile.price_basis == "gpu" else 1)
@@ -191,9 +198,9 @@ def ranked(
 ) -> list[Offer]:
     """Return the offers that meet the requirements, the best first: by `key`, if there is one.
 
-    Else offers with a price above 0 come first, then those of unknown price, then free ones, because a price of 0 may be a
-    mistake of the service. Within each group come first the offers with the fewest unstated fields, then the cheapest, then
-    the most reliable.
+    Otherwise, offers with a price above 0 come first, then offers of unknown price, then free offers, because a price of 0
+    may be a mistake of the service. Each group begins with the offers with the fewest unstated fields, then the cheapest,
+    then the most reliable.
 
     Raises:
         InvalidArgumentError: `key` fails for an offer.
@@ -209,7 +216,7 @@ def ranked(
         if requirements.first_unmet(machine, profile) is None
     ]
 
-    def usual(offer: Offer) -> tuple[Any, ...]:
+    def default_key(offer: Offer) -> tuple[Any, ...]:
         machine, price = offer.machine, offer.hourly_price
         return (
             1 if price is None else 0 if price else 2,
@@ -219,7 +226,7 @@ def ranked(
             machine.node_name,
         )
 
-    offers.sort(key=usual)
+    offers.sort(key=default_key)
     if key is not None:
         try:
             offers.sort(key=key)
@@ -237,15 +244,15 @@ def next_offer(
     failed_on: Collection[str] = frozenset(),
     taken_up: int = 0,
 ) -> Offer | None:
-    """Return the offer to try next; None where there is none.
+    """Return the offer to try next; None if no offer is left.
 
     Args:
         tried: the nodes that this rental has tried.
-        excluded: how many GPUs each of some nodes has refused lately.
-        reserved: how many GPUs of each node this client has taken, which the listing may not know yet. A machine that seems
-            to be taken up by those comes after the others.
+        excluded: the excluded nodes, each with the smallest number of GPUs that it has refused.
+        reserved: the number of GPUs of each node that this client has reserved. The listing may not show them as rented yet,
+            so a machine that seems to have too few GPUs left comes after the others.
         failed_on: the nodes that come last.
-        taken_up: how many of the first are known to be so.
+        taken_up: the number of offers at the front that are known to need more GPUs than their machines have left.
     """
 
     def may_be_tried(offer: Offer) -> bool:
@@ -256,44 +263,46 @@ def next_offer(
         if not is_taken_up(offer, reserved) and may_be_tried(offer) and offer.machine.node_name not in failed_on:
             return offer
 
-    def how_late(offer: Offer) -> tuple[bool, bool]:
+    def drawbacks(offer: Offer) -> tuple[bool, bool]:
         return offer.machine.node_name in failed_on, is_taken_up(offer, reserved)
 
-    return min(filter(may_be_tried, offers), key=how_late, default=None)
+    return min(filter(may_be_tried, offers), key=drawbacks, default=None)
 
 
 def is_taken_up(offer: Offer, reserved: Mapping[str, int]) -> bool:
-    """Tell whether a machine has not as many GPUs left as are wanted of it, by what this client has taken."""
+    """Return True if an offer needs more GPUs than its machine has left after this client's reservations."""
     machine = offer.machine
     return machine.gpu_count is not None and reserved.get(machine.node_name, 0) + offer.gpus > machine.gpu_count
 
 
 def explain_no_match(machines: Iterable[Machine], requirements: Requirements, profile: ServiceProfile) -> str:
-    """Say why no machine meets the needs."""
-    lacking: dict[str, list[Machine]] = {}
+    """Return a text that says why no machine meets the requirements."""
+    by_reason: dict[str, list[Machine]] = {}
     for machine in machines:
-        lacking.setdefault(requirements.first_unmet(machine, profile) or "", []).append(machine)
-    total = sum(len(those) for those in lacking.values())
+        by_reason.setdefault(requirements.first_unmet(machine, profile) or "", []).append(machine)
+    total = sum(len(group) for group in by_reason.values())
     if not total:
         return "no machine is on offer"
-    by_count = sorted(lacking.items(), key=lambda item: -len(item[1]))
-    counts = ", ".join(f"{len(those)} for {lack}" for lack, those in by_count if lack)
-    return f"none of the {total} machines on offer will do: {counts}{_at_best(lacking, total)}"
+    by_count = sorted(by_reason.items(), key=lambda item: -len(item[1]))
+    counts = ", ".join(
+        f"{len(group)} {'has' if len(group) == 1 else 'have'} {reason}" for reason, group in by_count if reason
+    )
+    return f"none of the {total} machines on offer will do: {counts}{_alternatives(by_reason, total)}"
 
 
-def _at_best(lacking: Mapping[str, list[Machine]], total: int) -> str:
-    """Say what there is instead, where a name may be misspelled, or more money may help."""
-    others, dear = lacking.get(_ANOTHER_GPU, []), lacking.get(_TOO_DEAR, [])
+def _alternatives(by_reason: Mapping[str, list[Machine]], total: int) -> str:
+    """Return a hint for the user: the GPUs on offer if none is a wanted one, else the lowest price above max_price."""
+    others, expensive = by_reason.get(_ANOTHER_GPU, []), by_reason.get(_TOO_EXPENSIVE, [])
     if len(others) == total:
-        return f"; there are {', '.join(sorted({other.gpu_name or 'unknown ones' for other in others}))}"
-    prices = [machine.price for machine in dear if machine.price is not None]
-    return f"; the lowest price of those is {min(prices)}" if prices else ""
+        return f"; the GPUs on offer are {', '.join(sorted({other.gpu_name or 'unknown ones' for other in others}))}"
+    prices = [machine.price for machine in expensive if machine.price is not None]
+    return f"; the lowest of these prices is {min(prices)}" if prices else ""
 
 
-def _is_older(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Compare versions, of which one may be given more precisely; what is not known is not older."""
-    length = max(len(one), len(other))
-    return bool(one) and one + (0,) * (length - len(one)) < other + (0,) * (length - len(other))
+def _is_older(stated: tuple[int, ...], least: tuple[int, ...]) -> bool:
+    """Return True if a stated version is older than the least one. Missing numbers are 0; an unknown version is not older."""
+    length = max(len(stated), len(least))
+    return bool(stated) and stated + (0,) * (length - len(stated)) < least + (0,) * (length - len(least))
 
 
 def _below(value: float | None, least: float | None) -> bool:

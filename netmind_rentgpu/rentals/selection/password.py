@@ -1,4 +1,4 @@
-"""The password that a rental logs in with: one that the caller gives, or the account's own, which is made once."""
+"""The password that a rental logs in with: the caller's, or the account's own, which is created once."""
 
 from __future__ import annotations
 
@@ -18,21 +18,26 @@ from netmind_rentgpu.state_file import Connection, State
 
 __all__ = ["AccountPassword"]
 
+# In seconds. After the longest claim, another process may create the auth.
 _LONGEST_CLAIM = 60.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 
 class AccountPassword:
-    """Finds the auth of a password, and remembers it; keeps the account's own password in the state file."""
+    """Finds the auth of a password, and remembers its id; keeps the account's own password in the state file."""
 
     def __init__(self, auths: AsyncAuths, state: State) -> None:
         self._auths = auths
         self._state = state
-        # By password; None stands for the account's own.
+        # The ids by password; None is the account's own password.
         self._found: defaultdict[str | None, SingleFlight[int]] = defaultdict(lambda: SingleFlight(fresh=inf))
 
     async def auth_id(self, auth: int | str | Auth | None) -> int:
-        """Return the id of the password that is meant: an auth's, a password's, or that of this account's own password."""
+        """Return the id of the auth that a rental logs in with.
+
+        Args:
+            auth: an auth, its id, or its password; None for the account's own password.
+        """
         if isinstance(auth, Auth):
             return auth.id
         if isinstance(auth, int):
@@ -48,7 +53,7 @@ class AccountPassword:
         return (await self._auths.get(auth_id, timeout=timeout)).value
 
     def forget(self) -> None:
-        """Look every password up again the next time, because the service has refused a create."""
+        """Forget the ids, so that each password is looked up again after the service has refused a create."""
         for shared in self._found.values():
             shared.forget()
 
@@ -56,13 +61,13 @@ class AccountPassword:
         return (await self._auths.ensure(password)).id
 
     async def _own_auth(self) -> int:
-        """Return the auth of this account's own password, which is made once, whoever begins at the same time."""
+        """Return the auth id of the account's own password; of several processes, one creates it and the others wait."""
         pause = _FIRST_PAUSE
         while True:
-            value, known, ours = await self._state.write(self._claim)
+            value, known, is_claimed = await self._state.write(self._claim)
             if known is not None and await self._holds(known, value):
                 return known
-            if ours or known is not None:
+            if is_claimed or known is not None:
                 return await self._make_auth(value)
             await asyncio.sleep(pause)
             pause = min(_LONGEST_PAUSE, pause * 1.5)
@@ -71,7 +76,7 @@ class AccountPassword:
         try:
             made = await self._auths.ensure(value)
         except BaseException:
-            # The next one may try.
+            # End the claim, so that another process may try at once.
             await self._state.write(lambda connection: self._keep(connection, value, None))
             raise
         await self._state.write(lambda connection: self._keep(connection, value, made.id))
@@ -84,7 +89,7 @@ class AccountPassword:
             return False
 
     def _claim(self, connection: Connection) -> tuple[str, int | None, bool]:
-        """Return the password, its auth where that is known, and whether it is ours to make that."""
+        """Return the password, its auth id if it is known, and True if this call has claimed the creation of the auth."""
         account = self._state.account(connection)
         connection.execute(
             "INSERT INTO passwords (account, value) VALUES (?, ?) ON CONFLICT DO NOTHING",
@@ -102,7 +107,7 @@ class AccountPassword:
         return value, auth_id, bool(claimed.rowcount)
 
     def _keep(self, connection: Connection, value: str, auth_id: int | None) -> None:
-        # By then the account may have another password, that of an account which turned out to be the same.
+        # The account may have another password by now, if it was joined with another account.
         connection.execute(
             "UPDATE passwords SET auth_id = ?, claimed_at = 0 WHERE account = ? AND value = ?",
             (auth_id, self._state.account(connection), value),

@@ -239,7 +239,7 @@ async def test_rent_with_a_state_file_that_processes_cannot_share_is_refused(
         return connect(f"file:{path}?vfs=unix-none", uri=True, **options)
 
     monkeypatch.setattr(sqlite3, "connect", without_locks)
-    assert "processes cannot share it" in str(await error_of_rent(emulator, state))
+    assert "processes cannot share a file" in str(await error_of_rent(emulator, state))
 
 
 async def test_rent_with_a_state_file_that_stays_locked_is_refused(
@@ -263,5 +263,5 @@ async def test_rent_on_a_full_disk_is_refused_and_leaves_nothing_rented(
         environment={"NETMIND_API_KEY": emulator.token, "NETMIND_RENTGPU_STATE": str(state)},
     )
     await program.run(emulator.url)
-    assert program.output.startswith("StateFileError the state file"), program.errors
+    assert program.output.startswith("StateFileError cannot use the state file"), program.errors
     emulator.assert_nothing_rented()

@@ -67,7 +67,9 @@ def test_part_of_several_gpu_names_is_refused_and_lists_them(text: str, candidat
     with pytest.raises(InvalidArgumentError) as caught:
         resolved_gpu_names([text], [])
     listed = ", ".join(candidates)
-    assert str(caught.value) == f"gpu_name: {text!r} may mean any of {listed}; give one's whole name, or several"
+    assert (
+        str(caught.value) == f"gpu_name: {text!r} may mean any of {listed}; give the whole name of one, or of several"
+    )
     assert caught.value.argument == "gpu_name"
 
 

@@ -53,7 +53,7 @@ def test_text_of_several_images_is_refused_with_their_names_and_ids(
 ) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         matching_image(text, images)
-    assert str(caught.value) == f"image: '{text}' may be any of {candidates}; give one's name or id"
+    assert str(caught.value) == f"image: '{text}' matches several images: {candidates}; give the name or id of one"
     assert caught.value.argument == "image"
 
 
@@ -93,7 +93,7 @@ def test_matched_image_has_the_text_as_its_name_source_or_label(text: str, image
         found = matching_image(text, images)
     except InvalidArgumentError as error:
         assert len(with_text) != 1
-        assert ("may be any of" in str(error)) is (len(with_text) > 1)
+        assert ("matches several images" in str(error)) is (len(with_text) > 1)
         return
     assert found in with_text
     assert found.name == text or all(image.name != text for image in with_text)

@@ -103,8 +103,8 @@ UNMET: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"priced": True}, {"price": None}, "no price that can be read"),
     ({"gpus": 9}, {}, "too few GPUs"),
     ({}, {"gpu_count": 0}, "too few GPUs"),
-    ({"max_price": Decimal("0.99")}, {}, "too dear"),
-    ({"max_price": Decimal(0)}, {}, "too dear"),
+    ({"max_price": Decimal("0.99")}, {}, "a price above max_price"),
+    ({"max_price": Decimal(0)}, {}, "a price above max_price"),
     ({"regions": frozenset({"jp"})}, {}, "another region"),
     ({"min_memory": 256.5}, {}, "too little memory"),
     ({"min_memory": 1.0}, {"memory_total": 0}, "too little memory"),
@@ -112,8 +112,8 @@ UNMET: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"min_disk": 1001.0}, {}, "too little disk"),
     ({"min_cuda": (12, 5)}, {}, "an older CUDA"),
     ({"min_cuda": (12, 10)}, {"cuda_version": "12.9"}, "an older CUDA"),
-    ({"nvlink": True}, {}, "NVLink otherwise"),
-    ({"nvlink": False}, {"nvlink_status": True}, "NVLink otherwise"),
+    ({"nvlink": True}, {}, "another NVLink setting"),
+    ({"nvlink": False}, {"nvlink_status": True}, "another NVLink setting"),
     ({"labels": frozenset({"secure", "cheap"})}, {}, "other labels"),
     ({"labels": frozenset({"secure"})}, {"labels": ()}, "other labels"),
 ]
@@ -439,15 +439,15 @@ def test_explanation_counts_each_lack_and_gives_the_lowest_price_and_the_known_g
     requirements = Requirements(regions=frozenset({"us"}), max_price=Decimal(1), gpus=8)
     machines = [machine("a", "2"), machine("b", region="JP"), machine("c", "3", region="JP"), machine("d", None)]
     assert explain_no_match(machines, requirements, PROFILE) == (
-        "none of the 4 machines on offer will do: 2 for too dear, 1 for another region, 1 for no price that can be read;"
-        " the lowest price of those is 2"
+        "none of the 4 machines on offer will do: 2 have a price above max_price, 1 has another region,"
+        " 1 has no price that can be read; the lowest of these prices is 2"
     )
     # The GPUs on offer are listed, because the name asked for may be misspelled.
     asked = Requirements(gpu_names=resolved_gpu_names(["RTX 4099"], []))
     others = [machine("a"), machine("b", gpu_name="NVIDIA_H100"), machine("c", gpu_name=None)]
     assert explain_no_match(others, asked, PROFILE) == (
-        "none of the 3 machines on offer will do: 3 for another GPU; there are NVIDIA_GeForce_RTX_4090, NVIDIA_H100,"
-        " unknown ones"
+        "none of the 3 machines on offer will do: 3 have another GPU; the GPUs on offer are NVIDIA_GeForce_RTX_4090,"
+        " NVIDIA_H100, unknown ones"
     )
 
 
@@ -458,6 +458,6 @@ def test_explanation_counts_each_machine_once(machines: list[Machine], requireme
         assert explain_no_match(unfit, requirements, PROFILE) == "no machine is on offer"
         return
     text = explain_no_match(unfit, requirements, PROFILE)
-    total, *counts = map(int, re.findall(r"\b([0-9]+) (?:machines|for)", text))
+    total, *counts = map(int, re.findall(r"\b([0-9]+) (?:machines|has|have)", text))
     assert total == sum(counts) == len(unfit)
-    assert all(f"for {requirements.first_unmet(machine, PROFILE)}" in text for machine in unfit)
+    assert all(f" {requirements.first_unmet(machine, PROFILE)}" in text for machine in unfit)
