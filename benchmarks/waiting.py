@@ -155,7 +155,7 @@ class _Bench:
         self._containers = gpu.containers
         self._looks = _Looks()
         self._poller = gpu.containers._poller  # noqa: SLF001  # what is measured is one of its looks
-        self._poller._pace = self._looks  # noqa: SLF001
+        self._poller.schedule.interval = self._looks
 
     @asynccontextmanager
     async def waiting(self) -> AsyncIterator[float]:
@@ -200,7 +200,7 @@ class _Bench:
 
     async def _look(self) -> None:
         self._looks.over.clear()
-        self._poller._next = asyncio.get_running_loop().time()  # noqa: SLF001
+        self._poller.schedule.round_due = asyncio.get_running_loop().time()
         self._poller._wake_leader()  # noqa: SLF001
         await self._looks.over.wait()
 

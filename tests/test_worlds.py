@@ -344,7 +344,8 @@ async def test_stopped_container_costs_what_the_world_says(
 
 def hurried(gpu: AsyncRentGPU) -> AsyncRentGPU:
     """Let looks follow upon each other: time stands still where the containers are."""
-    gpu.containers._poller._pace.shortest = gpu.containers._poller._pace.longest = 0.02
+    interval = gpu.containers._poller.schedule.interval
+    interval.shortest = interval.longest = 0.02
     return gpu
 
 

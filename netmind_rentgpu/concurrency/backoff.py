@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-__all__ = ["backoff", "grown"]
+__all__ = ["backoff", "backoff_delay"]
 
 
-def grown(number: int, *, first: float, longest: float, factor: float) -> float:
+def backoff_delay(number: int, *, first: float, longest: float, factor: float) -> float:
     """Return the pause, in seconds, that follows a number of earlier pauses.
 
     Args:
@@ -22,5 +22,5 @@ def backoff(*, first: float = 0.25, longest: float = 5.0, factor: float = 1.5) -
     """Yield pauses, in seconds, without end."""
     number = 0
     while True:
-        yield grown(number, first=first, longest=longest, factor=factor)
+        yield backoff_delay(number, first=first, longest=longest, factor=factor)
         number += 1

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import TypeAlias
 
+from netmind_rentgpu.concurrency.backoff import backoff
 from netmind_rentgpu.conditions import Condition
 from netmind_rentgpu.connecting import connect, look_up
 from netmind_rentgpu.errors import RentGPUError
@@ -21,7 +22,6 @@ Ask: TypeAlias = Callable[[Container, int], Awaitable[str | RentGPUError | None]
 """A function that probes a container's endpoint: (container, number of earlier attempts) -> the problem, None if none."""
 
 _FIRST_PROBE, _LONGEST_PROBE = 2.5, 10.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 # A server may send other lines before its greeting (RFC 4253, 4.2).
 _LONGEST_GREETING = 16 * 1024
 
@@ -186,12 +186,11 @@ class _Waiting:
 
     async def _ask(self, container: Container) -> None:
         self.problem = None
-        pause = _FIRST_PAUSE
+        pauses = backoff()
         for attempt in count():
             async with self._probes:
                 problem = await self._ask_once(container, attempt)
             if problem is None:
                 return
             self.problem = problem
-            await asyncio.sleep(pause)
-            pause = min(_LONGEST_PAUSE, pause * 1.5)
+            await asyncio.sleep(next(pauses))

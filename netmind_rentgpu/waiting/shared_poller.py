@@ -1,8 +1,8 @@
 """The poll of the containers, which all waits and watches of a client share.
 
 There is no background task. A waiting task becomes the leader if there is none, and polls for all until its own wait is
-over. Then another waiting task goes on where the leader stopped. `strategy` decides what to request, and when; `snapshots`
-judges the answers.
+over. Then another waiting task goes on where the leader stopped. `schedule` decides when to send a request, `strategy` which
+one; `snapshots` judges the answers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from netmind_rentgpu.concurrency.running_loop import running_loop
 from netmind_rentgpu.errors import ClientStateError, RentGPUError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.waiting.poll_round import Poller, PollRound, Satisfied
+from netmind_rentgpu.waiting.schedule import PollSchedule
 from netmind_rentgpu.waiting.snapshots import Snapshots, Subscription
 from netmind_rentgpu.waiting.strategy import AdaptiveInterval
 from netmind_rentgpu.wire.caller import Caller
@@ -36,6 +37,7 @@ class SharedPoller:
     All times are seconds on the event loop's clock.
 
     Attributes:
+        schedule: the times of the requests.
         failure: the error of the last poll; None if the poll succeeded.
         failing_since: the time of the first of the failures in a row; None if the last poll succeeded.
     """
@@ -46,7 +48,7 @@ class SharedPoller:
         sizes: PageSize,
         path: str,
         *,
-        pace: AdaptiveInterval | None = None,
+        interval: AdaptiveInterval | None = None,
         random: Callable[[], float] = random,
     ) -> None:
         """Set up, without a request: the first call of `wait_until` sends the first one.
@@ -54,24 +56,17 @@ class SharedPoller:
         Args:
             sizes: the number of items to ask the list for.
             path: the path of the list; the path of a container is this path followed by the id.
-            pace: the pause between poll rounds.
+            interval: the pause between poll rounds.
             random: returns a random number from 0 up to 1.
         """
         self._caller = caller
-        self._pace = AdaptiveInterval() if pace is None else pace
+        self.schedule: PollSchedule = PollSchedule(AdaptiveInterval() if interval is None else interval)
         self._random = random
         self._snapshots = Snapshots(partial(caller.codec.one, Container), lag=caller.profile.list_lag.total_seconds())
         self._poller = Poller(caller, sizes, path, self._snapshots)
         self._poll_round: PollRound | None = None
         # The ids that are part of no round yet.
         self._new: set[int] = set()
-        # The times at which a leader last stopped, the next whole round is due, and the next request may be sent.
-        self._active_at = 0.0
-        self._next = 0.0
-        self._not_before = 0.0
-        # The number of creates under way, and the time until which a round that is due waits for them.
-        self._creating = 0
-        self._held_until: float | None = None
         self._leader: Subscription | None = None
         self._blocked: dict[Subscription, asyncio.Future[None]] = {}
         self._nap: asyncio.Future[None] | None = None
@@ -93,15 +88,16 @@ class SharedPoller:
         self._caller.check_usable()
         now = running_loop().time()
         if self._snapshots.nobody:
-            self._pace.reset()
-            self._next = now
+            self.schedule.reset(now)
             self.failure = self.failing_since = None
         subscription = Subscription(None if ids is None else set(ids))
         first = not self._snapshots.all_wanted
-        owed = self._snapshots.subscribe(subscription, since=self._looked_at if now < self._next else math.inf)
+        owed = self._snapshots.subscribe(
+            subscription, since=math.inf if self.schedule.is_round_due(now) else self._looked_at
+        )
         if subscription.ids is None and first:
             # Begin anew, because the round under way has not kept all the containers that it has passed.
-            self._next = now
+            self.schedule.round_due = now
             self._poll_round = None
         if self._poll_round is not None:
             ahead = {container_id for container_id in owed if not self._poll_round.passed(container_id)}
@@ -138,8 +134,8 @@ class SharedPoller:
 
     def creating(self, more: int) -> None:
         """Add to the number of creates under way. A due round waits for them for a moment, to include their containers."""
-        self._creating += more
-        if not self._creating:
+        self.schedule.creates += more
+        if not self.schedule.creates:
             self._wake_leader()
 
     def failure_of(self, ids: Iterable[int]) -> RentGPUError | None:
@@ -209,41 +205,31 @@ class SharedPoller:
     async def _lead(self, satisfied: Satisfied, until: float | None) -> None:
         """Poll, again and again, until the leader is satisfied."""
         loop = running_loop()
-        if loop.time() - self._active_at > self._pace.longest:
-            # The answers of an earlier leader's round are too old to go on with.
+        if self.schedule.is_stale(loop.time()):
             self._poll_round = None
         try:
             while not satisfied() and (until is None or loop.time() < until):
                 self._caller.check_usable()
                 now = loop.time()
-                due = self._due(now)
+                due = self.schedule.next_request(now, in_round=self._poll_round is not None, has_new=bool(self._new))
                 if due > now:
                     await self._sleep_until(due if until is None else min(due, until))
                 else:
                     await self._poll_once(satisfied)
         finally:
-            self._active_at = loop.time()
-
-    def _due(self, now: float) -> float:
-        """Return the time at which to send the next request."""
-        due = max(self._not_before, now if self._poll_round is not None or self._new else self._next)
-        if due > now or self._poll_round is not None or not self._creating:
-            return due
-        if self._held_until is None:
-            self._held_until = now + self._pace.shortest
-        return max(due, self._held_until)
+            self.schedule.leader_stopped(loop.time())
 
     async def _poll_once(self, satisfied: Satisfied) -> None:
         """Make the next request, or the next GETs, of the round; begin a round if there is none."""
         loop = running_loop()
-        if self._poll_round is not None and not self._poll_round.whole and loop.time() >= self._next:
+        if self._poll_round is not None and not self._poll_round.whole and self.schedule.is_round_due(loop.time()):
             # Drop the round: its GETs may fail again and again, while all containers are due.
             self._poll_round = None
         if self._poll_round is None:
             await self._poller.abandon()
             # Run other tasks first, so that waits that begin at the same time are part of the round.
             await asyncio.sleep(0)
-            self._held_until = None
+            self.schedule.round_begun()
             self._poll_round = self._begin(loop.time())
         current = self._poll_round
         try:
@@ -278,7 +264,7 @@ class SharedPoller:
 
     def _begin(self, now: float) -> PollRound:
         snapshots = self._snapshots
-        whole = now >= self._next
+        whole = self.schedule.is_round_due(now)
         to_end = whole and snapshots.all_wanted
         left = snapshots.known if to_end else snapshots.wanted if whole else self._new
         self._new = set()
@@ -289,24 +275,22 @@ class SharedPoller:
         self.failure = error
         if self.failing_since is None:
             self.failing_since = now
-        delay = self._pace.after_failure(self._random(), error)
-        self._not_before = max(self._not_before, now + delay)
+        delay = self.schedule.failed(now, self._random(), error)
         logger.info("the poll of the containers failed: %s; the next attempt is in %.1f s", error, delay)
 
     def _finish(self, current: PollRound) -> None:
         self._poll_round = None
-        self._not_before = 0.0
+        self.schedule.round_finished()
         self._poller.finish(current)
         if not current.whole:
             return
         if current.to_end and self._snapshots.base_wanted and self._settled(current):
             self._snapshots.take_end()
-        delay = self._pace.after_look(self._random(), changed=self._snapshots.changed)
-        self._snapshots.changed = False
+        changed, self._snapshots.changed = self._snapshots.changed, False
         self._looked_at = current.began
-        now = running_loop().time()
         # A watch of all containers that began during the round needs a walk to the end at once.
-        self._next = now if self._snapshots.all_wanted and not current.to_end else now + delay
+        repeat = self._snapshots.all_wanted and not current.to_end
+        self.schedule.whole_round_finished(running_loop().time(), self._random(), changed=changed, repeat=repeat)
 
     def _settled(self, current: PollRound) -> bool:
         """Return True if all containers were seen, or if enough walks were made.

@@ -6,6 +6,7 @@ import math
 
 import attrs
 
+from netmind_rentgpu.concurrency.backoff import backoff_delay
 from netmind_rentgpu.errors import RateLimitError, RentGPUError, ServerError
 
 __all__ = ["AdaptiveInterval", "one_by_one", "pages_left", "worth_recounting"]
@@ -59,11 +60,12 @@ class AdaptiveInterval:
     shortest: float = 0.25
     longest: float = 5.0
     failures: int = attrs.field(default=0, init=False)
-    _interval: float = attrs.field(default=0.0, init=False)
+    # The number of rounds without a change since the last one with a change.
+    _quiet_rounds: int = attrs.field(default=-1, init=False)
 
     def reset(self) -> None:
         """Reset the pause and the number of failures."""
-        self._interval = 0.0
+        self._quiet_rounds = -1
         self.failures = 0
 
     def after_look(self, random: float, *, changed: bool) -> float:
@@ -74,14 +76,14 @@ class AdaptiveInterval:
             changed: True if the round showed a change.
         """
         self.failures = 0
-        grown = self._interval * 1.5
-        self._interval = self.shortest if changed else min(self.longest, max(self.shortest, grown))
+        self._quiet_rounds = 0 if changed else self._quiet_rounds + 1
+        pause = backoff_delay(self._quiet_rounds, first=self.shortest, longest=self.longest, factor=1.5)
         # The random part spreads the polls of clients that began at the same time.
-        return self._interval * (1 - random / 4)
+        return pause * (1 - random / 4)
 
     def after_failure(self, random: float, error: RentGPUError) -> float:
         """Return the pause after a failed request, in seconds: at least as long as the service asked for."""
         self.failures += 1
-        delay = min(self.longest, self.shortest * 2.0 ** min(self.failures - 1, 16)) * (1 - random / 4)
+        delay = backoff_delay(self.failures - 1, first=self.shortest, longest=self.longest, factor=2) * (1 - random / 4)
         asked = error.retry_after if isinstance(error, (RateLimitError, ServerError)) else None
         return delay if asked is None else max(delay, asked + delay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from netmind_rentgpu.concurrency.backoff import backoff_delay
 from netmind_rentgpu.errors import RateLimitError, RentGPUError, ServerError, TransportError, UnexpectedResponseError
 from netmind_rentgpu.settings import Retries
 
@@ -45,8 +46,7 @@ def delay_before_retry(
     """
     if attempt >= retries.max_attempts or not may_repeat(error, idempotent=idempotent):
         return None
-    # The exponent is bounded so that a large number of attempts cannot overflow.
-    delay = min(retries.max_delay, retries.base_delay * 2.0 ** min(attempt - 1, 64)) * random
+    delay = backoff_delay(attempt - 1, first=retries.base_delay, longest=retries.max_delay, factor=2) * random
     asked = error.retry_after if isinstance(error, (RateLimitError, ServerError)) else None
     if asked is not None:
         if asked > retries.max_retry_after:

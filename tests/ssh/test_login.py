@@ -336,7 +336,7 @@ async def test_unusable_state_file_raises_a_state_file_error(gpu: AsyncRentGPU, 
     state.parent.mkdir(parents=True)
     state.write_bytes(b"no database" * 1000)
     for call in (gpu.ssh(container).__aenter__, lambda: gpu.containers.wait_ready(container.id, timeout=LONG)):
-        with pytest.raises(StateFileError, match="cannot use the state file .*: file is not a database"):
+        with pytest.raises(StateFileError, match=r"cannot use the state file .*: file is not a database"):
             await call()
     state.unlink()
     async with gpu.ssh(container):

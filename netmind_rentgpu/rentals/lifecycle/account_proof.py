@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import attrs
 
+from netmind_rentgpu.concurrency.backoff import backoff
 from netmind_rentgpu.errors import AuthenticationError, NotFoundError, PermissionDeniedError, RentGPUError
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading, read_clocks
@@ -20,8 +21,6 @@ from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.ledger.store import OtherAccount
 
 __all__ = ["UnprovenAccount", "check_token", "join_proven_accounts"]
-
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 5.0
 
 
 @attrs.frozen
@@ -101,7 +100,7 @@ async def _ask_for_auth(context: RentalContext, account: OtherAccount) -> bool |
 
 async def _search(context: RentalContext, unproven: list[UnprovenAccount], *, wait: bool) -> list[UnprovenAccount]:
     """Search the list for containers with the recorded names; return the accounts that have none there."""
-    pause = _FIRST_PAUSE
+    pauses = backoff()
     while unproven:
         looked_at = read_clocks()
         unproven = await _not_listed(context, unproven)
@@ -113,8 +112,7 @@ async def _search(context: RentalContext, unproven: list[UnprovenAccount], *, wa
         ]
         if not (wait and late):
             break
-        await asyncio.sleep(pause)
-        pause = min(_LONGEST_PAUSE, pause * 1.5)
+        await asyncio.sleep(next(pauses))
     return unproven
 
 

@@ -300,7 +300,7 @@ def _alternatives(by_reason: Mapping[str, list[Machine]], total: int) -> str:
 
 
 def _is_older(stated: tuple[int, ...], least: tuple[int, ...]) -> bool:
-    """Return True if a stated version is older than the least one. Missing numbers are 0; an unknown version is not older."""
+    """Return True if a stated version is older than the least. Missing numbers are 0; an unknown version is not older."""
     length = max(len(stated), len(least))
     return bool(stated) and stated + (0,) * (length - len(stated)) < least + (0,) * (length - len(least))
 

@@ -9,6 +9,7 @@ from collections import defaultdict
 from math import inf
 
 from netmind_rentgpu import arguments
+from netmind_rentgpu.concurrency.backoff import backoff
 from netmind_rentgpu.concurrency.single_flight import SingleFlight
 from netmind_rentgpu.errors import NotFoundError
 from netmind_rentgpu.models import Auth
@@ -20,7 +21,6 @@ __all__ = ["AccountPassword"]
 
 # In seconds. After the longest claim, another process may create the auth.
 _LONGEST_CLAIM = 60.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
 
 
 class AccountPassword:
@@ -62,15 +62,14 @@ class AccountPassword:
 
     async def _own_auth(self) -> int:
         """Return the auth id of the account's own password; of several processes, one creates it and the others wait."""
-        pause = _FIRST_PAUSE
+        pauses = backoff(first=0.05, longest=1.0)
         while True:
             value, known, is_claimed = await self._state.write(self._claim)
             if known is not None and await self._holds(known, value):
                 return known
             if is_claimed or known is not None:
                 return await self._make_auth(value)
-            await asyncio.sleep(pause)
-            pause = min(_LONGEST_PAUSE, pause * 1.5)
+            await asyncio.sleep(next(pauses))
 
     async def _make_auth(self, value: str) -> int:
         try:
