@@ -9,7 +9,7 @@ from typing import Literal
 import attrs
 from rented import PROFILE
 
-from netmind_rentgpu import AsyncRental, AsyncRentGPU, Container, Offer
+from netmind_rentgpu import AsyncRental, AsyncRentGPU, Container, Offer, RentalRecord
 from netmind_rentgpu.emulator import Emulator, Fault
 from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.lifecycle.attempt import UncertaintyWindow
@@ -21,6 +21,13 @@ UNCERTAIN = attrs.evolve(PROFILE, create_lag=timedelta(hours=1))
 def set_limits(gpu: AsyncRentGPU, **seconds: float) -> None:
     """Change time limits of a client's rentals."""
     gpu._context.limits = attrs.evolve(gpu._context.limits, **seconds)
+
+
+async def put_as_it_is(gpu: AsyncRentGPU, record: RentalRecord) -> None:
+    """Put a record in the state file in place of the present one, whose stage it need not follow."""
+    ledger = gpu._context.ledger
+    await ledger.delete([record.name])
+    await ledger.put(record)
 
 
 def refuse_deletes(emulator: Emulator, times: int | Literal["all"]) -> None:

@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import attrs
 
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 
-__all__ = ["ReapReport", "RentalRecord", "Stage", "is_to_be_reaped"]
+__all__ = ["ReapReport", "RentalRecord", "Stage", "is_legal_change", "is_to_be_reaped"]
 
 _SECONDS_IN_AN_HOUR = 3600
 
 Stage: TypeAlias = Literal["intended", "created", "ready", "detached", "abandoned"]
 """The progress of a rental. `abandoned`: the rental is over, and its container may still have to be deleted."""
+
+
+# The stages that may follow a stage in the state file. A stage may be skipped, because its write may have failed. Only an
+# attach goes back, from `detached` to `ready`. An abandoned record stays so, because a reaper may be deleting its container.
+_NEXT_STAGES: Final[Mapping[Stage, frozenset[Stage]]] = {
+    "intended": frozenset({"intended", "created", "ready", "detached", "abandoned"}),
+    "created": frozenset({"created", "ready", "detached", "abandoned"}),
+    "ready": frozenset({"ready", "detached", "abandoned"}),
+    "detached": frozenset({"ready", "detached", "abandoned"}),
+    "abandoned": frozenset({"abandoned"}),
+}
+
+
+def is_legal_change(before: Stage | None, after: Stage) -> bool:
+    """Return True if a record may go from one stage to another.
+
+    Args:
+        before: None if the state file does not have the record: it is new, or was removed and is put back.
+    """
+    return before is None or after in _NEXT_STAGES[before]
 
 
 @attrs.frozen(kw_only=True)
@@ -95,15 +116,7 @@ class RentalRecord:
         """Return the record bound to this boot; its times become wall times as the clock is set now."""
         if self.boot and self.boot == clocks.boot:
             return self
-        shift = clocks.wall - self.present(clocks)
-        return attrs.evolve(
-            self,
-            intended_at=self.intended_at + shift,
-            expires_at=None if self.expires_at is None else self.expires_at + shift,
-            certain_at=self.certain_at + shift,
-            boot=clocks.boot,
-            booted_at=clocks.booted_at,
-        )
+        return attrs.evolve(self, boot=clocks.boot, booted_at=clocks.booted_at)
 
 
 def is_to_be_reaped(record: RentalRecord, *, now: ClockReading, owner_is_gone: bool) -> bool:

@@ -20,7 +20,7 @@ import attrs
 from netmind_rentgpu.errors import StateFileError
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
-from netmind_rentgpu.rentals.ledger.records import RentalRecord, Stage
+from netmind_rentgpu.rentals.ledger.records import RentalRecord, Stage, is_legal_change
 from netmind_rentgpu.state_accounts import join_accounts, names_of_accounts
 from netmind_rentgpu.state_file import Connection, State
 
@@ -85,7 +85,11 @@ class Ledger:
         self._state = state
 
     async def put(self, record: RentalRecord) -> None:
-        """Write a record; insert it if it is missing, because another process may have deleted it."""
+        """Write a record; insert it if it is missing, because another process may have deleted it.
+
+        Raises:
+            StateFileError: also if the record's stage cannot follow the stage in the file.
+        """
         await self._state.write(self._putting(record))
 
     def put_soon(self, record: RentalRecord) -> asyncio.Future[None]:
@@ -94,9 +98,18 @@ class Ledger:
 
     def _putting(self, record: RentalRecord) -> Callable[[Connection], None]:
         row = _row(record)
+        illegal = [stage for stage in _STAGES if not is_legal_change(stage, record.stage)]
+        query = f"SELECT stage FROM rentals {_THIS_ONE} AND stage IN ({', '.join('?' * len(illegal))})"  # noqa: S608  # inserts constants only
 
         def put(connection: Connection) -> None:
-            connection.execute(_PUT, (self._state.account(connection), *row))
+            account = self._state.account(connection)
+            found = connection.execute(query, (account, record.name, *illegal)).fetchone()
+            if found is not None:
+                raise StateFileError(
+                    f"could not record rental {record.name} as {record.stage}: the state file has it as {found[0]}, because"
+                    " another process has ended it"
+                )
+            connection.execute(_PUT, (account, *row))
 
         return put
 

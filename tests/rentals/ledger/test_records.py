@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from netmind_rentgpu.errors import APITimeoutError
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
-from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord, Stage, is_to_be_reaped
+from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord, Stage, is_legal_change, is_to_be_reaped
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -120,6 +120,21 @@ def test_verdict_to_reap_stays_at_any_later_time(
     first, last = sorted((now, later))
     if is_to_be_reaped(record, now=at(first), owner_is_gone=owner_is_gone):
         assert is_to_be_reaped(record, now=at(last), owner_is_gone=owner_is_gone)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, "intended created ready detached abandoned"),
+        ("intended", "intended created ready detached abandoned"),
+        ("created", "created ready detached abandoned"),
+        ("ready", "ready detached abandoned"),
+        ("detached", "ready detached abandoned"),
+        ("abandoned", "abandoned"),
+    ],
+)
+def test_stage_follows_only_an_earlier_one_but_for_an_attach(before: Stage | None, after: str) -> None:
+    assert {stage for stage in get_args(Stage) if is_legal_change(before, stage)} == set(after.split())
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import pytest
@@ -21,7 +21,7 @@ from netmind_rentgpu import StateFileError
 from netmind_rentgpu.emulator import Emulator
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
-from netmind_rentgpu.rentals.ledger.records import RentalRecord
+from netmind_rentgpu.rentals.ledger.records import RentalRecord, Stage, is_legal_change
 from netmind_rentgpu.rentals.ledger.store import Ledger
 from netmind_rentgpu.state_file import State
 
@@ -93,6 +93,30 @@ async def test_detached_record_is_taken_by_only_one_caller(ledger: Ledger) -> No
     assert (await ledger.list_open())[0].stage == "ready"
     await ledger.return_detached("rg-1", process)
     assert (await ledger.list_open())[0].stage == "detached"
+
+
+@pytest.mark.parametrize("before", get_args(Stage))
+@pytest.mark.parametrize("after", get_args(Stage))
+async def test_stage_that_cannot_follow_the_present_one_is_not_written(
+    ledger: Ledger, before: Stage, after: Stage
+) -> None:
+    first = attrs.evolve(RECORD, stage=before)
+    await ledger.put(first)
+    second = attrs.evolve(RECORD, stage=after, container_id=7)
+    if is_legal_change(before, after):
+        await ledger.put(second)
+        assert await ledger.list_open() == [second]
+        return
+    with pytest.raises(StateFileError, match=f"as {after}: the state file has it as {before}, because another process"):
+        await ledger.put(second)
+    assert await ledger.list_open() == [first]
+
+
+async def test_record_whose_stage_is_unreadable_is_written_over(state: Path, ledger: Ledger) -> None:
+    await ledger.put(RECORD)
+    damage(state, "stage = CAST(x'ff' AS TEXT)", RECORD.name)
+    await ledger.put(attrs.evolve(RECORD, stage="ready"))
+    assert [record.stage for record in await ledger.list_open()] == ["ready"]
 
 
 DAMAGES = [

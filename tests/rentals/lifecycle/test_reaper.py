@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 import pytest
-from lifecycle import create_again, most_gpus_first, refuse_deletes, set_limits
+from lifecycle import create_again, most_gpus_first, put_as_it_is, refuse_deletes, set_limits
 from rented import IMAGE, cancel_twice, client
 from until import until
 
@@ -44,7 +44,8 @@ async def test_rental_detached_after_the_reaper_read_its_record_is_not_deleted(
     rental = await gpu.rent(image=IMAGE).__aenter__()
     ledger = gpu._context.ledger
     # So that it may be reaped.
-    await ledger.put(attrs.evolve(rental._state.had.record, expires_at=rental._state.had.record.intended_at))
+    (record,) = await gpu.rentals.list()
+    await ledger.put(attrs.evolve(record, expires_at=record.intended_at))
     read_open = ledger.read_open
 
     async def read_open_and_detach() -> Any:
@@ -207,7 +208,7 @@ async def test_record_of_a_living_process_outlives_the_reap(gpu: AsyncRentGPU, e
             record = attrs.evolve(
                 record, stage="intended", container_id=None, expires_at=long_ago, certain_at=long_ago, owner=owner
             )
-            await gpu.rentals._context.ledger.put(record)
+            await put_as_it_is(gpu, record)
             report = await gpu.rentals.reap(wait=True)
             # The record stays after its expiry, because its owner may still create the container.
             assert report.clean
@@ -233,7 +234,7 @@ async def test_intent_of_a_killed_process_stays_doubtful_until_it_is_certain(
         owner=attrs.evolve(this_process(), process_id=NO_PROCESS),
         certain_at=read_clocks().wall + timedelta(seconds=5),
     )
-    await gpu.rentals._context.ledger.put(intent)
+    await put_as_it_is(gpu, intent)
     report = await gpu.rentals.reap()
     assert report.deleted == (record.name,)
     assert [doubtful.name for doubtful in report.doubtful] == [record.name]
@@ -283,7 +284,7 @@ async def test_reap_waits_as_long_as_the_killed_clients_own_create_may_take(
         certain_at=record.present(read_clocks()) + timedelta(seconds=3),
         longest_create=timedelta(seconds=3),
     )
-    await gpu._context.ledger.put(intent)
+    await put_as_it_is(gpu, intent)
     report = await gpu.rentals.reap(wait=True)
     assert (report.deleted, report.doubtful) == ((record.name,), ())
     assert await gpu.rentals.list() == []
