@@ -13,7 +13,8 @@ ENDS_OF_THE_CHILD = ["the end of the block", "sys.exit", "os._exit", "an error",
 async def test_forked_child_that_ends_in_any_way_deletes_nothing(service: Service) -> None:
     program = await service.run_file("sync_rental_in_forked_child.py", *ENDS_OF_THE_CHILD)
     program.assert_silent(
-        "this rental cannot be used: it belongs to another process\nusable\n" * len(ENDS_OF_THE_CHILD)
+        "this rental cannot be used: it belongs to another process, from which this one was forked\nusable\n"
+        * len(ENDS_OF_THE_CHILD)
     )
     await service.assert_nothing_left()
 

@@ -133,7 +133,7 @@ async def test_second_entering_is_refused_and_the_rental_stays_usable(service: S
             print(rental.run("echo in").stdout, end="")
         """
     )
-    program.assert_silent("a rental is entered once; make another\nin\n")
+    program.assert_silent("this rental was entered before; make another one\nin\n")
     await service.assert_nothing_left()
 
 
