@@ -22,7 +22,6 @@ from netmind_rentgpu.errors import (
     ClientStateError,
     RateLimitError,
     RentGPUError,
-    ServerError,
     TransportError,
     UnexpectedResponseError,
 )
@@ -33,7 +32,7 @@ from netmind_rentgpu.wire.codec import Codec, Model, ShapeError
 from netmind_rentgpu.wire.messages import RawResponse, Request
 from netmind_rentgpu.wire.paging import ListedItems
 from netmind_rentgpu.wire.responses import parsed_body, payload, unexpected
-from netmind_rentgpu.wire.retry import delay_before_retry
+from netmind_rentgpu.wire.retry import delay_before_retry, may_have_acted
 
 __all__ = ["Caller", "DecodedResponse"]
 
@@ -198,7 +197,7 @@ class Caller:
                 return await self._attempt(request, timeouts, started, now, attempt)
             except (TransportError, APIStatusError, UnexpectedResponseError) as error:
                 self._mark_unclear(error, unclear=unclear)
-                unclear = unclear or _may_have_acted(error)
+                unclear = unclear or may_have_acted(error)
                 delay = self._delay(request, timeouts, error, attempt, started)
                 if delay is None:
                     if attempt > 1:
@@ -365,12 +364,6 @@ class Caller:
 
 def _now() -> datetime:
     return datetime.now(UTC)
-
-
-def _may_have_acted(error: RentGPUError) -> bool:
-    if isinstance(error, TransportError):
-        return error.maybe_processed
-    return isinstance(error, (ServerError, UnexpectedResponseError)) or getattr(error, "status", None) == 408
 
 
 def _misshapen(request: Request, decoded: DecodedResponse, error: ShapeError) -> UnexpectedResponseError:

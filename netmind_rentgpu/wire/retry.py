@@ -6,9 +6,18 @@ from netmind_rentgpu.concurrency.backoff import backoff_delay
 from netmind_rentgpu.errors import RateLimitError, RentGPUError, ServerError, TransportError, UnexpectedResponseError
 from netmind_rentgpu.settings import Retries
 
-__all__ = ["delay_before_retry", "may_repeat"]
+__all__ = ["delay_before_retry", "may_have_acted", "may_repeat"]
 
-_PASSING_STATUSES = frozenset({408, 500, 502, 503, 504})
+_REQUEST_TIMEOUT = 408
+_PASSING_STATUSES = frozenset({_REQUEST_TIMEOUT, 500, 502, 503, 504})
+
+
+def may_have_acted(error: RentGPUError) -> bool:
+    """Return True if the service may have acted on a request that failed with this error."""
+    if isinstance(error, TransportError):
+        return error.maybe_processed
+    is_timeout = getattr(error, "status", None) == _REQUEST_TIMEOUT
+    return is_timeout or isinstance(error, (ServerError, UnexpectedResponseError))
 
 
 def may_repeat(error: RentGPUError, *, idempotent: bool) -> bool:

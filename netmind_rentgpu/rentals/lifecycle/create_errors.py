@@ -13,10 +13,8 @@ from netmind_rentgpu.errors import (
     PermissionDeniedError,
     RateLimitError,
     RentGPUError,
-    ServerError,
-    TransportError,
-    UnexpectedResponseError,
 )
+from netmind_rentgpu.wire.retry import may_have_acted
 
 __all__ = ["CreateOutcome", "outcome_of"]
 
@@ -33,7 +31,6 @@ class CreateOutcome(Enum):
 _ABOUT_THE_ACCOUNT = (AuthenticationError, InsufficientBalanceError)
 _MACHINE = re.compile(r"(?<![a-z])(node|machine|gpu)s?(?![a-z])", re.IGNORECASE)
 _OTHER = re.compile(r"(?<![a-z])(auth|image|template|payment|balance|token|name|key)s?(?![a-z])", re.IGNORECASE)
-_REQUEST_TIMEOUT = 408
 
 
 def outcome_of(error: RentGPUError, node_name: str) -> CreateOutcome:
@@ -42,21 +39,13 @@ def outcome_of(error: RentGPUError, node_name: str) -> CreateOutcome:
     The service documents no error but 422. So the words of a refusal decide, if they are about the machine, or clearly about
     something else. Any other refusal counts as about the machine, unless it is a 403.
     """
-    if _may_have_acted(error):
+    if may_have_acted(error):
         return CreateOutcome.UNCLEAR
     if not isinstance(error, APIStatusError) or isinstance(error, RateLimitError):
         return CreateOutcome.NOT_PROCESSED
     if isinstance(error, _ABOUT_THE_ACCOUNT):
         return CreateOutcome.REFUSED
     return CreateOutcome.MACHINE_UNAVAILABLE if _is_about_the_machine(error, node_name) else CreateOutcome.REFUSED
-
-
-def _may_have_acted(error: RentGPUError) -> bool:
-    if isinstance(error, TransportError):
-        return error.maybe_processed
-    if isinstance(error, APIStatusError) and error.status == _REQUEST_TIMEOUT:
-        return True
-    return isinstance(error, (ServerError, UnexpectedResponseError))
 
 
 def _is_about_the_machine(error: APIStatusError, node_name: str) -> bool:
