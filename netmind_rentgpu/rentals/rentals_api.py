@@ -12,7 +12,6 @@ from netmind_rentgpu.errors import (
 )
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.rentals.context import RentalContext, is_held_here
-from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import still_belongs_to
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord
@@ -144,12 +143,12 @@ class _Detached:
     async def _claim(self) -> RentalRecord:
         """Make this process the owner of the rental."""
         ledger, name = self._context.ledger, self._name
-        record = await ledger.claim_detached(name, this_process(), read_clocks())
+        record = await ledger.claim_detached(name, this_process(), self._context.clock())
         if record is not None:
             return record
         # The rental may be on record for another token of this account.
         unproven = await join_proven_accounts(self._context, is_wanted=lambda other: other.name == name)
-        record = await ledger.claim_detached(name, this_process(), read_clocks())
+        record = await ledger.claim_detached(name, this_process(), self._context.clock())
         if record is not None:
             return record
         for account in unproven:

@@ -17,7 +17,6 @@ from netmind_rentgpu.conditions import Condition, checked
 from netmind_rentgpu.errors import InvalidArgumentError, NoMachineError, StateFileError
 from netmind_rentgpu.models import Auth, Image, Machine, PaymentType
 from netmind_rentgpu.rentals.context import RentalContext
-from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.names import LATEST
 from netmind_rentgpu.rentals.ledger.start_history import ImageStarts
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental, ProvisionSpec
@@ -169,7 +168,7 @@ class Renting:
             check_asyncssh()
             # Checked once, because this check costs as much as a create.
             self._may_log_in = True
-        if not isinstance(ttl, timedelta) or not timedelta(0) < ttl < LATEST - read_clocks().wall:
+        if not isinstance(ttl, timedelta) or not timedelta(0) < ttl < LATEST - self._context.clock().wall:
             raise InvalidArgumentError(
                 "ttl",
                 f"must be a timedelta above 0 that ends before the year {LATEST:%Y}, not {arguments.shown_value(ttl)}",

@@ -11,11 +11,22 @@ from rented import PROFILE
 
 from netmind_rentgpu import AsyncRental, AsyncRentGPU, Container, Offer, RentalRecord
 from netmind_rentgpu.emulator import Emulator, Fault
-from netmind_rentgpu.rentals.ledger.clocks import read_clocks
+from netmind_rentgpu.rentals.ledger.clocks import ClockReading, read_clocks
 from netmind_rentgpu.rentals.lifecycle.attempt import UncertaintyWindow
 
 UNCERTAIN = attrs.evolve(PROFILE, create_lag=timedelta(hours=1))
 """A profile by which a create stays uncertain until a test ends that, however busy the machine is."""
+
+
+def set_clock(gpu: AsyncRentGPU, by: timedelta = timedelta(0), *, boot: str | None = None) -> None:
+    """Set the time of day of a client's rentals forward or back, and its boot."""
+    read = gpu._context.clock
+
+    def read_what_was_set() -> ClockReading:
+        reading = read()
+        return attrs.evolve(reading, wall=reading.wall + by, boot=reading.boot if boot is None else boot)
+
+    gpu._context.clock = read_what_was_set
 
 
 def set_limits(gpu: AsyncRentGPU, **seconds: float) -> None:

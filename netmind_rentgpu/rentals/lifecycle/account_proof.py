@@ -15,7 +15,7 @@ import attrs
 from netmind_rentgpu.concurrency.backoff import backoff
 from netmind_rentgpu.errors import AuthenticationError, NotFoundError, PermissionDeniedError, RentGPUError
 from netmind_rentgpu.rentals.context import RentalContext
-from netmind_rentgpu.rentals.ledger.clocks import ClockReading, read_clocks
+from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.container_index import matching, per_attempt_timeouts
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.ledger.store import OtherAccount
@@ -102,7 +102,7 @@ async def _search(context: RentalContext, unproven: list[UnprovenAccount], *, wa
     """Search the list for containers with the recorded names; return the accounts that have none there."""
     pauses = backoff()
     while unproven:
-        looked_at = read_clocks()
+        looked_at = context.clock()
         unproven = await _not_listed(context, unproven)
         late = [
             record

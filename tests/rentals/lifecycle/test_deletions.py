@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import canaries
 import pytest
-from lifecycle import create_again, most_gpus_first, set_limits
+from lifecycle import create_again, most_gpus_first, set_clock, set_limits
 from rented import IMAGE, PROFILE, client
 from until import until
 
@@ -25,7 +25,6 @@ from netmind_rentgpu import (
     UnexpectedResponseError,
 )
 from netmind_rentgpu.emulator import Clock, Emulator, Fault, World
-from netmind_rentgpu.rentals.ledger import clocks
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex, ListedContainers
 from netmind_rentgpu.rentals.ledger.names import new_name
 from netmind_rentgpu.rentals.lifecycle.attempt import Fate
@@ -170,13 +169,12 @@ async def test_list_with_an_unreadable_item_does_not_prove_a_container_gone(
     emulator.assert_nothing_rented()
 
 
-async def test_clock_set_back_does_not_prolong_a_release(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_clock_set_back_does_not_prolong_a_release(state: Path) -> None:
     async with served(state) as (emulator, gpu):
         rental = gpu.rent(image=IMAGE)
         entering = asyncio.create_task(rental.__aenter__())
         await until(lambda: bool(emulator.charges))
-        wall = clocks._wall
-        monkeypatch.setattr(clocks, "_wall", lambda: wall() - timedelta(hours=1))
+        set_clock(gpu, timedelta(hours=-1))
         await gpu.request("DELETE", f"containers/{emulator.charges[0].container_id}")
         entering.cancel()
         async with asyncio.timeout(30):

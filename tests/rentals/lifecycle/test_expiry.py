@@ -7,14 +7,13 @@ import re
 from datetime import timedelta
 
 import pytest
-from lifecycle import expire
+from lifecycle import expire, set_clock
 from rented import IMAGE
 from responses import Responses
 from until import until
 
 from netmind_rentgpu import AsyncRentGPU, BudgetExceededError, NoMachineError, RentalExpiredError
 from netmind_rentgpu.emulator import Emulator
-from netmind_rentgpu.rentals.ledger import clocks
 
 
 async def test_expired_rental_cancels_its_body_and_raises_rental_expired(gpu: AsyncRentGPU, emulator: Emulator) -> None:
@@ -121,30 +120,22 @@ async def test_rental_entered_and_left_by_different_tasks_expires(gpu: AsyncRent
         await asyncio.create_task(rental.__aexit__(None, None, None))
 
 
-def set_clock(monkeypatch: pytest.MonkeyPatch, by: timedelta) -> None:
-    """Set the time of day, for this package."""
-    wall = clocks._wall
-    monkeypatch.setattr(clocks, "_wall", lambda: wall() + by)
-
-
 @pytest.mark.parametrize("by", [timedelta(hours=-1), timedelta(days=-400)])
 async def test_rental_ends_in_time_though_the_clock_is_set_back(
-    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, by: timedelta
+    gpu: AsyncRentGPU, emulator: Emulator, by: timedelta
 ) -> None:
     with pytest.raises(RentalExpiredError):
         async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=2)) as rental:
-            set_clock(monkeypatch, by)
+            set_clock(gpu, by)
             assert rental.spent is not None
             assert rental.spent >= 0
             await until(lambda: not emulator.running)
     emulator.assert_nothing_rented()
 
 
-async def test_rental_does_not_end_early_though_the_clock_is_set_forward(
-    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_rental_does_not_end_early_though_the_clock_is_set_forward(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     async with gpu.rent(image=IMAGE, ttl=timedelta(hours=1)) as rental:
-        set_clock(monkeypatch, timedelta(days=400))
+        set_clock(gpu, timedelta(days=400))
         rental._expiry._ring()
         assert (await rental.run("true")).ok
         assert rental.spent is not None
@@ -158,29 +149,28 @@ async def test_rental_does_not_end_early_though_the_clock_is_set_forward(
 
 
 async def test_detached_rental_is_reaped_in_time_though_the_clock_is_set_back(
-    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+    gpu: AsyncRentGPU, emulator: Emulator
 ) -> None:
     async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=2)) as rental:
         record = await rental.detach()
-    set_clock(monkeypatch, timedelta(hours=-1))
-    await until(lambda: record.has_expired(clocks.read_clocks()))
+    set_clock(gpu, timedelta(hours=-1))
+    await until(lambda: record.has_expired(gpu._context.clock()))
     assert (await gpu.rentals.reap()).deleted == (record.name,)
     emulator.assert_nothing_rented()
 
 
 @pytest.mark.parametrize("shift", [timedelta(0), timedelta(hours=2)])
 async def test_detached_rental_of_another_boot_expires_by_the_time_of_day(
-    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, shift: timedelta
+    gpu: AsyncRentGPU, emulator: Emulator, shift: timedelta
 ) -> None:
     async with gpu.rent(image=IMAGE, ttl=timedelta(hours=1)) as rental:
         record = await rental.detach()
-    monkeypatch.setattr(clocks, "_boot", lambda: "another boot")
-    set_clock(monkeypatch, shift)
+    set_clock(gpu, shift, boot="another boot")
     assert (await gpu.rentals.reap()).deleted == ((record.name,) if shift else ())
     if not shift:
         # From when it is attached on, it goes by the clock of this boot.
         async with gpu.rentals.attach(record) as attached:
-            set_clock(monkeypatch, timedelta(days=400))
+            set_clock(gpu, timedelta(days=400))
             attached._expiry._ring()
             assert (await attached.run("true")).ok
     emulator.assert_nothing_rented()

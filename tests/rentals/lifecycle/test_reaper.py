@@ -14,13 +14,13 @@ from typing import Any
 
 import attrs
 import pytest
-from lifecycle import create_again, most_gpus_first, put_as_it_is, refuse_deletes, set_limits
+from lifecycle import create_again, most_gpus_first, put_as_it_is, refuse_deletes, set_clock, set_limits
 from rented import IMAGE, cancel_twice, client
 from until import until
 
 from netmind_rentgpu import AsyncRentGPU, RentalRecord, RentGPUError, StateFileError, UnexpectedResponseError
 from netmind_rentgpu.emulator import Emulator, Fault
-from netmind_rentgpu.rentals.ledger import clocks, process_identity
+from netmind_rentgpu.rentals.ledger import process_identity
 from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
 from netmind_rentgpu.rentals.ledger.names import new_name
@@ -331,11 +331,11 @@ async def test_unreadable_container_does_not_stop_a_reap_by_name(
                 item["id"] = "c-7f" if item["name"] == "foreign" else item["id"]
         return reply
 
-    later = clocks._wall() + timedelta(days=2)
-    monkeypatch.setattr(clocks, "_wall", lambda: later)
+    set_clock(gpu, timedelta(days=2))
     monkeypatch.setattr(Caller, "call", call_with_an_unreadable_id)
     report = await gpu.rentals.reap(by_name=True)
     monkeypatch.undo()
+    set_clock(gpu, timedelta(days=-2))
     assert report.deleted == (record.name,)
     assert report.failed
     assert all("is not a whole number" in str(error) for _, error in report.failed)

@@ -10,13 +10,20 @@ from typing import Any
 
 import attrs
 import pytest
-from lifecycle import UNCERTAIN, create_again, end_uncertainty, end_uncertainty_on_record, most_gpus_first, set_limits
+from lifecycle import (
+    UNCERTAIN,
+    create_again,
+    end_uncertainty,
+    end_uncertainty_on_record,
+    most_gpus_first,
+    set_clock,
+    set_limits,
+)
 from rented import IMAGE, client
 from until import until
 
 from netmind_rentgpu import APIConnectionError, AsyncRentGPU, ServerError, Timeouts
 from netmind_rentgpu.emulator import Emulator, Fault
-from netmind_rentgpu.rentals.ledger import clocks
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
 
 
@@ -126,9 +133,7 @@ async def test_container_without_a_readable_name_keeps_the_create_uncertain(
     emulator.assert_nothing_rented()
 
 
-async def test_failed_search_is_not_repeated_at_once(
-    emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_failed_search_is_not_repeated_at_once(emulator: Emulator, state: Path) -> None:
     emulator.faults.add(Fault("stock-out"))
     async with client(emulator, state, UNCERTAIN) as gpu, gpu.rent(image=IMAGE) as rental:
         set_limits(gpu, between_walks=3600)
@@ -171,15 +176,12 @@ async def test_uncertain_create_is_searched_for_until_it_is_certain(
     assert await gpu.rentals.list() == []
 
 
-async def test_clock_set_forward_does_not_make_a_create_certain(
-    emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_clock_set_forward_does_not_make_a_create_certain(emulator: Emulator, state: Path) -> None:
     async with client(emulator, state, UNCERTAIN) as gpu:
         emulator.faults.add(Fault("late commit", seconds=3600))
         async with gpu.rent(image=IMAGE):
-            moment = clocks._wall()
-            monkeypatch.setattr(clocks, "_wall", lambda: moment + timedelta(hours=3))
-        monkeypatch.undo()
+            set_clock(gpu, timedelta(hours=3))
+        set_clock(gpu, timedelta(hours=-3))
         (record,) = await gpu.rentals.list()
         emulator.clock.advance(3600)
         await end_uncertainty_on_record(gpu)
