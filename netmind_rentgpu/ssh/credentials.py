@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from netmind_rentgpu.concurrency.backoff import backoff_delay
 from netmind_rentgpu.concurrency.threads import run_in_thread
 from netmind_rentgpu.errors import ClientStateError, ConfigurationError, RentGPUError, SSHError
 from netmind_rentgpu.models import Container
@@ -116,7 +117,7 @@ class ContainerLogin:
             ConfigurationError: asyncssh is missing.
         """
         check_asyncssh()
-        seconds = min(_LONGEST_TRY, _FIRST_TRY * 2.0 ** min(attempt, 8))
+        seconds = backoff_delay(attempt, first=_FIRST_TRY, longest=_LONGEST_TRY, factor=2)
         try:
             password = await self._password_of(container)
         except (ClientStateError, SSHError):

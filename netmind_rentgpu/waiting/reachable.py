@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import TypeAlias
 
-from netmind_rentgpu.concurrency.backoff import backoff
+from netmind_rentgpu.concurrency.backoff import backoff, backoff_delay
 from netmind_rentgpu.conditions import Condition
 from netmind_rentgpu.connecting import connect, look_up
 from netmind_rentgpu.errors import RentGPUError
@@ -64,7 +64,8 @@ async def ask_for_greeting(container: Container, attempt: int) -> str | None:
     if endpoint is None:
         return "the container names no endpoint"
     # The first probes are short, because endpoints that do not answer hold up the probes of others.
-    problem = await probe(endpoint, min(_LONGEST_PROBE, _FIRST_PROBE * 2.0 ** min(attempt, 8)))
+    seconds = backoff_delay(attempt, first=_FIRST_PROBE, longest=_LONGEST_PROBE, factor=2)
+    problem = await probe(endpoint, seconds)
     return None if problem is None else f"{endpoint.host} port {endpoint.port}: {problem}"
 
 
