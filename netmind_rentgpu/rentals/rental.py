@@ -244,8 +244,8 @@ class AsyncRental:
         release_at_exit()
         self._state.enter()
         self._owner_task = OwnerTask()
-        self._context.register(self, self._provisioner.interrupt)
         try:
+            self._context.register(self, self._provisioner.interrupt)
             await self._start_in_time()
             self._provisioner.confirm_attach()
         except BaseException as error:

@@ -94,7 +94,7 @@ class Cleanup:
 
         Args:
             repeats_deletions: False if a deletion that fails is not attempted again.
-            turns: limits the number of deletions at once.
+            turns: limits the number of deletions at once. None of those that wait for their turn begins after `give_up`.
         """
         self._context = context
         self._turns = turns
@@ -193,7 +193,11 @@ class Cleanup:
         errors: list[RentGPUError] = []
         for container_id in container_ids:
             async with self._turns or nullcontext():
-                error = await self._delete(tracked, container_id)
+                if self._turns is not None and self.give_up.is_set():
+                    error: RentGPUError | None = RentGPUError("its deletion was cancelled before it began")
+                    tracked.attempt = tracked.attempt.ended(container_id, Fate.NOT_DELETED)
+                else:
+                    error = await self._delete(tracked, container_id)
             if error is not None:
                 errors.append(error)
         tracked.error = errors[0] if errors else None

@@ -201,7 +201,7 @@ class Provisioner:
             if tracked.attempt.container_id is not None:
                 tracked.attempt = tracked.attempt.certain()
             elif next_step(tracked.attempt) is Step.CLOSE_RECORD:
-                await self._clean_up(tracked)
+                await self._close(tracked)
 
     async def release_all(self) -> ReleaseError | None:
         """Delete everything; return the error if that fails. To be run in a task of its own."""
@@ -258,7 +258,7 @@ class Provisioner:
             else:
                 self._release_machine(tracked)
                 if outcome is CreateOutcome.NOT_PROCESSED:
-                    await self._clean_up(tracked)
+                    await self._close(tracked)
                 if outcome is not CreateOutcome.MACHINE_UNAVAILABLE:
                     context.images.forget()
                     context.password.forget()
@@ -345,6 +345,12 @@ class Provisioner:
                 attempt.record.node_name,
             )
         return None
+
+    async def _close(self, tracked: TrackedAttempt) -> None:
+        """Close the record of an attempt that has left nothing. A cancellation is raised once that is done."""
+        closing = asyncio.get_running_loop().create_task(self._clean_up(tracked))
+        await wait_shielded(closing)
+        closing.result()
 
     def _result_of(self, ended: asyncio.Task[ReleaseError | None], tracked: TrackedAttempt) -> ReleaseError | None:
         """Return the result of a cleanup, and stop tracking an attempt whose cleanup failed by a fault of our own."""

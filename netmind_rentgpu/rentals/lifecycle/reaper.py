@@ -118,6 +118,8 @@ class _Reaping:
         target = Target(container_id=container.id, is_ours=partial(_has_name, container.name), confirmed=True)
         deletion = Deletion(self.context, target, self.give_up)
         async with self._turns:
+            if self.give_up.is_set():
+                return
             error = await deletion.run()
         if error is not None:
             self.failed.append((name, error))

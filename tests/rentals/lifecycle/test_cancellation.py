@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import anyio
 import attrs
@@ -15,6 +16,7 @@ from until import until
 
 from netmind_rentgpu import AsyncRentGPU
 from netmind_rentgpu.emulator import Emulator, Fault
+from netmind_rentgpu.rentals.ledger.store import Ledger
 
 
 async def rent_and_leave(gpu: AsyncRentGPU) -> None:
@@ -158,4 +160,23 @@ async def test_leaving_cancelled_too_often_is_reported_and_can_be_reaped(
     emulator.faults.clear()
     (record,) = await gpu.rentals.list()
     assert (await gpu.rentals.reap()).deleted == (record.name,)
+    emulator.assert_nothing_rented()
+
+
+async def test_entry_cancelled_while_the_record_of_a_refused_create_is_closed_is_cancelled(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emulator.faults.add(Fault("rate limit", call="create_container", times="all"))
+    delete = Ledger.delete
+
+    async def cancel_and_delete(self: Ledger, names: Any, *, containers: Any = ()) -> None:
+        monkeypatch.setattr(Ledger, "delete", delete)
+        entering.cancel()
+        await delete(self, names, containers=containers)
+
+    monkeypatch.setattr(Ledger, "delete", cancel_and_delete)
+    entering = asyncio.create_task(gpu.rent(image=IMAGE).__aenter__())
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    assert await gpu.rentals.list() == []
     emulator.assert_nothing_rented()

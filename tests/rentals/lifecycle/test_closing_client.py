@@ -77,3 +77,18 @@ async def test_client_close_does_not_cut_short_a_deletion_under_way(emulator: Em
     with pytest.raises(asyncio.CancelledError):
         await entering
     emulator.assert_nothing_rented()
+
+
+async def test_rental_that_a_closing_client_refused_can_be_closed(emulator: Emulator, state: Path) -> None:
+    gpu = client(emulator, state)
+    await gpu.rent(image=IMAGE).__aenter__()
+    refuse_deletes(emulator, 2)
+    closing = asyncio.create_task(gpu.close())
+    await until(lambda: gpu._context.closing)
+    late = gpu.rent(image=IMAGE)
+    with pytest.raises(ClientStateError, match="being closed"):
+        await late.__aenter__()
+    async with asyncio.timeout(60):
+        await late.close()
+    await closing
+    emulator.assert_nothing_rented()

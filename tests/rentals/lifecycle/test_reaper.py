@@ -403,3 +403,24 @@ async def test_reap_cancelled_while_deletions_fail_leaves_the_record(gpu: AsyncR
     emulator.faults.clear()
     assert (await gpu.rentals.reap()).deleted == (record.name,)
     emulator.assert_nothing_rented()
+
+
+async def test_cancelled_reap_begins_no_further_deletion(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    async with gpu.rent(image=IMAGE) as rental:
+        record = await rental.detach()
+    for number in range(60):
+        name = new_name(record.intended_at)
+        await gpu._context.ledger.put(attrs.evolve(record, name=name, stage="abandoned", container_id=5000 + number))
+    emulator.faults.add(Fault("slow", call="get_container", seconds=0.2, times="all"))
+    asked = len(emulator.requests.of("get_container"))
+    reaping = asyncio.create_task(gpu.rentals.reap())
+    await until(lambda: len(emulator.requests.of("get_container")) >= asked + 20)
+    reaping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reaping
+    emulator.faults.clear()
+    # The twenty under way have ended; all others stay on record.
+    assert len(emulator.requests.of("delete_container")) == 20
+    assert len(await gpu.rentals.list()) >= 41
+    assert (await gpu.rentals.reap()).clean
+    await gpu.containers.delete(rental.container.id)
