@@ -270,7 +270,12 @@ class CreateAttempt:
             began: seconds on the event loop's clock when the walk began.
             is_complete: False if the walk has met items that cannot be read, and may be others of the attempt's.
         """
-        new = {container_id: Fate.RUNNING for container_id in found if container_id not in self.containers}
+        # A container of ours that was deleted may stay listed; one that only seemed to be gone is there.
+        new = {
+            container_id: Fate.RUNNING
+            for container_id in found
+            if self.containers.get(container_id, Fate.ALREADY_GONE) is Fate.ALREADY_GONE
+        }
         walk = Walk.CONCLUSIVE if self.window is None or began >= self.window.over_at else Walk.TOO_EARLY
         return attrs.evolve(
             self,

@@ -17,6 +17,7 @@ import attrs
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.errors import (
+    ClientStateError,
     MachineRefusal,
     ReleaseError,
     RentGPUError,
@@ -130,7 +131,7 @@ class Provisioner:
         try:
             with suppress(asyncio.CancelledError):  # raised once it is written
                 await self._context.ledger.return_detached(name, this_process())
-        except StateFileError as error:
+        except (StateFileError, ClientStateError) as error:
             # As long as this process lives it counts as the owner, so nothing reaps the rental.
             logger.error("%s could not be detached again, and is reaped once this process has ended: %s", name, error)  # noqa: TRY400
             self._attempts.clear()
@@ -330,9 +331,9 @@ class Provisioner:
         attempt = tracked.attempt
         if result.write_error is not None:
             log_write_error(result.write_error)
-        if attempt.has_undeleted and result.error is not None:
-            error = result.error
-            if not attempt.is_own_undeleted:
+        if attempt.has_undeleted:
+            error = result.error or RentGPUError("its last deletion has failed")
+            if attempt.container_id is not None and not attempt.is_own_undeleted:
                 error = RentGPUError(
                     f"the service has made it twice, and its second container was not deleted: {error}"
                 )

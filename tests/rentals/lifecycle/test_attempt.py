@@ -238,3 +238,6 @@ def test_walk_is_conclusive_only_if_it_began_after_the_window_and_was_complete()
     # A container that was deleted before may still be listed, and does not count again.
     deleted = attempt(Evidence.CREATED, containers={OWN: Fate.DELETED})
     assert deleted.walked([OWN, TWIN], began=0.0, is_complete=True).running == [TWIN]
+    # No deletion of ours stands behind this one.
+    gone = attempt(Evidence.CREATED, containers={OWN: Fate.ALREADY_GONE})
+    assert next_step(gone.walked([OWN], began=0.0, is_complete=True)) is Step.DELETE

@@ -16,15 +16,17 @@ from lifecycle import (
     end_uncertainty,
     end_uncertainty_on_record,
     most_gpus_first,
+    refuse_deletes,
     set_clock,
     set_limits,
 )
 from rented import IMAGE, client
 from until import until
 
-from netmind_rentgpu import APIConnectionError, AsyncRentGPU, ServerError, Timeouts
+from netmind_rentgpu import APIConnectionError, AsyncRentGPU, ReleaseError, ServerError, Timeouts
 from netmind_rentgpu.emulator import Emulator, Fault
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
+from netmind_rentgpu.rentals.ledger.store import Ledger
 
 
 @pytest.fixture
@@ -209,3 +211,46 @@ async def test_uncertain_create_outlives_its_detached_rental(emulator: Emulator,
         assert (await gpu.rentals.reap()).deleted == (record.name,)
         assert await gpu.rentals.list() == []
     emulator.assert_nothing_rented()
+
+
+async def test_refused_create_that_the_service_acted_on_is_reported_as_it_is(
+    gpu: AsyncRentGPU, emulator: Emulator
+) -> None:
+    emulator.faults.add(Fault("status", call="create_container", when="after", status=409))
+    refuse_deletes(emulator, "all")
+    set_limits(gpu, deletion=0.2)
+    with pytest.raises(ReleaseError, match=r"it is on record, and rentals.reap\(\) will delete it: .*503") as raised:
+        async with gpu.rent(image=IMAGE):
+            pass
+    assert "twice" not in str(raised.value)
+    emulator.faults.clear()
+    assert (await gpu.rentals.reap(wait=True)).clean
+    emulator.assert_nothing_rented()
+
+
+async def test_search_for_late_containers_ends_where_leaving_cancels_it(
+    emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client(emulator, state, UNCERTAIN) as gpu:
+        emulator.faults.add(Fault("status", call="create_container", status=409, times=2))
+        async with gpu.rent(image=IMAGE) as rental:
+            delete, closed = Ledger.delete, list[str]()
+
+            async def note_and_delete(self: Ledger, names: Any, *, containers: Any = ()) -> None:
+                closed.extend(names)
+                assert rental._expiry._looking is not None
+                rental._expiry._looking.cancel()
+                await delete(self, names, containers=containers)
+
+            monkeypatch.setattr(Ledger, "delete", note_and_delete)
+            end_uncertainty(rental)
+            await until(lambda: rental._expiry._looking is not None)
+            searching = rental._expiry._looking
+            assert searching is not None
+            await asyncio.wait({searching})
+            assert searching.cancelled()
+            # The record that was being closed is closed, and the search does not go on to the other one.
+            assert len(closed) == 1
+            monkeypatch.undo()
+    emulator.assert_nothing_rented()
+    assert len(await gpu.rentals.list()) <= 1
