@@ -270,7 +270,7 @@ class CreateAttempt:
             began: seconds on the event loop's clock when the walk began.
             is_complete: False if the walk has met items that cannot be read, and may be others of the attempt's.
         """
-        # A container of ours that was deleted may stay listed; one that only seemed to be gone is there.
+        # A deleted container may stay listed. A container that only seemed to be gone is there, and is deleted again.
         new = {
             container_id: Fate.RUNNING
             for container_id in found
