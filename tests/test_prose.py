@@ -44,7 +44,7 @@ VERBS = frozenset(
         """,
     )
 )
-NO_PROPERTY = re.compile(r"(?:It|How|When|Why|Which|There|Somebody|Nobody|Over|Its) ?\b")
+NO_PROPERTY = re.compile(r"(?:It|How|When|Why|Which|There|Over|Its) ?\b")
 PARTS = sorted({path.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py")})
 
 

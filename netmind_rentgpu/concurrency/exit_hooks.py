@@ -16,6 +16,7 @@ __all__ = [
     "at_exit_of_a_worker",
     "park_daemon_thread",
     "report_given_up",
+    "report_problem",
     "wait_despite_interrupts",
     "warn_on_stderr_once",
 ]
@@ -72,7 +73,11 @@ def wait_despite_interrupts(wait: Callable[[], object]) -> None:
 
 def report_given_up() -> None:
     """Report that a second interrupt has ended the deletions at exit."""
-    text = "interrupted twice while closing: what is still rented stays on record; rentals.reap() deletes it"
+    report_problem("interrupted twice while closing: what is still rented stays on record; rentals.reap() deletes it")
+
+
+def report_problem(text: str) -> None:
+    """Log an error that no caller is left to catch, and write it to stderr where no log shows it."""
     logging.getLogger("netmind_rentgpu").error("%s", text)
     warn_on_stderr_once(text)
 

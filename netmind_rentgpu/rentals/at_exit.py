@@ -20,8 +20,8 @@ from netmind_rentgpu.concurrency.exit_hooks import (
     at_exit,
     at_exit_of_a_worker,
     report_given_up,
+    report_problem,
     wait_despite_interrupts,
-    warn_on_stderr_once,
 )
 from netmind_rentgpu.rentals.context import RentalContext, contexts_of_ended_loops, contexts_of_running_loops
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
@@ -69,7 +69,9 @@ def _reporting_errors(act: Callable[[], object]) -> None:
     try:
         act()
     except Exception as error:  # noqa: BLE001  # no caller is left to raise it to
-        _report(f"what is still rented could not be deleted; it is on record: {str(error) or type(error).__name__}")
+        report_problem(
+            f"what is still rented could not be deleted; it is on record: {str(error) or type(error).__name__}"
+        )
 
 
 def _run(contexts: Sequence[RentalContext]) -> None:
@@ -103,18 +105,17 @@ async def _release_one(context: RentalContext) -> None:
                 await other.ledger.return_detached(name, this_process())
             report = await reap(other, names=frozenset(context.names))
     except Exception as error:  # noqa: BLE001  # the others are to be released all the same
-        _report(f"what is still rented could not be deleted; it is on record: {str(error) or type(error).__name__}")
+        report_problem(
+            f"what is still rented could not be deleted; it is on record: {str(error) or type(error).__name__}"
+        )
         return
     if report.deleted:
         logger.warning(
             "the event loop had ended with %s still rented in it; it was deleted now", ", ".join(report.deleted)
         )
     for name, problem in report.failed:
-        _report(f"rental {name} could not be deleted, and costs until it is; it is on record, for reap: {problem}")
+        report_problem(
+            f"rental {name} could not be deleted, and costs until it is; it is on record, for reap: {problem}"
+        )
     for record in report.doubtful:
-        _report(f"rental {record.name} may still come to exist on {record.node_name}; it is on record, for reap")
-
-
-def _report(text: str) -> None:
-    logger.error("%s", text)
-    warn_on_stderr_once(text)
+        report_problem(f"rental {record.name} may still come to exist on {record.node_name}; it is on record, for reap")

@@ -87,7 +87,7 @@ class ProvisionedRental:
 class Evidence(Enum):
     """The strongest proof of what an attempt's create has done."""
 
-    NOT_SENT = "the create was not sent, or the service turned it away before it acted"
+    NOT_PROCESSED = "the create was not sent, or the service turned it away before it acted"
     IN_FLIGHT = "the service has not answered yet"
     UNCLEAR = "the service may have acted, because its answer was lost or cannot be read"
     REFUSED = "the service answered that it did not act"
@@ -150,7 +150,7 @@ class CreateAttempt:
     """
 
     record: RentalRecord
-    evidence: Evidence = Evidence.NOT_SENT
+    evidence: Evidence = Evidence.NOT_PROCESSED
     containers: Mapping[int, Fate] = attrs.field(factory=dict[int, Fate])
     window: UncertaintyWindow | None = None
     searched: bool = False
@@ -223,8 +223,8 @@ class CreateAttempt:
         return attrs.evolve(self, evidence=Evidence.IN_FLIGHT)
 
     def not_processed(self) -> CreateAttempt:
-        """Return the attempt once its create is known not to have reached the service."""
-        return attrs.evolve(self, evidence=Evidence.NOT_SENT)
+        """Return the attempt once its create is known not to have been processed: it was not sent, or answered with 429."""
+        return attrs.evolve(self, evidence=Evidence.NOT_PROCESSED)
 
     def in_doubt(self, evidence: Evidence, window: UncertaintyWindow) -> CreateAttempt:
         """Return the attempt once its create was answered by no container; its window begins, unless it has one."""
@@ -298,17 +298,15 @@ class CreateAttempt:
 
     def abandoned_record(self) -> RentalRecord:
         """Return the record that the reaper continues from; without an id, it searches by the name."""
-        by_id = self.is_own_undeleted or (self.is_known_by_id and not self.has_undeleted)
-        return attrs.evolve(
-            self.record, stage="abandoned", owner=None, container_id=self.container_id if by_id else None
-        )
+        container_id = self.container_id if self.is_own_undeleted else None
+        return attrs.evolve(self.record, stage="abandoned", owner=None, container_id=container_id)
 
 
 def next_step(attempt: CreateAttempt) -> Step:  # noqa: PLR0911  # a line for each state reads best
     """Return the step that a cleanup takes next. A cancellation limits a step's time, and never chooses a step."""
     if attempt.evidence is Evidence.IN_FLIGHT:
         return Step.AWAIT_ANSWER
-    if attempt.evidence is Evidence.NOT_SENT:
+    if attempt.evidence is Evidence.NOT_PROCESSED:
         return Step.CLOSE_RECORD
     if attempt.running:
         return Step.DELETE

@@ -32,13 +32,6 @@ from netmind_rentgpu.rentals.lifecycle.deletion import Deletion, Target, write_b
 
 __all__ = ["Cleanup", "CleanupResult", "TrackedAttempt"]
 
-_EVIDENCE = {
-    CreateOutcome.NOT_PROCESSED: Evidence.NOT_SENT,
-    CreateOutcome.UNCLEAR: Evidence.UNCLEAR,
-    CreateOutcome.MACHINE_UNAVAILABLE: Evidence.REFUSED,
-    CreateOutcome.REFUSED: Evidence.REFUSED,
-}
-
 
 @attrs.define(eq=False, kw_only=True)
 class TrackedAttempt:
@@ -127,26 +120,31 @@ class Cleanup:
             write_error=await self._write(tracked.attempt, step) if writes else None,
         )
 
-    async def record_answer(self, tracked: TrackedAttempt) -> None:
-        """Record the result of a create that has ended. The write is done when this is cancelled."""
+    async def record_answer(self, tracked: TrackedAttempt) -> CreateOutcome | None:
+        """Record the answer to a create; return its outcome, or None if the answer shows a container.
+
+        The write is done when this is cancelled.
+        """
         context, attempt, create = self._context, tracked.attempt, tracked.create
         error = None if create is None or create.cancelled() else create.exception()
         if create is not None and not create.cancelled() and error is None:
             tracked.attempt = attempt.created([create.result()], Evidence.CREATED, context.clock())
-            return
+            return None
         outcome = CreateOutcome.UNCLEAR
         if isinstance(error, RentGPUError):
             outcome = outcome_of(error, attempt.record.node_name)
         if outcome is CreateOutcome.NOT_PROCESSED:
             tracked.attempt = attempt.not_processed()
-            return
+            return outcome
         uncertainty = context.uncertainty
         window = UncertaintyWindow(
             attempt.record.present(context.clock()) + uncertainty,
             asyncio.get_running_loop().time() + uncertainty.total_seconds(),
         )
-        tracked.attempt = attempt.in_doubt(_EVIDENCE[outcome], window)
+        evidence = Evidence.UNCLEAR if outcome is CreateOutcome.UNCLEAR else Evidence.REFUSED
+        tracked.attempt = attempt.in_doubt(evidence, window)
         await write_best_effort(context.ledger.put(tracked.attempt.record))
+        return outcome
 
     async def search(self, tracked: TrackedAttempt) -> Sequence[Container] | None:
         """Walk over the list until it shows containers of an attempt, or would; return None if that cannot be found out."""

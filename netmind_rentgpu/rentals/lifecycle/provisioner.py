@@ -37,7 +37,7 @@ from netmind_rentgpu.rentals.lifecycle.attempt import (
     next_step,
 )
 from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup, TrackedAttempt
-from netmind_rentgpu.rentals.lifecycle.create_errors import CreateOutcome, outcome_of
+from netmind_rentgpu.rentals.lifecycle.create_errors import CreateOutcome
 from netmind_rentgpu.rentals.lifecycle.deletion import log_write_error, unreleased, write_behind, write_best_effort
 from netmind_rentgpu.rentals.selection.catalog import OfferQueue
 from netmind_rentgpu.rentals.selection.offers import Offer
@@ -247,15 +247,15 @@ class Provisioner:
         try:
             container = await asyncio.shield(tracked.create)
         except RentGPUError as error:
-            outcome = outcome_of(error, node_name)
-            await self._cleanup.record_answer(tracked)
+            outcome = await self._cleanup.record_answer(tracked)
             if outcome is CreateOutcome.UNCLEAR:
                 found = await self._cleanup.search(tracked)
                 if found is None:
                     raise
                 if not found:
                     return error
-                container = await self._only_own(tracked, found[0])
+                container = found[0]
+                await self._delete_twins(tracked)
             else:
                 self._release_machine(tracked)
                 if outcome is CreateOutcome.NOT_PROCESSED:
@@ -292,7 +292,7 @@ class Provisioner:
         check_create_answer(record, container)
         return container
 
-    async def _only_own(self, tracked: TrackedAttempt, own: Container) -> Container:
+    async def _delete_twins(self, tracked: TrackedAttempt) -> None:
         """Delete the twins of a container; until that is done, the record names none of them.
 
         Raises:
@@ -303,7 +303,6 @@ class Provisioner:
         deleting.result()
         if tracked.error is not None:
             raise tracked.error
-        return own
 
     async def _walk(self, tracked: TrackedAttempt) -> RentGPUError | None:
         """Walk over the list, and delete the twins of a container; return the error if that fails."""

@@ -90,6 +90,8 @@ class _Reaping:
         while True:
             tracked.attempt = tracked.attempt.cleanup_begun()
             result = await self._cleanup.run(tracked, writes=not is_living)
+            if result.step is Step.KEEP_ON_RECORD and not is_living:
+                tracked.attempt = attrs.evolve(tracked.attempt, record=tracked.attempt.abandoned_record())
             is_doubtful = result.step is Step.KEEP_ON_RECORD and result.error is None
             if not (wait and is_doubtful) or self.give_up.is_set():
                 break

@@ -116,7 +116,7 @@ class RentalState:
     def check_new(self) -> None:
         """Raise ClientStateError if the rental was entered before, or has ended."""
         if self.reason is not None:
-            raise ClientStateError(f"this rental cannot be used: {self.reason.value}")
+            raise end_error(self.reason, None)
         if self.phase is not Phase.NEW:
             raise ClientStateError("this rental was entered before; make another one")
 

@@ -51,7 +51,7 @@ def attempt(evidence: Evidence, **fields: Any) -> CreateAttempt:
 @pytest.mark.parametrize(
     ("state", "step"),
     [
-        (attempt(Evidence.NOT_SENT), Step.CLOSE_RECORD),
+        (attempt(Evidence.NOT_PROCESSED), Step.CLOSE_RECORD),
         (attempt(Evidence.IN_FLIGHT), Step.AWAIT_ANSWER),
         # The service has answered with a container: it is deleted, then looked for once more.
         (attempt(Evidence.CREATED, containers={OWN: Fate.RUNNING}), Step.DELETE),
@@ -111,7 +111,7 @@ def test_record_closes_only_when_nothing_is_left_and_nothing_can_turn_up() -> No
         step = next_step(state)
         closed += step is Step.CLOSE_RECORD
         kept += step is Step.KEEP_ON_RECORD
-        if step is not Step.CLOSE_RECORD or state.evidence is Evidence.NOT_SENT:
+        if step is not Step.CLOSE_RECORD or state.evidence is Evidence.NOT_PROCESSED:
             continue
         assert not {Fate.RUNNING, Fate.NOT_DELETED} & set(state.containers.values()), state
         assert state.evidence is not Evidence.IN_FLIGHT
@@ -127,10 +127,10 @@ def test_attempt_is_deleted_before_its_record_ends_and_searched_for_before_its_l
         step = next_step(state)
         if Fate.RUNNING in state.containers.values():
             assert step in (Step.DELETE, Step.AWAIT_ANSWER, Step.CLOSE_RECORD)
-            assert (step is Step.CLOSE_RECORD) == (state.evidence is Evidence.NOT_SENT)
+            assert (step is Step.CLOSE_RECORD) == (state.evidence is Evidence.NOT_PROCESSED)
         if step is Step.FINAL_WALK:
             assert state.searched or state.evidence is not Evidence.UNCLEAR
-        if step in LAST and state.evidence is not Evidence.NOT_SENT and not state.has_undeleted:
+        if step in LAST and state.evidence is not Evidence.NOT_PROCESSED and not state.has_undeleted:
             assert state.walk is not Walk.NOT_RUN
 
 
@@ -144,10 +144,12 @@ def results_of(step: Step, state: CreateAttempt, draw: Any) -> CreateAttempt:
     found = draw(st.lists(st.sampled_from([OWN, TWIN, 9]), unique=True, max_size=3))
     match step:
         case Step.AWAIT_ANSWER:
-            evidence = draw(st.sampled_from([Evidence.NOT_SENT, Evidence.UNCLEAR, Evidence.REFUSED, Evidence.CREATED]))
+            evidence = draw(
+                st.sampled_from([Evidence.NOT_PROCESSED, Evidence.UNCLEAR, Evidence.REFUSED, Evidence.CREATED])
+            )
             if evidence is Evidence.CREATED:
                 return state.created([container(OWN)], evidence, clocks)
-            return state.not_processed() if evidence is Evidence.NOT_SENT else state.in_doubt(evidence, WINDOW)
+            return state.not_processed() if evidence is Evidence.NOT_PROCESSED else state.in_doubt(evidence, WINDOW)
         case Step.DELETE:
             for container_id in state.running:
                 state = state.ended(

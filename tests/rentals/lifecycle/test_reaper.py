@@ -25,6 +25,7 @@ from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
 from netmind_rentgpu.rentals.ledger.names import new_name
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity, look_up_process, this_process
+from netmind_rentgpu.rentals.ledger.store import Ledger
 from netmind_rentgpu.rentals.lifecycle.state import EndReason
 from netmind_rentgpu.wire.caller import Caller
 
@@ -402,6 +403,31 @@ async def test_reap_cancelled_while_deletions_fail_leaves_the_record(gpu: AsyncR
             await gpu.rent(image="there is none").__aenter__()
     emulator.faults.clear()
     assert (await gpu.rentals.reap()).deleted == (record.name,)
+    emulator.assert_nothing_rented()
+
+
+@pytest.mark.parametrize("wait", [False, True])
+async def test_doubtful_record_is_written_once_and_reported_as_it_is_on_file(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, wait: bool
+) -> None:
+    async with gpu.rent(image=IMAGE) as rental:
+        record = await rental.detach()
+    soon = gpu._context.clock().wall + timedelta(seconds=1.5)
+    await gpu._context.ledger.put(attrs.evolve(record, expires_at=record.intended_at, certain_at=soon))
+    put, written = Ledger.put, list[RentalRecord]()
+
+    async def note_and_put(self: Ledger, record: RentalRecord) -> None:
+        written.append(record)
+        await put(self, record)
+
+    monkeypatch.setattr(Ledger, "put", note_and_put)
+    if not wait:
+        (doubtful,) = (await gpu.rentals.reap()).doubtful
+        (kept,) = await gpu.rentals.list()
+        assert (kept.name, kept.container_id, doubtful.container_id) == (record.name, None, None)
+    assert (await gpu.rentals.reap(wait=True)).clean
+    assert len(written) == 1
+    assert await gpu.rentals.list() == []
     emulator.assert_nothing_rented()
 
 
