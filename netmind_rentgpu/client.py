@@ -358,7 +358,7 @@ class AsyncRentGPU:
             )
             return found, connection
 
-        return AsyncShell(log_in)
+        return AsyncShell(log_in, self._credentials.limits)
 
     async def request(
         self,

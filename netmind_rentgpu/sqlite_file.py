@@ -21,7 +21,6 @@ from netmind_rentgpu.concurrency.forks import at_fork
 from netmind_rentgpu.errors import StateFileError, StateFolderError
 
 __all__ = [
-    "LONGEST_LOCK",
     "MIGRATIONS",
     "Connection",
     "DatabaseError",
@@ -105,12 +104,7 @@ MIGRATIONS: Final = (
     ) STRICT
     """,
 )
-# Long enough, because a process locks the file for milliseconds, and a hundred that start at once lock it for seconds.
-LONGEST_LOCK: Final = 30.0
-"""The seconds for which another process or thread may lock the file before that is an error."""
 _PAUSE = 0.05
-# Seconds. A fork that waits longer would seem to hang, so it goes on, and the child never touches inherited connections.
-_LONGEST_USE_BEFORE_FORK = 5.0
 _MOST_OPENINGS = 5
 
 
@@ -127,9 +121,14 @@ class ForkGate:
 
     Otherwise a child that closes all its descriptors, or an inherited connection, would release its parent's locks, and its
     SQLite would write to any other file that has got the number of a closed descriptor.
+
+    Attributes:
+        longest_use: the seconds that a fork waits for a connection in use. A longer wait would seem to hang, so the fork
+            then goes on; the child never touches inherited connections.
     """
 
     def __init__(self) -> None:
+        self.longest_use: float = 5.0
         self._changed = threading.Condition()
         self._users = 0
         self._forks = 0
@@ -153,10 +152,10 @@ class ForkGate:
                 self._changed.notify_all()
 
     def close(self) -> None:
-        """Keep new users from connections, and close all connections, unless one is still in use after five seconds."""
+        """Keep new users from connections, and close all connections, unless one is still in use after `longest_use`."""
         with self._changed:
             self._forks += 1
-            if self._changed.wait_for(lambda: not self._users, timeout=_LONGEST_USE_BEFORE_FORK):
+            if self._changed.wait_for(lambda: not self._users, timeout=self.longest_use):
                 for file in list(self._files.values()):
                     file.close_before_fork()
 
@@ -216,8 +215,11 @@ def add_rows(connection: Connection, rows: Mapping[str, Sequence[Mapping[str, An
     connection.execute("COMMIT")
 
 
-def open_file(path: Path) -> tuple[Connection, Identity]:
+def open_file(path: Path, longest_lock: float) -> tuple[Connection, Identity]:
     """Open a file, and migrate it; create it first if there is none.
+
+    Args:
+        longest_lock: the seconds for which another process or thread may lock the file before that is an error.
 
     Raises:
         StateFolderError: the path leads to no regular file, or to another user's.
@@ -235,9 +237,9 @@ def open_file(path: Path) -> tuple[Connection, Identity]:
                 _make(path)
         identity = identity_of(path)
         _keep_from_others(path)
-        connection = sqlite3.connect(path, timeout=LONGEST_LOCK, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(path, timeout=longest_lock, isolation_level=None, check_same_thread=False)
         try:
-            _set_up(connection, path)
+            _set_up(connection, path, longest_lock)
         except BaseException:
             connection.close()
             raise
@@ -377,8 +379,8 @@ def _make(path: Path) -> None:
         Path(new).unlink()
 
 
-def _set_up(connection: Connection, path: Path) -> None:
-    if _execute_when_free(connection, "PRAGMA journal_mode = WAL") != "wal":
+def _set_up(connection: Connection, path: Path, longest_lock: float) -> None:
+    if _execute_when_free(connection, "PRAGMA journal_mode = WAL", longest_lock) != "wal":
         raise StateFileError(
             f"cannot use the state file {path}: processes cannot share a file in this place; choose another with state=..."
         )
@@ -386,9 +388,9 @@ def _set_up(connection: Connection, path: Path) -> None:
     _migrate(connection, path)
 
 
-def _execute_when_free(connection: Connection, pragma: str) -> Any:
+def _execute_when_free(connection: Connection, pragma: str, seconds: float) -> Any:
     """Repeat a pragma while another process opens the file, because SQLite itself does not wait for that."""
-    deadline = time.monotonic() + LONGEST_LOCK
+    deadline = time.monotonic() + seconds
     while True:
         try:
             return connection.execute(pragma).fetchone()[0]

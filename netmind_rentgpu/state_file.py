@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.concurrency.running_loop import running_loop
@@ -23,7 +23,6 @@ from netmind_rentgpu.errors import ClientStateError, StateFileError, StateFolder
 from netmind_rentgpu.fingerprint import Fingerprint
 from netmind_rentgpu.settings import STATE_VARIABLE
 from netmind_rentgpu.sqlite_file import (
-    LONGEST_LOCK,
     Connection,
     DatabaseError,
     Identity,
@@ -43,6 +42,11 @@ logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 Result = TypeVar("Result")
 _Act: TypeAlias = Callable[[Connection], Any]
 
+LONGEST_LOCK: Final = 30.0
+"""The seconds for which another process or thread may lock the file before that is an error.
+
+They are enough, because a process locks the file for milliseconds, and a hundred that start at once lock it for seconds.
+"""
 # The least seconds from the start of one transaction to the start of the next, while writes keep coming.
 _LEAST_BETWEEN_TRANSACTIONS = 0.02
 
@@ -59,6 +63,7 @@ class State:
         fingerprint: the fingerprint of the client's token.
         restores: returns True for the name and owner of a record that this client restores if the file is lost; None to
             restore all records.
+        longest_lock: the seconds for which another process or thread may lock the file before that is an error.
     """
 
     def __init__(self, path: Path, fingerprint: Fingerprint) -> None:
@@ -68,6 +73,7 @@ class State:
             fingerprint: the fingerprint of the client's token.
         """
         self.restores: Callable[[str, str | None], bool] | None = None
+        self.longest_lock: float = LONGEST_LOCK
         self.path: Path = path
         self.fingerprint: Fingerprint = fingerprint
         self._names_are_tidy = False
@@ -256,7 +262,7 @@ class State:
             with self._lock, fork_gate.using():
                 self._restore_if_moved()
         try:
-            with fork_gate.using(), closing(open_file(self.path)[0]) as connection:
+            with fork_gate.using(), closing(open_file(self.path, self.longest_lock)[0]) as connection:
                 self._tidy_names(connection)
                 # In a transaction, so that all queries see the same state of the file.
                 connection.execute("BEGIN")
@@ -313,7 +319,7 @@ class State:
             _never_closed.append(self._connection)
             self._connection = None
         if self._connection is None:
-            connection, identity = open_file(self.path)
+            connection, identity = open_file(self.path, self.longest_lock)
             try:
                 self._tidy_names(connection)
             except BaseException:
@@ -360,7 +366,7 @@ class State:
         try:
             # Read before another file is opened, which may take over the shared memory of the old one.
             rows = rows_of(lost)
-            connection, identity = open_file(self.path)
+            connection, identity = open_file(self.path, self.longest_lock)
             try:
                 add_rows(connection, {**rows, "rentals": [row for row in rows["rentals"] if self._is_own(row)]})
                 tidy_names(connection, self.fingerprint)

@@ -14,8 +14,7 @@ import pytest
 from programs import FOLDER
 from state_files import state_at
 
-from netmind_rentgpu import sqlite_file
-from netmind_rentgpu.sqlite_file import Connection
+from netmind_rentgpu.sqlite_file import Connection, fork_gate
 
 LONGEST = 60
 
@@ -80,7 +79,7 @@ async def test_fork_waits_for_a_write_and_lets_no_other_begin(tmp_path: Path) ->
 
 
 async def test_fork_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_file, "_LONGEST_USE_BEFORE_FORK", 0.1)
+    monkeypatch.setattr(fork_gate, "longest_use", 0.1)
     path, began, go_on = tmp_path / "state.sqlite3", threading.Event(), threading.Event()
     state = state_at(path)
     await state.pin_host_key(1, "key")

@@ -24,6 +24,10 @@ class Clock:
     Start-up times and costs follow this clock. Delayed answers follow real time, as the client's own timeouts do.
     """
 
+    # The machine's own clocks, which a test may replace.
+    _read_wall: Callable[[], float] = staticmethod(time.time)
+    _read_monotonic: Callable[[], float] = staticmethod(time.monotonic)
+
     def __init__(self, *, scale: float = 1.0, start: float | None = None) -> None:
         """Start a clock.
 
@@ -34,14 +38,14 @@ class Clock:
         Raises:
             ValueError: the scale is negative, or the start is not within the years 1970 to 9998.
         """
-        start = time.time() if start is None else start
+        start = self._read_wall() if start is None else start
         if not 0 <= start <= LATEST:
             raise ValueError(f"a clock shows the years 1970 to 9998, not {start!r} seconds since 1970")
         self._start = start
         # The emulated seconds that had passed at `_since` (seconds on the monotonic clock), the start of the current scale.
         # They are kept apart from `_start`, because a float of seconds since 1970 is less precise.
         self._elapsed = 0.0
-        self._since = time.monotonic()
+        self._since = self._read_monotonic()
         self._scale: float = _checked_scale(scale)
         self._lock = threading.Lock()  # because one thread may read the clock while another advances it
 
@@ -49,7 +53,7 @@ class Clock:
     def now(self) -> float:
         """The emulated time, in seconds since 1970."""
         with self._lock:
-            return min(LATEST, self._start + self._elapsed_at(time.monotonic()))
+            return min(LATEST, self._start + self._elapsed_at(self._read_monotonic()))
 
     @property
     def scale(self) -> float:
@@ -71,7 +75,7 @@ class Clock:
             raise ValueError(f"a clock goes forward, by 0 to {_FURTHEST:,.0f} seconds, not by {seconds!r}")
         scale = self._scale if scale is None else _checked_scale(scale)
         with self._lock:
-            moment = time.monotonic()
+            moment = self._read_monotonic()
             self._elapsed = min(LATEST, self._elapsed_at(moment) + seconds)
             self._since, self._scale = moment, scale
 

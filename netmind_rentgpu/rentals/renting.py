@@ -286,7 +286,7 @@ class _NextOffers:
         if not queue.offers:
             before = f"; before that, these machines did not start: {self.failed}" if self.failed else ""
             raise NoMachineError(f"{reason}{before}", refusals=tuple(self.failed.by_node.values()))
-        starts = await self._context.starts.of_image(self._image_id)
+        starts = await self._context.starts.of_image(self._image_id, self._context.clock().wall)
         record, container, offer = await provisioner.provision(
             queue, spec, failed=self.failed.by_node, failed_lately=starts.failed_on
         )
@@ -319,18 +319,20 @@ class _NextOffers:
     async def remember_failure(self, provisioned: ProvisionedRental) -> None:
         """Record for other rentals that a machine did not start."""
         node_name = provisioned.machine.node_name
-        await write_best_effort(self._context.starts.record_soon(node_name, self._image_id, failed=True))
+        now = self._context.clock().wall
+        await write_best_effort(self._context.starts.record_soon(node_name, self._image_id, now, failed=True))
 
     def remember_success(self, provisioned: ProvisionedRental) -> None:
         """Record for other rentals that a machine has started, without waiting for the write."""
         node_name = provisioned.machine.node_name
-        write_behind(self._context.starts.record_soon(node_name, self._image_id, failed=False))
+        now = self._context.clock().wall
+        write_behind(self._context.starts.record_soon(node_name, self._image_id, now, failed=False))
 
     async def error_if_enough(self) -> NoMachineError | None:
         """Return the error to raise if no other machine is to be tried; None if another is."""
         starts = ImageStarts()
         with suppress(StateFileError):
-            starts = await self._context.starts.of_image(self._image_id)
+            starts = await self._context.starts.of_image(self._image_id, self._context.clock().wall)
         return self.failed.error_if_enough(image_fails_everywhere=starts.fails_everywhere)
 
 

@@ -13,6 +13,7 @@ from netmind_rentgpu.concurrency.threads import run_in_thread
 from netmind_rentgpu.errors import ClientStateError, ConfigurationError, RentGPUError, SSHError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.resources.auths import AsyncAuths
+from netmind_rentgpu.ssh.limits import SSHLimits
 from netmind_rentgpu.state_file import State
 
 if TYPE_CHECKING:
@@ -40,7 +41,11 @@ async def _import_asyncssh() -> None:
 
 
 class ContainerLogin:
-    """The logins of one client to the containers of its account."""
+    """The logins of one client to the containers of its account.
+
+    Attributes:
+        limits: those of the shells and copies of these logins.
+    """
 
     def __init__(self, auths: AsyncAuths, state: State, username: str) -> None:
         """Set up.
@@ -51,6 +56,7 @@ class ContainerLogin:
         self._username = username
         self._auths = auths
         self._state = state
+        self.limits: SSHLimits = SSHLimits()
 
     async def check(self) -> None:
         """Check, before anything is rented, that this process can log in to containers.
@@ -94,6 +100,7 @@ class ContainerLogin:
             username=endpoint.username or self._username,
             password=await self._password_of(container) if password is None else password,
             host_key=None if accept_new_host_key else pinned,
+            keep_alive=self.limits.keep_alive,
         )
         connection, key = await log_in(login, seconds)
         if key == pinned:

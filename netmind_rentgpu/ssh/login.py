@@ -18,8 +18,7 @@ from netmind_rentgpu.models import SSHEndpoint
 
 __all__ = ["Login", "check_login", "log_in"]
 
-# asyncssh notices a connection that has died silently after about a minute.
-_KEEP_ALIVE_SECONDS, _KEEP_ALIVE_COUNT = 15, 3
+_MOST_UNANSWERED = 3
 # Processors have instructions for AES-GCM, so that a large file takes two thirds of the time.
 _FASTEST_FIRST = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 
@@ -31,6 +30,7 @@ class Login:
     Attributes:
         label: the name of the container in errors.
         host_key: the key that the server must have, as `ssh-ed25519 AAAA...`; None to accept any.
+        keep_alive: as in `SSHLimits`.
     """
 
     label: str
@@ -38,6 +38,7 @@ class Login:
     username: str
     password: str = attrs.field(repr=False)
     host_key: str | None
+    keep_alive: float
 
 
 async def log_in(login: Login, seconds: float) -> tuple[asyncssh.SSHClientConnection, str]:
@@ -91,6 +92,8 @@ async def _greet(login: Login, server: _Server, connected: socket.socket) -> asy
         sock=connected,
         client_factory=lambda: server,
         password=login.password,
+        keepalive_interval=login.keep_alive,
+        keepalive_count_max=_MOST_UNANSWERED,
         **_options(login.username, login.host_key),
     )
 
@@ -139,8 +142,6 @@ def _options(username: str, host_key: str | None) -> dict[str, Any]:
         # A server that accepts logins without a password is not the container's.
         "disable_trivial_auth": True,
         "preferred_auth": ["password", "keyboard-interactive"],
-        "keepalive_interval": _KEEP_ALIVE_SECONDS,
-        "keepalive_count_max": _KEEP_ALIVE_COUNT,
     }
 
 

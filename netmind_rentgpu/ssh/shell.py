@@ -17,6 +17,7 @@ from netmind_rentgpu.models import Container
 from netmind_rentgpu.results import CommandResult, Forward, OnTransferProgress, OutputLine
 from netmind_rentgpu.ssh.arguments import check_ports, described, local_path, remote_path, shown, text
 from netmind_rentgpu.ssh.credentials import label_of
+from netmind_rentgpu.ssh.limits import SSHLimits
 from netmind_rentgpu.ssh.operations import ActiveOperations
 from netmind_rentgpu.waiting.waits import checked_timeout
 
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
     import asyncssh
 
     from netmind_rentgpu.ssh.commands import Command
+    from netmind_rentgpu.ssh.transfer import Server
 
 __all__ = ["AsyncShell"]
 
 _LONGEST_FORWARD = 30.0
-_LONGEST_SFTP_START = 60.0
 _LOOPBACK = "127.0.0.1"
 Open: TypeAlias = Callable[[], Awaitable["tuple[Container, asyncssh.SSHClientConnection]"]]
 
@@ -40,8 +41,9 @@ class AsyncShell:
     the commands may or may not have ended. Several calls may run at once, with eight commands at most; further ones wait.
     """
 
-    def __init__(self, open_connection: Open, *, over: str = "") -> None:
+    def __init__(self, open_connection: Open, limits: SSHLimits | None = None, *, over: str = "") -> None:
         self._open_connection = open_connection
+        self._limits = limits or SSHLimits()
         self._connection: asyncssh.SSHClientConnection | None = None
         self._container: Container | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -204,7 +206,7 @@ class AsyncShell:
         from netmind_rentgpu.ssh.transfer import upload
 
         path, here = remote_path(remote), local_path(local)
-        await self._copy(f"{local} to {remote}", timeout, lambda sftp: upload(sftp, here, path, on_progress))
+        await self._copy(f"{local} to {remote}", timeout, lambda server: upload(server, here, path, on_progress))
 
     async def download(
         self,
@@ -237,7 +239,7 @@ class AsyncShell:
         from netmind_rentgpu.ssh.transfer import download
 
         path, here = remote_path(remote), local_path(local)
-        await self._copy(f"{remote} to {local}", timeout, lambda sftp: download(sftp, path, here, on_progress))
+        await self._copy(f"{remote} to {local}", timeout, lambda server: download(server, path, here, on_progress))
 
     async def forward(self, *, local_port: int, remote_port: int, remote_host: str = _LOOPBACK) -> Forward:
         """Forward a port of this machine to one of the container, as for Jupyter, while the shell is open.
@@ -341,7 +343,7 @@ class AsyncShell:
 
     def __copy__(self) -> Self:
         """Return a shell that cannot be used, for another process such as a forked child."""
-        return type(self)(self._open_connection, over=self._over or "it belongs to another process")
+        return type(self)(self._open_connection, self._limits, over=self._over or "it belongs to another process")
 
     def __repr__(self) -> str:
         state = "open" if self._connection is not None else self._over.removeprefix("it ") or "is not open yet"
@@ -397,7 +399,7 @@ class AsyncShell:
         self,
         what: str,
         timeout: float | None,
-        copying: Callable[[asyncssh.SFTPClient], Coroutine[Any, Any, None]],
+        copying: Callable[[Server], Coroutine[Any, Any, None]],
     ) -> None:
         """Run a copy, within a number of seconds.
 
@@ -406,11 +408,14 @@ class AsyncShell:
             SSHError: the copy failed.
             ClientStateError: the shell was closed.
         """
+        from netmind_rentgpu.ssh.transfer import Server
+
         deadline = asyncio.timeout(None if timeout is None else checked_timeout(timeout))
         try:
             async with deadline:
                 with self._transferring(what):
-                    whole = await self._operations.copy(copying(await self._sftp_client()))
+                    server = Server(await self._sftp_client(), self._limits)
+                    whole = await self._operations.copy(copying(server))
         except TimeoutError as error:
             if not deadline.expired():
                 raise
@@ -443,5 +448,5 @@ class AsyncShell:
             self._sftp = asyncio.ensure_future(connection.start_sftp_client(path_errors="surrogateescape"))
             # Mark the error as retrieved: otherwise asyncio logs it when no caller waits any more.
             self._sftp.add_done_callback(lambda started: started.cancelled() or started.exception())
-        async with asyncio.timeout(_LONGEST_SFTP_START):
+        async with asyncio.timeout(self._limits.sftp_start):
             return await asyncio.shield(self._sftp)

@@ -24,23 +24,19 @@ import attrs
 from asyncssh.constants import FILEXFER_TYPE_DIRECTORY, FILEXFER_TYPE_REGULAR, FILEXFER_TYPE_SYMLINK
 
 from netmind_rentgpu.results import OnTransferProgress, TransferProgress
+from netmind_rentgpu.ssh.limits import SSHLimits
 
-__all__ = ["Copied", "TransferError", "download", "upload"]
+__all__ = ["Copied", "Server", "TransferError", "download", "upload"]
 
 _FILES_AT_ONCE = 8
 _BLOCKS_AT_ONCE = 32
 _LARGEST_BLOCK = 256 * 1024
 _DEEPEST = 100
-_LONGEST_SILENCE, _LONGEST_GOODBYE = 60.0, 5.0
-# The most entries of one copy, because a listing without an end must not fill the memory.
-_MOST_ENTRIES = 1_000_000
 _LONGEST_NAME = 255
 # Names that Windows cannot keep: with separators or stream marks, with endings that it removes, or of devices.
 _NO_NAME_ON_WINDOWS = re.compile(
     r"""[\x00-\x1f<>:"\\|?*]|[. ]$|^(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\ *(\.|$)""", re.IGNORECASE
 )
-# The most bytes to read of a file that reports a size of 0, as those in /proc do, because such a file may have no end.
-_LARGEST_UNSIZED = 64 * 1024 * 1024
 # The permissions that a downloaded file may get. setuid and setgid are left out, so that it never runs as another user.
 _PERMISSIONS = 0o777
 
@@ -74,10 +70,35 @@ class Copied:
     size: int | None
 
 
+@attrs.frozen
+class Server:
+    """The server of a copy, and the limits of the copy."""
+
+    sftp: asyncssh.SFTPClient
+    limits: SSHLimits
+
+    async def wait_for(self, answer: Awaitable[Answer], seconds: float | None = None) -> Answer:
+        """Wait for an answer of the server for a limited time.
+
+        Args:
+            seconds: the limit; None for `SSHLimits.answer`.
+
+        Raises:
+            TransferError: no answer has come in time.
+        """
+        seconds = self.limits.answer if seconds is None else seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await answer
+        except TimeoutError as error:
+            raise TransferError(f"the server has not answered for {seconds:g} s") from error
+
+
 class _Count:
     """A limited count of the entries in all folders of one copy."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._entries = 0
 
     def add(self, here: str | Path) -> None:
@@ -87,10 +108,8 @@ class _Count:
             TransferError: the entries are more than the limit.
         """
         self._entries += 1
-        if self._entries > _MOST_ENTRIES:
-            raise TransferError(
-                f"there are more than {_MOST_ENTRIES:,} files and folders; the last was listed in {here}"
-            )
+        if self._entries > self._most:
+            raise TransferError(f"there are more than {self._most:,} files and folders; the last was listed in {here}")
 
 
 class _Progress:
@@ -118,56 +137,62 @@ class _Progress:
             )
 
 
-async def upload(sftp: asyncssh.SFTPClient, local: Path, remote: str, on_progress: OnTransferProgress | None) -> None:
+async def upload(server: Server, local: Path, remote: str, on_progress: OnTransferProgress | None) -> None:
     """Copy a file or a folder to the server; a file that grows meanwhile is copied up to its size at the start.
 
     Raises:
         TransferError, OSError, asyncssh.Error: the copy failed.
     """
-    entries = await asyncio.to_thread(lambda: list(_below(local, _Count())))
+    sftp = server.sftp
+    entries = await asyncio.to_thread(lambda: list(_below(local, _Count(server.limits.entries))))
     progress = _Progress(entries, on_progress)
     parent = posixpath.dirname(remote.rstrip("/"))
     if parent:
-        await _in_time(sftp.makedirs(parent, exist_ok=True))
-    made = [folder for folder in _folders(entries) if await _make_remote_folder(sftp, _joined(remote, folder.path))]
+        await server.wait_for(sftp.makedirs(parent, exist_ok=True))
+    made = [folder for folder in _folders(entries) if await _make_remote_folder(server, _joined(remote, folder.path))]
 
     async def send(entry: Copied) -> None:
         target = _joined(remote, entry.path)
-        async with _partial(posixpath.dirname(target), sftp.remove) as partial:
+
+        async def remove(partial: str) -> None:
+            await server.wait_for(sftp.remove(partial), server.limits.tidying)
+
+        async with _partial(posixpath.dirname(target), remove) as partial:
             only_for_owner = asyncssh.SFTPAttrs(permissions=0o600)
-            async with _opened(sftp.open(partial, "xb", only_for_owner, block_size=0)) as written:
+            async with _opened(server, sftp.open(partial, "xb", only_for_owner, block_size=0)) as written:
                 with _descriptor(local / entry.path, os.O_RDONLY) as source:
 
                     async def block(offset: int, size: int) -> None:
                         data = _read(source, size, offset)
                         if len(data) < size:
                             raise TransferError(f"{local / entry.path} became shorter while it was copied")
-                        await _in_time(written.write(data, offset))
+                        await server.wait_for(written.write(data, offset))
                         progress.copied(entry.path, size)
 
                     largest = _block_size(sftp.limits.max_write_len)
                     await _run_jobs((_bound(block, *place) for place in _blocks(entry, largest)), _BLOCKS_AT_ONCE)
                     offset = 0
                     while not entry.size and (data := _read(source, largest, offset)):
-                        await _in_time(written.write(data, offset))
+                        await server.wait_for(written.write(data, offset))
                         progress.copied(entry.path, len(data), unforeseen=True)
-                        offset = _within_unsized(entry, offset + len(data))
-            await _in_time(sftp.chmod(partial, entry.mode))
-            await _replace(sftp, partial, target)
+                        offset = _within(server.limits.unsized, entry, offset + len(data))
+            await server.wait_for(sftp.chmod(partial, entry.mode))
+            await _replace(server, partial, target)
         progress.copied(entry.path, arrived=True)
 
     await _run_jobs((_bound(send, entry) for entry in entries if entry.size is not None), _FILES_AT_ONCE)
     for folder in reversed(made):
-        await _in_time(sftp.chmod(_joined(remote, folder.path), folder.mode))
+        await server.wait_for(sftp.chmod(_joined(remote, folder.path), folder.mode))
 
 
-async def download(sftp: asyncssh.SFTPClient, remote: str, local: Path, on_progress: OnTransferProgress | None) -> None:
+async def download(server: Server, remote: str, local: Path, on_progress: OnTransferProgress | None) -> None:
     """Copy a file or a folder from the server; a file that grows meanwhile is copied up to its size at the start.
 
     Raises:
         TransferError, OSError, asyncssh.Error: the copy failed.
     """
-    entries = await _RemoteListing(sftp, remote).below("", await _in_time(sftp.stat(remote)))
+    sftp = server.sftp
+    entries = await _RemoteListing(server, remote).below("", await server.wait_for(sftp.stat(remote)))
     progress = _Progress(entries, on_progress)
     local.parent.mkdir(parents=True, exist_ok=True)  # in the event loop, because it is quick
     made = [folder for folder in _folders(entries) if _make_folder(local / folder.path)]
@@ -179,11 +204,11 @@ async def download(sftp: asyncssh.SFTPClient, remote: str, local: Path, on_progr
             os.unlink(partial)  # noqa: PTH108  # Path's method would need a Path
 
         async with _partial(str(target.parent), remove) as partial:
-            async with _opened(sftp.open(_joined(remote, entry.path), "rb", block_size=0)) as read:
+            async with _opened(server, sftp.open(_joined(remote, entry.path), "rb", block_size=0)) as read:
                 with _descriptor(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as written:
 
                     async def piece(offset: int, size: int) -> bytes:
-                        data = cast("bytes", await _in_time(read.read(size, offset)))  # pyright: ignore[reportUnknownArgumentType]  # AnyStr
+                        data = cast("bytes", await server.wait_for(read.read(size, offset)))  # pyright: ignore[reportUnknownArgumentType]  # AnyStr
                         if len(data) > size:
                             raise TransferError(f"the server sent {len(data)} bytes, but {size} were asked for")
                         return data
@@ -203,7 +228,7 @@ async def download(sftp: asyncssh.SFTPClient, remote: str, local: Path, on_progr
                     while not entry.size and (data := await piece(offset, largest)):
                         _write(written, data, offset)
                         progress.copied(entry.path, len(data), unforeseen=True)
-                        offset = _within_unsized(entry, offset + len(data))
+                        offset = _within(server.limits.unsized, entry, offset + len(data))
             _put_in_place(partial, target, entry.mode)
         progress.copied(entry.path, arrived=True)
 
@@ -239,10 +264,10 @@ def _below(root: Path, count: _Count, path: str = "", above: tuple[tuple[int, in
 class _RemoteListing:
     """A search for the files and folders to copy from a server. Links are followed."""
 
-    def __init__(self, sftp: asyncssh.SFTPClient, root: str) -> None:
-        self._sftp = sftp
+    def __init__(self, server: Server, root: str) -> None:
+        self._server = server
         self._root = root
-        self._count = _Count()
+        self._count = _Count(server.limits.entries)
 
     async def below(self, path: str, found: asyncssh.SFTPAttrs, above: tuple[str, ...] = ()) -> list[Copied]:
         """Return a file, or a folder and then all that is in it.
@@ -254,13 +279,13 @@ class _RemoteListing:
         """
         here = _joined(self._root, path)
         if found.type == FILEXFER_TYPE_SYMLINK:
-            found = await _in_time(self._sftp.stat(here))
+            found = await self._server.wait_for(self._server.sftp.stat(here))
         mode = stat.S_IMODE(found.permissions or 0o644)
         if found.type == FILEXFER_TYPE_REGULAR:
             return [Copied(path, mode, found.size or 0)]
         if found.type != FILEXFER_TYPE_DIRECTORY:
             raise TransferError(f"{here} is neither a file nor a folder")
-        identity = str(await _in_time(self._sftp.realpath(here)))
+        identity = str(await self._server.wait_for(self._server.sftp.realpath(here)))
         _check_depth(here, identity, above)
         entries = [Copied(path, mode, None)]
         for name, attributes in (await self._entries(here)).items():
@@ -271,8 +296,8 @@ class _RemoteListing:
         """List a folder without `.` and `..`. A name that the server lists twice, as after a change, is kept once."""
         found: dict[str, asyncssh.SFTPAttrs] = {}
         by_local_name: dict[str, str] = {}
-        async with aclosing(cast("AsyncGenerator[asyncssh.SFTPName]", self._sftp.scandir(here))) as entries:
-            while (entry := await _in_time(anext(entries, None))) is not None:
+        async with aclosing(cast("AsyncGenerator[asyncssh.SFTPName]", self._server.sftp.scandir(here))) as entries:
+            while (entry := await self._server.wait_for(anext(entries, None))) is not None:
                 self._count.add(here)
                 name = str(entry.filename)
                 # Check the name, because the server must not choose where on this machine a file is written.
@@ -329,42 +354,31 @@ def _blocks(entry: Copied, size: int) -> Iterator[tuple[int, int]]:
         yield offset, min(size, total - offset)
 
 
-def _within_unsized(entry: Copied, size: int) -> int:
+def _within(most: int, entry: Copied, size: int) -> int:
     """Return the number of bytes that were read of a file with a reported size of 0, if it is within the limit.
 
     Raises:
         TransferError: the file is larger than the limit.
     """
-    if size > _LARGEST_UNSIZED:
-        raise TransferError(
-            f"{entry.path or 'the file'} reports a size of 0 but has more than {_LARGEST_UNSIZED // 1024**2} MiB"
-        )
+    if size > most:
+        raise TransferError(f"{entry.path or 'the file'} reports a size of 0 but has more than {most // 1024**2} MiB")
     return size
 
 
 # Copying them.
 
 
-async def _in_time(answer: Awaitable[Answer], seconds: float = _LONGEST_SILENCE) -> Answer:
-    """Wait for a server's answer for a limited time, because a stuck server may still keep its connection alive."""
-    try:
-        async with asyncio.timeout(seconds):
-            return await answer
-    except TimeoutError as error:
-        raise TransferError(f"the server has not answered for {seconds:g} s") from error
-
-
 @asynccontextmanager
-async def _opened(opening: Awaitable[File]) -> AsyncGenerator[File]:
+async def _opened(server: Server, opening: Awaitable[File]) -> AsyncGenerator[File]:
     """Open a file on the server, and close it after the block."""
-    file = await _in_time(opening)
+    file = await server.wait_for(opening)
     try:
         yield file
     except BaseException:
         with suppress(TransferError, OSError, asyncssh.Error):
-            await _in_time(file.close(), _LONGEST_GOODBYE)
+            await server.wait_for(file.close(), server.limits.tidying)
         raise
-    await _in_time(file.close())
+    await server.wait_for(file.close())
 
 
 class _Job(Protocol):
@@ -427,27 +441,27 @@ async def _partial(folder: str, remove: Callable[[str], Awaitable[None]]) -> Asy
         yield partial
     except BaseException:
         with suppress(TransferError, OSError, asyncssh.Error):
-            await _in_time(remove(partial), _LONGEST_GOODBYE)
+            await remove(partial)
         raise
 
 
-async def _replace(sftp: asyncssh.SFTPClient, partial: str, target: str) -> None:
+async def _replace(server: Server, partial: str, target: str) -> None:
     """Rename a complete file to its final name, and replace an existing file."""
-    if await _in_time(sftp.isdir(target)):
+    if await server.wait_for(server.sftp.isdir(target)):
         raise TransferError(f"{target} is a folder; add a file name to the path")
     try:
-        await _in_time(sftp.posix_rename(partial, target))
+        await server.wait_for(server.sftp.posix_rename(partial, target))
     except asyncssh.SFTPOpUnsupported:
         with suppress(asyncssh.SFTPNoSuchFile):
-            await _in_time(sftp.remove(target))
-        await _in_time(sftp.rename(partial, target))
+            await server.wait_for(server.sftp.remove(target))
+        await server.wait_for(server.sftp.rename(partial, target))
 
 
-async def _make_remote_folder(sftp: asyncssh.SFTPClient, path: str) -> bool:
+async def _make_remote_folder(server: Server, path: str) -> bool:
     """Make a folder that only its owner can use until all has arrived; return False if it exists already."""
-    if await _in_time(sftp.isdir(path)):
+    if await server.wait_for(server.sftp.isdir(path)):
         return False
-    await _in_time(sftp.mkdir(path, asyncssh.SFTPAttrs(permissions=0o700)))
+    await server.wait_for(server.sftp.mkdir(path, asyncssh.SFTPAttrs(permissions=0o700)))
     return True
 
 

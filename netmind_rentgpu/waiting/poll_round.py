@@ -29,9 +29,6 @@ __all__ = ["PollRound", "Poller", "Satisfied"]
 _MOST_GETS_AT_ONCE = 8
 # After a walk, a round makes this many GETs of containers that the list does not show, or one for each page if that is more.
 _LEAST_GETS_AFTER_WALK = 32
-# In seconds. A connection that has died silently must not use up the deadlines of all waits. Each read timeout doubles it,
-# because the service may be slow.
-_FIRST_READ_TIMEOUT = 10.0
 
 Satisfied: TypeAlias = Callable[[], bool]
 """A function that reads a subscription's news; it returns True if the subscriber's wait is over."""
@@ -93,6 +90,8 @@ class Poller:
 
     Attributes:
         failures: the errors of the containers whose last GET failed, by id.
+        first_read_timeout: seconds. A connection that has died silently must not use up the deadlines of all waits. Each
+            timeout doubles it, because the service may be slow.
     """
 
     def __init__(self, caller: Caller, sizes: PageSize, path: str, snapshots: Snapshots) -> None:
@@ -111,7 +110,8 @@ class Poller:
         self._walk_length = 0
         self._page = caller.profile.page_size
         self._gets = 0
-        self._read_timeout = _FIRST_READ_TIMEOUT
+        self.first_read_timeout: float = 10.0
+        self._read_timeout: float | None = None
         # The ids of containers that GETs have shown, and no walk since then, in the order of the last GETs.
         self._unlisted: dict[int, None] = {}
         self.failures: dict[int, RentGPUError] = {}
@@ -128,7 +128,7 @@ class Poller:
     def begin_anew(self) -> None:
         """Forget all pages, and reset the read timeout, because there is no subscription any more."""
         self._keep(set())
-        self._read_timeout = _FIRST_READ_TIMEOUT
+        self._read_timeout = None
 
     async def abandon(self) -> None:
         """Cancel the GETs that run."""
@@ -162,12 +162,12 @@ class Poller:
         await self._get_each(poll_round, satisfied)
 
     async def _call(self, request: Request) -> DecodedResponse:
-        longest, timeouts = self._read_timeout, self._caller.timeouts
+        longest, timeouts = self._read_timeout or self.first_read_timeout, self._caller.timeouts
         read = longest if timeouts.read is None else min(longest, timeouts.read)
         try:
             return await self._caller.call(request, attrs.evolve(timeouts, read=read))
         except APITimeoutError:
-            self._read_timeout = max(self._read_timeout, 2 * longest)
+            self._read_timeout = max(self._read_timeout or 0, 2 * longest)
             raise
 
     async def _read_next_page(self, poll_round: PollRound) -> None:

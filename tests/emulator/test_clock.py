@@ -21,8 +21,8 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
             self.monotonic += seconds
 
     machine = Machine()
-    monkeypatch.setattr("netmind_rentgpu.emulator.clock.time.time", lambda: machine.real)
-    monkeypatch.setattr("netmind_rentgpu.emulator.clock.time.monotonic", lambda: machine.monotonic)
+    monkeypatch.setattr(Clock, "_read_wall", lambda _: machine.real)
+    monkeypatch.setattr(Clock, "_read_monotonic", lambda _: machine.monotonic)
     return machine
 
 

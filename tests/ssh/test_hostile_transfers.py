@@ -17,6 +17,7 @@ from asyncssh.constants import FILEXFER_TYPE_DIRECTORY, FILEXFER_TYPE_REGULAR
 
 from netmind_rentgpu import AsyncRentGPU, AsyncShell, Container, InvalidArgumentError, SSHError, SSHTimeoutError
 from netmind_rentgpu.ssh import transfer
+from netmind_rentgpu.ssh.limits import SSHLimits
 
 FILE = asyncssh.SFTPAttrs(type=FILEXFER_TYPE_REGULAR, permissions=stat.S_IFREG | 0o644, size=0)
 FOLDER = asyncssh.SFTPAttrs(type=FILEXFER_TYPE_DIRECTORY, permissions=stat.S_IFDIR | 0o755)
@@ -103,7 +104,7 @@ def endless(*, folders: bool) -> Callable[[], Any]:
 async def test_endless_listing_ends_the_download(
     gpu: AsyncRentGPU, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entries: Any
 ) -> None:
-    monkeypatch.setattr(transfer, "_MOST_ENTRIES", 3000)
+    gpu._credentials.limits = SSHLimits(entries=3000)
     async with shell_on(gpu, entries=entries) as (shell, _):
         with pytest.raises(SSHError, match="more than 3,000 files and folders; the last was listed in") as caught:
             await shell.download("folder", tmp_path / "down")
@@ -206,7 +207,7 @@ async def test_not_a_byte_is_read_beyond_the_announced_size(gpu: AsyncRentGPU, t
 async def test_endless_file_without_a_size_ends_the_download(
     gpu: AsyncRentGPU, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int | None
 ) -> None:
-    monkeypatch.setattr(transfer, "_LARGEST_UNSIZED", 2 * 1024 * 1024)
+    gpu._credentials.limits = SSHLimits(unsized=2 * 1024 * 1024)
     async with shell_on(gpu, size=size) as (shell, server):
         with pytest.raises(SSHError, match="reports a size of 0 but has more than 2 MiB"):
             await shell.download("file", tmp_path / "file")
@@ -226,7 +227,7 @@ async def test_reply_longer_than_asked_for_ends_the_download(gpu: AsyncRentGPU, 
 async def test_copy_that_takes_too_long_is_ended(
     gpu: AsyncRentGPU, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "_LONGEST_GOODBYE", 0.1)
+    gpu._credentials.limits = SSHLimits(tidying=0.1)
     (tmp_path / "local").write_text("x")
     async with shell_on(gpu, size=10, stalls=True) as (shell, _):
         with pytest.raises(SSHTimeoutError, match=r"cannot copy file to .*: it did not end within 0\.2 s") as caught:
@@ -240,9 +241,7 @@ async def test_copy_that_takes_too_long_is_ended(
 async def test_server_without_an_answer_to_sftp_ends_the_copy(
     gpu: AsyncRentGPU, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from netmind_rentgpu.ssh import shell as shells
-
-    monkeypatch.setattr(shells, "_LONGEST_SFTP_START", 0.2)
+    gpu._credentials.limits = SSHLimits(sftp_start=0.2)
 
     def fall_silent(server: HostileSFTP, channel: Any) -> None:
         channel.write = lambda *_: None

@@ -14,6 +14,7 @@ import pytest
 
 from netmind_rentgpu import ClientStateError, SSHError
 from netmind_rentgpu.ssh import login
+from netmind_rentgpu.ssh.limits import SSHLimits
 
 LONG = 60
 
@@ -94,10 +95,10 @@ async def test_lost_connection_fails_every_call_and_is_not_reopened(site: Any) -
     assert "closed" in repr(shell)
 
 
-async def test_connection_that_dies_silently_is_detected(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connection_that_dies_silently_is_detected(site: Any) -> None:
     if site.kind == "emulator":
         pytest.skip("the emulator runs in this process, which cannot be stopped")
-    monkeypatch.setattr(login, "_KEEP_ALIVE_SECONDS", 0.2)
+    site.gpu._credentials.limits = SSHLimits(keep_alive=0.2)
     async with site.shell() as shell:
         server = int((await shell.run("echo $PPID")).stdout)
         task = asyncio.create_task(shell.run("sleep 3600"))

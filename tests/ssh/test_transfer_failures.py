@@ -18,6 +18,7 @@ from until import until
 
 from netmind_rentgpu import AsyncShell, InvalidArgumentError, SSHError, TransferProgress
 from netmind_rentgpu.ssh import transfer
+from netmind_rentgpu.ssh.limits import SSHLimits
 
 LONG = 60
 
@@ -120,7 +121,7 @@ async def test_copy_with_a_stuck_server_can_be_cancelled_and_times_out(
 ) -> None:
     if site.kind == "emulator":
         pytest.skip("the emulator runs in this process, which cannot be stopped")
-    monkeypatch.setattr(transfer, "_LONGEST_GOODBYE", 0.1)
+    site.gpu._credentials.limits = SSHLimits(tidying=0.1)
     (tmp_path / "big").write_bytes(os.urandom(8_000_000))
     async with site.shell() as shell:
         await shell.upload(tmp_path / "big", "other")
@@ -144,8 +145,7 @@ async def test_copy_with_a_stuck_server_can_be_cancelled_and_times_out(
                 await asyncio.wait({copy})
             assert copy.cancelled()
             # A copy that is not cancelled does not wait without end either.
-            monkeypatch.setattr(transfer, "_LONGEST_SILENCE", 0.2)
-            monkeypatch.setattr(transfer._in_time, "__defaults__", (0.2,))
+            shell._limits = SSHLimits(answer=0.2, tidying=0.1)
             with pytest.raises(SSHError, match="has not answered"):
                 await shell.upload(tmp_path / "big", "big")
         finally:

@@ -151,10 +151,6 @@ def _loop(points: _Points, cancel_at: tuple[int, ...]) -> asyncio.AbstractEventL
 
 async def _act(job: Job) -> dict[str, list[str]]:
     from netmind_rentgpu import AsyncRentGPU, Retries, ServiceProfile, Timeouts, conditions
-    from netmind_rentgpu.rentals import context
-
-    # Nobody here has the state file for long, so that nothing need be in doubt for as long as that may take elsewhere.
-    context.LONGEST_LOCK = 1.0  # type: ignore[misc]
 
     profile = ServiceProfile(
         **{"list_lag": timedelta(seconds=0.2), "create_lag": timedelta(seconds=0.3), **job.profile}
@@ -167,6 +163,8 @@ async def _act(job: Job) -> dict[str, list[str]]:
         timeout=Timeouts(total=0.8, connect=0.5, read=0.3, slot=0.3),
         retries=Retries(base_delay=0.02, max_delay=0.05),
     ) as gpu:
+        # No process here locks the state file for long, so no create is in doubt for as long as elsewhere.
+        gpu._context.limits = attrs.evolve(gpu._context.limits, write=1.0)
         if job.act == "reap":
             with sqlite3.connect(job.state) as connection, suppress(sqlite3.OperationalError):  # none was made
                 connection.execute("UPDATE rentals SET expires_at = intended_at WHERE stage = 'detached'")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import defaultdict
+from datetime import datetime
 
 import attrs
 
@@ -45,44 +45,52 @@ class StartHistory:
         self._origin = state.fingerprint.origin
         self._known: defaultdict[int, SingleFlight[ImageStarts]] = defaultdict(lambda: SingleFlight(fresh=_FRESH))
 
-    async def of_image(self, image_id: int) -> ImageStarts:
+    async def of_image(self, image_id: int, now: datetime) -> ImageStarts:
         """Return the starts of an image; the answer may be a second old.
+
+        Args:
+            now: UTC wall time.
 
         Raises:
             StateFileError: the state file cannot be used.
         """
-        return await self._known[image_id].get(lambda: self._state.read(lambda found: self._find(found, image_id)))
 
-    def record_soon(self, node_name: str, image_id: int, *, failed: bool) -> asyncio.Future[None]:
+        def find(connection: Connection) -> ImageStarts:
+            return self._find(connection, image_id, now.timestamp())
+
+        return await self._known[image_id].get(lambda: self._state.read(find))
+
+    def record_soon(self, node_name: str, image_id: int, now: datetime, *, failed: bool) -> asyncio.Future[None]:
         """Record the result of a start, and delete results older than half an hour; return the future of the write.
 
         Args:
+            now: UTC wall time.
             failed: True if the image did not start.
         """
         column = "failed_at" if failed else "started_at"
+        ended_at = now.timestamp()
 
         def write(connection: Connection) -> None:
-            now = time.time()
             connection.execute(
                 f"INSERT INTO starts (origin, node_name, image_id, {column}) VALUES (?, ?, ?, ?)"  # noqa: S608  # inserts constants only
                 f" ON CONFLICT (origin, node_name, image_id) DO UPDATE SET {column} = excluded.{column}",
-                (self._origin, node_name, image_id, now),
+                (self._origin, node_name, image_id, ended_at),
             )
             connection.execute(
                 "DELETE FROM starts WHERE coalesce(failed_at NOT BETWEEN :from AND :to, TRUE)"
                 " AND coalesce(started_at NOT BETWEEN :from AND :to, TRUE)",
-                _remembered(now),
+                _remembered(ended_at),
             )
 
         written = self._state.write_soon(write)
         written.add_done_callback(lambda _: self._known[image_id].forget())
         return written
 
-    def _find(self, connection: Connection, image_id: int) -> ImageStarts:
+    def _find(self, connection: Connection, image_id: int, now: float) -> ImageStarts:
         rows = connection.execute(
             "SELECT node_name, failed_at BETWEEN :from AND :to AND coalesce(started_at < failed_at, TRUE),"
             " started_at BETWEEN :from AND :to FROM starts WHERE origin = :origin AND image_id = :image_id",
-            {**_remembered(time.time()), "origin": self._origin, "image_id": image_id},
+            {**_remembered(now), "origin": self._origin, "image_id": image_id},
         ).fetchall()
         failed_on = frozenset(node_name for node_name, failed, _ in rows if failed)
         return ImageStarts(failed_on, started=any(started for *_, started in rows))

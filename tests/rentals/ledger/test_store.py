@@ -23,7 +23,7 @@ from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.records import RentalRecord, Stage, is_legal_change
 from netmind_rentgpu.rentals.ledger.store import Ledger
-from netmind_rentgpu.state_file import State
+from netmind_rentgpu.state_file import LONGEST_LOCK, State
 
 RECORD = RentalRecord(
     name="rg-1",
@@ -244,9 +244,10 @@ async def test_cancelled_write_still_reaches_the_state_file(ledger: Ledger) -> N
 # State files that cannot be used: renting fails before anything is created.
 
 
-async def error_of_rent(emulator: Emulator, state: Path) -> StateFileError:
+async def error_of_rent(emulator: Emulator, state: Path, *, longest_lock: float = LONGEST_LOCK) -> StateFileError:
     """Rent with a state file that cannot be used; return the error."""
     async with client(emulator, state) as gpu:
+        gpu._state.longest_lock = longest_lock
         with pytest.raises(StateFileError) as raised:
             await gpu.rent(image=IMAGE).__aenter__()
     assert not emulator.requests.of("create_container")
@@ -266,14 +267,11 @@ async def test_rent_with_a_state_file_that_processes_cannot_share_is_refused(
     assert "processes cannot share a file" in str(await error_of_rent(emulator, state))
 
 
-async def test_rent_with_a_state_file_that_stays_locked_is_refused(
-    emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("netmind_rentgpu.state_file.LONGEST_LOCK", 0.2)
+async def test_rent_with_a_state_file_that_stays_locked_is_refused(emulator: Emulator, state: Path) -> None:
     state.parent.mkdir(parents=True)
     holder = sqlite3.connect(state, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
-    assert "locked" in str(await error_of_rent(emulator, state))
+    assert "locked" in str(await error_of_rent(emulator, state, longest_lock=0.2))
     holder.close()
 
 

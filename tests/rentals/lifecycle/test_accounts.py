@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 import pytest
+from lifecycle import set_limits
 from rented import IMAGE, PROFILE, client
 from state_files import state_at
 from until import until
@@ -91,6 +92,7 @@ async def test_rental_whose_token_is_revoked_meanwhile_is_reaped_with_the_next(
 
 async def test_create_in_doubt_is_settled_with_a_new_token(gpu: AsyncRentGPU, emulator: Emulator, state: Path) -> None:
     emulator.faults.add(Fault("hang", call="create_container", when="after"))
+    set_limits(gpu, failed_search=1.0)
 
     async def rent() -> None:
         async with gpu.rent(image=IMAGE):
@@ -283,6 +285,7 @@ async def test_create_in_doubt_is_waited_for_where_only_the_list_can_prove_it(em
     profile = attrs.evolve(PROFILE, create_lag=timedelta(seconds=4))
     async with client(emulator, state, profile) as gpu:
         emulator.faults.add(Fault("late commit", call="create_container", seconds=2))
+        set_limits(gpu, failed_search=1.0)
         renting = asyncio.create_task(gpu.rent(image=IMAGE, auth="a-password-of-ours").__aenter__())
         await until(lambda: emulator.pending_creates)
         token = rotate(emulator)

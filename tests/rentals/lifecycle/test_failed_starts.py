@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import time
 from contextlib import AsyncExitStack, closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,6 @@ from netmind_rentgpu import (
 )
 from netmind_rentgpu.conditions import status_in
 from netmind_rentgpu.emulator import Emulator, Fault, World
-from netmind_rentgpu.rentals.ledger import start_history
 from netmind_rentgpu.rentals.lifecycle.starting import is_machines_fault
 from netmind_rentgpu.ssh.credentials import ContainerLogin
 
@@ -91,21 +89,18 @@ async def test_machine_that_fails_is_tried_last_until_it_starts(
     emulator.assert_nothing_rented()
 
 
-async def test_failed_start_is_forgotten_after_half_an_hour(
-    gpu: AsyncRentGPU, emulator: Emulator, state: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_failed_start_is_forgotten_after_half_an_hour(gpu: AsyncRentGPU, emulator: Emulator, state: Path) -> None:
     emulator.faults.add(Fault("dies"))
     first, *_ = await nodes(gpu)
     async with gpu.rent(image=IMAGE, fail=DIED):
         pass
-    now = time.time()
+    now = datetime.now(UTC)
     for minutes, is_remembered in ((29, True), (-29, True), (31, False), (-31, False)):
-        monkeypatch.setattr(start_history.time, "time", lambda moment=now + 60 * minutes: moment)
+        then = now + timedelta(minutes=minutes)
         async with client(emulator, state) as other:
-            assert (first in (await other._context.starts.of_image(1)).failed_on) is is_remembered
+            assert (first in (await other._context.starts.of_image(1, then)).failed_on) is is_remembered
             # What another writes then does not make it forget more.
-            await other._context.starts.record_soon("another", 1, failed=True)
-    monkeypatch.undo()
+            await other._context.starts.record_soon("another", 1, then, failed=True)
     emulator.assert_nothing_rented()
 
 
@@ -503,7 +498,7 @@ async def test_time_for_all_of_it_blames_no_machine_that_had_less_than_its_own(
     emulator.faults.add(Fault("never starts"))
     with pytest.raises(WaitTimeoutError):
         await gpu.rent(image=IMAGE, timeout=0.5).__aenter__()
-    assert (await gpu._context.starts.of_image(1)).failed_on == frozenset()
+    assert (await gpu._context.starts.of_image(1, datetime.now(UTC))).failed_on == frozenset()
     emulator.assert_nothing_rented()
 
 
