@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias, get_args
 
-__all__ = ["CALLS", "PREFIX", "ROUTES", "Call"]
+__all__ = ["CALLS", "ROUTES", "Call"]
 
-PREFIX = "/v1/rentgpu/"
+_SERVICE = "/v1/rentgpu/"
 
 Call: TypeAlias = Literal[
     "list_machines",
@@ -26,18 +26,18 @@ Call: TypeAlias = Literal[
 CALLS: tuple[Call, ...] = get_args(Call)
 """The names of the calls, as in faults and recorded requests."""
 ROUTES: dict[Call, tuple[str, str]] = {
-    "list_machines": ("GET", f"{PREFIX}machines"),
-    "create_auth": ("POST", f"{PREFIX}auths/"),
-    "list_auths": ("GET", f"{PREFIX}auths/"),
-    "get_auth": ("GET", f"{PREFIX}auths/{{auth_id}}"),
-    "create_image": ("POST", f"{PREFIX}images/"),
-    "list_images": ("GET", f"{PREFIX}images/"),
-    "get_image": ("GET", f"{PREFIX}images/{{image_id}}"),
-    "create_container": ("POST", f"{PREFIX}containers/"),
-    "list_containers": ("GET", f"{PREFIX}containers/"),
-    "get_container": ("GET", f"{PREFIX}containers/{{container_id}}"),
-    "stop_container": ("POST", f"{PREFIX}containers/{{container_id}}/stop"),
-    "restart_container": ("POST", f"{PREFIX}containers/{{container_id}}/restart"),
-    "delete_container": ("DELETE", f"{PREFIX}containers/{{container_id}}"),
+    "list_machines": ("GET", f"{_SERVICE}machines"),
+    "create_auth": ("POST", f"{_SERVICE}auths/"),
+    "list_auths": ("GET", f"{_SERVICE}auths/"),
+    "get_auth": ("GET", f"{_SERVICE}auths/{{auth_id}}"),
+    "create_image": ("POST", f"{_SERVICE}images/"),
+    "list_images": ("GET", f"{_SERVICE}images/"),
+    "get_image": ("GET", f"{_SERVICE}images/{{image_id}}"),
+    "create_container": ("POST", f"{_SERVICE}containers/"),
+    "list_containers": ("GET", f"{_SERVICE}containers/"),
+    "get_container": ("GET", f"{_SERVICE}containers/{{container_id}}"),
+    "stop_container": ("POST", f"{_SERVICE}containers/{{container_id}}/stop"),
+    "restart_container": ("POST", f"{_SERVICE}containers/{{container_id}}/restart"),
+    "delete_container": ("DELETE", f"{_SERVICE}containers/{{container_id}}"),
 }
 """The method and the path of each call."""

@@ -1,6 +1,6 @@
 """The controls of an emulator: its service, faults, recorded requests, bill, tokens and clock.
 
-Python programs use them through `Emulator`. Programs in other languages use the HTTP paths below `PREFIX`, which cannot
+Python programs use them through `Emulator`. Programs in other languages use the HTTP paths below `CONTROLS`, which cannot
 collide with the service's paths, because those begin with `/v1/`.
 """
 
@@ -21,9 +21,9 @@ from netmind_rentgpu.emulator.recording import Recorder
 from netmind_rentgpu.emulator.service import Service
 from netmind_rentgpu.emulator.validation import Refusal
 
-__all__ = ["PREFIX", "ControlPlane"]
+__all__ = ["CONTROLS", "ControlPlane"]
 
-PREFIX = "/_emulator"
+CONTROLS = "/_emulator"
 _WORD = re.compile(r"[!-~]+")
 
 

@@ -192,7 +192,7 @@ class Fleet:
     def stop(self, container_id: int) -> bytes:
         """Stop a container."""
         container = self._found(container_id)
-        self._cancel_plans(container_id, container)
+        self._shut_down(container_id, container)
         container.stopped = True
         if self._world.stop_billing == "ends":
             self._bill.pause(container_id, self._timeline.now)
@@ -201,7 +201,7 @@ class Fleet:
     def restart(self, container_id: int, faults: Sequence[Fault]) -> bytes:
         """Restart a container, which may be in any state."""
         container = self._found(container_id)
-        self._cancel_plans(container_id, container, new_host_key=self._world.restart_host_key == "changed")
+        self._shut_down(container_id, container, new_host_key=self._world.restart_host_key == "changed")
         if self._world.restart_port == "changed" or any(fault.what == "moves" for fault in faults):
             container.port = self._ports.new(container_id)
         self._bill.resume(container_id, self._timeline.now)
@@ -293,7 +293,7 @@ class Fleet:
         if container.vanishes_at == moment and self._exists(container_id, container):
             self._remove(container_id, container)
 
-    def _cancel_plans(self, container_id: int, container: _Container, *, new_host_key: bool = False) -> None:
+    def _shut_down(self, container_id: int, container: _Container, *, new_host_key: bool = False) -> None:
         """Close a container's port, and cancel its planned start, failure and disappearance."""
         self._ports.close(container_id, new_host_key=new_host_key)
         container.stopped, container.reachable = False, True

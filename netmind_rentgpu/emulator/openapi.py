@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from netmind_rentgpu.emulator.calls import CALLS, ROUTES
-from netmind_rentgpu.emulator.control_plane import PREFIX
+from netmind_rentgpu.emulator.calls import CALLS, ROUTES, Call
+from netmind_rentgpu.emulator.control_plane import CONTROLS
 from netmind_rentgpu.emulator.faults import CALLS_OF, LARGEST, METHODS, OPTIONS, STATUSES, What
 
 __all__ = ["openapi"]
@@ -231,67 +231,54 @@ _MACHINE_QUERY = {
 
 def openapi() -> dict[str, Any]:
     """Return the description of the documented world, in OpenAPI 3.1."""
-    prefix = "/v1/rentgpu"
-    container = f"{prefix}/containers/{{container_id}}"
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "Rent GPU (emulated)", "version": "1"},
-        "paths": {
-            f"{prefix}/machines": {"get": _call("List machines", _many(_MACHINE), query=_MACHINE_QUERY)},
-            f"{prefix}/auths/": {
-                "post": _call("Create auth", _AUTH, body=_CREATE_AUTH),
-                "get": _call("List auths", _many(_AUTH), query={"marker": _INTEGER, "limit": _LIMIT}),
-            },
-            f"{prefix}/auths/{{auth_id}}": {"get": _call("Get auth", _AUTH, path="auth_id")},
-            f"{prefix}/images/": {
-                "post": _call("Create image", _IMAGE, body=_CREATE_IMAGE),
-                "get": _call(
-                    "List images",
-                    _many(_IMAGE),
-                    query={"image_type": _ENUMERATION, "marker": _TEXT, "limit": _LIMIT},
-                ),
-            },
-            f"{prefix}/images/{{image_id}}": {"get": _call("Get image", _IMAGE, path="image_id")},
-            f"{prefix}/containers/": {
-                "post": _call("Create container", _CONTAINER, body=_CREATE_CONTAINER),
-                "get": _call("List containers", _many(_CONTAINER), query={"marker": _INTEGER, "limit": _LIMIT}),
-            },
-            container: {
-                "get": _call("Get container", _CONTAINER, path="container_id"),
-                "delete": _call("Delete container", _CONTAINER, path="container_id"),
-            },
-            f"{container}/stop": {"post": _call("Stop container", _CONTAINER, path="container_id")},
-            f"{container}/restart": {"post": _call("Restart container", _CONTAINER, path="container_id")},
-            **_controls(),
-        },
+    described: dict[Call, dict[str, Any]] = {
+        "list_machines": _call("List machines", _many(_MACHINE), query=_MACHINE_QUERY),
+        "create_auth": _call("Create auth", _AUTH, body=_CREATE_AUTH),
+        "list_auths": _call("List auths", _many(_AUTH), query={"marker": _INTEGER, "limit": _LIMIT}),
+        "get_auth": _call("Get auth", _AUTH, path="auth_id"),
+        "create_image": _call("Create image", _IMAGE, body=_CREATE_IMAGE),
+        "list_images": _call(
+            "List images", _many(_IMAGE), query={"image_type": _ENUMERATION, "marker": _TEXT, "limit": _LIMIT}
+        ),
+        "get_image": _call("Get image", _IMAGE, path="image_id"),
+        "create_container": _call("Create container", _CONTAINER, body=_CREATE_CONTAINER),
+        "list_containers": _call("List containers", _many(_CONTAINER), query={"marker": _INTEGER, "limit": _LIMIT}),
+        "get_container": _call("Get container", _CONTAINER, path="container_id"),
+        "stop_container": _call("Stop container", _CONTAINER, path="container_id"),
+        "restart_container": _call("Restart container", _CONTAINER, path="container_id"),
+        "delete_container": _call("Delete container", _CONTAINER, path="container_id"),
     }
+    paths: dict[str, dict[str, Any]] = _controls()
+    for call, (method, path) in ROUTES.items():
+        paths.setdefault(path, {})[method.lower()] = described[call]
+    return {"openapi": "3.1.0", "info": {"title": "Rent GPU (emulated)", "version": "1"}, "paths": paths}
 
 
 def _controls() -> dict[str, Any]:
     """Describe the emulator's controls, which the real service does not have."""
     filters = {"call": {"type": "string", "enum": list(CALLS)}, "method": _TEXT, "path": _TEXT}
     return {
-        f"{PREFIX}/requests": {
+        f"{CONTROLS}/requests": {
             "get": _control("List the recorded requests", _REQUESTS, query=filters),
             "delete": _control("Delete the recorded requests", _REQUESTS),
         },
-        f"{PREFIX}/bill": {"get": _control("Show the rented containers and the cost of all containers", _BILL)},
-        f"{PREFIX}/clock": {
+        f"{CONTROLS}/bill": {"get": _control("Show the rented containers and the cost of all containers", _BILL)},
+        f"{CONTROLS}/clock": {
             "get": _control("Show the emulated time", _CLOCK),
             "post": _control("Move the clock forward, or change its scale", _CLOCK, body=_MOVE),
         },
-        f"{PREFIX}/faults": {
+        f"{CONTROLS}/faults": {
             "get": _control("List the faults in force", _FAULTS),
             "post": _control("Add a fault", _FAULTS, body=_FAULT),
             "delete": _control("Remove all faults", _FAULTS),
         },
-        f"{PREFIX}/tokens": {
+        f"{CONTROLS}/tokens": {
             "get": _control("List the accepted tokens and their accounts", _TOKENS),
             "post": _control(
                 "Accept an account's token, or revoke a token", _TOKENS, body=_CHANGE_TOKENS, errors=_TOKEN_ERRORS
             ),
         },
-        f"{PREFIX}/reset": {"post": _control("Restore the initial state, except the clock", _CLOCK)},
+        f"{CONTROLS}/reset": {"post": _control("Restore the initial state, except the clock", _CLOCK)},
     }
 
 

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from netmind_rentgpu.emulator.account import Account
 from netmind_rentgpu.emulator.calls import ROUTES, Call
-from netmind_rentgpu.emulator.control_plane import PREFIX, ControlPlane
+from netmind_rentgpu.emulator.control_plane import CONTROLS, ControlPlane
 from netmind_rentgpu.emulator.faults import Fault, Faults
 from netmind_rentgpu.emulator.openapi import openapi
 from netmind_rentgpu.emulator.recording import RecordedRequest
@@ -185,17 +185,17 @@ class Server:
         ]
         control_plane = self._control_plane
         controls: list[tuple[str, str, _Handler]] = [
-            ("GET", f"{PREFIX}/requests", _control(lambda request, _: control_plane.show_requests(request.query))),
-            ("DELETE", f"{PREFIX}/requests", _plain(control_plane.forget_requests)),
-            ("GET", f"{PREFIX}/bill", _plain(control_plane.show_bill)),
-            ("GET", f"{PREFIX}/clock", _plain(control_plane.show_clock)),
-            ("POST", f"{PREFIX}/clock", _control(lambda _, body: control_plane.move_clock(json_value(body)))),
-            ("GET", f"{PREFIX}/faults", _plain(control_plane.show_faults)),
-            ("POST", f"{PREFIX}/faults", _control(lambda _, body: control_plane.add_fault(json_value(body)))),
-            ("DELETE", f"{PREFIX}/faults", _plain(control_plane.clear_faults)),
-            ("GET", f"{PREFIX}/tokens", _plain(control_plane.show_tokens)),
-            ("POST", f"{PREFIX}/tokens", _control(lambda _, body: control_plane.change_tokens(json_value(body)))),
-            ("POST", f"{PREFIX}/reset", _plain(control_plane.begin_again)),
+            ("GET", f"{CONTROLS}/requests", _control(lambda request, _: control_plane.show_requests(request.query))),
+            ("DELETE", f"{CONTROLS}/requests", _plain(control_plane.forget_requests)),
+            ("GET", f"{CONTROLS}/bill", _plain(control_plane.show_bill)),
+            ("GET", f"{CONTROLS}/clock", _plain(control_plane.show_clock)),
+            ("POST", f"{CONTROLS}/clock", _control(lambda _, body: control_plane.move_clock(json_value(body)))),
+            ("GET", f"{CONTROLS}/faults", _plain(control_plane.show_faults)),
+            ("POST", f"{CONTROLS}/faults", _control(lambda _, body: control_plane.add_fault(json_value(body)))),
+            ("DELETE", f"{CONTROLS}/faults", _plain(control_plane.clear_faults)),
+            ("GET", f"{CONTROLS}/tokens", _plain(control_plane.show_tokens)),
+            ("POST", f"{CONTROLS}/tokens", _control(lambda _, body: control_plane.change_tokens(json_value(body)))),
+            ("POST", f"{CONTROLS}/reset", _plain(control_plane.begin_again)),
             ("GET", _DESCRIPTION, _plain(openapi)),
         ]
         # By `add_route`, because `web.get` would also add a route for HEAD.
@@ -255,7 +255,7 @@ class Server:
 
     async def _answer_unknown(self, request: web.Request) -> web.StreamResponse:
         """Refuse or redirect a request for a path or method that does not exist, and record it unless it is a control."""
-        if request.path in (PREFIX, _DESCRIPTION) or request.path.startswith(f"{PREFIX}/"):
+        if request.path in (CONTROLS, _DESCRIPTION) or request.path.startswith(f"{CONTROLS}/"):
             return await self._misdirected(request)
         record = self._record(None, request)
         answer = await self._misdirected(request)

@@ -84,7 +84,7 @@ class Owning(Protocol):
 
 @attrs.define(kw_only=True, eq=False)
 class RentalContext:
-    """The parts that all rentals of one client share.
+    """The parts that all rentals of one client share. It is no context manager.
 
     Attributes:
         timeouts: the client's own.
@@ -98,6 +98,7 @@ class RentalContext:
         loop: the event loop of the open rentals.
         closing: True if the client is being closed, so that nothing more can be rented.
         clock: reads the present time.
+        limits: the time limits of renting.
     """
 
     profile: ServiceProfile
@@ -170,7 +171,7 @@ class RentalContext:
 
     @property
     def longest_create(self) -> timedelta:
-        """The time after its intent in which the service may still act on a create, or not list its container."""
+        """The longest time between the record of an intent and the moment when its container, if it has one, is listed."""
         seconds = sum(
             _UNBOUNDED_CALL if bound is None else bound for bound in (self.timeouts.slot, self.timeouts.total)
         )
@@ -179,7 +180,7 @@ class RentalContext:
 
     @property
     def uncertainty(self) -> timedelta:
-        """The time after an unclear answer to a create in which its container may still turn up."""
+        """The longest time between an unclear answer to a create and the moment when its container, if any, is listed."""
         return self.profile.create_lag + self.profile.list_lag
 
     def track(self, name: str) -> None:

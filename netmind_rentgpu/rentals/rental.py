@@ -1,4 +1,10 @@
-"""`AsyncRental`: the context manager of one rented machine."""
+"""`AsyncRental`: the context manager of one rented machine.
+
+A rental ends in one way. Leaving its block (at the end, by an error, a cancellation or Ctrl-C), `close`, `detach` and the
+expiry all call `_begin_end`, which starts the task `_delete_all`; no cancellation reaches it, because its callers wait by
+`wait_shielded`. It ends each create attempt by `lifecycle/cleanup.py`, and `lifecycle/deletion.py` sends the request. If the
+block is never left, `at_exit.py` deletes the rental.
+"""
 
 from __future__ import annotations
 
@@ -80,14 +86,14 @@ class AsyncRental:
         self._provisioner = Provisioner(context)
         self._state = RentalState()
         self._shell = ReconnectingShell(context.shell_on)
-        self._releasing: asyncio.Task[ReleaseError | None] | None = None
+        self._ending: asyncio.Task[ReleaseError | None] | None = None
         self._expiry = ExpiryTimer(self._provisioner, context)
         self._released = asyncio.Event()
         self._ended_at: datetime | None = None
         self._owner_task: OwnerTask | None = None
         # The error of a machine that did not start and could not be deleted.
         self._unreleased: ReleaseError | None = None
-        # True if the provisioner was interrupted already by the cancellation that leaves the block.
+        # True if the cancellation that leaves the block has interrupted the provisioner already.
         self._has_interrupted = False
 
     @property
@@ -177,7 +183,7 @@ class AsyncRental:
                 command, check=check, timeout=timeout, environment=environment, input=input, max_output=max_output
             )
         except (SSHError, ClientStateError) as error:
-            if self._releasing is None and isinstance(error, SSHError) and error.stage == "connection":
+            if self._ending is None and isinstance(error, SSHError) and error.stage == "connection":
                 await self._examine(self._state.had)
             if self._state.reason is not None:
                 raise self._state.error from error
@@ -209,8 +215,8 @@ class AsyncRental:
             await wait_shielded(detaching)
         finally:
             detaching.result()
-            has_ended = self._releasing is not None
-            releasing = self._start_release(EndReason.DETACHED)
+            has_ended = self._ending is not None
+            releasing = self._begin_end(EndReason.DETACHED)
         await wait_shielded(releasing)
         if has_ended:  # by its deadline, or by a concurrent `close`, a moment before
             raise self._state.error
@@ -231,7 +237,7 @@ class AsyncRental:
             # The entering task deletes what it has rented, because it alone knows of a create under way.
             self._owner_task.cut_short("this rental is closed")
             await wait_shielded(asyncio.create_task(self._released.wait()), cancelled=self._provisioner.interrupt)
-        problem, cancellation = await self._release(EndReason.CLOSED)
+        problem, cancellation = await self._end(EndReason.CLOSED)
         if cancellation is not None:
             raise _noted(cancellation, problem)
         if problem is not None:
@@ -249,7 +255,7 @@ class AsyncRental:
             await self._start_in_time()
             self._provisioner.confirm_attach()
         except BaseException as error:
-            await self._leave(error)
+            await self._leave_block(error)
             raise
         self._state.advance(Phase.ACTIVE)
         return self
@@ -260,7 +266,7 @@ class AsyncRental:
         # A forked child must not delete the rental of its parent.
         if self._state.is_entered_here:
             self._state.check_loop()
-            await self._leave(error)
+            await self._leave_block(error)
 
     def __copy__(self) -> Self:
         """Return the rental as another process sees it: it has nothing to delete."""
@@ -313,7 +319,7 @@ class AsyncRental:
             try:
                 await self._make_ready(provisioned, seconds)
             except RentGPUError as error:
-                has_others = source.has_others and self._releasing is None and is_machines_fault(error)
+                has_others = source.has_others and self._ending is None and is_machines_fault(error)
                 if has_others and (seconds >= self._limits.each or not isinstance(error, WaitTimeoutError)):
                     await source.remember_failure(provisioned)
                 if not has_others or deadline - time() < _LEAST_FOR_ANOTHER:
@@ -386,7 +392,7 @@ class AsyncRental:
             container = await self._context.containers.get(had.container.id)
             check_not_replaced(had.record, container)
         except (NotFoundError, ContainerGoneError) as error:
-            if self._releasing is not None:  # which has deleted the container
+            if self._ending is not None:  # which has deleted the container
                 raise self._state.error from error
             if isinstance(error, NotFoundError) and not await self._context.container_index.is_unlisted(
                 had.container.id
@@ -401,31 +407,31 @@ class AsyncRental:
 
     def _expire(self) -> None:
         reason = EndReason.BUDGET_SPENT if self._state.had.by_budget else EndReason.EXPIRED
-        self._start_release(reason)
+        self._begin_end(reason)
         if self._owner_task is not None:
             self._owner_task.cut_short(f"{self!r} is over")
 
-    def _start_release(self, reason: EndReason) -> asyncio.Task[ReleaseError | None]:
+    def _begin_end(self, reason: EndReason) -> asyncio.Task[ReleaseError | None]:
         self._state.end(reason)
-        if self._releasing is None:
+        if self._ending is None:
             is_left = self._state.reason in (EndReason.LEFT, EndReason.CLOSED)
             returns_detached = is_left and self._state.phase is Phase.STARTING
             self._state.advance(Phase.ENDING)
             self._expiry.end()
             provisioned = self._state.provisioned
             self._ended_at = None if provisioned is None else provisioned.record.present(self._context.clock())
-            self._releasing = asyncio.get_running_loop().create_task(self._delete(returns_detached=returns_detached))
+            self._ending = asyncio.get_running_loop().create_task(self._delete_all(returns_detached=returns_detached))
             # By a callback, because an ending event loop may cancel the task before it begins.
-            self._releasing.add_done_callback(self._is_released)
-        return self._releasing
+            self._ending.add_done_callback(self._finish_end)
+        return self._ending
 
-    def _is_released(self, releasing: asyncio.Task[ReleaseError | None]) -> None:
+    def _finish_end(self, releasing: asyncio.Task[ReleaseError | None]) -> None:
         self._state.advance(Phase.ENDED)
         if not releasing.cancelled():
             self._context.unregister(self)
         self._released.set()
 
-    async def _delete(self, *, returns_detached: bool) -> ReleaseError | None:
+    async def _delete_all(self, *, returns_detached: bool) -> ReleaseError | None:
         """Delete all that was created.
 
         Args:
@@ -440,23 +446,23 @@ class AsyncRental:
                 await self._expiry.let_look_end()
             await self._shell.close()
 
-    async def _release(self, reason: EndReason) -> tuple[ReleaseError | None, asyncio.CancelledError | None]:
+    async def _end(self, reason: EndReason) -> tuple[ReleaseError | None, asyncio.CancelledError | None]:
         """Delete everything, however often this is cancelled; return the error of that, and the cancellation."""
-        releasing = self._start_release(reason)
+        releasing = self._begin_end(reason)
         try:
             await wait_shielded(releasing, cancelled=self._provisioner.interrupt)
         except asyncio.CancelledError as cancellation:
             return releasing.result(), cancellation
         return releasing.result(), None
 
-    async def _leave(self, error: BaseException | None) -> None:
+    async def _leave_block(self, error: BaseException | None) -> None:
         """Delete everything, and raise what `what_to_raise` decides."""
         owner_task, cancellation, raised, thrown = self._owner_task, None, None, None
         is_interrupted = isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)) and not self._has_interrupted
         if is_interrupted and not (owner_task and owner_task.is_cut_short):
             self._provisioner.interrupt()
         try:
-            problem, cancellation = await self._release(EndReason.LEFT)
+            problem, cancellation = await self._end(EndReason.LEFT)
             if owner_task is not None and cancellation is None:
                 try:
                     await owner_task.let_cancellation_come()

@@ -1,4 +1,7 @@
-"""The way from synchronous code into the event loop and back. Only this file knows `BlockingPortal`.
+"""The way from synchronous code into the event loop and back.
+
+Anyio's `BlockingPortal`, which only this file knows, keeps the loop running; each call enters the loop by
+`call_soon_threadsafe`.
 
 One daemon thread with one event loop serves the whole process. It starts at the first call, and `atexit` ends it. The
 caller's thread submits a call, waits, and gets the call's result or error object. Meanwhile, three things may happen:

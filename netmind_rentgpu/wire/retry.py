@@ -1,4 +1,9 @@
-"""The decision whether, and after how many seconds, a failed call is retried. Pure; `Retries` documents the rules."""
+"""The decision whether, and after how many seconds, a failed call is retried. Pure; `Retries` documents the rules.
+
+A create is not idempotent. It is sent again only if it was certainly not sent, or was refused with a 429: here, within one
+call of `wire/caller.py`, which waits for `delay_before_retry`. A rental's create that has failed for good is never repeated,
+but followed by another attempt under another name (`rentals/lifecycle/provisioner.py`).
+"""
 
 from __future__ import annotations
 
@@ -49,7 +54,7 @@ def delay_before_retry(
 
     Args:
         attempt: the number of attempts so far, the failed one included.
-        elapsed: seconds since the call first got a connection.
+        elapsed: seconds since the call first got a slot among `max_connections`.
         remaining: seconds until the call's total timeout; None without one.
         random: a random number from 0 up to 1.
     """

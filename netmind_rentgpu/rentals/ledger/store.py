@@ -1,6 +1,10 @@
 """The ledger: the records of one account's rentals in the state file.
 
 A record is written before its create is sent. It is deleted once its container is known to be gone, or is left to the user.
+
+A full disk, like any other failure to write, has two results. If the intent cannot be written, `rent` raises StateFileError
+and sends no create (`provisioner._attempt`). If a later write fails, it is logged (`deletion.write_best_effort`), and the
+rental goes on and is deleted at its end, because the intent alone is enough to find and delete the container.
 """
 
 from __future__ import annotations

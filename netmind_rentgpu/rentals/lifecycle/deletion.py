@@ -54,8 +54,8 @@ class Target:
         is_ours: returns False for another container that has the id by now, None for a container without a readable name.
         confirmed: True if the id came from a create of this process, or from the list a moment ago; else a GET has to answer
             before the deletion is sent.
-        unshown: its record, unless the service has shown the container since its create. A 404 to the deletion counts only
-            after the list's lag, because a container that the list does not show yet may be unknown elsewhere, too.
+        unshown: the container's record if the service has not shown the container since its create, else None. With it, a
+            404 to the deletion counts only after the list's lag, because parts of the service may not know it yet.
     """
 
     container_id: int
@@ -272,5 +272,8 @@ def unreleased(record: RentalRecord, error: BaseException) -> ReleaseError:
 
 
 def log_write_error(error: BaseException) -> None:
-    """Log that the ledger does not show what became of a rental."""
-    logger.warning("what became of a rental could not be put on record: %s", error)
+    """Log that the ledger does not show the present state of a rental."""
+    logger.warning(
+        "could not update the state file for a rental: %s; its intent is on record, which is enough to delete it",
+        error,
+    )

@@ -64,7 +64,10 @@ class Provisioner:
         self.attaching: str | None = None
 
     def interrupt(self) -> None:
-        """Cut the waiting short. After the second interrupt, what cannot be deleted at once stays on record."""
+        """Count an interrupt. The first changes nothing; from the second on, each deletion has one more attempt.
+
+        A container that this attempt does not delete stays on record.
+        """
         if self._interrupted:
             self._cleanup.give_up.set()
         self._interrupted = True
@@ -202,22 +205,22 @@ class Provisioner:
             if tracked.attempt.container_id is not None:
                 tracked.attempt = tracked.attempt.certain()
             elif next_step(tracked.attempt) is Step.CLOSE_RECORD:
-                await self._close(tracked)
+                await self._close_record(tracked)
 
     async def release_all(self) -> ReleaseError | None:
         """Delete everything; return the error if that fails. To be run in a task of its own."""
-        return await self._release(lambda _: True)
+        return await self._release_attempts(lambda _: True)
 
     async def release(self, name: str) -> ReleaseError | None:
         """Delete one attempt's container; return the error if that fails. To be run in a task of its own."""
-        return await self._release(lambda tracked: tracked.name == name)
+        return await self._release_attempts(lambda tracked: tracked.name == name)
 
-    async def _release(self, is_wanted: Callable[[TrackedAttempt], bool]) -> ReleaseError | None:
+    async def _release_attempts(self, is_wanted: Callable[[TrackedAttempt], bool]) -> ReleaseError | None:
         problems: list[ReleaseError | None] = []
         # Twice, because a task that was cancelled before it began has done nothing yet.
         for _ in range(2):
             ending = {
-                asyncio.get_running_loop().create_task(self._begin_clean_up(tracked)): tracked
+                asyncio.get_running_loop().create_task(self._release_attempt(tracked)): tracked
                 for tracked in filter(is_wanted, self._attempts.values())
             }
             for task in ending:
@@ -259,7 +262,7 @@ class Provisioner:
             else:
                 self._release_machine(tracked)
                 if outcome is CreateOutcome.NOT_PROCESSED:
-                    await self._close(tracked)
+                    await self._close_record(tracked)
                 if outcome is not CreateOutcome.MACHINE_UNAVAILABLE:
                     context.images.forget()
                     context.password.forget()
@@ -316,14 +319,14 @@ class Provisioner:
 
     # The end of an attempt.
 
-    async def _begin_clean_up(self, tracked: TrackedAttempt) -> ReleaseError | None:
+    async def _release_attempt(self, tracked: TrackedAttempt) -> ReleaseError | None:
         tracked.attempt = tracked.attempt.cleanup_begun()
         if tracked.may_be_off_record:
             with suppress(asyncio.CancelledError):  # raised once it is written
                 await write_best_effort(self._context.ledger.put(tracked.attempt.record))
-        return await self._clean_up(tracked)
+        return await self._run_cleanup(tracked)
 
-    async def _clean_up(self, tracked: TrackedAttempt) -> ReleaseError | None:
+    async def _run_cleanup(self, tracked: TrackedAttempt) -> ReleaseError | None:
         """End an attempt; return the error if a container of it could not be deleted."""
         result = await self._cleanup.run(tracked)
         self._untrack(tracked.name)
@@ -346,9 +349,9 @@ class Provisioner:
             )
         return None
 
-    async def _close(self, tracked: TrackedAttempt) -> None:
+    async def _close_record(self, tracked: TrackedAttempt) -> None:
         """Close the record of an attempt that has left nothing. A cancellation is raised once that is done."""
-        closing = asyncio.get_running_loop().create_task(self._clean_up(tracked))
+        closing = asyncio.get_running_loop().create_task(self._run_cleanup(tracked))
         await wait_shielded(closing)
         closing.result()
 

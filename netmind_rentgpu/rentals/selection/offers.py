@@ -90,9 +90,9 @@ class Requirements:
         """
         if machine.node_name in self.exclude:
             return "an excluded name"
-        return self._unmet_by_gpus(machine) or self._unmet_by_the_rest(machine, profile)
+        return self._unmet_by_gpus_or_price(machine) or self._unmet_by_the_rest(machine, profile)
 
-    def _unmet_by_gpus(self, machine: Machine) -> str | None:
+    def _unmet_by_gpus_or_price(self, machine: Machine) -> str | None:
         if self.gpu_names is not None and normalized(machine.gpu_name or "") not in self.gpu_names:
             return _ANOTHER_GPU
         if _below(machine.gpu_count, self.gpus):

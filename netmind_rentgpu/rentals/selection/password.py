@@ -75,7 +75,7 @@ class AccountPassword:
         try:
             made = await self._auths.ensure(value)
         except BaseException:
-            # End the claim, so that another process may try at once.
+            # End the claim, because another process would wait for `_LONGEST_CLAIM` otherwise.
             await self._state.write(lambda connection: self._keep(connection, value, None))
             raise
         await self._state.write(lambda connection: self._keep(connection, value, made.id))

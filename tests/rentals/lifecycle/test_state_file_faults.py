@@ -47,7 +47,7 @@ async def test_state_file_broken_during_a_rental_does_not_prevent_its_deletion(
         with pytest.raises(StateFileError):
             await rental.detach()
     emulator.assert_nothing_rented()
-    assert "could not be put on record" in caplog.text
+    assert "could not update the state file for a rental" in caplog.text
 
 
 def test_event_loop_stopped_during_a_write_does_not_block_the_next_write(state: Path) -> None:

@@ -104,7 +104,7 @@ async def test_uncertain_create_with_a_failing_search_is_followed_by_no_other(
     await until(lambda: len(emulator.requests.of("list_containers")) > 2)
     entering.cancel()
     # A second cancellation ends the wait for the search.
-    await until(lambda: rental._releasing is not None)
+    await until(lambda: rental._ending is not None)
     entering.cancel()
     with pytest.raises(asyncio.CancelledError):
         await entering
