@@ -112,6 +112,7 @@ class AsyncRentGPU:
 
     def _connect(self, profile: ServiceProfile, session: ClientSession | None, ssl_context: SSLContext | None) -> None:
         from netmind_rentgpu.rentals.context import RentalContext
+        from netmind_rentgpu.rentals.lifecycle.reaper import close_record_of_deleted
         from netmind_rentgpu.rentals.rentals_api import AsyncRentals
         from netmind_rentgpu.rentals.renting import Renting
         from netmind_rentgpu.resources.auths import AsyncAuths
@@ -138,7 +139,11 @@ class AsyncRentGPU:
         self.images = AsyncImages(self._caller)
         self._state = State(self._settings.state, self._settings.fingerprint)
         self._credentials = ContainerLogin(self.auths, self._state, profile.ssh_username)
-        self.containers = AsyncContainers(self._caller, self._credentials.try_to_log_in)
+        self.containers = AsyncContainers(
+            self._caller,
+            self._credentials.try_to_log_in,
+            lambda container_id: close_record_of_deleted(self._context, container_id),
+        )
         self._context = RentalContext.of_client(
             machines=self.machines,
             auths=self.auths,

@@ -386,6 +386,18 @@ class _RentalError(RentGPUError):
         self.container_id = container_id
 
 
+class RentalNotFoundError(RentGPUError):
+    """No rental that the caller means is on record in the state file."""
+
+
+class RentalInUseError(_RentalError):
+    """Another process or client holds a rental, or this one does, so that it is not attached to or released.
+
+    Attributes:
+        name, container_id: as those of a `RentalEndedError`.
+    """
+
+
 class RentalEndedError(_RentalError):
     """A rental ended before its user was done with it.
 

@@ -103,6 +103,7 @@ MIGRATIONS: Final = (
         PRIMARY KEY (origin, node_name, image_id)
     ) STRICT
     """,
+    "ALTER TABLE rentals ADD COLUMN refused INTEGER NOT NULL DEFAULT 0",
 )
 _PAUSE = 0.05
 _MOST_OPENINGS = 5

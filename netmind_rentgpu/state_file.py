@@ -63,6 +63,7 @@ class State:
         fingerprint: the fingerprint of the client's token.
         restores: returns True for the name and owner of a record that this client restores if the file is lost; None to
             restore all records.
+        was_opened: True once the file was opened.
         longest_lock: the seconds for which another process or thread may lock the file before that is an error.
     """
 
@@ -74,6 +75,7 @@ class State:
         """
         self.restores: Callable[[str, str | None], bool] | None = None
         self.longest_lock: float = LONGEST_LOCK
+        self.was_opened: bool = False
         self.path: Path = path
         self.fingerprint: Fingerprint = fingerprint
         self._names_are_tidy = False
@@ -326,6 +328,7 @@ class State:
                 connection.close()
                 raise
             self._connection, self._identity, self._process = connection, identity, os.getpid()
+            self.was_opened = True
         return self._connection
 
     def renew_after_fork(self) -> None:

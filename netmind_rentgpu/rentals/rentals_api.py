@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from netmind_rentgpu import arguments
 from netmind_rentgpu.errors import (
-    InvalidArgumentError,
     NoMachineError,
     NotFoundError,
     RentalEndedError,
+    RentalExpiredError,
     RentGPUError,
 )
 from netmind_rentgpu.models import Machine
@@ -15,10 +14,10 @@ from netmind_rentgpu.rentals.context import RentalContext, is_held_here
 from netmind_rentgpu.rentals.ledger.container_index import still_belongs_to
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord
-from netmind_rentgpu.rentals.lifecycle.account_proof import join_proven_accounts
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
+from netmind_rentgpu.rentals.lifecycle.finding import check_wanted, find_record, in_use_error
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
-from netmind_rentgpu.rentals.lifecycle.reaper import reap, reap_by_name
+from netmind_rentgpu.rentals.lifecycle.reaper import reap, reap_by_name, release
 from netmind_rentgpu.rentals.lifecycle.starting import FailedStarts, StartLimits
 from netmind_rentgpu.rentals.rental import AsyncRental
 from netmind_rentgpu.waiting.waits import checked_timeout
@@ -35,12 +34,44 @@ class AsyncRentals:
     async def list(self) -> list[RentalRecord]:
         """Return the records of all open rentals, and of creates that may have left a container, the oldest first.
 
-        The records come from the state file; the service is not asked.
+        The records come from the state file; the service is not asked. A create that the service has refused is not listed.
 
         Raises:
             StateFileError: the state file cannot be used.
         """
-        return await self._context.ledger.list_open()
+        return [record for record in await self._context.ledger.list_open() if record.may_be_rented]
+
+    async def get(self, rental: RentalRecord | str | int) -> RentalRecord:
+        """Return the record of one open rental, as it is on file now.
+
+        Args:
+            rental: a record, a name, an unambiguous part of a name, or the id of a container.
+
+        Raises:
+            RentalNotFoundError: no such rental is on record.
+            InvalidArgumentError: several rentals match; the error lists them.
+            StateFileError: the state file cannot be used.
+            RentGPUError: the record is another token's, and the service could not be asked whether that is this account's.
+        """
+        return await find_record(self._context, rental)
+
+    async def release(self, rental: RentalRecord | str | int, *, force: bool = False) -> None:
+        """Delete the container of one rental now, by its record alone: this needs no login.
+
+        Args:
+            rental: as for `get`.
+            force: True to delete it although a living process may use it. That process gets a `RentalEndedError` at its next
+                use of the rental.
+
+        Raises:
+            RentalNotFoundError: no such rental is on record.
+            RentalInUseError: a living process uses the rental, or one of another machine may use it.
+            ReleaseError: the container could not be deleted, or may still turn up; it stays on record, for `reap`.
+            InvalidArgumentError: several rentals match; the error lists them.
+            StateFileError: the state file cannot be used.
+            RentGPUError: as for `get`.
+        """
+        await release(self._context, await find_record(self._context, rental), force=force)
 
     async def reap(self, *, wait: bool = False, by_name: bool = False) -> ReapReport:
         """Delete each rental whose process is provably dead, whose time is up, or whose deletion has failed before.
@@ -68,26 +99,27 @@ class AsyncRentals:
         """
         return await (reap_by_name(self._context) if by_name else reap(self._context, wait=wait))
 
-    def attach(self, rental: RentalRecord | str, *, timeout: float = 600) -> AsyncRental:
+    def attach(self, rental: RentalRecord | str | int, *, timeout: float = 600) -> AsyncRental:
         """Return a detached rental, to be entered by `async with`; leaving that block deletes the rental.
 
         If entering fails, the rental stays detached.
 
         Args:
-            rental: a record that `detach` or `list` returned, or its name.
+            rental: as for `get`.
             timeout: the seconds within which the login has to work.
 
         Raises:
-            InvalidArgumentError: an argument cannot be used; on entering, no such rental is detached, or it has expired.
-            RentalEndedError: on entering, the container is gone.
+            InvalidArgumentError: an argument cannot be used; on entering, several rentals match.
+            RentalNotFoundError: on entering, no such rental is on record.
+            RentalInUseError: on entering, the rental is not detached, but some process uses it, this one included.
+            RentalExpiredError: on entering, its time is up.
+            RentalEndedError: on entering, it is over, or its container is gone.
             StateFileError: on entering, the state file cannot be used.
             RentGPUError: on entering, any other of the client's errors.
         """
-        name = rental.name if isinstance(rental, RentalRecord) else arguments.text("rental", rental)
-
-        seconds = checked_timeout(timeout)
+        wanted, seconds = check_wanted(rental), checked_timeout(timeout)
         limits = StartLimits(total=seconds, each=seconds)
-        return AsyncRental(self._context, _Detached(self._context, name), limits=limits)
+        return AsyncRental(self._context, _Detached(self._context, wanted), limits=limits)
 
 
 class _Detached:
@@ -98,9 +130,9 @@ class _Detached:
         has_others: False, because a detached rental has only one machine.
     """
 
-    def __init__(self, context: RentalContext, name: str) -> None:
+    def __init__(self, context: RentalContext, wanted: str | int) -> None:
         self._context = context
-        self._name = name
+        self._wanted = wanted
         self.failed: FailedStarts = FailedStarts()
         self.has_others: bool = False
 
@@ -116,19 +148,21 @@ class _Detached:
 
     async def provision(self, provisioner: Provisioner) -> ProvisionedRental:
         """Claim the detached rental for this process, and fetch its container."""
-        context, name = self._context, self._name
+        context = self._context
+        on_file = await find_record(context, self._wanted)
+        name = on_file.name
         if is_held_here(name):
-            raise InvalidArgumentError("rental", f"{name} is in use in this process")
+            raise in_use_error(on_file, "this process uses it")
         # Before the claim, because a reaper of this process deletes rentals that the process owns and does not track.
         provisioner.begin_attach(name)
         try:
-            record = await self._claim()
+            record = await self._claim(name)
         except RentGPUError:
             provisioner.disown(name)
             raise
         if record.container_id is None:
             provisioner.disown(name)
-            raise InvalidArgumentError("rental", f"no container of {name} is known")
+            raise RentalEndedError(f"no container of rental {name} is known", name=name, container_id=None)
         provisioner.adopt(record)
         try:
             container = await context.containers.get(record.container_id)
@@ -140,24 +174,24 @@ class _Detached:
             raise _gone(record)
         return ProvisionedRental(record=record, container=container, machine=Machine(node_name=record.node_name))
 
-    async def _claim(self) -> RentalRecord:
+    async def _claim(self, name: str) -> RentalRecord:
         """Make this process the owner of the rental."""
-        ledger, name = self._context.ledger, self._name
-        record = await ledger.claim_detached(name, this_process(), self._context.clock())
-        if record is not None:
-            return record
-        # The rental may be on record for another token of this account.
-        unproven = await join_proven_accounts(self._context, is_wanted=lambda other: other.name == name)
-        record = await ledger.claim_detached(name, this_process(), self._context.clock())
-        if record is not None:
-            return record
-        for account in unproven:
-            if account.wanted and account.error is not None:
-                raise account.error
-            if account.wanted:
-                problem = f"{name} is on record for another token, which nothing proves to be this account's"
-                raise InvalidArgumentError("rental", f"{problem}; attach with that token")
-        raise InvalidArgumentError("rental", f"no rental called {name} is detached, or it has expired")
+        context = self._context
+        claimed = await context.ledger.claim_detached(name, this_process(), context.clock())
+        if claimed is not None:
+            return claimed
+        record = await find_record(context, name)
+        if record.has_expired(context.clock()):
+            raise RentalExpiredError(
+                f"the time of rental {name} is up; rentals.reap() deletes it",
+                name=name,
+                container_id=record.container_id,
+            )
+        if record.stage == "abandoned":
+            raise RentalEndedError(
+                f"rental {name} is over; rentals.reap() deletes it", name=name, container_id=record.container_id
+            )
+        raise in_use_error(record, "it is not detached, but belongs to a process")
 
 
 def _gone(record: RentalRecord) -> RentalEndedError:

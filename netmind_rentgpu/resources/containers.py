@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 
 from netmind_rentgpu import arguments
 from netmind_rentgpu.concurrency.single_flight import SingleFlight
@@ -38,12 +38,14 @@ _PROBES_AT_ONCE = 100
 class AsyncContainers:
     """`client.containers`."""
 
-    def __init__(self, caller: Caller, log_in: Ask) -> None:
+    def __init__(self, caller: Caller, log_in: Ask, on_delete: Callable[[int], Awaitable[None]] | None = None) -> None:
         """Set up the resource.
 
         Args:
             log_in: tries to log in to a container; returns None, or the reason why the login has failed.
+            on_delete: gets the id of each container that a user has deleted.
         """
+        self._on_delete = on_delete
         self._caller = caller
         self._log_in = log_in
         self._sizes = PageSize(caller.profile.page_size)
@@ -182,6 +184,12 @@ class AsyncContainers:
             RentGPUError: any other of the client's errors.
         """
         arguments.identifier("container_id", container_id)
+        deleted = await self._delete_once(container_id, missing_ok=missing_ok, timeout=timeout)
+        if self._on_delete is not None:
+            await self._on_delete(container_id)
+        return deleted
+
+    async def _delete_once(self, container_id: int, *, missing_ok: bool, timeout: TimeoutOption) -> Container | None:
         was_deleted = self._poller.is_deleted(container_id)
         try:
             return await self._delete(container_id, timeout=timeout)

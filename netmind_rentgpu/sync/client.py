@@ -93,6 +93,8 @@ class Rentals(_Resource):
         return self._client.value.rentals
 
     list: Final = sync_method(AsyncRentals.list)
+    get: Final = sync_method(AsyncRentals.get)
+    release: Final = sync_method(AsyncRentals.release)
     reap: Final = sync_method(AsyncRentals.reap)
     attach: Final = sync_handle(AsyncRentals.attach, Rental)
 

@@ -81,7 +81,7 @@ async def test_detached_rental_can_be_attached_by_one_other_process(service: Ser
                 try:
                     with gpu.rentals.attach({name!r}):
                         pass
-                except InvalidArgumentError as error:
+                except RentalInUseError:
                     print("refused")
             assert not rented()
     """)

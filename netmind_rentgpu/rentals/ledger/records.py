@@ -62,6 +62,8 @@ class RentalRecord:
             times of a record are wall times by that setting of the clock.
         longest_create: the longest time after `intended_at` for which the service may still act on the create, or not list
             the container.
+        refused: True if the service has refused the create. The record is kept until `certain_at` only because a gateway may
+            have refused what the service acts on.
     """
 
     name: str
@@ -78,6 +80,12 @@ class RentalRecord:
     boot: str = attrs.field(default="", repr=False)
     booted_at: datetime | None = attrs.field(default=None, repr=False)
     longest_create: timedelta | None = attrs.field(default=None, repr=False)
+    refused: bool = attrs.field(default=False, repr=False)
+
+    @property
+    def may_be_rented(self) -> bool:
+        """True if the record's container exists, or may exist for all that is known; False for a refused create."""
+        return self.container_id is not None or not self.refused
 
     def present(self, clocks: ClockReading) -> datetime:
         """Return the wall time as it would be if the clock had not been set since the record was made.
@@ -136,7 +144,8 @@ class ReapReport:
     Attributes:
         deleted: the names of the deleted containers.
         gone: the names of containers that did not exist, or not any longer.
-        doubtful: the records whose containers may still turn up; reap again after `certain_at`, or with `wait=True`.
+        doubtful: the records whose containers may still turn up; reap again after `certain_at`, or with `wait=True`. Creates
+            that the service refused are not among them.
         failed: the names of containers that could not be deleted, each with the error. Their records stay.
         elsewhere: the records that would be reaped, but are on record for another token of the same service, which nothing
             proves to be the same account's. Their containers are left alone; reap with that account's token.

@@ -53,6 +53,7 @@ _COLUMNS = (
     "boot",
     "booted_at",
     "longest_create",
+    "refused",
 )
 _ALL = ", ".join(_COLUMNS)
 _THIS_ONE = "WHERE account = ? AND name = ?"
@@ -225,6 +226,11 @@ class Ledger:
         await self._state.write(lambda connection: join_accounts(connection, self._state.account(connection), names))
 
     @property
+    def was_used(self) -> bool:
+        """True if this client has opened the state file."""
+        return self._state.was_opened
+
+    @property
     def fingerprint(self) -> str:
         """The fingerprint of this account's token."""
         return str(self._state.fingerprint)
@@ -275,6 +281,7 @@ def _row(record: RentalRecord) -> tuple[Any, ...]:
         record.boot,
         None if record.booted_at is None else _moment(record.booted_at),
         None if record.longest_create is None else record.longest_create.total_seconds(),
+        record.refused,
     )
 
 
@@ -291,9 +298,9 @@ def _record(row: tuple[Any, ...]) -> RentalRecord:
         expires_at,
         certain_at,
         owner,
-        *clock,
+        *rest,
     ) = row
-    boot, booted_at, longest_create = clock
+    boot, booted_at, longest_create, refused = rest
     try:
         return RentalRecord(
             name=name,
@@ -310,6 +317,7 @@ def _record(row: tuple[Any, ...]) -> RentalRecord:
             boot=boot,
             booted_at=None if booted_at is None else _read_moment(booted_at),
             longest_create=None if longest_create is None else timedelta(seconds=longest_create),
+            refused=bool(refused),
         )
     except (ValueError, ArithmeticError, TypeError, RecursionError) as error:
         container = "its container" if container_id is None else f"container {container_id}"

@@ -165,9 +165,11 @@ class CreateAttempt:
         """
         left = record.time_to_certainty(clocks)
         evidence = Evidence.CONFIRMED if record.stage in ("ready", "detached") else Evidence.CREATED
+        if record.container_id is None:
+            evidence = Evidence.REFUSED if record.refused else Evidence.UNCLEAR
         return cls(
             record=record,
-            evidence=Evidence.UNCLEAR if record.container_id is None else evidence,
+            evidence=evidence,
             containers={} if record.container_id is None else {record.container_id: Fate.RUNNING},
             window=UncertaintyWindow(record.certain_at, loop_time + left.total_seconds()) if left else None,
             # A single walk after the window tells as much.
@@ -228,7 +230,8 @@ class CreateAttempt:
 
     def in_doubt(self, evidence: Evidence, window: UncertaintyWindow) -> CreateAttempt:
         """Return the attempt once its create was answered by no container; its window begins, unless it has one."""
-        record = attrs.evolve(self.record, certain_at=window.certain_at)
+        is_refused = evidence is Evidence.REFUSED
+        record = attrs.evolve(self.record, certain_at=window.certain_at, refused=is_refused)
         return attrs.evolve(self, evidence=evidence, record=record, window=window)
 
     def created(self, containers: Iterable[Container], evidence: Evidence, clocks: ClockReading) -> CreateAttempt:
@@ -245,6 +248,7 @@ class CreateAttempt:
             container_id=own.id,
             shown_name=own.name,
             certain_at=self.record.present(clocks) if self.window is None else self.record.certain_at,
+            refused=False,
         )
         known = dict.fromkeys((own.id, *(twin.id for twin in twins)), Fate.RUNNING)
         return attrs.evolve(self, record=record, evidence=evidence, containers={**self.containers, **known})
@@ -299,7 +303,8 @@ class CreateAttempt:
     def abandoned_record(self) -> RentalRecord:
         """Return the record that the reaper continues from; without an id, it searches by the name."""
         container_id = self.container_id if self.is_own_undeleted else None
-        return attrs.evolve(self.record, stage="abandoned", owner=None, container_id=container_id)
+        is_refused = self.evidence is Evidence.REFUSED
+        return attrs.evolve(self.record, stage="abandoned", owner=None, container_id=container_id, refused=is_refused)
 
 
 def next_step(attempt: CreateAttempt) -> Step:  # noqa: PLR0911  # a line for each state reads best

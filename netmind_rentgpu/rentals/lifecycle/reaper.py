@@ -14,17 +14,20 @@ import attrs
 
 from netmind_rentgpu.concurrency.backoff import backoff
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
+from netmind_rentgpu.errors import NotFoundError, ReleaseError, RentGPUError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext, disown_closed_loops, is_held_here
+from netmind_rentgpu.rentals.ledger.container_index import per_attempt_timeouts
 from netmind_rentgpu.rentals.ledger.names import expiry_in
 from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
 from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord, is_to_be_reaped
 from netmind_rentgpu.rentals.lifecycle.account_proof import check_token, join_proven_accounts
-from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, Fate, Step
+from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, Evidence, Fate, Step
 from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup, CleanupResult, TrackedAttempt
-from netmind_rentgpu.rentals.lifecycle.deletion import Deletion, Target
+from netmind_rentgpu.rentals.lifecycle.deletion import Deletion, Target, unreleased
+from netmind_rentgpu.rentals.lifecycle.finding import in_use_error
 
-__all__ = ["reap", "reap_by_name"]
+__all__ = ["close_record_of_deleted", "reap", "reap_by_name", "release"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
@@ -92,8 +95,8 @@ class _Reaping:
             result = await self._cleanup.run(tracked, writes=not is_living)
             if result.step is Step.KEEP_ON_RECORD and not is_living:
                 tracked.attempt = attrs.evolve(tracked.attempt, record=tracked.attempt.abandoned_record())
-            is_doubtful = result.step is Step.KEEP_ON_RECORD and result.error is None
-            if not (wait and is_doubtful) or self.give_up.is_set():
+            may_turn_up = result.step is Step.KEEP_ON_RECORD and result.error is None
+            if not (wait and may_turn_up) or self.give_up.is_set():
                 break
             with suppress(TimeoutError):
                 async with asyncio.timeout(next(pauses)):
@@ -111,7 +114,9 @@ class _Reaping:
             if error is not None:
                 self.failed.append((name, error))
         is_found = Fate.DELETED in fates or Fate.ALREADY_GONE in fates
-        if result.step is Step.KEEP_ON_RECORD and result.error is None and not (is_living and is_found):
+        is_refused = tracked.attempt.evidence is Evidence.REFUSED
+        may_turn_up = result.step is Step.KEEP_ON_RECORD and result.error is None
+        if may_turn_up and not is_refused and not (is_living and is_found):
             self.doubtful.append(tracked.attempt.record)
 
     async def delete(self, container: Container) -> None:
@@ -172,6 +177,82 @@ async def reap(
         for record in group
     )
     return reaping.report(elsewhere, state_file=context.ledger.path)
+
+
+async def release(context: RentalContext, record: RentalRecord, *, force: bool) -> None:
+    """Delete the container of a record now, without a login, and close the record.
+
+    Args:
+        force: True to delete it although a living process may hold it.
+
+    Raises:
+        RentalInUseError: a process holds it, or may hold it; or another process has attached to it or ended it meanwhile.
+        ReleaseError: the container could not be deleted, or may still turn up; it stays on record.
+        StateFileError: the state file cannot be used.
+    """
+    context.check_usable()
+    disown_closed_loops()
+    if not force:
+        _check_unused(context, record)
+    reaping = _Reaping(context)
+    # The owner of such a record may be about to create its container, and needs the record for that.
+    is_living = record.container_id is None and _is_alive(record)
+    if not is_living and not await context.ledger.claim_for_reap(record):
+        raise in_use_error(record, "another process has attached to it or ended it meanwhile; look it up again")
+    await reaping.shielded([reaping.end(record, is_living=is_living, wait=False)])
+    if reaping.failed:
+        raise unreleased(record, reaping.failed[0][1])
+    if reaping.doubtful:
+        doubtful = reaping.doubtful[0]
+        text = (
+            f"rental {record.name} was not found, but may still turn up until {doubtful.certain_at:%Y-%m-%d %H:%M:%S} UTC,"
+            " because the result of its create is unknown; it stays on record, and rentals.reap() will delete it"
+        )
+        raise ReleaseError(text, name=record.name, container_id=None, hourly_price=record.hourly_price)
+
+
+def _check_unused(context: RentalContext, record: RentalRecord) -> None:
+    if record.owner is None or record.stage in ("detached", "abandoned") or record.has_expired(context.clock()):
+        return
+    match _liveness_of_owner(record):
+        case Liveness.DEAD:
+            return
+        case Liveness.UNKNOWN:
+            raise in_use_error(record, "another machine's process may use it; add force=True if it does not")
+        case Liveness.ALIVE:
+            pass
+    if record.owner == this_process():
+        raise in_use_error(record, "this process uses it; leave its block or close it, or add force=True")
+    raise in_use_error(record, f"process {record.owner.process_id} uses it; end that, or add force=True")
+
+
+async def close_record_of_deleted(context: RentalContext, container_id: int) -> None:
+    """Close the record of a detached rental whose container the user has deleted, if a GET shows that it is gone.
+
+    Otherwise the record is left to the reaper. No error is raised, because the deletion itself has succeeded.
+    """
+    if not context.ledger.was_used:
+        return
+    try:
+        for record in await context.ledger.list_open():
+            if record.container_id != container_id or record.stage != "detached":
+                continue
+            is_claimed = await context.ledger.claim_for_reap(record)
+            is_certain = not record.time_to_certainty(context.clock())
+            if is_claimed and is_certain and await _is_missing(context, container_id):
+                await context.ledger.delete([record.name], containers=[container_id])
+    except RentGPUError as error:
+        logger.warning("could not close the record of container %d, which was deleted: %s", container_id, error)
+
+
+async def _is_missing(context: RentalContext, container_id: int) -> bool:
+    if context.profile.deleted_stay_listed:
+        return True
+    try:
+        await context.containers.get(container_id, timeout=per_attempt_timeouts(context.timeouts))
+    except NotFoundError:
+        return True
+    return False
 
 
 def _liveness_of_owner(record: RentalRecord) -> Liveness:

@@ -19,8 +19,8 @@ from until import until
 from netmind_rentgpu import (
     AsyncRentGPU,
     AuthenticationError,
-    InvalidArgumentError,
     ReleaseError,
+    RentalNotFoundError,
     RentalRecord,
     RentGPUError,
     ServerError,
@@ -194,7 +194,7 @@ async def test_rental_of_another_account_is_reported_and_left_alone(state: Path,
             assert report.clean
             assert await other.rentals.list() == []
         assert await gpu.rentals.list() == [record]
-        with pytest.raises(InvalidArgumentError, match="on record for another token, which nothing proves"):
+        with pytest.raises(RentalNotFoundError, match="on record for another token, which nothing proves"):
             await other.rentals.attach(record.name).__aenter__()
         assert [charge.container_id for charge in emulator.running] == [record.container_id]
         assert (await gpu.rentals.reap()).deleted == (record.name,)

@@ -17,9 +17,10 @@ from until import until
 from netmind_rentgpu import (
     AsyncRentGPU,
     ClientStateError,
-    InvalidArgumentError,
     NotFoundError,
     RentalEndedError,
+    RentalInUseError,
+    RentalNotFoundError,
     RentalRecord,
     StateFileError,
     WaitTimeoutError,
@@ -59,12 +60,12 @@ async def test_detached_rental_is_attached_by_another_client_and_deleted(
             assert attached.expires_at == rental.expires_at
             assert attached.machine.node_name == rental.machine.node_name
             # The first client can neither attach nor reap the rental meanwhile.
-            with pytest.raises(InvalidArgumentError, match="is in use in this process"):
+            with pytest.raises(RentalInUseError, match="is in use: this process uses it"):
                 await gpu.rentals.attach(record.name).__aenter__()
             assert (await gpu.rentals.reap()).deleted == ()
             assert (await attached.run("true")).ok
     emulator.assert_nothing_rented()
-    with pytest.raises(InvalidArgumentError, match="no rental called"):
+    with pytest.raises(RentalNotFoundError, match=r"no rental .* is on record"):
         await gpu.rentals.attach(record).__aenter__()
 
 
@@ -93,7 +94,8 @@ async def test_attach_to_a_deleted_container_raises_rental_ended(
 ) -> None:
     async with gpu.rent(image=IMAGE) as rental:
         record = await rental.detach()
-    await gpu.containers.delete(rental.container.id)
+    async with client(emulator, state) as elsewhere:
+        await elsewhere.containers.delete(rental.container.id)
     with pytest.raises(RentalEndedError, match="is gone"):
         await gpu.rentals.attach(record).__aenter__()
     # The record stays until it is reaped.
@@ -109,7 +111,7 @@ async def test_attach_to_a_deleted_container_raises_rental_ended(
 async def test_attach_to_a_rental_in_use_changes_nothing(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     async with gpu.rent(image=IMAGE) as rental:
         for _ in range(2):
-            with pytest.raises(InvalidArgumentError, match="is in use in this process"):
+            with pytest.raises(RentalInUseError, match="is in use: this process uses it"):
                 await gpu.rentals.attach(rental.name).__aenter__()
         assert [record.stage for record in await gpu.rentals.list()] == ["ready"]
         assert (await gpu.rentals.reap()).deleted == ()

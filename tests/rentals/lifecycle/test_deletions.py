@@ -115,7 +115,8 @@ async def test_deleted_container_that_stays_listed_counts_as_deleted_by_the_answ
         # The rest is for a record whose container was deleted elsewhere.
         async with gpu.rent(image=IMAGE) as rental:
             record = await rental.detach()
-        await gpu.containers.delete(record.container_id or 0)
+        async with client(emulator, state, gpu.profile) as elsewhere:
+            await elsewhere.containers.delete(record.container_id or 0)
         await gpu._context.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
         assert (await gpu.rentals.reap(wait=True)).clean
         assert await gpu.rentals.list() == []
