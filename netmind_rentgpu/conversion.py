@@ -27,6 +27,7 @@ __all__ = [
     "UnreadableFieldError",
     "from_plain",
     "number_of",
+    "plain_values",
     "read_whole",
     "structurers",
     "to_plain",
@@ -285,6 +286,12 @@ def _plain_converters() -> Mapping[bool, Converter]:
     found[True].register_unstructure_hook(Decimal, str)
     found[True].register_unstructure_hook(datetime, datetime.isoformat)
     return found
+
+
+def plain_values(values: Mapping[str, Any], *, json: bool) -> dict[str, Any]:
+    """Return values without those that JSON cannot hold, if `json` is True: prices and times become texts."""
+    plain: dict[str, Any] = _plain_converters()[json].unstructure(dict(values))
+    return plain
 
 
 def to_plain(model: Any, *, masked: Collection[str], json: bool) -> dict[str, Any]:

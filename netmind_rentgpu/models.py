@@ -139,7 +139,7 @@ class Machine(_Model):
 
     node_name: str
     gpu_name: str | None = None
-    gpu_count: float | None = None
+    gpu_count: int | None = None
     gpu_memory: float | None = None
     price: Decimal | None = None
     original_price: Decimal | None = None
@@ -148,7 +148,7 @@ class Machine(_Model):
     labels: tuple[str, ...] | None = None
     cluster: str | None = None
     cpu_name: str | None = None
-    cpu_count: float | None = None
+    cpu_count: int | None = None
     cpu_per_gpu: float | None = None
     memory_per_gpu: float | None = None
     memory_total: float | None = None

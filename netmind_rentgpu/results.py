@@ -7,12 +7,14 @@ from typing import Literal, TypeAlias
 
 import attrs
 
+from netmind_rentgpu.tables import html_text
+
 __all__ = ["CommandResult", "Forward", "OnTransferProgress", "OutputLine", "TransferProgress"]
 
 
 @attrs.frozen(kw_only=True)
 class CommandResult:
-    """The result of a command.
+    """The result of a command. Its `str` is the command's stdout; a notebook shows both outputs and the status.
 
     Attributes:
         command: the command as the caller gave it.
@@ -33,6 +35,23 @@ class CommandResult:
     def ok(self) -> bool:
         """True if the exit status is 0."""
         return self.exit_status == 0
+
+    def __str__(self) -> str:
+        return self.stdout
+
+    def _repr_html_(self) -> str:
+        end = f"exit status {self.exit_status}"
+        if self.exit_status is None:
+            end = f"ended by signal {self.exit_signal}" if self.exit_signal else "its end was not seen"
+        parts = [f"<div><code>{html_text(self.command)}</code>: {html_text(end)}</div>"]
+        if self.truncated:
+            parts.append("<div>the output was longer; this is its end</div>")
+        parts += [
+            f'<div>{name}</div><pre class="{name}">{html_text(text)}</pre>'
+            for name, text in (("stdout", self.stdout), ("stderr", self.stderr))
+            if text
+        ]
+        return "".join(parts)
 
 
 @attrs.frozen

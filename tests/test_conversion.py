@@ -220,3 +220,11 @@ def test_request_beyond_a_limit_names_the_argument(kind: type[Any], values: dict
     with pytest.raises(InvalidArgumentError) as caught:
         kind(**{**usual.get(kind, {}), **values})
     assert caught.value.argument == argument
+
+
+@pytest.mark.parametrize(("sent", "count"), [(8, 8), (8.0, 8), (7.5, None), ("8", None), (True, None), (None, None)])
+def test_count_is_a_whole_number_or_none(sent: object, count: int | None) -> None:
+    machine = Machine.from_dict({"node_name": "n", "gpu_count": sent, "cpu_count": sent})
+    assert machine.gpu_count == machine.cpu_count == count
+    assert count is None or type(machine.gpu_count) is int
+    assert machine.extra.get("gpu_count") == (sent if count is None else None)

@@ -13,7 +13,7 @@ import netmind_rentgpu
 PACKAGE = Path(netmind_rentgpu.__file__).parent
 # Ground first. A module imports only its own layer and earlier ones; a folder stands for all that it holds.
 LAYERS = [
-    {"models", "literals", "version", "results", "escaping"},
+    {"models", "literals", "version", "results", "escaping", "tables"},
     {"errors", "arguments"},
     {"requests", "profile", "settings", "fingerprint", "conditions"},
     {"conversion"},

@@ -20,6 +20,7 @@ from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reaper import reap, reap_by_name, release
 from netmind_rentgpu.rentals.lifecycle.starting import FailedStarts, StartLimits
 from netmind_rentgpu.rentals.rental import AsyncRental
+from netmind_rentgpu.tables import Table
 from netmind_rentgpu.waiting.waits import checked_timeout
 
 __all__ = ["AsyncRentals"]
@@ -39,7 +40,7 @@ class AsyncRentals:
         Raises:
             StateFileError: the state file cannot be used.
         """
-        return [record for record in await self._context.ledger.list_open() if record.may_be_rented]
+        return Table(record for record in await self._context.ledger.list_open() if record.may_be_rented)
 
     async def get(self, rental: RentalRecord | str | int) -> RentalRecord:
         """Return the record of one open rental, as it is on file now.

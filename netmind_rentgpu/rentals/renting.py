@@ -37,6 +37,7 @@ from netmind_rentgpu.rentals.selection.offers import (
     version,
 )
 from netmind_rentgpu.ssh.credentials import check_asyncssh
+from netmind_rentgpu.tables import Table
 
 __all__ = ["RentalRequest", "Renting"]
 
@@ -144,7 +145,7 @@ class Renting:
             InvalidArgumentError: a GPU name is ambiguous, or `key` cannot sort the offers.
             RentGPUError: the machines could not be listed.
         """
-        return list((await self._ranked(request))[0].offers)
+        return Table((await self._ranked(request))[0].offers)
 
     def rent(
         self,

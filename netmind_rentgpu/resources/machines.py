@@ -13,6 +13,7 @@ from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.requests import MachineQuery
 from netmind_rentgpu.resources.paths import API
 from netmind_rentgpu.settings import DEFAULT, TimeoutOption
+from netmind_rentgpu.tables import Table
 from netmind_rentgpu.wire.caller import Caller
 from netmind_rentgpu.wire.messages import Request
 
@@ -84,7 +85,7 @@ def _filtered(
     """Return the machines that meet a query, in their order; yield after every `ITEMS_PER_TURN` machines."""
     kinds = None if query.gpu_names is None else {_normalized(name) for name in query.gpu_names}
     region = None if query.region is None else _normalized(query.region)
-    found: list[Machine] = []
+    found = Table[Machine]()
     for position, machine in enumerate(machines, 1):
         if (
             (kinds is None or machine.gpu_name is None or _normalized(machine.gpu_name) in kinds)

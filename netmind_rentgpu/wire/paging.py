@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import attrs
 
 from netmind_rentgpu.errors import InvalidRequestError, NotFoundError, UnexpectedResponseError
+from netmind_rentgpu.tables import html_table
 from netmind_rentgpu.wire.list_traversal import ListEnd, ListTraversal
 
 __all__ = ["AsyncPager", "ListedItems", "Page", "PageSize"]
@@ -53,6 +54,9 @@ class Page(Generic[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self.items)
+
+    def _repr_html_(self) -> str:
+        return html_table(self.items)
 
     def __len__(self) -> int:
         return len(self.items)

@@ -52,7 +52,7 @@ async def mistakes(gpu: AsyncRentGPU) -> None:
     await gpu.offers(image=1)  # reject
     for _ in gpu.offers():  # reject
         pass
-    gpu.rentals.attach(7)  # reject
+    gpu.rentals.attach(b"rg")  # reject
     gpu.rentals.reap().clean  # reject
     container = await gpu.containers.get(1)
     container.name = "other"  # reject

@@ -6,16 +6,22 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 
+from netmind_rentgpu.conversion import plain_values
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 
 __all__ = ["ReapReport", "RentalRecord", "Stage", "is_legal_change", "is_to_be_reaped"]
 
 _SECONDS_IN_AN_HOUR = 3600
+# The fields that `to_dict` returns.
+_SHOWN = (
+    *("name", "stage", "container_id", "node_name", "gpus", "hourly_price"),
+    *("intended_at", "expires_at", "certain_at"),
+)
 
 Stage: TypeAlias = Literal["intended", "created", "ready", "detached", "abandoned"]
 """The progress of a rental. `abandoned`: the rental is over, and its container may still have to be deleted."""
@@ -86,6 +92,16 @@ class RentalRecord:
     def may_be_rented(self) -> bool:
         """True if the record's container exists, or may exist for all that is known; False for a refused create."""
         return self.container_id is not None or not self.refused
+
+    def to_dict(self, *, secrets: bool = False, json: bool = False) -> dict[str, Any]:
+        """Return the fields that tell a user something as plain values, as for a row of a DataFrame.
+
+        Args:
+            secrets: without effect, because a record has none.
+            json: True to return only what JSON can hold: prices become texts, and times become texts in ISO 8601.
+        """
+        del secrets
+        return plain_values({name: getattr(self, name) for name in _SHOWN}, json=json)
 
     def present(self, clocks: ClockReading) -> datetime:
         """Return the wall time as it would be if the clock had not been set since the record was made.

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias, get_args
 
 import attrs
 
+from netmind_rentgpu.conversion import plain_values
 from netmind_rentgpu.errors import InvalidArgumentError
 from netmind_rentgpu.literals import GPUName
 from netmind_rentgpu.models import Machine
@@ -50,6 +51,16 @@ class Offer:
     gpus: int
     hourly_price: Decimal | None
     currency: str
+
+    def to_dict(self, *, secrets: bool = False, json: bool = False) -> dict[str, Any]:
+        """Return the offer's and the machine's fields as plain values, as for a row of a DataFrame.
+
+        Args:
+            secrets: without effect, because an offer has none.
+            json: True to return only what JSON can hold: prices become texts.
+        """
+        own = {"gpus": self.gpus, "hourly_price": self.hourly_price, "currency": self.currency}
+        return plain_values(own, json=json) | self.machine.to_dict(secrets=secrets, json=json)
 
 
 OfferKey: TypeAlias = Callable[[Offer], Any]
