@@ -110,15 +110,20 @@ def bound(argument: str, value: Decimal | float) -> Decimal:
     return found
 
 
-def names(argument: str, value: Iterable[str] | str) -> list[str]:
-    """Return names as a list that can be joined with commas. A single text is one name."""
+def texts(argument: str, value: Iterable[str] | str) -> list[str]:
+    """Return texts as a list; a single text becomes a list of one."""
     if not isinstance(value, Iterable):
         raise InvalidArgumentError(argument, f"must be texts, not {type(value).__name__}")
-    found = [value] if isinstance(value, str) else list(value)
+    return [text(argument, item) for item in ([value] if isinstance(value, str) else value)]
+
+
+def names(argument: str, value: Iterable[str] | str) -> list[str]:
+    """Return names as a list that can be joined with commas. A single text is one name."""
+    found = texts(argument, value)
     if not found:
         raise InvalidArgumentError(argument, "names nothing; leave it out for no filter")
     for name in found:
-        if "," in text(argument, name) or not name:
+        if "," in name or not name:
             raise InvalidArgumentError(argument, f"is sent as a comma-separated list, which cannot hold {name!r}")
     return found
 

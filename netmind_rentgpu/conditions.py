@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import attrs
 
@@ -72,11 +72,18 @@ def status_in(*statuses: int | str) -> Condition:
     """Return a condition that a container with one of these statuses meets.
 
     Args:
-        statuses: the service's numbers, or the names that `ServiceProfile.container_statuses` gives these numbers.
+        statuses: the service's numbers, or the names that `ServiceProfile.container_statuses` gives these numbers, in any
+            case.
     """
-    wanted = frozenset(statuses)
+    wanted = frozenset(map(_without_case, statuses))
     text = f"status_in({', '.join(repr(status) for status in statuses)})"
-    return _Combined(text, lambda container: container.status in wanted or container.status_name in wanted)
+    return _Combined(
+        text, lambda container: not wanted.isdisjoint(map(_without_case, (container.status, container.status_name)))
+    )
+
+
+def _without_case(status: Any) -> Any:
+    return status.casefold() if isinstance(status, str) else status
 
 
 def all_of(*conditions: Condition) -> Condition:

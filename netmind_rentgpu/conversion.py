@@ -143,7 +143,7 @@ _READERS: Mapping[Any, Callable[[Any, Any], Any]] = {
 
 
 def number_of(argument: str, value: PaymentType | ImageType | str | int, numbers: Mapping[str, int]) -> int:
-    """Return the number that a member of an enumeration has on the wire.
+    """Return the number that a member of an enumeration has on the wire. Its name may be in any case.
 
     Raises:
         InvalidArgumentError: the profile has no number for the member's name.
@@ -154,6 +154,9 @@ def number_of(argument: str, value: PaymentType | ImageType | str | int, numbers
             raise InvalidArgumentError(argument, "must be a number from 0 to 2147483647")
         return value
     number = numbers.get(value) if isinstance(value, str) else None
+    if number is None and isinstance(value, str):
+        same = [numbers[name] for name in numbers if name.casefold() == value.casefold()]
+        number = same[0] if len(same) == 1 else None
     if number is None:
         raise InvalidArgumentError(
             argument, f"the profile has no number for {value!r}; it has {', '.join(numbers) or 'none'}"

@@ -15,7 +15,7 @@ PACKAGE = Path(netmind_rentgpu.__file__).parent
 LAYERS = [
     {"models", "literals", "version", "results", "escaping", "tables"},
     {"errors", "arguments"},
-    {"requests", "profile", "settings", "fingerprint", "conditions"},
+    {"requests", "profile", "settings", "fingerprint", "conditions", "gpu_names"},
     {"conversion"},
     {"concurrency"},
     {"connecting", "sqlite_file"},

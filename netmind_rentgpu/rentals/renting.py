@@ -15,6 +15,7 @@ from netmind_rentgpu import arguments
 from netmind_rentgpu.concurrency.single_flight import SingleFlight
 from netmind_rentgpu.conditions import Condition, checked
 from netmind_rentgpu.errors import InvalidArgumentError, NoMachineError, StateFileError
+from netmind_rentgpu.gpu_names import normalized, resolved_gpu_names
 from netmind_rentgpu.models import Auth, Image, Machine, PaymentType
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.names import LATEST
@@ -31,9 +32,7 @@ from netmind_rentgpu.rentals.selection.offers import (
     OfferKey,
     Requirements,
     explain_no_match,
-    normalized,
     ranked,
-    resolved_gpu_names,
     version,
 )
 from netmind_rentgpu.ssh.credentials import check_asyncssh
@@ -122,7 +121,7 @@ class Renting:
                 min_disk=_least("min_disk", min_disk),
                 min_cuda=cuda,
                 nvlink=nvlink,
-                exclude=frozenset(_texts("exclude", exclude)),
+                exclude=frozenset(arguments.texts("exclude", exclude)),
                 labels=frozenset(label.casefold() for label in _names("labels", labels)) if labels else frozenset(),
             ),
             currency=self._context.profile.currency if currency is None else currency,
@@ -135,7 +134,10 @@ class Renting:
         number = self._payment_number(payment_type)
         value = payment_type.value if isinstance(payment_type, PaymentType) else payment_type
         if isinstance(value, str):
-            return value
+            # The profile's spelling, because the service may know no other.
+            return next(
+                (name for name in self._context.profile.payment_types if name.casefold() == value.casefold()), value
+            )
         return next((name for name, known in self._context.profile.payment_types.items() if known == number), None)
 
     async def offers(self, request: RentalRequest) -> list[Offer]:
@@ -347,17 +349,10 @@ def _affordable(budget: Decimal | None, offer: Offer) -> timedelta:
 
 def _names(argument: str, value: str | Iterable[str]) -> list[str]:
     """Return an argument's names; a single text is one name. A name may hold a comma, because it is not sent."""
-    names = _texts(argument, value)
+    names = arguments.texts(argument, value)
     if not names or not all(normalized(name) for name in names):
         raise InvalidArgumentError(argument, "names nothing; leave it out for no filter")
     return names
-
-
-def _texts(argument: str, value: str | Iterable[str]) -> list[str]:
-    """Return an argument's texts as a list; a single text becomes a list of one."""
-    if not isinstance(value, Iterable):
-        raise InvalidArgumentError(argument, f"must be texts, not {type(value).__name__}")
-    return [arguments.text(argument, name) for name in ([value] if isinstance(value, str) else value)]
 
 
 def _least(argument: str, value: float | None) -> float | None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from decimal import Decimal
+from typing import Final, get_args
 
+import attrs
+
+from netmind_rentgpu import arguments
 from netmind_rentgpu.concurrency.turns import ITEMS_PER_TURN, run_in_turns
+from netmind_rentgpu.errors import InvalidArgumentError
+from netmind_rentgpu.gpu_names import DOCUMENTED_GPUS, normalized, resolved_gpu_names
 from netmind_rentgpu.literals import CurrencyName, GPUName, RegionCode
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.profile import ServiceProfile
@@ -19,6 +24,9 @@ from netmind_rentgpu.wire.messages import Request
 
 __all__ = ["AsyncMachines"]
 
+_REGIONS: Final[tuple[str, ...]] = get_args(get_args(RegionCode)[0])
+_CURRENCIES: Final[tuple[str, ...]] = get_args(get_args(CurrencyName)[0])
+
 
 class AsyncMachines:
     """`client.machines`."""
@@ -30,7 +38,7 @@ class AsyncMachines:
         self,
         *,
         gpu_names: Iterable[GPUName] | GPUName | None = None,
-        region: RegionCode | None = None,
+        region: RegionCode | Iterable[RegionCode] | None = None,
         gpu: int | None = None,
         currency: CurrencyName | None = None,
         min_memory: int | None = None,
@@ -44,11 +52,13 @@ class AsyncMachines:
         """List the machines on offer, in the service's order (`GET /v1/rentgpu/machines`; not paged).
 
         The client sends every filter, and also applies it to the answer, because the service does not document how it reads
-        the filters. The client sends a price bound only if it is a whole number, because the query accepts no other.
+        the filters. The client sends a price bound only if it is a whole number, because the query accepts no other, and a
+        region only if it is the only one. If `gpu_names` has a name that the service does not document, the client lists all
+        machines, and applies all filters itself.
 
         Args:
-            gpu_names: the GPUs that will do.
-            region: a two-letter code in capitals. A name that the service does not know matches nothing.
+            gpu_names: one or several GPUs that will do: documented names, or any unambiguous parts of names, as in `rent`.
+            region: one or several two-letter codes, in any case. A code that the service does not know matches nothing.
             gpu: the least number of GPUs.
             currency: the currency of the prices and of the price bounds; by default the profile's.
             min_memory, max_memory, min_disk, max_disk: bounds in the units that the service lists, on the machine's fields
@@ -56,15 +66,18 @@ class AsyncMachines:
             min_price, max_price: bounds on `Machine.price`. They leave out a machine whose price cannot be read.
 
         Raises:
-            InvalidArgumentError: an argument cannot be sent.
+            InvalidArgumentError: an argument cannot be sent; or a name in `gpu_names` may mean several GPUs, or means none
+                of those on offer or documented.
             RentGPUError: any of the client's errors.
         """
         profile = self._caller.profile
+        kinds = None if gpu_names is None else arguments.names("gpu_names", gpu_names)
+        regions = None if region is None else [_region_code(name) for name in arguments.texts("region", region)]
         query = MachineQuery(
-            currency=profile.currency if currency is None else currency,
-            region=region,
+            currency=profile.currency if currency is None else _currency_name(currency),
+            region=regions[0] if regions is not None and len(regions) == 1 else None,
             gpu=gpu,
-            gpu_names=gpu_names,
+            gpu_names=kinds,
             min_memory=min_memory,
             max_memory=max_memory,
             min_disk=min_disk,
@@ -72,24 +85,70 @@ class AsyncMachines:
             min_price=min_price,
             max_price=max_price,
         )
+        filters = _Filters(
+            query=query,
+            gpu_names=None if kinds is None else frozenset(map(normalized, kinds)),
+            regions=None if regions is None else frozenset(map(normalized, regions)),
+        )
+        if kinds is None or all(name in DOCUMENTED_GPUS for name in kinds):
+            machines = await self._list(query, timeout)
+        else:
+            machines = await self._list(MachineQuery(currency=query.currency), timeout)
+            filters = attrs.evolve(filters, gpu_names=_resolved(kinds, machines))
+        return await run_in_turns(_filtered(machines, filters, profile))
+
+    async def _list(self, query: MachineQuery, timeout: TimeoutOption) -> Sequence[Machine]:
         request = Request(method="GET", path=f"{API}machines", query=self._caller.codec.query(query))
         listed = await self._caller.many(Machine, request, timeout)
         if listed.unreadable and not listed.items:
             raise listed.unreadable[0]
-        return await run_in_turns(_filtered(listed.items, query, profile))
+        return listed.items
+
+
+@attrs.frozen
+class _Filters:
+    """The filters that the client applies to the answer.
+
+    Attributes:
+        query: its numbers and prices.
+        gpu_names, regions: normalized; None for no filter.
+    """
+
+    query: MachineQuery
+    gpu_names: frozenset[str] | None
+    regions: frozenset[str] | None
+
+
+def _resolved(kinds: Iterable[str], machines: Iterable[Machine]) -> frozenset[str]:
+    on_offer = {machine.gpu_name for machine in machines if machine.gpu_name is not None}
+    resolved = resolved_gpu_names(kinds, on_offer, argument="gpu_names")
+    known = {normalized(name) for name in (*on_offer, *DOCUMENTED_GPUS)}
+    for name in kinds:
+        if not resolved_gpu_names([name], on_offer) <= known:
+            there = ", ".join(sorted(on_offer)) or "none"
+            raise InvalidArgumentError("gpu_names", f"no GPU is called {name!r}; the GPUs on offer are {there}")
+    return resolved
+
+
+def _region_code(region: str) -> str:
+    """Return a documented code for any spelling of it; any other text as it is, because the service may have added it."""
+    return next((code for code in _REGIONS if normalized(code) == normalized(region)), region)
+
+
+def _currency_name(currency: str) -> str:
+    return next((name for name in _CURRENCIES if name.casefold() == str(currency).casefold()), currency)
 
 
 def _filtered(
-    machines: Iterable[Machine], query: MachineQuery, profile: ServiceProfile
+    machines: Iterable[Machine], filters: _Filters, profile: ServiceProfile
 ) -> Generator[None, None, list[Machine]]:
-    """Return the machines that meet a query, in their order; yield after every `ITEMS_PER_TURN` machines."""
-    kinds = None if query.gpu_names is None else {_normalized(name) for name in query.gpu_names}
-    region = None if query.region is None else _normalized(query.region)
+    """Return the machines that meet the filters, in their order; yield after every `ITEMS_PER_TURN` machines."""
+    query, kinds, regions = filters.query, filters.gpu_names, filters.regions
     found = Table[Machine]()
     for position, machine in enumerate(machines, 1):
         if (
-            (kinds is None or machine.gpu_name is None or _normalized(machine.gpu_name) in kinds)
-            and (region is None or machine.region is None or _normalized(machine.region) == region)
+            (kinds is None or machine.gpu_name is None or normalized(machine.gpu_name) in kinds)
+            and (regions is None or machine.region is None or normalized(machine.region) in regions)
             and (query.gpu is None or machine.gpu_count is None or machine.gpu_count >= query.gpu)
             and _within(getattr(machine, profile.memory_field), query.min_memory, query.max_memory)
             and _within(getattr(machine, profile.disk_field), query.min_disk, query.max_disk)
@@ -99,11 +158,6 @@ def _filtered(
         if position % ITEMS_PER_TURN == 0:
             yield
     return found
-
-
-def _normalized(name: str) -> str:
-    """Reduce a name to its letters and digits, because spacing may differ: one documented name holds a blank."""
-    return re.sub(r"[^a-z0-9]", "", name.casefold())
 
 
 def _within(value: float | None, least: float | None, most: float | None) -> bool:

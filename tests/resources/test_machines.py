@@ -6,7 +6,17 @@ from typing import Any, get_args
 import pytest
 from hostile import Hostile, answer
 
-from netmind_rentgpu import AsyncRentGPU, GPUName, InvalidArgumentError, Machine, RegionCode, ServiceProfile
+from netmind_rentgpu import (
+    AsyncRentGPU,
+    Container,
+    GPUName,
+    ImageType,
+    InvalidArgumentError,
+    Machine,
+    RegionCode,
+    ServiceProfile,
+)
+from netmind_rentgpu.conditions import status_in
 from netmind_rentgpu.emulator import Emulator
 
 RTX_4090 = "NVIDIA_GeForce_RTX_4090"
@@ -149,7 +159,7 @@ async def test_machine_filters_hold_even_if_the_service_ignores_them(
         ({"max_price": Decimal("sNaN")}, "max_price: must be a finite number"),
         ({"max_price": Decimal("1e99")}, "max_price: must be a finite number"),
         ({"region": "\udcff"}, "region: holds half a character"),
-        ({"region": 3}, "region: must be a text"),
+        ({"region": 3}, "region: must be texts"),
         ({"currency": 3}, "currency: must be a text"),
     ],
     ids=str,
@@ -170,3 +180,74 @@ async def test_documented_names_are_offered_and_known_to_the_emulator(emulator: 
     assert {machine.region for machine in await gpu.machines.list()} <= {
         n for p in get_args(RegionCode) for n in get_args(p)
     }
+
+
+# Names as users write them.
+
+
+@pytest.mark.parametrize(
+    "wanted", ["RTX 4090", "rtx4090", ["4090"], "nvidia geforce rtx 4090", ("RTX 4090", RTX_4090)], ids=str
+)
+async def test_gpu_is_listed_under_any_unambiguous_name(gpu: AsyncRentGPU, wanted: Any) -> None:
+    expected = await gpu.machines.list(gpu_names=RTX_4090)
+    assert expected
+    assert await gpu.machines.list(gpu_names=wanted) == expected
+    assert {offer.machine.node_name for offer in await gpu.offers(gpu_name=wanted)} <= {
+        machine.node_name for machine in expected
+    }
+
+
+async def test_other_filters_hold_for_a_gpu_that_is_named_in_part(gpu: AsyncRentGPU) -> None:
+    for filters in ({"gpu": 4}, {"max_price": Decimal("0.4")}, {"min_memory": 128}, {"region": ["US", "de"]}):
+        keywords: dict[str, Any] = filters
+        by_part = await gpu.machines.list(gpu_names="4090", **keywords)
+        assert by_part == await gpu.machines.list(gpu_names=RTX_4090, **keywords)
+
+
+async def test_documented_name_costs_one_filtered_request_and_any_other_one_unfiltered() -> None:
+    assert (await asked({"gpu_names": RTX_4090, "gpu": 2}))["gpu_names"] == RTX_4090
+    machine = {"node_name": "n", "gpu_name": "NVIDIA_B300"}
+    async with Hostile([answer([machine])]) as server, AsyncRentGPU("t", base_url=server.url) as gpu:
+        # A new GPU, which is not documented yet.
+        assert [found.node_name for found in await gpu.machines.list(gpu_names="NVIDIA_B300")] == ["n"]
+        assert [found.node_name for found in await gpu.machines.list(gpu_names="B300", region="us")] == ["n"]
+        assert [found.target.partition("?")[2] for found in server.seen] == ["currency=USD"] * 2
+
+
+async def test_gpu_that_nothing_is_called_is_refused_with_those_on_offer(gpu: AsyncRentGPU) -> None:
+    with pytest.raises(InvalidArgumentError, match=rf"no GPU is called 'RTX 9999'; the GPUs on offer are .*{RTX_4090}"):
+        await gpu.machines.list(gpu_names=["RTX 4090", "RTX 9999"])
+    with pytest.raises(InvalidArgumentError, match=r"gpu_names: 'A100' may mean any of NVIDIA_A100"):
+        await gpu.machines.list(gpu_names="A100")
+    # A documented GPU that is not on offer is no mistake.
+    there = {machine.gpu_name for machine in await gpu.machines.list()}
+    for name in set(get_args(get_args(GPUName)[0])) - there:
+        assert await gpu.machines.list(gpu_names=name) == []
+
+
+async def test_regions_take_any_case_and_several(gpu: AsyncRentGPU) -> None:
+    everything = await gpu.machines.list()
+    for regions in ("us", ["US"], ["us", "De"]):
+        wanted = {region.upper() for region in ([regions] if isinstance(regions, str) else regions)}
+        found = await gpu.machines.list(region=regions)
+        assert found == [machine for machine in everything if machine.region in wanted]
+        assert found
+    assert (await asked({"region": "us"}))["region"] == "US"
+    assert (await asked({"region": "a new one"}))["region"] == "a new one"
+    assert "region" not in await asked({"region": ["us", "de"]})
+
+
+async def test_enumerations_take_names_in_any_case(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    assert await gpu.machines.list(currency="cny") == await gpu.machines.list(currency="CNY")
+    for image_type in ("custom", "Custom", ImageType("custom")):
+        assert [image.id async for image in gpu.images.list(image_type=image_type)] == []
+    assert {request.query["image_type"] for request in emulator.requests.of("list_images")} == {"2"}
+    assert (await gpu.offers(payment_type="cny"))[0].currency == "CNY"
+
+
+def test_status_names_match_in_any_case() -> None:
+    condition = status_in("Running", 3)
+    assert condition(Container(id=1, status=7, status_name="RUNNING"))
+    assert condition(Container(id=1, status="running"))
+    assert condition(Container(id=1, status=3))
+    assert not condition(Container(id=1, status=7, status_name="stopped"))

@@ -236,9 +236,9 @@ def test_numbers_of_enumerations_are_those_of_the_profile() -> None:
 
 def test_payment_type_without_a_number_is_refused(codec: Codec) -> None:
     assert codec.payment_type_number(PaymentType.USD) == 0
-    assert codec.payment_type_number("NMT") == 1
+    assert codec.payment_type_number("NMT") == codec.payment_type_number("nmt") == 1
     assert codec.payment_type_number(17) == 17
-    for value in (PaymentType("EUR"), "usd", None, True, 1.0):
+    for value in (PaymentType("EUR"), "us", None, True, 1.0):
         with pytest.raises(InvalidArgumentError, match=r"payment_type: .*USD, NMT, CNY"):
             codec.payment_type_number(value)  # type: ignore[arg-type]  # what a caller without a type checker may pass
 

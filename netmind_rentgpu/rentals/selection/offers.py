@@ -7,13 +7,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from decimal import Decimal
 from itertools import islice
-from typing import Any, Final, TypeAlias, get_args
+from typing import Any, Final, TypeAlias
 
 import attrs
 
 from netmind_rentgpu.conversion import plain_values
 from netmind_rentgpu.errors import InvalidArgumentError
-from netmind_rentgpu.literals import GPUName
+from netmind_rentgpu.gpu_names import normalized
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.profile import ServiceProfile
 
@@ -26,13 +26,11 @@ __all__ = [
     "is_taken_up",
     "next_offer",
     "ranked",
-    "resolved_gpu_names",
 ]
 
 _HOUR: Final = timedelta(hours=1)
 _ANOTHER_GPU, _TOO_EXPENSIVE = "another GPU", "a price above max_price"
 _SECONDS_IN_AN_HOUR: Final = 3600
-DOCUMENTED_GPUS: Final[tuple[str, ...]] = get_args(get_args(GPUName)[0])
 
 
 @attrs.frozen(kw_only=True)
@@ -148,46 +146,9 @@ class Requirements:
         return [machine.gpu_count, *(value for need, value in stated if need is not None)].count(None)
 
 
-def normalized(name: str) -> str:
-    """Return a name's letters and digits in lower case, because spellings of a name differ in case and punctuation."""
-    return re.sub(r"[^a-z0-9]", "", name.casefold())
-
-
 def version(text: str | None) -> tuple[int, ...]:
     """Return the numbers in the text of a version."""
     return tuple(int(number[:9]) for number in re.findall(r"[0-9]+", text or ""))
-
-
-def resolved_gpu_names(wanted: Iterable[str], on_offer: Iterable[str]) -> frozenset[str]:
-    """Return the normalized names of the GPUs that a user means.
-
-    A text means the GPU whose whole name it is, or else the only GPU whose name it is a part of. A text that is a part of no
-    name stays as it is.
-
-    Args:
-        on_offer: the names that the service lists. The names that it documents are known, too.
-
-    Raises:
-        InvalidArgumentError: a text is a part of several names.
-    """
-    known = {normalized(name): name for name in (*on_offer, *DOCUMENTED_GPUS)}
-    resolved: set[str] = set()
-    for text in wanted:
-        part = normalized(text)
-        found = [name for name in known if part in _parts(known[name])] if part not in known else [part]
-        if len(found) > 1:
-            names = ", ".join(sorted(known[name] for name in found))
-            raise InvalidArgumentError(
-                "gpu_name", f"{text!r} may mean any of {names}; give the whole name of one, or of several"
-            )
-        resolved.add(found[0] if found else part)
-    return frozenset(resolved)
-
-
-def _parts(name: str) -> set[str]:
-    """Return each run of a name's words, normalized: NVIDIA_GeForce_RTX_4090 has the part "rtx4090", but not "409"."""
-    words = re.findall(r"[a-z0-9]+", name.casefold())
-    return {"".join(words[first:last]) for first in range(len(words)) for last in range(first + 1, len(words) + 1)}
 
 
 def hourly_price(machine: Machine, gpus: int, profile: ServiceProfile) -> Decimal | None:

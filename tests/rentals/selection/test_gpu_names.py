@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netmind_rentgpu.errors import InvalidArgumentError
+from netmind_rentgpu.gpu_names import DOCUMENTED_GPUS, resolved_gpu_names
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.profile import ServiceProfile
-from netmind_rentgpu.rentals.selection.offers import DOCUMENTED_GPUS, Requirements, resolved_gpu_names
+from netmind_rentgpu.rentals.selection.offers import Requirements
 
 
 @pytest.mark.parametrize(

@@ -15,17 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netmind_rentgpu.errors import InvalidArgumentError
+from netmind_rentgpu.gpu_names import DOCUMENTED_GPUS, resolved_gpu_names
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.rentals.selection.offers import (
-    DOCUMENTED_GPUS,
     Offer,
     Requirements,
     explain_no_match,
     hourly_price,
     next_offer,
     ranked,
-    resolved_gpu_names,
 )
 
 PROFILE = ServiceProfile()
