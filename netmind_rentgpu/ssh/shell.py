@@ -195,7 +195,7 @@ class AsyncShell:
                 folder is added to an existing folder.
             timeout: the seconds that the call may take; None for no limit. It fails in any case when the server does not
                 answer for 60 seconds.
-            on_progress: a function of a `TransferProgress`, which is called in the event loop.
+            on_progress: a function of a `TransferProgress`, which is called in the thread of the event loop.
 
         Raises:
             SSHTimeoutError: the copy took longer than `timeout`.
@@ -228,7 +228,7 @@ class AsyncShell:
                 folder.
             timeout: the seconds that the call may take; None for no limit. It fails in any case when the server does not
                 answer for 60 seconds.
-            on_progress: a function of a `TransferProgress`, which is called in the event loop.
+            on_progress: a function of a `TransferProgress`, which is called in the thread of the event loop.
 
         Raises:
             SSHTimeoutError: the copy took longer than `timeout`.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from netmind_rentgpu.sync.portal import call, iterate
 from netmind_rentgpu.wire.paging import AsyncPager, Identified, Page
 
-__all__ = ["Pager", "sync_handle", "sync_iterator", "sync_method", "sync_pager"]
+__all__ = ["Pager", "sync_handle", "sync_iterator", "sync_method", "sync_pager", "synchronous_words"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -23,7 +24,11 @@ def sync_method(
     """Make the blocking method with the same name, arguments, result and errors."""
 
     def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> R:
-        return call(method, self._async, *arguments, **keywords)
+        try:
+            return call(method, self._async, *arguments, **keywords)
+        except TypeError:
+            _check_arguments(synchronous, arguments, keywords)
+            raise
 
     return _copy_signature(synchronous, method)
 
@@ -67,7 +72,11 @@ def sync_pager(
     """Make the blocking method that returns a `Pager`."""
 
     def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> Pager[Item]:
-        return Pager(lambda: method(self._async, *arguments, **keywords))
+        try:
+            return Pager(lambda: method(self._async, *arguments, **keywords))
+        except TypeError:
+            _check_arguments(synchronous, arguments, keywords)
+            raise
 
     returned = inspect.signature(method).return_annotation.replace("AsyncPager", "Pager")
     return _copy_signature(synchronous, method, returned)
@@ -80,7 +89,11 @@ def sync_iterator(
 
     def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> Generator[R]:
         # Create the generator now, and not at the first item, to check the arguments.
-        generator = method(self._async, *arguments, **keywords)
+        try:
+            generator = method(self._async, *arguments, **keywords)
+        except TypeError:
+            _check_arguments(synchronous, arguments, keywords)
+            raise
         return iterate(lambda: generator, lambda item: (item,))
 
     returned = inspect.signature(method).return_annotation.replace("AsyncGenerator", "Generator")
@@ -97,16 +110,44 @@ def sync_handle(
     """
 
     def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> Kind:
-        return kind(method(self._async, *arguments, **keywords), self._client)
+        try:
+            return kind(method(self._async, *arguments, **keywords), self._client)
+        except TypeError:
+            _check_arguments(synchronous, arguments, keywords)
+            raise
 
     returned = inspect.signature(method).return_annotation.removeprefix("Async")
     return _copy_signature(synchronous, method, returned)
 
 
+_WORDS = (
+    (r"\basync (with|for)\b", r"\1"),
+    (r"\bawait ", ""),
+    (r"\b(a)n Async(?=[A-Z])", r"\1 "),
+    (r"\bAsync(?=[A-Z])", ""),
+    (r"\b(is|or) cancelled\b", r"\1 interrupted"),
+)
+
+
+def synchronous_words(text: str) -> str:
+    """Return the documentation of an asynchronous method in the words of a synchronous program."""
+    for pattern, replacement in _WORDS:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+def _check_arguments(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+    """Raise a TypeError that names the method as its caller knows it, if the arguments do not suit it."""
+    try:
+        inspect.signature(function).bind(None, *arguments, **keywords)
+    except TypeError as problem:
+        raise TypeError(f"{function.__qualname__}() {problem}") from None
+
+
 def _copy_signature(
     function: Callable[P, R], method: Callable[..., Any], returned: str | None = None
 ) -> Callable[P, R]:
-    """Copy the name, documentation and signature of an asynchronous method to a function.
+    """Copy the name, signature and documentation of an asynchronous method, in a synchronous program's words.
 
     `functools.wraps` is not used, because code that follows its `__wrapped__` would find a coroutine function there.
 
@@ -118,6 +159,6 @@ def _copy_signature(
         signature = signature.replace(return_annotation=returned)
     function.__name__ = method.__name__
     function.__qualname__ = method.__qualname__.removeprefix("Async")
-    function.__doc__ = method.__doc__
+    function.__doc__ = synchronous_words(method.__doc__ or "")
     function.__signature__ = signature  # type: ignore[attr-defined]  # `inspect.signature` reads it
     return function

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import netmind_rentgpu
-from netmind_rentgpu import AsyncPager, AsyncRental, AsyncRentGPU, AsyncShell, Pager, Rental, RentGPU, Shell
+from netmind_rentgpu import AsyncPager, AsyncRental, AsyncRentGPU, AsyncShell, Container, Pager, Rental, RentGPU, Shell
+from netmind_rentgpu.emulator import Emulator
 from netmind_rentgpu.rentals.rentals_api import AsyncRentals
 from netmind_rentgpu.resources.auths import AsyncAuths
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.images import AsyncImages
 from netmind_rentgpu.resources.machines import AsyncMachines
 from netmind_rentgpu.sync import client
+from netmind_rentgpu.sync.wrappers import synchronous_words
 
 PAIRS: list[tuple[type[Any], type[Any]]] = [
     (AsyncRentGPU, RentGPU),
@@ -71,7 +75,7 @@ def test_synchronous_method_has_the_signature_and_documentation_of_its_async_pai
     assert getattr(sync_class, name).__qualname__ == f"{sync_class.__name__}.{name}"
     documented = getattr(sync_class, name).__doc__
     if name not in ("__init__", "close"):
-        assert documented == getattr(async_class, name).__doc__
+        assert documented == synchronous_words(getattr(async_class, name).__doc__)
         return
     # Each paragraph on an argument is the same; these are the only lines that differ.
     lines = {line.strip() for line in getattr(async_class, name).__doc__.splitlines()}
@@ -86,6 +90,61 @@ def test_synchronous_method_has_the_signature_and_documentation_of_its_async_pai
             "close": ["ClientStateError: this is the thread of the client's own event loop."],
         }[name]
     )
+
+
+@pytest.mark.parametrize("sync_class", [sync_class for _, sync_class in PAIRS])
+def test_documentation_of_a_synchronous_class_speaks_of_what_its_reader_has(sync_class: type[Any]) -> None:
+    texts = [sync_class.__doc__ or ""]
+    texts += [
+        getattr(inspect.getattr_static(sync_class, name, None), "__doc__", None) or "" for name in public(sync_class)
+    ]
+    # The class names its pair once, for a reader who looks for the other one.
+    text = "\n".join(texts).replace("results and errors of `AsyncRentGPU`", "")
+    assert re.findall(r"(?:async|await|coroutine|Async[A-Z]\w*|cancelled)\b.*", text) == []
+
+
+def test_words_of_asyncio_are_replaced_wherever_they_stand() -> None:
+    text = "Use `async with x` or async for y in `await z`; an AsyncRental that is cancelled, asyncssh and awaited."
+    assert synchronous_words(text) == (
+        "Use `with x` or for y in `z`; a Rental that is interrupted, asyncssh and awaited."
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda gpu: gpu.machines.list(gpus=1), r"Machines\.list\(\) got an unexpected keyword argument 'gpus'"),
+        (lambda gpu: gpu.machines.list("US"), r"Machines\.list\(\) too many positional arguments"),
+        (lambda gpu: gpu.containers.get(), r"Containers\.get\(\) missing a required argument: 'container_id'"),
+        (lambda gpu: gpu.containers.list(limit=2), r"Containers\.list\(\) got an unexpected keyword argument 'limit'"),
+        (
+            lambda gpu: gpu.containers.watch(until=1),
+            r"Containers\.watch\(\) got an unexpected keyword argument 'until'",
+        ),
+        (lambda gpu: gpu.rent(), r"RentGPU\.rent\(\) missing a required (keyword-only )?argument: 'image'"),
+        (lambda gpu: gpu.rent(image=1, max_cost=1), r"RentGPU\.rent\(\) got an unexpected keyword argument 'max_cost'"),
+        (lambda gpu: gpu.ssh(), r"RentGPU\.ssh\(\) missing a required argument: 'container'"),
+    ],
+)
+def test_error_of_wrong_arguments_names_the_synchronous_method(call: Callable[[RentGPU], object], message: str) -> None:
+    with RentGPU("token", base_url="http://127.0.0.1:9") as gpu, pytest.raises(TypeError, match=f"^{message}") as wrong:
+        call(gpu)
+    assert "Async" not in str(wrong.value)
+
+
+def test_type_error_of_a_callback_is_raised_as_it_is() -> None:
+    def condition(container: Container) -> bool:
+        raise TypeError("of the callback")
+
+    with Emulator(seed=7) as emulator, RentGPU(emulator.token, base_url=emulator.url) as gpu:
+        machine, *_ = gpu.machines.list()
+        auth = gpu.auths.create("a-long-password")
+        made = gpu.containers.create(
+            name="mine", auth_id=auth.id, node_name=machine.node_name, image_template_id=1, payment_type="USD"
+        )
+        with pytest.raises(TypeError, match=r"^of the callback$"):
+            gpu.containers.wait(made.id, until=condition)
+        gpu.containers.delete(made.id)
 
 
 @pytest.mark.parametrize(("async_class", "sync_class", "name"), METHODS)
