@@ -22,15 +22,12 @@ from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.conditions import Condition
 from netmind_rentgpu.errors import (
     ClientStateError,
-    ContainerFailedError,
     ContainerGoneError,
-    NoMachineError,
     NotFoundError,
     ReleaseError,
     RentalEndedError,
     RentGPUError,
     SSHError,
-    WaitTimeoutError,
 )
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.at_exit import release_at_exit
@@ -41,7 +38,8 @@ from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer, OwnerTask
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reconnecting_shell import ReconnectingShell
-from netmind_rentgpu.rentals.lifecycle.starting import MachineSource, StartLimits, failure_condition, is_machines_fault
+from netmind_rentgpu.rentals.lifecycle.start import RentalStart
+from netmind_rentgpu.rentals.lifecycle.starting import MachineSource, StartLimits
 from netmind_rentgpu.rentals.lifecycle.state import EndReason, Phase, RentalState, what_to_raise
 
 if TYPE_CHECKING:
@@ -51,12 +49,6 @@ if TYPE_CHECKING:
 __all__ = ["AsyncRental"]
 
 Raised = TypeVar("Raised", bound=BaseException | None)
-
-# The wait for one machine, whose error tells more, ends before the time limit of the whole start does.
-_GRACE = 0.5
-_SHORTEST_WAIT = 0.01
-# With less time left, no other machine is tried.
-_LEAST_FOR_ANOTHER = 1.0
 
 
 class AsyncRental:
@@ -91,10 +83,16 @@ class AsyncRental:
         self._released = asyncio.Event()
         self._ended_at: datetime | None = None
         self._owner_task: OwnerTask | None = None
-        # The error of a machine that did not start and could not be deleted.
-        self._unreleased: ReleaseError | None = None
-        # True if the cancellation that leaves the block has interrupted the provisioner already.
-        self._has_interrupted = False
+        self._start = RentalStart(
+            context=context,
+            source=source,
+            limits=limits,
+            fail=fail,
+            provisioner=self._provisioner,
+            state=self._state,
+            shell=self._shell,
+            expiry=self._expiry,
+        )
 
     @property
     def name(self) -> str:
@@ -222,6 +220,26 @@ class AsyncRental:
             raise self._state.error
         return attrs.evolve(record, stage="detached", owner=None)
 
+    async def open(self) -> Self:
+        """Rent the machine without a block, as in a notebook, and return this rental; `close` deletes it.
+
+        When its time or its budget is up, the rental is deleted, no task is cancelled, and the next use of it raises
+        `RentalExpiredError` or `BudgetExceededError`. A rental that is not closed is deleted when its client is closed or
+        the interpreter exits.
+
+        Raises:
+            RentGPUError: as on entering the block.
+        """
+        await self.__aenter__()
+        if self._owner_task is not None:
+            try:
+                await self._owner_task.let_cancellation_come()
+            except asyncio.CancelledError as cancellation:  # the time was up while the rental was being started
+                await self._leave_block(cancellation)
+                raise
+            self._owner_task.end()
+        return self
+
     async def close(self) -> None:
         """Delete the rental, as leaving the block does. A second call does nothing.
 
@@ -252,7 +270,7 @@ class AsyncRental:
         self._owner_task = OwnerTask()
         try:
             self._context.register(self, self._provisioner.interrupt)
-            await self._start_in_time()
+            await self._start.run(self._expire)
             self._provisioner.confirm_attach()
         except BaseException as error:
             await self._leave_block(error)
@@ -286,92 +304,6 @@ class AsyncRental:
         raise TypeError(
             "a rental belongs to its process and cannot be pickled; detach it, and attach to its record elsewhere"
         )
-
-    async def _start_in_time(self) -> None:
-        seconds = self._limits.total
-        time_limit = asyncio.timeout(seconds + _GRACE)
-        try:
-            async with time_limit:
-                await self._start(asyncio.get_running_loop().time() + seconds)
-        except TimeoutError:
-            if not time_limit.expired():
-                raise
-            error = WaitTimeoutError(f"no machine allowed a login within {seconds:g} s", arrived={}, pending={})
-            raise self._source.failed.added_to(error) from None
-        finally:
-            # Break the reference cycle of the time limit, its task and its exception.
-            del time_limit
-
-    async def _start(self, deadline: float) -> None:
-        """Rent one machine after the other until one allows a login.
-
-        Args:
-            deadline: seconds on the event loop's clock.
-        """
-        source, time = self._source, asyncio.get_running_loop().time
-        while True:
-            try:
-                provisioned = self._state.provisioned = await source.provision(self._provisioner)
-            except RentGPUError as error:
-                raise source.failed.added_to(error) from error.__cause__
-            self._expiry.begin(provisioned.record, self._expire)
-            seconds = max(_SHORTEST_WAIT, min(self._limits.each, deadline - time()))
-            try:
-                await self._make_ready(provisioned, seconds)
-            except RentGPUError as error:
-                has_others = source.has_others and self._ending is None and is_machines_fault(error)
-                if has_others and (seconds >= self._limits.each or not isinstance(error, WaitTimeoutError)):
-                    await source.remember_failure(provisioned)
-                if not has_others or deadline - time() < _LEAST_FOR_ANOTHER:
-                    raise source.failed.added_to(error) from error.__cause__
-                if (given_up := await self._replace(provisioned, error)) is not None:
-                    raise given_up from error
-            else:
-                return
-
-    async def _replace(self, provisioned: ProvisionedRental, error: RentGPUError) -> NoMachineError | None:
-        """Delete a machine that did not start; return the error to raise if no other is to be tried.
-
-        Raises:
-            RentGPUError: the given error, because the machine could not be deleted.
-        """
-        self._expiry.suspend()
-        releasing = asyncio.get_running_loop().create_task(self._provisioner.release(provisioned.record.name))
-        try:
-            await wait_shielded(releasing, cancelled=self._provisioner.interrupt)
-        except asyncio.CancelledError:
-            self._has_interrupted = True
-            raise
-        finally:
-            # Leaving the block reports it.
-            self._unreleased = releasing.result()
-            if self._unreleased is None:
-                self._state.provisioned = None
-                record = provisioned.record
-                cost = record.cost_until(record.present(self._context.clock()))
-                self._source.failed.add(provisioned, error, cost)
-        if self._unreleased is not None:
-            raise self._source.failed.added_to(error) from error.__cause__
-        return await self._source.error_if_enough()
-
-    async def _make_ready(self, provisioned: ProvisionedRental, seconds: float) -> None:
-        record, containers = provisioned.record, self._context.containers
-        deadline = asyncio.get_running_loop().time() + seconds
-        fail = failure_condition(record, self._fail)
-        try:
-            # The check for a replaced container precedes each login, because another container must not get the password.
-            container = await containers.wait_ready(provisioned.container.id, timeout=seconds, fail=fail)
-        except ContainerFailedError as error:
-            check_not_replaced(record, error.container)
-            raise
-        await self._shell.open(container, deadline, containers.get)
-        self._source.remember_success(provisioned)
-        if provisioned.kept:
-            # Without its record, because the reaper would delete the container once this process has ended.
-            await self._provisioner.transfer_to_user(record.name)
-        else:
-            await self._provisioner.ready(record.name)
-        self._state.provisioned = attrs.evolve(provisioned, container=container)
 
     async def _usable_shell(self) -> AsyncShell:
         had = self._state.check()
@@ -440,7 +372,7 @@ class AsyncRental:
         try:
             if returns_detached:
                 await self._provisioner.return_detached()
-            return await self._provisioner.release_all() or self._unreleased
+            return await self._provisioner.release_all() or self._start.unreleased
         finally:
             with suppress(asyncio.CancelledError):
                 await self._expiry.let_look_end()
@@ -458,7 +390,9 @@ class AsyncRental:
     async def _leave_block(self, error: BaseException | None) -> None:
         """Delete everything, and raise what `what_to_raise` decides."""
         owner_task, cancellation, raised, thrown = self._owner_task, None, None, None
-        is_interrupted = isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)) and not self._has_interrupted
+        is_interrupted = (
+            isinstance(error, (asyncio.CancelledError, KeyboardInterrupt)) and not self._start.has_interrupted
+        )
         if is_interrupted and not (owner_task and owner_task.is_cut_short):
             self._provisioner.interrupt()
         try:

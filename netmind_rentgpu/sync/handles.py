@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
@@ -191,11 +192,26 @@ class Rental:
         """
         call(self._async.close)
 
+    def open(self) -> Self:
+        """Rent the machine without a block, as in a notebook, and return this rental; `close` deletes it.
+
+        When its time or its budget is up, the rental is deleted.
+        The next use of it raises `RentalExpiredError` or `BudgetExceededError`.
+        A rental that is not closed is deleted when it is collected, its client is closed or the program exits.
+
+        Raises:
+            RentGPUError: as on entering the block.
+        """
+        return self._enter(AsyncRental.open)
+
     def __enter__(self) -> Self:
+        return self._enter(AsyncRental.__aenter__)
+
+    def _enter(self, enter: Callable[[AsyncRental], Coroutine[Any, Any, AsyncRental]]) -> Self:
         rental, is_first = self._async, False
         try:
             is_first = next(self._entries) == 0
-            call(rental.__aenter__)
+            call(enter, rental)
         except BaseException as error:
             if not is_first:
                 # Another call entered this rental first, and its caller may be using it.

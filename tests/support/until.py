@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,14 @@ async def until(condition: Callable[[], Any | Awaitable[Any]]) -> None:
             if await met if inspect.isawaitable(met) else met:
                 return
             await asyncio.sleep(0.005)
+
+
+def until_sync(condition: Callable[[], Any]) -> None:
+    """Wait, in a program without an event loop, until a condition is true."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def is_running(pid: int) -> bool:

@@ -74,7 +74,7 @@ def test_synchronous_method_has_the_signature_and_documentation_of_its_async_pai
     assert getattr(sync_class, name).__name__ == name
     assert getattr(sync_class, name).__qualname__ == f"{sync_class.__name__}.{name}"
     documented = getattr(sync_class, name).__doc__
-    if name not in ("__init__", "close"):
+    if name not in ("__init__", "close", "open"):
         assert documented == synchronous_words(getattr(async_class, name).__doc__)
         return
     # Each paragraph on an argument is the same; these are the only lines that differ.
@@ -88,6 +88,11 @@ def test_synchronous_method_has_the_signature_and_documentation_of_its_async_pai
                 "ConfigurationError: no token, or a URL, proxy or profile that cannot be used.",
             ],
             "close": ["ClientStateError: this is the thread of the client's own event loop."],
+            "open": [
+                "When its time or its budget is up, the rental is deleted.",
+                "The next use of it raises `RentalExpiredError` or `BudgetExceededError`.",
+                "A rental that is not closed is deleted when it is collected, its client is closed or the program exits.",
+            ],
         }[name]
     )
 

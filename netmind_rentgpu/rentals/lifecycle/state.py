@@ -65,7 +65,9 @@ def end_error(reason: EndReason | None, provisioned: ProvisionedRental | None) -
                 return RentalEndedError(text, name=name, container_id=container_id)
             case _:
                 pass
-    cause = "it was not entered yet; enter its `with` block first" if reason is None else reason.value
+    cause = (
+        "it was not entered yet; enter its `with` block, or call its open(), first" if reason is None else reason.value
+    )
     return ClientStateError(f"this rental cannot be used: {cause}")
 
 

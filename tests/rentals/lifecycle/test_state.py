@@ -124,7 +124,11 @@ def test_no_error_of_the_block_and_no_cancellation_by_the_caller_is_ever_swallow
         (EndReason.LEFT, ClientStateError, "this rental cannot be used: it was left"),
         (EndReason.CLOSED, ClientStateError, "this rental cannot be used: it was closed"),
         (EndReason.DETACHED, ClientStateError, "this rental cannot be used: it was detached"),
-        (None, ClientStateError, "this rental cannot be used: it was not entered yet; enter its `with` block first"),
+        (
+            None,
+            ClientStateError,
+            "this rental cannot be used: it was not entered yet; enter its `with` block, or call its open(), first",
+        ),
     ],
 )
 def test_each_reason_has_its_error(reason: EndReason | None, kind: type[Exception], text: str) -> None:

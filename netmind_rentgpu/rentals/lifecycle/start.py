@@ -1,0 +1,144 @@
+"""The start of one rental: one machine after the other, until a container allows a login."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import attrs
+
+from netmind_rentgpu.concurrency.cancellation import wait_shielded
+from netmind_rentgpu.conditions import Condition
+from netmind_rentgpu.errors import ContainerFailedError, NoMachineError, ReleaseError, RentGPUError, WaitTimeoutError
+from netmind_rentgpu.rentals.context import RentalContext
+from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced
+from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
+from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer
+from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
+from netmind_rentgpu.rentals.lifecycle.reconnecting_shell import ReconnectingShell
+from netmind_rentgpu.rentals.lifecycle.starting import MachineSource, StartLimits, failure_condition, is_machines_fault
+from netmind_rentgpu.rentals.lifecycle.state import RentalState
+
+__all__ = ["RentalStart"]
+
+# The wait for one machine, whose error tells more, ends before the time limit of the whole start does.
+_GRACE = 0.5
+_SHORTEST_WAIT = 0.01
+# With less time left, no other machine is tried.
+_LEAST_FOR_ANOTHER = 1.0
+
+
+@attrs.define(kw_only=True, eq=False)
+class RentalStart:
+    """The start of one rental.
+
+    Attributes:
+        unreleased: the error of a machine that did not start and could not be deleted.
+        has_interrupted: True if the cancellation that leaves the block has interrupted the provisioner already.
+    """
+
+    _context: RentalContext = attrs.field(alias="context")
+    _source: MachineSource = attrs.field(alias="source")
+    _limits: StartLimits = attrs.field(alias="limits")
+    _fail: Condition | None = attrs.field(alias="fail")
+    _provisioner: Provisioner = attrs.field(alias="provisioner")
+    _state: RentalState = attrs.field(alias="state")
+    _shell: ReconnectingShell = attrs.field(alias="shell")
+    _expiry: ExpiryTimer = attrs.field(alias="expiry")
+    unreleased: ReleaseError | None = None
+    has_interrupted: bool = False
+
+    async def run(self, expire: Callable[[], None]) -> None:
+        """Start the rental within its time limit.
+
+        Args:
+            expire: ends the rental, once its time or its budget is up.
+
+        Raises:
+            WaitTimeoutError: no machine has started in time.
+            RentGPUError: the error of the last machine, or of the search for one.
+        """
+        seconds = self._limits.total
+        time_limit = asyncio.timeout(seconds + _GRACE)
+        try:
+            async with time_limit:
+                await self._start(asyncio.get_running_loop().time() + seconds, expire)
+        except TimeoutError:
+            if not time_limit.expired():
+                raise
+            error = WaitTimeoutError(f"no machine allowed a login within {seconds:g} s", arrived={}, pending={})
+            raise self._source.failed.added_to(error) from None
+        finally:
+            # Break the reference cycle of the time limit, its task and its exception.
+            del time_limit
+
+    async def _start(self, deadline: float, expire: Callable[[], None]) -> None:
+        """Rent one machine after the other until one allows a login.
+
+        Args:
+            deadline: seconds on the event loop's clock.
+        """
+        source, time = self._source, asyncio.get_running_loop().time
+        while True:
+            try:
+                provisioned = self._state.provisioned = await source.provision(self._provisioner)
+            except RentGPUError as error:
+                raise source.failed.added_to(error) from error.__cause__
+            self._expiry.begin(provisioned.record, expire)
+            seconds = max(_SHORTEST_WAIT, min(self._limits.each, deadline - time()))
+            try:
+                await self._make_ready(provisioned, seconds)
+            except RentGPUError as error:
+                has_others = source.has_others and self._state.reason is None and is_machines_fault(error)
+                if has_others and (seconds >= self._limits.each or not isinstance(error, WaitTimeoutError)):
+                    await source.remember_failure(provisioned)
+                if not has_others or deadline - time() < _LEAST_FOR_ANOTHER:
+                    raise source.failed.added_to(error) from error.__cause__
+                if (given_up := await self._replace(provisioned, error)) is not None:
+                    raise given_up from error
+            else:
+                return
+
+    async def _replace(self, provisioned: ProvisionedRental, error: RentGPUError) -> NoMachineError | None:
+        """Delete a machine that did not start; return the error to raise if no other is to be tried.
+
+        Raises:
+            RentGPUError: the given error, because the machine could not be deleted.
+        """
+        self._expiry.suspend()
+        releasing = asyncio.get_running_loop().create_task(self._provisioner.release(provisioned.record.name))
+        try:
+            await wait_shielded(releasing, cancelled=self._provisioner.interrupt)
+        except asyncio.CancelledError:
+            self.has_interrupted = True
+            raise
+        finally:
+            # Leaving the block reports it.
+            self.unreleased = releasing.result()
+            if self.unreleased is None:
+                self._state.provisioned = None
+                record = provisioned.record
+                cost = record.cost_until(record.present(self._context.clock()))
+                self._source.failed.add(provisioned, error, cost)
+        if self.unreleased is not None:
+            raise self._source.failed.added_to(error) from error.__cause__
+        return await self._source.error_if_enough()
+
+    async def _make_ready(self, provisioned: ProvisionedRental, seconds: float) -> None:
+        record, containers = provisioned.record, self._context.containers
+        deadline = asyncio.get_running_loop().time() + seconds
+        fail = failure_condition(record, self._fail)
+        try:
+            # The check for a replaced container precedes each login, because another container must not get the password.
+            container = await containers.wait_ready(provisioned.container.id, timeout=seconds, fail=fail)
+        except ContainerFailedError as error:
+            check_not_replaced(record, error.container)
+            raise
+        await self._shell.open(container, deadline, containers.get)
+        self._source.remember_success(provisioned)
+        if provisioned.kept:
+            # Without its record, because the reaper would delete the container once this process has ended.
+            await self._provisioner.transfer_to_user(record.name)
+        else:
+            await self._provisioner.ready(record.name)
+        self._state.provisioned = attrs.evolve(provisioned, container=container)
