@@ -47,7 +47,14 @@ _BOOT: tuple[Call, ...] = ("create_container", "restart_container")
 # The faults that only some calls can meet. Without `call`, a fault is for the first of these.
 CALLS_OF: dict[str, tuple[Call, ...]] = {
     "stock-out": ("create_container",),
-    "late commit": ("create_container", "create_auth", "create_image", *CALLS[-3:]),
+    "late commit": (
+        "create_container",
+        "create_auth",
+        "create_image",
+        "stop_container",
+        "restart_container",
+        "delete_container",
+    ),
     "never starts": _BOOT,
     "never reachable": _BOOT,
     "dies": _BOOT,

@@ -41,6 +41,7 @@ class _Container:
     Attributes:
         inside: the password and the GPUs that a login finds.
         created: the time of its creation.
+        endpoint_works: False for a container whose port is never opened, by the fault "never reachable".
         up_at: the time from which it runs; infinity if it is stopped or never starts.
         dies_at, vanishes_at: the times at which it fails or disappears by a fault.
         deleting: True if a delete was answered and takes effect later.
@@ -54,7 +55,7 @@ class _Container:
     port: int
     inside: Inside
     stopped: bool = False
-    reachable: bool = True
+    endpoint_works: bool = True
     up_at: float = inf
     dies_at: float = inf
     vanishes_at: float = inf
@@ -264,7 +265,7 @@ class Fleet:
         seconds = self._market.boot_seconds * self._market.random.uniform(0.75, 1.25)
         container.up_at = now + seconds
         faults_by_name = {fault.what: fault for fault in faults}
-        container.reachable = "never reachable" not in faults_by_name
+        container.endpoint_works = "never reachable" not in faults_by_name
         if "never starts" in faults_by_name or "dies" in faults_by_name:
             container.up_at = inf
         if "dies" in faults_by_name:
@@ -286,7 +287,7 @@ class Fleet:
         # Skipped if the container was stopped, restarted or deleted meanwhile.
         if container.up_at == moment and self._exists(container_id, container):
             self._rewrite(container_id)
-            if container.reachable:
+            if container.endpoint_works:
                 self._ports.open(container_id, container.inside)
 
     def _vanish(self, container_id: int, container: _Container, moment: float) -> None:
@@ -296,7 +297,7 @@ class Fleet:
     def _shut_down(self, container_id: int, container: _Container, *, new_host_key: bool = False) -> None:
         """Close a container's port, and cancel its planned start, failure and disappearance."""
         self._ports.close(container_id, new_host_key=new_host_key)
-        container.stopped, container.reachable = False, True
+        container.stopped, container.endpoint_works = False, True
         container.up_at = container.dies_at = container.vanishes_at = inf
         self._rewrite(container_id)
 
@@ -326,7 +327,7 @@ class Fleet:
         else:
             status = RUNNING if now >= container.up_at else STARTING
         up = status == RUNNING
-        port = container.port if container.reachable else _NOTHING_LISTENS
+        port = container.port if container.endpoint_works else _NOTHING_LISTENS
         return {
             **container.fields,
             "status": status,

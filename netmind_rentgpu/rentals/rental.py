@@ -1,9 +1,10 @@
 """`AsyncRental`: the context manager of one rented machine.
 
-A rental ends in one way. Leaving its block (at the end, by an error, a cancellation or Ctrl-C), `close`, `detach` and the
-expiry all call `_begin_end`, which starts the task `_delete_all`; no cancellation reaches it, because its callers wait by
-`wait_shielded`. It ends each create attempt by `lifecycle/cleanup.py`, and `lifecycle/deletion.py` sends the request. If the
-block is never left, `at_exit.py` deletes the rental.
+A rental ends in one way. Leaving its block (at the end, by an error or a cancellation, which asyncio makes of Ctrl-C),
+`close`, `detach` and the expiry all call `_begin_end`, which starts the task `_finish`; no cancellation reaches it, because
+its callers wait by `wait_shielded`. `Provisioner.release_all` then ends each create attempt by `Cleanup.run`
+(`lifecycle/cleanup.py`), whose `Deletion` (`lifecycle/deletion.py`) sends the request. If the block is never left,
+`at_exit.py` deletes the rental.
 """
 
 from __future__ import annotations
@@ -352,19 +353,19 @@ class AsyncRental:
             self._expiry.end()
             provisioned = self._state.provisioned
             self._ended_at = None if provisioned is None else provisioned.record.present(self._context.clock())
-            self._ending = asyncio.get_running_loop().create_task(self._delete_all(returns_detached=returns_detached))
+            self._ending = asyncio.get_running_loop().create_task(self._finish(returns_detached=returns_detached))
             # By a callback, because an ending event loop may cancel the task before it begins.
-            self._ending.add_done_callback(self._finish_end)
+            self._ending.add_done_callback(self._is_over)
         return self._ending
 
-    def _finish_end(self, releasing: asyncio.Task[ReleaseError | None]) -> None:
+    def _is_over(self, releasing: asyncio.Task[ReleaseError | None]) -> None:
         self._state.advance(Phase.ENDED)
         if not releasing.cancelled():
             self._context.unregister(self)
         self._released.set()
 
-    async def _delete_all(self, *, returns_detached: bool) -> ReleaseError | None:
-        """Delete all that was created.
+    async def _finish(self, *, returns_detached: bool) -> ReleaseError | None:
+        """Delete what is still tracked, which after `detach` is nothing, and close the shell.
 
         Args:
             returns_detached: True if a rental that could not be attached to stays detached.

@@ -1,4 +1,4 @@
-"""Logins to containers, with the password from the account and the host key from the state file."""
+"""Logins to containers: the password is what the service shows for a container's auth, the host key is in the state file."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import logging
 import socket
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,10 @@ from netmind_rentgpu.models import SSHEndpoint
 __all__ = ["Login", "check_login", "log_in"]
 
 _MOST_UNANSWERED = 3
+
+# Otherwise an application that logs at INFO would get hundreds of lines for each login, with the text of each command.
+if logging.getLogger("asyncssh").level == logging.NOTSET:
+    logging.getLogger("asyncssh").setLevel(logging.WARNING)
 # Processors have instructions for AES-GCM, so that a large file takes two thirds of the time.
 _FASTEST_FIRST = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
 

@@ -233,24 +233,24 @@ class _LoopThread:
         if self._failure is not None and not self.came_up:
             raise ConfigurationError(f"the event loop cannot be started: {self._failure}") from self._failure
 
-    def submit(self, call: PendingCall) -> None:
-        self._calls.add(call)
-        self._soon(call, call.start, self._calls)
+    def submit(self, pending: PendingCall) -> None:
+        self._calls.add(pending)
+        self._soon(pending, pending.start, self._calls)
 
-    def withdraw(self, call: PendingCall, interrupt: BaseException) -> None:
+    def withdraw(self, pending: PendingCall, interrupt: BaseException) -> None:
         """Cancel a call and wait until it has cleaned up. An interrupt of this wait cancels the call again.
 
         Raises:
             BaseException: the last interrupt, if it is not the first and does not rank below the first.
         """
-        while not call.finished:
+        while not pending.finished:
             try:
-                self._soon(call, call.cancel)
-                call.wait()
+                self._soon(pending, pending.cancel)
+                pending.wait()
             except BaseException as another:  # noqa: BLE001  # raised once the call has ended
                 if isinstance(interrupt, Exception) or not isinstance(another, Exception):
                     interrupt = another
-        self._calls.discard(call)
+        self._calls.discard(pending)
         try:
             if interrupt is not sys.exception():
                 raise interrupt
@@ -270,11 +270,11 @@ class _LoopThread:
                 self._not_closed.acquire(timeout=_LONGEST_CLOSE)
             self._thread.join(_LONGEST_END)
 
-    def _soon(self, call: PendingCall, callback: Callable[..., None], *arguments: Any) -> None:
+    def _soon(self, pending: PendingCall, callback: Callable[..., None], *arguments: Any) -> None:
         try:
             self._call_soon(callback, *arguments)
         except RuntimeError:
-            call.abandon()
+            pending.abandon()
 
     def _begin(self, function: Callable[[], Awaitable[None]]) -> None:
         async def run() -> None:

@@ -194,7 +194,7 @@ class Caller:
             try:
                 if waited or attempt > 1:
                     self._transport.check_usable()
-                return await self._attempt(request, timeouts, started, now, attempt)
+                return await self._send_once(request, timeouts, started, now, attempt)
             except (TransportError, APIStatusError, UnexpectedResponseError) as error:
                 self._mark_unclear(error, unclear=unclear)
                 unclear = unclear or may_have_acted(error)
@@ -252,7 +252,7 @@ class Caller:
                 for callback in self._closing:
                     callback()
 
-    async def _attempt(
+    async def _send_once(
         self, request: Request, timeouts: Timeouts, started: float, now: float, attempt: int
     ) -> DecodedResponse:
         remaining = timeouts.total if timeouts.total is None or now == started else started + timeouts.total - now

@@ -1,8 +1,9 @@
 """The decision whether, and after how many seconds, a failed call is retried. Pure; `Retries` documents the rules.
 
 A create is not idempotent. It is sent again only if it was certainly not sent, or was refused with a 429: here, within one
-call of `wire/caller.py`, which waits for `delay_before_retry`. A rental's create that has failed for good is never repeated,
-but followed by another attempt under another name (`rentals/lifecycle/provisioner.py`).
+call of `wire/caller.py`, which waits for `delay_before_retry`. A rental's create that has failed for good is never repeated.
+If the machine has refused it, or a search has not found its container, another attempt follows under another name
+(`rentals/lifecycle/provisioner.py`); otherwise the error is raised.
 """
 
 from __future__ import annotations

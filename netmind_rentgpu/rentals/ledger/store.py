@@ -2,9 +2,11 @@
 
 A record is written before its create is sent. It is deleted once its container is known to be gone, or is left to the user.
 
-A full disk, like any other failure to write, has two results. If the intent cannot be written, `rent` raises StateFileError
-and sends no create (`provisioner._attempt`). If a later write fails, it is logged (`deletion.write_best_effort`), and the
-rental goes on and is deleted at its end, because the intent alone is enough to find and delete the container.
+A full disk, like any other failure to write, has these results. If the intent cannot be written, `rent` raises
+StateFileError and sends no create (`provisioner._attempt`). If the first login cannot pin the host key
+(`ssh/credentials.py`), or `detach` or `keep` cannot write, StateFileError is raised, and the container is deleted when the
+block is left. Any other write that fails is logged (`deletion.write_best_effort`), and the rental goes on, because the
+intent alone is enough to find and delete the container.
 """
 
 from __future__ import annotations

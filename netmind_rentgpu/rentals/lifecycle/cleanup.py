@@ -42,6 +42,7 @@ class TrackedAttempt:
         create: None before the create is sent, and for an attempt that was read from a record.
         error: the error of the last step; None if it has succeeded.
         has_reservation: True if the catalog counts its GPUs as taken.
+        currency: that of the record's price, for logs; empty if it is not known.
         may_be_off_record: True if its record was removed, or may have been.
     """
 
@@ -50,6 +51,7 @@ class TrackedAttempt:
     create: asyncio.Task[Container] | None = None
     error: RentGPUError | None = None
     has_reservation: bool = False
+    currency: str = ""
     may_be_off_record: bool = False
 
     @property

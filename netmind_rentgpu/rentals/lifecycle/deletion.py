@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from decimal import Decimal
 from enum import Enum
 
 import attrs
@@ -25,6 +26,7 @@ from netmind_rentgpu.errors import (
 )
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext
+from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.container_index import per_attempt_timeouts
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 
@@ -32,6 +34,8 @@ __all__ = [
     "Deletion",
     "Proof",
     "Target",
+    "amount_text",
+    "log_release",
     "log_write_error",
     "proof_needed",
     "unreleased",
@@ -134,7 +138,7 @@ class Deletion:
         longest = max(context.limits.deletion, lag + _LONGEST_PAUSE if lag else 0)
         deadline = time() + longest + context.profile.delete_lag.total_seconds()
         pauses = backoff(longest=_LONGEST_PAUSE)
-        while (error := await self._attempt(is_known=time() >= known_at)) is not None:
+        while (error := await self._delete_once(is_known=time() >= known_at)) is not None:
             pause = next(pauses)
             gives_up = isinstance(error, _FINAL) or self._acknowledged > 1
             if gives_up or time() + pause > deadline or self._give_up.is_set():
@@ -152,7 +156,7 @@ class Deletion:
         # However the clocks were set, nothing is missing from the list for longer than its lag from now on.
         return max(0.0, min(lag, lag - passed).total_seconds())
 
-    async def _attempt(self, *, is_known: bool) -> RentGPUError | None:
+    async def _delete_once(self, *, is_known: bool) -> RentGPUError | None:
         """Delete the container once; return an error unless it is gone for certain."""
         target, stays_listed = self._target, self._context.profile.deleted_stay_listed
         shown = await self._get()
@@ -269,6 +273,20 @@ def unreleased(record: RentalRecord, error: BaseException) -> ReleaseError:
     problem = ReleaseError(text, name=record.name, container_id=record.container_id, hourly_price=record.hourly_price)
     problem.__cause__ = error
     return problem
+
+
+def amount_text(amount: Decimal | None, currency: str) -> str:
+    """Return an amount of money for a log."""
+    return "an unknown price" if amount is None else f"{amount:f} {currency}".rstrip()
+
+
+def log_release(record: RentalRecord, clocks: ClockReading, currency: str = "") -> None:
+    """Log that the container of a record is deleted, and what it has cost by its listed price."""
+    cost = record.cost_until(record.present(clocks))
+    amount = amount_text(None if cost is None else round(cost, 6), currency)
+    logger.info(
+        "%s: released container %s on %s; it cost about %s", record.name, record.container_id, record.node_name, amount
+    )
 
 
 def log_write_error(error: BaseException) -> None:

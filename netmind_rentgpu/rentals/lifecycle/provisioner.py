@@ -38,7 +38,14 @@ from netmind_rentgpu.rentals.lifecycle.attempt import (
 )
 from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup, TrackedAttempt
 from netmind_rentgpu.rentals.lifecycle.create_errors import CreateOutcome
-from netmind_rentgpu.rentals.lifecycle.deletion import log_write_error, unreleased, write_behind, write_best_effort
+from netmind_rentgpu.rentals.lifecycle.deletion import (
+    amount_text,
+    log_release,
+    log_write_error,
+    unreleased,
+    write_behind,
+    write_best_effort,
+)
 from netmind_rentgpu.rentals.selection.catalog import OfferQueue
 from netmind_rentgpu.rentals.selection.offers import Offer
 
@@ -64,7 +71,7 @@ class Provisioner:
         self.attaching: str | None = None
 
     def interrupt(self) -> None:
-        """Count an interrupt. The first changes nothing; from the second on, each deletion has one more attempt.
+        """Count an interrupt. The first changes nothing; from the second on, each deletion ends after one last attempt.
 
         A container that this attempt does not delete stays on record.
         """
@@ -169,9 +176,16 @@ class Provisioner:
         try:
             await self._context.ledger.put(attrs.evolve(record, stage="detached", owner=None))
         except asyncio.CancelledError:  # raised once it is written
-            self.disown(record.name)
+            self._disown_detached(record)
             raise
+        self._disown_detached(record)
+
+    def _disown_detached(self, record: RentalRecord) -> None:
         self.disown(record.name)
+        logger.info(
+            "%s: detached; container %s runs on until %s UTC",
+            *(record.name, record.container_id, f"{record.expires_at:%Y-%m-%d %H:%M:%S}"),
+        )
 
     async def transfer_to_user(self, name: str) -> None:
         """Leave a container to the user, once nothing more of its attempt can turn up, and its twins are deleted.
@@ -239,18 +253,31 @@ class Provisioner:
         """Create a container; return it, or the reason why another machine is to be tried."""
         context, node_name = self._context, offer.machine.node_name
         intent = spec.intent(offer, clocks=context.clock(), longest_create=context.longest_create, owner=this_process())
-        tracked = self._track(TrackedAttempt(attempt=CreateAttempt(record=intent), knows_container=True))
+        attempt = CreateAttempt(record=intent)
+        tracked = self._track(TrackedAttempt(attempt=attempt, knows_container=True, currency=offer.currency))
         try:
             await context.ledger.put(intent)
         except StateFileError:
             self._untrack(intent.name)
             raise
+        logger.info(
+            "%s: asking %s for %d x %s at %s an hour",
+            intent.name,
+            node_name,
+            intent.gpus,
+            offer.machine.gpu_name or "an unnamed GPU",
+            amount_text(intent.hourly_price, offer.currency),
+        )
         tracked.create = asyncio.get_running_loop().create_task(self._create(spec, intent))
         tracked.attempt = tracked.attempt.sent()
         try:
             container = await asyncio.shield(tracked.create)
         except RentGPUError as error:
             outcome = await self._cleanup.record_answer(tracked)
+            is_clear = outcome is not CreateOutcome.UNCLEAR
+            logger.info(
+                "%s: %s %s: %s", intent.name, node_name, "refused" if is_clear else "gave no clear answer", error
+            )
             if outcome is CreateOutcome.UNCLEAR:
                 found = await self._cleanup.search(tracked)
                 if found is None:
@@ -273,6 +300,8 @@ class Provisioner:
             await self._cleanup.record_answer(tracked)
         # Without waiting: until it is written, the name in the intent is enough to find the container.
         record = tracked.attempt.record
+        price = amount_text(record.hourly_price, offer.currency)
+        logger.info("%s: created on %s as container %d, at %s an hour", record.name, node_name, container.id, price)
         write_behind(context.ledger.put_soon(record))
         write_behind(context.ledger.forget_host_key_soon(container.id))
         return record, container
@@ -333,6 +362,8 @@ class Provisioner:
         attempt = tracked.attempt
         if result.write_error is not None:
             log_write_error(result.write_error)
+        elif result.step is Step.CLOSE_RECORD and attempt.container_id is not None:
+            log_release(attempt.record, self._context.clock(), tracked.currency)
         if attempt.has_undeleted:
             error = result.error or RentGPUError("its last deletion has failed")
             if attempt.container_id is not None and not attempt.is_own_undeleted:

@@ -24,7 +24,7 @@ from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord, is_
 from netmind_rentgpu.rentals.lifecycle.account_proof import check_token, join_proven_accounts
 from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, Evidence, Fate, Step
 from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup, CleanupResult, TrackedAttempt
-from netmind_rentgpu.rentals.lifecycle.deletion import Deletion, Target, unreleased
+from netmind_rentgpu.rentals.lifecycle.deletion import Deletion, Target, log_release, unreleased
 from netmind_rentgpu.rentals.lifecycle.finding import in_use_error
 
 __all__ = ["close_record_of_deleted", "reap", "reap_by_name", "release"]
@@ -209,6 +209,7 @@ async def release(context: RentalContext, record: RentalRecord, *, force: bool) 
             " because the result of its create is unknown; it stays on record, and rentals.reap() will delete it"
         )
         raise ReleaseError(text, name=record.name, container_id=None, hourly_price=record.hourly_price)
+    log_release(record, context.clock())
 
 
 def _check_unused(context: RentalContext, record: RentalRecord) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 import attrs
@@ -20,6 +21,8 @@ from netmind_rentgpu.rentals.lifecycle.starting import MachineSource, StartLimit
 from netmind_rentgpu.rentals.lifecycle.state import RentalState
 
 __all__ = ["RentalStart"]
+
+logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 # The wait for one machine, whose error tells more, ends before the time limit of the whole start does.
 _GRACE = 0.5
@@ -135,6 +138,11 @@ class RentalStart:
             check_not_replaced(record, error.container)
             raise
         await self._shell.open(container, deadline, containers.get)
+        took = record.present(self._context.clock()) - record.intended_at
+        logger.info(
+            "%s: ready on %s, %.1f s after its create; container %d",
+            *(record.name, record.node_name, took.total_seconds(), container.id),
+        )
         self._source.remember_success(provisioned)
         if provisioned.kept:
             # Without its record, because the reaper would delete the container once this process has ended.

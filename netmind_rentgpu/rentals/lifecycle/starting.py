@@ -142,7 +142,7 @@ class FailedStarts:
         self._by_node[provisioned.machine.node_name] = refusal
         self.cost = None if self.cost is None or cost is None else self.cost + cost
         logger.warning(
-            "%s on %s did not start, and was deleted: %s",
+            "%s: %s did not start, and was deleted: %s",
             provisioned.record.name,
             provisioned.machine.node_name,
             error,
