@@ -190,7 +190,7 @@ class AsyncRentGPU:
         start_timeout: float = 600,
         timeout: float = 1800,
     ) -> AsyncRental:
-        """Return a rental to enter: `async with gpu.rent(...) as rental: ...`. Needs `netmind-rentgpu[ssh]`.
+        """Return a rental to enter: `async with gpu.rent(...) as rental: ...`. Needs the extra `ssh`.
 
         Entering the block rents the best machine that is available, and waits until the client has logged in to its
         container. Leaving the block deletes the container, however the block ends. A container that this process could not
@@ -320,7 +320,7 @@ class AsyncRentGPU:
         accept_new_host_key: bool = False,
         timeout: float = 30,
     ) -> AsyncShell:
-        """Return a shell on a container, to be opened with `async with`. Needs `netmind-rentgpu[ssh]`.
+        """Return a shell on a container, to be opened with `async with`. Needs the extra `ssh`.
 
         The client pins the host key of the first server that accepts the login: the state file keeps the key for this
         account and this container, and later logins refuse a server with another key before they send the password. The

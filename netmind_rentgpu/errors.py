@@ -23,6 +23,8 @@
     ├── SSHError                    a shell on a container failed; `stage` says at which step
     │   └── SSHTimeoutError             (also a TimeoutError)
     ├── NoMachineError              no machine could be rented; `refusals` says why
+    ├── RentalNotFoundError         no such rental is on record
+    ├── RentalInUseError            a process uses the rental
     ├── RentalEndedError            a rental ended before its user was done with it
     │   ├── RentalExpiredError          its time was up
     │   └── BudgetExceededError         its budget was spent
@@ -129,11 +131,13 @@ class TransportError(RentGPUError):
 
     Attributes:
         maybe_processed: True if the service may have acted on the request; False if the request certainly never reached it.
+        is_permanent: True if another attempt would fail in the same way, as after a certificate that cannot be verified.
     """
 
-    def __init__(self, message: str, *, maybe_processed: bool) -> None:
+    def __init__(self, message: str, *, maybe_processed: bool, is_permanent: bool = False) -> None:
         super().__init__(message)
         self.maybe_processed = maybe_processed
+        self.is_permanent = is_permanent
 
 
 class APIConnectionError(TransportError):

@@ -164,7 +164,7 @@ class ServiceProfile:
         import tomllib
 
         try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            values = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise ConfigurationError(f"profile {os.fspath(path)}: {error}") from error
         unknown = values.keys() - {field.name for field in attrs.fields(cls)}

@@ -9,6 +9,7 @@ import ipaddress
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -111,9 +112,9 @@ def _delay(_: Any, field: attrs.Attribute[float], value: float) -> None:
 class Retries:
     """The rules for retrying a failed call.
 
-    The client retries an idempotent call (any but the creates and `restart`) after a connection error, a timeout, a 408,
-    429, 500, 502, 503 or 504, or an answer that was cut short. It retries a create, of any resource, and `restart` only if
-    the request was certainly not sent, or was refused with a 429.
+    The client retries an idempotent call (any but the creates and `restart`) after a connection error other than one of TLS,
+    a timeout, a 408, 429, 500, 502, 503 or 504, or an answer that was cut short. It retries a create, of any resource, and
+    `restart` only if the request was certainly not sent, or was refused with a 429.
 
     The wait before the n-th retry is drawn evenly from 0 to `base_delay * 2**(n-1)`, at most `max_delay`. If the service
     names a time in `Retry-After`, the client waits at least that long; if the time is longer than `max_retry_after`, the
@@ -215,8 +216,9 @@ def _state_file(state: str | os.PathLike[str] | None, environment: Mapping[str, 
         raise ConfigurationError(f"state must be a path, not {type(state).__name__}")
     chosen = state or environment.get(STATE_VARIABLE)
     if not chosen:
-        # The folder that the XDG base directory specification defines for state.
-        chosen = Path(environment.get("XDG_STATE_HOME") or "~/.local/state") / "netmind-rentgpu" / "state.sqlite3"
+        # The folder that the XDG base directory specification defines for state; it says to ignore a relative path.
+        folder = environment.get("XDG_STATE_HOME", "")
+        chosen = Path(folder if Path(folder).is_absolute() else "~/.local/state") / "netmind-rentgpu" / "state.sqlite3"
     try:
         return Path(chosen).expanduser().absolute()
     except RuntimeError as error:  # the home folder is not known
@@ -228,8 +230,9 @@ def _state_file(state: str | os.PathLike[str] | None, environment: Mapping[str, 
 def _token(token: str | None, environment: Mapping[str, str]) -> str:
     if token is None:
         token = next((environment[name] for name in TOKEN_VARIABLES if environment.get(name)), "")
-    found = token.strip()
-    if not found:
+    # As it stands in the examples of other clients. The profile decides on the form of the header.
+    found = re.sub(r"(?i)^bearer\s+", "", token.strip())
+    if not found or found.casefold() == "bearer":
         raise ConfigurationError(f"no API token: pass token=..., or set {' or '.join(TOKEN_VARIABLES)}")
     if not (found.isascii() and found.isprintable()):
         raise ConfigurationError(
@@ -271,8 +274,8 @@ def _base_url(url: str, *, allow_insecure_http: bool) -> SplitResult:
         raise ConfigurationError(f"the base URL must look like {DEFAULT_BASE_URL}: {url!r}")
     if not _is_host(parts.hostname):
         raise ConfigurationError(f"the base URL's host cannot be read: {url!r}")
-    if "/v1/rentgpu" in parts.path:
-        raise ConfigurationError(f"the base URL must end before /v1/rentgpu: {url!r}")
+    if "/v1/rentgpu" in parts.path or parts.path.rstrip("/").endswith("/v1"):
+        raise ConfigurationError(f"the base URL must end before /v1, which the client adds: {url!r}")
     if parts.query or parts.fragment:
         raise ConfigurationError(f"the base URL must not hold a query or fragment: {url!r}")
     if parts.scheme == "http" and not (allow_insecure_http or is_loopback(parts.hostname)):
@@ -283,7 +286,7 @@ def _base_url(url: str, *, allow_insecure_http: bool) -> SplitResult:
     return parts._replace(path=parts.path.rstrip("/"))
 
 
-def _checked_proxy(proxy: str) -> str:
+def _checked_proxy(proxy: str, source: str = "the argument proxy") -> str:
     try:
         parts = urlsplit(proxy.strip())
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -291,7 +294,11 @@ def _checked_proxy(proxy: str) -> str:
         usable = False
     if not usable:
         # The error does not show the URL, because that may hold a password.
-        raise ConfigurationError("the proxy must be an http:// or https:// URL with a host")
+        scheme = proxy.partition("://")[0] if "://" in proxy else "none"
+        raise ConfigurationError(
+            f"cannot use the proxy in {source}: its scheme is {arguments.shown_value(scheme)}, and it must be an http:// or"
+            " https:// URL with a host"
+        )
     return proxy.strip()
 
 
@@ -304,6 +311,21 @@ def _proxy_from_environment(url: SplitResult) -> str | None:
         return None
     proxies = getproxies()
     proxy = proxies.get(url.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(url.netloc):
+    if not proxy or proxy_bypass(url.netloc) or _is_in_a_network(host, proxies.get("no", "")):
         return None
-    return _checked_proxy(proxy if "://" in proxy else f"http://{proxy}")
+    names = (f"{url.scheme}_proxy", f"{url.scheme.upper()}_PROXY", "all_proxy", "ALL_PROXY")
+    source = next((f"the variable {name}" for name in names if os.environ.get(name) == proxy), "the system's settings")
+    return _checked_proxy(proxy if "://" in proxy else f"http://{proxy}", source)
+
+
+def _is_in_a_network(host: str, no_proxy: str) -> bool:
+    """Return True if a host is an address in a network of NO_PROXY, such as 10.0.0.0/8, which urllib does not read."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    for entry in no_proxy.split(","):
+        with suppress(ValueError):
+            if "/" in entry and address in ipaddress.ip_network(entry.strip(), strict=False):
+                return True
+    return False

@@ -49,6 +49,8 @@ EXAMPLES = [
     ),
     errors.SSHTimeoutError("text", stage="connection"),
     errors.NoMachineError("text"),
+    errors.RentalNotFoundError("text"),
+    errors.RentalInUseError("text", name="rg-1", container_id=1),
     errors.RentalEndedError("text", name="rg-1", container_id=1),
     errors.RentalExpiredError("text", name="rg-1", container_id=1),
     errors.BudgetExceededError("text", name="rg-1", container_id=1),

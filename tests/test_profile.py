@@ -125,3 +125,9 @@ def test_profiles_are_immutable_values() -> None:
     changeable: Any = profile.payment_types
     with pytest.raises(TypeError):
         changeable["USD"] = 1
+
+
+def test_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "profile.toml"
+    path.write_text("list_lag = 3\n", encoding="utf-8-sig")
+    assert ServiceProfile.from_toml(path).list_lag == timedelta(seconds=3)

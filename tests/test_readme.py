@@ -32,7 +32,7 @@ OUTPUT = {
     "Rentals": (
         r"(node-\w\w-\d+ \d\.\d+ USD\n){3}none of the 60 machines on offer will do: 58 have another GPU,"
         r" 2 have a price above max_price; the lowest of these prices is 2\.1360\n"
-        r"\['detached'\]\nname\nthe time of rg-[\w-]+ is up\n"
+        r"\['detached'\]\nname\nthe time of rg-[\w-]+ is up since .* UTC; the deletion of container \d+ has begun\n"
     ),
     "Reap": r"deleted: \('rg-[\w-]+',\) failed: \(\)\n",
     "Call by call": r"NVIDIA_GeForce_RTX_4090 in \w\w, 0\.\d+ an hour: ssh root@127\.0\.0\.1 -p \d+\n",

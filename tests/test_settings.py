@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +103,8 @@ def test_base_url_is_accepted_and_normalised(url: str | None, kept: str) -> None
         "https://a b",
         "https://api.netmind.ai/v1/rentgpu",
         "https://api.netmind.ai/v1/rentgpu/",
+        "https://api.netmind.ai/v1",
+        "https://gateway.example/netmind/v1/",
     ],
 )
 def test_unusable_base_url_is_refused(url: str) -> None:
@@ -299,3 +302,61 @@ def test_accounts_of_earlier_versions_are_recognized(spelling: str) -> None:
 @pytest.mark.parametrize("account", ["", "account", "https://api.netmind.ai:x 0", "https://[ 0", "\x00"])
 def test_account_that_cannot_be_read_is_no_earlier_one(account: str) -> None:
     assert not resolve().fingerprint.is_earlier_spelling(account)
+
+
+@pytest.mark.parametrize("url", ["https://api.netmind.ai/v1", "https://api.netmind.ai/v1/rentgpu/"])
+def test_base_url_with_the_version_says_where_it_has_to_end(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"must end before /v1, which the client adds: 'https://api"):
+        resolve(base_url=url)
+
+
+@pytest.mark.parametrize("token", ["Bearer abc", "bearer  abc ", " BEARER\tabc", "abc"])
+def test_token_may_be_given_as_a_header_has_it(token: str) -> None:
+    assert resolve(token=token).token == "abc"
+    assert resolve({"NETMIND_API_KEY": token}, token=None).token == "abc"
+
+
+@pytest.mark.parametrize("token", ["Bearer", "bearer ", "Bearer  "])
+def test_word_bearer_alone_is_no_token(token: str) -> None:
+    with pytest.raises(ConfigurationError, match="no API token"):
+        resolve(token=token)
+
+
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "all_proxy", "https_proxy", "HTTPS_PROXY"])
+def test_unusable_proxy_of_the_environment_is_named_by_its_variable(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, "socks5://user:canary@proxy:1")
+    with pytest.raises(
+        ConfigurationError, match=f"the proxy in the variable {variable}: its scheme is 'socks5'"
+    ) as caught:
+        resolve()
+    assert "canary" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match="the proxy in the argument proxy"):
+        resolve(proxy="socks5://user:canary@proxy:1")
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "host", "is_direct"),
+    [
+        ("10.0.0.0/8", "10.1.2.3", True),
+        ("example.org, 192.168.0.0/16 ,10.0.0.0/8", "192.168.7.7", True),
+        ("10.0.0.0/8", "11.1.2.3", False),
+        ("10.1.2.3/8", "10.9.9.9", True),
+        ("fd00::/8", "[fd12::1]", True),
+        ("10.0.0.0/8", "api.netmind.ai", False),
+        ("10.0.0.0/99,x/8,/", "10.1.2.3", False),
+        ("10.1.2.3", "10.1.2.3", True),
+    ],
+)
+def test_no_proxy_takes_networks(no_proxy: str, host: str, is_direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://proxy:1")
+    monkeypatch.setenv("no_proxy", no_proxy)
+    assert (resolve(base_url=f"https://{host}").proxy is None) is is_direct
+
+
+def test_relative_xdg_folder_is_ignored(tmp_path: Path) -> None:
+    default = Path("~/.local/state/netmind-rentgpu/state.sqlite3").expanduser()
+    for folder in ("state", "./state", "../state", ""):
+        assert resolve({"XDG_STATE_HOME": folder}).state == default
+    assert resolve({"XDG_STATE_HOME": str(tmp_path)}).state == tmp_path / "netmind-rentgpu" / "state.sqlite3"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 
 __all__ = ["main"]
@@ -12,8 +14,17 @@ def main() -> None:
     """Run the command line, or exit with a message if its libraries are missing."""
     missing = [name for name in ("click", "rich") if find_spec(name) is None]
     if missing:
-        sys.exit(f"netmind-rentgpu: {' and '.join(missing)} missing; run: pip install 'netmind-rentgpu[cli]'")
+        sys.exit(
+            f"netmind-rentgpu: {' and '.join(missing)} missing; the extra `cli` installs them: run"
+            " pip install '.[cli]' in the folder of this package's source"
+        )
 
     from netmind_rentgpu.cli.app import app
 
-    app.main(prog_name="netmind-rentgpu")
+    try:
+        app.main(prog_name="netmind-rentgpu", standalone_mode=True)
+    except OSError as error:
+        # Otherwise Python fails once more at its exit, when it flushes what could not be written.
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(f"netmind-rentgpu: could not write the output: {error}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from math import isfinite
 
 import click
 
@@ -10,6 +11,12 @@ from netmind_rentgpu.errors import RentGPUError
 from netmind_rentgpu.version import __version__
 
 __all__ = ["app"]
+
+
+def _finite(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    if not isfinite(value):
+        raise click.BadParameter(f"must be a finite number of seconds, not {value:g}")
+    return value
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,6 +34,7 @@ def app() -> None:
 @click.option(
     "--boot-seconds",
     type=click.FloatRange(min=0),
+    callback=_finite,
     default=2.0,
     show_default=True,
     help="The approximate time that an emulated container takes to start.",

@@ -171,7 +171,7 @@ class Demo:
         if _HAS_SSH:
             yield from self._use_a_rental(gpu, folder)
         else:
-            self._result("(To use gpu.rent and SSH, run: pip install 'netmind-rentgpu[ssh]')")
+            self._result("(gpu.rent and SSH need the extra `ssh`: pip install '.[ssh]')")
         yield from self._wait_for_several(gpu, machines, auth.id, image.id)
 
     def _use_a_rental(self, gpu: AsyncRentGPU | RentGPU, folder: Path) -> Script:

@@ -101,7 +101,7 @@ def _faults(path: Path | None) -> list[Fault]:
     if path is None:
         return []
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         return [Fault.from_mapping(table) for table in _tables(content)]
     except (OSError, ValueError) as error:
         raise ValueError(f"--faults: {path}: {error}") from None

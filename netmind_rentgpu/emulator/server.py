@@ -83,7 +83,7 @@ class Emulator:
             clock: the clock that start-up times and costs follow; None for real time.
             faults: the faults in force from the first request on.
             keep_requests: how many of the newest requests to keep; None for all.
-            ssh: True to accept SSH logins to containers, which needs `netmind-rentgpu[ssh]`. The controls over HTTP then
+            ssh: True to accept SSH logins to containers, which needs the extra `ssh`. The controls over HTTP then
                 need the token.
             allow_hosts: host names beside those of the loopback that requests may be addressed to (`Host`) or come from
                 (`Origin`). Other requests are refused, so that no web page reaches the emulator through a browser.
@@ -307,6 +307,8 @@ def _shells() -> Shells:
         if error.name != "asyncssh":
             raise
         raise ModuleNotFoundError(
-            "an emulator with SSH needs asyncssh: pip install 'netmind-rentgpu[ssh]'", name="asyncssh"
+            "an emulator with SSH needs asyncssh, which the extra `ssh` installs: run pip install '.[ssh]' in the folder of"
+            " this package's source",
+            name="asyncssh",
         ) from None
     return Shells()

@@ -51,7 +51,13 @@ OtherAccounts: TypeAlias = Literal["404", "403"]
 def _switch(values: Any, *, in_presets: bool = True) -> Any:
     choices = get_args(values)
     metadata = {"values": choices, "in_presets": in_presets}
-    return attrs.field(default=choices[0], validator=attrs.validators.in_(choices), metadata=metadata)
+    return attrs.field(default=choices[0], validator=_one_of, metadata=metadata)
+
+
+def _one_of(_: object, field: attrs.Attribute[Any], value: object) -> None:
+    choices = field.metadata["values"]
+    if value not in choices:
+        raise ValueError(f"{field.name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
 
 @attrs.frozen(kw_only=True)

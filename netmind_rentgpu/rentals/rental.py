@@ -3,8 +3,8 @@
 A rental ends in one way. Leaving its block (at the end, by an error or a cancellation, which asyncio makes of Ctrl-C),
 `close`, `detach` and the expiry all call `_begin_end`, which starts the task `_finish`; no cancellation reaches it, because
 its callers wait by `wait_shielded`. `Provisioner.release_all` then ends each create attempt by `Cleanup.run`
-(`lifecycle/cleanup.py`), whose `Deletion` (`lifecycle/deletion.py`) sends the request. If the block is never left,
-`at_exit.py` deletes the rental.
+(`rentals/lifecycle/cleanup.py`), whose `Deletion` (`rentals/lifecycle/deletion.py`) sends the request. If the block is never
+left, `at_exit.py` deletes the rental.
 """
 
 from __future__ import annotations

@@ -302,6 +302,8 @@ class _NextOffers:
             container=container,
             machine=offer.machine,
             by_budget=_affordable(left, offer) < self._ttl,
+            budget=self._budget,
+            currency=offer.currency,
             kept=self._keep,
         )
 

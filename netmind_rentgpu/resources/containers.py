@@ -334,7 +334,7 @@ class AsyncContainers:
         """Wait until the client can log in to a container; return the container as it was then.
 
         The client also retries a login that the server refuses, because a starting container may get its password later than
-        its SSH server. The first login pins the host key, as `gpu.ssh` does. Needs `netmind-rentgpu[ssh]`.
+        its SSH server. The first login pins the host key, as `gpu.ssh` does. Needs the extra `ssh`.
 
         Args:
             timeout: the seconds in which a login has to succeed.

@@ -386,7 +386,11 @@ def _checked(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
                 f"{name!r} is not a variable's name; use ASCII letters, digits and underscores, and no digit first"
             )
             raise InvalidArgumentError("environment", problem)
-        if value or not isinstance(value, str):
+        if not isinstance(value, str):
+            raise InvalidArgumentError("environment", f"{name} must be a text, not {type(value).__name__}")
+        if "\0" in value:
+            raise InvalidArgumentError("environment", f"{name} holds a null character, which no variable can hold")
+        if value:
             text("environment", value)
         if (size := len(value.encode())) > _LONGEST:
             raise InvalidArgumentError("environment", f"{name} has {size:,} bytes, and {_LONGEST:,} is the limit")

@@ -6,7 +6,7 @@ import sys
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from netmind_rentgpu.concurrency.backoff import backoff_delay
 from netmind_rentgpu.concurrency.threads import run_in_thread
@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 __all__ = ["ContainerLogin", "check_asyncssh", "label_of"]
 
 _LOGIN = "netmind_rentgpu.ssh.login"
+NEEDS_SSH: Final = (
+    "SSH needs asyncssh, which the extra `ssh` installs: run pip install '.[ssh]' in the folder of this package's"
+    " source"
+)
 _FIRST_TRY, _LONGEST_TRY = 7.5, 30.0
 
 
 def check_asyncssh() -> None:
     """Raise ConfigurationError if asyncssh is missing."""
     if find_spec("asyncssh") is None:
-        raise ConfigurationError("SSH needs asyncssh: pip install 'netmind-rentgpu[ssh]'")
+        raise ConfigurationError(NEEDS_SSH)
 
 
 async def _import_asyncssh() -> None:

@@ -297,10 +297,12 @@ class Caller:
         self, request: Request, timeouts: Timeouts, started: float | None, *, unclear: bool
     ) -> None:
         """Wait until the client is not paused and a slot is free, at most as long as the timeouts allow."""
-        bounds = [timeouts.slot]
+        bound = named = timeouts.slot
         if started is not None and timeouts.total is not None:
-            bounds.append(max(0.0, started + timeouts.total - self._clock()))
-        bound = min((bound for bound in bounds if bound is not None), default=None)
+            rest = max(0.0, started + timeouts.total - self._clock())
+            if bound is None or rest < bound:
+                # An error names the whole time, because the rest of it says nothing to the caller.
+                bound, named = rest, timeouts.total
         try:
             async with asyncio.timeout(bound):
                 while True:
@@ -315,7 +317,7 @@ class Caller:
             paused = self._clock() < self._paused_until
             reason = "the service asked for a pause (429)" if paused else "none of the client's connections was free"
             raise APITimeoutError(
-                f"{request.method} {request.path}: not sent within {bound:g} s: {reason}", maybe_processed=unclear
+                f"{request.method} {request.path}: not sent within {named:g} s: {reason}", maybe_processed=unclear
             ) from error
 
     def _delay(

@@ -33,7 +33,7 @@ def may_repeat(error: RentGPUError, *, idempotent: bool) -> bool:
         idempotent: True if sending the request twice has the effect of sending it once.
     """
     if isinstance(error, TransportError):
-        return idempotent or not error.maybe_processed
+        return not error.is_permanent and (idempotent or not error.maybe_processed)
     if isinstance(error, RateLimitError):
         return True
     if isinstance(error, UnexpectedResponseError):

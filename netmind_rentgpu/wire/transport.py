@@ -18,7 +18,6 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import aiohttp
 import aiohttp.abc
-import attrs
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
@@ -172,7 +171,7 @@ class Transport:
             raise unexpected(request, head, "the body was cut short", truncated=True) from _shown_cause(failure)
         if silence is not None and silence.expired():
             failure = aiohttp.SocketTimeoutError()
-        broken = self._translated(request, failure, attrs.evolve(timeouts, connect=connect))
+        broken = self._translated(request, failure, timeouts, connect)
         if request.avoid_idle_connection and isinstance(broken, APIConnectionError) and broken.maybe_processed:
             # The service may close connections without notice, so a new one is used for each such request from now on.
             self._closes_without_notice = True
@@ -208,7 +207,7 @@ class Transport:
         return session
 
     def _translated(  # noqa: PLR0911  # a table
-        self, request: Request, error: Exception, timeouts: Timeouts
+        self, request: Request, error: Exception, timeouts: Timeouts, connect: float | None
     ) -> RentGPUError:
         call = f"{request.method} {request.path}"
         sessions = self._own_sessions.values() if self._session is None else (self._session,)
@@ -217,7 +216,9 @@ class Transport:
         if self._closed:
             return APIConnectionError(f"{call}: the client was closed meanwhile", maybe_processed=True)
         if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return APITimeoutError(f"{call}: no connection {_within(timeouts.connect)}", maybe_processed=False)
+            # The rest of the call's time may be shorter than `connect`, and says nothing to the caller.
+            bound = timeouts.connect if connect == timeouts.connect else timeouts.total
+            return APITimeoutError(f"{call}: no connection {_within(bound)}", maybe_processed=False)
         if isinstance(error, aiohttp.SocketTimeoutError):
             return APITimeoutError(f"{call}: the service sent nothing {_within(timeouts.read)}", maybe_processed=True)
         if isinstance(error, TimeoutError) and not isinstance(error, aiohttp.ClientError) and error.errno is None:
@@ -238,10 +239,13 @@ class Transport:
             what = f"the name {error.host} cannot be resolved ({error.os_error})"
         elif isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)):
             what = f"no secure connection to the service ({_tls_problem(error)})"
+            return APIConnectionError(f"{call}: {what}", maybe_processed=False, is_permanent=True)
         elif isinstance(error, aiohttp.ClientConnectorError):
             what = f"no connection to the service ({error.os_error})"
         elif isinstance(error, aiohttp.ServerDisconnectedError):
             what = "the service closed the connection without an answer"
+        elif isinstance(error, aiohttp.ClientResponseError) and "Got more than" in error.message:
+            what = "the head of the answer has a line of more than 8 KiB, perhaps a header that a proxy adds"
         elif isinstance(error, aiohttp.ClientResponseError):
             what = "the answer is not HTTP"
         elif isinstance(error, (aiohttp.ClientError, OSError)):

@@ -189,4 +189,30 @@ def test_command_without_its_libraries_says_how_to_install_them(monkeypatch: pyt
     monkeypatch.setattr(netmind_rentgpu.cli, "find_spec", lambda name: None)
     with pytest.raises(SystemExit) as caught:
         netmind_rentgpu.cli.main()
-    assert caught.value.code == "netmind-rentgpu: click and rich missing; run: pip install 'netmind-rentgpu[cli]'"
+    assert str(caught.value.code).startswith(
+        "netmind-rentgpu: click and rich missing; the extra `cli` installs them: run pip"
+    )
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-inf", "-1", "x"])
+def test_demo_refuses_a_start_that_never_ends(seconds: str) -> None:
+    result = CliRunner().invoke(app, ["demo", "--boot-seconds", seconds])
+    assert result.exit_code == 2
+    assert "Invalid value for '--boot-seconds'" in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    "arguments", [["demo", "--boot-seconds", "0"], ["demo", "--sync", "--boot-seconds", "0"], ["--help"]]
+)
+def test_full_output_is_an_error_and_no_traceback(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [PROGRAM, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("netmind-rentgpu: could not write the output: ")
+    assert "No space left" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "Exception ignored" not in ended.stderr

@@ -13,7 +13,7 @@ from emulator_command import serving
 from programs import FOLDER
 
 from netmind_rentgpu import AsyncRentGPU, PaymentType
-from netmind_rentgpu.emulator.__main__ import main
+from netmind_rentgpu.emulator.__main__ import _faults, main
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -161,3 +161,9 @@ def test_invalid_fault_file_is_refused_with_its_reason(
     with pytest.raises(SystemExit):
         main(["--faults", str(path)])
     assert message in capsys.readouterr().err
+
+
+def test_file_of_faults_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "faults.toml"
+    path.write_text('[[faults]]\nwhat = "drop"\n', encoding="utf-8-sig")
+    assert [fault.what for fault in _faults(path)] == ["drop"]

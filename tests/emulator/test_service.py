@@ -1,5 +1,6 @@
 """The emulated service over a real socket: answers, refusals, pages, starts and charges, with a bare HTTP client."""
 
+import re
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from netmind_rentgpu.emulator import Charge, Emulator
+from netmind_rentgpu.emulator import Charge, Emulator, World
 
 AUTH_FIELDS = {"id", "value", "created_at"}
 IMAGE_FIELDS = {
@@ -331,3 +332,10 @@ async def test_list_asked_for_again_shows_changes(http: aiohttp.ClientSession, c
     assert await seen() == [("other", 1)]
     await ask(http, "DELETE", f"containers/{other}")
     assert await seen() == []
+
+
+@pytest.mark.parametrize(("switch", "value"), [("services", "zzz"), ("order", "up"), ("limit", 100), ("numbers", None)])
+def test_value_that_a_world_does_not_have_is_refused_with_those_it_has(switch: str, value: Any) -> None:
+    values = ", ".join(map(repr, World.switches()[switch]))
+    with pytest.raises(ValueError, match=f"^{re.escape(f'{switch} must be one of {values}, not {value!r}')}$"):
+        World(**{switch: value})

@@ -245,7 +245,9 @@ def test_missing_asyncssh_is_an_error_that_names_the_extra(
 ) -> None:
     monkeypatch.setitem(sys.modules, "asyncssh", None)
     monkeypatch.delitem(sys.modules, "netmind_rentgpu.emulator.shells", raising=False)
-    with pytest.raises(ModuleNotFoundError, match=r"needs asyncssh: pip install 'netmind-rentgpu\[ssh\]'"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"needs asyncssh, which the extra `ssh` installs: run pip install '\.\[ssh\]'"
+    ):
         Emulator(ssh=True)
     with pytest.raises(SystemExit):
         main(["--ssh"])

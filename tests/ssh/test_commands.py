@@ -154,3 +154,18 @@ def test_empty_lines_count_against_the_buffer() -> None:
     while lines.next() is not None:
         pass
     assert lines.room
+
+
+@pytest.mark.parametrize(
+    ("environment", "problem"),
+    [
+        ({"GOOD": "1", "X": 1}, "environment: X must be a text, not int"),
+        ({"X": None}, "environment: X must be a text, not NoneType"),
+        ({"X": b"1"}, "environment: X must be a text, not bytes"),
+        ({"X": "a\0b"}, "environment: X holds a null character"),
+        ({7: "1"}, "environment: 7 is not a variable's name"),
+    ],
+)
+async def test_variable_that_cannot_be_sent_is_named(shell: AsyncShell, environment: Any, problem: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"^{problem}"):
+        await shell.run("true", environment=environment)

@@ -1,6 +1,7 @@
 """Each fault of a connection ends in the right error, in bounded time, and says if the service may have acted."""
 
 import asyncio
+import re
 import socket
 import ssl
 from typing import Any
@@ -9,7 +10,7 @@ import anyio
 import hostile
 import pytest
 import trustme
-from hostile import CONTAINER, Hostile, answer
+from hostile import CONTAINER, Hostile, Peer, answer, full_listener
 
 from netmind_rentgpu import (
     APIConnectionError,
@@ -459,3 +460,46 @@ async def test_half_a_character_hides_no_other_item() -> None:
     assert [container.id for container in page] == [1, 2]
     assert page[1].name == "rocket \ufffd"
     assert (page[1].cpu, page[1].extra) == (None, {"cpu": "NaN"})
+
+
+async def test_tls_failure_is_not_retried(authority: trustme.CA) -> None:
+    async with (
+        Hostile([answer()], ssl_context=server_context(authority)) as server,
+        AsyncRentGPU("token", base_url=server.url) as gpu,
+    ):
+        with pytest.raises(APIConnectionError, match="no secure connection") as caught:
+            await gpu.machines.list()
+        assert not hasattr(caught.value, "__notes__")
+        assert caught.value.is_permanent
+        assert not caught.value.maybe_processed
+
+
+async def test_https_url_of_a_plain_server_is_not_retried() -> None:
+    def answer_plainly(peer: Peer) -> None:
+        peer.transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with (
+        Hostile([answer()], on_connect=answer_plainly) as plain,
+        AsyncRentGPU("token", base_url=plain.url.replace("http", "https")) as gpu,
+    ):
+        with pytest.raises(APIConnectionError, match="no secure connection"):
+            await gpu.machines.list()
+        assert plain.connections == 1
+
+
+@pytest.mark.parametrize("size", [9_000, 40_000])
+async def test_long_header_is_named_as_such(size: int) -> None:
+    async with Hostile([answer([], **{"X-Long": "x" * size})]) as server, client(server) as gpu:
+        with pytest.raises(APIConnectionError, match="the head of the answer has a line of more than 8 KiB"):
+            await gpu.machines.list()
+
+
+async def test_timeout_of_a_last_attempt_names_the_time_of_the_whole_call() -> None:
+    # No connection is ever accepted, so that each attempt ends by its own time for connecting.
+    with full_listener() as url:
+        timeouts = Timeouts(total=1.0, connect=0.4, read=5)
+        retries = Retries(base_delay=0.0, max_delay=0.0)
+        async with AsyncRentGPU("token", base_url=url, timeout=timeouts, retries=retries) as gpu:
+            with pytest.raises(APITimeoutError, match=r"no (connection|answer) within (1|0\.4) s") as caught:
+                await gpu.machines.list()
+    assert re.fullmatch(r"sent \d times over [\d.]+ s", caught.value.__notes__[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import Enum
 
 import attrs
@@ -74,6 +75,7 @@ class ProvisionedRental:
 
     Attributes:
         by_budget: True if the budget ends the rental before the ttl does.
+        budget: what all of it may cost, in `currency`; None without a limit.
         kept: True if the SDK never deletes the container, once the rental has started.
     """
 
@@ -81,6 +83,8 @@ class ProvisionedRental:
     container: Container
     machine: Machine
     by_budget: bool = False
+    budget: Decimal | None = None
+    currency: str = ""
     kept: bool = False
 
 

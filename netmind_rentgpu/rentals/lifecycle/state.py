@@ -54,12 +54,19 @@ def end_error(reason: EndReason | None, provisioned: ProvisionedRental | None) -
         provisioned: the container that the rental has, or had.
     """
     if provisioned is not None:
-        name, container_id = provisioned.record.name, provisioned.record.container_id
+        record, number = provisioned.record, provisioned.container.id
+        name, container_id = record.name, record.container_id
+        deleted = f"the deletion of container {number} has begun"
+        ended = "" if record.expires_at is None else f"since {record.expires_at:%Y-%m-%d %H:%M:%S} UTC"
         match reason:
             case EndReason.EXPIRED:
-                return RentalExpiredError(f"the time of {name} is up", name=name, container_id=container_id)
+                return RentalExpiredError(
+                    f"the time of {name} is up {ended}; {deleted}", name=name, container_id=container_id
+                )
             case EndReason.BUDGET_SPENT:
-                return BudgetExceededError(f"the budget of {name} is spent", name=name, container_id=container_id)
+                limit = f"{provisioned.budget} {provisioned.currency}, at a listed {record.hourly_price} an hour"
+                text = f"the budget of {name} is spent {ended}: {limit}; {deleted}"
+                return BudgetExceededError(text, name=name, container_id=container_id)
             case EndReason.GONE:
                 text = f"the container of {name}, {provisioned.container.id}, is gone"
                 return RentalEndedError(text, name=name, container_id=container_id)

@@ -13,12 +13,14 @@ from netmind_rentgpu.errors import MachineRefusal, NoMachineError, RentGPUError
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.rentals.selection.offers import Offer, is_taken_up, next_offer
 from netmind_rentgpu.resources.machines import AsyncMachines
+from netmind_rentgpu.wire.retry import may_have_acted
 
 __all__ = ["MachineCatalog", "OfferQueue"]
 
 # In seconds.
 _FRESH = 1.0
 _EXCLUDED_FOR = 60.0
+_MOST_SHOWN = 3
 
 
 @attrs.frozen
@@ -127,11 +129,24 @@ class MachineCatalog:
             node = offer.machine.node_name
             if node in self._refused:
                 by_node.setdefault(node, MachineRefusal(machine=offer.machine, error=self._refused[node].error))
-        shown = "; ".join(map(str, list(by_node.values())[:3]))
-        more = f"; and {len(by_node) - 3} more" if len(by_node) > 3 else ""
-        failed = " or did not start" if any(refusal.container_id is not None for refusal in by_node.values()) else ""
+        shown = "; ".join(map(str, list(by_node.values())[:_MOST_SHOWN]))
+        more = f"; and {len(by_node) - _MOST_SHOWN} more" if len(by_node) > _MOST_SHOWN else ""
+        one = "the only machine that meets the requirements could not be rented"
+        none = f"none of the {len(offers)} machines that meet the requirements could be rented"
         return NoMachineError(
-            f"none of the {len(offers)} machines that meet the requirements could be rented;"
-            f" {len(by_node)} have refused{failed}: {shown}{more}",
+            f"{one if len(offers) == 1 else none}; {_counted(by_node.values())}: {shown}{more}",
             refusals=tuple(by_node.values()),
         )
+
+
+def _counted(refusals: Collection[MachineRefusal]) -> str:
+    """Return how many machines have refused, have given no clear answer, and did not start."""
+    unstarted = sum(refusal.container_id is not None for refusal in refusals)
+    unclear = sum(refusal.container_id is None and may_have_acted(refusal.error) for refusal in refusals)
+    refused = len(refusals) - unstarted - unclear
+    counts = [
+        (refused, f"{refused} {'has' if refused == 1 else 'have'} refused"),
+        (unclear, f"{unclear} gave no clear answer"),
+        (unstarted, f"{unstarted} did not start"),
+    ]
+    return ", ".join(text for count, text in counts if count) or "none was asked"

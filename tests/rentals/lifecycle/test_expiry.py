@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 from lifecycle import expire, set_clock
@@ -173,4 +174,15 @@ async def test_detached_rental_of_another_boot_expires_by_the_time_of_day(
             set_clock(gpu, timedelta(days=400))
             attached._expiry._ring()
             assert (await attached.run("true")).ok
+    emulator.assert_nothing_rented()
+
+
+async def test_spent_budget_names_limit_price_and_deletion(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    with pytest.raises(BudgetExceededError) as spent:
+        async with gpu.rent(image=IMAGE, budget=Decimal("0.00003")) as rental:
+            await asyncio.sleep(60)
+    text = str(spent.value)
+    assert f"the budget of {rental.name} is spent since 20" in text
+    assert f": 0.00003 USD, at a listed {rental.hourly_price} an hour; " in text
+    assert text.endswith(f"the deletion of container {rental.container.id} has begun")
     emulator.assert_nothing_rented()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime
+from decimal import Decimal
 from itertools import product
 
 import pytest
@@ -29,13 +30,20 @@ PROVISIONED = ProvisionedRental(
         container_id=7,
         node_name="node",
         gpus=1,
-        hourly_price=None,
+        hourly_price=Decimal("0.5"),
         intended_at=NOW,
         expires_at=NOW,
         certain_at=NOW,
     ),
     container=Container(id=7),
     machine=Machine(node_name="node"),
+    by_budget=True,
+    budget=Decimal(2),
+    currency="USD",
+)
+SPENT = (
+    "the budget of rg-0 is spent since 2026-03-01 12:00:00 UTC: 2 USD, at a listed 0.5 an hour;"
+    " the deletion of container 7 has begun"
 )
 BODY, CANCELLED = ZeroDivisionError("the block's own"), asyncio.CancelledError()
 WHILE_DELETING, PROBLEM = (
@@ -118,8 +126,12 @@ def test_no_error_of_the_block_and_no_cancellation_by_the_caller_is_ever_swallow
 @pytest.mark.parametrize(
     ("reason", "kind", "text"),
     [
-        (EndReason.EXPIRED, RentalExpiredError, "the time of rg-0 is up"),
-        (EndReason.BUDGET_SPENT, BudgetExceededError, "the budget of rg-0 is spent"),
+        (
+            EndReason.EXPIRED,
+            RentalExpiredError,
+            "the time of rg-0 is up since 2026-03-01 12:00:00 UTC; the deletion of container 7 has begun",
+        ),
+        (EndReason.BUDGET_SPENT, BudgetExceededError, SPENT),
         (EndReason.GONE, RentalEndedError, "the container of rg-0, 7, is gone"),
         (EndReason.LEFT, ClientStateError, "this rental cannot be used: it was left"),
         (EndReason.CLOSED, ClientStateError, "this rental cannot be used: it was closed"),
