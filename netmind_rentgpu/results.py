@@ -61,10 +61,12 @@ class OutputLine:
     Attributes:
         text: the line, without its line end.
         stream: the stream to which the command wrote the line.
+        is_update: True if a carriage return ended the line, as a progress bar's: the next line of the stream replaces it.
     """
 
     text: str
     stream: Literal["stdout", "stderr"]
+    is_update: bool = False
 
     def __str__(self) -> str:
         return self.text
@@ -75,7 +77,8 @@ class TransferProgress:
     """The progress of an upload or a download.
 
     Attributes:
-        path: the path of the file that has just progressed, below the copied folder; empty if a single file is copied.
+        path: the path of the file that has just progressed: below the copied folder, or, if a single file is copied, as the
+            caller gave it.
         bytes_done, bytes_total: the numbers of copied bytes and of all bytes, over all files.
         files_done, files_total: the numbers of files that have arrived under their final names, and of all files.
     """
@@ -102,3 +105,8 @@ class Forward:
     listens: Literal["here", "there"]
     local_port: int
     remote_port: int
+
+    @property
+    def port(self) -> int:
+        """The port that accepts connections, on the side that `listens` names."""
+        return self.local_port if self.listens == "here" else self.remote_port

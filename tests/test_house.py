@@ -32,6 +32,7 @@ LAYERS = [
     {"client"},
     {"sync"},
     {"cli", "testing"},
+    {"__main__"},
 ]
 # Imports that run upwards all the same, within a function, so that no module needs the other to be imported.
 EXCEPTIONS = {("models", "conversion")}  # for `to_dict` and `from_dict`, which are methods of the models

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,6 +67,16 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"a port must be from 0 to 65535, not {port}")
     return port
+
+
+def _balance(text: str) -> Decimal:
+    try:
+        balance = Decimal(text)
+    except InvalidOperation:
+        balance = Decimal("NaN")
+    if not balance.is_finite() or balance < 0:
+        raise argparse.ArgumentTypeError(f"a balance must be a number of US dollars, 0 or more, not {text}")
+    return balance
 
 
 def _clock(text: str) -> Clock:
@@ -130,6 +141,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=0,
         help="the seed of machines, prices, start-up times and faults with a probability",
     )
+    parser.add_argument("--machines", type=int, default=60, metavar="N", help="the number of machines; 60 by default")
+    parser.add_argument(
+        "--boot-seconds",
+        type=float,
+        default=2.0,
+        metavar="S",
+        help="the approximate emulated seconds until a new container's ssh names an endpoint; 2 by default",
+    )
+    parser.add_argument(
+        "--balance",
+        type=_balance,
+        metavar="USD",
+        help="the balance of each account, after which creates are refused; unlimited by default",
+    )
     parser.add_argument(
         "--world",
         action="append",
@@ -165,6 +190,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         emulator = Emulator(
             seed=options.seed,
             port=options.port,
+            machines=options.machines,
+            boot_seconds=options.boot_seconds,
+            balance=options.balance,
             world=_world(options.world),
             clock=options.time_scale,
             faults=_faults(options.faults),

@@ -293,21 +293,23 @@ class AsyncContainers:
         )
         return [found[container_id] for container_id in wanted]
 
-    def watch(self, ids: Iterable[int] | None = None) -> AsyncGenerator[Change]:
+    def watch(self, ids: Iterable[int] | None = None, *, initial: bool = False) -> AsyncGenerator[Change]:
         """Watch containers: iterate the result for every change that a poll finds.
 
-        The first poll finds the state that later polls are compared with. The client polls as for `wait`, but while the body
+        The first poll finds the state that later polls are compared with; with `initial`, each container of the first poll
+        is a change whose `before` is None. The client polls as for `wait`, but while the body
         of the loop runs, only for other waits and watches. Changes during that time come next, several changes of one
         container as one. The iteration ends once all containers in `ids` are gone.
 
         Args:
             ids: the containers to watch; None for all containers of the account, future ones included.
+            initial: True to begin with the containers as they are at the first poll.
 
         Raises:
             InvalidArgumentError: an id is no whole number.
             RentGPUError: all polls have failed for five minutes, with the error of the last; or the client was closed.
         """
-        return watch(self._poller, None if ids is None else _identifiers(ids))
+        return watch(self._poller, None if ids is None else _identifiers(ids), initial=initial)
 
     async def wait_reachable(
         self, container_id: int, *, timeout: float = 600, fail: Condition | None = None

@@ -16,13 +16,14 @@ import attrs
 from asyncssh.constants import EXTENDED_DATA_STDERR
 
 from netmind_rentgpu.errors import InvalidArgumentError
-from netmind_rentgpu.results import CommandResult
+from netmind_rentgpu.results import CommandResult, OutputLine
 from netmind_rentgpu.ssh.arguments import text
 
 __all__ = ["Capture", "Command", "Lines", "Output", "Prepared", "prepared"]
 
 _PIECE = 64 * 1024
 _LONGEST_LINE = 1024 * 1024
+_LINE_END = re.compile(rb"(\r\n|\n|\r)")
 _MOST_WAITING = 1024 * 1024
 _COST_OF_A_LINE = 100
 # Seconds for each step of ending a command by SIGTERM, and then by SIGKILL, before its channel is aborted.
@@ -84,18 +85,25 @@ class Lines:
 
     def __init__(self) -> None:
         self._unfinished = [b"", b""]
-        self._whole: deque[tuple[str, bool]] = deque()
+        self._after_return = [False, False]
+        self._whole: deque[OutputLine] = deque()
         self._waiting = 0
 
     def take(self, data: bytes, *, error: bool) -> bool:
         """Split a piece of output into lines; return True if there is room for more at once."""
-        *lines, rest = (self._unfinished[error] + data).split(b"\n")
+        was_returned, self._after_return[error] = self._after_return[error], data.endswith(b"\r")
+        if was_returned:
+            # The rest of a line end, whose line was handed on at the carriage return.
+            data = data.removeprefix(b"\n")
+        *lines, rest = _LINE_END.split(self._unfinished[error] + data)
+        # Each line is followed by its end.
+        for line, end in zip(lines[::2], lines[1::2], strict=True):
+            if line or end != b"\r":
+                self._add(line, error=error, is_update=end == b"\r")
         while len(rest) > _LONGEST_LINE:
-            lines.append(rest[:_LONGEST_LINE])
+            self._add(rest[:_LONGEST_LINE], error=error)
             rest = rest[_LONGEST_LINE:]
         self._unfinished[error] = rest
-        for line in lines:
-            self._add(line, error=error)
         return self.room
 
     @property
@@ -110,18 +118,18 @@ class Lines:
                 self._add(rest, error=bool(error))
         self._unfinished = [b"", b""]
 
-    def next(self) -> tuple[str, bool] | None:
-        """Return the next line, with True if it came from stderr; None if no line waits."""
+    def next(self) -> OutputLine | None:
+        """Return the next line; None if no line waits."""
         if not self._whole:
             return None
-        line, error = self._whole.popleft()
-        self._waiting -= len(line) + _COST_OF_A_LINE
-        return line, error
+        line = self._whole.popleft()
+        self._waiting -= len(line.text) + _COST_OF_A_LINE
+        return line
 
-    def _add(self, line: bytes, *, error: bool) -> None:
-        text = line.removesuffix(b"\r").decode(errors="replace")
+    def _add(self, line: bytes, *, error: bool, is_update: bool = False) -> None:
+        text = line.decode(errors="replace")
         self._waiting += len(text) + _COST_OF_A_LINE
-        self._whole.append((text, error))
+        self._whole.append(OutputLine(text, "stderr" if error else "stdout", is_update))
 
 
 class Command(asyncssh.SSHClientSession[bytes]):

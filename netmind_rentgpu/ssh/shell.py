@@ -136,6 +136,8 @@ class AsyncShell:
     ) -> AsyncGenerator[OutputLine]:
         """Run a command in the login's shell, and yield the lines that it writes, as they arrive.
 
+        A carriage return ends a line, too, so that the updates of a progress bar come one by one (`OutputLine.is_update`).
+
         A slow reader slows the command down. If the iteration is left or cancelled, the command is ended as in `run`.
 
         Args:
@@ -161,9 +163,8 @@ class AsyncShell:
                 while True:
                     if running.closed:
                         lines.finish()
-                    while (found := lines.next()) is not None:
-                        text, error = found
-                        yield OutputLine(text, "stderr" if error else "stdout")
+                    while (line := lines.next()) is not None:
+                        yield line
                         if lines.room:
                             running.go_on()
                     if running.closed:

@@ -115,7 +115,13 @@ class _Count:
 class _Progress:
     """A count of the copied bytes and files, which reports each change to the caller."""
 
-    def __init__(self, entries: Iterable[Copied], on_progress: OnTransferProgress | None) -> None:
+    def __init__(self, entries: Iterable[Copied], source: str, on_progress: OnTransferProgress | None) -> None:
+        """Set up.
+
+        Args:
+            source: the path of what is copied, as reports name a single file.
+        """
+        self._source = source
         sizes = [entry.size for entry in entries if entry.size is not None]
         self._on_progress = on_progress
         self._bytes_total, self._files_total = sum(sizes), len(sizes)
@@ -128,7 +134,7 @@ class _Progress:
         if self._on_progress is not None:
             self._on_progress(
                 TransferProgress(
-                    path=path,
+                    path=path or self._source,
                     bytes_done=self._bytes,
                     bytes_total=self._bytes_total,
                     files_done=self._files,
@@ -145,7 +151,7 @@ async def upload(server: Server, local: Path, remote: str, on_progress: OnTransf
     """
     sftp = server.sftp
     entries = await asyncio.to_thread(lambda: list(_below(local, _Count(server.limits.entries))))
-    progress = _Progress(entries, on_progress)
+    progress = _Progress(entries, str(local), on_progress)
     parent = posixpath.dirname(remote.rstrip("/"))
     if parent:
         await server.wait_for(sftp.makedirs(parent, exist_ok=True))
@@ -193,7 +199,7 @@ async def download(server: Server, remote: str, local: Path, on_progress: OnTran
     """
     sftp = server.sftp
     entries = await _RemoteListing(server, remote).below("", await server.wait_for(sftp.stat(remote)))
-    progress = _Progress(entries, on_progress)
+    progress = _Progress(entries, remote, on_progress)
     local.parent.mkdir(parents=True, exist_ok=True)  # in the event loop, because it is quick
     made = [folder for folder in _folders(entries) if _make_folder(local / folder.path)]
 

@@ -35,8 +35,14 @@ class Change:
 class _View:
     """The containers as the reader of a watch knows them, and the changes that the reader has not read."""
 
-    def __init__(self, subscription: Subscription) -> None:
+    def __init__(self, subscription: Subscription, *, initial: bool) -> None:
+        """Set up.
+
+        Args:
+            initial: True if the first state of each container is a change, too.
+        """
         self._subscription = subscription
+        self._initial = initial
         self._known: dict[int, Container] | None = None
         self._changed: dict[int, Container | None] = {}
         self._left = subscription.ids
@@ -53,13 +59,15 @@ class _View:
             if subscription.ids is not None:
                 self._known = {}
             elif subscription.base is not None:
-                self._known = dict(subscription.base)
+                self._known = {} if self._initial else dict(subscription.base)
+                self._changed.update(subscription.base if self._initial else {})
             else:
                 return False
         for container_id, container in subscription.news.items():
             # The first state of a container that the caller named is no change. A container that appears in a watch of all
             # containers is one.
-            if self._left is not None and container is not None and container_id not in self._known:
+            is_first = self._left is not None and container_id not in self._known
+            if is_first and container is not None and not self._initial:
                 self._known[container_id] = container
             elif container != self._known.get(container_id):
                 self._changed[container_id] = container
@@ -80,17 +88,18 @@ class _View:
         return Change(container_id, before, after)
 
 
-async def watch(poller: SharedPoller, ids: Iterable[int] | None) -> AsyncGenerator[Change]:
+async def watch(poller: SharedPoller, ids: Iterable[int] | None, *, initial: bool = False) -> AsyncGenerator[Change]:
     """Yield the changes of containers since a first poll.
 
     Args:
         ids: the ids of the containers; None for all containers.
+        initial: True to yield the first state of each container, too.
 
     Raises:
         RentGPUError: all polls have failed for five minutes, with the error of the last; or the client was closed.
     """
     subscription = poller.subscribe(ids)
-    view = _View(subscription)
+    view = _View(subscription, initial=initial)
     loop = running_loop()
 
     def satisfied() -> bool:

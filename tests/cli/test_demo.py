@@ -216,3 +216,12 @@ def test_full_output_is_an_error_and_no_traceback(arguments: list[str]) -> None:
     assert "No space left" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert "Exception ignored" not in ended.stderr
+
+
+def test_package_runs_as_a_module() -> None:
+    for arguments in (["--version"], ["demo", "--help"]):
+        command = [sys.executable, "-W", "error", "-m", "netmind_rentgpu", *arguments]
+        as_module = subprocess.run(command, capture_output=True, text=True, check=True)
+        as_program = subprocess.run([PROGRAM, *arguments], capture_output=True, text=True, check=True)
+        assert as_module.stdout == as_program.stdout
+        assert as_module.stdout.startswith(("netmind-rentgpu", "Usage: netmind-rentgpu"))

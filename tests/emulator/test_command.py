@@ -12,7 +12,7 @@ import pytest
 from emulator_command import serving
 from programs import FOLDER
 
-from netmind_rentgpu import AsyncRentGPU, PaymentType
+from netmind_rentgpu import AsyncRentGPU, InsufficientBalanceError, PaymentType
 from netmind_rentgpu.emulator.__main__ import _faults, main
 
 
@@ -167,3 +167,35 @@ def test_file_of_faults_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None
     path = tmp_path / "faults.toml"
     path.write_text('[[faults]]\nwhat = "drop"\n', encoding="utf-8-sig")
     assert [fault.what for fault in _faults(path)] == ["drop"]
+
+
+async def test_machines_start_and_balance_are_set_on_the_command_line(tmp_path: Path) -> None:
+    options = ["--machines", "3", "--boot-seconds", "0", "--balance", "0", "--seed", "7"]
+    async with serving(options, tmp_path) as served, AsyncRentGPU(served.token, base_url=served.url) as gpu:
+        machines = await gpu.machines.list()
+        assert len(machines) == 3
+        auth = await gpu.auths.create("a-password")
+        with pytest.raises(InsufficientBalanceError):
+            await gpu.containers.create(
+                name="x", auth_id=auth.id, node_name=machines[0].node_name, image_template_id=1, payment_type="USD"
+            )
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--machines", "x"], "invalid int value"),
+        (["--machines", "-1"], "machines and boot_seconds must be 0 or more"),
+        (["--boot-seconds", "nan"], "machines and boot_seconds must be 0 or more"),
+        (["--balance", "nan"], "a balance must be a number of US dollars"),
+        (["--balance", "-1"], "a balance must be a number of US dollars"),
+        (["--balance", "much"], "a balance must be a number of US dollars"),
+    ],
+)
+def test_option_that_cannot_be_used_is_named(
+    options: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(options)
+    assert ended.value.code == 2
+    assert problem in capsys.readouterr().err

@@ -131,8 +131,8 @@ def test_lines_are_the_same_however_output_is_split() -> None:
         lines.finish()
         found: list[str] = []
         while (line := lines.next()) is not None:
-            assert not line[1]
-            found.append(line[0])
+            assert line.stream == "stdout"
+            found.append(line.text)
         assert found == ["one", "two", "", "\N{SNOWMAN}", "last"]
 
 
@@ -141,11 +141,11 @@ def test_endless_line_is_returned_in_pieces() -> None:
     assert not lines.take(b"x" * 3_000_000, error=True)
     lengths: list[int] = []
     while (line := lines.next()) is not None:
-        lengths.append(len(line[0]))
+        lengths.append(len(line.text))
     assert lengths == [1024 * 1024, 1024 * 1024]
     assert lines.room
     lines.finish()
-    assert lines.next() == ("x" * (3_000_000 - 2 * 1024 * 1024), True)
+    assert lines.next() == OutputLine("x" * (3_000_000 - 2 * 1024 * 1024), "stderr")
 
 
 def test_empty_lines_count_against_the_buffer() -> None:
@@ -169,3 +169,35 @@ def test_empty_lines_count_against_the_buffer() -> None:
 async def test_variable_that_cannot_be_sent_is_named(shell: AsyncShell, environment: Any, problem: str) -> None:
     with pytest.raises(InvalidArgumentError, match=f"^{problem}"):
         await shell.run("true", environment=environment)
+
+
+def test_updates_of_a_progress_bar_are_lines_however_output_is_split() -> None:
+    text = b"start\r\n\r10%\r20%\r100%\nend\r\r\n\rlast"
+    for size in range(1, len(text) + 1):
+        lines = Lines()
+        for start in range(0, len(text), size):
+            lines.take(text[start : start + size], error=False)
+        lines.finish()
+        found: list[OutputLine] = []
+        while (line := lines.next()) is not None:
+            found.append(line)
+        assert [line.text for line in found if line.text] == ["start", "10%", "20%", "100%", "end", "last"]
+        assert [line.is_update for line in found if line.text in ("10%", "20%", "100%", "last")] == [
+            True,
+            True,
+            False,
+            False,
+        ]
+        # Nothing is empty but the rest of a line whose end was doubled.
+        assert sum(not line.text for line in found) <= 1
+
+
+async def test_stream_gives_updates_as_they_come(shell: AsyncShell) -> None:
+    # Each update is written only once the last one was read.
+    command = "printf '1%%\\r'; read a; printf '2%%\\r'; read b; printf 'done\\n'"
+    found = [line async for line in shell.stream(command, input="x\ny\n")]
+    assert found == [
+        OutputLine("1%", "stdout", is_update=True),
+        OutputLine("2%", "stdout", is_update=True),
+        OutputLine("done", "stdout"),
+    ]

@@ -158,3 +158,14 @@ async def test_new_folder_is_private_until_whole_and_old_folder_keeps_its_mode(
     (site.home / "folder").chmod(0o1777)
     await shell.upload(folder, "folder")
     assert stat.S_IMODE((site.home / "folder").stat().st_mode) == 0o1777
+
+
+async def test_progress_of_a_single_file_has_its_path(shell: AsyncShell, tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("x" * 1000)
+    for copy, expected in (
+        (lambda report: shell.upload(tmp_path / "one", "up/one", on_progress=report), str(tmp_path / "one")),
+        (lambda report: shell.download("up/one", tmp_path / "down", on_progress=report), "up/one"),
+    ):
+        reports: list[TransferProgress] = []
+        await copy(reports.append)
+        assert {report.path for report in reports} == {expected}

@@ -291,3 +291,34 @@ def test_watch_refuses_ids_of_a_wrong_type() -> None:
                 account.containers().watch(bad)  # type: ignore[arg-type]  # a wrong type on purpose
 
     virtually(run)
+
+
+def test_watch_with_the_initial_state_begins_with_each_container() -> None:
+    async def run(account: Account) -> None:
+        ids = list(account.truth)
+        everything = Reader(account.containers().watch(initial=True))
+        some = Reader(account.containers().watch(ids[:2], initial=True))
+        await asyncio.sleep(10)
+        assert sorted(everything.taken()) == [(container_id, None, 0) for container_id in sorted(ids)]
+        assert sorted(some.taken()) == [(container_id, None, 0) for container_id in sorted(ids[:2])]
+        account.set(ids[0], 1)
+        await asyncio.sleep(10)
+        assert everything.taken() == some.taken() == [(ids[0], 0, 1)]
+        account.delete(ids[0])
+        account.delete(ids[1])
+        await asyncio.sleep(10)
+        assert sorted(some.taken()) == [(ids[0], 1, None), (ids[1], 0, None)]
+        assert some.task.done()
+        await everything.stop()
+
+    virtually(run, count=4)
+
+
+def test_initial_state_of_a_container_that_is_gone_already_is_no_change() -> None:
+    async def run(account: Account) -> None:
+        reader = Reader(account.containers().watch([10**6], initial=True))
+        await asyncio.sleep(100)
+        assert reader.taken() == []
+        assert reader.task.done()
+
+    virtually(run, count=1)
