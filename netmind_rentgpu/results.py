@@ -81,6 +81,8 @@ class TransferProgress:
             caller gave it.
         bytes_done, bytes_total: the numbers of copied bytes and of all bytes, over all files.
         files_done, files_total: the numbers of files that have arrived under their final names, and of all files.
+        skipped: the paths, below the copied folder, of what is not copied: links that lead nowhere, sockets, pipes and
+            devices. Each report has all of them.
     """
 
     path: str
@@ -88,6 +90,7 @@ class TransferProgress:
     bytes_total: int
     files_done: int
     files_total: int
+    skipped: tuple[str, ...] = ()
 
 
 OnTransferProgress: TypeAlias = Callable[[TransferProgress], object]

@@ -50,6 +50,7 @@ LIBRARY_USERS = {
         "ssh.commands",
         "ssh.credentials",
         "ssh.forwards",
+        "ssh.listing",
         "ssh.login",
         "ssh.operations",
         "ssh.shell",

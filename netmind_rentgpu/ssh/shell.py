@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
-from netmind_rentgpu.arguments import shown_value
+from netmind_rentgpu.arguments import shown_value, texts
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.concurrency.running_loop import running_loop
 from netmind_rentgpu.errors import ClientStateError, InvalidArgumentError, SSHError, SSHStage, SSHTimeoutError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import asyncssh
 
     from netmind_rentgpu.ssh.commands import Command
-    from netmind_rentgpu.ssh.transfer import Server
+    from netmind_rentgpu.ssh.listing import Server
 
 __all__ = ["AsyncShell"]
 
@@ -181,6 +181,7 @@ class AsyncShell:
         local: str | os.PathLike[str],
         remote: str,
         *,
+        exclude: Iterable[str] | str = (),
         timeout: float | None = None,
         on_progress: OnTransferProgress | None = None,
     ) -> None:
@@ -188,12 +189,15 @@ class AsyncShell:
 
         Each file gets its name and permissions once all of it has arrived, and missing folders are created. Links are
         followed. A file that grows meanwhile is copied up to its size at the start. If the call fails or is cancelled, the
-        files that have arrived stay.
+        files that have arrived stay. A link in the folder that leads nowhere, a socket, a pipe or a device is skipped.
 
         Args:
             local: the file or folder to copy.
             remote: the path of the copy, from the login's home folder. An existing file is replaced, and the content of a
                 folder is added to an existing folder.
+            exclude: patterns of files and folders to leave out, with `*`, `?` and `[...]`. A pattern without a slash matches
+                a name in any folder, such as `*.pyc` or `.git`; a pattern with one matches a path below the copied folder,
+                such as `data/raw`. With a folder, all that is in it is left out.
             timeout: the seconds that the call may take; None for no limit. It fails in any case when the server does not
                 answer for 60 seconds.
             on_progress: a function of a `TransferProgress`, which is called in the thread of the event loop.
@@ -206,8 +210,10 @@ class AsyncShell:
         """
         from netmind_rentgpu.ssh.transfer import upload
 
-        path, here = remote_path(remote), local_path(local)
-        await self._copy(f"{local} to {remote}", timeout, lambda server: upload(server, here, path, on_progress))
+        path, here, patterns = remote_path(remote), local_path(local), texts("exclude", exclude)
+        await self._copy(
+            f"{local} to {remote}", timeout, lambda server: upload(server, here, path, on_progress, patterns)
+        )
 
     async def download(
         self,
@@ -221,7 +227,7 @@ class AsyncShell:
 
         Each file gets its name and permissions once all of it has arrived, and missing folders are created. Links are
         followed. A file that grows meanwhile is copied up to its size at the start. If the call fails or is cancelled, the
-        files that have arrived stay.
+        files that have arrived stay. A link in the folder that leads nowhere, a socket, a pipe or a device is skipped.
 
         Args:
             remote: the file or folder to copy, as a path from the login's home folder.
@@ -409,7 +415,7 @@ class AsyncShell:
             SSHError: the copy failed.
             ClientStateError: the shell was closed.
         """
-        from netmind_rentgpu.ssh.transfer import Server
+        from netmind_rentgpu.ssh.listing import Server
 
         deadline = asyncio.timeout(None if timeout is None else checked_timeout(timeout))
         try:
@@ -429,7 +435,7 @@ class AsyncShell:
 
     @contextmanager
     def _transferring(self, what: str) -> Generator[None]:
-        from netmind_rentgpu.ssh.transfer import TransferError
+        from netmind_rentgpu.ssh.listing import TransferError
 
         with self._failing("transfer", f"cannot copy {what}"):
             try:

@@ -7,41 +7,39 @@ thread would outlive its cancelled transfer, and could then write to another fil
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import posixpath
-import re
 import secrets
-import stat
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
-from unicodedata import normalize
 
 import asyncssh
-import attrs
-from asyncssh.constants import FILEXFER_TYPE_DIRECTORY, FILEXFER_TYPE_REGULAR, FILEXFER_TYPE_SYMLINK
 
 from netmind_rentgpu.results import OnTransferProgress, TransferProgress
-from netmind_rentgpu.ssh.limits import SSHLimits
+from netmind_rentgpu.ssh.listing import (
+    Copied,
+    Listing,
+    RemoteListing,
+    Server,
+    TransferError,
+    joined,
+    local_entries,
+)
 
-__all__ = ["Copied", "Server", "TransferError", "download", "upload"]
+__all__ = ["download", "upload"]
+
+logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 _FILES_AT_ONCE = 8
 _BLOCKS_AT_ONCE = 32
 _LARGEST_BLOCK = 256 * 1024
-_DEEPEST = 100
-_LONGEST_NAME = 255
-# Names that Windows cannot keep: with separators or stream marks, with endings that it removes, or of devices.
-_NO_NAME_ON_WINDOWS = re.compile(
-    r"""[\x00-\x1f<>:"\\|?*]|[. ]$|^(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³])\ *(\.|$)""", re.IGNORECASE
-)
+_MOST_SHOWN = 3
 # The permissions that a downloaded file may get. setuid and setgid are left out, so that it never runs as another user.
 _PERMISSIONS = 0o777
-
-
-Answer = TypeVar("Answer")
 
 
 class _Closable(Protocol):
@@ -51,81 +49,30 @@ class _Closable(Protocol):
 File = TypeVar("File", bound=_Closable)
 
 
-class TransferError(Exception):
-    """A copy failed; the text says what could not be copied, and why."""
-
-
-@attrs.frozen
-class Copied:
-    """One file or folder to copy.
-
-    Attributes:
-        path: the path below the copied file or folder; empty for that file or folder itself.
-        mode: the permissions.
-        size: the bytes of a file; None for a folder.
-    """
-
-    path: str
-    mode: int
-    size: int | None
-
-
-@attrs.frozen
-class Server:
-    """The server of a copy, and the limits of the copy."""
-
-    sftp: asyncssh.SFTPClient
-    limits: SSHLimits
-
-    async def wait_for(self, answer: Awaitable[Answer], seconds: float | None = None) -> Answer:
-        """Wait for an answer of the server for a limited time.
-
-        Args:
-            seconds: the limit; None for `SSHLimits.answer`.
-
-        Raises:
-            TransferError: no answer has come in time.
-        """
-        seconds = self.limits.answer if seconds is None else seconds
-        try:
-            async with asyncio.timeout(seconds):
-                return await answer
-        except TimeoutError as error:
-            raise TransferError(f"the server has not answered for {seconds:g} s") from error
-
-
-class _Count:
-    """A limited count of the entries in all folders of one copy."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._entries = 0
-
-    def add(self, here: str | Path) -> None:
-        """Count an entry.
-
-        Raises:
-            TransferError: the entries are more than the limit.
-        """
-        self._entries += 1
-        if self._entries > self._most:
-            raise TransferError(f"there are more than {self._most:,} files and folders; the last was listed in {here}")
-
-
 class _Progress:
     """A count of the copied bytes and files, which reports each change to the caller."""
 
-    def __init__(self, entries: Iterable[Copied], source: str, on_progress: OnTransferProgress | None) -> None:
-        """Set up.
+    def __init__(
+        self, entries: Iterable[Copied], source: str, skipped: Sequence[str], on_progress: OnTransferProgress | None
+    ) -> None:
+        """Set up, and report what is skipped.
 
         Args:
             source: the path of what is copied, as reports name a single file.
+            skipped: the paths of what is not copied.
         """
         self._source = source
+        self._skipped = tuple(skipped)
         sizes = [entry.size for entry in entries if entry.size is not None]
         self._on_progress = on_progress
         self._bytes_total, self._files_total = sum(sizes), len(sizes)
         self._bytes = self._files = 0
+        if skipped:
+            shown = ", ".join(skipped[:_MOST_SHOWN]) + (" and others" if len(skipped) > _MOST_SHOWN else "")
+            logger.warning(
+                "did not copy %s of %s: neither files nor folders, or links that lead nowhere", shown, source
+            )
+            self.copied(skipped[0])
 
     def copied(self, path: str, count: int = 0, *, arrived: bool = False, unforeseen: bool = False) -> None:
         self._bytes += count
@@ -139,26 +86,30 @@ class _Progress:
                     bytes_total=self._bytes_total,
                     files_done=self._files,
                     files_total=self._files_total,
+                    skipped=self._skipped,
                 )
             )
 
 
-async def upload(server: Server, local: Path, remote: str, on_progress: OnTransferProgress | None) -> None:
+async def upload(
+    server: Server, local: Path, remote: str, on_progress: OnTransferProgress | None, exclude: Iterable[str] = ()
+) -> None:
     """Copy a file or a folder to the server; a file that grows meanwhile is copied up to its size at the start.
 
     Raises:
         TransferError, OSError, asyncssh.Error: the copy failed.
     """
     sftp = server.sftp
-    entries = await asyncio.to_thread(lambda: list(_below(local, _Count(server.limits.entries))))
-    progress = _Progress(entries, str(local), on_progress)
+    listing = Listing(server.limits.entries, exclude)
+    entries = await asyncio.to_thread(lambda: list(local_entries(local, listing)))
+    progress = _Progress(entries, str(local), listing.skipped, on_progress)
     parent = posixpath.dirname(remote.rstrip("/"))
     if parent:
         await server.wait_for(sftp.makedirs(parent, exist_ok=True))
-    made = [folder for folder in _folders(entries) if await _make_remote_folder(server, _joined(remote, folder.path))]
+    made = [folder for folder in _folders(entries) if await _make_remote_folder(server, joined(remote, folder.path))]
 
     async def send(entry: Copied) -> None:
-        target = _joined(remote, entry.path)
+        target = joined(remote, entry.path)
 
         async def remove(partial: str) -> None:
             await server.wait_for(sftp.remove(partial), server.limits.tidying)
@@ -188,7 +139,7 @@ async def upload(server: Server, local: Path, remote: str, on_progress: OnTransf
 
     await _run_jobs((_bound(send, entry) for entry in entries if entry.size is not None), _FILES_AT_ONCE)
     for folder in reversed(made):
-        await server.wait_for(sftp.chmod(_joined(remote, folder.path), folder.mode))
+        await server.wait_for(sftp.chmod(joined(remote, folder.path), folder.mode))
 
 
 async def download(server: Server, remote: str, local: Path, on_progress: OnTransferProgress | None) -> None:
@@ -198,8 +149,9 @@ async def download(server: Server, remote: str, local: Path, on_progress: OnTran
         TransferError, OSError, asyncssh.Error: the copy failed.
     """
     sftp = server.sftp
-    entries = await _RemoteListing(server, remote).below("", await server.wait_for(sftp.stat(remote)))
-    progress = _Progress(entries, remote, on_progress)
+    listing = Listing(server.limits.entries)
+    entries = await RemoteListing(server, remote, listing).below("", await server.wait_for(sftp.stat(remote)))
+    progress = _Progress(entries, remote, listing.skipped, on_progress)
     local.parent.mkdir(parents=True, exist_ok=True)  # in the event loop, because it is quick
     made = [folder for folder in _folders(entries) if _make_folder(local / folder.path)]
 
@@ -210,7 +162,7 @@ async def download(server: Server, remote: str, local: Path, on_progress: OnTran
             os.unlink(partial)  # noqa: PTH108  # Path's method would need a Path
 
         async with _partial(str(target.parent), remove) as partial:
-            async with _opened(server, sftp.open(_joined(remote, entry.path), "rb", block_size=0)) as read:
+            async with _opened(server, sftp.open(joined(remote, entry.path), "rb", block_size=0)) as read:
                 with _descriptor(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as written:
 
                     async def piece(offset: int, size: int) -> bytes:
@@ -223,7 +175,7 @@ async def download(server: Server, remote: str, local: Path, on_progress: OnTran
                         while size:
                             data = await piece(offset, size)
                             if not data:
-                                raise TransferError(f"{_joined(remote, entry.path)} became shorter while it was copied")
+                                raise TransferError(f"{joined(remote, entry.path)} became shorter while it was copied")
                             _write(written, data, offset)
                             progress.copied(entry.path, len(data))
                             offset, size = offset + len(data), size - len(data)
@@ -243,111 +195,8 @@ async def download(server: Server, remote: str, local: Path, on_progress: OnTran
         _set_mode(local / folder.path, folder.mode)
 
 
-# Listing the files and folders to copy.
-
-
-def _below(root: Path, count: _Count, path: str = "", above: tuple[tuple[int, int], ...] = ()) -> Iterator[Copied]:
-    """Yield a local file, or a folder and then all that is in it. Links are followed."""
-    here = root / path
-    found = here.stat()
-    mode = _mode_of(found)
-    if stat.S_ISREG(found.st_mode):
-        yield Copied(path, mode, found.st_size)
-    elif stat.S_ISDIR(found.st_mode):
-        identity = (found.st_dev, found.st_ino)
-        _check_depth(here, identity, above)
-        yield Copied(path, mode, None)
-        names: list[str] = []
-        for entry in here.iterdir():
-            count.add(here)
-            names.append(entry.name)
-        for name in sorted(names):
-            yield from _below(root, count, posixpath.join(path, name), (*above, identity))
-    else:
-        raise TransferError(f"{here} is neither a file nor a folder")
-
-
-class _RemoteListing:
-    """A search for the files and folders to copy from a server. Links are followed."""
-
-    def __init__(self, server: Server, root: str) -> None:
-        self._server = server
-        self._root = root
-        self._count = _Count(server.limits.entries)
-
-    async def below(self, path: str, found: asyncssh.SFTPAttrs, above: tuple[str, ...] = ()) -> list[Copied]:
-        """Return a file, or a folder and then all that is in it.
-
-        Args:
-            path: the path below the root; empty for the root itself.
-            found: the attributes that the server reported.
-            above: the real paths of the folders around it.
-        """
-        here = _joined(self._root, path)
-        if found.type == FILEXFER_TYPE_SYMLINK:
-            found = await self._server.wait_for(self._server.sftp.stat(here))
-        mode = stat.S_IMODE(found.permissions or 0o644)
-        if found.type == FILEXFER_TYPE_REGULAR:
-            return [Copied(path, mode, found.size or 0)]
-        if found.type != FILEXFER_TYPE_DIRECTORY:
-            raise TransferError(f"{here} is neither a file nor a folder")
-        identity = str(await self._server.wait_for(self._server.sftp.realpath(here)))
-        _check_depth(here, identity, above)
-        entries = [Copied(path, mode, None)]
-        for name, attributes in (await self._entries(here)).items():
-            entries += await self.below(posixpath.join(path, name), attributes, (*above, identity))
-        return entries
-
-    async def _entries(self, here: str) -> dict[str, asyncssh.SFTPAttrs]:
-        """List a folder without `.` and `..`. A name that the server lists twice, as after a change, is kept once."""
-        found: dict[str, asyncssh.SFTPAttrs] = {}
-        by_local_name: dict[str, str] = {}
-        async with aclosing(cast("AsyncGenerator[asyncssh.SFTPName]", self._server.sftp.scandir(here))) as entries:
-            while (entry := await self._server.wait_for(anext(entries, None))) is not None:
-                self._count.add(here)
-                name = str(entry.filename)
-                # Check the name, because the server must not choose where on this machine a file is written.
-                if not _can_be_name(name):
-                    raise TransferError(f"{here} holds {name!r}, which cannot be a file's name on this machine")
-                if len(name.encode(errors="surrogateescape")) > _LONGEST_NAME:
-                    raise TransferError(f"{here} holds a name of more than {_LONGEST_NAME} bytes")
-                if name not in (".", ".."):
-                    if (other := by_local_name.setdefault(_collision_key(name), name)) != name:
-                        raise TransferError(
-                            f"{here} holds {other!r} and {name!r}, which this system may treat as one name"
-                        )
-                    # Keep only these attributes, because a server may add many, and up to a million entries are kept.
-                    attrs_kept = {field: getattr(entry.attrs, field) for field in ("type", "permissions", "size")}
-                    found.setdefault(name, asyncssh.SFTPAttrs(**attrs_kept))
-        return found
-
-
-def _can_be_name(name: str) -> bool:
-    """Return True if a text can be the name of a file in a folder of this machine."""
-    if sys.platform == "win32" and name not in (".", "..") and _NO_NAME_ON_WINDOWS.search(name):
-        return False
-    return bool(name) and "/" not in name and "\0" not in name
-
-
-def _collision_key(name: str) -> str:
-    """Return a key that is the same for all names that this machine may treat as one."""
-    return name if sys.platform == "linux" else normalize("NFC", normalize("NFC", name).casefold())
-
-
-def _check_depth(here: str | Path, identity: object, above: tuple[object, ...]) -> None:
-    """Raise TransferError if a folder is inside itself, by a link, or is too deep inside others."""
-    if identity in above:
-        raise TransferError(f"{here} is a link to a folder that contains it")
-    if len(above) > _DEEPEST:
-        raise TransferError(f"{here} is inside more than {_DEEPEST} folders")
-
-
 def _folders(entries: Iterable[Copied]) -> list[Copied]:
     return [entry for entry in entries if entry.size is None]
-
-
-def _joined(root: str, path: str) -> str:
-    return posixpath.join(root, path) if path else root
 
 
 def _block_size(allowed: int) -> int:
@@ -369,9 +218,6 @@ def _within(most: int, entry: Copied, size: int) -> int:
     if size > most:
         raise TransferError(f"{entry.path or 'the file'} reports a size of 0 but has more than {most // 1024**2} MiB")
     return size
-
-
-# Copying them.
 
 
 @asynccontextmanager
@@ -477,13 +323,6 @@ def _make_folder(path: Path) -> bool:
         return False
     path.mkdir(mode=0o700)
     return True
-
-
-def _mode_of(found: os.stat_result) -> int:
-    """Return the permissions of a local file or folder; on Windows, defaults that let only the owner write."""
-    if sys.platform == "win32":
-        return 0o755 if stat.S_ISDIR(found.st_mode) else 0o644
-    return stat.S_IMODE(found.st_mode)
 
 
 def _set_mode(path: Path, mode: int) -> None:

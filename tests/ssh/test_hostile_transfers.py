@@ -16,7 +16,7 @@ import pytest
 from asyncssh.constants import FILEXFER_TYPE_DIRECTORY, FILEXFER_TYPE_REGULAR
 
 from netmind_rentgpu import AsyncRentGPU, AsyncShell, Container, InvalidArgumentError, SSHError, SSHTimeoutError
-from netmind_rentgpu.ssh import transfer
+from netmind_rentgpu.ssh import listing, transfer
 from netmind_rentgpu.ssh.limits import SSHLimits
 
 FILE = asyncssh.SFTPAttrs(type=FILEXFER_TYPE_REGULAR, permissions=stat.S_IFREG | 0o644, size=0)
@@ -132,7 +132,7 @@ async def test_name_that_is_none_on_windows_ends_the_download_there(
     gpu: AsyncRentGPU, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes
 ) -> None:
     entries = staticmethod(lambda: iter([(name, FILE)]))
-    monkeypatch.setattr(transfer, "sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr(listing, "sys", SimpleNamespace(platform="win32"))
     async with shell_on(gpu, entries=entries) as (shell, _):
         with pytest.raises(SSHError, match="cannot be a file's name"):
             await shell.download("folder", tmp_path / "down")
@@ -145,7 +145,7 @@ async def test_name_like_one_of_a_windows_device_is_downloaded(
     gpu: AsyncRentGPU, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: bytes, platform: str
 ) -> None:
     file = asyncssh.SFTPAttrs(type=FILEXFER_TYPE_REGULAR, permissions=stat.S_IFREG | 0o644, size=3)
-    monkeypatch.setattr(transfer, "sys", SimpleNamespace(platform=platform))
+    monkeypatch.setattr(listing, "sys", SimpleNamespace(platform=platform))
     async with shell_on(gpu, entries=staticmethod(lambda: iter([(name, file)]))) as (shell, _):
         await shell.download("folder", tmp_path / "down")
     assert (tmp_path / "down" / name.decode()).read_bytes() == b"xxx"
@@ -161,7 +161,7 @@ async def test_names_that_only_linux_tells_apart_are_not_written_over_each_other
     file = asyncssh.SFTPAttrs(type=FILEXFER_TYPE_REGULAR, permissions=stat.S_IFREG | 0o644, size=3)
     # The same name twice, as a server may say of a folder that changes, is one file.
     listed = [(name.encode(), file) for name in (names[0], *names)]
-    monkeypatch.setattr(transfer, "sys", SimpleNamespace(platform=platform))
+    monkeypatch.setattr(listing, "sys", SimpleNamespace(platform=platform))
     async with shell_on(gpu, entries=staticmethod(lambda: iter(listed))) as (shell, _):
         if platform == "linux":
             await shell.download("folder", tmp_path / "down")
@@ -175,7 +175,8 @@ async def test_names_that_only_linux_tells_apart_are_not_written_over_each_other
 async def test_modes_that_windows_lacks_are_neither_sent_nor_set(
     shell: AsyncShell, site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "sys", SimpleNamespace(platform="win32"))
+    for module in (listing, transfer):
+        monkeypatch.setattr(module, "sys", SimpleNamespace(platform="win32"))
     (tmp_path / "up").mkdir(mode=0o777)
     (tmp_path / "up" / "file").write_bytes(b"as it is")
     for path in (tmp_path / "up", tmp_path / "up" / "file"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from netmind_rentgpu import AsyncShell, SSHError, TransferProgress
+from netmind_rentgpu import AsyncShell, InvalidArgumentError, SSHError, TransferProgress
 
 
 def tree(root: Path) -> dict[str, tuple[int, bytes | None]]:
@@ -169,3 +169,78 @@ async def test_progress_of_a_single_file_has_its_path(shell: AsyncShell, tmp_pat
         reports: list[TransferProgress] = []
         await copy(reports.append)
         assert {report.path for report in reports} == {expected}
+
+
+# What a copy leaves out.
+
+
+async def test_links_to_nowhere_and_sockets_in_a_folder_are_skipped_and_reported(
+    shell: AsyncShell, site: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for root in (tmp_path / "local", site.home / "there"):
+        (root / "deep").mkdir(parents=True)
+        (root / "file").write_text("kept")
+        (root / "dangling").symlink_to("nowhere")
+        (root / "deep" / "itself").symlink_to("itself")
+        os.mkfifo(root / "deep" / "pipe")
+        os.mknod(root / "socket", 0o600 | stat.S_IFSOCK)
+    skipped = ("dangling", "deep/itself", "deep/pipe", "socket")
+    for copy, result in (
+        (lambda report: shell.upload(tmp_path / "local", "up", on_progress=report), site.home / "up"),
+        (lambda report: shell.download("there", tmp_path / "down", on_progress=report), tmp_path / "down"),
+    ):
+        caplog.clear()
+        reports: list[TransferProgress] = []
+        await copy(reports.append)
+        assert {tuple(sorted(report.skipped)) for report in reports} == {skipped}
+        assert (reports[-1].files_done, reports[-1].files_total) == (1, 1)
+        assert sorted(path.name for path in result.rglob("*")) == ["deep", "file"]
+        assert "did not copy " in caplog.text
+    # Alone, each of them is an error.
+    for alone in skipped:
+        with pytest.raises(SSHError):
+            await shell.upload(tmp_path / "local" / alone, "x")
+        with pytest.raises(SSHError):
+            await shell.download(f"there/{alone}", tmp_path / "x")
+
+
+async def test_folder_of_nothing_but_skipped_entries_is_reported(shell: AsyncShell, tmp_path: Path) -> None:
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "dangling").symlink_to("nowhere")
+    reports: list[TransferProgress] = []
+    await shell.upload(tmp_path / "local", "up", on_progress=reports.append)
+    assert [(report.skipped, report.files_total) for report in reports] == [(("dangling",), 0)]
+
+
+@pytest.mark.parametrize(
+    ("exclude", "left_out"),
+    [
+        (["*.pyc"], {"a.pyc", "deep/b.pyc", "deep/er/c.pyc"}),
+        ("*.pyc", {"a.pyc", "deep/b.pyc", "deep/er/c.pyc"}),
+        ([".git/"], {".git/config"}),
+        (["deep/er"], {"deep/er/c.pyc", "deep/er/d"}),
+        (["/deep/er/"], {"deep/er/c.pyc", "deep/er/d"}),
+        (["er"], {"deep/er/c.pyc", "deep/er/d"}),
+        (["deep/*"], {"deep/b.pyc", "deep/er/c.pyc", "deep/er/d"}),
+        (["[ad]*"], {"a.pyc", "deep/b.pyc", "deep/er/c.pyc", "deep/er/d"}),
+        (["?"], {"deep/er/d", "x"}),
+        (["nothing", "deep/nothing", "eep", "local"], set()),
+        ([], set()),
+    ],
+)
+async def test_excluded_files_and_folders_are_not_copied(
+    shell: AsyncShell, site: Any, tmp_path: Path, exclude: Any, left_out: set[str]
+) -> None:
+    files = {"a.pyc", "x", "deep/b.pyc", "deep/er/c.pyc", "deep/er/d", ".git/config"}
+    for name in files:
+        (tmp_path / "local" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "local" / name).touch()
+    await shell.upload(tmp_path / "local", "up", exclude=exclude)
+    up = site.home / "up"
+    assert {str(path.relative_to(up)) for path in up.rglob("*") if path.is_file()} == files - left_out
+
+
+@pytest.mark.parametrize("exclude", [7, [7], None, [b"x"]], ids=str)
+async def test_patterns_that_are_no_texts_are_refused(shell: AsyncShell, tmp_path: Path, exclude: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="exclude"):
+        await shell.upload(tmp_path, "up", exclude=exclude)
