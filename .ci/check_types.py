@@ -1,7 +1,7 @@
 """Hold the types to what users may expect of them.
 
-Both type checkers take all of tests/typing/accepted.py, and reject each marked line of rejected.py and no other. Every type
-that the installed package makes public is known.
+Both type checkers take all of tests/typing/accepted.py, and reject each marked line of rejected.py and no other. They take
+each of the users' programs in tests/programs/users. Every type that the installed package makes public is known.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 TYPING = Path("tests/typing")
+USERS = Path("tests/programs/users")
 CHECKERS = (
     [sys.executable, "-m", "mypy", "--no-error-summary"],
     [str(Path(sys.executable).with_name("basedpyright")), "--level", "error"],
@@ -43,10 +44,21 @@ def complete() -> bool:
     return True
 
 
+def users_programs_pass() -> bool:
+    """Check the programs that the tests run as a user's, as strictly as the package itself."""
+    passed = True
+    for checker in CHECKERS:
+        done = subprocess.run([*checker, str(USERS)], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            print(f"{checker[-2]}: {USERS}:\n{done.stdout}{done.stderr}")
+            passed = False
+    return passed
+
+
 def main() -> int:
     rejected = TYPING / "rejected.py"
     marked = {number for number, line in enumerate(rejected.read_text().splitlines(), 1) if line.endswith("# reject")}
-    problems = 0 if complete() else 1
+    problems = [complete(), users_programs_pass()].count(False)
     for checker in CHECKERS:
         for path, expected in ((TYPING / "accepted.py", set()), (rejected, marked)):
             found = failing_lines(checker, path)

@@ -90,7 +90,7 @@ class Timeline:
     """Actions that an emulated service does at planned times.
 
     No timer runs. An action that is due waits for the next `settle`, which each call of the service begins with, and which
-    an emulator with SSH calls every few milliseconds.
+    an emulator with SSH calls every 50 milliseconds.
 
     Attributes:
         now: the time of the last `settle`, in seconds since 1970; while an action runs, the time that it was planned for.

@@ -2,6 +2,9 @@
 
 A container's status is not stored: it is computed from the container's recorded times and the present time. The fleet plans
 actions only to open ports, to remove containers, and to discard a container's cached JSON when its status changes.
+
+A container's port opens at the first `Timeline.settle` after its `up_at`. Only an emulator with SSH opens real ports; for
+any other, nothing ever listens.
 """
 
 from __future__ import annotations

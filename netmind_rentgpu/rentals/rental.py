@@ -1,8 +1,8 @@
 """`AsyncRental`: the context manager of one rented machine.
 
-A rental ends in one way. Leaving its block (at the end, by an error or a cancellation, which asyncio makes of Ctrl-C),
-`close`, `detach` and the expiry all call `_begin_end`, which starts the task `_finish`; no cancellation reaches it, because
-its callers wait by `wait_shielded`. `Provisioner.release_all` then ends each create attempt by `Cleanup.run`
+A rental ends in one way. Leaving its block (at the end, by an error or a cancellation, which `asyncio.run` makes of Ctrl-C),
+`close`, `detach` and the expiry all call `_begin_end`, which starts the task `_finish`; no cancellation of a caller reaches
+it, because callers wait by `wait_shielded`. `Provisioner.release_all` then ends each create attempt by `Cleanup.run`
 (`rentals/lifecycle/cleanup.py`), whose `Deletion` (`rentals/lifecycle/deletion.py`) sends the request. If the block is never
 left, `at_exit.py` deletes the rental.
 """

@@ -2,11 +2,12 @@
 
 A record is written before its create is sent. It is deleted once its container is known to be gone, or is left to the user.
 
-A full disk, like any other failure to write, has these results. If the intent cannot be written, `rent` raises
-StateFileError and sends no create (`provisioner._attempt`). If the first login cannot pin the host key
-(`ssh/credentials.py`), or `detach` or `keep` cannot write, StateFileError is raised, and the container is deleted when the
-block is left. Any other write that fails is logged (`deletion.write_best_effort`), and the rental goes on, because the
-intent alone is enough to find and delete the container.
+A full disk, like any other failure to write, has these results. A write before the create, of which the intent is the last,
+raises StateFileError, and no create is sent (`provisioner._attempt`). If the first login cannot pin the host key
+(`ssh/credentials.py`), or `keep` cannot close the record, entering raises StateFileError and deletes the container. If
+`detach` cannot write, it raises, and leaving the block deletes the container. Later writes of a running rental are only
+logged (`deletion.write_best_effort`), because the intent alone is enough to find and delete the container. The claims of
+`attach`, `release` and `reap` raise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The password that a rental logs in with: the caller's, or the account's own, which is created once."""
+"""The auth that a rental's container is created with: the caller's, or the account's own, which is created once.
+
+A login does not read the password here: `ssh/credentials.py` asks the service for the auth of the container.
+"""
 
 from __future__ import annotations
 
