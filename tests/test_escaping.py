@@ -87,7 +87,7 @@ def test_demo_shows_what_the_service_says_escaped() -> None:
     assert "[red]x" in shown
 
 
-async def test_emulator_tells_of_what_is_left_escaped() -> None:
+async def test_emulator_escapes_the_names_of_what_is_left() -> None:
     async with Emulator(seed=7) as emulator, AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu:
         auth: Any = await gpu.auths.create("a-password")
         machine = next(machine for machine in await gpu.machines.list() if machine.gpu_count)

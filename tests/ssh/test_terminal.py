@@ -122,7 +122,7 @@ async def test_interact_without_a_command_opens_a_login_shell(served: Served, te
     assert await terminal.ended() == 0
 
 
-async def test_resized_terminal_tells_the_command_its_new_size(served: Served, terminal: Terminal) -> None:
+async def test_resized_terminal_reports_its_new_size_to_the_command(served: Served, terminal: Terminal) -> None:
     command = 'echo ready; while [ "$(stty size)" != "50 120" ]; do sleep 0.05; done; echo seen'
     await terminal.start(served, INTERACT.format(command=command))
     await terminal.until("ready\r\n")

@@ -54,7 +54,7 @@ def at(port: int) -> str:
     ],
     ids=["banner", "old", "slow", "lines first", "HTTP", "closed", "no line", "only lines", "cut"],
 )
-async def test_probe_tells_an_ssh_banner_from_other_answers(serve: Serve, problem: str | None) -> None:
+async def test_probe_distinguishes_an_ssh_banner_from_other_answers(serve: Serve, problem: str | None) -> None:
     async with listening(serve) as port:
         assert await probe(SSHEndpoint("127.0.0.1", port, "root"), LONG) == problem
 

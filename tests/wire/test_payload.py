@@ -76,7 +76,7 @@ def test_no_slice_of_a_list_is_longer_than_the_limit() -> None:
     assert turns >= len(lengths) > 10
 
 
-def test_problem_of_a_slice_is_told_with_its_place() -> None:
+def test_problem_of_a_slice_is_reported_with_its_place() -> None:
     body = b"[" + b'"x",' * 200_000 + b"nul]"
     with (
         patch.object(payload, "MOST_ITEMS", 10**6),

@@ -33,7 +33,7 @@ def test_forgotten_container_fails_this_test(rentgpu: RentGPU) -> None:
 
 
 @pytest.mark.asyncio
-async def test_stock_out_is_told(async_rentgpu: AsyncRentGPU, rentgpu_emulator: Emulator) -> None:
+async def test_stock_out_raises_no_machine(async_rentgpu: AsyncRentGPU, rentgpu_emulator: Emulator) -> None:
     rentgpu_emulator.faults.add(Fault("stock-out", times="all"))
     with pytest.raises(NoMachineError):
         async with async_rentgpu.rent(gpu_name="RTX 4090", image="PyTorch 2.4"):

@@ -452,7 +452,7 @@ async def test_three_tokens_become_one_account_in_any_order(gpu: AsyncRentGPU, e
     assert leading_there == (1,)
 
 
-async def test_password_of_either_account_still_lets_in_after_they_were_joined(emulator: Emulator, state: Path) -> None:
+async def test_password_of_either_account_works_after_they_were_joined(emulator: Emulator, state: Path) -> None:
     async with (
         client(emulator, state) as gpu,
         client(emulator, state.with_name("another"), token=emulator.add_token()) as other,

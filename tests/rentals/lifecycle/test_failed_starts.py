@@ -384,7 +384,7 @@ async def test_rental_that_is_closed_while_a_machine_is_replaced_leaves_nothing(
 
 
 @pytest.mark.parametrize("ends", ["cancelled", "closed", "timed out"])
-async def test_machine_that_cannot_be_deleted_is_told_however_the_start_ends(
+async def test_machine_that_cannot_be_deleted_is_reported_however_the_start_ends(
     gpu: AsyncRentGPU, emulator: Emulator, ends: str
 ) -> None:
     emulator.faults.add(Fault("dies", times="all"))
@@ -461,7 +461,7 @@ async def test_nothing_awaits_once_a_kept_rental_is_the_users_own(
     hanging.cancel()
 
 
-async def test_expiry_while_a_machine_starts_tells_what_did_not_start_before(
+async def test_expiry_while_a_machine_starts_names_what_did_not_start_before(
     gpu: AsyncRentGPU, emulator: Emulator
 ) -> None:
     emulator.faults.add(Fault("dies"))
@@ -472,7 +472,7 @@ async def test_expiry_while_a_machine_starts_tells_what_did_not_start_before(
     emulator.assert_nothing_rented()
 
 
-async def test_error_of_the_next_create_tells_what_did_not_start_before(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+async def test_error_of_the_next_create_names_what_did_not_start_before(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     emulator.faults.add(Fault("dies"))
     emulator.faults.add(Fault("status", call="create_container", nth=2, status=403))
     with pytest.raises(PermissionDeniedError) as denied:

@@ -153,7 +153,7 @@ def test_cheapest_offers_come_first_then_offers_without_a_price_then_free_offers
     assert {(offer.gpus, offer.currency) for offer in offers} == {(2, "NMT")}
 
 
-def test_free_offers_come_last_even_where_less_is_told_of_the_others() -> None:
+def test_free_offers_come_last_even_where_less_is_known_of_the_others() -> None:
     machines = [machine("free", "0"), machine("free, too", "-0"), machine("half told", "7", memory_total=None)]
     offers = ranked(machines, Requirements(min_memory=64.0), PROFILE, "USD")
     assert names(offers) == ["half told", "free", "free, too"]
