@@ -47,11 +47,17 @@ class CommandResult:
         if self.truncated:
             parts.append("<div>the output was longer; this is its end</div>")
         parts += [
-            f'<div>{name}</div><pre class="{name}">{html_text(text)}</pre>'
+            f'<div>{name}</div><pre class="{name}">{html_text(_as_on_a_terminal(text))}</pre>'
             for name, text in (("stdout", self.stdout), ("stderr", self.stderr))
             if text
         ]
         return "".join(parts)
+
+
+def _as_on_a_terminal(text: str) -> str:
+    """Return a text without what a carriage return lets later text replace, such as the updates of a progress bar."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
 
 
 @attrs.frozen
@@ -61,7 +67,8 @@ class OutputLine:
     Attributes:
         text: the line, without its line end.
         stream: the stream to which the command wrote the line.
-        is_update: True if a carriage return ended the line, as a progress bar's: the next line of the stream replaces it.
+        is_update: True for the present text of a line that a carriage return begins again, as a progress bar does: the next
+            line of the stream replaces it, and may repeat it.
     """
 
     text: str

@@ -293,11 +293,11 @@ def _checked_proxy(proxy: str, source: str = "the argument proxy") -> str:
     except ValueError:
         usable = False
     if not usable:
-        # The error does not show the URL, because that may hold a password.
-        scheme = proxy.partition("://")[0] if "://" in proxy else "none"
+        # The error shows nothing else of the URL, because that may hold a password.
+        scheme = re.match(r"(socks[45][ah]?|socks|ftp)(?=://)", proxy.strip())
+        problem = "" if scheme is None else f" its scheme is {scheme[0]!r}, and"
         raise ConfigurationError(
-            f"cannot use the proxy in {source}: its scheme is {arguments.shown_value(scheme)}, and it must be an http:// or"
-            " https:// URL with a host"
+            f"cannot use the proxy in {source}:{problem} it must be an http:// or https:// URL with a host"
         )
     return proxy.strip()
 
@@ -324,8 +324,8 @@ def _is_in_a_network(host: str, no_proxy: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         return False
-    for entry in no_proxy.split(","):
+    for entry in re.split(r"[,\s]+", no_proxy):
         with suppress(ValueError):
-            if "/" in entry and address in ipaddress.ip_network(entry.strip(), strict=False):
+            if "/" in entry and address in ipaddress.ip_network(entry, strict=False):
                 return True
     return False

@@ -265,6 +265,7 @@ class State:
                 self._restore_if_moved()
         try:
             with fork_gate.using(), closing(open_file(self.path, self.longest_lock)[0]) as connection:
+                self.was_opened = True
                 self._tidy_names(connection)
                 # In a transaction, so that all queries see the same state of the file.
                 connection.execute("BEGIN")

@@ -347,6 +347,7 @@ def test_unusable_proxy_of_the_environment_is_named_by_its_variable(
         ("10.0.0.0/8", "api.netmind.ai", False),
         ("10.0.0.0/99,x/8,/", "10.1.2.3", False),
         ("10.1.2.3", "10.1.2.3", True),
+        ("localhost 10.0.0.0/8", "10.1.2.3", True),
     ],
 )
 def test_no_proxy_takes_networks(no_proxy: str, host: str, is_direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,3 +361,11 @@ def test_relative_xdg_folder_is_ignored(tmp_path: Path) -> None:
     for folder in ("state", "./state", "../state", ""):
         assert resolve({"XDG_STATE_HOME": folder}).state == default
     assert resolve({"XDG_STATE_HOME": str(tmp_path)}).state == tmp_path / "netmind-rentgpu" / "state.sqlite3"
+
+
+@pytest.mark.parametrize("proxy", ["joe:canary://x@h:1", "canary://h:1", "http://h:99999", "h:1", "://h"])
+def test_unusable_proxy_shows_no_part_that_may_be_a_password(proxy: str) -> None:
+    with pytest.raises(ConfigurationError, match="it must be an http:// or https:// URL with a host") as caught:
+        resolve(proxy=proxy)
+    assert "canary" not in str(caught.value)
+    assert "scheme" not in str(caught.value)

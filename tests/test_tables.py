@@ -166,3 +166,8 @@ async def test_lists_that_are_returned_are_tables(emulator: Emulator, gpu: Async
     assert "hourly_price" in cells(html_of(await gpu.offers()))
     assert html_of(await gpu.rentals.list())
     assert "image_name" in cells(html_of(await gpu.images.list()))
+
+
+def test_notebook_shows_the_last_update_of_a_progress_bar() -> None:
+    bar = attrs.evolve(RESULT, stdout="\r 10%\r 20%\r100%\r\ndone\r\n", stderr="")
+    assert ">100%\ndone\n</pre>" in html_of(bar)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
+import os
 import signal
 import sys
 import tomllib
@@ -205,6 +207,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         asyncio.run(_serve(emulator))
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EPIPE, errno.EIO):
+            # Otherwise Python fails once more at its exit, when it flushes what could not be written.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print(f"could not write the output: {error}", file=sys.stderr)
+            return 1
         print(f"could not serve on port {options.port}: {error}; choose another --port", file=sys.stderr)
         return 1
     return 0

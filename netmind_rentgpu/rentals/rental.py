@@ -199,7 +199,7 @@ class AsyncRental:
 
         Raises:
             StateFileError: the record could not be written; leaving the block still deletes the container.
-            RentalEndedError: the rental is over already.
+            RentalEndedError: the rental is over already, or another process has ended it meanwhile.
             ClientStateError: the rental was not entered yet, was left or detached before, or is kept anyway.
         """
         self._state.check_loop()
@@ -213,6 +213,8 @@ class AsyncRental:
         try:
             await wait_shielded(detaching)
         finally:
+            if isinstance(problem := detaching.exception(), RentalEndedError) and self._ending is not None:
+                raise self._state.error from problem  # this process has ended it, by closing the client
             detaching.result()
             has_ended = self._ending is not None
             releasing = self._begin_end(EndReason.DETACHED)

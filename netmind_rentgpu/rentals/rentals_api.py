@@ -66,8 +66,10 @@ class AsyncRentals:
 
         Raises:
             RentalNotFoundError: no such rental is on record.
-            RentalInUseError: a living process uses the rental, or one of another machine may use it.
-            ReleaseError: the container could not be deleted, or may still turn up; it stays on record, for `reap`.
+            RentalInUseError: a living process uses the rental, or one of another machine may use it; with `force`, a living
+                process may still create the rental's container.
+            ReleaseError: the container could not be deleted, or was not found and may still turn up; it stays on record, for
+                `reap`.
             InvalidArgumentError: several rentals match; the error lists them.
             StateFileError: the state file cannot be used.
             RentGPUError: as for `get`.

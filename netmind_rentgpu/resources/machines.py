@@ -73,6 +73,8 @@ class AsyncMachines:
         profile = self._caller.profile
         kinds = None if gpu_names is None else arguments.names("gpu_names", gpu_names)
         regions = None if region is None else [_region_code(name) for name in arguments.texts("region", region)]
+        if regions == []:
+            raise InvalidArgumentError("region", "names nothing; leave it out for no filter")
         query = MachineQuery(
             currency=profile.currency if currency is None else _currency_name(currency),
             region=regions[0] if regions is not None and len(regions) == 1 else None,

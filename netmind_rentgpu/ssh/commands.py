@@ -23,7 +23,7 @@ __all__ = ["Capture", "Command", "Lines", "Output", "Prepared", "prepared"]
 
 _PIECE = 64 * 1024
 _LONGEST_LINE = 1024 * 1024
-_LINE_END = re.compile(rb"(\r\n|\n|\r)")
+_LINE_END = re.compile(rb"(\r\n|\n|\r(?!\Z))")
 _MOST_WAITING = 1024 * 1024
 _COST_OF_A_LINE = 100
 # Seconds for each step of ending a command by SIGTERM, and then by SIGKILL, before its channel is aborted.
@@ -85,26 +85,36 @@ class Lines:
 
     def __init__(self) -> None:
         self._unfinished = [b"", b""]
-        self._after_return = [False, False]
+        # True once a carriage return has ended the last line of a stream, until a newline does.
+        self._is_updating = [False, False]
+        # The unfinished text of each stream, if it was handed on as an update.
+        self._shown = [b"", b""]
         self._whole: deque[OutputLine] = deque()
         self._waiting = 0
 
     def take(self, data: bytes, *, error: bool) -> bool:
         """Split a piece of output into lines; return True if there is room for more at once."""
-        was_returned, self._after_return[error] = self._after_return[error], data.endswith(b"\r")
-        if was_returned:
-            # The rest of a line end, whose line was handed on at the carriage return.
-            data = data.removeprefix(b"\n")
+        # A carriage return at the end may be the first half of a line end.
         *lines, rest = _LINE_END.split(self._unfinished[error] + data)
         # Each line is followed by its end.
         for line, end in zip(lines[::2], lines[1::2], strict=True):
-            if line or end != b"\r":
-                self._add(line, error=error, is_update=end == b"\r")
+            self._is_updating[error] = is_update = end == b"\r"
+            self._finish_line(line, error=error, is_update=is_update)
         while len(rest) > _LONGEST_LINE:
-            self._add(rest[:_LONGEST_LINE], error=error)
+            self._finish_line(rest[:_LONGEST_LINE], error=error)
             rest = rest[_LONGEST_LINE:]
         self._unfinished[error] = rest
+        # The text of a progress bar is handed on at once, because its return may stand before it or behind it.
+        update = rest.removesuffix(b"\r")
+        if update and update != self._shown[error] and (self._is_updating[error] or rest.endswith(b"\r")):
+            self._add(update, error=error, is_update=True)
+            self._shown[error] = update
         return self.room
+
+    def _finish_line(self, line: bytes, *, error: bool, is_update: bool = False) -> None:
+        if not is_update or (line and line != self._shown[error]):
+            self._add(line, error=error, is_update=is_update)
+        self._shown[error] = b""
 
     @property
     def room(self) -> bool:
@@ -114,7 +124,8 @@ class Lines:
     def finish(self) -> None:
         """Add the unfinished rest of each stream as a line."""
         for error, rest in enumerate(self._unfinished):
-            if rest:
+            # An update that ends with a return was handed on, and no line follows it.
+            if rest and not rest.endswith(b"\r"):
                 self._add(rest, error=bool(error))
         self._unfinished = [b"", b""]
 
@@ -398,8 +409,8 @@ def _checked(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             raise InvalidArgumentError("environment", f"{name} must be a text, not {type(value).__name__}")
         if "\0" in value:
             raise InvalidArgumentError("environment", f"{name} holds a null character, which no variable can hold")
-        if value:
-            text("environment", value)
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise InvalidArgumentError("environment", f"{name} holds half a character, which cannot be sent")
         if (size := len(value.encode())) > _LONGEST:
             raise InvalidArgumentError("environment", f"{name} has {size:,} bytes, and {_LONGEST:,} is the limit")
         yield name, value

@@ -32,6 +32,11 @@ _NO_NAME_ON_WINDOWS = re.compile(
 )
 # The errors of a link that leads nowhere, or to itself, and of a file that was deleted meanwhile.
 _LEADS_NOWHERE = frozenset({errno.ENOENT, errno.ELOOP})
+# The errors of a link whose target cannot be a path: it goes through a file, or is too long.
+_CANNOT_LEAD = frozenset({errno.ENOTDIR, errno.ENAMETOOLONG})
+_LINK_ERRORS = (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath, asyncssh.SFTPLinkLoop, asyncssh.SFTPNotADirectory)
+# The words of servers that have no code for such a link.
+_LINK_REASON = re.compile("symbolic link|not a directory|name too long", re.IGNORECASE)
 
 Answer = TypeVar("Answer")
 
@@ -99,7 +104,7 @@ class Listing:
         self._names: list[re.Pattern[str]] = []
         self._paths: list[re.Pattern[str]] = []
         for pattern in exclude:
-            bare = pattern.rstrip("/")
+            bare = pattern.rstrip("/").removeprefix("./").removeprefix("**/")
             (self._paths if "/" in bare else self._names).append(re.compile(translate(bare.removeprefix("/"))))
 
     def count(self, here: str | Path) -> None:
@@ -128,7 +133,7 @@ def local_entries(
     try:
         found = here.stat()
     except OSError as error:
-        if path and error.errno in _LEADS_NOWHERE:
+        if path and (error.errno in _LEADS_NOWHERE or (error.errno in _CANNOT_LEAD and here.is_symlink())):
             listing.skipped.append(path)
             return
         raise
@@ -173,8 +178,9 @@ class RemoteListing:
         if found.type == FILEXFER_TYPE_SYMLINK:
             try:
                 found = await self._server.wait_for(self._server.sftp.stat(here))
-            except (asyncssh.SFTPNoSuchFile, asyncssh.SFTPNoSuchPath, asyncssh.SFTPLinkLoop, asyncssh.SFTPFailure):
-                # Servers of protocol 3, such as OpenSSH, report a loop of links as a failure without a reason.
+            except asyncssh.SFTPError as error:
+                if not isinstance(error, _LINK_ERRORS) and not _LINK_REASON.search(error.reason):
+                    raise
                 self._listing.skipped.append(path)
                 return []
         mode = stat.S_IMODE(found.permissions or 0o644)

@@ -197,7 +197,7 @@ class AsyncShell:
                 folder is added to an existing folder.
             exclude: patterns of files and folders to leave out, with `*`, `?` and `[...]`. A pattern without a slash matches
                 a name in any folder, such as `*.pyc` or `.git`; a pattern with one matches a path below the copied folder,
-                such as `data/raw`. With a folder, all that is in it is left out.
+                such as `data/raw`, and its `*` matches slashes, too. With a folder, all that is in it is left out.
             timeout: the seconds that the call may take; None for no limit. It fails in any case when the server does not
                 answer for 60 seconds.
             on_progress: a function of a `TransferProgress`, which is called in the thread of the event loop.

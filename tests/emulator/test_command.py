@@ -199,3 +199,13 @@ def test_option_that_cannot_be_used_is_named(
         main(options)
     assert ended.value.code == 2
     assert problem in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_full_output_is_named_and_not_the_port() -> None:
+    command = [sys.executable, "-W", "error", "-m", "netmind_rentgpu.emulator"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("could not write the output: ")
+    assert "Traceback" not in done.stderr

@@ -15,6 +15,7 @@ import pytest
 from lifecycle import refuse_deletes, set_clock, set_limits
 from programs import FOLDER, LONGEST
 from rented import IMAGE, PROFILE, client
+from until import until
 
 from netmind_rentgpu import (
     AsyncRentGPU,
@@ -329,3 +330,66 @@ async def test_client_that_never_used_rentals_touches_no_file(emulator: Emulator
         await gpu.containers.delete(made.id)
         assert await gpu.containers.delete(made.id, missing_ok=True) is None
     assert not state.exists()
+
+
+async def test_record_goes_with_its_container_in_a_client_that_has_only_listed(
+    gpu: AsyncRentGPU, emulator: Emulator, state: Path
+) -> None:
+    record = await detached(gpu)
+    async with client(emulator, state) as other:
+        (found,) = await other.rentals.list()
+        assert found.container_id is not None
+        await other.containers.delete(found.container_id)
+        assert await other.rentals.list() == []
+    assert found == record
+
+
+# Another process, or another client of this one, has ended the rental.
+
+
+async def test_rental_that_was_released_elsewhere_cannot_be_detached(
+    gpu: AsyncRentGPU, emulator: Emulator, state: Path
+) -> None:
+    with pytest.raises(RentalEndedError, match="another process has ended it meanwhile"):
+        async with gpu.rent(image=IMAGE) as rental:
+            async with client(emulator, state) as other:
+                await other.rentals.release(rental.name, force=True)
+            await rental.detach()
+    emulator.assert_nothing_rented()
+    assert await gpu.rentals.list() == []
+
+
+async def test_forced_release_of_a_create_under_way_says_that_its_process_goes_on(
+    gpu: AsyncRentGPU, emulator: Emulator
+) -> None:
+    emulator.faults.add(Fault("hang", call="create_container", when="before"))
+    opening = asyncio.create_task(gpu.rent(image=IMAGE).open())
+    await until(lambda: emulator.requests.of("create_container"))
+    (record,) = await gpu.rentals.list()
+    with pytest.raises(RentalInUseError, match="its process may be about to create it, and goes on"):
+        await gpu.rentals.release(record, force=True)
+    opening.cancel()
+    with suppress(asyncio.CancelledError):
+        await opening
+    emulator.assert_nothing_rented()
+
+
+async def test_release_of_an_adopted_rental_is_no_error_once_it_is_deleted(emulator: Emulator, state: Path) -> None:
+    async with client(emulator, state, LONG_DOUBT) as gpu:
+        emulator.faults.add(Fault("drop", call="create_container", when="after"))
+        record = await detached(gpu)
+        await gpu.rentals.release(record)
+        emulator.assert_nothing_rented()
+
+
+async def test_refused_creates_of_another_token_are_not_reported(emulator: Emulator, state: Path) -> None:
+    async with client(emulator, state, LONG_DOUBT) as gpu:
+        auth = await gpu.auths.create("a-long-password")
+        emulator.faults.add(Fault("stock-out", times="all"))
+        with pytest.raises(NoMachineError):
+            await gpu.rent(image=IMAGE, gpu_name="RTX 4090", auth=auth.id).open()
+        emulator.faults.clear()
+    async with client(emulator, state, LONG_DOUBT, token=emulator.add_token()) as other:
+        report = await other.rentals.reap()
+        assert report.elsewhere == ()
+        assert report.clean

@@ -251,3 +251,8 @@ def test_status_names_match_in_any_case() -> None:
     assert condition(Container(id=1, status="running"))
     assert condition(Container(id=1, status=3))
     assert not condition(Container(id=1, status=7, status_name="stopped"))
+
+
+async def test_empty_list_of_regions_is_refused(gpu: AsyncRentGPU) -> None:
+    with pytest.raises(InvalidArgumentError, match="region: names nothing"):
+        await gpu.machines.list(region=[])

@@ -184,7 +184,8 @@ async def test_links_to_nowhere_and_sockets_in_a_folder_are_skipped_and_reported
         (root / "deep" / "itself").symlink_to("itself")
         os.mkfifo(root / "deep" / "pipe")
         os.mknod(root / "socket", 0o600 | stat.S_IFSOCK)
-    skipped = ("dangling", "deep/itself", "deep/pipe", "socket")
+        (root / "through").symlink_to("file/below")
+    skipped = ("dangling", "deep/itself", "deep/pipe", "socket", "through")
     for copy, result in (
         (lambda report: shell.upload(tmp_path / "local", "up", on_progress=report), site.home / "up"),
         (lambda report: shell.download("there", tmp_path / "down", on_progress=report), tmp_path / "down"),
@@ -224,6 +225,8 @@ async def test_folder_of_nothing_but_skipped_entries_is_reported(shell: AsyncShe
         (["deep/*"], {"deep/b.pyc", "deep/er/c.pyc", "deep/er/d"}),
         (["[ad]*"], {"a.pyc", "deep/b.pyc", "deep/er/c.pyc", "deep/er/d"}),
         (["?"], {"deep/er/d", "x"}),
+        (["./x", "**/er"], {"x", "deep/er/c.pyc", "deep/er/d"}),
+        (["**/deep"], {"deep/b.pyc", "deep/er/c.pyc", "deep/er/d"}),
         (["nothing", "deep/nothing", "eep", "local"], set()),
         ([], set()),
     ],

@@ -24,7 +24,7 @@ from typing import Any, get_args
 
 import attrs
 
-from netmind_rentgpu.errors import StateFileError
+from netmind_rentgpu.errors import RentalEndedError, StateFileError
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 from netmind_rentgpu.rentals.ledger.records import RentalRecord, Stage, is_legal_change
@@ -120,6 +120,26 @@ class Ledger:
             connection.execute(_PUT, (account, *row))
 
         return put
+
+    async def detach(self, record: RentalRecord, owner: ProcessIdentity) -> None:
+        """Write a record as detached, if its row still names this owner.
+
+        Raises:
+            RentalEndedError: another process has ended the rental meanwhile.
+        """
+        row = _row(attrs.evolve(record, stage="detached", owner=None))
+
+        def detach(connection: Connection) -> None:
+            current = self._find(connection, record.name)
+            if current is None or current.owner != owner:
+                raise RentalEndedError(
+                    f"could not detach rental {record.name}: another process has ended it meanwhile",
+                    name=record.name,
+                    container_id=record.container_id,
+                )
+            connection.execute(_PUT, (self._state.account(connection), *row))
+
+        await self._state.write(detach)
 
     async def return_detached(self, name: str, owner: ProcessIdentity) -> None:
         """Make a claimed rental detached again, if its record still names this owner."""

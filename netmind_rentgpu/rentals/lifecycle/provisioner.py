@@ -13,8 +13,6 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
 
-import attrs
-
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.errors import (
     ClientStateError,
@@ -172,9 +170,10 @@ class Provisioner:
 
         Raises:
             StateFileError: that could not be written; the rental is not detached.
+            RentalEndedError: another process has ended the rental meanwhile.
         """
         try:
-            await self._context.ledger.put(attrs.evolve(record, stage="detached", owner=None))
+            await self._context.ledger.detach(record, this_process())
         except asyncio.CancelledError:  # raised once it is written
             self._disown_detached(record)
             raise
@@ -362,7 +361,7 @@ class Provisioner:
         attempt = tracked.attempt
         if result.write_error is not None:
             log_write_error(result.write_error)
-        elif result.step is Step.CLOSE_RECORD and attempt.container_id is not None:
+        if attempt.container_id in attempt.verified_deletions:
             log_release(attempt.record, self._context.clock(), tracked.currency)
         if attempt.has_undeleted:
             error = result.error or RentGPUError("its last deletion has failed")

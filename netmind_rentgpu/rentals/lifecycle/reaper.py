@@ -14,7 +14,7 @@ import attrs
 
 from netmind_rentgpu.concurrency.backoff import backoff
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
-from netmind_rentgpu.errors import NotFoundError, ReleaseError, RentGPUError
+from netmind_rentgpu.errors import NotFoundError, ReleaseError, RentGPUError, StateFileError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext, disown_closed_loops, is_held_here
 from netmind_rentgpu.rentals.ledger.container_index import per_attempt_timeouts
@@ -158,10 +158,11 @@ async def reap(
     if patient and names is None:
         await check_token(context)
     unproven = [] if names is not None else await join_proven_accounts(context, is_wanted=is_orphan, wait=wait)
-    for account in unproven:
-        if account.error is not None:
-            reaping.failed.extend((record.name, account.error) for record in account.wanted)
-    elsewhere = [record for account in unproven if account.error is None for record in account.wanted]
+    wanted_elsewhere = [
+        (record, account.error) for account in unproven for record in account.wanted if record.may_be_rented
+    ]
+    reaping.failed.extend((record.name, error) for record, error in wanted_elsewhere if error is not None)
+    elsewhere = [record for record, error in wanted_elsewhere if error is None]
     records, unreadable = await context.ledger.read_open()
     reaping.failed.extend((name, error) for name, error in unreadable.items() if names is None or name in names)
     wanted = [record for record in records if (names is None or record.name in names) and is_orphan(record)]
@@ -186,7 +187,8 @@ async def release(context: RentalContext, record: RentalRecord, *, force: bool) 
         force: True to delete it although a living process may hold it.
 
     Raises:
-        RentalInUseError: a process holds it, or may hold it; or another process has attached to it or ended it meanwhile.
+        RentalInUseError: a process holds it, or may hold it; another process has attached to it or ended it meanwhile; or,
+            with `force`, its living process may still create its container.
         ReleaseError: the container could not be deleted, or may still turn up; it stays on record.
         StateFileError: the state file cannot be used.
     """
@@ -200,16 +202,23 @@ async def release(context: RentalContext, record: RentalRecord, *, force: bool) 
     if not is_living and not await context.ledger.claim_for_reap(record):
         raise in_use_error(record, "another process has attached to it or ended it meanwhile; look it up again")
     await reaping.shielded([reaping.end(record, is_living=is_living, wait=False)])
-    if reaping.failed:
-        raise unreleased(record, reaping.failed[0][1])
-    if reaping.doubtful:
+    if reaping.deleted or record.container_id is not None:
+        log_release(record, context.clock())
+    for _, error in reaping.failed:
+        # The container is deleted, and only its record could not be closed.
+        raise error if isinstance(error, StateFileError) and reaping.deleted else unreleased(record, error)
+    if is_living and not reaping.deleted:
+        why = (
+            "its process may be about to create it, and goes on; end that process, or try again once it has a container"
+        )
+        raise in_use_error(record, why)
+    if reaping.doubtful and not reaping.deleted:
         doubtful = reaping.doubtful[0]
         text = (
             f"rental {record.name} was not found, but may still turn up until {doubtful.certain_at:%Y-%m-%d %H:%M:%S} UTC,"
             " because the result of its create is unknown; it stays on record, and rentals.reap() will delete it"
         )
         raise ReleaseError(text, name=record.name, container_id=None, hourly_price=record.hourly_price)
-    log_release(record, context.clock())
 
 
 def _check_unused(context: RentalContext, record: RentalRecord) -> None:

@@ -14,6 +14,7 @@ from netmind_rentgpu.errors import ContainerFailedError, NoMachineError, Release
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
+from netmind_rentgpu.rentals.lifecycle.deletion import amount_text
 from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reconnecting_shell import ReconnectingShell
@@ -95,12 +96,21 @@ class RentalStart:
                 has_others = source.has_others and self._state.reason is None and is_machines_fault(error)
                 if has_others and (seconds >= self._limits.each or not isinstance(error, WaitTimeoutError)):
                     await source.remember_failure(provisioned)
+                if seconds < self._limits.each and isinstance(error, WaitTimeoutError):
+                    error = self._of_the_whole_time(error, seconds)
                 if not has_others or deadline - time() < _LEAST_FOR_ANOTHER:
                     raise source.failed.added_to(error) from error.__cause__
                 if (given_up := await self._replace(provisioned, error)) is not None:
                     raise given_up from error
             else:
                 return
+
+    def _of_the_whole_time(self, error: WaitTimeoutError, seconds: float) -> WaitTimeoutError:
+        """Return an error that names the time limit of the whole start, because the rest says nothing to the caller."""
+        text = str(error).replace(f"within {seconds:g} s", f"within the {self._limits.total:g} s of the whole start", 1)
+        named = WaitTimeoutError(text, arrived=error.arrived, pending=error.pending)
+        named.__cause__ = error.__cause__
+        return named
 
     async def _replace(self, provisioned: ProvisionedRental, error: RentGPUError) -> NoMachineError | None:
         """Delete a machine that did not start; return the error to raise if no other is to be tried.
@@ -140,8 +150,9 @@ class RentalStart:
         await self._shell.open(container, deadline, containers.get)
         took = record.present(self._context.clock()) - record.intended_at
         logger.info(
-            "%s: ready on %s, %.1f s after its create; container %d",
+            "%s: ready on %s, %.1f s after its create; container %d, at %s an hour",
             *(record.name, record.node_name, took.total_seconds(), container.id),
+            amount_text(record.hourly_price, provisioned.currency),
         )
         self._source.remember_success(provisioned)
         if provisioned.kept:

@@ -13,6 +13,7 @@ from until import until
 from netmind_rentgpu import AsyncRentGPU, ClientStateError, RentalRecord, RentGPUError
 from netmind_rentgpu.emulator import Emulator
 from netmind_rentgpu.rentals.ledger.clocks import read_clocks
+from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 from netmind_rentgpu.rentals.ledger.store import Ledger
 
 
@@ -37,14 +38,13 @@ async def test_rental_whose_detach_is_cancelled_is_detached(gpu: AsyncRentGPU, e
 async def test_rental_whose_detach_is_cancelled_does_not_expire_in_this_process(
     gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put = Ledger.put
+    detach = Ledger.detach
 
-    async def cancel_and_put(self: Ledger, record: RentalRecord) -> None:
-        if record.stage == "detached":
-            using.cancel()
-        await put(self, record)
+    async def cancel_and_detach(self: Ledger, record: RentalRecord, owner: ProcessIdentity) -> None:
+        using.cancel()
+        await detach(self, record, owner)
 
-    monkeypatch.setattr(Ledger, "put", cancel_and_put)
+    monkeypatch.setattr(Ledger, "detach", cancel_and_detach)
 
     async def use() -> RentalRecord:
         async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=3)) as rental:
@@ -70,16 +70,15 @@ async def test_rental_whose_detach_is_cancelled_does_not_expire_in_this_process(
 async def test_detach_during_a_close_of_the_client_fails_and_the_container_is_deleted(
     gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put = Ledger.put
+    detach = Ledger.detach
 
-    async def close_client_and_put(self: Ledger, record: RentalRecord) -> None:
-        if record.stage == "detached":
-            monkeypatch.undo()
-            await gpu.close()
-        await put(self, record)
+    async def close_client_and_detach(self: Ledger, record: RentalRecord, owner: ProcessIdentity) -> None:
+        monkeypatch.undo()
+        await gpu.close()
+        await detach(self, record, owner)
 
     rental = await gpu.rent(image=IMAGE).__aenter__()
-    monkeypatch.setattr(Ledger, "put", close_client_and_put)
+    monkeypatch.setattr(Ledger, "detach", close_client_and_detach)
     with pytest.raises(ClientStateError, match="closed"):
         await rental.detach()
     emulator.assert_nothing_rented()

@@ -547,3 +547,11 @@ async def test_excluded_machines_are_neither_offered_nor_rented(gpu: AsyncRentGP
     with pytest.raises(NoMachineError, match="60 have an excluded name"):
         await gpu.rent(image=IMAGE, exclude=await nodes(gpu)).__aenter__()
     emulator.assert_nothing_rented()
+
+
+async def test_timeout_of_the_whole_start_is_named_and_not_its_rest(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    emulator.faults.add(Fault("never starts", times="all"))
+    with pytest.raises(WaitTimeoutError, match=r"within the 2\.7 s of the whole start|within 2\.7 s") as late:
+        await gpu.rent(image=IMAGE, start_timeout=1.5, timeout=2.7).__aenter__()
+    assert "within 1." not in str(late.value).partition("; before that")[0]
+    emulator.assert_nothing_rented()

@@ -77,3 +77,15 @@ print(logging.getLevelName(logging.getLogger("asyncssh").level))
 """
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout == f"{after}\n"
+
+
+async def test_release_of_an_adopted_rental_is_logged(
+    gpu: AsyncRentGPU, emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    emulator.faults.add(Fault("drop", call="create_container", when="after"))
+    with caplog.at_level(logging.INFO):
+        async with gpu.rent(image=IMAGE) as rental:
+            pass
+    *_, ready, released = lines_of(caplog)
+    assert ready.endswith(" USD an hour")
+    assert released.startswith(f"released container {rental.container.id} on ")
