@@ -55,6 +55,19 @@ def html_of(value: Any) -> str:
 
 MACHINE = Machine(node_name="n<1>", gpu_name="RTX", gpu_count=8, price=Decimal("0.50"), labels=("a", "b&c"))
 
+OFFER = Offer(machine=MACHINE, gpus=2, hourly_price=Decimal(1), currency="USD")
+MOMENT = datetime(2026, 11, 1, tzinfo=UTC)
+RECORD = RentalRecord(
+    name="rg-1",
+    stage="ready",
+    node_name="n",
+    gpus=1,
+    hourly_price=Decimal("0.5"),
+    intended_at=MOMENT,
+    expires_at=None,
+    certain_at=MOMENT,
+)
+
 
 def test_table_has_a_column_for_each_stated_field() -> None:
     table = Table([MACHINE, Machine(node_name="n2", region="US")])
@@ -92,45 +105,21 @@ def test_table_shows_no_secret_and_no_control_character() -> None:
 
 def test_page_offers_and_records_show_as_tables() -> None:
     assert cells(html_of(Page((Container(id=3, name="c"),)))) == ["id", "name", "3", "c"]
-    offer = Offer(machine=MACHINE, gpus=2, hourly_price=Decimal(1), currency="USD")
-    assert cells(html_of(Table([offer])))[:4] == ["gpus", "hourly_price", "currency", "node_name"]
-    moment = datetime(2026, 11, 1, tzinfo=UTC)
-    record = RentalRecord(
-        name="rg-1",
-        stage="ready",
-        node_name="n",
-        gpus=1,
-        hourly_price=Decimal("0.5"),
-        intended_at=moment,
-        expires_at=None,
-        certain_at=moment,
-    )
-    assert cells(html_of(Table([record])))[:2] == ["name", "stage"]
+    assert cells(html_of(Table([OFFER])))[:4] == ["gpus", "hourly_price", "currency", "node_name"]
+    assert cells(html_of(Table([RECORD])))[:2] == ["name", "stage"]
 
 
 def test_offer_and_record_keep_decimal_and_datetime_unless_json() -> None:
-    moment = datetime(2026, 11, 1, tzinfo=UTC)
-    offer = Offer(machine=MACHINE, gpus=2, hourly_price=Decimal(1), currency="USD")
-    assert offer.to_dict()["hourly_price"] == Decimal(1)
-    assert offer.to_dict(json=True) == {
+    assert OFFER.to_dict()["hourly_price"] == Decimal(1)
+    assert OFFER.to_dict(json=True) == {
         "gpus": 2,
         "hourly_price": "1",
         "currency": "USD",
         **MACHINE.to_dict(json=True),
     }
-    record = RentalRecord(
-        name="rg-1",
-        stage="ready",
-        node_name="n",
-        gpus=1,
-        hourly_price=Decimal("0.5"),
-        intended_at=moment,
-        expires_at=None,
-        certain_at=moment,
-    )
-    assert record.to_dict()["intended_at"] == moment
-    assert record.to_dict(json=True)["intended_at"] == "2026-11-01T00:00:00+00:00"
-    assert record.to_dict(json=True)["hourly_price"] == "0.5"
+    assert RECORD.to_dict()["intended_at"] == MOMENT
+    assert RECORD.to_dict(json=True)["intended_at"] == "2026-11-01T00:00:00+00:00"
+    assert RECORD.to_dict(json=True)["hourly_price"] == "0.5"
 
 
 RESULT = CommandResult(command="ls <dir>", exit_status=2, stdout="a&b\n", stderr="no \x1b[31mfile")

@@ -123,13 +123,15 @@ class _Filters:
 
 def _resolved(kinds: Iterable[str], machines: Iterable[Machine]) -> frozenset[str]:
     on_offer = {machine.gpu_name for machine in machines if machine.gpu_name is not None}
-    resolved = resolved_gpu_names(kinds, on_offer, argument="gpu_names")
     known = {normalized(name) for name in (*on_offer, *DOCUMENTED_GPUS)}
+    resolved: set[str] = set()
     for name in kinds:
-        if not resolved_gpu_names([name], on_offer) <= known:
+        found = resolved_gpu_names([name], on_offer, argument="gpu_names")
+        if not found <= known:
             there = ", ".join(sorted(on_offer)) or "none"
             raise InvalidArgumentError("gpu_names", f"no GPU is called {name!r}; the GPUs on offer are {there}")
-    return resolved
+        resolved |= found
+    return frozenset(resolved)
 
 
 def _region_code(region: str) -> str:

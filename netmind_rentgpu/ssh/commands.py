@@ -409,8 +409,11 @@ def _checked(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
             raise InvalidArgumentError("environment", f"{name} must be a text, not {type(value).__name__}")
         if "\0" in value:
             raise InvalidArgumentError("environment", f"{name} holds a null character, which no variable can hold")
-        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-            raise InvalidArgumentError("environment", f"{name} holds half a character, which cannot be sent")
-        if (size := len(value.encode())) > _LONGEST:
+        try:
+            size = len(value.encode())
+        except UnicodeEncodeError:
+            problem = f"{name} holds half a character, which cannot be sent"
+            raise InvalidArgumentError("environment", problem) from None
+        if size > _LONGEST:
             raise InvalidArgumentError("environment", f"{name} has {size:,} bytes, and {_LONGEST:,} is the limit")
         yield name, value

@@ -54,6 +54,16 @@ async def refused_everywhere(gpu: AsyncRentGPU, emulator: Emulator) -> int:
     return len(refused.value.refusals)
 
 
+async def lose_the_answer(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    """Rent, while the answer to the create is lost and the list cannot be read."""
+    set_limits(gpu, failed_search=0.5)
+    emulator.faults.add(Fault("drop", call="create_container", when="before"))
+    emulator.faults.add(Fault("status", call="list_containers", status=500, times="all"))
+    with pytest.raises(TransportError):
+        async with gpu.rent(image=IMAGE):
+            pytest.fail("a machine was rented")
+
+
 # What is listed.
 
 
@@ -88,12 +98,7 @@ async def test_container_of_a_refused_create_is_reaped_once_it_turns_up(emulator
 
 async def test_create_without_an_answer_is_listed_and_doubtful(emulator: Emulator, state: Path) -> None:
     async with client(emulator, state, LONG_DOUBT) as gpu:
-        set_limits(gpu, failed_search=0.5)
-        emulator.faults.add(Fault("drop", call="create_container", when="before"))
-        emulator.faults.add(Fault("status", call="list_containers", status=500, times="all"))
-        with pytest.raises(TransportError):
-            async with gpu.rent(image=IMAGE):
-                pytest.fail("a machine was rented")
+        await lose_the_answer(gpu, emulator)
         (record,) = await gpu.rentals.list()
         emulator.faults.clear()
         report = await gpu.rentals.reap()
@@ -265,12 +270,7 @@ async def test_release_that_fails_says_so_and_stays_on_record(gpu: AsyncRentGPU,
 
 async def test_release_of_a_create_in_doubt_says_until_when_it_may_turn_up(emulator: Emulator, state: Path) -> None:
     async with client(emulator, state, LONG_DOUBT) as gpu:
-        set_limits(gpu, failed_search=0.5)
-        emulator.faults.add(Fault("drop", call="create_container", when="before"))
-        emulator.faults.add(Fault("status", call="list_containers", status=500, times="all"))
-        with pytest.raises(TransportError):
-            async with gpu.rent(image=IMAGE):
-                pytest.fail("a machine was rented")
+        await lose_the_answer(gpu, emulator)
         emulator.faults.clear()
         (record,) = await gpu.rentals.list()
         with pytest.raises(ReleaseError, match=r"may still turn up until .* UTC"):

@@ -1,4 +1,4 @@
-"""What cron runs: deletes what dead processes have left, and exits with 1 if something is left."""
+"""A cron job: it deletes the rentals of dead processes, and exits with 1 if one may still be rented."""
 
 import logging
 import sys

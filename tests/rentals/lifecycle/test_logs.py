@@ -1,4 +1,4 @@
-"""What a rental logs at INFO, and what asyncssh does not."""
+"""The INFO log: one line for each step of a rental, and none of asyncssh."""
 
 from __future__ import annotations
 
