@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any, TypeVar, cast
+from typing import Any, SupportsIndex, TypeVar, cast, overload
 
 from netmind_rentgpu.escaping import escaped
 
@@ -12,12 +12,18 @@ __all__ = ["Table", "html_table", "html_text"]
 
 _MOST_ROWS = 100
 
-
 Row = TypeVar("Row")
 
 
 class Table(list[Row]):
     """A list of values with a `to_dict`, which a notebook shows as a table, without secrets."""
+
+    @overload
+    def __getitem__(self, index: SupportsIndex, /) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice, /) -> Table[Row]: ...
+    def __getitem__(self, index: SupportsIndex | slice, /) -> Row | Table[Row]:
+        return Table(super().__getitem__(index)) if isinstance(index, slice) else super().__getitem__(index)
 
     def _repr_html_(self) -> str:
         return html_table(self)

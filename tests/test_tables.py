@@ -91,6 +91,8 @@ def test_table_is_a_list() -> None:
 
 def test_long_table_is_cut() -> None:
     table = Table(Machine(node_name=f"n{number}") for number in range(1103))
+    assert cells(html_of(table[:2]))[-1] == "n1"
+    assert (type(table[5:]), table[-1].node_name, len(table[::2])) == (Table, "n1102", 552)
     assert len(cells(html_of(table))) == 101
     assert "and 1,003 more" in html_of(table)
 

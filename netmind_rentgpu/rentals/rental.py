@@ -134,7 +134,8 @@ class AsyncRental:
             return failed.cost
         record = self._state.had.record
         cost = record.cost_until(self._ended_at or record.present(self._context.clock()))
-        return None if cost is None or failed.cost is None else cost + failed.cost
+        # More digits than a millionth would say nothing, because the cost is an estimate.
+        return None if cost is None or failed.cost is None else round(cost + failed.cost, 6)
 
     @property
     def shell(self) -> AsyncShell:

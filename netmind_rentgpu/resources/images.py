@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
+from typing import cast
 
 import attrs
 
 from netmind_rentgpu import arguments
+from netmind_rentgpu.errors import InvalidArgumentError
 from netmind_rentgpu.models import Image, ImageType
 from netmind_rentgpu.requests import ListQuery, NewImage
 from netmind_rentgpu.resources.listing import list_pager
@@ -82,16 +85,16 @@ class AsyncImages:
     def list(
         self,
         *,
-        image_type: ImageType | str | int = ImageType.OFFICIAL,
+        image_type: ImageType | str | int | Collection[ImageType | str | int] = ImageType.OFFICIAL,
         marker: int | str | None = None,
         page_size: int | None = None,
         timeout: TimeoutOption = DEFAULT,
     ) -> AsyncPager[Image]:
-        """List images of one type (`GET /v1/rentgpu/images/`): iterate the list for all, or get a `first_page()`.
+        """List images of some type (`GET /v1/rentgpu/images/`): iterate the list for all, or get a `first_page()`.
 
         Args:
-            image_type: the type of the images; the profile has its number.
-            marker: the id after which the list begins; None for the whole list.
+            image_type: one or several types; the profile has their numbers. The lists of several types follow each other.
+            marker: the id after which the list begins; None for the whole list. Not with several types.
             page_size: the number of items to ask for at a time; by default the profile's. The pager asks for fewer if the
                 service refuses so many.
             timeout: the timeout of each page.
@@ -100,9 +103,15 @@ class AsyncImages:
             InvalidArgumentError: the profile has no number for `image_type`, or an argument cannot be sent.
             RentGPUError: any of the client's errors.
         """
-        number = self._caller.codec.image_type_number(image_type)
-        query = ListQuery(image_type=number, marker=marker, page_size=page_size)
-        return list_pager(self._caller, Image, _PATH, query, self._sizes, timeout=timeout)
+        several = isinstance(image_type, Collection) and not isinstance(image_type, (str, bytes))
+        types = cast("Collection[ImageType | str | int]", image_type if several else [image_type])
+        numbers = dict.fromkeys(self._caller.codec.image_type_number(kind) for kind in types)
+        if not numbers:
+            raise InvalidArgumentError("image_type", "names nothing; leave it out for official images")
+        if marker is not None and len(numbers) > 1:
+            raise InvalidArgumentError("marker", "is an id in the list of one type, and `image_type` names several")
+        query = ListQuery(marker=marker, page_size=page_size)
+        return list_pager(self._caller, Image, _PATH, query, self._sizes, image_types=numbers, timeout=timeout)
 
     async def get(self, image_id: int, *, timeout: TimeoutOption = DEFAULT) -> Image:
         """Get one image (`GET /v1/rentgpu/images/{image_id}`).

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
 from typing import TypeVar
+
+import attrs
 
 from netmind_rentgpu.models import Auth, Container, Image
 from netmind_rentgpu.requests import ListQuery
@@ -23,17 +27,20 @@ def list_pager(
     query: ListQuery,
     sizes: PageSize,
     *,
+    image_types: Iterable[int | None] = (None,),
     timeout: TimeoutOption,
 ) -> AsyncPager[Listed]:
-    """Return the pager of one list.
+    """Return the pager of a list, or of several that follow each other.
 
     Args:
         query: the query of the first page. Later queries have other markers, and smaller sizes if the service refuses its.
+        image_types: the number of each list's image type; None for other resources.
         timeout: the timeout of each page.
     """
 
-    async def fetch(after: int | str | None, limit: int) -> ListedItems[Listed]:
-        page = ListQuery(image_type=query.image_type, marker=after, page_size=limit)
+    async def fetch(image_type: int | None, after: int | str | None, limit: int) -> ListedItems[Listed]:
+        page = attrs.evolve(query, image_type=image_type, marker=after, page_size=limit)
         return await caller.many(model, Request(method="GET", path=path, query=caller.codec.query(page)), timeout)
 
-    return AsyncPager(fetch, path=path, marker=query.marker, page_size=query.page_size, sizes=sizes)
+    fetches = [partial(fetch, image_type) for image_type in image_types]
+    return AsyncPager(*fetches, path=path, marker=query.marker, page_size=query.page_size, sizes=sizes)

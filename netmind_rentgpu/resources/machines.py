@@ -53,12 +53,12 @@ class AsyncMachines:
 
         The client sends every filter, and also applies it to the answer, because the service does not document how it reads
         the filters. The client sends a price bound only if it is a whole number, because the query accepts no other, and a
-        region only if it is the only one. If `gpu_names` has a name that the service does not document, the client lists all
-        machines, and applies all filters itself.
+        region only if it is the only one. If `gpu_names` or `region` has a name that the service does not document, the
+        client lists all machines, and applies all filters itself.
 
         Args:
             gpu_names: one or several GPUs that will do: documented names, or any unambiguous parts of names, as in `rent`.
-            region: one or several two-letter codes, in any case. A code that the service does not know matches nothing.
+            region: one or several two-letter codes, in any case.
             gpu: the least number of GPUs.
             currency: the currency of the prices and of the price bounds; by default the profile's.
             min_memory, max_memory, min_disk, max_disk: bounds in the units that the service lists, on the machine's fields
@@ -66,8 +66,8 @@ class AsyncMachines:
             min_price, max_price: bounds on `Machine.price`. They leave out a machine whose price cannot be read.
 
         Raises:
-            InvalidArgumentError: an argument cannot be sent; or a name in `gpu_names` may mean several GPUs, or means none
-                of those on offer or documented.
+            InvalidArgumentError: an argument cannot be sent; a name in `gpu_names` may mean several GPUs; or a name in
+                `gpu_names` or `region` is neither documented nor on offer, and the error says what is.
             RentGPUError: any of the client's errors.
         """
         profile = self._caller.profile
@@ -92,11 +92,12 @@ class AsyncMachines:
             gpu_names=None if kinds is None else frozenset(map(normalized, kinds)),
             regions=None if regions is None else frozenset(map(normalized, regions)),
         )
-        if kinds is None or all(name in DOCUMENTED_GPUS for name in kinds):
+        if set(kinds or ()) <= set(DOCUMENTED_GPUS) and set(regions or ()) <= set(_REGIONS):
             machines = await self._list(query, timeout)
         else:
             machines = await self._list(MachineQuery(currency=query.currency), timeout)
-            filters = attrs.evolve(filters, gpu_names=_resolved(kinds, machines))
+            _check_regions(regions or (), machines)
+            filters = attrs.evolve(filters, gpu_names=None if kinds is None else _resolved(kinds, machines))
         return await run_in_turns(_filtered(machines, filters, profile))
 
     async def _list(self, query: MachineQuery, timeout: TimeoutOption) -> Sequence[Machine]:
@@ -132,6 +133,15 @@ def _resolved(kinds: Iterable[str], machines: Iterable[Machine]) -> frozenset[st
             raise InvalidArgumentError("gpu_names", f"no GPU is called {name!r}; the GPUs on offer are {there}")
         resolved |= found
     return frozenset(resolved)
+
+
+def _check_regions(regions: Iterable[str], machines: Iterable[Machine]) -> None:
+    on_offer = {machine.region for machine in machines if machine.region is not None}
+    known = {normalized(name) for name in (*on_offer, *_REGIONS)}
+    for region in regions:
+        if normalized(region) not in known:
+            there = ", ".join(sorted(on_offer)) or "none"
+            raise InvalidArgumentError("region", f"no machine is in {region!r}; the regions on offer are {there}")
 
 
 def _region_code(region: str) -> str:

@@ -11,7 +11,7 @@ import stat
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator
 from contextlib import aclosing
-from fnmatch import translate
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar, cast
 from unicodedata import normalize
@@ -101,11 +101,13 @@ class Listing:
         self._most = most
         self._entries = 0
         self.skipped: list[str] = []
-        self._names: list[re.Pattern[str]] = []
-        self._paths: list[re.Pattern[str]] = []
+        # The parts of each pattern, with True if it matches folders only.
+        self._excluded: list[tuple[list[str], bool]] = []
         for pattern in exclude:
-            bare = pattern.rstrip("/").removeprefix("./").removeprefix("**/")
-            (self._paths if "/" in bare else self._names).append(re.compile(translate(bare.removeprefix("/"))))
+            parts = pattern.removeprefix("./").rstrip("/").split("/")
+            if len(parts) == 1:
+                parts.insert(0, "**")
+            self._excluded.append((parts[1:] if parts[0] == "" else parts, pattern.endswith("/")))
 
     def count(self, here: str | Path) -> None:
         """Count an entry.
@@ -117,11 +119,11 @@ class Listing:
         if self._entries > self._most:
             raise TransferError(f"there are more than {self._most:,} files and folders; the last was listed in {here}")
 
-    def excludes(self, path: str) -> bool:
+    def excludes(self, path: str, *, is_folder: bool) -> bool:
         """Return True if a pattern matches a path below the copied folder."""
-        name = posixpath.basename(path)
-        return any(pattern.match(name) for pattern in self._names) or any(
-            pattern.match(path) for pattern in self._paths
+        parts = path.split("/")
+        return any(
+            (is_folder or not only_folders) and _matches(parts, pattern) for pattern, only_folders in self._excluded
         )
 
 
@@ -150,7 +152,7 @@ def local_entries(
             names.append(entry.name)
         for name in sorted(names):
             below = posixpath.join(path, name)
-            if not listing.excludes(below):
+            if not listing.excludes(below, is_folder=(root / below).is_dir()):
                 yield from local_entries(root, listing, below, (*above, identity))
     elif path:
         listing.skipped.append(path)
@@ -220,6 +222,15 @@ class RemoteListing:
                     attrs_kept = {field: getattr(entry.attrs, field) for field in ("type", "permissions", "size")}
                     found.setdefault(name, asyncssh.SFTPAttrs(**attrs_kept))
         return found
+
+
+def _matches(parts: list[str], pattern: list[str]) -> bool:
+    """Return True if the parts of a path match those of a pattern, in which `**` stands for any number of parts."""
+    if not parts or not pattern:
+        return not parts and not pattern
+    if pattern[0] == "**":
+        return len(pattern) == 1 or any(_matches(parts[first:], pattern[1:]) for first in range(len(parts)))
+    return fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
 
 
 def _can_be_name(name: str) -> bool:

@@ -195,9 +195,10 @@ class AsyncShell:
             local: the file or folder to copy.
             remote: the path of the copy, from the login's home folder. An existing file is replaced, and the content of a
                 folder is added to an existing folder.
-            exclude: patterns of files and folders to leave out, with `*`, `?` and `[...]`. A pattern without a slash matches
-                a name in any folder, such as `*.pyc` or `.git`; a pattern with one matches a path below the copied folder,
-                such as `data/raw`, and its `*` matches slashes, too. With a folder, all that is in it is left out.
+            exclude: patterns of files and folders to leave out, with `*`, `?`, `[...]`, and `**` for any folders. A pattern
+                without a slash matches a name in any folder, such as `*.pyc` or `.git`; a pattern with one matches a path
+                below the copied folder, such as `data/*.csv`; with a slash at its end, it matches folders only. All that is
+                in such a folder is left out, too.
             timeout: the seconds that the call may take; None for no limit. It fails in any case when the server does not
                 answer for 60 seconds.
             on_progress: a function of a `TransferProgress`, which is called in the thread of the event loop.

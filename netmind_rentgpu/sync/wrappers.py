@@ -49,7 +49,7 @@ class Pager(Generic[Item]):
         return "<Pager: iterate it for every item, or take its first_page()>"
 
     def first_page(self) -> Page[Item]:
-        """Return the first page, or the one after `marker`."""
+        """Return the first page, or the one after `marker`; of several lists, the first page that is not empty."""
         return call(self._begin().first_page)
 
     def pages(self) -> Iterator[Page[Item]]:

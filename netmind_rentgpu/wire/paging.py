@@ -124,9 +124,14 @@ class AsyncPager(Generic[Item]):
     """
 
     def __init__(
-        self, fetch: Fetch[Item], *, path: str, marker: int | str | None, page_size: int | None, sizes: PageSize
+        self, *fetches: Fetch[Item], path: str, marker: int | str | None, page_size: int | None, sizes: PageSize
     ) -> None:
-        self._fetch = fetch
+        """Initialize.
+
+        Args:
+            fetches: a function for each of the lists, which follow each other.
+        """
+        self._fetches = fetches
         self._path = path
         self._marker = marker
         self._page_size = page_size
@@ -139,13 +144,16 @@ class AsyncPager(Generic[Item]):
         return self.first_page().__await__()
 
     async def first_page(self) -> Page[Item]:
-        """Return the first page, or the one after `marker`."""
-        fetched, _ = await self._page_after(self._marker, self._sizes.limit(self._page_size))
-        items = fetched.items
-        if fetched.unreadable and not items:
-            raise fetched.unreadable[0]
-        next_marker = items[-1].id if items else None
-        return Page(tuple(items), next_marker, fetched.unreadable, unreadable_count=fetched.unreadable_count)
+        """Return the first page, or the one after `marker`; of several lists, the first page that is not empty."""
+        for fetch in self._fetches:
+            fetched, _ = await self._page_after(fetch, self._marker, self._sizes.limit(self._page_size))
+            items = fetched.items
+            if fetched.unreadable and not items:
+                raise fetched.unreadable[0]
+            if items:
+                next_marker = items[-1].id
+                return Page(tuple(items), next_marker, fetched.unreadable, unreadable_count=fetched.unreadable_count)
+        return Page(())
 
     async def pages(self) -> AsyncIterator[Page[Item]]:
         """Yield page after page, each without the items of earlier pages, and no empty page.
@@ -156,11 +164,17 @@ class AsyncPager(Generic[Item]):
             RentGPUError: any other of the client's errors.
         """
         given: set[int] = set()
+        for fetch in self._fetches:
+            async for page in self._pages_of(fetch, given):
+                yield page
+
+    async def _pages_of(self, fetch: Fetch[Item], given: set[int]) -> AsyncIterator[Page[Item]]:
+        """Yield the pages of one list, without the items in `given`, and add theirs to it."""
         before: list[int] | None = None
         gave_up = False
         for _ in range(_MOST_WALKS):
             walk = ListTraversal(self._marker)
-            async for page in self._walk(walk):
+            async for page in self._walk(fetch, walk):
                 new = tuple(item for item in page.items if item.id not in given)
                 given.update(item.id for item in new)
                 if new or (page.unreadable and before is None):
@@ -178,12 +192,12 @@ class AsyncPager(Generic[Item]):
         if gave_up:
             raise self._unreachable()
 
-    async def _walk(self, walk: ListTraversal) -> AsyncIterator[Page[Item]]:
+    async def _walk(self, fetch: Fetch[Item], walk: ListTraversal) -> AsyncIterator[Page[Item]]:
         while not walk.done:
             try:
                 # At least 2: if the service lists a marker's own item again, pages of one item would hold nothing else.
                 limit = max(2, self._sizes.limit(self._page_size))
-                fetched, limit = await self._page_after(walk.marker, limit)
+                fetched, limit = await self._page_after(fetch, walk.marker, limit)
             except NotFoundError:
                 if not walk.marker_refused():
                     raise
@@ -201,9 +215,11 @@ class AsyncPager(Generic[Item]):
             for item in page.items:
                 yield item
 
-    async def _page_after(self, marker: int | str | None, limit: int) -> tuple[ListedItems[Item], int]:
+    async def _page_after(
+        self, fetch: Fetch[Item], marker: int | str | None, limit: int
+    ) -> tuple[ListedItems[Item], int]:
         """Ask for a page; return it with the limit that the service accepted."""
-        return await self._sizes.ask(limit, lambda limit: self._fetch(marker, limit))
+        return await self._sizes.ask(limit, lambda limit: fetch(marker, limit))
 
     def _unreachable(self) -> UnexpectedResponseError:
         return UnexpectedResponseError(

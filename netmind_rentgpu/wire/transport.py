@@ -238,8 +238,11 @@ class Transport:
         elif isinstance(error, aiohttp.ClientConnectorDNSError):
             what = f"the name {error.host} cannot be resolved ({error.os_error})"
         elif isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)):
-            what = f"no secure connection to the service ({_tls_problem(error)})"
-            return APIConnectionError(f"{call}: {what}", maybe_processed=False, is_permanent=True)
+            problem = _tls_problem(error)
+            what = f"no secure connection to the service ({problem})"
+            # The alert of a server that is overloaded or restarts; all others mean that the two sides cannot agree.
+            may_pass = "INTERNAL_ERROR" in (getattr(problem, "reason", None) or "")
+            return APIConnectionError(f"{call}: {what}", maybe_processed=False, is_permanent=not may_pass)
         elif isinstance(error, aiohttp.ClientConnectorError):
             what = f"no connection to the service ({error.os_error})"
         elif isinstance(error, aiohttp.ServerDisconnectedError):

@@ -1,11 +1,12 @@
 """`gpu.images`, against the emulator."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from netmind_rentgpu import AsyncRentGPU, ImageType, InvalidArgumentError, NotFoundError, ServiceProfile
 from netmind_rentgpu.emulator import Emulator
+from tests.support.hostile import Hostile, answer
 
 REQUIRED: dict[str, str] = {
     "name": "mine",
@@ -49,6 +50,38 @@ async def test_images_are_listed_by_type(gpu: AsyncRentGPU) -> None:
     assert [image.image_type async for image in gpu.images.list(image_type=1)] == [ImageType.PUBLIC]
     assert (await gpu.images.list(image_type=ImageType.CUSTOM)).items == (mine,)
     assert (await gpu.images.list(marker="1", page_size=1)).items == (official[1],)
+
+
+async def test_lists_of_several_image_types_follow_each_other(gpu: AsyncRentGPU) -> None:
+    mine = await gpu.images.create(**REQUIRED)
+    official = [image async for image in gpu.images.list()]
+    both = gpu.images.list(image_type=["custom", ImageType.OFFICIAL, 2], page_size=2)
+    assert [image async for image in both] == [mine, *official]
+    assert [len(page) async for page in both.pages()] == [1, 2, 2]
+    assert (await gpu.images.list(image_type={ImageType.CUSTOM})).items == (mine,)
+    assert (await both).items == (mine,)
+    with pytest.raises(InvalidArgumentError, match="marker: is an id in the list of one type"):
+        gpu.images.list(image_type=["custom", "official"], marker=1)
+    for nothing in ([], ()):
+        with pytest.raises(InvalidArgumentError, match="image_type: names nothing"):
+            gpu.images.list(image_type=nothing)
+    for wrong in (None, 1.5, [None], b"x"):
+        with pytest.raises(InvalidArgumentError, match="image_type"):
+            gpu.images.list(image_type=cast("Any", wrong))
+
+
+async def test_first_page_of_several_image_types_is_not_empty(emulator: Emulator) -> None:
+    async with AsyncRentGPU(emulator.token, base_url=emulator.url) as gpu:
+        page = await gpu.images.list(image_type=["custom", "official"])
+    assert len(page) == 4
+    assert len(emulator.requests.of("list_images")) == 2
+
+
+async def test_image_of_two_lists_is_given_once() -> None:
+    # A service that ignores the type.
+    walk = [answer([{"id": 1}, {"id": 2}]), answer([])]
+    async with Hostile([*walk, *walk]) as server, AsyncRentGPU("t", base_url=server.url) as gpu:
+        assert [image.id async for image in gpu.images.list(image_type=["custom", "public"])] == [1, 2]
 
 
 async def test_image_types_use_the_numbers_of_the_profile(emulator: Emulator) -> None:

@@ -233,8 +233,27 @@ async def test_regions_take_any_case_and_several(gpu: AsyncRentGPU) -> None:
         assert found == [machine for machine in everything if machine.region in wanted]
         assert found
     assert (await asked({"region": "us"}))["region"] == "US"
-    assert (await asked({"region": "a new one"}))["region"] == "a new one"
     assert "region" not in await asked({"region": ["us", "de"]})
+
+
+async def test_region_that_is_not_documented_is_found_if_a_machine_is_there() -> None:
+    machines = [{"node_name": "n", "region": "MARS"}, {"node_name": "m", "region": "us"}]
+    async with Hostile([answer(machines)]) as server, AsyncRentGPU("t", base_url=server.url) as gpu:
+        assert [found.node_name for found in await gpu.machines.list(region=["mars"], gpu=1)] == ["n"]
+        assert [found.node_name for found in await gpu.machines.list(region=["Mars", "US"])] == ["n", "m"]
+        # A documented region without machines is no mistake.
+        assert [found.node_name for found in await gpu.machines.list(region="LT")] == []
+        with pytest.raises(InvalidArgumentError, match=r"region: no machine is in 'Venus'; .* on offer are MARS, us"):
+            await gpu.machines.list(region=["us", "Venus"], gpu_names=RTX_4090)
+        assert [found.target.partition("?")[2] for found in server.seen] == [
+            "currency=USD",
+            "currency=USD",
+            "currency=USD&region=LT",
+            "currency=USD",
+        ]
+    async with Hostile([answer([])]) as server, AsyncRentGPU("t", base_url=server.url) as gpu:
+        with pytest.raises(InvalidArgumentError, match="the regions on offer are none"):
+            await gpu.machines.list(region="Venus")
 
 
 async def test_enumerations_take_names_in_any_case(gpu: AsyncRentGPU, emulator: Emulator) -> None:

@@ -474,6 +474,22 @@ async def test_tls_failure_is_not_retried(authority: trustme.CA) -> None:
         assert not caught.value.maybe_processed
 
 
+async def test_tls_alert_of_a_server_in_trouble_is_retried() -> None:
+    def alert(peer: Peer) -> None:
+        # RFC 8446: a record of type alert (21), with the fatal alert internal_error (80).
+        peer.transport.write(bytes([21, 3, 3, 0, 2, 2, 80]))
+        peer.transport.close()
+
+    async with (
+        Hostile([answer()], on_connect=alert) as server,
+        client(server.url.replace("http", "https")) as gpu,
+    ):
+        with pytest.raises(APIConnectionError, match="no secure connection") as caught:
+            await gpu.machines.list()
+        assert server.connections == 4
+        assert not caught.value.maybe_processed
+
+
 async def test_https_url_of_a_plain_server_is_not_retried() -> None:
     def answer_plainly(peer: Peer) -> None:
         peer.transport.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")

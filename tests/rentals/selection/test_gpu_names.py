@@ -31,7 +31,13 @@ from netmind_rentgpu.rentals.selection.offers import Requirements
         ("4070-ti", "nvidiageforcertx4070ti"),
         ("A100_SXM4_40GB", "nvidiaa100sxm440gb"),
         ("titan xp", "titanxp"),
-        # A whole name means that GPU, even if it is a part of other names.
+        # A whole name means that GPU, even if it is a part of other names; its leading words may be missing.
+        ("3090", "nvidiageforcertx3090"),
+        ("RTX 3090", "nvidiageforcertx3090"),
+        ("RTX 3090 Ti", "nvidiageforcertx3090ti"),
+        ("GeForce RTX 2080", "nvidiageforcertx2080"),
+        ("gtx-1080", "nvidiageforcegtx1080"),
+        ("3060", "nvidiageforcertx3060"),
         ("NVIDIA_GeForce_RTX_3090", "nvidiageforcertx3090"),
         ("nvidia geforce rtx 2080", "nvidiageforcertx2080"),
         # A text that is in no known name stays as it is, because the service may have such a GPU.
@@ -48,7 +54,8 @@ def test_text_resolves_to_the_gpu_with_that_name_or_that_part_of_a_name(text: st
 @pytest.mark.parametrize(
     ("text", "candidates"),
     [
-        ("3090", ["NVIDIA_GeForce_RTX_3090", "NVIDIA_GeForce_RTX_3090_Ti"]),
+        # "Quadro" is not a leading word, because the other RTX 6000 has another price.
+        ("6000", ["NVIDIA_Quadro_RTX_6000", "NVIDIA_RTX_6000_Ada_Generation"]),
         (
             "A100",
             [
@@ -76,8 +83,11 @@ def test_part_of_several_gpu_names_is_refused_and_lists_them(text: str, candidat
 
 def test_gpus_on_offer_are_matched_beside_documented_gpus() -> None:
     assert resolved_gpu_names(["B200"], ["NVIDIA_B200_SXM6_192GB"]) == {"nvidiab200sxm6192gb"}
-    with pytest.raises(InvalidArgumentError, match="NVIDIA_GeForce_RTX_4090, NVIDIA_GeForce_RTX_4090_D;"):
-        resolved_gpu_names(["4090"], ["NVIDIA_GeForce_RTX_4090_D"])
+    assert resolved_gpu_names(["4090"], ["NVIDIA_GeForce_RTX_4090_D"]) == {"nvidiageforcertx4090"}
+    with pytest.raises(InvalidArgumentError, match="NVIDIA_GeForce_RTX_5090_D, NVIDIA_GeForce_RTX_5090_Max_Q;"):
+        resolved_gpu_names(["5090"], ["NVIDIA_GeForce_RTX_5090_D", "NVIDIA_GeForce_RTX_5090_Max_Q"])
+    with pytest.raises(InvalidArgumentError, match="NVIDIA_GTX_5090, NVIDIA_RTX_5090;"):
+        resolved_gpu_names(["5090"], ["NVIDIA_RTX_5090", "NVIDIA_GTX_5090", "NVIDIA_RTX_5090_D"])
     # Another spelling of a documented name means the same GPU.
     assert resolved_gpu_names(["4090"], ["NVIDIA GeForce RTX 4090"]) == {"nvidiageforcertx4090"}
 
@@ -131,12 +141,21 @@ def test_part_of_a_gpu_name_resolves_to_one_gpu_or_is_refused(
         if "".join(words_of(other)[start:end]).lower() == whole
     }
     names = {"".join(words_of(other)).lower(): other for other in having}
+    called = {
+        other
+        for other in having
+        for start in range(len(words_of(other)))
+        if {word.lower() for word in words_of(other)[:start]} <= {"nvidia", "geforce", "rtx", "gtx"}
+        and "".join(words_of(other)[start:]).lower() == whole
+    }
     assert name in having
     try:
         found = resolved_gpu_names([text], [])
     except InvalidArgumentError as error:
         assert len(having) > 1
         assert whole not in names
+        assert len(called) != 1
         assert all(other in str(error) for other in having)
     else:
-        assert found == ({whole} if whole in names else set(names))
+        meant = called if len(called) == 1 else having
+        assert found == ({whole} if whole in names else {"".join(words_of(other)).lower() for other in meant})
