@@ -25,7 +25,7 @@ import orjson
 from benchmarks.measure import report
 from netmind_rentgpu import AsyncRentGPU, Container, Offer, PaymentType
 from netmind_rentgpu.emulator import Emulator
-from netmind_rentgpu.rentals.context import now
+from netmind_rentgpu.rentals.ledger.clocks import read_clocks
 from netmind_rentgpu.rentals.ledger.names import new_name
 
 AT_ONCE, CONNECTIONS, MACHINES = 200, 100, 200
@@ -82,7 +82,7 @@ class _Bench:
         async def create(node_name: str) -> int:
             body = orjson.dumps(
                 {
-                    "name": new_name(now()),
+                    "name": new_name(read_clocks().wall),
                     "auth_id": self._auth_id,
                     "gpu": 1,
                     "node_name": node_name,
@@ -107,7 +107,7 @@ class _Bench:
 
         async def create(node_name: str) -> int:
             container = await self._gpu.containers.create(
-                name=new_name(now()),
+                name=new_name(read_clocks().wall),
                 auth_id=self._auth_id,
                 gpu=1,
                 node_name=node_name,

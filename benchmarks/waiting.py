@@ -286,7 +286,6 @@ def _draw(folder: Path, medians: Mapping[int, Mapping[str, float]], requests: Ma
         axes.legend(frameon=False)
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / "waiting.svg", metadata={"Date": None})
-    figure.savefig(folder / "waiting.png", dpi=120)
 
 
 if __name__ == "__main__":

@@ -23,11 +23,8 @@ __all__ = [
     "Condition",
     "all_of",
     "any_of",
-    "checked",
     "gone",
     "has_ssh",
-    "judged",
-    "met_by_absence",
     "negate",
     "status_in",
 ]

@@ -7,7 +7,7 @@ because a container whose name cannot be read still costs money, and has to be s
 
 No repr shows secrets (`Auth.value`, `Image.docker_passwd`), and pickled models leave them out.
 
-Source of the fields: `netmind_rentgpu/guide/wire-contract.md`, "Documented".
+Source of the fields: `netmind_rentgpu/guide/explanation/wire-contract.md`, "Documented".
 """
 
 from __future__ import annotations
@@ -45,7 +45,11 @@ class _OpenEnumeration:
 
 
 class ImageType(_OpenEnumeration):
-    """The origin of an image."""
+    """The origin of an image.
+
+    Attributes:
+        value: the name, or the service's own number if the profile has no name for it.
+    """
 
     __slots__ = ()
     OFFICIAL: ClassVar[ImageType]
@@ -60,7 +64,11 @@ ImageType.CUSTOM = ImageType("CUSTOM")
 
 
 class PaymentType(_OpenEnumeration):
-    """The balance of the account that a container is charged to."""
+    """The balance of the account that a container is charged to.
+
+    Attributes:
+        value: the name, or the service's own number if the profile has no name for it.
+    """
 
     __slots__ = ()
     USD: ClassVar[PaymentType]
@@ -134,7 +142,26 @@ def _restore(model: type[_Model], fields: dict[str, Any]) -> _Model:
 class Machine(_Model):
     """A machine on offer, and its price.
 
-    The service documents no units. `price` is for one GPU and one hour, unless the profile says otherwise.
+    The service documents no units, so none is given here. The names are its own.
+
+    Attributes:
+        node_name: the machine's name, by which a create asks for it.
+        gpu_name, gpu_count: the model of its GPUs, and their number.
+        gpu_memory: the memory of one GPU.
+        price: the price of one GPU for an hour, unless the profile says otherwise; in the currency that was asked for.
+        original_price: another price that the service lists; its meaning is not documented.
+        region: a two-letter code.
+        on_demand: a text that the service does not explain.
+        labels: the service's labels, such as verified.
+        cluster, organization: names of groups that the machine belongs to.
+        cpu_name, cpu_count, cpu_per_gpu: the model of its processors, their number, and the number for each GPU.
+        memory_per_gpu, memory_total: the main memory for each GPU, and of the whole machine.
+        disk_per_gpu, disk_total: the disk space for each GPU, and of the whole machine.
+        network_upload_speed, network_download_speed: the speeds that the service lists.
+        up_time, online_rate: how long, and for what share of the time, the machine has been up.
+        gpu_id: a number or a text that the service does not explain.
+        driver_version, cuda_version: versions of the GPU's driver and of CUDA.
+        nvlink_status: True if its GPUs are connected by NVLink.
     """
 
     node_name: str
@@ -170,7 +197,8 @@ class Auth(_Model):
     """A password for the SSH login of containers that are created with it.
 
     Attributes:
-        value: the password. Left out of repr and pickles.
+        id: the number by which `create` names this password.
+        value: the password, 8 to 32 characters. Left out of repr and pickles.
         created_at: always with a time zone; a time that came without one is read as UTC.
     """
 
@@ -186,8 +214,16 @@ class Image(_Model):
     """An image that containers start from: an "environment template" in the service's words.
 
     Attributes:
+        id: the number by which a create names this image.
+        name, description: texts for people.
+        image_name, image_tag: the repository and the tag in the registry.
+        image_label: the kind of image, such as pytorch.
+        image_type: official, public or custom.
+        docker_registry, docker_username: the registry, and the user name there.
         docker_passwd: the private registry's password. Left out of repr and pickles.
-        onstart, options: texts that may hold the user's own secrets. Left out of repr.
+        public_port: the port of the container that the service exposes.
+        onstart: the command that runs when a container starts. May hold the user's own secrets; left out of repr.
+        options: options of `docker run`. May hold the user's own secrets; left out of repr.
         created_at: always with a time zone; a time that came without one is read as UTC.
     """
 
@@ -214,11 +250,19 @@ class Container(_Model):
     """A rented environment. It costs money until it is deleted.
 
     Attributes:
+        id: the number by which all calls name the container.
+        name: the name that its create gave, as far as the service keeps it.
+        node_name: the machine that it runs on.
+        auth_id, image_template_id: the ids of its password and its image.
         status: the service's own number, whose meaning is not documented. Decide by `ssh_endpoint`, which is evidence.
         status_name: the name that the profile gives to `status`; not on the wire.
         ssh: the address to log in to, in the service's own form, which is not documented; `ssh_endpoint` parses it.
         gpu: the number of GPUs.
         gpu_name: the name of the GPU; a number in the vendor's sample.
+        enable_vscode, enable_jupyter: True if the service offers these tools for it.
+        cpu, memory, disk_size: its share of the machine; the service documents no units.
+        exposed_service: the address of the image's `public_port`, in a form that is not documented.
+        vscode_service, jupyter_service: the addresses of these tools, in a form that is not documented.
         created_at: always with a time zone; a time that came without one is read as UTC.
     """
 

@@ -1,7 +1,7 @@
 """The client's assumptions where the service's documentation is silent: one value with a field for each guess.
 
-The defaults are inferred, not known; `netmind_rentgpu/guide/wire-contract.md`, "Inferred", names the evidence for each. No
-other file of the package repeats them.
+The defaults are inferred, not known; `netmind_rentgpu/guide/explanation/wire-contract.md`, "Inferred", names the evidence
+for each. No other file of the package repeats them.
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ LIBRARY_USERS = {
     "orjson": {"wire.payload"},
     "psutil": {"rentals.ledger.process_identity"},
     "click": {"cli.app"},
-    "rich": {"cli.demo"},
+    "rich": {"cli.demo", "cli.markdown"},
     "pytest": {"testing"},
     "sqlite3": {"sqlite_file"},
     "uvloop": {"concurrency.event_loops"},

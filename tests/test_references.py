@@ -37,7 +37,7 @@ def citations(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 def test_every_kind_of_file_is_read() -> None:
     cited = {target for path in FILES for target, _ in citations(path)}
-    assert "netmind_rentgpu/guide/wire-contract.md" in cited
+    assert "netmind_rentgpu/guide/explanation/wire-contract.md" in cited
     assert ROOT / ".github" / "CONTRIBUTING.md" in PAGES
 
 

@@ -13,6 +13,14 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line, or exit with a message if its libraries are missing."""
     missing = [name for name in ("click", "rich") if find_spec(name) is None]
+    if missing and sys.argv[1:2] == ["help"]:
+        from netmind_rentgpu.cli.guide import NoSuchTopicError, help_text
+
+        try:
+            sys.stdout.write(help_text(sys.argv[2:]))
+        except NoSuchTopicError as error:
+            sys.exit(f"netmind-rentgpu: {error}")
+        return
     if missing:
         sys.exit(
             f"netmind-rentgpu: {' and '.join(missing)} missing; the extra `cli` installs them: run"

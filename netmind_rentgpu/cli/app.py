@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from math import isfinite
 
 import click
@@ -23,6 +24,24 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float) -> 
 @click.version_option(__version__)
 def app() -> None:
     """Rent GPUs on NetMind."""
+
+
+@app.command("help")
+@click.argument("topic", nargs=-1)
+def help_command(*, topic: tuple[str, ...]) -> None:
+    """Print a page of the guide, or with `reference NAME` the documentation of a class or method."""
+    from netmind_rentgpu.cli.guide import NoSuchTopicError, help_text
+
+    try:
+        text = help_text(list(topic))
+    except NoSuchTopicError as error:
+        raise click.ClickException(str(error)) from error
+    if sys.stdout.isatty() and not (len(topic) == 2 and topic[0] == "reference"):
+        from netmind_rentgpu.cli.markdown import print_markdown
+
+        print_markdown(text)
+    else:
+        click.echo(text, nl=False)
 
 
 @app.command()

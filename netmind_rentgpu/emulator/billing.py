@@ -23,7 +23,6 @@ class Charge:
         container_id, name, node_name, gpu: fields of the container.
         hourly_price: the price of an hour of all its GPUs, in US dollars.
         seconds: the time from the container's creation to its deletion or to now, without pauses in its billing.
-        cost: the cost until now, in US dollars.
         running: True if the container has not been deleted.
         accruing: True if the container costs money now; a stopped container may not.
     """

@@ -47,7 +47,6 @@ class Emulator:
     and removes the folder of a deleted container. On macOS, which has no /proc, processes that left their group go on.
 
     Attributes:
-        url: the base URL for clients.
         token: the API token that the emulator accepts from the beginning.
         world: the behaviour where the service's documentation is silent.
     """

@@ -1,7 +1,7 @@
 """`World`: the questions that the service's documentation leaves open, as switches with every plausible answer as a value.
 
-Each switch is an open question of `netmind_rentgpu/guide/wire-contract.md`. Its first value is the default: the documented
-answer if there is one, otherwise the plainest answer.
+Each switch is an open question of `netmind_rentgpu/guide/explanation/wire-contract.md`. Its first value is the default: the
+documented answer if there is one, otherwise the plainest answer.
 """
 
 from __future__ import annotations

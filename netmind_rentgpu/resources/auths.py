@@ -20,7 +20,7 @@ _PATH = f"{API}auths/"
 
 
 class AsyncAuths:
-    """`client.auths`."""
+    """`client.auths`: the account's passwords for SSH logins."""
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller

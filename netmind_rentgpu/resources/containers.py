@@ -36,7 +36,7 @@ _PROBES_AT_ONCE = 100
 
 
 class AsyncContainers:
-    """`client.containers`."""
+    """`client.containers`: the account's containers, and waits for them."""
 
     def __init__(self, caller: Caller, log_in: Ask, on_delete: Callable[[int], Awaitable[None]] | None = None) -> None:
         """Set up the resource.

@@ -26,7 +26,7 @@ _DEFAULT_REGISTRY = "https://index.docker.io/v1/"
 
 
 class AsyncImages:
-    """`client.images`."""
+    """`client.images`: the images that containers start from."""
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller

@@ -29,7 +29,7 @@ _CURRENCIES: Final[tuple[str, ...]] = get_args(get_args(CurrencyName)[0])
 
 
 class AsyncMachines:
-    """`client.machines`."""
+    """`client.machines`: the machines on offer."""
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller

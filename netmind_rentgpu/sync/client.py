@@ -30,7 +30,7 @@ class _Resource:
 
 
 class Machines(_Resource):
-    """`client.machines`."""
+    """`client.machines`: the machines on offer."""
 
     @property
     def _async(self) -> AsyncMachines:
@@ -40,7 +40,7 @@ class Machines(_Resource):
 
 
 class Auths(_Resource):
-    """`client.auths`."""
+    """`client.auths`: the account's passwords for SSH logins."""
 
     @property
     def _async(self) -> AsyncAuths:
@@ -53,7 +53,7 @@ class Auths(_Resource):
 
 
 class Images(_Resource):
-    """`client.images`."""
+    """`client.images`: the images that containers start from."""
 
     @property
     def _async(self) -> AsyncImages:
@@ -66,7 +66,7 @@ class Images(_Resource):
 
 
 class Containers(_Resource):
-    """`client.containers`."""
+    """`client.containers`: the account's containers, and waits for them."""
 
     @property
     def _async(self) -> AsyncContainers:

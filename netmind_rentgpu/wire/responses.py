@@ -1,7 +1,7 @@
 """The meaning of an answer: status, headers and body -> payload, or the right error. Pure.
 
 The service documents only 200 and 422, so the text of an error's body decides about the error's class beside the status;
-`netmind_rentgpu/guide/wire-contract.md`, "Unknown", lists the bodies that were seen.
+`netmind_rentgpu/guide/explanation/wire-contract.md`, "Unknown", lists the bodies that were seen.
 """
 
 from __future__ import annotations
