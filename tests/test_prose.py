@@ -45,6 +45,7 @@ VERBS = frozenset(
     )
 )
 NO_PROPERTY = re.compile(r"(?:It|How|When|Why|Which|There|Over|Its) ?\b")
+PAGES = [PACKAGE.parent / "README.md", *sorted((PACKAGE / "guide").rglob("*.md"))]
 PARTS = sorted({path.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py")})
 
 
@@ -101,6 +102,26 @@ def faults_of(text: Text) -> list[str]:
     return faults
 
 
+def paragraphs_of(page: str) -> Iterator[Text]:
+    """Find every paragraph, heading, list item and table row of a page in Markdown, without its code."""
+    line = 1
+    for part in re.split(r"(^ *```.*?^ *```$)", page, flags=re.MULTILINE | re.DOTALL):
+        if not part.lstrip().startswith("```"):
+            for found in re.finditer(r"^(?:[#*|]+|\d+\.)? *(.+(?:\n(?![#*|\n]|\d+\.).+)*)", part, re.MULTILINE):
+                # A heading may be a question.
+                kind, text = ("heading", f"# {found[1]}") if found[0].startswith("#") else ("paragraph", found[1])
+                yield Text(line + part.count("\n", 0, found.start()), kind, re.sub(r"`[^`]*`", "`code`", text))
+        line += part.count("\n")
+
+
+def faults_in_page(page: Path) -> list[str]:
+    return [
+        f"{page.name}:{text.line}: {fault}"
+        for text in paragraphs_of(page.read_text(encoding="utf-8"))
+        for fault in faults_of(text)
+    ]
+
+
 def faults_in(part: str) -> list[str]:
     path = PACKAGE / part
     return [
@@ -114,6 +135,24 @@ def faults_in(part: str) -> list[str]:
 @pytest.mark.parametrize("part", PARTS)
 def test_package_reads_as_plain_english(part: str) -> None:
     assert faults_in(part) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_page_reads_as_plain_english_in_lines_of_125_characters(page: Path) -> None:
+    assert faults_in_page(page) == []
+    lines = page.read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if len(line) > 125 and not line.startswith("|")] == []
+
+
+def test_faults_of_a_page_are_found() -> None:
+    page = (
+        "# What it surely is\n\n* Nobody said it.\n  And `whoever` is code.\n\n```text\nnobody\n```\n\nA\nsurely B.\n"
+    )
+    assert [(text.line, faults_of(text)) for text in paragraphs_of(page)] == [
+        (1, ["says 'surely'"]),
+        (3, ["says 'Nobody'"]),
+        (10, ["says 'surely'"]),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_no_topic_prints_the_index_without_what_only_a_site_shows() -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_page_can_be_printed_by_its_name(page: Path) -> None:
-    text = help_text([page.stem] if page.parent.name != "reference" else [f"reference/{page.stem}"])
+    text = help_text([page.stem])
     assert text.startswith(page.read_text(encoding="utf-8").partition("\n")[0])
     assert "{eval-rst}" not in text
 
@@ -120,6 +120,13 @@ def test_piped_page_is_raw_and_a_terminal_gets_it_rendered() -> None:
     assert b"\x1b[" in seen
     assert b"```" not in seen
     assert b"BudgetExceededError" in seen
+    assert b".md" not in seen
+    assert b"help" in seen
+
+
+def test_no_two_pages_share_a_name() -> None:
+    # So that a link can be shown as the name alone.
+    assert len({page.stem for page in PAGES}) == len(PAGES)
 
 
 def test_unknown_topic_ends_with_status_1_and_one_line() -> None:
