@@ -234,14 +234,14 @@ class AsyncRentGPU:
 
         Raises:
             InvalidArgumentError: an argument cannot be used; on entering, no image or several images have the given name, or
-                several GPUs have the given part of a name.
+                no GPU or several GPUs have the given part of a name.
             ConfigurationError: asyncssh is missing; on entering, this process cannot log in to containers.
             NoMachineError: on entering, no machine is available, or three machines did not start; `refusals` says why.
             StateFileError: on entering, the state file cannot be used; nothing was rented, or the container was deleted.
             WaitTimeoutError: on entering, no machine accepted the login within `timeout`; the container was deleted.
             SSHError: on entering, the login failed for a reason that another machine would not cure; `stage` names it.
-            RentalExpiredError, BudgetExceededError: on using or leaving the rental, its container had been deleted, because
-                its time was up or its budget spent.
+            RentalExpiredError, BudgetExceededError: on entering, using or leaving the rental, its container had been
+                deleted, because its time was up or its budget spent.
             ReleaseError: on leaving, the container could not be deleted, and stays on record.
             RentGPUError: on entering, any other of the client's errors.
         """
@@ -292,7 +292,7 @@ class AsyncRentGPU:
         A machine that recently failed to start an image keeps its rank here, because these offers are for no certain image.
 
         Raises:
-            InvalidArgumentError: an argument cannot be used, or several GPUs have the given part of a name.
+            InvalidArgumentError: an argument cannot be used, or no GPU or several GPUs have the given part of a name.
             RentGPUError: any of the client's errors.
         """
         request = self._renting.request(

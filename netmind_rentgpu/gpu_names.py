@@ -26,16 +26,17 @@ def resolved_gpu_names(wanted: Iterable[str], on_offer: Iterable[str], *, argume
     """Return the normalized names of the GPUs that a user means.
 
     A text means the GPU whose whole name it is, with or without the leading words NVIDIA, GeForce, RTX and GTX; or else the
-    only GPU whose name it is a part of. So "RTX 3090" is no RTX 3090 Ti. A text that is a part of no name stays as it is.
+    only GPU whose name it is a part of. So "RTX 3090" is no RTX 3090 Ti.
 
     Args:
         on_offer: the names that the service lists. The names that it documents are known, too.
         argument: the name of the user's argument, for the error.
 
     Raises:
-        InvalidArgumentError: a text is a part of several names.
+        InvalidArgumentError: a text is a part of several names, or of none.
     """
-    known = {normalized(name): name for name in (*on_offer, *DOCUMENTED_GPUS)}
+    offered = tuple(on_offer)
+    known = {normalized(name): name for name in (*offered, *DOCUMENTED_GPUS)}
     resolved: set[str] = set()
     for text in wanted:
         part = normalized(text)
@@ -46,7 +47,10 @@ def resolved_gpu_names(wanted: Iterable[str], on_offer: Iterable[str], *, argume
             raise InvalidArgumentError(
                 argument, f"{text!r} may mean any of {names}; give the whole name of one, or of several"
             )
-        resolved.add(found[0] if found else part)
+        if not found:
+            there = ", ".join(sorted(set(offered))) or "none"
+            raise InvalidArgumentError(argument, f"no GPU is called {text!r}; the GPUs on offer are {there}")
+        resolved.add(found[0])
     return frozenset(resolved)
 
 

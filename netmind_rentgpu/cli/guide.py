@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 __all__ = ["NoSuchTopicError", "help_text"]
 
 GUIDE: Final = Path(__file__).parent.parent / "guide"
 _PACKAGE = "netmind_rentgpu"
-_DIRECTIVE = re.compile(r"^\.\. auto(\w+):: (\S+)(?:\n   :members: ([\w, ]+))?$", re.MULTILINE)
+_DIRECTIVE = re.compile(r"^\.\. (?:auto|py:)(\w+):: (\S+)(?:\n   :members: ([\w, ]+))?$", re.MULTILINE)
 _LONGEST_SIGNATURE = 88
+_IMPORTED_FROM: Final = (_PACKAGE, *(f"{_PACKAGE}.{name}" for name in ("conditions", "emulator", "testing")))
 
 
 class NoSuchTopicError(LookupError):
@@ -49,8 +50,17 @@ def _path_of(topic: str) -> Path:
     if len(found) == 1:
         return pages[found[0]]
     if found:
-        raise NoSuchTopicError(f"{topic!r} may mean any of {', '.join(found)}")
-    raise NoSuchTopicError(f"no page is called {topic!r}; the pages are {', '.join(pages)}")
+        raise NoSuchTopicError(f"{topic!r} may mean any of{_lines(found)}")
+    word = re.compile(rf"\b{re.escape(topic.replace('-', ' '))}", re.IGNORECASE)
+    counted = {name: len(word.findall(path.read_text(encoding="utf-8"))) for name, path in pages.items()}
+    mentioning = sorted((name for name in pages if counted[name]), key=lambda name: -counted[name])
+    if mentioning:
+        raise NoSuchTopicError(f"no page is called {topic!r}; it is mentioned in{_lines(mentioning)}")
+    raise NoSuchTopicError(f"no page is called {topic!r} or mentions it; the pages are{_lines(pages)}")
+
+
+def _lines(names: Iterable[str]) -> str:
+    return "".join(f"\n    {name}" for name in names)
 
 
 def _page(path: Path) -> str:
@@ -72,6 +82,16 @@ def _summary(full: str) -> str:
     except ImportError as error:
         line = f"not available, because {error.name} is not installed"
     return f": {line}" if line else ""
+
+
+def _with_member(member: str) -> list[str]:
+    """Return the public names that have a member or a field of this name."""
+    found = [
+        f"{name}.{member}"
+        for name, full in _names().items()
+        if inspect.isclass(value := _value_of(full)) and (hasattr(value, member) or _field_text(value, member))
+    ]
+    return sorted(found, key=lambda name: (name.startswith("Async"), name))
 
 
 def _names() -> dict[str, str]:
@@ -102,21 +122,51 @@ def _documentation(name: str) -> str:
     if first not in names and hasattr(_value_of(names["AsyncRentGPU"]), first):
         first, rest = "AsyncRentGPU", [first, *rest]
     try:
-        value = _value_of(names[first])
+        value, field = _value_of(names[first]), None
         for part in rest:
-            value = getattr(value, part)
+            field = _field_text(value, part)
+            value = None if field is not None else getattr(value, part)
     except ImportError as error:
         raise NoSuchTopicError(f"{name} cannot be loaded: {error}") from error
     except (KeyError, AttributeError):
-        near = get_close_matches(first, names, n=3, cutoff=0.5)
+        near = _with_member(name) or get_close_matches(first, names, n=3, cutoff=0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise NoSuchTopicError(f"no public name is {name!r}{hint}") from None
-    heading = f"{'.'.join([first, *rest])}{_signature(value)}"
+    full_name = ".".join([first, *rest])
+    if field is not None:
+        return f"{full_name}\n\n{field}\n"
+    if literals := _literals(value):
+        return f"{full_name}\n\nA text. Editors offer those that the service documents:{_lines(literals)}\n"
+    heading = f"{_prefix(value)}{full_name}{_signature(value)}"
     parts = [heading, inspect.getdoc(value) or ""]
+    if (module := names[first].rpartition(".")[0]) in _IMPORTED_FROM:
+        parts.insert(1, f"from {module} import {first}")
     if inspect.isclass(value):
-        members = [f"{member}{_signature(item)}\n    {_first_line(item)}" for member, item in _members_of(value)]
+        members = [
+            f"{_prefix(item)}{member}{_signature(item)}\n    {_first_line(item)}" for member, item in _members_of(value)
+        ]
         parts += members
     return "\n\n".join(parts) + "\n"
+
+
+def _field_text(value: Any, name: str) -> str | None:
+    """Return what the docstring of a class says of a field; None if it says nothing, or the name is no field."""
+    member = inspect.getattr_static(value, name, None) if inspect.isclass(value) else value
+    if member is not None and not inspect.ismemberdescriptor(member):
+        return None
+    entry = rf"^    (?:\w+, )*{re.escape(name)}(?:, \w+)*: ((?:.+)(?:\n {{8}}.+)*)"
+    found = re.search(entry, inspect.getdoc(value) or "", re.MULTILINE)
+    return None if found is None else re.sub(r"\n\s*", " ", found[1])
+
+
+def _literals(value: Any) -> list[str]:
+    """Return the texts that a type of texts names; none for any other value."""
+    return [text for part in get_args(value) for text in get_args(part) if isinstance(text, str)]
+
+
+def _prefix(value: Any) -> str:
+    is_async = inspect.iscoroutinefunction(value) or inspect.isasyncgenfunction(value)
+    return "async " if is_async else ""
 
 
 def _members_of(value: type) -> Iterator[tuple[str, Any]]:
@@ -137,7 +187,8 @@ def _signature(value: Any) -> str:
         signature = inspect.signature(value)
     except (TypeError, ValueError):
         return ""
-    shown = re.sub(r"((?:: |-> ))'([^']*)'", r"\1\2", str(signature).replace("(self, ", "(").replace("(self)", "()"))
+    shown = re.sub(r"(: |-> )(['\"])(.*?)\2", r"\1\3", str(signature).replace("(self, ", "(").replace("(self)", "()"))
+    shown = shown.replace("= NOTHING", "= ...")
     if len(shown) <= _LONGEST_SIGNATURE:
         return shown
     arguments, _, returned = shown[1:].rpartition(")")

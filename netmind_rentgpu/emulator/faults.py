@@ -69,7 +69,11 @@ STATUSES = (400, 401, 403, 404, 408, 409, 500, 502, 503, 504)
 
 
 def _one_of(choices: Any) -> Any:
-    return attrs.validators.in_(choices)
+    def check(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if value not in choices:
+            raise ValueError(f"'{attribute.name}' must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+    return check
 
 
 def _from(least: float, most: float) -> Any:
@@ -148,11 +152,13 @@ class Fault:
 
     Attributes:
         what: the name of the fault, from the lists above.
-        call: the call that can meet the fault, such as `create_container`; None for any call. A late commit and the faults
-            of a container are for `create_container` by default, and moves for `restart_container`.
+        call: the call that can meet the fault; None for any call. The calls are list_machines, create_auth, list_auths,
+            get_auth, create_image, list_images, get_image, create_container, list_containers, get_container,
+            stop_container, restart_container and delete_container. A late commit and the faults of a container are for
+            create_container by default, and moves for restart_container.
         method, path: the HTTP method and the path of the requests that can meet the fault; None for any. A path begins with
             /v1/rentgpu/, and * in it matches any text.
-        when: "before" if the fault happens before the service acts, "after" if it happens afterwards.
+        when: "before" if the fault happens before the service acts, "after" if it happens afterwards; by default before.
         status: the number for the fault `status`: 400, 401, 403, 404, 408, 409, 500, 502, 503 or 504.
         retry_after: seconds.
         seconds: seconds of real time for `slow`, seconds by the emulator's clock for other faults.

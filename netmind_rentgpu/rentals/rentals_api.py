@@ -12,7 +12,7 @@ from netmind_rentgpu.errors import (
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.rentals.context import RentalContext, is_held_here
 from netmind_rentgpu.rentals.ledger.container_index import still_belongs_to
-from netmind_rentgpu.rentals.ledger.process_identity import this_process
+from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
 from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.finding import check_wanted, find_record, in_use_error
@@ -194,7 +194,13 @@ class _Detached:
             raise RentalEndedError(
                 f"rental {name} is over; rentals.reap() deletes it", name=name, container_id=record.container_id
             )
-        raise in_use_error(record, "it is not detached, but belongs to a process")
+        if record.owner is not None and liveness_of(record.owner, this_process(), look_up_process) is Liveness.DEAD:
+            why = (
+                "it is not detached, and its process is dead; rentals.reap() deletes it, and until then"
+                f" gpu.ssh({record.container_id}) can save its files"
+            )
+            raise in_use_error(record, why)
+        raise in_use_error(record, "it is not detached, but belongs to a process; detach it there first")
 
 
 def _gone(record: RentalRecord) -> RentalEndedError:

@@ -97,7 +97,10 @@ class AsyncMachines:
         else:
             machines = await self._list(MachineQuery(currency=query.currency), timeout)
             _check_regions(regions or (), machines)
-            filters = attrs.evolve(filters, gpu_names=None if kinds is None else _resolved(kinds, machines))
+            on_offer = [machine.gpu_name for machine in machines if machine.gpu_name is not None]
+            if kinds is not None:
+                names = resolved_gpu_names(kinds, on_offer, argument="gpu_names")
+                filters = attrs.evolve(filters, gpu_names=names)
         return await run_in_turns(_filtered(machines, filters, profile))
 
     async def _list(self, query: MachineQuery, timeout: TimeoutOption) -> Sequence[Machine]:
@@ -120,19 +123,6 @@ class _Filters:
     query: MachineQuery
     gpu_names: frozenset[str] | None
     regions: frozenset[str] | None
-
-
-def _resolved(kinds: Iterable[str], machines: Iterable[Machine]) -> frozenset[str]:
-    on_offer = {machine.gpu_name for machine in machines if machine.gpu_name is not None}
-    known = {normalized(name) for name in (*on_offer, *DOCUMENTED_GPUS)}
-    resolved: set[str] = set()
-    for name in kinds:
-        found = resolved_gpu_names([name], on_offer, argument="gpu_names")
-        if not found <= known:
-            there = ", ".join(sorted(on_offer)) or "none"
-            raise InvalidArgumentError("gpu_names", f"no GPU is called {name!r}; the GPUs on offer are {there}")
-        resolved |= found
-    return frozenset(resolved)
 
 
 def _check_regions(regions: Iterable[str], machines: Iterable[Machine]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import logging
 from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import TypeAlias
@@ -21,9 +23,22 @@ __all__ = ["Ask", "ask_for_greeting", "probe", "wait_until_reachable"]
 Ask: TypeAlias = Callable[[Container, int], Awaitable[str | RentGPUError | None]]
 """A function that probes a container's endpoint: (container, number of earlier attempts) -> the problem, None if none."""
 
+logger: logging.Logger = logging.getLogger("netmind_rentgpu")
+
 _FIRST_PROBE, _LONGEST_PROBE = 2.5, 10.0
+_FAILURES_BEFORE_HINT = 3
 # A server may send other lines before its greeting (RFC 4253, 4.2).
 _LONGEST_GREETING = 16 * 1024
+
+
+def _hint(container: Container) -> str:
+    """Return advice for a container on this machine, which an emulator made; empty for any other container."""
+    endpoint = container.ssh_endpoint
+    try:
+        is_here = endpoint is not None and ipaddress.ip_address(endpoint.host).is_loopback
+    except ValueError:
+        return ""
+    return "an emulator accepts SSH logins only with ssh=True, or --ssh" if is_here else ""
 
 
 async def probe(endpoint: SSHEndpoint, seconds: float) -> str | None:
@@ -104,7 +119,7 @@ async def wait_until_reachable(
             raise
         problem = waiting.problem
         cause = problem if isinstance(problem, RentGPUError) else poller.failure_of(waiting.wait.pending)
-        raise waiting.wait.timed_out(seconds, "" if problem is None else str(problem)) from cause
+        raise waiting.wait.timed_out(seconds, "" if problem is None else waiting.described(problem)) from cause
     finally:
         waiting.leave()
         del deadline  # break the reference cycle
@@ -137,6 +152,12 @@ class _Waiting:
         self.problem: str | RentGPUError | None = None
         self.wait: WaitTracker = WaitTracker((container_id,), self._reachable, fail, missed=missed)
         self.subscription: Subscription = poller.subscribe((container_id,))
+
+    def described(self, problem: str | RentGPUError) -> str:
+        """Return the text of a problem, with a hint where the service seems to be an emulator without SSH."""
+        container = self.wait.pending.get(self._id)
+        hint = "" if container is None else _hint(container)
+        return f"{problem}; {hint}" if hint else str(problem)
 
     def leave(self) -> None:
         """End the subscription."""
@@ -194,4 +215,6 @@ class _Waiting:
             if problem is None:
                 return
             self.problem = problem
+            if attempt == _FAILURES_BEFORE_HINT and (hint := _hint(container)):
+                logger.warning("container %d: %s; %s", container.id, problem, hint)
             await asyncio.sleep(next(pauses))

@@ -61,8 +61,15 @@ def test_page_is_found_by_a_part_of_its_name(words: list[str], title: str) -> No
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["nope"], "no page is called 'nope'; the pages are explanation/"),
-        (["how-to"], "'how-to' may mean any of how-to/budgets, "),
+        (["xyzzy"], "no page is called 'xyzzy' or mentions it; the pages are\n    explanation/"),
+        (["ttl"], "no page is called 'ttl'; it is mentioned in\n    how-to/"),
+        (["exposed", "port"], "no page is called 'exposed-port'; it is mentioned in\n    "),
+        (["how-to"], "'how-to' may mean any of\n    how-to/budgets\n    how-to/"),
+        (["reference", "spent"], "no public name is 'spent'; did you mean .*Rental.spent"),
+        (
+            ["reference", "exposed_service"],
+            "no public name is 'exposed_service'; did you mean Container.exposed_service",
+        ),
         (["reference", "has_shs"], "no public name is 'has_shs'; did you mean has_ssh"),
         (["reference", "RentGPU.nope"], "no public name is 'RentGPU.nope'"),
         (["reference", "zzzzzzz"], "no public name is 'zzzzzzz'"),
@@ -82,10 +89,17 @@ def test_unknown_topic_is_refused_with_those_that_are_near(words: list[str], pro
             "RentGPU.rent(\n    *,\n    image: int | str | Image,\n",
             "`with gpu.rent(...) as rental: ...`",
         ),
+        ("Container.exposed_service", "Container.exposed_service\n", "the address of the image's `public_port`"),
+        ("ServiceProfile.list_lag", "ServiceProfile.list_lag\n", "the longest time for which a new container"),
+        ("Fault", "Fault(\n    what: What,\n", "    method: Literal['GET', 'POST', 'DELETE'] | None = None,\n"),
+        ("GPUName", "GPUName\n", "    NVIDIA_GeForce_RTX_4090\n"),
+        ("AsyncRental.detach", "async AsyncRental.detach() -> RentalRecord\n", "Leave the rental running"),
+        ("AsyncShell", "AsyncShell", "\nasync stream("),
+        ("Fault", "Fault(", "\nfrom netmind_rentgpu.emulator import Fault\n"),
         ("rent", "AsyncRentGPU.rent(\n", "`async with gpu.rent(...) as rental: ...`"),
         ("gpu.rent", "AsyncRentGPU.rent(\n", "Raises:"),
-        ("machines.list", "AsyncMachines.list(\n", "(`GET /v1/rentgpu/machines`; not paged)"),
-        ("gpu.rentals.reap", "AsyncRentals.reap(", "Delete each rental"),
+        ("machines.list", "async AsyncMachines.list(\n", "(`GET /v1/rentgpu/machines`; not paged)"),
+        ("gpu.rentals.reap", "async AsyncRentals.reap(", "Delete each rental"),
         ("conditions.has_ssh", "has_ssh(container: Container) -> bool\n", "names an endpoint"),
         ("emulator.Emulator.url", "Emulator.url\n", "The base URL"),
         ("has_ssh", "has_ssh(container: Container) -> bool\n", "names an endpoint"),
@@ -129,10 +143,10 @@ def test_no_two_pages_share_a_name() -> None:
     assert len({page.stem for page in PAGES}) == len(PAGES)
 
 
-def test_unknown_topic_ends_with_status_1_and_one_line() -> None:
-    done = run([*COMMAND, "nope"])
+def test_unknown_topic_ends_with_status_1_and_says_so() -> None:
+    done = run([*COMMAND, "xyzzy"])
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("Error: no page is called 'nope'")
+    assert done.stderr.startswith("Error: no page is called 'xyzzy'")
 
 
 @pytest.mark.parametrize("missing", [["click", "rich"], ["click"], ["rich"], ["click", "rich", "asyncssh", "pytest"]])
@@ -141,10 +155,10 @@ def test_help_needs_no_extra(missing: list[str]) -> None:
     done = run([*program, "reap"])
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (GUIDE / "how-to" / "reap.md").read_text(encoding="utf-8")
-    assert run([*program, "reference", "AsyncShell.run"]).stdout.startswith("AsyncShell.run(")
-    done = run([*program, "nope"])
+    assert run([*program, "reference", "AsyncShell.run"]).stdout.startswith("async AsyncShell.run(")
+    done = run([*program, "xyzzy"])
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("netmind-rentgpu: no page is called 'nope'")
+    assert done.stderr.startswith("netmind-rentgpu: no page is called 'xyzzy'")
     done = run([*program, "pytest-plugin"])
     assert done.returncode == 0
     assert ("not available, because pytest is not installed" in done.stdout) == ("pytest" in missing)

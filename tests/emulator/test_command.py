@@ -146,7 +146,7 @@ def test_invalid_option_is_refused_with_its_reason(
     [
         ("[[faults]]\nwhat = 'drop'\nhow = 'hard'", "unknown: how; a fault has what, call, method"),
         ("[[faults]]\ncall = 'get_auth'", "a fault needs 'what': one of drop, status"),
-        ("[[faults]]\nwhat = 'sabotage'", "'what' must be in ('drop', "),
+        ("[[faults]]\nwhat = 'sabotage'", "'what' must be one of 'drop', "),
         ("faults = 3", "the file must hold only [[faults]] tables"),
         ("faults = [3]", "a fault has what"),
         ("[[fault]]\nwhat = 'drop'", "the file must hold only [[faults]] tables"),

@@ -198,7 +198,7 @@ async def test_charged_seconds_are_exact(clock: Any, emulator: Emulator, gpu: As
         ("POST", "clock", {"json": {}}, "give 'advance' (seconds), 'scale', or both"),
         ("POST", "clock", {"json": {"to": 5}}, "give 'advance'"),
         ("POST", "clock", {"json": [5]}, "give 'advance'"),
-        ("POST", "faults", {"json": {"what": "sabotage"}}, "'what' must be in"),
+        ("POST", "faults", {"json": {"what": "sabotage"}}, "'what' must be one of"),
         ("POST", "faults", {"json": {}}, "a fault needs 'what'"),
         ("POST", "faults", {"json": []}, "a fault has what, call"),
         ("GET", "requests", {"params": {"name": "x"}}, "unknown: name; choose requests by call, method or path"),

@@ -70,9 +70,9 @@ def test_wire_contract_names_every_setting_of_the_profile() -> None:
     assert [field.name for field in attrs.fields(ServiceProfile) if f"{field.name}`" not in CONTRACT] == []
 
 
-def test_pages_name_every_switch_of_the_world_that_a_program_may_need() -> None:
-    # The reference has all of them, by the class's docstring.
-    assert [name for name in World.switches() if name not in (World.__doc__ or "")] == []
+def test_page_of_worlds_lists_every_switch_with_its_values() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", PAGES["reference/worlds-and-faults.md"], re.MULTILINE)
+    assert {name: tuple(re.findall("`([^`]+)`", values)) for name, values in rows} == World.switches()
 
 
 # Docstrings.

@@ -14,6 +14,7 @@ from netmind_rentgpu.errors import (
     RentalEndedError,
     RentalExpiredError,
     RentGPUError,
+    SSHError,
 )
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 
@@ -90,7 +91,8 @@ def what_to_raise(
     """Return the error that leaving a block raises; None if it ends without one.
 
     A caller who is not told of a passed deadline would take a block that was cut short for a complete one. An error of the
-    block itself tells more than the deadline, and a cancellation by the caller is never swallowed.
+    block itself tells more than the deadline, unless it is the lost connection that the deletion has caused. A cancellation
+    by the caller is never swallowed.
 
     Args:
         body_error: the error with which the block ended.
@@ -100,7 +102,10 @@ def what_to_raise(
         problem: the error of the deletion.
     """
     thrown = body_error if cancellation is None else cancellation
-    is_callers = thrown is not None and not (was_cut_short and isinstance(thrown, asyncio.CancelledError))
+    is_caused_by_deadline = (was_cut_short and isinstance(thrown, asyncio.CancelledError)) or (
+        reason in _DEADLINES and isinstance(thrown, SSHError) and thrown.stage == "connection"
+    )
+    is_callers = thrown is not None and not is_caused_by_deadline
     if not is_callers and (was_cut_short or reason in _DEADLINES):
         return reason_error
     return problem if thrown is None else thrown

@@ -13,7 +13,7 @@ from rented import IMAGE
 from responses import Responses
 from until import until
 
-from netmind_rentgpu import AsyncRentGPU, BudgetExceededError, NoMachineError, RentalExpiredError
+from netmind_rentgpu import AsyncRentGPU, BudgetExceededError, NoMachineError, RentalExpiredError, SSHError
 from netmind_rentgpu.emulator import Emulator
 
 
@@ -186,3 +186,26 @@ async def test_spent_budget_names_limit_price_and_deletion(gpu: AsyncRentGPU, em
     assert f": 0.00003 USD, at a listed {rental.hourly_price} an hour; " in text
     assert text.endswith(f"the deletion of container {rental.container.id} has begun")
     emulator.assert_nothing_rented()
+
+
+async def test_deadline_is_raised_though_the_shell_under_way_loses_its_connection(
+    gpu: AsyncRentGPU, emulator: Emulator
+) -> None:
+    # The task that uses the shell is not the one that entered the block, as in a synchronous program.
+    rental = gpu.rent(image=IMAGE, ttl=timedelta(seconds=1))
+    await asyncio.create_task(rental.__aenter__())
+    with pytest.raises(SSHError, match="connection was lost") as lost:
+        await rental.shell.run("sleep 60")
+    with pytest.raises(RentalExpiredError) as expired:
+        await rental.__aexit__(SSHError, lost.value, None)
+    assert expired.value.__cause__ is lost.value
+    emulator.assert_nothing_rented()
+
+
+async def test_other_error_of_the_block_is_raised_though_the_time_is_up(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    rental = gpu.rent(image=IMAGE, ttl=timedelta(seconds=1))
+    await asyncio.create_task(rental.__aenter__())
+    await until(lambda: not emulator.running)
+    failed = SSHError("no", stage="command")
+    # The block goes on with its own error, because `__aexit__` returns None.
+    assert await rental.__aexit__(SSHError, failed, None) is None

@@ -130,7 +130,7 @@ async def test_three_failed_starts_are_enough(gpu: AsyncRentGPU, emulator: Emula
         assert f"{refusal.machine.node_name} (container {refusal.container_id}, deleted): " in str(none.value)
     assert isinstance(none.value.__cause__, ContainerFailedError)
     assert rental.spent is not None
-    assert 0 < rental.spent <= sum(charge.hourly_price for charge in emulator.charges)
+    assert 0 <= rental.spent <= sum(charge.hourly_price for charge in emulator.charges)
 
 
 async def test_image_that_fails_everywhere_is_not_tried_three_times_again(
@@ -306,14 +306,15 @@ async def test_budget_and_what_was_spent_include_failed_starts(state: Path) -> N
         async with gpu.rent(image=IMAGE, fail=DIED, budget=budget) as rental:
             failed = rental._source.failed.cost or Decimal(0)
             assert failed > 0
-            assert (rental.spent or 0) > failed
+            assert (rental.spent or 0) >= round(failed, 6)
             record = rental._state.had.record
             assert record.expires_at is not None
             left = (budget - failed) / (rental.hourly_price or Decimal(1))
             assert abs((record.expires_at - record.intended_at).total_seconds() - float(left) * 3600) < 0.01
         spent = rental.spent or Decimal(0)
         costs = sum((charge.cost for charge in emulator.charges), Decimal(0))
-        assert spent >= costs * Decimal("0.99")
+        # It is rounded to a millionth.
+        assert spent >= costs * Decimal("0.99") - Decimal("0.0000005")
 
 
 async def test_budget_that_failed_starts_have_spent_ends_the_search(

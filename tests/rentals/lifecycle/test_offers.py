@@ -20,7 +20,11 @@ async def test_offers_are_ranked_by_hourly_price(gpu: AsyncRentGPU, emulator: Em
         await gpu.offers(gpu_name="A100")
     with pytest.raises(InvalidArgumentError, match="key"):
         await gpu.offers(key=lambda offer: offer.nothing)
-    assert await gpu.offers(gpu_name="a GPU of next year") == []
+    with pytest.raises(InvalidArgumentError, match=r"no GPU is called 'a GPU of next year'; .*NVIDIA_GeForce_RTX_4090"):
+        await gpu.offers(gpu_name="a GPU of next year")
+    with pytest.raises(InvalidArgumentError, match="no GPU is called 'RTX 9999'"):
+        async with gpu.rent(gpu_name=["RTX 4090", "RTX 9999"], image=1):
+            pytest.fail("a machine was rented")
     assert not emulator.requests.of("create_container")
 
 

@@ -40,11 +40,6 @@ from netmind_rentgpu.rentals.selection.offers import Requirements
         ("3060", "nvidiageforcertx3060"),
         ("NVIDIA_GeForce_RTX_3090", "nvidiageforcertx3090"),
         ("nvidia geforce rtx 2080", "nvidiageforcertx2080"),
-        # A text that is in no known name stays as it is, because the service may have such a GPU.
-        ("MI300X", "mi300x"),
-        ("409", "409"),
-        ("090", "090"),
-        ("TX 4090", "tx4090"),
     ],
 )
 def test_text_resolves_to_the_gpu_with_that_name_or_that_part_of_a_name(text: str, resolved: str) -> None:
@@ -90,6 +85,18 @@ def test_gpus_on_offer_are_matched_beside_documented_gpus() -> None:
         resolved_gpu_names(["5090"], ["NVIDIA_RTX_5090", "NVIDIA_GTX_5090", "NVIDIA_RTX_5090_D"])
     # Another spelling of a documented name means the same GPU.
     assert resolved_gpu_names(["4090"], ["NVIDIA GeForce RTX 4090"]) == {"nvidiageforcertx4090"}
+
+
+@pytest.mark.parametrize("text", ["MI300X", "409", "090", "TX 4090"])
+def test_text_in_no_gpu_name_is_refused_with_those_on_offer(text: str) -> None:
+    with pytest.raises(
+        InvalidArgumentError, match=f"^gpu_name: no GPU is called '{text}'; the GPUs on offer are A, B$"
+    ):
+        resolved_gpu_names([text], ["B", "A", "B"])
+    with pytest.raises(InvalidArgumentError, match="the GPUs on offer are none"):
+        resolved_gpu_names([text], [])
+    # The service may have a GPU that it does not document.
+    assert resolved_gpu_names([text], [f"NVIDIA_{text}"]) == {"nvidia" + text.lower().replace(" ", "")}
 
 
 def test_several_texts_resolve_to_several_gpus() -> None:

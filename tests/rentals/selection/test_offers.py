@@ -441,8 +441,8 @@ def test_explanation_counts_each_lack_and_gives_the_lowest_price_and_the_known_g
         "none of the 4 machines on offer will do: 2 have a price above max_price, 1 has another region,"
         " 1 has no price that can be read; the lowest of these prices is 2"
     )
-    # The GPUs on offer are listed, because the name asked for may be misspelled.
-    asked = Requirements(gpu_names=resolved_gpu_names(["RTX 4099"], []))
+    # The GPUs on offer are listed, because another may do.
+    asked = Requirements(gpu_names=resolved_gpu_names(["RTX 3070"], []))
     others = [machine("a"), machine("b", gpu_name="NVIDIA_H100"), machine("c", gpu_name=None)]
     assert explain_no_match(others, asked, PROFILE) == (
         "none of the 3 machines on offer will do: 3 have another GPU; the GPUs on offer are NVIDIA_GeForce_RTX_4090,"
