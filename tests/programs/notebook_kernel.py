@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import nbformat
 import preamble
-from nbclient import NotebookClient
+from notebooks import run_cells
 
 preamble.install()
 CELLS = [
@@ -15,8 +14,6 @@ CELLS = [
     "async with AsyncRentGPU() as other:\n    print(len(await other.machines.list()), len(gpu.machines.list()))",
     "gpu.close()",
 ]
-notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
-NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
-for cell in notebook.cells:
+for cell in run_cells(CELLS).cells:
     for output in cell.outputs:
         print(output.get("text", output.get("data", {}).get("text/plain")).strip())
