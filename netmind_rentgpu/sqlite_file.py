@@ -26,10 +26,13 @@ __all__ = [
     "DatabaseError",
     "Identity",
     "add_rows",
+    "check_version",
+    "copy_in_memory",
     "fork_gate",
     "identity_of",
     "is_place_unusable",
     "open_file",
+    "open_for_reading",
     "rows_of",
 ]
 
@@ -401,20 +404,80 @@ def _execute_when_free(connection: Connection, pragma: str, seconds: float) -> A
         time.sleep(_PAUSE)
 
 
-def _migrate(connection: Connection, path: Path) -> None:
-    def version() -> int:
-        return int(connection.execute("PRAGMA user_version").fetchone()[0])
+def _version_of(connection: Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
-    if version() == len(MIGRATIONS):
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    # Read again under the lock, because another process may have migrated the file meanwhile.
-    if version() > len(MIGRATIONS):
-        connection.execute("ROLLBACK")
+
+def check_version(connection: Connection, path: Path) -> None:
+    """Check that no newer version of this package has migrated a file, within a transaction or before.
+
+    Raises:
+        StateFileError: it has.
+    """
+    if _version_of(connection) > len(MIGRATIONS):
         raise StateFileError(
             f"cannot use the state file {path}: a newer version of this package wrote it; upgrade netmind-rentgpu"
         )
-    for number in range(version(), len(MIGRATIONS)):
+
+
+def _migrate(connection: Connection, path: Path) -> None:
+    check_version(connection, path)
+    if _version_of(connection) == len(MIGRATIONS):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    # Read again under the lock, because another process may have migrated the file meanwhile.
+    try:
+        check_version(connection, path)
+    except StateFileError:
+        connection.execute("ROLLBACK")
+        raise
+    for number in range(_version_of(connection), len(MIGRATIONS)):
         connection.execute(MIGRATIONS[number])
         connection.execute(f"PRAGMA user_version = {number + 1}")
     connection.execute("COMMIT")
+
+
+def open_for_reading(path: Path, longest_lock: float) -> Connection:
+    """Open a file to look something up, without creating or migrating it.
+
+    A file of an earlier version is copied into memory, and the copy is migrated; a missing file reads as an empty one.
+
+    Args:
+        longest_lock: as for `open_file`.
+
+    Raises:
+        StateFolderError, StateFileError, DatabaseError, OSError: as for `open_file`.
+    """
+    path = Path(os.path.realpath(path))
+    if not os.path.lexists(path):
+        return _copy_in_memory(None, path)
+    _keep_from_others(path)
+    connection = sqlite3.connect(
+        f"{path.as_uri()}?mode=rw", uri=True, timeout=longest_lock, isolation_level=None, check_same_thread=False
+    )
+    try:
+        check_version(connection, path)
+        return connection if _version_of(connection) == len(MIGRATIONS) else copy_in_memory(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+
+
+def copy_in_memory(connection: Connection, path: Path) -> Connection:
+    """Close a connection; return one to a copy of its file in memory, which is migrated."""
+    try:
+        return _copy_in_memory(connection, path)
+    finally:
+        connection.close()
+
+
+def _copy_in_memory(source: Connection | None, path: Path) -> Connection:
+    copy = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    try:
+        if source is not None:
+            source.backup(copy)
+        _migrate(copy, path)
+    except BaseException:
+        copy.close()
+        raise
+    return copy

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from netmind_rentgpu.fingerprint import Fingerprint
 from netmind_rentgpu.sqlite_file import Connection
 
-__all__ = ["account_of", "join_accounts", "names_of_accounts", "tidy_names"]
+__all__ = ["account_of", "are_tidy", "join_accounts", "names_of_accounts", "tidy_names"]
 
 _TABLES = ("host_keys", "passwords", "rentals")
 
@@ -59,16 +59,22 @@ def _move_rows(connection: Connection, name: str, account: str) -> None:
         connection.execute(f"DELETE FROM {table} WHERE account = ?", (name,))  # noqa: S608  # a table of ours
 
 
+def are_tidy(connection: Connection, fingerprint: Fingerprint) -> bool:
+    """Return True if no row has an outdated account name."""
+    names = names_of_accounts(connection)
+    return not any(fingerprint.is_earlier_spelling(name) or account_of(connection, name) != name for name in names)
+
+
 def tidy_names(connection: Connection, fingerprint: Fingerprint) -> None:
     """Move rows with an outdated account name to the account's present name.
 
     An earlier version spelled the origin in another way; and a restored file may hold rows of an account that was joined to
     another one meanwhile.
     """
+    if are_tidy(connection, fingerprint):
+        return
     names = names_of_accounts(connection)
     earlier = [name for name in names if fingerprint.is_earlier_spelling(name)]
-    if not earlier and all(account_of(connection, name) == name for name in names):
-        return
     connection.execute("BEGIN IMMEDIATE")
     try:
         for name in names:

@@ -27,13 +27,16 @@ from netmind_rentgpu.sqlite_file import (
     DatabaseError,
     Identity,
     add_rows,
+    check_version,
+    copy_in_memory,
     fork_gate,
     identity_of,
     is_place_unusable,
     open_file,
+    open_for_reading,
     rows_of,
 )
-from netmind_rentgpu.state_accounts import account_of, tidy_names
+from netmind_rentgpu.state_accounts import account_of, are_tidy, tidy_names
 
 __all__ = ["LONGEST_LOCK", "Connection", "State"]
 
@@ -264,14 +267,20 @@ class State:
             with self._lock, fork_gate.using():
                 self._restore_if_moved()
         try:
-            with fork_gate.using(), closing(open_file(self.path, self.longest_lock)[0]) as connection:
+            with fork_gate.using(), closing(self._opened_for_reading()) as connection:
                 self.was_opened = True
-                self._tidy_names(connection)
                 # In a transaction, so that all queries see the same state of the file.
                 connection.execute("BEGIN")
                 return look(connection)
         except (DatabaseError, OSError) as error:
             raise self._unusable(error) from error
+
+    def _opened_for_reading(self) -> Connection:
+        connection = open_for_reading(self.path, self.longest_lock)
+        if not self._names_are_tidy and not are_tidy(connection, self.fingerprint):
+            connection = copy_in_memory(connection, self.path)
+            tidy_names(connection, self.fingerprint)
+        return connection
 
     def _unusable(self, error: Exception) -> StateFileError:
         if is_place_unusable(self.path, error):
@@ -296,7 +305,11 @@ class State:
             self._restore_if_moved()
             connection = self._opened()
             connection.execute("BEGIN IMMEDIATE")
+            # Again, because a newer version may have migrated the file while this process had it open.
+            check_version(connection, self.path)
         except Exception as error:  # noqa: BLE001  # each caller gets an error of its own
+            if self._connection is not None and self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             return [_Failed(self._public_error(error)) for _ in acts]
         try:
             outcomes = [act(connection) for act in acts]

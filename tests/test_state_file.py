@@ -20,6 +20,7 @@ from until import until
 
 from netmind_rentgpu import AsyncRentGPU, ConfigurationError, StateFileError
 from netmind_rentgpu.settings import DEFAULT, Settings
+from netmind_rentgpu.sqlite_file import MIGRATIONS
 
 
 @pytest.fixture
@@ -31,13 +32,14 @@ async def test_state_file_is_made_when_needed_and_for_its_user_alone(path: Path)
     before = os.umask(0)
     try:
         state = state_at(path)
-        assert not path.parent.exists()
+        # A look-up creates nothing.
         assert await state.host_key(1) is None
+        assert not path.parent.exists()
+        await state.pin_host_key(1, "key")
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    await state.pin_host_key(1, "key")
     for beside in path.parent.iterdir():
         assert stat.S_IMODE(beside.stat().st_mode) == 0o600
     state.close()
@@ -94,16 +96,51 @@ async def test_unusable_state_file_raises_state_file_error(path: Path, tmp_path:
         await state_at(tmp_path).host_key(1)
     assert tmp_path.stat().st_mode == before.st_mode
     with pytest.raises(StateFileError, match="cannot create or write"):
-        await state_at(path / "below" / "a-file").host_key(1)
-    path.unlink()
+        await state_at(path / "below" / "a-file").pin_host_key(1, "key")
+
+
+async def test_file_that_a_newer_version_has_migrated_is_refused_also_while_it_is_open(path: Path) -> None:
     state = state_at(path)
-    await state.host_key(1)
-    state.close()
+    await state.pin_host_key(1, "key")
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 1000")
     connection.close()
     with pytest.raises(StateFileError, match="newer version"):
-        await state_at(path).host_key(1)
+        await state.pin_host_key(1, "another", replace=True)
+    with pytest.raises(StateFileError, match="newer version"):
+        await state.pin_host_key(2, "key")
+    for other in (state, state_at(path)):
+        with pytest.raises(StateFileError, match="newer version"):
+            await other.host_key(1)
+    with pytest.raises(StateFileError, match="newer version"):
+        await state_at(path).pin_host_key(1, "another")
+    state.close()
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT public_key FROM host_keys").fetchall() == [("key",)]
+    connection.close()
+
+
+@pytest.mark.parametrize("version", range(len(MIGRATIONS)))
+async def test_look_up_in_a_file_of_an_earlier_version_does_not_migrate_it(path: Path, version: int) -> None:
+    path.parent.mkdir(parents=True)
+    with sqlite3.connect(path) as connection:
+        for migration in MIGRATIONS[:version]:
+            connection.execute(migration)
+        connection.execute(f"PRAGMA user_version = {version}")
+        if version:
+            connection.execute(
+                "INSERT INTO host_keys (account, container_id, public_key) VALUES (?, 1, 'key')",
+                (str(state_at(path).fingerprint),),
+            )
+    connection.close()
+    before = path.read_bytes()
+    state = state_at(path)
+    assert await state.host_key(1) == ("key" if version else None)
+    assert path.read_bytes() == before
+    await state.pin_host_key(2, "another")
+    assert await state.host_key(1) == ("key" if version else None)
+    assert await state.host_key(2) == "another"
+    state.close()
 
 
 async def test_failed_write_changes_nothing(path: Path) -> None:

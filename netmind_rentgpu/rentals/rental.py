@@ -216,13 +216,13 @@ class AsyncRental:
         finally:
             if isinstance(problem := detaching.exception(), RentalEndedError) and self._ending is not None:
                 raise self._state.error from problem  # this process has ended it, by closing the client
-            detaching.result()
+            detached = detaching.result()
             has_ended = self._ending is not None
             releasing = self._begin_end(EndReason.DETACHED)
         await wait_shielded(releasing)
         if has_ended:  # by its deadline, or by a concurrent `close`, a moment before
             raise self._state.error
-        return attrs.evolve(record, stage="detached", owner=None)
+        return detached
 
     async def open(self) -> Self:
         """Rent the machine without a block, as in a notebook, and return this rental; `close` deletes it.
@@ -379,7 +379,7 @@ class AsyncRental:
             return await self._provisioner.release_all() or self._start.unreleased
         finally:
             with suppress(asyncio.CancelledError):
-                await self._expiry.let_look_end()
+                await self._expiry.let_tasks_end()
             await self._shell.close()
 
     async def _end(self, reason: EndReason) -> tuple[ReleaseError | None, asyncio.CancelledError | None]:

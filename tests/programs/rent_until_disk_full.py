@@ -34,7 +34,7 @@ async def main() -> None:
             for _ in range(50):
                 async with gpu.rent(image="PyTorch 2.4", keep=True) as rental:
                     await gpu.containers.delete(rental.container.id)
-                await gpu.rentals._context.ledger.put(record())
+                await gpu.rentals._context.ledger.insert(record())
         except StateFileError as error:
             print("StateFileError", error)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 
 import attrs
@@ -23,6 +25,9 @@ def expire(rental: Rental) -> None:
         timer = rental._async._expiry
         assert timer._record is not None
         soon = timer._record.present(read_clocks()) + timedelta(seconds=0.5)
+        with closing(sqlite3.connect(rental._async._context.ledger.path)) as connection, connection:
+            query = "UPDATE rentals SET expires_at = ? WHERE name = ?"
+            connection.execute(query, (soon.isoformat(timespec="microseconds"), timer._record.name))
         timer._record = attrs.evolve(timer._record, expires_at=soon)
         timer._arm()
 

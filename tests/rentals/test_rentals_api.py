@@ -350,7 +350,7 @@ async def test_record_goes_with_its_container_in_a_client_that_has_only_listed(
 async def test_rental_that_was_released_elsewhere_cannot_be_detached(
     gpu: AsyncRentGPU, emulator: Emulator, state: Path
 ) -> None:
-    with pytest.raises(RentalEndedError, match="another process has ended it meanwhile"):
+    with pytest.raises(RentalEndedError, match="as detached: another process has ended it"):
         async with gpu.rent(image=IMAGE) as rental:
             async with client(emulator, state) as other:
                 await other.rentals.release(rental.name, force=True)

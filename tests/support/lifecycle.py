@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 from typing import Literal
 
@@ -38,7 +40,7 @@ async def put_as_it_is(gpu: AsyncRentGPU, record: RentalRecord) -> None:
     """Put a record in the state file in place of the present one, whose stage it need not follow."""
     ledger = gpu._context.ledger
     await ledger.delete([record.name])
-    await ledger.put(record)
+    await ledger.insert(record)
 
 
 def refuse_deletes(emulator: Emulator, times: int | Literal["all"]) -> None:
@@ -58,8 +60,11 @@ def most_gpus_first(offer: Offer) -> int:
 
 def expire(rental: AsyncRental) -> None:
     """Let the timer of a rental ring now, which would otherwise have to leave time to enter on the busiest machine."""
-    timer = rental._expiry
+    timer, path = rental._expiry, rental._context.ledger.path
     assert timer._record is not None
+    with closing(sqlite3.connect(path)) as connection, connection:
+        query = "UPDATE rentals SET expires_at = intended_at WHERE name = ?"
+        assert connection.execute(query, (timer._record.name,)).rowcount == 1
     timer._record = attrs.evolve(timer._record, expires_at=timer._record.intended_at)
     timer._arm()
 
@@ -76,4 +81,4 @@ def end_uncertainty(rental: AsyncRental) -> None:
 async def end_uncertainty_on_record(gpu: AsyncRentGPU) -> None:
     """Let that time pass for all rentals on record."""
     for record in await gpu.rentals.list():
-        await gpu._context.ledger.put(attrs.evolve(record, certain_at=record.intended_at))
+        await put_as_it_is(gpu, attrs.evolve(record, certain_at=record.intended_at))

@@ -1,6 +1,8 @@
 """The ledger: the records of one account's rentals in the state file.
 
-A record is written before its create is sent. It is deleted once its container is known to be gone, or is left to the user.
+A record is inserted before its create is sent. It is deleted once its container is known to be gone, or is left to the user.
+Between, only its progress is updated, and only by the process that the row names as its owner: a row that names another, or
+that is gone, was ended by another process. A claim, which is one transaction, makes another process the owner, or none.
 
 A full disk, like any other failure to write, has these results. A write before the create, of which the intent is the last,
 raises StateFileError, and no create is sent (`provisioner._attempt`). If the first login cannot pin the host key
@@ -60,10 +62,10 @@ _COLUMNS = (
 )
 _ALL = ", ".join(_COLUMNS)
 _THIS_ONE = "WHERE account = ? AND name = ?"
-_PUT = (
-    f"INSERT INTO rentals (account, {_ALL}) VALUES (?{', ?' * len(_COLUMNS)})"  # noqa: S608  # inserts constants only
-    f" ON CONFLICT (account, name) DO UPDATE SET {', '.join(f'{column} = excluded.{column}' for column in _COLUMNS[1:])}"
-)
+_INSERT = f"INSERT INTO rentals (account, {_ALL}) VALUES (?{', ?' * len(_COLUMNS)})"  # noqa: S608  # inserts constants only
+# The columns that change while a rental goes on. The deadline is not among them, so that no owner writes it from memory.
+_PROGRESS = ("stage", "container_id", "shown_name", "certain_at", "owner", "refused")
+_UPDATE = f"UPDATE rentals SET {', '.join(f'{column} = ?' for column in _PROGRESS)} {_THIS_ONE}"  # noqa: S608  # inserts constants only
 
 
 @attrs.frozen(kw_only=True)
@@ -92,54 +94,84 @@ class Ledger:
     def __init__(self, state: State) -> None:
         self._state = state
 
-    async def put(self, record: RentalRecord) -> None:
-        """Write a record; insert it if it is missing, because another process may have deleted it.
-
-        Raises:
-            StateFileError: also if the record's stage cannot follow the stage in the file.
-        """
-        await self._state.write(self._putting(record))
-
-    def put_soon(self, record: RentalRecord) -> asyncio.Future[None]:
-        """Start to write a record, as `put` does; return the future of the write."""
-        return self._state.write_soon(self._putting(record))
-
-    def _putting(self, record: RentalRecord) -> Callable[[Connection], None]:
+    async def insert(self, record: RentalRecord) -> None:
+        """Insert the record of an intent, which is the only time that its row is inserted."""
         row = _row(record)
-        illegal = [stage for stage in _STAGES if not is_legal_change(stage, record.stage)]
-        query = f"SELECT stage FROM rentals {_THIS_ONE} AND stage IN ({', '.join('?' * len(illegal))})"  # noqa: S608  # inserts constants only
+        await self._state.write(
+            lambda connection: _execute(connection, _INSERT, (self._state.account(connection), *row))
+        )
 
-        def put(connection: Connection) -> None:
-            account = self._state.account(connection)
-            found = connection.execute(query, (account, record.name, *illegal)).fetchone()
-            if found is not None:
-                raise StateFileError(
-                    f"could not record rental {record.name} as {record.stage}: the state file has it as {found[0]}, because"
-                    " another process has ended it"
-                )
-            connection.execute(_PUT, (account, *row))
-
-        return put
-
-    async def detach(self, record: RentalRecord, owner: ProcessIdentity) -> None:
-        """Write a record as detached, if its row still names this owner.
+    async def update(self, record: RentalRecord) -> None:
+        """Write the progress of a rental to its row, as the record's owner.
 
         Raises:
-            RentalEndedError: another process has ended the rental meanwhile.
+            RentalEndedError: the row does not exist any longer, names another owner, or is in a later stage: another process
+                has ended the rental.
         """
-        row = _row(attrs.evolve(record, stage="detached", owner=None))
+        await self._state.write(self._updating(record, record.owner))
 
-        def detach(connection: Connection) -> None:
-            current = self._find(connection, record.name)
-            if current is None or current.owner != owner:
+    def update_soon(self, record: RentalRecord) -> asyncio.Future[None]:
+        """Start to write the progress of a rental, as `update` does; return the future of the write."""
+        return self._state.write_soon(self._updating(record, record.owner))
+
+    async def detach(self, record: RentalRecord) -> RentalRecord:
+        """Write a record as detached, as its owner; return it as it is on file then.
+
+        Raises:
+            RentalEndedError: as for `update`.
+        """
+        update = self._updating(attrs.evolve(record, stage="detached", owner=None), record.owner)
+
+        def detach(connection: Connection) -> RentalRecord:
+            update(connection)
+            return self._find(connection, record.name) or record
+
+        return await self._state.write(detach)
+
+    async def abandon(self, record: RentalRecord, owner: ProcessIdentity | None) -> None:
+        """Write a record as abandoned, as its former owner; reopen its row if another process has closed it.
+
+        Raises:
+            RentalEndedError: another process owns it now.
+        """
+        update = self._updating(record, owner)
+
+        def abandon(connection: Connection) -> None:
+            account = self._state.account(connection)
+            # Reopened, because what another process believed to be gone is not.
+            if connection.execute(f"SELECT 1 FROM rentals {_THIS_ONE}", (account, record.name)).fetchone() is None:  # noqa: S608  # inserts constants only
+                _execute(connection, _INSERT, (account, *_row(record)))
+            else:
+                update(connection)
+
+        await self._state.write(abandon)
+
+    async def reopen(self, record: RentalRecord) -> None:
+        """Insert a record again whose row may have been deleted although its container has to be deleted now."""
+        insertion = _INSERT.replace("INSERT", "INSERT OR IGNORE", 1)
+        row = _row(record)
+        await self._state.write(
+            lambda connection: _execute(connection, insertion, (self._state.account(connection), *row))
+        )
+
+    def _updating(self, record: RentalRecord, owner: ProcessIdentity | None) -> Callable[[Connection], None]:
+        row = dict(zip(_COLUMNS, _row(record), strict=True))
+        values = [row[column] for column in _PROGRESS]
+
+        def update(connection: Connection) -> None:
+            key = (self._state.account(connection), record.name)
+            # An unreadable text must not fail the query.
+            query = f"SELECT CAST(stage AS BLOB), CAST(owner AS BLOB) FROM rentals {_THIS_ONE}"  # noqa: S608  # inserts constants only
+            found = connection.execute(query, key).fetchone()
+            if found is None or not _may_write(_text(found[0]), _text(found[1]), record, owner):
                 raise RentalEndedError(
-                    f"could not detach rental {record.name}: another process has ended it meanwhile",
+                    f"could not record rental {record.name} as {record.stage}: another process has ended it",
                     name=record.name,
                     container_id=record.container_id,
                 )
-            connection.execute(_PUT, (self._state.account(connection), *row))
+            _execute(connection, _UPDATE, (*values, *key))
 
-        await self._state.write(detach)
+        return update
 
     async def return_detached(self, name: str, owner: ProcessIdentity) -> None:
         """Make a claimed rental detached again, if its record still names this owner."""
@@ -163,24 +195,51 @@ class Ledger:
             if record is None or record.stage != "detached" or record.has_expired(clocks):
                 return None
             claimed = attrs.evolve(record.rebased(clocks), stage="ready", owner=owner)
-            connection.execute(_PUT, (self._state.account(connection), *_row(claimed)))
+            row = dict(zip(_COLUMNS, _row(claimed), strict=True))
+            connection.execute(
+                f"UPDATE rentals SET stage = ?, owner = ?, boot = ?, booted_at = ? {_THIS_ONE}",  # noqa: S608  # inserts constants only
+                (
+                    *(row[column] for column in ("stage", "owner", "boot", "booted_at")),
+                    self._state.account(connection),
+                    name,
+                ),
+            )
             return claimed
 
         return await self._state.write(claim)
 
-    async def claim_for_reap(self, record: RentalRecord) -> bool:
-        """Mark a record as abandoned; return False if its stage or its owner has changed since the record was read."""
+    async def claim_for_reap(self, record: RentalRecord, *, is_due: Callable[[RentalRecord], bool]) -> bool:
+        """Mark a record as abandoned; return False if its stage or its owner has changed since the record was read.
+
+        Args:
+            is_due: returns False for the record as it is on file now, if it is not to be ended any longer.
+        """
 
         def claim(connection: Connection) -> bool:
             # Compare values, because the file may hold another text for the same owner.
             current = self._find(connection, record.name)
-            if current is None or (current.stage, current.owner) != (record.stage, record.owner):
+            if current is None or (current.stage, current.owner) != (record.stage, record.owner) or not is_due(current):
                 return False
-            connection.execute(
-                f"UPDATE rentals SET stage = 'abandoned', owner = NULL {_THIS_ONE}",  # noqa: S608  # inserts constants only
-                (self._state.account(connection), record.name),
-            )
+            self._mark_abandoned(connection, record.name)
             return True
+
+        return await self._state.write(claim)
+
+    async def claim_expired(self, record: RentalRecord, clocks: ClockReading) -> RentalRecord | None:
+        """Mark an owner's record as abandoned if its deadline on file has passed.
+
+        Returns:
+            The record as it is on file then: abandoned, or with a later deadline; None if another process has ended it.
+        """
+
+        def claim(connection: Connection) -> RentalRecord | None:
+            current = self._find(connection, record.name)
+            if current is None or current.owner != record.owner:
+                return None
+            if not current.has_expired(clocks):
+                return current
+            self._mark_abandoned(connection, record.name)
+            return attrs.evolve(current, stage="abandoned", owner=None)
 
         return await self._state.write(claim)
 
@@ -263,12 +322,35 @@ class Ledger:
         """The path of the state file."""
         return self._state.path
 
+    def _mark_abandoned(self, connection: Connection, name: str) -> None:
+        connection.execute(
+            f"UPDATE rentals SET stage = 'abandoned', owner = NULL {_THIS_ONE}",  # noqa: S608  # inserts constants only
+            (self._state.account(connection), name),
+        )
+
     def _find(self, connection: Connection, name: str) -> RentalRecord | None:
         row = connection.execute(
             f"SELECT {_ALL} FROM rentals {_THIS_ONE}",  # noqa: S608  # inserts constants only
             (self._state.account(connection), name),
         ).fetchone()
         return None if row is None else _record(row)
+
+
+def _execute(connection: Connection, query: str, values: tuple[Any, ...]) -> None:
+    connection.execute(query, values)
+
+
+def _text(raw: bytes | None) -> str | None:
+    return None if raw is None else _decoded(raw)
+
+
+def _may_write(stage: str | None, owner: str | None, record: RentalRecord, writer: ProcessIdentity | None) -> bool:
+    """Return True if a row with this stage and owner may become a record, written by a process."""
+    # Compare values, because the file may hold another text for the same owner.
+    is_writers = writer is None if owner is None else writer is not None and read_owner(owner) == writer
+    # An abandoned record has no owner, and is ended by whichever process gets to it.
+    is_over = owner is None and stage == record.stage == "abandoned"
+    return (is_writers or is_over) and all(is_legal_change(known, record.stage) for known in _STAGES if known == stage)
 
 
 def _records_of(connection: Connection, account: str) -> tuple[list[RentalRecord], dict[str, StateFileError]]:

@@ -15,7 +15,7 @@ import attrs
 
 from netmind_rentgpu.concurrency.backoff import backoff
 from netmind_rentgpu.concurrency.cancellation import retry_when_cancelled, wait_shielded
-from netmind_rentgpu.errors import ClientStateError, RentGPUError, StateFileError
+from netmind_rentgpu.errors import ClientStateError, RentalEndedError, RentGPUError, StateFileError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.container_index import ListedContainers, matching, still_belongs_to
@@ -145,7 +145,7 @@ class Cleanup:
         )
         evidence = Evidence.UNCLEAR if outcome is CreateOutcome.UNCLEAR else Evidence.REFUSED
         tracked.attempt = attempt.in_doubt(evidence, window)
-        await write_best_effort(context.ledger.put(tracked.attempt.record))
+        await write_best_effort(context.ledger.update(tracked.attempt.record))
         return outcome
 
     async def search(self, tracked: TrackedAttempt) -> Sequence[Container] | None:
@@ -265,7 +265,7 @@ class Cleanup:
                 if step is Step.CLOSE_RECORD:
                     await ledger.delete([record.name], containers=attempt.verified_deletions)
                 elif (abandoned := attempt.abandoned_record()) != record:
-                    await ledger.put(abandoned)
-        except (StateFileError, ClientStateError) as error:
+                    await ledger.abandon(abandoned, record.owner)
+        except (StateFileError, ClientStateError, RentalEndedError) as error:
             return error
         return None

@@ -21,6 +21,7 @@ from netmind_rentgpu.errors import (
     NotFoundError,
     PermissionDeniedError,
     ReleaseError,
+    RentalEndedError,
     RentGPUError,
     StateFileError,
 )
@@ -244,7 +245,7 @@ async def write_best_effort(writing: Awaitable[object]) -> None:
     """Write to the ledger what has happened already; log an error, because the intent is on record anyway."""
     try:
         await writing
-    except (StateFileError, ClientStateError) as error:
+    except (StateFileError, ClientStateError, RentalEndedError) as error:
         log_write_error(error)
 
 

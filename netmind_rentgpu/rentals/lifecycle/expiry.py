@@ -22,7 +22,10 @@ _LONGEST_SLEEP = 30.0
 
 
 class ExpiryTimer:
-    """Ends a rental at its expiry, and walks over the list for what of its attempts may turn up late."""
+    """Ends a rental at its expiry, and walks over the list for what of its attempts may turn up late.
+
+    The deadline that counts is the one in the state file, which is read again, and claimed, when the timer rings.
+    """
 
     def __init__(self, provisioner: Provisioner, context: RentalContext) -> None:
         self._provisioner = provisioner
@@ -33,6 +36,7 @@ class ExpiryTimer:
         self._record: RentalRecord | None = None
         self._has_ended = False
         self._looking: asyncio.Task[None] | None = None
+        self._claiming: asyncio.Task[None] | None = None
         self._looked_at: datetime | None = None
 
     def begin(self, record: RentalRecord, expire: Callable[[], object]) -> None:
@@ -55,10 +59,22 @@ class ExpiryTimer:
         if self._looking is not None:
             self._looking.cancel()
 
-    async def let_look_end(self) -> None:
-        """Wait until the walk under way has ended."""
-        if self._looking is not None:
-            await asyncio.wait({self._looking})
+    async def let_tasks_end(self) -> None:
+        """Wait until the walk and the claim that are under way have ended."""
+        tasks = {task for task in (self._looking, self._claiming) if task is not None}
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _claim(self, record: RentalRecord) -> None:
+        """End the rental, unless the state file has a later deadline than this process believed."""
+        current = await self._provisioner.claim_expired(record.name)
+        if self._expire is None or self._record is not record:
+            return  # the rental was left meanwhile
+        if current is None:
+            self._expire()
+        else:
+            self._record = current
+            self._arm()
 
     def _arm(self) -> None:
         if self._record is None:
@@ -82,7 +98,8 @@ class ExpiryTimer:
             return
         clocks, certain_at = self._context.clock(), self._provisioner.certain_at
         if self._record.has_expired(clocks):
-            self._expire()
+            if self._claiming is None or self._claiming.done():
+                self._claiming = asyncio.get_running_loop().create_task(self._claim(self._record))
             return
         present = self._record.present(clocks)
         if certain_at is not None and present >= certain_at and not self._looks:

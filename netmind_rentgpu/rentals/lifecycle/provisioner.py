@@ -13,6 +13,8 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import datetime
 
+import attrs
+
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.errors import (
     ClientStateError,
@@ -153,10 +155,38 @@ class Provisioner:
         self._track(TrackedAttempt(attempt=attempt, knows_container=True))
 
     async def ready(self, name: str) -> None:
-        """Record that a rental can be handed over."""
+        """Record that a rental can be handed over.
+
+        Raises:
+            RentalEndedError: another process has ended it meanwhile.
+        """
         if (tracked := self._attempts.get(name)) is not None:
             tracked.attempt = tracked.attempt.ready()
-            await write_best_effort(self._context.ledger.put(tracked.attempt.record))
+            try:
+                await self._context.ledger.update(tracked.attempt.record)
+            except (StateFileError, ClientStateError) as error:
+                log_write_error(error)
+
+    async def claim_expired(self, name: str) -> RentalRecord | None:
+        """Claim a rental whose time is up, so that no other process takes it or moves its deadline while it is deleted.
+
+        Returns:
+            The record, if its deadline on file is later than this process believed; None if the rental is to be deleted:
+            it is claimed, another process has ended it, or the state file cannot be used.
+        """
+        tracked = self._attempts.get(name)
+        if tracked is None:
+            return None
+        try:
+            record = await self._context.ledger.claim_expired(tracked.attempt.record, self._context.clock())
+        except (StateFileError, ClientStateError) as error:
+            log_write_error(error)
+            return None
+        if record is None or record.stage != "abandoned":
+            return record
+        claimed = attrs.evolve(tracked.attempt.record, stage="abandoned", owner=None)
+        tracked.attempt = attrs.evolve(tracked.attempt, record=claimed)
+        return None
 
     def disown(self, name: str) -> None:
         """Stop tracking an attempt that this process does not own any longer."""
@@ -165,19 +195,20 @@ class Provisioner:
         self._context.untrack(name)
         self._untrack(name)
 
-    async def detach(self, record: RentalRecord) -> None:
-        """Detach a rental. To be run in a task of its own.
+    async def detach(self, record: RentalRecord) -> RentalRecord:
+        """Detach a rental; return its record. To be run in a task of its own.
 
         Raises:
             StateFileError: that could not be written; the rental is not detached.
             RentalEndedError: another process has ended the rental meanwhile.
         """
         try:
-            await self._context.ledger.detach(record, this_process())
+            detached = await self._context.ledger.detach(record)
         except asyncio.CancelledError:  # raised once it is written
             self._disown_detached(record)
             raise
-        self._disown_detached(record)
+        self._disown_detached(detached)
+        return detached
 
     def _disown_detached(self, record: RentalRecord) -> None:
         self.disown(record.name)
@@ -255,7 +286,7 @@ class Provisioner:
         attempt = CreateAttempt(record=intent)
         tracked = self._track(TrackedAttempt(attempt=attempt, knows_container=True, currency=offer.currency))
         try:
-            await context.ledger.put(intent)
+            await context.ledger.insert(intent)
         except StateFileError:
             self._untrack(intent.name)
             raise
@@ -301,7 +332,7 @@ class Provisioner:
         record = tracked.attempt.record
         price = amount_text(record.hourly_price, offer.currency)
         logger.info("%s: created on %s as container %d, at %s an hour", record.name, node_name, container.id, price)
-        write_behind(context.ledger.put_soon(record))
+        write_behind(context.ledger.update_soon(record))
         write_behind(context.ledger.forget_host_key_soon(container.id))
         return record, container
 
@@ -351,7 +382,7 @@ class Provisioner:
         tracked.attempt = tracked.attempt.cleanup_begun()
         if tracked.may_be_off_record:
             with suppress(asyncio.CancelledError):  # raised once it is written
-                await write_best_effort(self._context.ledger.put(tracked.attempt.record))
+                await write_best_effort(self._context.ledger.reopen(tracked.attempt.record))
         return await self._run_cleanup(tracked)
 
     async def _run_cleanup(self, tracked: TrackedAttempt) -> ReleaseError | None:

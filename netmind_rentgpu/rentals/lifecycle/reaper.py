@@ -169,8 +169,8 @@ async def reap(
     # The owner of these lives, and may be about to create their containers.
     living = [record for record in wanted if record.container_id is None and _is_alive(record)]
     orphans = [record for record in wanted if record not in living]
-    # A record may have changed since it was read: another process may have detached, attached or reaped it.
-    claimed = await asyncio.gather(*(context.ledger.claim_for_reap(record) for record in orphans))
+    # A record may have changed since it was read: another process may have detached, attached, extended or reaped it.
+    claimed = await asyncio.gather(*(context.ledger.claim_for_reap(record, is_due=is_orphan) for record in orphans))
     ours = [record for record, is_claimed in zip(orphans, claimed, strict=True) if is_claimed]
     await reaping.shielded(
         reaping.end(record, is_living=is_living, wait=wait)
@@ -199,7 +199,7 @@ async def release(context: RentalContext, record: RentalRecord, *, force: bool) 
     reaping = _Reaping(context)
     # The owner of such a record may be about to create its container, and needs the record for that.
     is_living = record.container_id is None and _is_alive(record)
-    if not is_living and not await context.ledger.claim_for_reap(record):
+    if not is_living and not await context.ledger.claim_for_reap(record, is_due=lambda _: True):
         raise in_use_error(record, "another process has attached to it or ended it meanwhile; look it up again")
     await reaping.shielded([reaping.end(record, is_living=is_living, wait=False)])
     if reaping.deleted or record.container_id is not None:
@@ -247,7 +247,7 @@ async def close_record_of_deleted(context: RentalContext, container_id: int) -> 
         for record in await context.ledger.list_open():
             if record.container_id != container_id or record.stage != "detached":
                 continue
-            is_claimed = await context.ledger.claim_for_reap(record)
+            is_claimed = await context.ledger.claim_for_reap(record, is_due=lambda _: True)
             is_certain = not record.time_to_certainty(context.clock())
             if is_claimed and is_certain and await _is_missing(context, container_id):
                 await context.ledger.delete([record.name], containers=[container_id])

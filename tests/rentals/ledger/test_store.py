@@ -17,7 +17,7 @@ from programs import Program
 from rented import IMAGE, client
 from state_files import state_at
 
-from netmind_rentgpu import StateFileError
+from netmind_rentgpu import RentalEndedError, StateFileError
 from netmind_rentgpu.emulator import Emulator
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
@@ -57,34 +57,80 @@ async def test_stored_record_reads_back_unchanged(state_file: State, ledger: Led
     without_optional = attrs.evolve(
         RECORD, name="rg-2", hourly_price=None, expires_at=None, owner=None, booted_at=None, longest_create=None
     )
-    await ledger.put(RECORD)
-    await ledger.put(without_optional)
+    await ledger.insert(RECORD)
+    await ledger.insert(without_optional)
     assert await ledger.list_open() == [RECORD, without_optional]
     another = state_at(state_file.path, "another-token")
     assert await Ledger(another).list_open() == []
     another.close()
-    ready = attrs.evolve(RECORD, stage="ready", container_id=7, shown_name="rg-", owner=None)
-    await ledger.put(ready)
+    ready = attrs.evolve(RECORD, stage="ready", container_id=7, shown_name="rg-", refused=True)
+    await ledger.update(ready)
     assert await ledger.list_open() == [ready, without_optional]
     await ledger.delete(["rg-1", "rg-2", "rg-3"])
     await ledger.delete([])
     assert await ledger.list_open() == []
-    # A closed record can be written again, because its container may turn up after all.
-    await ledger.put(ready)
+
+
+async def test_row_is_inserted_once(ledger: Ledger) -> None:
+    await ledger.insert(RECORD)
+    with pytest.raises(StateFileError, match="UNIQUE constraint failed"):
+        await ledger.insert(attrs.evolve(RECORD, stage="ready"))
+    assert await ledger.list_open() == [RECORD]
+
+
+async def test_row_that_another_process_has_closed_is_not_written_again(ledger: Ledger) -> None:
+    await ledger.insert(RECORD)
+    await ledger.delete([RECORD.name])
+    ready = attrs.evolve(RECORD, stage="ready", container_id=7)
+    for write in (ledger.update, ledger.update_soon, ledger.detach):
+        with pytest.raises(RentalEndedError, match=r"could not record rental rg-1 as .*: another process has ended it"):
+            await write(ready)
+    assert await ledger.list_open() == []
+    # But for a container that has to be deleted after all.
+    over = attrs.evolve(ready, stage="abandoned", owner=None)
+    await ledger.abandon(over, RECORD.owner)
+    assert await ledger.list_open() == [over]
+    await ledger.delete([RECORD.name])
+    await ledger.reopen(ready)
+    await ledger.reopen(over)
     assert await ledger.list_open() == [ready]
+
+
+async def test_row_of_another_owner_is_not_written(ledger: Ledger) -> None:
+    other = attrs.evolve(this_process(), process_id=1)
+    taken = attrs.evolve(RECORD, stage="ready", owner=other)
+    await ledger.insert(taken)
+    for write in (ledger.update, ledger.detach):
+        with pytest.raises(RentalEndedError):
+            await write(attrs.evolve(RECORD, stage="ready"))
+    with pytest.raises(RentalEndedError):
+        await ledger.abandon(attrs.evolve(RECORD, stage="abandoned", owner=None), RECORD.owner)
+    assert await ledger.list_open() == [taken]
+
+
+async def test_owner_writes_no_deadline(ledger: Ledger) -> None:
+    await ledger.insert(RECORD)
+    later = attrs.evolve(
+        RECORD, expires_at=None, hourly_price=None, gpus=7, node_name="another", boot="", longest_create=None
+    )
+    await ledger.update(attrs.evolve(later, stage="created", container_id=7))
+    assert await ledger.list_open() == [attrs.evolve(RECORD, stage="created", container_id=7)]
+    detached = await ledger.detach(attrs.evolve(later, stage="ready", container_id=7))
+    assert detached == attrs.evolve(RECORD, stage="detached", container_id=7, owner=None)
+    assert await ledger.list_open() == [detached]
 
 
 async def test_container_id_too_large_for_the_state_file_is_refused(ledger: Ledger) -> None:
     with pytest.raises(StateFileError, match="too large"):
-        await ledger.put(attrs.evolve(RECORD, container_id=2**63))
+        await ledger.insert(attrs.evolve(RECORD, container_id=2**63))
     assert await ledger.list_open() == []
 
 
 async def test_detached_record_is_taken_by_only_one_caller(ledger: Ledger) -> None:
     process, now = this_process(), ClockReading(RECORD.intended_at)
-    await ledger.put(RECORD)
+    await ledger.insert(RECORD)
     assert await ledger.claim_detached("rg-1", process, now) is None
-    await ledger.put(attrs.evolve(RECORD, stage="detached", container_id=7, owner=None))
+    await ledger.detach(attrs.evolve(RECORD, container_id=7))
     assert await ledger.claim_detached("rg-1", process, ClockReading(RECORD.intended_at + timedelta(days=2))) is None
     taken = await asyncio.gather(*(ledger.claim_detached("rg-1", process, now) for _ in range(5)))
     assert len([record for record in taken if record is not None]) == 1
@@ -101,21 +147,23 @@ async def test_stage_that_cannot_follow_the_present_one_is_not_written(
     ledger: Ledger, before: Stage, after: Stage
 ) -> None:
     first = attrs.evolve(RECORD, stage=before)
-    await ledger.put(first)
+    await ledger.insert(first)
     second = attrs.evolve(RECORD, stage=after, container_id=7)
     if is_legal_change(before, after):
-        await ledger.put(second)
+        await ledger.update(second)
         assert await ledger.list_open() == [second]
         return
-    with pytest.raises(StateFileError, match=f"as {after}: the state file has it as {before}, because another process"):
-        await ledger.put(second)
+    with pytest.raises(
+        RentalEndedError, match=f"could not record rental rg-1 as {after}: another process has ended it"
+    ):
+        await ledger.update(second)
     assert await ledger.list_open() == [first]
 
 
 async def test_record_whose_stage_is_unreadable_is_written_over(state: Path, ledger: Ledger) -> None:
-    await ledger.put(RECORD)
+    await ledger.insert(RECORD)
     damage(state, "stage = CAST(x'ff' AS TEXT)", RECORD.name)
-    await ledger.put(attrs.evolve(RECORD, stage="ready"))
+    await ledger.update(attrs.evolve(RECORD, stage="ready"))
     assert [record.stage for record in await ledger.list_open()] == ["ready"]
 
 
@@ -153,9 +201,9 @@ def damage(state: Path, change: str, name: str) -> None:
 async def test_unreadable_record_is_set_aside_and_logged_with_its_name(
     state: Path, ledger: Ledger, caplog: pytest.LogCaptureFixture, change: str
 ) -> None:
-    await ledger.put(attrs.evolve(RECORD, container_id=105))
+    await ledger.insert(attrs.evolve(RECORD, container_id=105))
     other = attrs.evolve(RECORD, name="rg-2")
-    await ledger.put(other)
+    await ledger.insert(other)
     damage(state, change, "rg-1")
     assert await ledger.list_open() == [other]
     assert "could not read the record of rental rg-1" in caplog.text
@@ -165,17 +213,17 @@ async def test_unreadable_record_is_set_aside_and_logged_with_its_name(
 
 
 async def test_record_is_claimed_however_its_owner_is_written(state: Path, ledger: Ledger) -> None:
-    await ledger.put(RECORD)
+    await ledger.insert(RECORD)
     damage(state, "owner = replace(owner, ', ', ',   ')", "rg-1")
     (record,) = await ledger.list_open()
     assert record.owner == this_process()
-    assert await ledger.claim_for_reap(record)
-    assert not await ledger.claim_for_reap(record)
+    assert await ledger.claim_for_reap(record, is_due=lambda _: True)
+    assert not await ledger.claim_for_reap(record, is_due=lambda _: True)
     assert [claimed.stage for claimed in await ledger.list_open()] == ["abandoned"]
 
 
 async def test_record_with_a_node_name_that_is_not_utf_8_is_read(state: Path, ledger: Ledger) -> None:
-    await ledger.put(RECORD)
+    await ledger.insert(RECORD)
     damage(state, "node_name = CAST(x'6eff' AS TEXT)", "rg-1")
     assert [record.node_name for record in await ledger.list_open()] == ["n\\xff"]
 
@@ -197,7 +245,7 @@ async def test_older_state_file_is_migrated_and_keeps_its_rows(
                 "INSERT INTO host_keys (account, container_id, public_key) VALUES (?, 1, 'key')", account
             )
     connection.close()
-    await ledger.put(RECORD)
+    await ledger.insert(RECORD)
     assert await ledger.list_open() == [RECORD]
     assert await state_file.host_key(1) == ("key" if version else None)
 
@@ -211,7 +259,7 @@ async def test_concurrent_writes_share_commits(state_file: State, ledger: Ledger
         return together(acts)
 
     state_file._together = counted  # type: ignore[method-assign]
-    await asyncio.gather(*(ledger.put(attrs.evolve(RECORD, name=f"rg-{number}")) for number in range(200)))
+    await asyncio.gather(*(ledger.insert(attrs.evolve(RECORD, name=f"rg-{number}")) for number in range(200)))
     assert len(await ledger.list_open()) == sum(commits) == 200
     assert len(commits) <= 2
 
@@ -222,10 +270,10 @@ async def test_failed_write_does_not_undo_the_others_of_its_commit(state_file: S
         raise ZeroDivisionError
 
     ends = await asyncio.gather(
-        ledger.put(RECORD),
+        ledger.insert(RECORD),
         state_file.write(fail),
-        ledger.put(attrs.evolve(RECORD, name="rg-3", container_id=2**63)),
-        ledger.put(attrs.evolve(RECORD, name="rg-2")),
+        ledger.insert(attrs.evolve(RECORD, name="rg-3", container_id=2**63)),
+        ledger.insert(attrs.evolve(RECORD, name="rg-2")),
         return_exceptions=True,
     )
     assert [type(end).__name__ for end in ends] == ["NoneType", "ZeroDivisionError", "StateFileError", "NoneType"]
@@ -233,7 +281,7 @@ async def test_failed_write_does_not_undo_the_others_of_its_commit(state_file: S
 
 
 async def test_cancelled_write_still_reaches_the_state_file(ledger: Ledger) -> None:
-    writing = asyncio.create_task(ledger.put(RECORD))
+    writing = asyncio.create_task(ledger.insert(RECORD))
     await asyncio.sleep(0)
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):

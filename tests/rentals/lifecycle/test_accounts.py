@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 import pytest
-from lifecycle import set_limits
+from lifecycle import put_as_it_is, set_limits
 from rented import IMAGE, PROFILE, client
 from state_files import state_at
 from until import until
@@ -51,7 +51,7 @@ async def rent_and_lose(gpu: AsyncRentGPU, **options: Any) -> RentalRecord:
     record = await rental.detach()
     killed = attrs.evolve(this_process(), process_id=2**22 + 1)
     lost = attrs.evolve(record, stage="ready", owner=killed)
-    await gpu._context.ledger.put(lost)
+    await put_as_it_is(gpu, lost)
     return lost
 
 
@@ -303,7 +303,7 @@ async def test_join_follows_an_account_that_was_joined_to_a_third_meanwhile(stat
     states = [state_at(state, token) for token in ("one", "two", "three")]
     one, two, three = [Ledger(each) for each in states]
     name = one.fingerprint
-    await one.put(RECORD)
+    await one.insert(RECORD)
     await three.join([name])
     await two.join([name])
     for ledger in (one, two, three):
@@ -315,7 +315,7 @@ async def test_join_follows_an_account_that_was_joined_to_a_third_meanwhile(stat
 async def test_row_under_a_name_that_leads_elsewhere_is_found(state: Path) -> None:
     # As a file that is restored may have it.
     first, second = state_at(state, "one"), state_at(state, "two")
-    await Ledger(second).put(RECORD)
+    await Ledger(second).insert(RECORD)
     await Ledger(second).join([str(first.fingerprint)])
     second.close()
     with closing(sqlite3.connect(state)) as connection:

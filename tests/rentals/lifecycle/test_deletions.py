@@ -12,7 +12,7 @@ from typing import Any
 import attrs
 import canaries
 import pytest
-from lifecycle import create_again, most_gpus_first, set_clock, set_limits
+from lifecycle import create_again, most_gpus_first, put_as_it_is, set_clock, set_limits
 from rented import IMAGE, PROFILE, client
 from until import until
 
@@ -117,7 +117,7 @@ async def test_deleted_container_that_stays_listed_counts_as_deleted_by_the_answ
             record = await rental.detach()
         async with client(emulator, state, gpu.profile) as elsewhere:
             await elsewhere.containers.delete(record.container_id or 0)
-        await gpu._context.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
+        await put_as_it_is(gpu, attrs.evolve(record, expires_at=record.intended_at))
         assert (await gpu.rentals.reap(wait=True)).clean
         assert await gpu.rentals.list() == []
 
@@ -240,7 +240,7 @@ async def test_reaper_leaves_another_container_of_the_recorded_id_alone(state: P
             record = await rental.detach()
         other = await stranger(gpu, record.node_name)
         wrong = attrs.evolve(record, container_id=other.id, shown_name=shown, expires_at=record.intended_at)
-        await gpu._context.ledger.put(wrong)
+        await put_as_it_is(gpu, wrong)
         report = await gpu.rentals.reap()
         assert report.clean
         assert [charge.container_id for charge in emulator.running] == [other.id]
@@ -299,7 +299,7 @@ async def test_get_that_fails_holds_back_the_deletion_of_what_another_process_cr
 ) -> None:
     async with gpu.rent(image=IMAGE) as rental:
         record = await rental.detach()
-    await gpu._context.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
+    await put_as_it_is(gpu, attrs.evolve(record, expires_at=record.intended_at))
     emulator.faults.add(Fault("status", call="get_container", status=status, times="all"))
     async with client(emulator, gpu._settings.state) as other:
         report = await reap(other._context, patient=False)
@@ -334,7 +334,7 @@ async def test_rental_of_an_altered_name_is_detached_attached_and_reaped(state: 
         async with gpu.rentals.attach(record) as again:
             assert (await again.run("true")).ok
             record = await again.detach()
-        await gpu._context.ledger.put(attrs.evolve(record, container_id=None, expires_at=record.intended_at))
+        await put_as_it_is(gpu, attrs.evolve(record, container_id=None, expires_at=record.intended_at))
         assert (await gpu.rentals.reap(wait=True)).deleted == (record.name,)
         emulator.assert_nothing_rented()
 

@@ -13,7 +13,6 @@ from until import until
 from netmind_rentgpu import AsyncRentGPU, ClientStateError, RentalRecord, RentGPUError
 from netmind_rentgpu.emulator import Emulator
 from netmind_rentgpu.rentals.ledger.clocks import read_clocks
-from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 from netmind_rentgpu.rentals.ledger.store import Ledger
 
 
@@ -40,9 +39,9 @@ async def test_rental_whose_detach_is_cancelled_does_not_expire_in_this_process(
 ) -> None:
     detach = Ledger.detach
 
-    async def cancel_and_detach(self: Ledger, record: RentalRecord, owner: ProcessIdentity) -> None:
+    async def cancel_and_detach(self: Ledger, record: RentalRecord) -> RentalRecord:
         using.cancel()
-        await detach(self, record, owner)
+        return await detach(self, record)
 
     monkeypatch.setattr(Ledger, "detach", cancel_and_detach)
 
@@ -72,10 +71,10 @@ async def test_detach_during_a_close_of_the_client_fails_and_the_container_is_de
 ) -> None:
     detach = Ledger.detach
 
-    async def close_client_and_detach(self: Ledger, record: RentalRecord, owner: ProcessIdentity) -> None:
+    async def close_client_and_detach(self: Ledger, record: RentalRecord) -> RentalRecord:
         monkeypatch.undo()
         await gpu.close()
-        await detach(self, record, owner)
+        return await detach(self, record)
 
     rental = await gpu.rent(image=IMAGE).__aenter__()
     monkeypatch.setattr(Ledger, "detach", close_client_and_detach)

@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 import pytest
-from lifecycle import create_again, most_gpus_first, set_limits
+from lifecycle import create_again, most_gpus_first, put_as_it_is, set_limits
 from rented import IMAGE
 
 from netmind_rentgpu import APIConnectionError, AsyncRentGPU, Container, PermissionDeniedError, ReleaseError
@@ -103,6 +103,6 @@ async def test_duplicate_left_by_a_killed_process_is_reaped_too(gpu: AsyncRentGP
     async with gpu.rent(image=IMAGE, key=most_gpus_first) as rental:
         record = await rental.detach()
         await create_again(gpu, record.name, record.node_name)
-    await gpu.rentals._context.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
+    await put_as_it_is(gpu, attrs.evolve(record, expires_at=record.intended_at))
     assert (await gpu.rentals.reap()).clean
     emulator.assert_nothing_rented()

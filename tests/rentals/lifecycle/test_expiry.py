@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from datetime import timedelta
+import sqlite3
+from contextlib import closing
+from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from lifecycle import expire, set_clock
@@ -13,8 +16,18 @@ from rented import IMAGE
 from responses import Responses
 from until import until
 
-from netmind_rentgpu import AsyncRentGPU, BudgetExceededError, NoMachineError, RentalExpiredError, SSHError
+from netmind_rentgpu import (
+    AsyncRentGPU,
+    BudgetExceededError,
+    NoMachineError,
+    RentalEndedError,
+    RentalExpiredError,
+    RentalRecord,
+    SSHError,
+    StateFileError,
+)
 from netmind_rentgpu.emulator import Emulator
+from netmind_rentgpu.rentals.ledger.store import Ledger
 
 
 async def test_expired_rental_cancels_its_body_and_raises_rental_expired(gpu: AsyncRentGPU, emulator: Emulator) -> None:
@@ -209,3 +222,103 @@ async def test_other_error_of_the_block_is_raised_though_the_time_is_up(gpu: Asy
     failed = SSHError("no", stage="command")
     # The block goes on with its own error, because `__aexit__` returns None.
     assert await rental.__aexit__(SSHError, failed, None) is None
+
+
+def move_deadline(gpu: AsyncRentGPU, name: str, to: datetime) -> None:
+    """Write another deadline to a rental's row, as another process may."""
+    with closing(sqlite3.connect(gpu._context.ledger.path)) as connection, connection:
+        query = "UPDATE rentals SET expires_at = ? WHERE name = ?"
+        assert connection.execute(query, (to.isoformat(timespec="microseconds"), name)).rowcount == 1
+
+
+async def test_deadline_on_file_that_is_later_than_the_owner_believed_counts(
+    gpu: AsyncRentGPU, emulator: Emulator
+) -> None:
+    async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=1)) as rental:
+        record = rental._state.had.record
+        assert record.expires_at is not None
+        move_deadline(gpu, rental.name, record.expires_at + timedelta(hours=1))
+        await until(lambda: rental._expiry._record is not record)
+        assert rental._expiry._record is not None
+        assert rental._expiry._record.expires_at == record.expires_at + timedelta(hours=1)
+        assert rental._expiry._timer._timer is not None
+        assert (await rental.run("true")).ok
+        # The owner has written none of it from memory.
+        (on_file,) = await gpu.rentals.list()
+        assert on_file.expires_at == record.expires_at + timedelta(hours=1)
+    emulator.assert_nothing_rented()
+    assert await gpu.rentals.list() == []
+
+
+async def test_expiring_rental_is_claimed_before_it_is_deleted(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages: list[str] = []
+    delete = gpu.containers._delete
+
+    async def note_and_delete(container_id: int, **keywords: Any) -> Any:
+        stages.extend(record.stage for record in await gpu.rentals.list())
+        return await delete(container_id, **keywords)
+
+    monkeypatch.setattr(gpu.containers, "_delete", note_and_delete)
+    with pytest.raises(RentalExpiredError):
+        async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=1)) as rental:
+            await rental.run("sleep 60")
+    assert stages == ["abandoned"]
+    assert await gpu.rentals.list() == []
+    emulator.assert_nothing_rented()
+
+
+async def test_rental_expires_although_its_state_file_cannot_be_used(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any) -> None:
+        raise StateFileError("the disk is full")
+
+    monkeypatch.setattr(Ledger, "claim_expired", fail)
+    with pytest.raises(RentalExpiredError):
+        async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=1)) as rental:
+            await rental.run("sleep 60")
+    emulator.assert_nothing_rented()
+
+
+async def test_rental_that_another_process_ended_while_it_started_is_not_handed_over(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Ledger.update
+
+    async def close_and_update(self: Ledger, record: RentalRecord) -> None:
+        if record.stage == "ready":
+            await self.delete([record.name])
+        await update(self, record)
+
+    monkeypatch.setattr(Ledger, "update", close_and_update)
+    with pytest.raises(RentalEndedError, match="another process has ended it"):
+        async with gpu.rent(image=IMAGE):
+            pytest.fail("a rental was handed over")
+    emulator.assert_nothing_rented()
+    assert await gpu.rentals.list() == []
+
+
+async def test_rental_is_not_reaped_if_its_deadline_has_moved_since_its_record_was_read(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with gpu.rent(image=IMAGE, ttl=timedelta(hours=1)) as rental:
+        record = await rental.detach()
+    assert record.expires_at is not None
+    move_deadline(gpu, record.name, record.intended_at)
+    ledger = gpu._context.ledger
+    read_open = ledger.read_open
+
+    async def read_and_move() -> Any:
+        records = await read_open()
+        move_deadline(gpu, record.name, record.intended_at + timedelta(hours=1))
+        return records
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "read_open", read_and_move)
+        assert (await gpu.rentals.reap()).deleted == ()
+    assert [kept.stage for kept in await gpu.rentals.list()] == ["detached"]
+    move_deadline(gpu, record.name, record.intended_at)
+    assert (await gpu.rentals.reap()).deleted == (record.name,)
+    emulator.assert_nothing_rented()

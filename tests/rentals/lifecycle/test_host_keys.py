@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 import canaries
 import pytest
-from lifecycle import create_again, refuse_deletes, set_limits
+from lifecycle import create_again, put_as_it_is, refuse_deletes, set_limits
 from rented import IMAGE, client
 
 from netmind_rentgpu import AsyncRentGPU, ReleaseError, SSHError
@@ -41,7 +41,7 @@ async def test_host_key_goes_with_a_rental_that_is_left(gpu: AsyncRentGPU, state
 async def test_host_key_goes_with_a_rental_that_is_reaped(gpu: AsyncRentGPU, state: Path) -> None:
     async with gpu.rent(image=IMAGE) as rental:
         record = await rental.detach()
-    await gpu._context.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
+    await put_as_it_is(gpu, attrs.evolve(record, expires_at=record.intended_at))
     assert pinned(state) == [record.container_id]
     assert (await gpu.rentals.reap()).deleted == (record.name,)
     assert pinned(state) == []

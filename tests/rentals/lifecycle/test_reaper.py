@@ -34,7 +34,7 @@ async def test_detached_rental_is_reaped_once_it_has_expired(gpu: AsyncRentGPU, 
     async with gpu.rent(image=IMAGE, ttl=timedelta(hours=1)) as rental:
         record = await rental.detach()
     assert (await gpu.rentals.reap()).deleted == ()
-    await gpu.rentals._context.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
+    await put_as_it_is(gpu, attrs.evolve(record, expires_at=record.intended_at))
     assert (await gpu.rentals.reap()).deleted == (record.name,)
     emulator.assert_nothing_rented()
 
@@ -44,15 +44,16 @@ async def test_rental_detached_after_the_reaper_read_its_record_is_not_deleted(
 ) -> None:
     rental = await gpu.rent(image=IMAGE).__aenter__()
     ledger = gpu._context.ledger
-    # So that it may be reaped.
+    # It may be reaped until it is detached.
     (record,) = await gpu.rentals.list()
-    await ledger.put(attrs.evolve(record, expires_at=record.intended_at))
+    await put_as_it_is(gpu, attrs.evolve(record, expires_at=record.intended_at))
     read_open = ledger.read_open
 
     async def read_open_and_detach() -> Any:
         records = await read_open()
         if rental._state.reason is None:
-            await rental.detach()
+            detached = await rental.detach()
+            await put_as_it_is(gpu, attrs.evolve(detached, expires_at=record.expires_at))
         return records
 
     monkeypatch.setattr(ledger, "read_open", read_open_and_detach)
@@ -95,7 +96,7 @@ async def test_unreadable_record_is_reported_and_keeps_nothing_from_being_reaped
 ) -> None:
     async with gpu.rent(image=IMAGE) as first, gpu.rent(image=IMAGE) as second:
         damaged, orphan = await first.detach(), await second.detach()
-    await gpu._context.ledger.put(attrs.evolve(orphan, expires_at=orphan.intended_at))
+    await put_as_it_is(gpu, attrs.evolve(orphan, expires_at=orphan.intended_at))
     damage_record(state, damaged.name)
     report = await gpu.rentals.reap()
     assert report.deleted == (orphan.name,)
@@ -127,8 +128,8 @@ async def test_unreadable_item_of_the_list_keeps_no_container_from_being_found(
         record, stage="abandoned", container_id=None, certain_at=record.intended_at, expires_at=record.intended_at
     )
     absent = attrs.evolve(unknown, name=new_name(record.expires_at))
-    await gpu._context.ledger.put(unknown)
-    await gpu._context.ledger.put(absent)
+    await put_as_it_is(gpu, unknown)
+    await put_as_it_is(gpu, absent)
     report = await gpu.rentals.reap()
     assert report.deleted == (record.name,)
     # The unreadable item may be the container of the other record.
@@ -155,12 +156,11 @@ async def test_rental_of_another_host_with_this_machines_id_is_left_until_its_ti
 ) -> None:
     async with gpu.rent(image=IMAGE, ttl=timedelta(hours=1)) as rental:
         record = await rental.detach()
-    put = gpu._context.ledger.put
     owner = identity_on(monkeypatch, host="clone", boot="another", process_id=NO_PROCESS)
-    await put(attrs.evolve(record, stage="ready", owner=owner))
+    await put_as_it_is(gpu, attrs.evolve(record, stage="ready", owner=owner))
     assert (await gpu.rentals.reap()).deleted == ()
     assert len(emulator.running) == 1
-    await put(attrs.evolve(record, stage="ready", owner=owner, expires_at=record.intended_at))
+    await put_as_it_is(gpu, attrs.evolve(record, stage="ready", owner=owner, expires_at=record.intended_at))
     assert (await gpu.rentals.reap()).deleted == (record.name,)
     emulator.assert_nothing_rented()
 
@@ -175,7 +175,7 @@ async def test_rental_of_a_dead_process_of_this_machine_is_reaped_whatever_its_b
     owner = identity_on(
         monkeypatch, host="renamed" if boot is None else platform.node(), boot=boot, process_id=NO_PROCESS
     )
-    await gpu._context.ledger.put(attrs.evolve(record, stage="ready", owner=owner))
+    await put_as_it_is(gpu, attrs.evolve(record, stage="ready", owner=owner))
     assert (await gpu.rentals.reap()).deleted == (record.name,)
     emulator.assert_nothing_rented()
 
@@ -188,7 +188,7 @@ async def test_rental_of_a_live_process_is_left_after_its_host_was_renamed(
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         owner = identity_on(monkeypatch, host="renamed", process_id=process.pid)
         owner = attrs.evolve(owner, started=str(look_up_process(process.pid)))
-        await gpu._context.ledger.put(attrs.evolve(record, stage="ready", owner=owner))
+        await put_as_it_is(gpu, attrs.evolve(record, stage="ready", owner=owner))
         assert (await gpu.rentals.reap()).deleted == ()
         process.communicate()
     assert (await gpu.rentals.reap()).deleted == (record.name,)
@@ -262,7 +262,7 @@ async def test_clock_set_back_does_not_keep_the_reaper_waiting(gpu: AsyncRentGPU
         expires_at=moment + timedelta(days=1),
         certain_at=moment + timedelta(days=1),
     )
-    await gpu._context.ledger.put(record)
+    await put_as_it_is(gpu, record)
     async with asyncio.timeout(20):
         report = await gpu.rentals.reap(wait=True)
     assert (report.gone, report.clean) == ((record.name,), True)
@@ -297,9 +297,7 @@ async def test_container_gone_is_reported_once_by_a_reap_that_waits(gpu: AsyncRe
         record = await rental.detach()
     await gpu.containers.delete(rental.container.id)
     moment = read_clocks().wall
-    await gpu.rentals._context.ledger.put(
-        attrs.evolve(record, expires_at=moment, certain_at=moment + timedelta(seconds=0.5))
-    )
+    await put_as_it_is(gpu, attrs.evolve(record, expires_at=moment, certain_at=moment + timedelta(seconds=0.5)))
     assert (await gpu.rentals.reap(wait=True)).gone == (record.name,)
     emulator.assert_nothing_rented()
 
@@ -389,7 +387,7 @@ async def test_cancelled_reap_finishes_the_deletion_under_way(gpu: AsyncRentGPU,
 async def test_reap_cancelled_while_deletions_fail_leaves_the_record(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     async with gpu.rent(image=IMAGE) as rental:
         record = await rental.detach()
-    await gpu.rentals._context.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
+    await put_as_it_is(gpu, attrs.evolve(record, expires_at=record.intended_at))
     refuse_deletes(emulator, "all")
     reaping = asyncio.create_task(gpu.rentals.reap())
     await until(lambda: bool(emulator.requests.of("delete_container")))
@@ -413,14 +411,14 @@ async def test_doubtful_record_is_written_once_and_reported_as_it_is_on_file(
     async with gpu.rent(image=IMAGE) as rental:
         record = await rental.detach()
     soon = gpu._context.clock().wall + timedelta(seconds=1.5)
-    await gpu._context.ledger.put(attrs.evolve(record, expires_at=record.intended_at, certain_at=soon))
-    put, written = Ledger.put, list[RentalRecord]()
+    await put_as_it_is(gpu, attrs.evolve(record, expires_at=record.intended_at, certain_at=soon))
+    abandon, written = Ledger.abandon, list[RentalRecord]()
 
-    async def note_and_put(self: Ledger, record: RentalRecord) -> None:
+    async def note_and_abandon(self: Ledger, record: RentalRecord, owner: ProcessIdentity | None) -> None:
         written.append(record)
-        await put(self, record)
+        await abandon(self, record, owner)
 
-    monkeypatch.setattr(Ledger, "put", note_and_put)
+    monkeypatch.setattr(Ledger, "abandon", note_and_abandon)
     if not wait:
         (doubtful,) = (await gpu.rentals.reap()).doubtful
         (kept,) = await gpu.rentals.list()
@@ -436,7 +434,7 @@ async def test_cancelled_reap_begins_no_further_deletion(gpu: AsyncRentGPU, emul
         record = await rental.detach()
     for number in range(60):
         name = new_name(record.intended_at)
-        await gpu._context.ledger.put(attrs.evolve(record, name=name, stage="abandoned", container_id=5000 + number))
+        await put_as_it_is(gpu, attrs.evolve(record, name=name, stage="abandoned", container_id=5000 + number))
     emulator.faults.add(Fault("slow", call="get_container", seconds=0.2, times="all"))
     asked = len(emulator.requests.of("get_container"))
     reaping = asyncio.create_task(gpu.rentals.reap())

@@ -16,6 +16,7 @@ from lifecycle import (
     end_uncertainty,
     end_uncertainty_on_record,
     most_gpus_first,
+    put_as_it_is,
     refuse_deletes,
     set_clock,
     set_limits,
@@ -202,7 +203,7 @@ async def test_uncertain_create_outlives_its_detached_rental(emulator: Emulator,
                 pass
         else:
             # The record is now as a killed process leaves it.
-            await gpu.rentals._context.ledger.put(attrs.evolve(record, expires_at=record.intended_at))
+            await put_as_it_is(gpu, attrs.evolve(record, expires_at=record.intended_at))
             assert [doubtful.name for doubtful in (await gpu.rentals.reap()).doubtful] == [record.name]
         emulator.assert_nothing_rented()
         # The service acts on the create once more.
