@@ -184,6 +184,7 @@ class AsyncRentGPU:
         auth: int | str | Auth | None = None,
         payment_type: PaymentType | str | int = PaymentType.USD,
         ttl: timedelta = timedelta(hours=24),
+        extendable_to: timedelta | None = None,
         budget: Decimal | float | None = None,
         keep: bool = False,
         fail: Condition | None = None,
@@ -224,6 +225,8 @@ class AsyncRentGPU:
             payment_type: the balance to charge; machines are listed in its currency.
             ttl: the longest duration of the rental, counted from the create. The container is deleted then, even if the
                 block still runs.
+            extendable_to: the longest duration that `extend` may give it. It stands in the container's name, from which
+                `rentals.reap(by_name=True)` knows when it is over; by default twice the ttl, and at least an hour more.
             budget: the most that the rental may cost, in the currency of `payment_type`, machines that did not start
                 included. The container is deleted once its listed price has used up the budget. A machine with a price of 0
                 never uses it up.
@@ -267,7 +270,15 @@ class AsyncRentGPU:
             total=checked_timeout(timeout), each=checked_timeout(start_timeout, argument="start_timeout")
         )
         return self._renting.rent(
-            request, image=image, auth=auth, ttl=ttl, budget=budget, keep=keep, fail=fail, limits=limits
+            request,
+            image=image,
+            auth=auth,
+            ttl=ttl,
+            extendable_to=extendable_to,
+            budget=budget,
+            keep=keep,
+            fail=fail,
+            limits=limits,
         )
 
     async def offers(

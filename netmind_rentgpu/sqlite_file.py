@@ -107,6 +107,10 @@ MIGRATIONS: Final = (
     ) STRICT
     """,
     "ALTER TABLE rentals ADD COLUMN refused INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE rentals ADD COLUMN time_limit TEXT",
+    "ALTER TABLE rentals ADD COLUMN budget TEXT",
+    "ALTER TABLE rentals ADD COLUMN spent_before TEXT NOT NULL DEFAULT '0'",
+    "ALTER TABLE rentals ADD COLUMN extendable_to TEXT",
 )
 _PAUSE = 0.05
 _MOST_OPENINGS = 5

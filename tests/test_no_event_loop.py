@@ -38,6 +38,7 @@ CALLS: dict[str, Callable[[AsyncRentGPU], Any]] = {
     "offers": lambda gpu: gpu.offers(),
     "rent": lambda gpu: gpu.rent(image=1).__aenter__(),
     "rentals.list": lambda gpu: gpu.rentals.list(),
+    "rentals.extend": lambda gpu: gpu.rentals.extend("rg", budget=1),
     "rentals.reap": lambda gpu: gpu.rentals.reap(),
     "rentals.reap, by name": lambda gpu: gpu.rentals.reap(by_name=True),
     "ssh": lambda gpu: gpu.ssh(CONTAINER).__aenter__(),

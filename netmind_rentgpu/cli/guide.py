@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -86,11 +87,13 @@ def _summary(full: str) -> str:
 
 def _with_member(member: str) -> list[str]:
     """Return the public names that have a member or a field of this name."""
-    found = [
-        f"{name}.{member}"
-        for name, full in _names().items()
-        if inspect.isclass(value := _value_of(full)) and (hasattr(value, member) or _field_text(value, member))
-    ]
+    found: list[str] = []
+    for name, full in _names().items():
+        # A module may need a library that is not installed.
+        with suppress(ImportError):
+            value = _value_of(full)
+            if inspect.isclass(value) and (hasattr(value, member) or _field_text(value, member)):
+                found.append(f"{name}.{member}")
     return sorted(found, key=lambda name: (name.startswith("Async"), name))
 
 

@@ -18,8 +18,9 @@ from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading, read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
 from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
+from netmind_rentgpu.rentals.ledger.rows import read_owner
 from netmind_rentgpu.rentals.ledger.start_history import StartHistory
-from netmind_rentgpu.rentals.ledger.store import Ledger, read_owner
+from netmind_rentgpu.rentals.ledger.store import Ledger
 from netmind_rentgpu.rentals.limits import RentalLimits
 from netmind_rentgpu.rentals.selection.catalog import MachineCatalog
 from netmind_rentgpu.rentals.selection.images import ImageResolver

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -34,9 +34,11 @@ from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.at_exit import release_at_exit
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced
+from netmind_rentgpu.rentals.ledger.deadlines import checked_extension
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer, OwnerTask
+from netmind_rentgpu.rentals.lifecycle.extending import extend
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reconnecting_shell import ReconnectingShell
 from netmind_rentgpu.rentals.lifecycle.start import RentalStart
@@ -119,6 +121,16 @@ class AsyncRental:
     def expires_at(self) -> datetime | None:
         """The latest time at which the rental is deleted, by its time and budget, in UTC; None for a rental that is kept."""
         return self._state.had.record.expires_at
+
+    @property
+    def max_cost(self) -> Decimal | None:
+        """The most that the rental can cost until `expires_at`, by the listed price, machines that did not start included.
+
+        It is None if the price could not be read, and for a rental that is kept. This process enforces it. If it is killed
+        and no other reaps, only `rentals.reap(by_name=True)` ends the rental, at its ceiling
+        (`RentalRecord.max_cost_at_ceiling`).
+        """
+        return self._state.had.record.max_cost
 
     @property
     def spent(self) -> Decimal | None:
@@ -223,6 +235,41 @@ class AsyncRental:
         if has_ended:  # by its deadline, or by a concurrent `close`, a moment before
             raise self._state.error
         return detached
+
+    async def extend(
+        self,
+        *,
+        ttl: timedelta | None = None,
+        until: datetime | None = None,
+        budget: Decimal | float | None = None,
+    ) -> RentalRecord:
+        """Move the deadline of the rental: it never becomes earlier.
+
+        Args:
+            ttl: the time from now on, for which the container may run.
+            until: the moment until which it may run, with a time zone; instead of `ttl`.
+            budget: the new total of what the rental may cost, what it has cost so far included.
+
+        Returns:
+            The record, whose `expires_at` is the earlier of the two limits.
+
+        Raises:
+            InvalidArgumentError: an argument cannot be used, would end the rental earlier than before, or later than the
+                `extendable_to` that it was rented with.
+            RentalEndedError: the rental is over, or its deletion has begun.
+            StateFileError: the state file cannot be used; the deadline stays.
+            ClientStateError: the rental was not entered yet, was left or detached, or is kept anyway.
+        """
+        self._state.check_loop()
+        provisioned = self._state.check()
+        wanted = checked_extension(ttl=ttl, until=until, budget=budget)
+        if provisioned.kept:
+            raise ClientStateError("this rental is kept; nothing deletes it anyway")
+        record = await extend(self._context, provisioned.record.name, wanted)
+        self._provisioner.move_deadline(record)
+        self._state.move_deadline(record)
+        self._expiry.move(record)
+        return record
 
     async def open(self) -> Self:
         """Rent the machine without a block, as in a notebook, and return this rental; `close` deletes it.
@@ -342,7 +389,7 @@ class AsyncRental:
         return container
 
     def _expire(self) -> None:
-        reason = EndReason.BUDGET_SPENT if self._state.had.by_budget else EndReason.EXPIRED
+        reason = EndReason.BUDGET_SPENT if self._state.had.record.ends_by_budget else EndReason.EXPIRED
         self._begin_end(reason)
         if self._owner_task is not None:
             self._owner_task.cut_short(f"{self!r} is over")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+from decimal import Decimal
+
 from netmind_rentgpu.errors import (
     NoMachineError,
     NotFoundError,
@@ -12,9 +15,11 @@ from netmind_rentgpu.errors import (
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.rentals.context import RentalContext, is_held_here
 from netmind_rentgpu.rentals.ledger.container_index import still_belongs_to
+from netmind_rentgpu.rentals.ledger.deadlines import checked_extension
 from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
 from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
+from netmind_rentgpu.rentals.lifecycle.extending import extend
 from netmind_rentgpu.rentals.lifecycle.finding import check_wanted, find_record, in_use_error
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reaper import reap, reap_by_name, release
@@ -75,6 +80,38 @@ class AsyncRentals:
             RentGPUError: as for `get`.
         """
         await release(self._context, await find_record(self._context, rental), force=force)
+
+    async def extend(
+        self,
+        rental: RentalRecord | str | int,
+        *,
+        ttl: timedelta | None = None,
+        until: datetime | None = None,
+        budget: Decimal | float | None = None,
+    ) -> RentalRecord:
+        """Move the deadline of a rental, also of a detached one, from any process; it never becomes earlier.
+
+        The rental's own process goes by the new deadline, because it reads the state file before it deletes.
+
+        Args:
+            rental: as for `get`.
+            ttl: the time from now on, for which the container may run.
+            until: the moment until which it may run, with a time zone; instead of `ttl`.
+            budget: the new total of what the rental may cost, what it has cost so far included.
+
+        Returns:
+            The record as it is on file then.
+
+        Raises:
+            RentalNotFoundError: no such rental is on record.
+            RentalEndedError: the rental is over, or its deletion has begun.
+            InvalidArgumentError: an argument cannot be used, would end the rental earlier than before, or later than the
+                `extendable_to` that it was rented with; or several rentals match.
+            StateFileError: the state file cannot be used.
+            RentGPUError: as for `get`.
+        """
+        wanted = checked_extension(ttl=ttl, until=until, budget=budget)
+        return await extend(self._context, (await find_record(self._context, rental)).name, wanted)
 
     async def reap(self, *, wait: bool = False, by_name: bool = False) -> ReapReport:
         """Delete each rental whose process is provably dead, whose time is up, or whose deletion has failed before.

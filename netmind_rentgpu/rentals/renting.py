@@ -18,6 +18,7 @@ from netmind_rentgpu.errors import InvalidArgumentError, NoMachineError, StateFi
 from netmind_rentgpu.gpu_names import normalized, resolved_gpu_names
 from netmind_rentgpu.models import Auth, Image, Machine, PaymentType
 from netmind_rentgpu.rentals.context import RentalContext
+from netmind_rentgpu.rentals.ledger.deadlines import ceiling_after
 from netmind_rentgpu.rentals.ledger.names import LATEST
 from netmind_rentgpu.rentals.ledger.start_history import ImageStarts
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental, ProvisionSpec
@@ -156,6 +157,7 @@ class Renting:
         image: int | str | Image,
         auth: int | str | Auth | None,
         ttl: timedelta,
+        extendable_to: timedelta | None,
         budget: Decimal | float | None,
         keep: bool,
         fail: Condition | None,
@@ -176,6 +178,11 @@ class Renting:
                 "ttl",
                 f"must be a timedelta above 0 that ends before the year {LATEST:%Y}, not {arguments.shown_value(ttl)}",
             )
+        ceiling = ceiling_after(ttl) if extendable_to is None else extendable_to
+        if not isinstance(ceiling, timedelta) or ceiling < ttl:
+            raise InvalidArgumentError(
+                "extendable_to", f"must be a timedelta of at least the ttl, not {arguments.shown_value(ceiling)}"
+            )
         limit = None if budget is None else arguments.bound("budget", budget)
         if limit is not None and limit <= 0:
             raise InvalidArgumentError("budget", f"must be above 0: {arguments.shown_value(budget)}")
@@ -195,9 +202,9 @@ class Renting:
             image=image,
             auth=auth,
             payment_type=request.payment_type,
-            ttl=ttl,
+            ttl=None if keep else ttl,
+            extendable_to=ceiling,
             budget=limit,
-            keep=keep,
             reap=lambda: self._reaped.get(self._reap_once),
             rank=lambda: self._ranked(desired),
         )
@@ -254,9 +261,9 @@ class _NextOffers:
         image: int | str | Image,
         auth: int | str | Auth | None,
         payment_type: PaymentType | str | int,
-        ttl: timedelta,
+        ttl: timedelta | None,
+        extendable_to: timedelta,
         budget: Decimal | None,
-        keep: bool,
         reap: Callable[[], Awaitable[object]],
         rank: Callable[[], Awaitable[tuple[OfferQueue, str]]],
     ) -> None:
@@ -265,8 +272,8 @@ class _NextOffers:
         self._auth = auth
         self._payment_type = payment_type
         self._ttl = ttl
+        self._extendable_to = extendable_to
         self._budget = budget
-        self._keep = keep
         self._reap = reap
         self._rank = rank
         self._image_id = 0
@@ -278,12 +285,15 @@ class _NextOffers:
         await self._reap()
         await self._context.check_login()
         self._image_id = await self._context.images.image_id(self._image)
-        left = self._budget_left()
+        self._check_budget_left()
         spec = ProvisionSpec(
             image_id=self._image_id,
             auth_id=await self._context.password.auth_id(self._auth),
             payment_type=self._payment_type,
-            allowance=lambda offer: None if self._keep else min(self._ttl, _affordable(left, offer)),
+            ttl=self._ttl,
+            extendable_to=self._extendable_to,
+            budget=self._budget,
+            spent_before=self.failed.cost or Decimal(0),
         )
         queue, reason = await self._rank()
         if not queue.offers:
@@ -293,7 +303,7 @@ class _NextOffers:
         record, container, offer = await provisioner.provision(
             queue, spec, failed=self.failed.by_node, failed_lately=starts.failed_on
         )
-        if left is not None and not offer.hourly_price:
+        if self._budget is not None and not offer.hourly_price:
             logger.warning(
                 "%s has a listed price of 0, so only its ttl ends the rental, and never its budget", record.name
             )
@@ -301,23 +311,18 @@ class _NextOffers:
             record=record,
             container=container,
             machine=offer.machine,
-            by_budget=_affordable(left, offer) < self._ttl,
-            budget=self._budget,
             currency=offer.currency,
-            kept=self._keep,
+            kept=self._ttl is None,
         )
 
-    def _budget_left(self) -> Decimal | None:
-        """Return the budget without the cost of the machines that did not start; None if there is no budget.
+    def _check_budget_left(self) -> None:
+        """Check that the machines that did not start have left something of the budget.
 
         Raises:
-            NoMachineError: these machines have spent the whole budget.
+            NoMachineError: they have spent it.
         """
-        if self._budget is None:
-            return None
-        left = self._budget - (self.failed.cost or 0)
-        if left > 0:
-            return left
+        if self._budget is None or self._budget > (self.failed.cost or 0):
+            return
         refusals = tuple(self.failed.by_node.values())
         raise NoMachineError(f"the budget was spent on machines that did not start: {self.failed}", refusals=refusals)
 
@@ -339,14 +344,6 @@ class _NextOffers:
         with suppress(StateFileError):
             starts = await self._context.starts.of_image(self._image_id, self._context.clock().wall)
         return self.failed.error_if_enough(image_fails_everywhere=starts.fails_everywhere)
-
-
-def _affordable(budget: Decimal | None, offer: Offer) -> timedelta:
-    """Return the time that a budget lasts: `timedelta.max` without a budget, or at a price of 0."""
-    if budget is None or not offer.hourly_price:
-        return timedelta.max
-    hours = budget / offer.hourly_price
-    return timedelta(hours=float(hours)) if hours < 24 * 365 * 1000 else timedelta.max
 
 
 def _names(argument: str, value: str | Iterable[str]) -> list[str]:

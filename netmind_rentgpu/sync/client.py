@@ -95,6 +95,7 @@ class Rentals(_Resource):
     list: Final = sync_method(AsyncRentals.list)
     get: Final = sync_method(AsyncRentals.get)
     release: Final = sync_method(AsyncRentals.release)
+    extend: Final = sync_method(AsyncRentals.extend)
     reap: Final = sync_method(AsyncRentals.reap)
     attach: Final = sync_handle(AsyncRentals.attach, Rental)
 

@@ -156,6 +156,19 @@ class Rental:
         return self._async.expires_at
 
     @property
+    def max_cost(self) -> Decimal | None:
+        """The most that the rental can cost until `expires_at`, by the listed price, machines that did not start included.
+
+        It is None if the price could not be read, and for a rental that is kept. This process enforces it. If it is killed
+        and no other reaps, only `rentals.reap(by_name=True)` ends the rental, at its ceiling
+        (`RentalRecord.max_cost_at_ceiling`).
+
+        Raises:
+            ClientStateError: the rental was not entered yet.
+        """
+        return self._async.max_cost
+
+    @property
     def spent(self) -> Decimal | None:
         """The estimated cost so far, by listed price and time; None if the price could not be read.
 
@@ -182,6 +195,7 @@ class Rental:
 
     run: Final = sync_method(AsyncRental.run)
     detach: Final = sync_method(AsyncRental.detach)
+    extend: Final = sync_method(AsyncRental.extend)
 
     def close(self) -> None:
         """Delete the rental, as leaving the block does. A second call does nothing.

@@ -159,6 +159,8 @@ def test_help_needs_no_extra(missing: list[str]) -> None:
     done = run([*program, "xyzzy"])
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("netmind-rentgpu: no page is called 'xyzzy'")
+    done = run([*program, "reference", "attach"])
+    assert done.stderr.startswith("netmind-rentgpu: no public name is 'attach'; did you mean AsyncRentals.attach")
     done = run([*program, "pytest-plugin"])
     assert done.returncode == 0
     assert ("not available, because pytest is not installed" in done.stdout) == ("pytest" in missing)

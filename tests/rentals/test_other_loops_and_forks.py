@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ CALLS: dict[str, Callable[[AsyncRentGPU, AsyncRental], Awaitable[Any]]] = {
     "close the rental": lambda _, rental: rental.close(),
     "leave": lambda _, rental: rental.__aexit__(None, None, None),
     "detach": lambda _, rental: rental.detach(),
+    "extend": lambda _, rental: rental.extend(ttl=timedelta(hours=1)),
     "run": lambda _, rental: rental.run("true"),
     "log in": lambda gpu, rental: gpu.ssh(rental.container, password="secret").__aenter__(),
     "create": lambda gpu, rental: gpu.containers.create(

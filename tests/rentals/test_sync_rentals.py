@@ -89,6 +89,31 @@ async def test_detached_rental_can_be_attached_by_one_other_process(service: Ser
     await service.assert_nothing_left()
 
 
+async def test_rental_is_extended_from_its_own_program_and_from_another(service: Service) -> None:
+    program = await service.run("""
+        with RentGPU() as gpu:
+            with gpu.rent(**WANTED, ttl=timedelta(minutes=10)) as rental:
+                before = rental.expires_at
+                assert rental.extend(ttl=timedelta(minutes=30)).expires_at == rental.expires_at > before
+                try:
+                    rental.extend(ttl=timedelta(minutes=1))
+                except InvalidArgumentError as error:
+                    print(error.argument, 0 < rental.max_cost)
+                rental.detach()
+    """)
+    program.assert_silent("ttl True\n")
+    other = await service.run("""
+        with RentGPU() as gpu:
+            (record,) = gpu.rentals.list()
+            moved = gpu.rentals.extend(record, ttl=timedelta(minutes=50), budget=3)
+            assert gpu.rentals.list() == [moved]
+            print(moved.expires_at > record.expires_at, moved.budget)
+            gpu.rentals.release(record)
+    """)
+    other.assert_silent("True 3\n")
+    await service.assert_nothing_left()
+
+
 async def test_kept_rental_outlives_its_process_and_every_reap(service: Service) -> None:
     program = await service.run("""
         with RentGPU() as gpu:

@@ -19,6 +19,8 @@ PASSWORD = "a-real-servers-password"
 # Of that password, by `openssl passwd -6`.
 _HASH = "$6$netmindtests$YdwjL0nvRiqKNyc4nZ/q.NwYTiqwNX0k4kaw99F62H0a7ZwbJ80cq0OLv/oS.SzCRKVoiPaypXbCNAXnb1Hcr/"
 _CONFIG = """
+# Otherwise a forwarded port may be bound for IPv6 alone, where another server has it for IPv4.
+AddressFamily inet
 ListenAddress 127.0.0.1
 Port {port}
 HostKey {folder}/host_key

@@ -174,6 +174,8 @@ async def renting(gpu: AsyncRentGPU) -> None:
         assert_type(rental.machine, Machine)
         assert_type(rental.spent, Decimal | None)
         assert_type(rental.expires_at, datetime | None)
+        assert_type(rental.max_cost, Decimal | None)
+        assert_type(await rental.extend(ttl=timedelta(hours=1), budget=3), RentalRecord)
         assert_type(await rental.detach(), RentalRecord)
     async with gpu.rent(
         image=1,
@@ -183,12 +185,15 @@ async def renting(gpu: AsyncRentGPU) -> None:
         auth="a-password",
         payment_type="USD",
         ttl=timedelta(hours=1),
+        extendable_to=timedelta(hours=5),
         budget=0.5,
         timeout=60,
     ):
         pass
     records = await gpu.rentals.list()
     assert_type(records, list[RentalRecord])
+    assert_type(await gpu.rentals.extend(records[0], until=datetime.now().astimezone()), RentalRecord)
+    assert_type(records[0].max_cost_at_ceiling, Decimal | None)
     assert_type(gpu.rentals.attach(records[0]), AsyncRental)
     assert_type(await gpu.rentals.reap(wait=True), ReapReport)
     assert_type(NoMachineError("x").refusals, tuple[MachineRefusal, ...])
@@ -202,6 +207,7 @@ def renting_synchronously(gpu: RentGPU) -> None:
         assert_type(rental.shell, Shell)
         assert_type(rental.container, Container)
         assert_type(rental.hourly_price, Decimal | None)
+        assert_type(rental.extend(ttl=timedelta(hours=1)), RentalRecord)
         assert_type(rental.detach(), RentalRecord)
         assert_type(rental.close(), None)
     with gpu.rentals.attach("name", timeout=5) as attached:

@@ -21,7 +21,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _LENGTH = len(_OURS) + _NONCE + 1 + _EXPIRY + _CHECKSUM
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MINUTE: Final = timedelta(minutes=1)
-LATEST: Final = _EPOCH + (36**_EXPIRY - 1) * _MINUTE
+LATEST: Final[datetime] = _EPOCH + (36**_EXPIRY - 1) * _MINUTE
 """The last expiry that a name can hold."""
 
 

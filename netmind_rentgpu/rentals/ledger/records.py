@@ -12,6 +12,7 @@ import attrs
 
 from netmind_rentgpu.conversion import plain_values
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
+from netmind_rentgpu.rentals.ledger.names import LATEST, expiry_in
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 
 __all__ = ["ReapReport", "RentalRecord", "Stage", "is_legal_change", "is_to_be_reaped"]
@@ -20,7 +21,7 @@ _SECONDS_IN_AN_HOUR = 3600
 # The fields that `to_dict` returns.
 _SHOWN = (
     *("name", "stage", "container_id", "node_name", "gpus", "hourly_price"),
-    *("intended_at", "expires_at", "certain_at"),
+    *("intended_at", "expires_at", "extendable_to", "certain_at", "budget", "max_cost"),
 )
 
 Stage: TypeAlias = Literal["intended", "created", "ready", "detached", "abandoned"]
@@ -60,7 +61,12 @@ class RentalRecord:
         node_name, gpus: the machine, and the number of its GPUs.
         hourly_price: the price of an hour, as the machine was listed; None if the price could not be read.
         intended_at: the time just before the create.
-        expires_at: the time from which on any process may delete the container; None if it is to be kept.
+        expires_at: the time from which on any process may delete the container: the earlier of `time_limit` and the end of
+            the budget; None if it is to be kept.
+        time_limit: the end of the ttl; None if it is to be kept.
+        budget: the most that the rental may cost, in the currency of its price; None without a limit.
+        spent_before: the cost of machines that did not start for this rental, which counts towards the budget.
+        extendable_to: the latest time limit, which stands in the container's name; None if there is none.
         certain_at: the time from which on no container of the record can turn up any longer. Until then, a record without an
             id is in doubt.
         owner: the process that owns the rental; None if no process does.
@@ -87,6 +93,52 @@ class RentalRecord:
     booted_at: datetime | None = attrs.field(default=None, repr=False)
     longest_create: timedelta | None = attrs.field(default=None, repr=False)
     refused: bool = attrs.field(default=False, repr=False)
+    # Records of earlier versions have one deadline, and their ceiling in the name alone.
+    time_limit: datetime | None = attrs.field(default=attrs.Factory(lambda record: record.expires_at, takes_self=True))
+    budget: Decimal | None = None
+    spent_before: Decimal = Decimal(0)
+    extendable_to: datetime | None = attrs.field(
+        default=attrs.Factory(lambda record: expiry_in(record.name), takes_self=True)
+    )
+
+    @property
+    def budget_end(self) -> datetime | None:
+        """The time at which the budget is spent, by the listed price; None without a budget, or at a price of 0."""
+        if self.budget is None or not self.hourly_price:
+            return None
+        seconds = (self.budget - self.spent_before) / self.hourly_price * _SECONDS_IN_AN_HOUR
+        left = timedelta(seconds=float(seconds)) if seconds < timedelta.max.total_seconds() else timedelta.max
+        return self.intended_at + min(left, LATEST - self.intended_at)
+
+    @property
+    def earlier_limit(self) -> datetime | None:
+        """The earlier of the time limit and the end of the budget; None for a rental that is kept."""
+        limits = [limit for limit in (self.time_limit, self.budget_end) if limit is not None]
+        return None if self.time_limit is None else min(limits)
+
+    @property
+    def ends_by_budget(self) -> bool:
+        """True if the budget ends the rental before its time limit does."""
+        end = self.budget_end
+        return end is not None and self.time_limit is not None and end < self.time_limit
+
+    @property
+    def max_cost(self) -> Decimal | None:
+        """The most that the rental can cost until `expires_at`, by the listed price; None without a price or an expiry.
+
+        Machines that did not start for it are included. If no process enforces the expiry, only `rentals.reap(by_name=True)`
+        ends it, at `extendable_to`; `max_cost_at_ceiling` is the cost until then.
+        """
+        return self._cost_until(self.expires_at)
+
+    @property
+    def max_cost_at_ceiling(self) -> Decimal | None:
+        """The cost until `extendable_to`, by the listed price; None if one of them is not known."""
+        return self._cost_until(self.extendable_to)
+
+    def _cost_until(self, moment: datetime | None) -> Decimal | None:
+        cost = None if moment is None else self.cost_until(moment)
+        return None if cost is None else round(cost + self.spent_before, 6)
 
     @property
     def may_be_rented(self) -> bool:
@@ -102,6 +154,10 @@ class RentalRecord:
         """
         del secrets
         return plain_values({name: getattr(self, name) for name in _SHOWN}, json=json)
+
+    def with_deadline_of(self, other: RentalRecord) -> RentalRecord:
+        """Return the record with the deadline of another, as it is on file now."""
+        return attrs.evolve(self, expires_at=other.expires_at, time_limit=other.time_limit, budget=other.budget)
 
     def present(self, clocks: ClockReading) -> datetime:
         """Return the wall time as it would be if the clock had not been set since the record was made.

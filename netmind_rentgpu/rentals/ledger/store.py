@@ -15,54 +15,39 @@ logged (`deletion.write_best_effort`), because the intent alone is enough to fin
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Iterable
-from datetime import datetime, timedelta
-from decimal import Decimal
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import attrs
 
-from netmind_rentgpu.errors import RentalEndedError, StateFileError
+from netmind_rentgpu.errors import RentalEndedError, RentalExpiredError, StateFileError
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
+from netmind_rentgpu.rentals.ledger.deadlines import Extension, extended
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
-from netmind_rentgpu.rentals.ledger.records import RentalRecord, Stage, is_legal_change
+from netmind_rentgpu.rentals.ledger.records import RentalRecord, is_legal_change
+from netmind_rentgpu.rentals.ledger.rows import (
+    ALL_COLUMNS,
+    COLUMNS,
+    STAGES,
+    decoded,
+    owner_text,
+    read_owner,
+    record_of,
+    row_of,
+)
 from netmind_rentgpu.state_accounts import join_accounts, names_of_accounts
 from netmind_rentgpu.state_file import Connection, State
 
-__all__ = ["Ledger", "OtherAccount", "read_owner"]
+__all__ = ["Ledger", "OtherAccount"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
-_STAGES: tuple[Stage, ...] = get_args(Stage)
-# Outside these years, a sum of times could be out of the range of a datetime.
-_EARLIEST, _LATEST = 1970, 3000
-# No system's process ids are as large.
-_TOO_LARGE = 2**31
-
-_COLUMNS = (
-    "name",
-    "stage",
-    "container_id",
-    "shown_name",
-    "node_name",
-    "gpus",
-    "hourly_price",
-    "intended_at",
-    "expires_at",
-    "certain_at",
-    "owner",
-    "boot",
-    "booted_at",
-    "longest_create",
-    "refused",
-)
-_ALL = ", ".join(_COLUMNS)
 _THIS_ONE = "WHERE account = ? AND name = ?"
-_INSERT = f"INSERT INTO rentals (account, {_ALL}) VALUES (?{', ?' * len(_COLUMNS)})"  # noqa: S608  # inserts constants only
+_INSERT = f"INSERT INTO rentals (account, {ALL_COLUMNS}) VALUES (?{', ?' * len(COLUMNS)})"  # noqa: S608  # inserts constants only
+# Only `extend` writes these after the intent.
+_DEADLINE = ("expires_at", "time_limit", "budget")
 # The columns that change while a rental goes on. The deadline is not among them, so that no owner writes it from memory.
 _PROGRESS = ("stage", "container_id", "shown_name", "certain_at", "owner", "refused")
 _UPDATE = f"UPDATE rentals SET {', '.join(f'{column} = ?' for column in _PROGRESS)} {_THIS_ONE}"  # noqa: S608  # inserts constants only
@@ -96,7 +81,7 @@ class Ledger:
 
     async def insert(self, record: RentalRecord) -> None:
         """Insert the record of an intent, which is the only time that its row is inserted."""
-        row = _row(record)
+        row = row_of(record)
         await self._state.write(
             lambda connection: _execute(connection, _INSERT, (self._state.account(connection), *row))
         )
@@ -140,7 +125,7 @@ class Ledger:
             account = self._state.account(connection)
             # Reopened, because what another process believed to be gone is not.
             if connection.execute(f"SELECT 1 FROM rentals {_THIS_ONE}", (account, record.name)).fetchone() is None:  # noqa: S608  # inserts constants only
-                _execute(connection, _INSERT, (account, *_row(record)))
+                _execute(connection, _INSERT, (account, *row_of(record)))
             else:
                 update(connection)
 
@@ -149,13 +134,13 @@ class Ledger:
     async def reopen(self, record: RentalRecord) -> None:
         """Insert a record again whose row may have been deleted although its container has to be deleted now."""
         insertion = _INSERT.replace("INSERT", "INSERT OR IGNORE", 1)
-        row = _row(record)
+        row = row_of(record)
         await self._state.write(
             lambda connection: _execute(connection, insertion, (self._state.account(connection), *row))
         )
 
     def _updating(self, record: RentalRecord, owner: ProcessIdentity | None) -> Callable[[Connection], None]:
-        row = dict(zip(_COLUMNS, _row(record), strict=True))
+        row = dict(zip(COLUMNS, row_of(record), strict=True))
         values = [row[column] for column in _PROGRESS]
 
         def update(connection: Connection) -> None:
@@ -179,7 +164,7 @@ class Ledger:
         def return_detached(connection: Connection) -> None:
             connection.execute(
                 f"UPDATE rentals SET stage = 'detached', owner = NULL {_THIS_ONE} AND owner = ?",  # noqa: S608  # inserts constants only
-                (self._state.account(connection), name, _owner(owner)),
+                (self._state.account(connection), name, owner_text(owner)),
             )
 
         await self._state.write(return_detached)
@@ -195,7 +180,7 @@ class Ledger:
             if record is None or record.stage != "detached" or record.has_expired(clocks):
                 return None
             claimed = attrs.evolve(record.rebased(clocks), stage="ready", owner=owner)
-            row = dict(zip(_COLUMNS, _row(claimed), strict=True))
+            row = dict(zip(COLUMNS, row_of(claimed), strict=True))
             connection.execute(
                 f"UPDATE rentals SET stage = ?, owner = ?, boot = ?, booted_at = ? {_THIS_ONE}",  # noqa: S608  # inserts constants only
                 (
@@ -207,6 +192,32 @@ class Ledger:
             return claimed
 
         return await self._state.write(claim)
+
+    async def extend(self, name: str, wanted: Extension, clocks: ClockReading) -> RentalRecord:
+        """Move the deadline of a rental; return its record as it is on file then.
+
+        Raises:
+            InvalidArgumentError: as for `extended`.
+            RentalExpiredError: its time is up.
+            RentalEndedError: it is over.
+        """
+
+        def extend(connection: Connection) -> RentalRecord:
+            current = self._find(connection, name)
+            if current is None or current.stage == "abandoned":
+                ended = None if current is None else current.container_id
+                raise RentalEndedError(f"could not extend rental {name}: it is over", name=name, container_id=ended)
+            if current.has_expired(clocks):
+                text = f"could not extend rental {name}: its time is up"
+                raise RentalExpiredError(text, name=name, container_id=current.container_id)
+            moved = extended(current, wanted, clocks)
+            row = dict(zip(COLUMNS, row_of(moved), strict=True))
+            values = (*(row[column] for column in _DEADLINE), self._state.account(connection), name)
+            columns = ", ".join(f"{column} = ?" for column in _DEADLINE)
+            _execute(connection, f"UPDATE rentals SET {columns} {_THIS_ONE}", values)  # noqa: S608  # inserts constants only
+            return moved
+
+        return await self._state.write(extend)
 
     async def claim_for_reap(self, record: RentalRecord, *, is_due: Callable[[RentalRecord], bool]) -> bool:
         """Mark a record as abandoned; return False if its stage or its owner has changed since the record was read.
@@ -284,7 +295,7 @@ class Ledger:
 
         def find(connection: Connection) -> list[OtherAccount]:
             # Otherwise, one text that is not UTF-8 would fail the whole query.
-            connection.text_factory = _decoded
+            connection.text_factory = decoded
             own = self._state.account(connection)
             query = "SELECT account, value, auth_id FROM passwords"
             passwords = {account: (value, auth_id) for account, value, auth_id in connection.execute(query).fetchall()}
@@ -330,10 +341,10 @@ class Ledger:
 
     def _find(self, connection: Connection, name: str) -> RentalRecord | None:
         row = connection.execute(
-            f"SELECT {_ALL} FROM rentals {_THIS_ONE}",  # noqa: S608  # inserts constants only
+            f"SELECT {ALL_COLUMNS} FROM rentals {_THIS_ONE}",  # noqa: S608  # inserts constants only
             (self._state.account(connection), name),
         ).fetchone()
-        return None if row is None else _record(row)
+        return None if row is None else record_of(row)
 
 
 def _execute(connection: Connection, query: str, values: tuple[Any, ...]) -> None:
@@ -341,7 +352,7 @@ def _execute(connection: Connection, query: str, values: tuple[Any, ...]) -> Non
 
 
 def _text(raw: bytes | None) -> str | None:
-    return None if raw is None else _decoded(raw)
+    return None if raw is None else decoded(raw)
 
 
 def _may_write(stage: str | None, owner: str | None, record: RentalRecord, writer: ProcessIdentity | None) -> bool:
@@ -350,140 +361,21 @@ def _may_write(stage: str | None, owner: str | None, record: RentalRecord, write
     is_writers = writer is None if owner is None else writer is not None and read_owner(owner) == writer
     # An abandoned record has no owner, and is ended by whichever process gets to it.
     is_over = owner is None and stage == record.stage == "abandoned"
-    return (is_writers or is_over) and all(is_legal_change(known, record.stage) for known in _STAGES if known == stage)
+    return (is_writers or is_over) and all(is_legal_change(known, record.stage) for known in STAGES if known == stage)
 
 
 def _records_of(connection: Connection, account: str) -> tuple[list[RentalRecord], dict[str, StateFileError]]:
     # Otherwise, one text that is not UTF-8 would fail the whole query.
-    connection.text_factory = _decoded
+    connection.text_factory = decoded
     rows = connection.execute(
-        f"SELECT {_ALL} FROM rentals WHERE account = ? ORDER BY intended_at, name",  # noqa: S608  # inserts constants only
+        f"SELECT {ALL_COLUMNS} FROM rentals WHERE account = ? ORDER BY intended_at, name",  # noqa: S608  # inserts constants only
         (account,),
     )
     records: list[RentalRecord] = []
     unreadable: dict[str, StateFileError] = {}
     for row in rows:
         try:
-            records.append(_record(row))
+            records.append(record_of(row))
         except StateFileError as error:
             unreadable[row[0]] = error
     return records, unreadable
-
-
-def _row(record: RentalRecord) -> tuple[Any, ...]:
-    return (
-        record.name,
-        record.stage,
-        record.container_id,
-        record.shown_name,
-        record.node_name,
-        record.gpus,
-        None if record.hourly_price is None else str(record.hourly_price),
-        _moment(record.intended_at),
-        None if record.expires_at is None else _moment(record.expires_at),
-        _moment(record.certain_at),
-        None if record.owner is None else _owner(record.owner),
-        record.boot,
-        None if record.booted_at is None else _moment(record.booted_at),
-        None if record.longest_create is None else record.longest_create.total_seconds(),
-        record.refused,
-    )
-
-
-def _record(row: tuple[Any, ...]) -> RentalRecord:
-    (
-        name,
-        stage,
-        container_id,
-        shown_name,
-        node_name,
-        gpus,
-        price,
-        intended_at,
-        expires_at,
-        certain_at,
-        owner,
-        *rest,
-    ) = row
-    boot, booted_at, longest_create, refused = rest
-    try:
-        return RentalRecord(
-            name=name,
-            stage=_read_stage(stage),
-            container_id=container_id,
-            shown_name=shown_name,
-            node_name=node_name,
-            gpus=gpus,
-            hourly_price=None if price is None else _read_price(price),
-            intended_at=_read_moment(intended_at),
-            expires_at=None if expires_at is None else _read_moment(expires_at),
-            certain_at=_read_moment(certain_at),
-            owner=None if owner is None else _read_owner(owner),
-            boot=boot,
-            booted_at=None if booted_at is None else _read_moment(booted_at),
-            longest_create=None if longest_create is None else timedelta(seconds=longest_create),
-            refused=bool(refused),
-        )
-    except (ValueError, ArithmeticError, TypeError, RecursionError) as error:
-        container = "its container" if container_id is None else f"container {container_id}"
-        raise StateFileError(
-            f"could not read the record of rental {name}: {error}; {container} may still run, so delete it first, and then"
-            " this row of the table `rentals` in the state file"
-        ) from error
-
-
-def _decoded(raw: bytes) -> str:
-    return raw.decode("utf-8", "backslashreplace")
-
-
-def _read_stage(text: str) -> Stage:
-    for stage in _STAGES:
-        if stage == text:
-            return stage
-    raise ValueError(f"{text!r} is no stage")
-
-
-def _read_price(text: str) -> Decimal:
-    price = Decimal(text)
-    if not price.is_finite():
-        raise ValueError(f"{text!r} is no price")
-    return price
-
-
-def _read_moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        raise ValueError(f"{text!r} has no time zone")
-    if not _EARLIEST <= moment.year <= _LATEST:
-        raise ValueError(f"{text!r} is out of range")
-    return moment
-
-
-def read_owner(text: str) -> ProcessIdentity | None:
-    """Return the owner that a record's text describes; None if the text cannot be read."""
-    try:
-        return _read_owner(text)
-    except (ValueError, TypeError, RecursionError):
-        return None
-
-
-def _read_owner(text: str) -> ProcessIdentity:
-    owner = ProcessIdentity(**json.loads(text))
-    marks = (owner.machine, owner.boot, owner.namespace, owner.started)
-    if (
-        type(owner.process_id) is not int
-        or not 0 < owner.process_id < _TOO_LARGE
-        or not all(type(mark) is str for mark in marks)
-    ):
-        raise ValueError(f"{text!r} is no process")
-    return owner
-
-
-def _moment(moment: datetime) -> str:
-    # Each text has the same number of digits, because texts then sort in the order of their times.
-    return moment.isoformat(timespec="microseconds")
-
-
-@lru_cache(maxsize=16)
-def _owner(owner: ProcessIdentity) -> str:
-    return json.dumps(attrs.asdict(owner))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -11,7 +11,7 @@ import attrs
 
 from netmind_rentgpu.models import Container, Machine, PaymentType
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
-from netmind_rentgpu.rentals.ledger.names import new_name
+from netmind_rentgpu.rentals.ledger.names import LATEST, new_name
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.selection.offers import Offer
@@ -34,13 +34,19 @@ class ProvisionSpec:
     """The part of a create that is the same for each attempt of a rental.
 
     Attributes:
-        allowance: returns for how long an offer may be rented; None for a container that the user keeps.
+        ttl: how long the container may run; None for a container that the user keeps.
+        extendable_to: how long it may run at most, however it is extended.
+        budget: the most that it may cost; None without a limit.
+        spent_before: the cost of machines that did not start.
     """
 
     image_id: int
     auth_id: int
     payment_type: PaymentType | str | int
-    allowance: Callable[[Offer], timedelta | None]
+    ttl: timedelta | None
+    extendable_to: timedelta = timedelta(0)
+    budget: Decimal | None = None
+    spent_before: Decimal = Decimal(0)
 
     def intent(
         self, offer: Offer, *, clocks: ClockReading, longest_create: timedelta, owner: ProcessIdentity
@@ -51,22 +57,27 @@ class ProvisionSpec:
             clocks: the present time.
             owner: the process that makes the attempt.
         """
-        allowance, began = self.allowance(offer), clocks.wall
-        expires_at = None if allowance is None else began + allowance
-        return RentalRecord(
-            name=new_name(expires_at),
+        began = clocks.wall
+        ceiling = None if self.ttl is None else began + min(self.extendable_to, LATEST - began)
+        record = RentalRecord(
+            name=new_name(ceiling),
             stage="intended",
             node_name=offer.machine.node_name,
             gpus=offer.gpus,
             hourly_price=offer.hourly_price,
             intended_at=began,
-            expires_at=expires_at,
+            expires_at=None,
             certain_at=began + longest_create,
             owner=owner,
             boot=clocks.boot,
             booted_at=clocks.booted_at,
             longest_create=longest_create,
+            time_limit=None if self.ttl is None else began + self.ttl,
+            budget=self.budget,
+            spent_before=self.spent_before,
+            extendable_to=ceiling,
         )
+        return attrs.evolve(record, expires_at=record.earlier_limit)
 
 
 @attrs.frozen(kw_only=True)
@@ -74,16 +85,12 @@ class ProvisionedRental:
     """The container that a rental has, and its machine.
 
     Attributes:
-        by_budget: True if the budget ends the rental before the ttl does.
-        budget: what all of it may cost, in `currency`; None without a limit.
         kept: True if the SDK never deletes the container, once the rental has started.
     """
 
     record: RentalRecord
     container: Container
     machine: Machine
-    by_budget: bool = False
-    budget: Decimal | None = None
     currency: str = ""
     kept: bool = False
 

@@ -31,6 +31,7 @@ class ExpiryTimer:
         self._provisioner = provisioner
         self._context = context
         self._expire: Callable[[], object] | None = None
+        self._moved: Callable[[RentalRecord], object] | None = None
         self._process: int | None = None
         self._timer = RecordTimer()
         self._record: RentalRecord | None = None
@@ -39,10 +40,22 @@ class ExpiryTimer:
         self._claiming: asyncio.Task[None] | None = None
         self._looked_at: datetime | None = None
 
-    def begin(self, record: RentalRecord, expire: Callable[[], object]) -> None:
-        """Call `expire` at a record's expiry, if it has one."""
+    def begin(
+        self, record: RentalRecord, expire: Callable[[], object], moved: Callable[[RentalRecord], object]
+    ) -> None:
+        """Call `expire` at a record's expiry, if it has one.
+
+        Args:
+            moved: is called with the record if the state file has a later deadline by then.
+        """
         if not self._has_ended:
-            self._process, self._record, self._expire = os.getpid(), record, expire
+            self._process, self._record, self._expire, self._moved = os.getpid(), record, expire, moved
+            self._arm()
+
+    def move(self, record: RentalRecord) -> None:
+        """Use another deadline of the same rental from now on."""
+        if self._record is not None:
+            self._record = record
             self._arm()
 
     def suspend(self) -> None:
@@ -54,7 +67,7 @@ class ExpiryTimer:
         """Stop the timer and cancel a running search, because leaving the rental searches once more."""
         self._has_ended = True
         # Break the reference cycle through the rental.
-        self._expire = None
+        self._expire = self._moved = None
         self.suspend()
         if self._looking is not None:
             self._looking.cancel()
@@ -68,13 +81,13 @@ class ExpiryTimer:
     async def _claim(self, record: RentalRecord) -> None:
         """End the rental, unless the state file has a later deadline than this process believed."""
         current = await self._provisioner.claim_expired(record.name)
-        if self._expire is None or self._record is not record:
-            return  # the rental was left meanwhile
+        if self._expire is None or self._moved is None or self._record is not record:
+            return  # the rental was left or extended meanwhile
         if current is None:
             self._expire()
         else:
-            self._record = current
-            self._arm()
+            self._moved(current)
+            self.move(current)
 
     def _arm(self) -> None:
         if self._record is None:

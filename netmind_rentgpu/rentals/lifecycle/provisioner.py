@@ -182,11 +182,20 @@ class Provisioner:
         except (StateFileError, ClientStateError) as error:
             log_write_error(error)
             return None
-        if record is None or record.stage != "abandoned":
+        if record is None:
+            return None
+        if record.stage != "abandoned":
+            self.move_deadline(record)
             return record
         claimed = attrs.evolve(tracked.attempt.record, stage="abandoned", owner=None)
         tracked.attempt = attrs.evolve(tracked.attempt, record=claimed)
         return None
+
+    def move_deadline(self, record: RentalRecord) -> None:
+        """Record the deadline that a rental has on file now."""
+        if (tracked := self._attempts.get(record.name)) is not None:
+            moved = tracked.attempt.record.with_deadline_of(record)
+            tracked.attempt = attrs.evolve(tracked.attempt, record=moved)
 
     def disown(self, name: str) -> None:
         """Stop tracking an attempt that this process does not own any longer."""

@@ -88,7 +88,7 @@ class RentalStart:
                 provisioned = self._state.provisioned = await source.provision(self._provisioner)
             except RentGPUError as error:
                 raise source.failed.added_to(error) from error.__cause__
-            self._expiry.begin(provisioned.record, expire)
+            self._expiry.begin(provisioned.record, expire, self._state.move_deadline)
             seconds = max(_SHORTEST_WAIT, min(self._limits.each, deadline - time()))
             try:
                 await self._make_ready(provisioned, seconds)

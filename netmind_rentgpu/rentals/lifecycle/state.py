@@ -6,6 +6,8 @@ import asyncio
 import os
 from enum import Enum
 
+import attrs
+
 from netmind_rentgpu.concurrency.running_loop import running_loop
 from netmind_rentgpu.errors import (
     BudgetExceededError,
@@ -16,6 +18,7 @@ from netmind_rentgpu.errors import (
     RentGPUError,
     SSHError,
 )
+from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 
 __all__ = ["EndReason", "Phase", "RentalState", "end_error", "what_to_raise"]
@@ -65,7 +68,7 @@ def end_error(reason: EndReason | None, provisioned: ProvisionedRental | None) -
                     f"the time of {name} is up {ended}; {deleted}", name=name, container_id=container_id
                 )
             case EndReason.BUDGET_SPENT:
-                limit = f"{provisioned.budget} {provisioned.currency}, at a listed {record.hourly_price} an hour"
+                limit = f"{record.budget} {provisioned.currency}, at a listed {record.hourly_price} an hour"
                 text = f"the budget of {name} is spent {ended}: {limit}; {deleted}"
                 return BudgetExceededError(text, name=name, container_id=container_id)
             case EndReason.GONE:
@@ -126,6 +129,12 @@ class RentalState:
         self.provisioned: ProvisionedRental | None = None
         self._process: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def move_deadline(self, record: RentalRecord) -> None:
+        """Record the deadline that the rental has on file now."""
+        if self.provisioned is not None and self.provisioned.record.name == record.name:
+            moved = self.provisioned.record.with_deadline_of(record)
+            self.provisioned = attrs.evolve(self.provisioned, record=moved)
 
     def check_new(self) -> None:
         """Raise ClientStateError if the rental was entered before, or has ended."""

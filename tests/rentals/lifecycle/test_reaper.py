@@ -330,11 +330,11 @@ async def test_unreadable_container_does_not_stop_a_reap_by_name(
                 item["id"] = "c-7f" if item["name"] == "foreign" else item["id"]
         return reply
 
-    set_clock(gpu, timedelta(days=2))
+    set_clock(gpu, timedelta(days=3))  # past the ceiling in the name
     monkeypatch.setattr(Caller, "call", call_with_an_unreadable_id)
     report = await gpu.rentals.reap(by_name=True)
     monkeypatch.undo()
-    set_clock(gpu, timedelta(days=-2))
+    set_clock(gpu, timedelta(days=-3))
     assert report.deleted == (record.name,)
     assert report.failed
     assert all("is not a whole number" in str(error) for _, error in report.failed)

@@ -34,11 +34,10 @@ PROVISIONED = ProvisionedRental(
         intended_at=NOW,
         expires_at=NOW,
         certain_at=NOW,
+        budget=Decimal(2),
     ),
     container=Container(id=7),
     machine=Machine(node_name="node"),
-    by_budget=True,
-    budget=Decimal(2),
     currency="USD",
 )
 SPENT = (
