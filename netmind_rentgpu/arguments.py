@@ -16,6 +16,7 @@ __all__ = [
     "identifier",
     "image_options",
     "is_seconds",
+    "label",
     "names",
     "password",
     "shown_value",
@@ -25,6 +26,7 @@ __all__ = [
 
 PASSWORD_LENGTH: Final = (8, 32)
 MOST_GPUS: Final = 12
+LONGEST_LABEL: Final = 100
 IMAGE_OPTIONS: Final = ("--add-host", "-e", "-h", "-w")
 
 
@@ -115,6 +117,15 @@ def texts(argument: str, value: Iterable[str] | str) -> list[str]:
     if not isinstance(value, Iterable):
         raise InvalidArgumentError(argument, f"must be texts, not {type(value).__name__}")
     return [text(argument, item) for item in ([value] if isinstance(value, str) else value)]
+
+
+def label(value: str) -> str:
+    """Return a label as it is: a text of one line, which a terminal shows as it is."""
+    if not isinstance(value, str) or not value.isprintable() or not value.strip() or len(value) > LONGEST_LABEL:
+        raise InvalidArgumentError(
+            "label", f"must be a text of 1 to {LONGEST_LABEL} printable characters, not {shown_value(value)}"
+        )
+    return value
 
 
 def names(argument: str, value: Iterable[str] | str) -> list[str]:

@@ -183,6 +183,7 @@ class AsyncRentGPU:
         key: OfferKey | None = None,
         auth: int | str | Auth | None = None,
         payment_type: PaymentType | str | int = PaymentType.USD,
+        label: str | None = None,
         ttl: timedelta = timedelta(hours=24),
         extendable_to: timedelta | None = None,
         budget: Decimal | float | None = None,
@@ -223,6 +224,7 @@ class AsyncRentGPU:
             auth: the password of the SSH login: an auth's id, an `Auth`, or a text. By default the client creates one
                 password for this account, and keeps it in the state file.
             payment_type: the balance to charge; machines are listed in its currency.
+            label: a name of your own for the rental, by which `rentals.get` and its like find it; several may share it.
             ttl: the longest duration of the rental, counted from the create. The container is deleted then, even if the
                 block still runs.
             extendable_to: the longest duration that `extend` may give it. It stands in the container's name, from which
@@ -273,6 +275,7 @@ class AsyncRentGPU:
             request,
             image=image,
             auth=auth,
+            label=label,
             ttl=ttl,
             extendable_to=extendable_to,
             budget=budget,

@@ -111,6 +111,7 @@ MIGRATIONS: Final = (
     "ALTER TABLE rentals ADD COLUMN budget TEXT",
     "ALTER TABLE rentals ADD COLUMN spent_before TEXT NOT NULL DEFAULT '0'",
     "ALTER TABLE rentals ADD COLUMN extendable_to TEXT",
+    "ALTER TABLE rentals ADD COLUMN label TEXT",
 )
 _PAUSE = 0.05
 _MOST_OPENINGS = 5

@@ -51,7 +51,7 @@ class AsyncRentals:
         """Return the record of one open rental, as it is on file now.
 
         Args:
-            rental: a record, a name, an unambiguous part of a name, or the id of a container.
+            rental: a record, a name, an unambiguous part of a name, a label, or the id of a container.
 
         Raises:
             RentalNotFoundError: no such rental is on record.

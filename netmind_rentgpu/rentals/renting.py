@@ -156,6 +156,7 @@ class Renting:
         *,
         image: int | str | Image,
         auth: int | str | Auth | None,
+        label: str | None,
         ttl: timedelta,
         extendable_to: timedelta | None,
         budget: Decimal | float | None,
@@ -202,6 +203,7 @@ class Renting:
             image=image,
             auth=auth,
             payment_type=request.payment_type,
+            label=None if label is None else arguments.label(label),
             ttl=None if keep else ttl,
             extendable_to=ceiling,
             budget=limit,
@@ -261,6 +263,7 @@ class _NextOffers:
         image: int | str | Image,
         auth: int | str | Auth | None,
         payment_type: PaymentType | str | int,
+        label: str | None,
         ttl: timedelta | None,
         extendable_to: timedelta,
         budget: Decimal | None,
@@ -271,6 +274,7 @@ class _NextOffers:
         self._image = image
         self._auth = auth
         self._payment_type = payment_type
+        self._label = label
         self._ttl = ttl
         self._extendable_to = extendable_to
         self._budget = budget
@@ -290,6 +294,7 @@ class _NextOffers:
             image_id=self._image_id,
             auth_id=await self._context.password.auth_id(self._auth),
             payment_type=self._payment_type,
+            label=self._label,
             ttl=self._ttl,
             extendable_to=self._extendable_to,
             budget=self._budget,

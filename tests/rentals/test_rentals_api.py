@@ -9,6 +9,7 @@ import sys
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -30,6 +31,7 @@ from netmind_rentgpu import (
     TransportError,
 )
 from netmind_rentgpu.emulator import Emulator, Fault, World
+from netmind_rentgpu.rentals.ledger.names import expiry_in
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.finding import matching_records
 
@@ -110,16 +112,49 @@ async def test_file_of_an_earlier_version_is_migrated(emulator: Emulator, state:
     async with client(emulator, state) as gpu:
         record = await detached(gpu)
     with closing(sqlite3.connect(state)) as connection:
-        connection.execute("ALTER TABLE rentals DROP COLUMN refused")
+        # The columns that were added since, each by one migration.
+        for column in ("refused", "time_limit", "budget", "spent_before", "extendable_to", "label"):
+            connection.execute(f"ALTER TABLE rentals DROP COLUMN {column}")
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        connection.execute(f"PRAGMA user_version = {version - 1}")
+        connection.execute(f"PRAGMA user_version = {version - 6}")
         connection.commit()
     async with client(emulator, state) as gpu:
-        assert await gpu.rentals.list() == [record]
+        (old,) = await gpu.rentals.list()
+        # Its ceiling is known by the name alone, in whole minutes.
+        assert old == attrs.evolve(record, extendable_to=expiry_in(record.name))
         await gpu.rentals.release(record)
 
 
 # How a rental is named.
+
+
+async def test_rental_is_found_by_its_label(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    async with (
+        gpu.rent(image=IMAGE, label="sweep-3") as first,
+        gpu.rent(image=IMAGE, label="sweep-3") as second,
+        gpu.rent(image=IMAGE, label="other") as third,
+    ):
+        assert (await gpu.rentals.get("other")).name == third.name
+        assert [record.label for record in await gpu.rentals.list()] == ["sweep-3", "sweep-3", "other"]
+        with pytest.raises(InvalidArgumentError) as ambiguous:
+            await gpu.rentals.release("sweep-3")
+        assert f"{first.name}, sweep-3 (container {first.container.id})" in str(ambiguous.value)
+        assert second.name in str(ambiguous.value)
+        # Half a label is none.
+        with pytest.raises(RentalNotFoundError, match="other"):
+            await gpu.rentals.get("oth")
+        assert (await gpu.rentals.extend("other", ttl=timedelta(hours=30))).label == "other"
+        await third.detach()
+        async with gpu.rentals.attach("other") as attached:
+            assert attached.name == third.name
+    emulator.assert_nothing_rented()
+
+
+@pytest.mark.parametrize("label", ["", 7, "x" * 101, "a\nb", "\x1b[31m", " "])
+def test_label_that_cannot_be_shown_is_refused(label: Any, tmp_path: Path) -> None:
+    gpu = AsyncRentGPU("token", state=tmp_path / "state")
+    with pytest.raises(InvalidArgumentError, match=r"^label: must be"):
+        gpu.rent(image=IMAGE, label=label)
 
 
 async def test_rental_is_found_by_record_name_part_and_container(gpu: AsyncRentGPU, emulator: Emulator) -> None:

@@ -186,6 +186,7 @@ async def renting(gpu: AsyncRentGPU) -> None:
         payment_type="USD",
         ttl=timedelta(hours=1),
         extendable_to=timedelta(hours=5),
+        label="sweep-3",
         budget=0.5,
         timeout=60,
     ):

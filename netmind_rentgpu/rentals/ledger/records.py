@@ -20,7 +20,7 @@ __all__ = ["ReapReport", "RentalRecord", "Stage", "is_legal_change", "is_to_be_r
 _SECONDS_IN_AN_HOUR = 3600
 # The fields that `to_dict` returns.
 _SHOWN = (
-    *("name", "stage", "container_id", "node_name", "gpus", "hourly_price"),
+    *("name", "label", "stage", "container_id", "node_name", "gpus", "hourly_price"),
     *("intended_at", "expires_at", "extendable_to", "certain_at", "budget", "max_cost"),
 )
 
@@ -60,6 +60,7 @@ class RentalRecord:
         shown_name: the container's name as the service showed it with the id, which may differ from `name`.
         node_name, gpus: the machine, and the number of its GPUs.
         hourly_price: the price of an hour, as the machine was listed; None if the price could not be read.
+        label: the user's own name for the rental, which several may share; None if it has none.
         intended_at: the time just before the create.
         expires_at: the time from which on any process may delete the container: the earlier of `time_limit` and the end of
             the budget; None if it is to be kept.
@@ -100,6 +101,7 @@ class RentalRecord:
     extendable_to: datetime | None = attrs.field(
         default=attrs.Factory(lambda record: expiry_in(record.name), takes_self=True)
     )
+    label: str | None = None
 
     @property
     def budget_end(self) -> datetime | None:

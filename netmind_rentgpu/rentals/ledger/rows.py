@@ -42,6 +42,7 @@ COLUMNS = (
     "budget",
     "spent_before",
     "extendable_to",
+    "label",
 )
 ALL_COLUMNS = ", ".join(COLUMNS)
 
@@ -68,6 +69,7 @@ def row_of(record: RentalRecord) -> tuple[Any, ...]:
         None if record.budget is None else str(record.budget),
         str(record.spent_before),
         None if record.extendable_to is None else _moment_text(record.extendable_to),
+        record.label,
     )
 
 
@@ -91,7 +93,7 @@ def record_of(row: tuple[Any, ...]) -> RentalRecord:
         owner,
         *rest,
     ) = row
-    boot, booted_at, longest_create, refused, time_limit, budget, spent_before, extendable_to = rest
+    boot, booted_at, longest_create, refused, time_limit, budget, spent_before, extendable_to, label = rest
     deadlines = {
         name: _read_moment(text)
         for name, text in (("time_limit", time_limit), ("extendable_to", extendable_to))
@@ -116,6 +118,7 @@ def record_of(row: tuple[Any, ...]) -> RentalRecord:
             refused=bool(refused),
             budget=None if budget is None else _read_price(budget),
             spent_before=_read_price(spent_before),
+            label=label,
             **deadlines,
         )
     except (ValueError, ArithmeticError, TypeError, RecursionError) as error:

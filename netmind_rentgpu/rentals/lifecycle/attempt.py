@@ -38,6 +38,7 @@ class ProvisionSpec:
         extendable_to: how long it may run at most, however it is extended.
         budget: the most that it may cost; None without a limit.
         spent_before: the cost of machines that did not start.
+        label: the user's own name for the rental.
     """
 
     image_id: int
@@ -47,6 +48,7 @@ class ProvisionSpec:
     extendable_to: timedelta = timedelta(0)
     budget: Decimal | None = None
     spent_before: Decimal = Decimal(0)
+    label: str | None = None
 
     def intent(
         self, offer: Offer, *, clocks: ClockReading, longest_create: timedelta, owner: ProcessIdentity
@@ -76,6 +78,7 @@ class ProvisionSpec:
             budget=self.budget,
             spent_before=self.spent_before,
             extendable_to=ceiling,
+            label=self.label,
         )
         return attrs.evolve(record, expires_at=record.earlier_limit)
 

@@ -14,7 +14,7 @@ from netmind_rentgpu.rentals.lifecycle.account_proof import join_proven_accounts
 __all__ = ["Wanted", "check_wanted", "find_record", "in_use_error", "matching_records"]
 
 Wanted: TypeAlias = RentalRecord | str | int
-"""A record, whose name counts; a name, an unambiguous part of one, or the id of a container."""
+"""A record, whose name counts; a name, an unambiguous part of one, a label, or the id of a container."""
 
 _MOST_SHOWN = 10
 
@@ -43,13 +43,15 @@ def matching_records(records: Iterable[RentalRecord], wanted: str | int) -> list
     """Return the records that a user may mean; the only one with exactly that name, if there is one.
 
     Args:
-        wanted: as `check_wanted` returns it. A text may also be the digits of a container's id.
+        wanted: as `check_wanted` returns it. A text may also be a label, or the digits of a container's id.
     """
     candidates = [record for record in records if record.may_be_rented]
     if isinstance(wanted, int):
         return [record for record in candidates if record.container_id == wanted]
     named = [record for record in candidates if record.name == wanted]
-    return named or [record for record in candidates if wanted in record.name or wanted == str(record.container_id)]
+    return named or [
+        record for record in candidates if wanted in record.name or wanted in (record.label, str(record.container_id))
+    ]
 
 
 async def find_record(context: RentalContext, rental: Wanted) -> RentalRecord:
@@ -109,7 +111,8 @@ def _shown(wanted: str | int) -> str:
 
 def _names(records: Sequence[RentalRecord]) -> str:
     names = [
-        record.name if record.container_id is None else f"{record.name} (container {record.container_id})"
+        (record.name if record.label is None else f"{record.name}, {record.label}")
+        + ("" if record.container_id is None else f" (container {record.container_id})")
         for record in records[:_MOST_SHOWN]
     ]
     more = len(records) - len(names)
