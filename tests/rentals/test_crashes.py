@@ -197,7 +197,7 @@ def points(kind: str, count: int, stride: int, every: int) -> range:
     return range(2, last + 1, max(1, last // 3))
 
 
-@pytest.mark.parametrize("act", ["rent", "hand on"])
+@pytest.mark.parametrize("act", ["rent", "hand on", "expire"])
 async def test_process_killed_at_any_point_leaks_nothing(
     site: Site, act: str, kinds: tuple[str, ...], stride: int, every: int
 ) -> None:

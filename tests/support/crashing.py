@@ -16,7 +16,7 @@ import time
 from asyncio import selector_events
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from typing import Any, Self
 
@@ -33,7 +33,8 @@ class Job:
     """What a child is to do.
 
     Attributes:
-        act: `rent`; `hand on`, which rents, detaches, attaches and leaves; or `reap`, once what is detached has expired.
+        act: `rent`; `hand on`, which rents, extends, detaches, extends, attaches, extends and leaves; `expire`, which rents
+            until the time is up; or `reap`, once what is detached has expired.
         kind, n: at which point it is killed; nowhere where `n` is 0.
         cancel_at: the steps of its loop at which its main task is cancelled.
         scope: not that task, but a scope of anyio's around it.
@@ -150,7 +151,7 @@ def _loop(points: _Points, cancel_at: tuple[int, ...]) -> asyncio.AbstractEventL
 
 
 async def _act(job: Job) -> dict[str, list[str]]:
-    from netmind_rentgpu import AsyncRentGPU, Retries, ServiceProfile, Timeouts, conditions
+    from netmind_rentgpu import AsyncRentGPU, RentalExpiredError, Retries, ServiceProfile, Timeouts, conditions
 
     profile = ServiceProfile(
         **{"list_lag": timedelta(seconds=0.2), "create_lag": timedelta(seconds=0.3), **job.profile}
@@ -182,14 +183,31 @@ async def _act(job: Job) -> dict[str, list[str]]:
             loop: Any = asyncio.get_running_loop()
             loop.cancel = scope.cancel if job.scope else task.cancel
             died = conditions.status_in(3)  # as the emulator has it
-            async with gpu.rent(image="PyTorch 2.4", timeout=2, fail=died) as rental:
-                await rental.run("true")
-                if job.act == "rent":
-                    return {}
-                record = await rental.detach()
-            async with gpu.rentals.attach(record, timeout=2) as rental:
-                await rental.run("true")
+            with suppress(RentalExpiredError) if job.act == "expire" else nullcontext():
+                async with gpu.rent(image="PyTorch 2.4", timeout=2, fail=died) as rental:
+                    await rental.run("true")
+                    if job.act == "rent":
+                        return {}
+                    if job.act == "expire":
+                        await _let_time_pass(job, rental)
+                    await rental.extend(ttl=timedelta(hours=25))
+                    record = await rental.detach()
+                await gpu.rentals.extend(record, ttl=timedelta(hours=26))
+                async with gpu.rentals.attach(record, timeout=2) as rental:
+                    await rental.extend(ttl=timedelta(hours=27))
+                    await rental.run("true")
     return {}
+
+
+async def _let_time_pass(job: Job, rental: Any) -> None:
+    """Move the deadline of a rental into the past, in the file and in this process, and wait to be cancelled for it."""
+    with sqlite3.connect(job.state) as connection:
+        connection.execute("UPDATE rentals SET expires_at = intended_at")
+    connection.close()
+    timer = rental._expiry
+    timer._record = attrs.evolve(timer._record, expires_at=timer._record.intended_at)
+    timer._ring()
+    await asyncio.sleep(LONGEST)
 
 
 def _child(job: Job, told: int) -> None:
