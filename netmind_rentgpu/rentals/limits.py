@@ -20,6 +20,7 @@ class RentalLimits:
         deletion: for all attempts to delete one container, beside the service's own lags.
         between_walks: the shortest time between two walks for what may still turn up, while the rental is in use.
         write: for a write to the state file, which another process may have locked.
+        claim: for the claim of a rental whose time is up; then it is deleted by the deadline that its process knows.
     """
 
     answer: float = 30.0
@@ -28,3 +29,4 @@ class RentalLimits:
     deletion: float = 60.0
     between_walks: float = 10.0
     write: float = LONGEST_LOCK
+    claim: float = 5.0

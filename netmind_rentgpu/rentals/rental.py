@@ -103,6 +103,11 @@ class AsyncRental:
         return self._state.had.record.name
 
     @property
+    def label(self) -> str | None:
+        """The label that the rental was made with; None if it has none."""
+        return self._state.had.record.label
+
+    @property
     def container(self) -> Container:
         """The container, as it was at the login."""
         return self._state.had.container
@@ -147,7 +152,7 @@ class AsyncRental:
         record = self._state.had.record
         cost = record.cost_until(self._ended_at or record.present(self._context.clock()))
         # More digits than a millionth would say nothing, because the cost is an estimate.
-        return None if cost is None or failed.cost is None else round(cost + failed.cost, 6)
+        return None if cost is None or failed.cost is None else round(cost + record.spent_before, 6)
 
     @property
     def shell(self) -> AsyncShell:
@@ -256,7 +261,7 @@ class AsyncRental:
         Raises:
             InvalidArgumentError: an argument cannot be used, would end the rental earlier than before, or later than the
                 `extendable_to` that it was rented with.
-            RentalEndedError: the rental is over, or its deletion has begun.
+            RentalEndedError: the rental is over.
             StateFileError: the state file cannot be used; the deadline stays.
             ClientStateError: the rental was not entered yet, was left or detached, or is kept anyway.
         """

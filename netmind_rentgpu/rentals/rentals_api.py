@@ -104,14 +104,19 @@ class AsyncRentals:
 
         Raises:
             RentalNotFoundError: no such rental is on record.
-            RentalEndedError: the rental is over, or its deletion has begun.
+            RentalEndedError: the rental is over, or its process is dead.
             InvalidArgumentError: an argument cannot be used, would end the rental earlier than before, or later than the
                 `extendable_to` that it was rented with; or several rentals match.
             StateFileError: the state file cannot be used.
             RentGPUError: as for `get`.
         """
         wanted = checked_extension(ttl=ttl, until=until, budget=budget)
-        return await extend(self._context, (await find_record(self._context, rental)).name, wanted)
+        record = await find_record(self._context, rental)
+        owner = record.owner
+        if owner is not None and liveness_of(owner, this_process(), look_up_process) is Liveness.DEAD:
+            text = f"could not extend rental {record.name}: its process is dead, so the next reap deletes it"
+            raise RentalEndedError(text, name=record.name, container_id=record.container_id)
+        return await extend(self._context, record.name, wanted)
 
     async def reap(self, *, wait: bool = False, by_name: bool = False) -> ReapReport:
         """Delete each rental whose process is provably dead, whose time is up, or whose deletion has failed before.

@@ -191,6 +191,10 @@ class Renting:
             raise InvalidArgumentError("budget", _NO_CURRENCY)
         if keep and limit is not None:
             raise InvalidArgumentError("budget", "cannot be enforced with keep=True, which never deletes the container")
+        if keep and extendable_to is not None:
+            raise InvalidArgumentError(
+                "extendable_to", "has no effect with keep=True, which never deletes the container"
+            )
         _check_image_and_auth(image, auth)
         desired = (
             request

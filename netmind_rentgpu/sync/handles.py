@@ -129,6 +129,15 @@ class Rental:
         return self._async.container
 
     @property
+    def label(self) -> str | None:
+        """The label that the rental was made with; None if it has none.
+
+        Raises:
+            ClientStateError: the rental was not entered yet.
+        """
+        return self._async.label
+
+    @property
     def machine(self) -> Machine:
         """The machine, as it was listed; for an attached rental, only its `node_name` is known.
 

@@ -150,6 +150,35 @@ async def test_rental_is_found_by_its_label(gpu: AsyncRentGPU, emulator: Emulato
     emulator.assert_nothing_rented()
 
 
+def test_exact_label_goes_before_an_id_and_before_a_part_of_a_name() -> None:
+    def record(name: str, label: str | None, container_id: int | None) -> RentalRecord:
+        moment = datetime(2026, 1, 2, tzinfo=UTC)
+        return RentalRecord(
+            name=name,
+            label=label,
+            stage="ready",
+            container_id=container_id,
+            node_name="node",
+            gpus=1,
+            hourly_price=None,
+            intended_at=moment,
+            expires_at=moment,
+            certain_at=moment,
+        )
+
+    records = [record("rg-a2", "3", 7), record("rg-b", "2", 3), record("rg-c", "rg", None), record("2", None, 2)]
+    for wanted, names in (
+        ("2", ["2"]),
+        ("3", ["rg-a2"]),
+        ("7", ["rg-a2"]),
+        ("rg", ["rg-c"]),
+        ("rg-", ["rg-a2", "rg-b", "rg-c"]),
+        ("a2", ["rg-a2"]),
+        ("None", []),
+    ):
+        assert [found.name for found in matching_records(records, wanted)] == names
+
+
 @pytest.mark.parametrize("label", ["", 7, "x" * 101, "a\nb", "\x1b[31m", " "])
 def test_label_that_cannot_be_shown_is_refused(label: Any, tmp_path: Path) -> None:
     gpu = AsyncRentGPU("token", state=tmp_path / "state")
@@ -207,7 +236,7 @@ def test_exact_name_wins_over_names_that_hold_it() -> None:
     records = [base, longer, refused]
     assert matching_records(records, "rg-1") == [base]
     assert matching_records(records, "rg-10") == [longer]
-    assert matching_records(records, "105") == [base, longer]
+    assert matching_records(records, "105") == [base]
     assert matching_records(records, 105) == [base]
     assert matching_records(records, "rg-9") == []
 

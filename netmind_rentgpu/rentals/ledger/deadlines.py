@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -26,7 +26,7 @@ class Extension:
 
     Attributes:
         ttl: the time from now on; None if it is not given.
-        until: a moment with a time zone; None if it is not given.
+        until: a moment, in UTC; None if it is not given.
         budget: the rental's new total budget; None if it stays.
     """
 
@@ -47,12 +47,16 @@ def checked_extension(*, ttl: timedelta | None, until: datetime | None, budget: 
         raise InvalidArgumentError("until", "is another way to say ttl; give one of them")
     if ttl is not None and (not isinstance(ttl, timedelta) or ttl <= timedelta(0)):
         raise InvalidArgumentError("ttl", f"must be a timedelta above 0, not {arguments.shown_value(ttl)}")
-    if until is not None and (not isinstance(until, datetime) or until.tzinfo is None):
+    if until is not None and (not isinstance(until, datetime) or until.utcoffset() is None):
         raise InvalidArgumentError("until", f"must be a datetime with a time zone, not {arguments.shown_value(until)}")
     total = None if budget is None else arguments.bound("budget", budget)
     if total is not None and total <= 0:
         raise InvalidArgumentError("budget", f"must be above 0: {arguments.shown_value(budget)}")
-    return Extension(ttl=ttl, until=until, budget=total)
+    try:
+        moment = None if until is None else until.astimezone(UTC)
+    except OverflowError:
+        raise InvalidArgumentError("until", f"is out of range: {arguments.shown_value(until)}") from None
+    return Extension(ttl=ttl, until=moment, budget=total)
 
 
 def ceiling_after(ttl: timedelta) -> timedelta:
@@ -80,17 +84,19 @@ def extended(record: RentalRecord, wanted: Extension, clocks: ClockReading) -> R
     if wanted.until is not None:
         shift = present - clocks.wall
         # The two clocks are not read at the same moment.
-        argument, time_limit = "until", wanted.until + (shift if abs(shift) > _JITTER else timedelta(0))
+        argument = "until"
+        time_limit = min(wanted.until, LATEST) + (shift if abs(shift) > _JITTER else timedelta(0))
     if wanted.budget is not None:
         budget = wanted.budget
         if record.hourly_price is None:
             raise InvalidArgumentError("budget", f"cannot be enforced: the price of {record.name} is not known")
-    moved = attrs.evolve(record, time_limit=time_limit, budget=budget)
+    moved = attrs.evolve(record, time_limit=max(time_limit, record.time_limit), budget=budget)
     moved = attrs.evolve(moved, expires_at=moved.earlier_limit)
     shorter = "extending never shortens; rentals.release() ends it now"
     if budget is not None and record.budget is not None and budget < record.budget:
         raise InvalidArgumentError("budget", f"{budget} is less than the {record.budget} of {record.name}; {shorter}")
-    if time_limit < record.time_limit or (moved.expires_at is not None and moved.expires_at < record.expires_at):
+    is_shorter = argument != "budget" and time_limit < record.expires_at
+    if is_shorter or (moved.expires_at is not None and moved.expires_at < record.expires_at):
         raise InvalidArgumentError(
             argument, f"would end {record.name} before {record.expires_at:%Y-%m-%d %H:%M:%S} UTC; {shorter}"
         )

@@ -94,12 +94,9 @@ def record_of(row: tuple[Any, ...]) -> RentalRecord:
         *rest,
     ) = row
     boot, booted_at, longest_create, refused, time_limit, budget, spent_before, extendable_to, label = rest
-    deadlines = {
-        name: _read_moment(text)
-        for name, text in (("time_limit", time_limit), ("extendable_to", extendable_to))
-        if text
-    }
+    later_columns = {"time_limit": time_limit, "extendable_to": extendable_to}
     try:
+        deadlines = {column: _read_moment(text) for column, text in later_columns.items() if text is not None}
         return RentalRecord(
             name=name,
             stage=_read_stage(stage),

@@ -193,6 +193,25 @@ class Ledger:
 
         return await self._state.write(claim)
 
+    async def find(self, name: str) -> RentalRecord | None:
+        """Return a record as it is on file; None if there is none."""
+        return await self._state.read(lambda connection: self._find(connection, name))
+
+    async def hand_over(self, record: RentalRecord) -> None:
+        """Delete the row of a container that is left to the user, as its owner.
+
+        Raises:
+            RentalEndedError: another process has ended the rental.
+        """
+        update = self._updating(record, record.owner)
+
+        def hand_over(connection: Connection) -> None:
+            update(connection)
+            key = (self._state.account(connection), record.name)
+            _execute(connection, f"DELETE FROM rentals {_THIS_ONE}", key)  # noqa: S608  # inserts constants only
+
+        await self._state.write(hand_over)
+
     async def extend(self, name: str, wanted: Extension, clocks: ClockReading) -> RentalRecord:
         """Move the deadline of a rental; return its record as it is on file then.
 
@@ -240,14 +259,13 @@ class Ledger:
         """Mark an owner's record as abandoned if its deadline on file has passed.
 
         Returns:
-            The record as it is on file then: abandoned, or with a later deadline; None if another process has ended it.
+            The record as it is on file then: abandoned; with a later deadline; or with another owner, or none, if it was
+            detached. None if it is not on file any longer.
         """
 
         def claim(connection: Connection) -> RentalRecord | None:
             current = self._find(connection, record.name)
-            if current is None or current.owner != record.owner:
-                return None
-            if not current.has_expired(clocks):
+            if current is None or current.owner != record.owner or not current.has_expired(clocks):
                 return current
             self._mark_abandoned(connection, record.name)
             return attrs.evolve(current, stage="abandoned", owner=None)

@@ -13,6 +13,7 @@ from typing import Any
 
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
+from netmind_rentgpu.rentals.lifecycle.deletion import log_write_error
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 
 __all__ = ["ExpiryTimer", "OwnerTask", "RecordTimer"]
@@ -79,15 +80,43 @@ class ExpiryTimer:
             await asyncio.wait(tasks)
 
     async def _claim(self, record: RentalRecord) -> None:
-        """End the rental, unless the state file has a later deadline than this process believed."""
-        current = await self._provisioner.claim_expired(record.name)
-        if self._expire is None or self._moved is None or self._record is not record:
-            return  # the rental was left or extended meanwhile
-        if current is None:
+        """Claim the rental in the state file, and end it, unless the file has a later deadline.
+
+        The rental ends then, or the timer runs again, also after an error, because nothing else would end it.
+        """
+        claiming = asyncio.get_running_loop().create_task(self._provisioner.claim_expired(record.name))
+        current: RentalRecord | None = None
+        try:
+            # Not cancelled by the time limit: a file that stays locked must not keep the container.
+            await asyncio.wait({claiming}, timeout=self._context.limits.claim)
+            if claiming.done() and not claiming.cancelled():
+                if (error := claiming.exception()) is None:
+                    current = claiming.result()
+                else:
+                    log_write_error(error)
+        finally:
+            self._go_on(record, current)
+
+    def _go_on(self, record: RentalRecord, current: RentalRecord | None) -> None:
+        """End the rental by its record on file, or run the timer again.
+
+        Args:
+            record: the record by which the timer rang.
+            current: the record on file; None to go by `record`.
+        """
+        if self._expire is None or self._moved is None:
+            return  # the rental was left meanwhile
+        if self._record is not record:  # it was extended meanwhile
+            self._arm()
+        elif current is None:
             self._expire()
-        else:
+        elif current.stage == "abandoned":
+            self._moved(current)
+            self._expire()
+        elif current.owner == record.owner:
             self._moved(current)
             self.move(current)
+        # Otherwise it was detached, and its process is about to end this timer.
 
     def _arm(self) -> None:
         if self._record is None:

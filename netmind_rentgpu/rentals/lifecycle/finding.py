@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from netmind_rentgpu import arguments
@@ -40,7 +40,7 @@ def check_wanted(rental: Wanted) -> str | int:
 
 
 def matching_records(records: Iterable[RentalRecord], wanted: str | int) -> list[RentalRecord]:
-    """Return the records that a user may mean; the only one with exactly that name, if there is one.
+    """Return the records that a user may mean: by name; else by label; else by id; else by a part of the name.
 
     Args:
         wanted: as `check_wanted` returns it. A text may also be a label, or the digits of a container's id.
@@ -48,10 +48,14 @@ def matching_records(records: Iterable[RentalRecord], wanted: str | int) -> list
     candidates = [record for record in records if record.may_be_rented]
     if isinstance(wanted, int):
         return [record for record in candidates if record.container_id == wanted]
-    named = [record for record in candidates if record.name == wanted]
-    return named or [
-        record for record in candidates if wanted in record.name or wanted in (record.label, str(record.container_id))
-    ]
+    levels: tuple[Callable[[RentalRecord], bool], ...] = (
+        lambda record: record.name == wanted,
+        lambda record: record.label == wanted,
+        lambda record: record.container_id is not None and str(record.container_id) == wanted,
+        lambda record: wanted in record.name,
+    )
+    found = (list(filter(level, candidates)) for level in levels)
+    return next((records for records in found if records), [])
 
 
 async def find_record(context: RentalContext, rental: Wanted) -> RentalRecord:

@@ -171,24 +171,32 @@ class Provisioner:
         """Claim a rental whose time is up, so that no other process takes it or moves its deadline while it is deleted.
 
         Returns:
-            The record, if its deadline on file is later than this process believed; None if the rental is to be deleted:
-            it is claimed, another process has ended it, or the state file cannot be used.
+            The record as it is on file then, as `Ledger.claim_expired` returns it. None if the rental is to be deleted by
+            the deadline that this process knows, because the file does not have it or cannot be used.
         """
         tracked = self._attempts.get(name)
         if tracked is None:
             return None
+        ledger, known = self._context.ledger, tracked.attempt.record
         try:
-            record = await self._context.ledger.claim_expired(tracked.attempt.record, self._context.clock())
+            record = await ledger.claim_expired(known, self._context.clock())
         except (StateFileError, ClientStateError) as error:
             log_write_error(error)
-            return None
-        if record is None:
-            return None
-        if record.stage != "abandoned":
+            return await self._later_deadline(known)
+        if record is not None and record.owner is None and record.stage == "abandoned":
+            claimed = attrs.evolve(known.with_deadline_of(record), stage="abandoned", owner=None)
+            tracked.attempt = attrs.evolve(tracked.attempt, record=claimed)
+        elif record is not None and record.owner == known.owner:
             self.move_deadline(record)
-            return record
-        claimed = attrs.evolve(tracked.attempt.record, stage="abandoned", owner=None)
-        tracked.attempt = attrs.evolve(tracked.attempt, record=claimed)
+        return record
+
+    async def _later_deadline(self, known: RentalRecord) -> RentalRecord | None:
+        """Return a record whose deadline on file is later, because a look-up may succeed where a write fails."""
+        with suppress(StateFileError, ClientStateError):
+            record = await self._context.ledger.find(known.name)
+            if record is not None and record.owner == known.owner and not record.has_expired(self._context.clock()):
+                self.move_deadline(record)
+                return record
         return None
 
     def move_deadline(self, record: RentalRecord) -> None:
@@ -247,7 +255,7 @@ class Provisioner:
                 raise error
             tracked.attempt = tracked.attempt.certain()
             tracked.may_be_off_record = True
-            await self._context.ledger.delete([name])
+            await self._context.ledger.hand_over(tracked.attempt.record)
         self.disown(name)
 
     async def look_again(self) -> None:

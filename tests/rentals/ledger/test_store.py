@@ -186,6 +186,12 @@ DAMAGES = [
     """owner = '{"machine": 7, "boot": "b", "namespace": "n", "process_id": 7, "started": "1"}'""",
     "owner = " + repr("[" * 10_000),
     "expires_at = CAST(x'ff' AS TEXT)",
+    "time_limit = 'soon'",
+    "time_limit = ''",
+    "extendable_to = '2026-01-02T03:04:05'",
+    "budget = 'much'",
+    "budget = 'Infinity'",
+    "spent_before = ''",
 ]
 
 

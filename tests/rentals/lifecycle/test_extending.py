@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
-from lifecycle import expire, put_as_it_is
+from lifecycle import expire, put_as_it_is, set_limits
 from rented import IMAGE, client
 from until import until
 
 from netmind_rentgpu import (
+    AsyncRental,
     AsyncRentGPU,
     BudgetExceededError,
     ClientStateError,
@@ -23,9 +25,12 @@ from netmind_rentgpu import (
     RentalEndedError,
     RentalExpiredError,
     RentalNotFoundError,
+    RentalRecord,
+    StateFileError,
 )
 from netmind_rentgpu.emulator import Emulator
 from netmind_rentgpu.rentals.ledger.names import expiry_in
+from netmind_rentgpu.rentals.ledger.store import Ledger
 
 HOUR = timedelta(hours=1)
 
@@ -196,3 +201,125 @@ async def test_rental_that_is_over_or_kept_is_not_extended(gpu: AsyncRentGPU, em
         assert (kept.max_cost, kept.expires_at) == (None, None)
     await gpu.containers.delete(kept.container.id)
     emulator.assert_nothing_rented()
+
+
+async def test_timer_runs_again_if_the_rental_is_extended_while_its_claim_waits(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, waiting, go_on = Ledger.claim_expired, asyncio.Event(), asyncio.Event()
+
+    async def wait_and_claim(self: Ledger, *arguments: Any) -> Any:
+        waiting.set()
+        await go_on.wait()
+        return await claim(self, *arguments)
+
+    with pytest.raises(RentalExpiredError):
+        async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=1)) as rental:
+            with monkeypatch.context() as patch:
+                patch.setattr(Ledger, "claim_expired", wait_and_claim)
+                await waiting.wait()
+                # As if the extension had been written just before the claim's transaction.
+                record = await gpu.rentals.get(rental.name)
+                moved = attrs.evolve(record, expires_at=record.present(gpu._context.clock()) + timedelta(seconds=1))
+                await put_as_it_is(gpu, moved)
+                rental._expiry.move(moved)
+                await until(lambda: moved.has_expired(gpu._context.clock()))
+                rental._expiry._ring()
+                go_on.set()
+            await rental.run("sleep 60")
+    emulator.assert_nothing_rented()
+
+
+@pytest.mark.parametrize("fault", ["cancelled", "broken", "hanging"])
+async def test_rental_ends_in_time_whatever_happens_to_its_claim(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    set_limits(gpu, claim=0.3)
+
+    async def fail(*_: Any) -> None:
+        if fault == "broken":
+            raise ValueError("an unreadable row")
+        if fault == "cancelled":
+            raise asyncio.CancelledError
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(Ledger, "claim_expired", fail)
+    with pytest.raises(RentalExpiredError):
+        async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=1)) as rental:
+            await rental.run("sleep 60")
+    emulator.assert_nothing_rented()
+
+
+async def test_extended_rental_goes_on_although_the_file_cannot_be_written_at_its_first_deadline(
+    gpu: AsyncRentGPU, another: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any) -> None:
+        raise StateFileError("it is locked")
+
+    async with gpu.rent(image=IMAGE, ttl=timedelta(seconds=1.5)) as rental:
+        moved = await another.rentals.extend(rental.name, ttl=HOUR)
+        with monkeypatch.context() as patch:
+            patch.setattr(Ledger, "claim_expired", fail)
+            await until(lambda: rental.expires_at == moved.expires_at)
+        assert (await rental.run("true")).ok
+    emulator.assert_nothing_rented()
+
+
+async def test_rental_detached_just_before_its_claim_stays_detached(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detach, detached = Ledger.detach, asyncio.Event()
+
+    async def detach_and_ring(self: Ledger, record: RentalRecord) -> RentalRecord:
+        on_file = await detach(self, record)
+        expire_in_memory(rental)
+        await until(lambda: rental._expiry._claiming is not None and rental._expiry._claiming.done())
+        detached.set()
+        return on_file
+
+    rental = gpu.rent(image=IMAGE, ttl=HOUR)
+    async with rental:
+        monkeypatch.setattr(Ledger, "detach", detach_and_ring)
+        record = await rental.detach()
+    assert detached.is_set()
+    assert [kept.stage for kept in await gpu.rentals.list()] == ["detached"]
+    assert len(emulator.running) == 1
+    await gpu.rentals.release(record)
+    emulator.assert_nothing_rented()
+
+
+def expire_in_memory(rental: AsyncRental) -> None:
+    """Let the timer of a rental ring, although the file has a later deadline."""
+    timer = rental._expiry
+    assert timer._record is not None
+    timer._record = attrs.evolve(timer._record, expires_at=timer._record.intended_at)
+    timer._ring()
+
+
+async def test_moment_of_another_zone_is_kept_in_utc(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    async with gpu.rent(image=IMAGE, ttl=HOUR, extendable_to=9 * HOUR) as rental:
+        assert rental.expires_at is not None
+        moment = (rental.expires_at + HOUR).astimezone(timezone(9 * HOUR))
+        record = await rental.extend(until=moment)
+        assert record.expires_at == moment
+        assert record.expires_at is not None
+        assert record.expires_at.utcoffset() == timedelta(0)
+        assert rental.label is None
+    emulator.assert_nothing_rented()
+
+
+async def test_kept_container_that_another_process_has_ended_is_not_handed_over(
+    gpu: AsyncRentGPU, another: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hand_over = Ledger.hand_over
+
+    async def release_and_hand_over(self: Ledger, record: RentalRecord) -> None:
+        await another.rentals.release(record.name, force=True)
+        await hand_over(self, record)
+
+    monkeypatch.setattr(Ledger, "hand_over", release_and_hand_over)
+    with pytest.raises(RentalEndedError, match="another process has ended it"):
+        async with gpu.rent(image=IMAGE, keep=True):
+            pytest.fail("a container was handed over")
+    emulator.assert_nothing_rented()
+    assert await gpu.rentals.list() == []

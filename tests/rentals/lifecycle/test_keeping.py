@@ -119,12 +119,12 @@ async def test_kept_rental_cancelled_during_its_final_walk_is_deleted(
 async def test_kept_rental_cancelled_at_its_handover_is_on_record_until_deleted(
     gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    close = Ledger.delete
+    close = Ledger.hand_over
 
-    async def cancel_and_close(self: Ledger, names: Any) -> None:
-        monkeypatch.setattr(Ledger, "delete", close)
+    async def cancel_and_close(self: Ledger, record: RentalRecord) -> None:
+        monkeypatch.setattr(Ledger, "hand_over", close)
         entering.cancel()
-        await close(self, names)
+        await close(self, record)
 
     delete, on_record = Cleanup.delete, list[RentalRecord]()
 
@@ -132,7 +132,7 @@ async def test_kept_rental_cancelled_at_its_handover_is_on_record_until_deleted(
         on_record.extend(await gpu.rentals.list())
         return await delete(self, *arguments)
 
-    monkeypatch.setattr(Ledger, "delete", cancel_and_close)
+    monkeypatch.setattr(Ledger, "hand_over", cancel_and_close)
     monkeypatch.setattr(Cleanup, "delete", read_records_and_delete)
     entering = asyncio.create_task(gpu.rent(image=IMAGE, keep=True).__aenter__())
     with pytest.raises(asyncio.CancelledError):
@@ -147,13 +147,13 @@ async def test_kept_rental_cancelled_at_its_handover_is_on_record_until_deleted(
 async def test_kept_rental_that_cannot_be_deleted_after_a_cancelled_handover_is_on_record(
     gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    close = Ledger.delete
+    close = Ledger.hand_over
 
-    async def cancel_and_close(self: Ledger, names: Any) -> None:
+    async def cancel_and_close(self: Ledger, record: RentalRecord) -> None:
         entering.cancel()
-        await close(self, names)
+        await close(self, record)
 
-    monkeypatch.setattr(Ledger, "delete", cancel_and_close)
+    monkeypatch.setattr(Ledger, "hand_over", cancel_and_close)
     set_limits(gpu, deletion=0.1)
     refuse_deletes(emulator, "all")
     entering = asyncio.create_task(gpu.rent(image=IMAGE, keep=True).__aenter__())
