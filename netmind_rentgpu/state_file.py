@@ -277,9 +277,13 @@ class State:
 
     def _opened_for_reading(self) -> Connection:
         connection = open_for_reading(self.path, self.longest_lock)
-        if not self._names_are_tidy and not are_tidy(connection, self.fingerprint):
-            connection = copy_in_memory(connection, self.path)
-            tidy_names(connection, self.fingerprint)
+        try:
+            if not self._names_are_tidy and not are_tidy(connection, self.fingerprint):
+                connection = copy_in_memory(connection, self.path)
+                tidy_names(connection, self.fingerprint)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _unusable(self, error: Exception) -> StateFileError:
