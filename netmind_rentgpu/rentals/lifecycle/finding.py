@@ -54,8 +54,10 @@ def matching_records(records: Iterable[RentalRecord], wanted: str | int) -> list
         lambda record: record.container_id is not None and str(record.container_id) == wanted,
         lambda record: wanted in record.name,
     )
-    found = (list(filter(level, candidates)) for level in levels)
-    return next((records for records in found if records), [])
+    for level in levels:
+        if found := list(filter(level, candidates)):
+            return found
+    return []
 
 
 async def find_record(context: RentalContext, rental: Wanted) -> RentalRecord:
