@@ -61,7 +61,8 @@ if TYPE_CHECKING:
         SSHEndpoint,
     )
     from netmind_rentgpu.profile import ServiceProfile
-    from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord
+    from netmind_rentgpu.rentals.ledger.past_rentals import PastRental, SpendingLine, SpendingReport
+    from netmind_rentgpu.rentals.ledger.records import EndCause, ReapReport, RentalRecord
     from netmind_rentgpu.rentals.rental import AsyncRental
     from netmind_rentgpu.rentals.selection.offers import Offer
     from netmind_rentgpu.results import CommandResult, Forward, OutputLine, TransferProgress
@@ -95,6 +96,7 @@ __all__ = [
     "ContainerFailedError",
     "ContainerGoneError",
     "CurrencyName",
+    "EndCause",
     "Forward",
     "GPUName",
     "Image",
@@ -111,6 +113,7 @@ __all__ = [
     "OutputLine",
     "Page",
     "Pager",
+    "PastRental",
     "PaymentType",
     "PermissionDeniedError",
     "RateLimitError",
@@ -132,6 +135,8 @@ __all__ = [
     "ServerError",
     "ServiceProfile",
     "Shell",
+    "SpendingLine",
+    "SpendingReport",
     "StateFileError",
     "StateFolderError",
     "Timeouts",
@@ -150,7 +155,8 @@ _MODULES = {
     "models": ("Auth", "Container", "Image", "ImageType", "InvalidField", "Machine", "PaymentType", "SSHEndpoint"),
     "profile": ("ServiceProfile",),
     "rentals.selection.offers": ("Offer",),
-    "rentals.ledger.records": ("ReapReport", "RentalRecord"),
+    "rentals.ledger.past_rentals": ("PastRental", "SpendingLine", "SpendingReport"),
+    "rentals.ledger.records": ("EndCause", "ReapReport", "RentalRecord"),
     "rentals.rental": ("AsyncRental",),
     "settings": ("DEFAULT", "Retries", "Timeouts"),
     "results": ("CommandResult", "Forward", "OutputLine", "TransferProgress"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
@@ -17,6 +18,7 @@ __all__ = [
     "image_options",
     "is_seconds",
     "label",
+    "moment",
     "names",
     "password",
     "shown_value",
@@ -126,6 +128,20 @@ def label(value: str) -> str:
             "label", f"must be a text of 1 to {LONGEST_LABEL} printable characters, not {shown_value(value)}"
         )
     return value
+
+
+def moment(argument: str, value: datetime) -> datetime:
+    """Return a moment in UTC.
+
+    Raises:
+        InvalidArgumentError: the value is no datetime, has no time zone, or is out of range.
+    """
+    if not isinstance(value, datetime) or value.utcoffset() is None:
+        raise InvalidArgumentError(argument, f"must be a datetime with a time zone, not {shown_value(value)}")
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise InvalidArgumentError(argument, f"is out of range: {shown_value(value)}") from None
 
 
 def names(argument: str, value: Iterable[str] | str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from netmind_rentgpu.literals import GPUName, RegionCode
 from netmind_rentgpu.models import PaymentType
 from netmind_rentgpu.profile import ServiceProfile
-from netmind_rentgpu.settings import DEFAULT, RetriesOption, Settings, TimeoutOption
+from netmind_rentgpu.settings import A_YEAR, DEFAULT, RetriesOption, Settings, TimeoutOption
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -73,6 +73,7 @@ class AsyncRentGPU:
         ssl_context: SSLContext | None = None,
         allow_insecure_http: bool = False,
         state: str | os.PathLike[str] | None = None,
+        keep_history: timedelta | None = A_YEAR,
     ) -> None:
         """Set up a client; it opens nothing before its first call.
 
@@ -92,10 +93,11 @@ class AsyncRentGPU:
             allow_insecure_http: True if the token may be sent over plain http to another machine.
             state: the path of the state file, which keeps rentals and the containers' host keys and is created when first
                 needed; by default `NETMIND_RENTGPU_STATE`, then `netmind-rentgpu/state.sqlite3` in the user's state folder.
+            keep_history: the time for which the state file keeps this account's past rentals; None to keep them all.
 
         Raises:
             ConfigurationError: no token, or a URL, proxy, profile or session that cannot be used.
-            InvalidArgumentError: a timeout, a retry setting or `max_connections` is out of range.
+            InvalidArgumentError: a timeout, a retry setting, `max_connections` or `keep_history` is out of range.
         """
         self._settings = Settings.resolve(
             token=token,
@@ -107,6 +109,7 @@ class AsyncRentGPU:
             allow_insecure_http=allow_insecure_http,
             environment=os.environ,
             state=state,
+            keep_history=keep_history,
         )
         self._connect(ServiceProfile.resolve(profile, os.environ), session, ssl_context)
 
@@ -150,6 +153,7 @@ class AsyncRentGPU:
             images=self.images,
             containers=self.containers,
             state=self._state,
+            keep_history=self._settings.keep_history,
             profile=profile,
             timeouts=self._settings.timeouts,
             check_usable=self._caller.check_usable,

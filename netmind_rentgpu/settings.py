@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import timedelta
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
@@ -21,12 +22,14 @@ from netmind_rentgpu import arguments
 from netmind_rentgpu.errors import ConfigurationError, InvalidArgumentError
 from netmind_rentgpu.fingerprint import Fingerprint
 
-__all__ = ["DEFAULT", "Retries", "RetriesOption", "Settings", "TimeoutOption", "Timeouts"]
+__all__ = ["A_YEAR", "DEFAULT", "Retries", "RetriesOption", "Settings", "TimeoutOption", "Timeouts"]
 
 TOKEN_VARIABLES: Final = ("NETMIND_API_KEY", "NETMIND_API_TOKEN")
 BASE_URL_VARIABLE: Final = "NETMIND_BASE_URL"
 STATE_VARIABLE: Final = "NETMIND_RENTGPU_STATE"
 DEFAULT_BASE_URL: Final = "https://api.netmind.ai"
+A_YEAR: Final = timedelta(days=365)
+_LONGEST_HISTORY: Final = 100 * A_YEAR
 
 
 class _Default(Enum):
@@ -108,6 +111,13 @@ def _delay(_: Any, field: attrs.Attribute[float], value: float) -> None:
         )
 
 
+def _duration(_: Any, field: attrs.Attribute[Any], value: timedelta | None) -> None:
+    if value is not None and (not isinstance(value, timedelta) or not timedelta(0) <= value <= _LONGEST_HISTORY):
+        raise InvalidArgumentError(
+            field.name, f"must be a timedelta of 0 to {_LONGEST_HISTORY.days} days: {arguments.shown_value(value)}"
+        )
+
+
 @attrs.frozen(kw_only=True)
 class Retries:
     """The rules for retrying a failed call.
@@ -150,6 +160,7 @@ class Settings:
     retries: Retries
     max_connections: int = attrs.field(validator=_at_least_one)
     state: Path
+    keep_history: timedelta | None = attrs.field(default=A_YEAR, validator=_duration)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -172,12 +183,13 @@ class Settings:
         allow_insecure_http: bool,
         environment: Mapping[str, str],
         state: str | os.PathLike[str] | None = None,
+        keep_history: timedelta | None = A_YEAR,
     ) -> Settings:
         """Merge arguments and environment.
 
         Raises:
             ConfigurationError: no token, or a URL, proxy or state path that cannot be used.
-            InvalidArgumentError: a timeout, a retry setting or `max_connections` is out of range.
+            InvalidArgumentError: a timeout, a retry setting, `max_connections` or `keep_history` is out of range.
         """
         for argument, value in (("token", token), ("base_url", base_url), ("proxy", proxy)):
             if value is not None and not isinstance(value, str):
@@ -208,6 +220,7 @@ class Settings:
             retries=retries,
             max_connections=max_connections,
             state=_state_file(state, environment),
+            keep_history=keep_history,
         )
 
 

@@ -19,9 +19,9 @@ from weakref import WeakValueDictionary
 
 from netmind_rentgpu.concurrency.forks import at_fork
 from netmind_rentgpu.errors import StateFileError, StateFolderError
+from netmind_rentgpu.state_schema import MIGRATIONS
 
 __all__ = [
-    "MIGRATIONS",
     "Connection",
     "DatabaseError",
     "Identity",
@@ -34,6 +34,7 @@ __all__ = [
     "open_file",
     "open_for_reading",
     "rows_of",
+    "transaction",
 ]
 
 _OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -51,68 +52,6 @@ DatabaseError = sqlite3.Error
 Identity: TypeAlias = tuple[int, int]
 """A file's device and inode."""
 
-# Each entry migrates the file from the version that is the entry's index to the next version.
-MIGRATIONS: Final = (
-    """
-    CREATE TABLE host_keys (
-        account TEXT NOT NULL,
-        container_id INTEGER NOT NULL,
-        public_key TEXT NOT NULL,
-        pinned_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%SZ', 'now')),
-        PRIMARY KEY (account, container_id)
-    ) STRICT
-    """,
-    """
-    CREATE TABLE rentals (
-        account TEXT NOT NULL,
-        name TEXT NOT NULL,
-        stage TEXT NOT NULL,
-        container_id INTEGER,
-        shown_name TEXT,
-        node_name TEXT NOT NULL,
-        gpus INTEGER NOT NULL,
-        hourly_price TEXT,
-        intended_at TEXT NOT NULL,
-        expires_at TEXT,
-        certain_at TEXT NOT NULL,
-        owner TEXT,
-        PRIMARY KEY (account, name)
-    ) STRICT
-    """,
-    """
-    CREATE TABLE passwords (
-        account TEXT NOT NULL PRIMARY KEY,
-        value TEXT NOT NULL,
-        auth_id INTEGER,
-        claimed_at REAL NOT NULL DEFAULT 0
-    ) STRICT
-    """,
-    "ALTER TABLE rentals ADD COLUMN boot TEXT NOT NULL DEFAULT ''",
-    "ALTER TABLE rentals ADD COLUMN booted_at TEXT",
-    "ALTER TABLE rentals ADD COLUMN longest_create REAL",
-    """
-    CREATE TABLE fingerprints (
-        fingerprint TEXT NOT NULL PRIMARY KEY,
-        account TEXT NOT NULL
-    ) STRICT
-    """,
-    """
-    CREATE TABLE starts (
-        origin TEXT NOT NULL,
-        node_name TEXT NOT NULL,
-        image_id INTEGER NOT NULL,
-        failed_at REAL,
-        started_at REAL,
-        PRIMARY KEY (origin, node_name, image_id)
-    ) STRICT
-    """,
-    "ALTER TABLE rentals ADD COLUMN refused INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE rentals ADD COLUMN time_limit TEXT",
-    "ALTER TABLE rentals ADD COLUMN budget TEXT",
-    "ALTER TABLE rentals ADD COLUMN spent_before TEXT NOT NULL DEFAULT '0'",
-    "ALTER TABLE rentals ADD COLUMN extendable_to TEXT",
-    "ALTER TABLE rentals ADD COLUMN label TEXT",
-)
 _PAUSE = 0.05
 _MOST_OPENINGS = 5
 
@@ -212,16 +151,38 @@ def _decoded(raw: bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
-def add_rows(connection: Connection, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Add the rows of all tables, except those that are there already."""
+def add_rows(connection: Connection, rows: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """Add the rows of all tables, except those that are there already.
+
+    Raises:
+        StateFileError: a newer version of this package has migrated the file.
+    """
+    with transaction(connection, path):
+        for table, content in rows.items():
+            if content:
+                names = ", ".join(content[0])
+                places = ", ".join(f":{name}" for name in content[0])
+                insertion = f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})"  # noqa: S608  # names of ours
+                connection.executemany(insertion, content)
+
+
+@contextmanager
+def transaction(connection: Connection, path: Path) -> Generator[None]:
+    """Begin a transaction that may write, and commit it at the end of the `with` block, or roll it back after an error.
+
+    Raises:
+        StateFileError: a newer version of this package has migrated the file, while this process had it open.
+    """
     connection.execute("BEGIN IMMEDIATE")
-    for table, content in rows.items():
-        if content:
-            names = ", ".join(content[0])
-            places = ", ".join(f":{name}" for name in content[0])
-            insertion = f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})"  # noqa: S608  # names of ours
-            connection.executemany(insertion, content)
-    connection.execute("COMMIT")
+    try:
+        check_version(connection, path)
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # The transaction may be over, because an error of the whole file, such as a full disk, ends it.
+        with suppress(DatabaseError):
+            connection.execute("ROLLBACK")
+        raise
 
 
 def open_file(path: Path, longest_lock: float) -> tuple[Connection, Identity]:
@@ -429,17 +390,11 @@ def _migrate(connection: Connection, path: Path) -> None:
     check_version(connection, path)
     if _version_of(connection) == len(MIGRATIONS):
         return
-    connection.execute("BEGIN IMMEDIATE")
-    # Read again under the lock, because another process may have migrated the file meanwhile.
-    try:
-        check_version(connection, path)
-    except StateFileError:
-        connection.execute("ROLLBACK")
-        raise
-    for number in range(_version_of(connection), len(MIGRATIONS)):
-        connection.execute(MIGRATIONS[number])
-        connection.execute(f"PRAGMA user_version = {number + 1}")
-    connection.execute("COMMIT")
+    with transaction(connection, path):
+        # Read again under the lock, because another process may have migrated the file meanwhile.
+        for number in range(_version_of(connection), len(MIGRATIONS)):
+            connection.execute(MIGRATIONS[number])
+            connection.execute(f"PRAGMA user_version = {number + 1}")
 
 
 def open_for_reading(path: Path, longest_lock: float) -> Connection:

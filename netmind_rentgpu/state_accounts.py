@@ -7,13 +7,14 @@ to this name. Every transaction looks the name up again, because another process
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from netmind_rentgpu.fingerprint import Fingerprint
-from netmind_rentgpu.sqlite_file import Connection
+from netmind_rentgpu.sqlite_file import Connection, transaction
 
 __all__ = ["account_of", "are_tidy", "join_accounts", "names_of_accounts", "tidy_names"]
 
-_TABLES = ("host_keys", "passwords", "rentals")
+_TABLES = ("host_keys", "passwords", "rentals", "past_rentals")
 
 
 def account_of(connection: Connection, fingerprint: str) -> str:
@@ -26,7 +27,12 @@ def names_of_accounts(connection: Connection) -> set[str]:
     """Return the names of all accounts that have rows."""
     names: set[str] = set()
     for table in _TABLES:
-        query = f"SELECT DISTINCT CAST(account AS BLOB) FROM {table}"  # noqa: S608  # a table of ours
+        # One step through the index for each account, because the past rentals are many.
+        query = (
+            f"WITH RECURSIVE names (name) AS (SELECT min(account) FROM {table} UNION ALL"  # noqa: S608  # a table of ours
+            f" SELECT (SELECT min(account) FROM {table} WHERE account > name) FROM names WHERE name IS NOT NULL)"
+            " SELECT CAST(name AS BLOB) FROM names WHERE name IS NOT NULL"
+        )
         names |= {raw.decode(errors="replace") for (raw,) in connection.execute(query).fetchall()}
     return names
 
@@ -65,7 +71,7 @@ def are_tidy(connection: Connection, fingerprint: Fingerprint) -> bool:
     return not any(fingerprint.is_earlier_spelling(name) or account_of(connection, name) != name for name in names)
 
 
-def tidy_names(connection: Connection, fingerprint: Fingerprint) -> None:
+def tidy_names(connection: Connection, fingerprint: Fingerprint, path: Path) -> None:
     """Move rows with an outdated account name to the account's present name.
 
     An earlier version spelled the origin in another way; and a restored file may hold rows of an account that was joined to
@@ -75,14 +81,9 @@ def tidy_names(connection: Connection, fingerprint: Fingerprint) -> None:
         return
     names = names_of_accounts(connection)
     earlier = [name for name in names if fingerprint.is_earlier_spelling(name)]
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(connection, path):
         for name in names:
             account = account_of(connection, name)
             if account != name:
                 _move_rows(connection, name, account)
         join_accounts(connection, account_of(connection, str(fingerprint)), earlier)
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")

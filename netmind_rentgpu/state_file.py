@@ -280,7 +280,7 @@ class State:
         try:
             if not self._names_are_tidy and not are_tidy(connection, self.fingerprint):
                 connection = copy_in_memory(connection, self.path)
-                tidy_names(connection, self.fingerprint)
+                tidy_names(connection, self.fingerprint, self.path)
         except BaseException:
             connection.close()
             raise
@@ -361,7 +361,7 @@ class State:
 
     def _tidy_names(self, connection: Connection) -> None:
         if not self._names_are_tidy:
-            tidy_names(connection, self.fingerprint)
+            tidy_names(connection, self.fingerprint, self.path)
             self._names_are_tidy = True
 
     def _is_own(self, row: Mapping[str, Any]) -> bool:
@@ -389,8 +389,9 @@ class State:
             rows = rows_of(lost)
             connection, identity = open_file(self.path, self.longest_lock)
             try:
-                add_rows(connection, {**rows, "rentals": [row for row in rows["rentals"] if self._is_own(row)]})
-                tidy_names(connection, self.fingerprint)
+                own = [row for row in rows["rentals"] if self._is_own(row)]
+                add_rows(connection, {**rows, "rentals": own}, self.path)
+                tidy_names(connection, self.fingerprint, self.path)
             except BaseException:
                 connection.close()
                 raise

@@ -20,7 +20,7 @@ from until import until
 
 from netmind_rentgpu import AsyncRentGPU, ConfigurationError, StateFileError
 from netmind_rentgpu.settings import DEFAULT, Settings
-from netmind_rentgpu.sqlite_file import MIGRATIONS
+from netmind_rentgpu.state_schema import MIGRATIONS
 
 
 @pytest.fixture

@@ -132,6 +132,7 @@ class RentalContext:
         images: AsyncImages,
         containers: AsyncContainers,
         state: State,
+        keep_history: timedelta | None,
         profile: ServiceProfile,
         timeouts: Timeouts,
         check_usable: Callable[[], object],
@@ -143,7 +144,7 @@ class RentalContext:
         context = cls(
             profile=profile,
             containers=containers,
-            ledger=Ledger(state),
+            ledger=Ledger(state, keep_history=keep_history),
             catalog=MachineCatalog(machines),
             container_index=ContainerIndex(containers, timeouts),
             starts=StartHistory(state),

@@ -35,7 +35,7 @@ from netmind_rentgpu.rentals.at_exit import release_at_exit
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced
 from netmind_rentgpu.rentals.ledger.deadlines import checked_extension
-from netmind_rentgpu.rentals.ledger.records import RentalRecord
+from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer, OwnerTask
 from netmind_rentgpu.rentals.lifecycle.extending import extend
@@ -114,7 +114,7 @@ class AsyncRental:
 
     @property
     def machine(self) -> Machine:
-        """The machine, as it was listed; for an attached rental, only its `node_name` is known."""
+        """The machine, as it was listed; for an attached rental, only its node, GPU and region are known."""
         return self._state.had.machine
 
     @property
@@ -428,11 +428,24 @@ class AsyncRental:
         try:
             if returns_detached:
                 await self._provisioner.return_detached()
-            return await self._provisioner.release_all() or self._start.unreleased
+            return await self._provisioner.release_all(self._cause) or self._start.unreleased
         finally:
             with suppress(asyncio.CancelledError):
                 await self._expiry.let_tasks_end()
             await self._shell.close()
+
+    @property
+    def _cause(self) -> EndCause:
+        """The cause of the rental's end, for the past rentals."""
+        match self._state.reason:
+            case EndReason.EXPIRED:
+                return "expired"
+            case EndReason.BUDGET_SPENT:
+                return "budget"
+            case EndReason.GONE:
+                return "gone"
+            case _:
+                return "failed" if self._start.has_failed else "released"
 
     async def _end(self, reason: EndReason) -> tuple[ReleaseError | None, asyncio.CancelledError | None]:
         """Delete everything, however often this is cancelled; return the error of that, and the cancellation."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Literal
 
+from netmind_rentgpu import arguments
 from netmind_rentgpu.errors import (
+    InvalidArgumentError,
     NoMachineError,
     NotFoundError,
     RentalEndedError,
@@ -16,6 +20,7 @@ from netmind_rentgpu.models import Machine
 from netmind_rentgpu.rentals.context import RentalContext, is_held_here
 from netmind_rentgpu.rentals.ledger.container_index import still_belongs_to
 from netmind_rentgpu.rentals.ledger.deadlines import checked_extension
+from netmind_rentgpu.rentals.ledger.past_rentals import PastRental, Period, SpendingReport, report
 from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
 from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
@@ -118,6 +123,50 @@ class AsyncRentals:
             raise RentalEndedError(text, name=record.name, container_id=record.container_id)
         return await extend(self._context, record.name, wanted)
 
+    async def history(
+        self, *, since: datetime | None = None, until: datetime | None = None, label: str | None = None
+    ) -> builtins.list[PastRental]:
+        """Return the rentals that are over and ran in a period, in the order of their ends.
+
+        Rentals with a container are kept in the state file for as long as the client's `keep_history` says. A create that
+        the service has refused is no rental.
+
+        Args:
+            since, until: the period, with a time zone; None for no such end.
+            label: the label that the rentals must have; None for all.
+
+        Raises:
+            InvalidArgumentError: an argument cannot be used.
+            StateFileError: the state file cannot be used.
+        """
+        wanted = None if label is None else arguments.label(label)
+        return Table(await self._context.ledger.list_past(_period(since, until), wanted))
+
+    async def spent(
+        self,
+        *,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        by: Literal["label", "gpu", "day"] = "label",
+    ) -> SpendingReport:
+        """Return what this account's rentals have cost in a period, by listed price and time.
+
+        Open rentals count until now. The state file alone is read, so that rentals of other machines, and those older than
+        the client's `keep_history`, are not counted. The service has no call that returns what it has charged.
+
+        Args:
+            since, until: the period, with a time zone; None for no such end.
+            by: what the lines of the report group by; days are those of UTC.
+
+        Raises:
+            InvalidArgumentError: an argument cannot be used.
+            StateFileError: the state file cannot be used.
+        """
+        if by not in ("label", "gpu", "day"):
+            raise InvalidArgumentError("by", f"must be label, gpu or day, not {arguments.shown_value(by)}")
+        period = _period(since, until)
+        return report(await self._context.ledger.shares(period, by, self._context.clock()), by, period)
+
     async def reap(self, *, wait: bool = False, by_name: bool = False) -> ReapReport:
         """Delete each rental whose process is provably dead, whose time is up, or whose deletion has failed before.
 
@@ -217,7 +266,8 @@ class _Detached:
             raise _gone(record) from error
         if still_belongs_to(record, container) is False:
             raise _gone(record)
-        return ProvisionedRental(record=record, container=container, machine=Machine(node_name=record.node_name))
+        machine = Machine(node_name=record.node_name, gpu_name=record.gpu_name, region=record.region)
+        return ProvisionedRental(record=record, container=container, machine=machine)
 
     async def _claim(self, name: str) -> RentalRecord:
         """Make this process the owner of the rental."""
@@ -243,6 +293,22 @@ class _Detached:
             )
             raise in_use_error(record, why)
         raise in_use_error(record, "it is not detached, but belongs to a process; detach it there first")
+
+
+def _period(since: datetime | None, until: datetime | None) -> Period:
+    """Return a period of UTC.
+
+    Raises:
+        InvalidArgumentError: an end has no time zone, or the period ends before it begins.
+    """
+    ends = {
+        name: None if moment is None else arguments.moment(name, moment)
+        for name, moment in (("since", since), ("until", until))
+    }
+    period = Period(**ends)
+    if period.since is not None and period.until is not None and period.until < period.since:
+        raise InvalidArgumentError("until", f"comes before since: {arguments.shown_value(until)}")
+    return period
 
 
 def _gone(record: RentalRecord) -> RentalEndedError:

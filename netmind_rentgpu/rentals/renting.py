@@ -296,6 +296,7 @@ class _NextOffers:
         self._check_budget_left()
         spec = ProvisionSpec(
             image_id=self._image_id,
+            image=self._image.name if isinstance(self._image, Image) else str(self._image),
             auth_id=await self._context.password.auth_id(self._auth),
             payment_type=self._payment_type,
             label=self._label,
@@ -320,7 +321,6 @@ class _NextOffers:
             record=record,
             container=container,
             machine=offer.machine,
-            currency=offer.currency,
             kept=self._ttl is None,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -13,7 +14,7 @@ from netmind_rentgpu.resources.auths import AsyncAuths
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.images import AsyncImages
 from netmind_rentgpu.resources.machines import AsyncMachines
-from netmind_rentgpu.settings import DEFAULT, RetriesOption, TimeoutOption
+from netmind_rentgpu.settings import A_YEAR, DEFAULT, RetriesOption, TimeoutOption
 from netmind_rentgpu.sync.handles import Rental, Shell
 from netmind_rentgpu.sync.portal import OwnedHandle
 from netmind_rentgpu.sync.wrappers import Pager, sync_handle, sync_iterator, sync_method, sync_pager
@@ -96,6 +97,8 @@ class Rentals(_Resource):
     get: Final = sync_method(AsyncRentals.get)
     release: Final = sync_method(AsyncRentals.release)
     extend: Final = sync_method(AsyncRentals.extend)
+    history: Final = sync_method(AsyncRentals.history)
+    spent: Final = sync_method(AsyncRentals.spent)
     reap: Final = sync_method(AsyncRentals.reap)
     attach: Final = sync_handle(AsyncRentals.attach, Rental)
 
@@ -139,6 +142,7 @@ class RentGPU:
         ssl_context: SSLContext | None = None,
         allow_insecure_http: bool = False,
         state: str | os.PathLike[str] | None = None,
+        keep_history: timedelta | None = A_YEAR,
     ) -> None:
         """Set up a client; it opens nothing before its first call.
 
@@ -158,10 +162,11 @@ class RentGPU:
             allow_insecure_http: True if the token may be sent over plain http to another machine.
             state: the path of the state file, which keeps rentals and the containers' host keys and is created when first
                 needed; by default `NETMIND_RENTGPU_STATE`, then `netmind-rentgpu/state.sqlite3` in the user's state folder.
+            keep_history: the time for which the state file keeps this account's past rentals; None to keep them all.
 
         Raises:
             ConfigurationError: no token, or a URL, proxy or profile that cannot be used.
-            InvalidArgumentError: a timeout, a retry setting or `max_connections` is out of range.
+            InvalidArgumentError: a timeout, a retry setting, `max_connections` or `keep_history` is out of range.
         """
         self._client = OwnedHandle(
             AsyncRentGPU(
@@ -175,6 +180,7 @@ class RentGPU:
                 ssl_context=ssl_context,
                 allow_insecure_http=allow_insecure_http,
                 state=state,
+                keep_history=keep_history,
             )
         )
         self._text = repr(self._client.value).removeprefix("Async")

@@ -139,7 +139,7 @@ class Rental:
 
     @property
     def machine(self) -> Machine:
-        """The machine, as it was listed; for an attached rental, only its `node_name` is known.
+        """The machine, as it was listed; for an attached rental, only its node, GPU and region are known.
 
         Raises:
             ClientStateError: the rental was not entered yet.

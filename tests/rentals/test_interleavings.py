@@ -1,7 +1,7 @@
 """Extend, expiry, detach, attach, release and reap, by three clients at once, in random order under one virtual clock.
 
-After each run, no machine has lived past its deadline, none was deleted before it unless a user ended it, and nothing is on
-record. The deadline is the one that the state file had when the machine was deleted.
+After each run, no machine has lived past its deadline, none was deleted before it unless a user ended it, nothing is on
+record, and each machine is a past rental, once. The deadline is the one that the state file had when the machine was deleted.
 """
 
 from __future__ import annotations
@@ -163,3 +163,10 @@ async def test_clients_that_act_at_once_agree_on_each_deadline(emulator: Emulato
         assert market.faults == []
         emulator.assert_nothing_rented()
         assert await clients[1].rentals.list() == []
+        history = await clients[2].rentals.history()
+        assert sorted(past.container_id or 0 for past in history) == sorted(
+            charge.container_id for charge in emulator.charges
+        )
+        for past in history:
+            assert past.spent is not None
+            assert past.cause == "expired" or market.ended_by_user[past.container_id or 0]

@@ -34,6 +34,7 @@ from netmind_rentgpu.emulator import Emulator, Fault, World
 from netmind_rentgpu.rentals.ledger.names import expiry_in
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.finding import matching_records
+from netmind_rentgpu.state_schema import MIGRATIONS
 
 LATER = datetime(2026, 11, 1, tzinfo=UTC)
 # Long enough for no create in doubt to become certain within a test.
@@ -111,18 +112,37 @@ async def test_create_without_an_answer_is_listed_and_doubtful(emulator: Emulato
 async def test_file_of_an_earlier_version_is_migrated(emulator: Emulator, state: Path) -> None:
     async with client(emulator, state) as gpu:
         record = await detached(gpu)
-    with closing(sqlite3.connect(state)) as connection:
-        # The columns that were added since, each by one migration.
-        for column in ("refused", "time_limit", "budget", "spent_before", "extendable_to", "label"):
-            connection.execute(f"ALTER TABLE rentals DROP COLUMN {column}")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        connection.execute(f"PRAGMA user_version = {version - 6}")
-        connection.commit()
+    make_earlier(state, version=8)
     async with client(emulator, state) as gpu:
         (old,) = await gpu.rentals.list()
         # Its ceiling is known by the name alone, in whole minutes.
-        assert old == attrs.evolve(record, extendable_to=expiry_in(record.name))
+        unknown = dict.fromkeys(("gpu_name", "region", "image", "currency", "created_at", "ready_at"))
+        assert old == attrs.evolve(record, extendable_to=expiry_in(record.name), **unknown)
+        assert await gpu.rentals.history() == []
         await gpu.rentals.release(record)
+        (past,) = await gpu.rentals.history()
+        assert (past.name, past.node_name, past.gpu_name, past.cause) == (
+            record.name,
+            record.node_name,
+            None,
+            "released",
+        )
+
+
+def make_earlier(state: Path, *, version: int) -> None:
+    """Bring a state file back to an earlier version, with what that version would have of its open rentals."""
+    with closing(sqlite3.connect(state)) as connection:
+        connection.row_factory = sqlite3.Row
+        rows = [dict(row) for row in connection.execute("SELECT * FROM rentals")]
+        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            connection.execute(f"DROP TABLE {table}")
+        for migration in MIGRATIONS[:version]:
+            connection.execute(migration)
+        columns = [column for _, column, *_ in connection.execute("PRAGMA table_info(rentals)").fetchall()]
+        places = ", ".join(f":{column}" for column in columns)
+        connection.executemany(f"INSERT INTO rentals ({', '.join(columns)}) VALUES ({places})", rows)
+        connection.execute(f"PRAGMA user_version = {version}")
+        connection.commit()
 
 
 # How a rental is named.

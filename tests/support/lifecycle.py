@@ -39,7 +39,7 @@ def set_limits(gpu: AsyncRentGPU, **seconds: float) -> None:
 async def put_as_it_is(gpu: AsyncRentGPU, record: RentalRecord) -> None:
     """Put a record in the state file in place of the present one, whose stage it need not follow."""
     ledger = gpu._context.ledger
-    await ledger.delete([record.name])
+    await ledger.close(record.name, None)
     await ledger.insert(record)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -47,15 +47,10 @@ def checked_extension(*, ttl: timedelta | None, until: datetime | None, budget: 
         raise InvalidArgumentError("until", "is another way to say ttl; give one of them")
     if ttl is not None and (not isinstance(ttl, timedelta) or ttl <= timedelta(0)):
         raise InvalidArgumentError("ttl", f"must be a timedelta above 0, not {arguments.shown_value(ttl)}")
-    if until is not None and (not isinstance(until, datetime) or until.utcoffset() is None):
-        raise InvalidArgumentError("until", f"must be a datetime with a time zone, not {arguments.shown_value(until)}")
     total = None if budget is None else arguments.bound("budget", budget)
     if total is not None and total <= 0:
         raise InvalidArgumentError("budget", f"must be above 0: {arguments.shown_value(budget)}")
-    try:
-        moment = None if until is None else until.astimezone(UTC)
-    except OverflowError:
-        raise InvalidArgumentError("until", f"is out of range: {arguments.shown_value(until)}") from None
+    moment = None if until is None else arguments.moment("until", until)
     return Extension(ttl=ttl, until=moment, budget=total)
 
 

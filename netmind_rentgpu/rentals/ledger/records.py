@@ -15,17 +15,26 @@ from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.names import LATEST, expiry_in
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 
-__all__ = ["ReapReport", "RentalRecord", "Stage", "is_legal_change", "is_to_be_reaped"]
+__all__ = ["EndCause", "ReapReport", "RentalRecord", "Stage", "amount_text", "is_legal_change", "is_to_be_reaped"]
 
 _SECONDS_IN_AN_HOUR = 3600
 # The fields that `to_dict` returns.
 _SHOWN = (
-    *("name", "label", "stage", "container_id", "node_name", "gpus", "hourly_price"),
-    *("intended_at", "expires_at", "extendable_to", "certain_at", "budget", "max_cost"),
+    *("name", "label", "stage", "container_id", "gpu_name", "gpus", "node_name", "region", "image"),
+    *("hourly_price", "currency", "intended_at", "created_at", "ready_at", "expires_at", "extendable_to", "certain_at"),
+    *("budget", "max_cost"),
 )
 
 Stage: TypeAlias = Literal["intended", "created", "ready", "detached", "abandoned"]
 """The progress of a rental. `abandoned`: the rental is over, and its container may still have to be deleted."""
+
+EndCause: TypeAlias = Literal["released", "expired", "budget", "failed", "reaped", "gone", "kept"]
+"""The cause of a rental's end.
+
+`released`: its user ended it, by leaving its block, by `close`, by `rentals.release` or by deleting the container.
+`expired`: its time was up. `budget`: its budget was spent. `failed`: its container did not start. `reaped`: its process had
+ended without it. `gone`: its container did not exist any longer. `kept`: it was left to its user, and costs on.
+"""
 
 
 # The stages that may follow a stage in the state file. A stage may be skipped, because its write may have failed. Only an
@@ -59,9 +68,14 @@ class RentalRecord:
         container_id: the container's id; None as long as the service has not shown it.
         shown_name: the container's name as the service showed it with the id, which may differ from `name`.
         node_name, gpus: the machine, and the number of its GPUs.
+        gpu_name, region: the GPU and the region of the machine, as it was listed; None if they are not known.
+        image: the image that the rental was made with, as its user named it; None if it is not known.
         hourly_price: the price of an hour, as the machine was listed; None if the price could not be read.
+        currency: the currency of the price, such as USD; None if it is not known.
         label: the user's own name for the rental, which several may share; None if it has none.
         intended_at: the time just before the create.
+        created_at: the time of the answer that showed the container; None before.
+        ready_at: the time from which on the first login had worked; None before.
         expires_at: the time from which on any process may delete the container: the earlier of `time_limit` and the end of
             the budget; None if it is to be kept.
         time_limit: the end of the ttl; None if it is to be kept.
@@ -77,6 +91,8 @@ class RentalRecord:
             the container.
         refused: True if the service has refused the create. The record is kept until `certain_at` only because a gateway may
             have refused what the service acts on.
+        cause: the cause of its end, if it is over, and the record is kept because its container may not be gone; else None.
+        ended_at: the time at which its container was gone, if another of its create may still turn up; else None.
     """
 
     name: str
@@ -102,6 +118,14 @@ class RentalRecord:
         default=attrs.Factory(lambda record: expiry_in(record.name), takes_self=True)
     )
     label: str | None = None
+    gpu_name: str | None = None
+    region: str | None = None
+    image: str | None = None
+    currency: str | None = None
+    created_at: datetime | None = None
+    ready_at: datetime | None = None
+    cause: EndCause | None = attrs.field(default=None, repr=False)
+    ended_at: datetime | None = attrs.field(default=None, repr=False)
 
     @property
     def budget_end(self) -> datetime | None:
@@ -199,6 +223,11 @@ class RentalRecord:
         if self.boot and self.boot == clocks.boot:
             return self
         return attrs.evolve(self, boot=clocks.boot, booted_at=clocks.booted_at)
+
+
+def amount_text(amount: Decimal | None, currency: str | None) -> str:
+    """Return an amount of money for a message."""
+    return "an unknown price" if amount is None else f"{amount:f} {currency or ''}".rstrip()
 
 
 def is_to_be_reaped(record: RentalRecord, *, now: ClockReading, owner_is_gone: bool) -> bool:

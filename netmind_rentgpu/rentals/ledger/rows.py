@@ -1,129 +1,43 @@
-"""The rows of the table of rentals: records to the values of a row, and back, with checks of what the file holds."""
+"""The rows of the tables of open and past rentals: values to what the file holds, and back, with checks."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, get_args
+from typing import Any, Final, TypeAlias, get_args
 
 import attrs
 
 from netmind_rentgpu.errors import StateFileError
+from netmind_rentgpu.rentals.ledger.past_rentals import MILLIONTH, PastRental
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
-from netmind_rentgpu.rentals.ledger.records import RentalRecord, Stage
+from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord, Stage
 
-__all__ = ["ALL_COLUMNS", "COLUMNS", "STAGES", "decoded", "owner_text", "read_owner", "record_of", "row_of"]
+__all__ = [
+    "COLUMNS",
+    "PAST_COLUMNS",
+    "STAGES",
+    "decoded",
+    "insertion",
+    "moment_text",
+    "owner_text",
+    "past_rental_of",
+    "read_owner",
+    "record_of",
+    "row_of",
+]
 
-STAGES: tuple[Stage, ...] = get_args(Stage)
+STAGES: Final[tuple[Stage, ...]] = get_args(Stage)
+_CAUSES: Final[tuple[EndCause, ...]] = get_args(EndCause)
 # Outside these years, a sum of times could be out of the range of a datetime.
 _EARLIEST, _LATEST = 1970, 3000
 # No system's process ids are as large.
 _TOO_LARGE = 2**31
 
-COLUMNS = (
-    "name",
-    "stage",
-    "container_id",
-    "shown_name",
-    "node_name",
-    "gpus",
-    "hourly_price",
-    "intended_at",
-    "expires_at",
-    "certain_at",
-    "owner",
-    "boot",
-    "booted_at",
-    "longest_create",
-    "refused",
-    "time_limit",
-    "budget",
-    "spent_before",
-    "extendable_to",
-    "label",
-)
-ALL_COLUMNS = ", ".join(COLUMNS)
-
-
-def row_of(record: RentalRecord) -> tuple[Any, ...]:
-    """Return the values of a record's row, in the order of `COLUMNS`."""
-    return (
-        record.name,
-        record.stage,
-        record.container_id,
-        record.shown_name,
-        record.node_name,
-        record.gpus,
-        None if record.hourly_price is None else str(record.hourly_price),
-        _moment_text(record.intended_at),
-        None if record.expires_at is None else _moment_text(record.expires_at),
-        _moment_text(record.certain_at),
-        None if record.owner is None else owner_text(record.owner),
-        record.boot,
-        None if record.booted_at is None else _moment_text(record.booted_at),
-        None if record.longest_create is None else record.longest_create.total_seconds(),
-        record.refused,
-        None if record.time_limit is None else _moment_text(record.time_limit),
-        None if record.budget is None else str(record.budget),
-        str(record.spent_before),
-        None if record.extendable_to is None else _moment_text(record.extendable_to),
-        record.label,
-    )
-
-
-def record_of(row: tuple[Any, ...]) -> RentalRecord:
-    """Return the record of a row, whose values are in the order of `COLUMNS`.
-
-    Raises:
-        StateFileError: a value cannot be read.
-    """
-    (
-        name,
-        stage,
-        container_id,
-        shown_name,
-        node_name,
-        gpus,
-        price,
-        intended_at,
-        expires_at,
-        certain_at,
-        owner,
-        *rest,
-    ) = row
-    boot, booted_at, longest_create, refused, time_limit, budget, spent_before, extendable_to, label = rest
-    later_columns = {"time_limit": time_limit, "extendable_to": extendable_to}
-    try:
-        deadlines = {column: _read_moment(text) for column, text in later_columns.items() if text is not None}
-        return RentalRecord(
-            name=name,
-            stage=_read_stage(stage),
-            container_id=container_id,
-            shown_name=shown_name,
-            node_name=node_name,
-            gpus=gpus,
-            hourly_price=None if price is None else _read_price(price),
-            intended_at=_read_moment(intended_at),
-            expires_at=None if expires_at is None else _read_moment(expires_at),
-            certain_at=_read_moment(certain_at),
-            owner=None if owner is None else _read_owner(owner),
-            boot=boot,
-            booted_at=None if booted_at is None else _read_moment(booted_at),
-            longest_create=None if longest_create is None else timedelta(seconds=longest_create),
-            refused=bool(refused),
-            budget=None if budget is None else _read_price(budget),
-            spent_before=_read_price(spent_before),
-            label=label,
-            **deadlines,
-        )
-    except (ValueError, ArithmeticError, TypeError, RecursionError) as error:
-        container = "its container" if container_id is None else f"container {container_id}"
-        raise StateFileError(
-            f"could not read the record of rental {name}: {error}; {container} may still run, so delete it first, and then"
-            " this row of the table `rentals` in the state file"
-        ) from error
+_Conversion: TypeAlias = tuple[Callable[[Any], Any], Callable[[Any], Any]]
 
 
 def decoded(raw: bytes) -> str:
@@ -131,11 +45,19 @@ def decoded(raw: bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
 def _read_stage(text: str) -> Stage:
     for stage in STAGES:
         if stage == text:
             return stage
     raise ValueError(f"{text!r} is no stage")
+
+
+def _read_cause(text: str) -> EndCause | None:
+    return next((cause for cause in _CAUSES if cause == text), None)
 
 
 def _read_price(text: str) -> Decimal:
@@ -174,7 +96,8 @@ def _read_owner(text: str) -> ProcessIdentity:
     return owner
 
 
-def _moment_text(moment: datetime) -> str:
+def moment_text(moment: datetime) -> str:
+    """Return the text of a time in UTC."""
     # Each text has the same number of digits, because texts then sort in the order of their times.
     return moment.isoformat(timespec="microseconds")
 
@@ -183,3 +106,118 @@ def _moment_text(moment: datetime) -> str:
 def owner_text(owner: ProcessIdentity) -> str:
     """Return the text by which a row names its owner."""
     return json.dumps(attrs.asdict(owner))
+
+
+_PLAIN: Final[_Conversion] = (_as_it_is, _as_it_is)
+_PRICE: Final[_Conversion] = (str, _read_price)
+_MOMENT: Final[_Conversion] = (moment_text, _read_moment)
+_CAUSE: Final[_Conversion] = (_as_it_is, _read_cause)
+_SECONDS: Final[_Conversion] = (timedelta.total_seconds, lambda seconds: timedelta(seconds=seconds))
+# Whole millionths, so that SQLite sums them without an error.
+_AMOUNT: Final[_Conversion] = (lambda amount: int(amount / MILLIONTH), lambda millionths: millionths * MILLIONTH)
+
+# The columns of a table, which are the fields of its values; a value that is None stands in the file as NULL.
+_OPEN: Final[Mapping[str, _Conversion]] = {
+    "name": _PLAIN,
+    "stage": (_as_it_is, _read_stage),
+    "container_id": _PLAIN,
+    "shown_name": _PLAIN,
+    "node_name": _PLAIN,
+    "gpus": _PLAIN,
+    "hourly_price": _PRICE,
+    "intended_at": _MOMENT,
+    "expires_at": _MOMENT,
+    "certain_at": _MOMENT,
+    "owner": (owner_text, _read_owner),
+    "boot": _PLAIN,
+    "booted_at": _MOMENT,
+    "longest_create": _SECONDS,
+    "refused": (_as_it_is, bool),
+    "time_limit": _MOMENT,
+    "budget": _PRICE,
+    "spent_before": _PRICE,
+    "extendable_to": _MOMENT,
+    "label": _PLAIN,
+    "gpu_name": _PLAIN,
+    "region": _PLAIN,
+    "image": _PLAIN,
+    "currency": _PLAIN,
+    "created_at": _MOMENT,
+    "ready_at": _MOMENT,
+    "cause": _CAUSE,
+    "ended_at": _MOMENT,
+}
+_PAST: Final[Mapping[str, _Conversion]] = {
+    "name": _PLAIN,
+    "label": _PLAIN,
+    "container_id": _PLAIN,
+    "gpu_name": _PLAIN,
+    "gpus": _PLAIN,
+    "node_name": _PLAIN,
+    "region": _PLAIN,
+    "image": _PLAIN,
+    "hourly_price": _PRICE,
+    "currency": _PLAIN,
+    "intended_at": _MOMENT,
+    "created_at": _MOMENT,
+    "ready_at": _MOMENT,
+    "ended_at": _MOMENT,
+    "cause": _CAUSE,
+    "spent": _AMOUNT,
+}
+# The fields that have no default; None is left to the default of any other.
+_REQUIRED: Final = ("hourly_price", "expires_at")
+COLUMNS: Final = ", ".join(_OPEN)
+PAST_COLUMNS: Final = ", ".join(_PAST)
+
+
+def row_of(value: RentalRecord | PastRental) -> dict[str, Any]:
+    """Return what the file holds of a record, or of a past rental, by its column."""
+    columns = _OPEN if isinstance(value, RentalRecord) else _PAST
+    fields = {column: getattr(value, column) for column in columns}
+    return {column: None if fields[column] is None else columns[column][0](fields[column]) for column in columns}
+
+
+def insertion(table: str, row: Mapping[str, Any]) -> str:
+    """Return the statement that inserts a row of an account, by named parameters."""
+    places = ", ".join(f":{column}" for column in row)
+    return f"INSERT INTO {table} (account, {', '.join(row)}) VALUES (:account, {places})"  # noqa: S608  # names of ours
+
+
+def record_of(row: tuple[Any, ...]) -> RentalRecord:
+    """Return the record of a row, whose values are in the order of `COLUMNS`.
+
+    Raises:
+        StateFileError: a value cannot be read.
+    """
+    try:
+        return RentalRecord(**_fields(_OPEN, row))
+    except (ValueError, ArithmeticError, TypeError, RecursionError) as error:
+        name, _, container_id, *_ = row
+        container = "its container" if container_id is None else f"container {container_id}"
+        raise StateFileError(
+            f"could not read the record of rental {name}: {error}; {container} may still run, so delete it first, and then"
+            " this row of the table `rentals` in the state file"
+        ) from error
+
+
+def past_rental_of(row: tuple[Any, ...]) -> PastRental:
+    """Return the past rental of a row, whose values are in the order of `PAST_COLUMNS`.
+
+    Raises:
+        StateFileError: a value cannot be read.
+    """
+    try:
+        return PastRental(**_fields(_PAST, row))
+    except (ValueError, ArithmeticError, TypeError) as error:
+        raise StateFileError(
+            f"could not read past rental {row[0]}: {error}; delete its row of the table `past_rentals` in the state file"
+        ) from error
+
+
+def _fields(columns: Mapping[str, _Conversion], row: tuple[Any, ...]) -> dict[str, Any]:
+    fields = {
+        column: None if value is None else read(value)
+        for (column, (_, read)), value in zip(columns.items(), row, strict=True)
+    }
+    return {column: value for column, value in fields.items() if value is not None or column in _REQUIRED}

@@ -1,8 +1,9 @@
 """The ledger: the records of one account's rentals in the state file.
 
-A record is inserted before its create is sent. It is deleted once its container is known to be gone, or is left to the user.
-Between, only its progress is updated, and only by the process that the row names as its owner: a row that names another, or
-that is gone, was ended by another process. A claim, which is one transaction, makes another process the owner, or none.
+A record is inserted before its create is sent. It is closed once its container is known to be gone, or is left to the user;
+if it had a container, it moves to the table of past rentals then. Between, only its progress is updated, and only by the
+process that the row names as its owner: a row that names another, or that is gone, was ended by another process. A claim,
+which is one transaction, makes another process the owner, or none.
 
 A full disk, like any other failure to write, has these results. A write before the create, of which the intent is the last,
 raises StateFileError, and no create is sent (`provisioner._attempt`). If the first login cannot pin the host key
@@ -17,21 +18,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import attrs
 
 from netmind_rentgpu.errors import RentalEndedError, RentalExpiredError, StateFileError
+from netmind_rentgpu.rentals.ledger import history
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.deadlines import Extension, extended
+from netmind_rentgpu.rentals.ledger.past_rentals import Grouping, PastRental, Period, Share, shares_of_open
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 from netmind_rentgpu.rentals.ledger.records import RentalRecord, is_legal_change
 from netmind_rentgpu.rentals.ledger.rows import (
-    ALL_COLUMNS,
     COLUMNS,
     STAGES,
     decoded,
+    insertion,
     owner_text,
     read_owner,
     record_of,
@@ -44,13 +48,14 @@ __all__ = ["Ledger", "OtherAccount"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
-_THIS_ONE = "WHERE account = ? AND name = ?"
-_INSERT = f"INSERT INTO rentals (account, {ALL_COLUMNS}) VALUES (?{', ?' * len(COLUMNS)})"  # noqa: S608  # inserts constants only
+_THIS_ONE: Final = "WHERE account = :account AND name = :name"
 # Only `extend` writes these after the intent.
-_DEADLINE = ("expires_at", "time_limit", "budget")
+_DEADLINE: Final = ("expires_at", "time_limit", "budget")
 # The columns that change while a rental goes on. The deadline is not among them, so that no owner writes it from memory.
-_PROGRESS = ("stage", "container_id", "shown_name", "certain_at", "owner", "refused")
-_UPDATE = f"UPDATE rentals SET {', '.join(f'{column} = ?' for column in _PROGRESS)} {_THIS_ONE}"  # noqa: S608  # inserts constants only
+_PROGRESS: Final = (
+    *("stage", "container_id", "shown_name", "certain_at", "owner", "refused"),
+    *("created_at", "ready_at", "cause", "ended_at"),
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -76,15 +81,18 @@ class Ledger:
     Each method raises StateFileError if the file cannot be used. An awaited write is on the disk when its method returns.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, *, keep_history: timedelta | None = None) -> None:
+        """Initialize.
+
+        Args:
+            keep_history: the time for which past rentals are kept; None to keep them all.
+        """
         self._state = state
+        self._keep_history = keep_history
 
     async def insert(self, record: RentalRecord) -> None:
         """Insert the record of an intent, which is the only time that its row is inserted."""
-        row = row_of(record)
-        await self._state.write(
-            lambda connection: _execute(connection, _INSERT, (self._state.account(connection), *row))
-        )
+        await self._state.write(lambda connection: self._insert(connection, record))
 
     async def update(self, record: RentalRecord) -> None:
         """Write the progress of a rental to its row, as the record's owner.
@@ -122,39 +130,56 @@ class Ledger:
         update = self._updating(record, owner)
 
         def abandon(connection: Connection) -> None:
-            account = self._state.account(connection)
             # Reopened, because what another process believed to be gone is not.
-            if connection.execute(f"SELECT 1 FROM rentals {_THIS_ONE}", (account, record.name)).fetchone() is None:  # noqa: S608  # inserts constants only
-                _execute(connection, _INSERT, (account, *row_of(record)))
-            else:
+            if self._is_open(connection, record.name):
                 update(connection)
+            else:
+                self._reopen(connection, record)
 
         await self._state.write(abandon)
 
     async def reopen(self, record: RentalRecord) -> None:
-        """Insert a record again whose row may have been deleted although its container has to be deleted now."""
-        insertion = _INSERT.replace("INSERT", "INSERT OR IGNORE", 1)
+        """Insert a record again whose row may have been closed although its container has to be deleted now."""
+
+        def reopen(connection: Connection) -> None:
+            if not self._is_open(connection, record.name):
+                self._reopen(connection, record)
+
+        await self._state.write(reopen)
+
+    def _is_open(self, connection: Connection, name: str) -> bool:
+        query = f"SELECT 1 FROM rentals {_THIS_ONE}"  # noqa: S608  # inserts constants only
+        return connection.execute(query, self._key(connection, name)).fetchone() is not None
+
+    def _insert(self, connection: Connection, record: RentalRecord) -> None:
         row = row_of(record)
-        await self._state.write(
-            lambda connection: _execute(connection, insertion, (self._state.account(connection), *row))
-        )
+        connection.execute(insertion("rentals", row), {**row, **self._key(connection, record.name)})
+
+    def _reopen(self, connection: Connection, record: RentalRecord) -> None:
+        history.remove(connection, self._state.account(connection), record.name)
+        self._insert(connection, record)
+
+    def _key(self, connection: Connection, name: str) -> dict[str, Any]:
+        return {"account": self._state.account(connection), "name": name}
+
+    def _write(self, connection: Connection, record: RentalRecord, columns: Iterable[str]) -> None:
+        """Write some columns of a record to its row."""
+        changes = ", ".join(f"{column} = :{column}" for column in columns)
+        statement = f"UPDATE rentals SET {changes} {_THIS_ONE}"  # noqa: S608  # inserts names of ours
+        connection.execute(statement, {**row_of(record), **self._key(connection, record.name)})
 
     def _updating(self, record: RentalRecord, owner: ProcessIdentity | None) -> Callable[[Connection], None]:
-        row = dict(zip(COLUMNS, row_of(record), strict=True))
-        values = [row[column] for column in _PROGRESS]
-
         def update(connection: Connection) -> None:
-            key = (self._state.account(connection), record.name)
             # An unreadable text must not fail the query.
             query = f"SELECT CAST(stage AS BLOB), CAST(owner AS BLOB) FROM rentals {_THIS_ONE}"  # noqa: S608  # inserts constants only
-            found = connection.execute(query, key).fetchone()
+            found = connection.execute(query, self._key(connection, record.name)).fetchone()
             if found is None or not _may_write(_text(found[0]), _text(found[1]), record, owner):
                 raise RentalEndedError(
                     f"could not record rental {record.name} as {record.stage}: another process has ended it",
                     name=record.name,
                     container_id=record.container_id,
                 )
-            _execute(connection, _UPDATE, (*values, *key))
+            self._write(connection, record, _PROGRESS)
 
         return update
 
@@ -163,8 +188,8 @@ class Ledger:
 
         def return_detached(connection: Connection) -> None:
             connection.execute(
-                f"UPDATE rentals SET stage = 'detached', owner = NULL {_THIS_ONE} AND owner = ?",  # noqa: S608  # inserts constants only
-                (self._state.account(connection), name, owner_text(owner)),
+                f"UPDATE rentals SET stage = 'detached', owner = NULL {_THIS_ONE} AND owner = :owner",  # noqa: S608  # inserts constants only
+                {**self._key(connection, name), "owner": owner_text(owner)},
             )
 
         await self._state.write(return_detached)
@@ -180,15 +205,7 @@ class Ledger:
             if record is None or record.stage != "detached" or record.has_expired(clocks):
                 return None
             claimed = attrs.evolve(record.rebased(clocks), stage="ready", owner=owner)
-            row = dict(zip(COLUMNS, row_of(claimed), strict=True))
-            connection.execute(
-                f"UPDATE rentals SET stage = ?, owner = ?, boot = ?, booted_at = ? {_THIS_ONE}",  # noqa: S608  # inserts constants only
-                (
-                    *(row[column] for column in ("stage", "owner", "boot", "booted_at")),
-                    self._state.account(connection),
-                    name,
-                ),
-            )
+            self._write(connection, claimed, ("stage", "owner", "boot", "booted_at"))
             return claimed
 
         return await self._state.write(claim)
@@ -197,8 +214,8 @@ class Ledger:
         """Return a record as it is on file; None if there is none."""
         return await self._state.read(lambda connection: self._find(connection, name))
 
-    async def hand_over(self, record: RentalRecord) -> None:
-        """Delete the row of a container that is left to the user, as its owner.
+    async def hand_over(self, record: RentalRecord, clocks: ClockReading) -> None:
+        """Move the record of a container that is left to the user to the past rentals, as its owner.
 
         Raises:
             RentalEndedError: another process has ended the rental.
@@ -207,8 +224,7 @@ class Ledger:
 
         def hand_over(connection: Connection) -> None:
             update(connection)
-            key = (self._state.account(connection), record.name)
-            _execute(connection, f"DELETE FROM rentals {_THIS_ONE}", key)  # noqa: S608  # inserts constants only
+            self._close(connection, record.name, PastRental.of(record, ended_at=record.present(clocks), cause="kept"))
 
         await self._state.write(hand_over)
 
@@ -230,30 +246,35 @@ class Ledger:
                 text = f"could not extend rental {name}: its time is up"
                 raise RentalExpiredError(text, name=name, container_id=current.container_id)
             moved = extended(current, wanted, clocks)
-            row = dict(zip(COLUMNS, row_of(moved), strict=True))
-            values = (*(row[column] for column in _DEADLINE), self._state.account(connection), name)
-            columns = ", ".join(f"{column} = ?" for column in _DEADLINE)
-            _execute(connection, f"UPDATE rentals SET {columns} {_THIS_ONE}", values)  # noqa: S608  # inserts constants only
+            self._write(connection, moved, _DEADLINE)
             return moved
 
         return await self._state.write(extend)
 
-    async def claim_for_reap(self, record: RentalRecord, *, is_due: Callable[[RentalRecord], bool]) -> bool:
-        """Mark a record as abandoned; return False if its stage or its owner has changed since the record was read.
+    async def claim_for_reap(
+        self, record: RentalRecord, *, is_due: Callable[[RentalRecord], bool]
+    ) -> RentalRecord | None:
+        """Mark a record as abandoned, and return it as it is on file then.
+
+        Return None if its stage or its owner has changed since the record was read.
 
         Args:
             is_due: returns False for the record as it is on file now, if it is not to be ended any longer.
         """
 
-        def claim(connection: Connection) -> bool:
+        def claim(connection: Connection) -> RentalRecord | None:
             # Compare values, because the file may hold another text for the same owner.
             current = self._find(connection, record.name)
             if current is None or (current.stage, current.owner) != (record.stage, record.owner) or not is_due(current):
-                return False
-            self._mark_abandoned(connection, record.name)
-            return True
+                return None
+            return self._abandon(connection, current)
 
         return await self._state.write(claim)
+
+    def _abandon(self, connection: Connection, current: RentalRecord) -> RentalRecord:
+        abandoned = attrs.evolve(current, stage="abandoned", owner=None)
+        self._write(connection, abandoned, ("stage", "owner"))
+        return abandoned
 
     async def claim_expired(self, record: RentalRecord, clocks: ClockReading) -> RentalRecord | None:
         """Mark an owner's record as abandoned if its deadline on file has passed.
@@ -267,27 +288,58 @@ class Ledger:
             current = self._find(connection, record.name)
             if current is None or current.owner != record.owner or not current.has_expired(clocks):
                 return current
-            self._mark_abandoned(connection, record.name)
-            return attrs.evolve(current, stage="abandoned", owner=None)
+            return self._abandon(connection, current)
 
         return await self._state.write(claim)
 
-    async def delete(self, names: Iterable[str], *, containers: Iterable[int] = ()) -> None:
-        """Delete records.
+    async def close(self, name: str, past: PastRental | None, *, containers: Iterable[int] = ()) -> None:
+        """Close a record: move it to the past rentals, or delete it if nothing of it has existed.
+
+        Nothing moves if another process has closed the record, because it is a past rental already.
 
         Args:
-            containers: the ids of the records' deleted containers, whose host keys are deleted, too.
+            past: the past rental; None if the record had no container. A cause on file comes before its cause.
+            containers: the ids of the record's deleted containers, whose host keys are deleted, too.
         """
-        closed, deleted = tuple(names), tuple(containers)
+        deleted = tuple(containers)
 
-        def delete_rows(connection: Connection) -> None:
-            account = self._state.account(connection)
-            rows = [(account, name) for name in closed]
-            connection.executemany(f"DELETE FROM rentals {_THIS_ONE}", rows)  # noqa: S608  # inserts constants only
+        def close(connection: Connection) -> None:
+            self._close(connection, name, past)
             self._state.forget_host_keys(connection, deleted)
 
-        if closed:
-            await self._state.write(delete_rows)
+        await self._state.write(close)
+
+    def _close(self, connection: Connection, name: str, past: PastRental | None) -> None:
+        key = self._key(connection, name)
+        statement = f"DELETE FROM rentals {_THIS_ONE} RETURNING cause"  # noqa: S608  # inserts constants only
+        closed = connection.execute(statement, key).fetchone()
+        if closed is None or past is None:
+            return
+        account = self._state.account(connection)
+        history.add(connection, account, attrs.evolve(past, cause=closed[0] or past.cause))
+        if self._keep_history is not None:
+            history.remove_ended_before(connection, account, past.ended_at - self._keep_history)
+
+    async def list_past(self, period: Period, label: str | None) -> list[PastRental]:
+        """Return the past rentals that ran in a period, in the order of their ends.
+
+        Args:
+            label: the label that they must have; None for any.
+        """
+        return await self._state.read(
+            lambda connection: list(history.list_past(connection, self._state.account(connection), period, label))
+        )
+
+    async def shares(self, period: Period, by: Grouping, clocks: ClockReading) -> list[Share]:
+        """Return what past and open rentals have cost in a period, open rentals until now."""
+
+        def find(connection: Connection) -> list[Share]:
+            account = self._state.account(connection)
+            past = list(history.shares_of_past(connection, account, period, by))
+            records, _ = _records_of(connection, account)
+            return past + [share for record in records for share in shares_of_open(record, period, by, clocks)]
+
+        return await self._state.read(find)
 
     def forget_host_key_soon(self, container_id: int) -> asyncio.Future[None]:
         """Delete the host key of an earlier container that had the same id; return the future of the write."""
@@ -351,22 +403,10 @@ class Ledger:
         """The path of the state file."""
         return self._state.path
 
-    def _mark_abandoned(self, connection: Connection, name: str) -> None:
-        connection.execute(
-            f"UPDATE rentals SET stage = 'abandoned', owner = NULL {_THIS_ONE}",  # noqa: S608  # inserts constants only
-            (self._state.account(connection), name),
-        )
-
     def _find(self, connection: Connection, name: str) -> RentalRecord | None:
-        row = connection.execute(
-            f"SELECT {ALL_COLUMNS} FROM rentals {_THIS_ONE}",  # noqa: S608  # inserts constants only
-            (self._state.account(connection), name),
-        ).fetchone()
+        query = f"SELECT {COLUMNS} FROM rentals {_THIS_ONE}"  # noqa: S608  # inserts constants only
+        row = connection.execute(query, self._key(connection, name)).fetchone()
         return None if row is None else record_of(row)
-
-
-def _execute(connection: Connection, query: str, values: tuple[Any, ...]) -> None:
-    connection.execute(query, values)
 
 
 def _text(raw: bytes | None) -> str | None:
@@ -386,7 +426,7 @@ def _records_of(connection: Connection, account: str) -> tuple[list[RentalRecord
     # Otherwise, one text that is not UTF-8 would fail the whole query.
     connection.text_factory = decoded
     rows = connection.execute(
-        f"SELECT {ALL_COLUMNS} FROM rentals WHERE account = ? ORDER BY intended_at, name",  # noqa: S608  # inserts constants only
+        f"SELECT {COLUMNS} FROM rentals WHERE account = ? ORDER BY intended_at, name",  # noqa: S608  # inserts constants only
         (account,),
     )
     records: list[RentalRecord] = []

@@ -12,8 +12,9 @@ import attrs
 from netmind_rentgpu.models import Container, Machine, PaymentType
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.names import LATEST, new_name
+from netmind_rentgpu.rentals.ledger.past_rentals import PastRental
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
-from netmind_rentgpu.rentals.ledger.records import RentalRecord
+from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord
 from netmind_rentgpu.rentals.selection.offers import Offer
 
 __all__ = [
@@ -39,9 +40,11 @@ class ProvisionSpec:
         budget: the most that it may cost; None without a limit.
         spent_before: the cost of machines that did not start.
         label: the user's own name for the rental.
+        image: the image, as the user named it.
     """
 
     image_id: int
+    image: str | None = None
     auth_id: int
     payment_type: PaymentType | str | int
     ttl: timedelta | None
@@ -79,6 +82,10 @@ class ProvisionSpec:
             spent_before=self.spent_before,
             extendable_to=ceiling,
             label=self.label,
+            gpu_name=offer.machine.gpu_name,
+            region=offer.machine.region,
+            image=self.image,
+            currency=offer.currency,
         )
         return attrs.evolve(record, expires_at=record.earlier_limit)
 
@@ -94,7 +101,6 @@ class ProvisionedRental:
     record: RentalRecord
     container: Container
     machine: Machine
-    currency: str = ""
     kept: bool = False
 
 
@@ -263,17 +269,25 @@ class CreateAttempt:
             shown_name=own.name,
             certain_at=self.record.present(clocks) if self.window is None else self.record.certain_at,
             refused=False,
+            created_at=self.record.present(clocks),
         )
         known = dict.fromkeys((own.id, *(twin.id for twin in twins)), Fate.RUNNING)
         return attrs.evolve(self, record=record, evidence=evidence, containers={**self.containers, **known})
 
-    def ready(self) -> CreateAttempt:
-        """Return the attempt once its container can be handed over."""
-        return attrs.evolve(self, evidence=Evidence.CONFIRMED, record=attrs.evolve(self.record, stage="ready"))
+    def ready(self, clocks: ClockReading) -> CreateAttempt:
+        """Return the attempt once its container can be handed over.
+
+        Args:
+            clocks: the present time.
+        """
+        record = attrs.evolve(self.record, stage="ready", ready_at=self.record.present(clocks))
+        return attrs.evolve(self, evidence=Evidence.CONFIRMED, record=record)
 
     def ended(self, container_id: int, fate: Fate) -> CreateAttempt:
         """Return the attempt with another fate of a container."""
-        return attrs.evolve(self, containers={**self.containers, container_id: fate})
+        # It has cost until now, even if it seemed to be gone before.
+        record = attrs.evolve(self.record, ended_at=None) if fate is Fate.DELETED else self.record
+        return attrs.evolve(self, record=record, containers={**self.containers, container_id: fate})
 
     def search_ended(self) -> CreateAttempt:
         """Return the attempt once its search has ended. If that has found a container, a final walk follows its deletion."""
@@ -314,11 +328,43 @@ class CreateAttempt:
         }
         return attrs.evolve(self, containers=again, walk=Walk.NOT_RUN)
 
-    def abandoned_record(self) -> RentalRecord:
-        """Return the record that the reaper continues from; without an id, it searches by the name."""
-        container_id = self.container_id if self.is_own_undeleted else None
-        is_refused = self.evidence is Evidence.REFUSED
-        return attrs.evolve(self.record, stage="abandoned", owner=None, container_id=container_id, refused=is_refused)
+    def abandoned_record(self, cause: EndCause, clocks: ClockReading) -> RentalRecord:
+        """Return the record that the reaper continues from; without an id, it searches by the name.
+
+        Args:
+            cause: the cause of the end, unless the record has one.
+            clocks: the present time.
+        """
+        return attrs.evolve(
+            self.record,
+            stage="abandoned",
+            owner=None,
+            container_id=self.container_id if self.is_own_undeleted else None,
+            refused=self.evidence is Evidence.REFUSED,
+            cause=self._cause(cause),
+            ended_at=None if self.has_undeleted else self._ended_at(clocks),
+        )
+
+    def past_rental(self, cause: EndCause, clocks: ClockReading) -> PastRental | None:
+        """Return what is kept of the attempt once its record is closed; None if it has created no container.
+
+        Args:
+            cause: the cause of the end, unless the record has one.
+            clocks: the present time.
+        """
+        record = self.record
+        if not self.containers and record.created_at is None:
+            return None
+        ended_at = self._ended_at(clocks) or record.present(clocks)
+        return PastRental.of(record, ended_at=ended_at, cause=self._cause(cause))
+
+    def _cause(self, cause: EndCause) -> EndCause:
+        is_gone = self.container_id is not None and self.containers.get(self.container_id) is Fate.ALREADY_GONE
+        return self.record.cause or ("gone" if is_gone and cause in ("released", "reaped") else cause)
+
+    def _ended_at(self, clocks: ClockReading) -> datetime | None:
+        """Return the time at which the container was gone; None if it has none."""
+        return self.record.ended_at or (self.record.present(clocks) if self.containers else None)
 
 
 def next_step(attempt: CreateAttempt) -> Step:  # noqa: PLR0911  # a line for each state reads best

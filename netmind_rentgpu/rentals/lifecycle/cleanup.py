@@ -19,6 +19,7 @@ from netmind_rentgpu.errors import ClientStateError, RentalEndedError, RentGPUEr
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.container_index import ListedContainers, matching, still_belongs_to
+from netmind_rentgpu.rentals.ledger.records import EndCause
 from netmind_rentgpu.rentals.lifecycle.attempt import (
     CreateAttempt,
     Evidence,
@@ -42,7 +43,6 @@ class TrackedAttempt:
         create: None before the create is sent, and for an attempt that was read from a record.
         error: the error of the last step; None if it has succeeded.
         has_reservation: True if the catalog counts its GPUs as taken.
-        currency: that of the record's price, for logs; empty if it is not known.
         may_be_off_record: True if its record was removed, or may have been.
     """
 
@@ -51,7 +51,6 @@ class TrackedAttempt:
     create: asyncio.Task[Container] | None = None
     error: RentGPUError | None = None
     has_reservation: bool = False
-    currency: str = ""
     may_be_off_record: bool = False
 
     @property
@@ -99,10 +98,11 @@ class Cleanup:
             self._stop_deleting = asyncio.Event()
             self._stop_deleting.set()
 
-    async def run(self, tracked: TrackedAttempt, *, writes: bool = True) -> CleanupResult:
+    async def run(self, tracked: TrackedAttempt, cause: EndCause, *, writes: bool = True) -> CleanupResult:
         """Run one step after the other until the record is closed or kept.
 
         Args:
+            cause: the cause of the rental's end, unless its record has one.
             writes: False if the record belongs to another living process, and stays as it is.
         """
         tracked.error = None
@@ -119,7 +119,7 @@ class Cleanup:
         return CleanupResult(
             step=step,
             error=tracked.error if step is Step.KEEP_ON_RECORD else None,
-            write_error=await self._write(tracked.attempt, step) if writes else None,
+            write_error=await self._write(tracked.attempt, step, cause) if writes else None,
         )
 
     async def record_answer(self, tracked: TrackedAttempt) -> CreateOutcome | None:
@@ -258,13 +258,14 @@ class Cleanup:
             given_up.cancel()
             await asyncio.wait({given_up})
 
-    async def _write(self, attempt: CreateAttempt, step: Step) -> RentGPUError | None:
-        ledger, record = self._context.ledger, attempt.record
+    async def _write(self, attempt: CreateAttempt, step: Step, cause: EndCause) -> RentGPUError | None:
+        ledger, record, clocks = self._context.ledger, attempt.record, self._context.clock()
         try:
             with suppress(asyncio.CancelledError):  # raised once it is written
                 if step is Step.CLOSE_RECORD:
-                    await ledger.delete([record.name], containers=attempt.verified_deletions)
-                elif (abandoned := attempt.abandoned_record()) != record:
+                    past = attempt.past_rental(cause, clocks)
+                    await ledger.close(record.name, past, containers=attempt.verified_deletions)
+                elif (abandoned := attempt.abandoned_record(cause, clocks)) != record:
                     await ledger.abandon(abandoned, record.owner)
         except (StateFileError, ClientStateError, RentalEndedError) as error:
             return error

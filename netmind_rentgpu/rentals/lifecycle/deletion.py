@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from decimal import Decimal
 from enum import Enum
 
 import attrs
@@ -29,13 +28,13 @@ from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.container_index import per_attempt_timeouts
-from netmind_rentgpu.rentals.ledger.records import RentalRecord
+from netmind_rentgpu.rentals.ledger.past_rentals import cost_of
+from netmind_rentgpu.rentals.ledger.records import RentalRecord, amount_text
 
 __all__ = [
     "Deletion",
     "Proof",
     "Target",
-    "amount_text",
     "log_release",
     "log_write_error",
     "proof_needed",
@@ -276,15 +275,9 @@ def unreleased(record: RentalRecord, error: BaseException) -> ReleaseError:
     return problem
 
 
-def amount_text(amount: Decimal | None, currency: str) -> str:
-    """Return an amount of money for a log."""
-    return "an unknown price" if amount is None else f"{amount:f} {currency}".rstrip()
-
-
-def log_release(record: RentalRecord, clocks: ClockReading, currency: str = "") -> None:
+def log_release(record: RentalRecord, clocks: ClockReading) -> None:
     """Log that the container of a record is deleted, and what it has cost by its listed price."""
-    cost = record.cost_until(record.present(clocks))
-    amount = amount_text(None if cost is None else round(cost, 6), currency)
+    amount = amount_text(cost_of(record, record.present(clocks)), record.currency)
     logger.info(
         "%s: released container %s on %s; it cost about %s", record.name, record.container_id, record.node_name, amount
     )

@@ -27,7 +27,7 @@ from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.container_index import check_create_answer
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
-from netmind_rentgpu.rentals.ledger.records import RentalRecord
+from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord, amount_text
 from netmind_rentgpu.rentals.lifecycle.attempt import (
     CreateAttempt,
     Evidence,
@@ -39,7 +39,6 @@ from netmind_rentgpu.rentals.lifecycle.attempt import (
 from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup, TrackedAttempt
 from netmind_rentgpu.rentals.lifecycle.create_errors import CreateOutcome
 from netmind_rentgpu.rentals.lifecycle.deletion import (
-    amount_text,
     log_release,
     log_write_error,
     unreleased,
@@ -161,7 +160,7 @@ class Provisioner:
             RentalEndedError: another process has ended it meanwhile.
         """
         if (tracked := self._attempts.get(name)) is not None:
-            tracked.attempt = tracked.attempt.ready()
+            tracked.attempt = tracked.attempt.ready(self._context.clock())
             try:
                 await self._context.ledger.update(tracked.attempt.record)
             except (StateFileError, ClientStateError) as error:
@@ -255,7 +254,7 @@ class Provisioner:
                 raise error
             tracked.attempt = tracked.attempt.certain()
             tracked.may_be_off_record = True
-            await self._context.ledger.hand_over(tracked.attempt.record)
+            await self._context.ledger.hand_over(tracked.attempt.record, self._context.clock())
         self.disown(name)
 
     async def look_again(self) -> None:
@@ -268,20 +267,22 @@ class Provisioner:
             elif next_step(tracked.attempt) is Step.CLOSE_RECORD:
                 await self._close_record(tracked)
 
-    async def release_all(self) -> ReleaseError | None:
+    async def release_all(self, cause: EndCause) -> ReleaseError | None:
         """Delete everything; return the error if that fails. To be run in a task of its own."""
-        return await self._release_attempts(lambda _: True)
+        return await self._release_attempts(lambda _: True, cause)
 
-    async def release(self, name: str) -> ReleaseError | None:
+    async def release(self, name: str, cause: EndCause) -> ReleaseError | None:
         """Delete one attempt's container; return the error if that fails. To be run in a task of its own."""
-        return await self._release_attempts(lambda tracked: tracked.name == name)
+        return await self._release_attempts(lambda tracked: tracked.name == name, cause)
 
-    async def _release_attempts(self, is_wanted: Callable[[TrackedAttempt], bool]) -> ReleaseError | None:
+    async def _release_attempts(
+        self, is_wanted: Callable[[TrackedAttempt], bool], cause: EndCause
+    ) -> ReleaseError | None:
         problems: list[ReleaseError | None] = []
         # Twice, because a task that was cancelled before it began has done nothing yet.
         for _ in range(2):
             ending = {
-                asyncio.get_running_loop().create_task(self._release_attempt(tracked)): tracked
+                asyncio.get_running_loop().create_task(self._release_attempt(tracked, cause)): tracked
                 for tracked in filter(is_wanted, self._attempts.values())
             }
             for task in ending:
@@ -301,7 +302,7 @@ class Provisioner:
         context, node_name = self._context, offer.machine.node_name
         intent = spec.intent(offer, clocks=context.clock(), longest_create=context.longest_create, owner=this_process())
         attempt = CreateAttempt(record=intent)
-        tracked = self._track(TrackedAttempt(attempt=attempt, knows_container=True, currency=offer.currency))
+        tracked = self._track(TrackedAttempt(attempt=attempt, knows_container=True))
         try:
             await context.ledger.insert(intent)
         except StateFileError:
@@ -395,22 +396,22 @@ class Provisioner:
 
     # The end of an attempt.
 
-    async def _release_attempt(self, tracked: TrackedAttempt) -> ReleaseError | None:
+    async def _release_attempt(self, tracked: TrackedAttempt, cause: EndCause) -> ReleaseError | None:
         tracked.attempt = tracked.attempt.cleanup_begun()
         if tracked.may_be_off_record:
             with suppress(asyncio.CancelledError):  # raised once it is written
                 await write_best_effort(self._context.ledger.reopen(tracked.attempt.record))
-        return await self._run_cleanup(tracked)
+        return await self._run_cleanup(tracked, cause)
 
-    async def _run_cleanup(self, tracked: TrackedAttempt) -> ReleaseError | None:
+    async def _run_cleanup(self, tracked: TrackedAttempt, cause: EndCause) -> ReleaseError | None:
         """End an attempt; return the error if a container of it could not be deleted."""
-        result = await self._cleanup.run(tracked)
+        result = await self._cleanup.run(tracked, cause)
         self._untrack(tracked.name)
         attempt = tracked.attempt
         if result.write_error is not None:
             log_write_error(result.write_error)
         if attempt.container_id in attempt.verified_deletions:
-            log_release(attempt.record, self._context.clock(), tracked.currency)
+            log_release(attempt.record, self._context.clock())
         if attempt.has_undeleted:
             error = result.error or RentGPUError("its last deletion has failed")
             if attempt.container_id is not None and not attempt.is_own_undeleted:
@@ -429,7 +430,7 @@ class Provisioner:
 
     async def _close_record(self, tracked: TrackedAttempt) -> None:
         """Close the record of an attempt that has left nothing. A cancellation is raised once that is done."""
-        closing = asyncio.get_running_loop().create_task(self._run_cleanup(tracked))
+        closing = asyncio.get_running_loop().create_task(self._run_cleanup(tracked, "failed"))
         await wait_shielded(closing)
         closing.result()
 

@@ -19,8 +19,9 @@ from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext, disown_closed_loops, is_held_here
 from netmind_rentgpu.rentals.ledger.container_index import per_attempt_timeouts
 from netmind_rentgpu.rentals.ledger.names import expiry_in
+from netmind_rentgpu.rentals.ledger.past_rentals import PastRental
 from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
-from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord, is_to_be_reaped
+from netmind_rentgpu.rentals.ledger.records import EndCause, ReapReport, RentalRecord, is_to_be_reaped
 from netmind_rentgpu.rentals.lifecycle.account_proof import check_token, join_proven_accounts
 from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, Evidence, Fate, Step
 from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup, CleanupResult, TrackedAttempt
@@ -74,10 +75,11 @@ class _Reaping:
             if error is not None:
                 raise error
 
-    async def end(self, record: RentalRecord, *, is_living: bool, wait: bool) -> None:
+    async def end(self, record: RentalRecord, cause: EndCause, *, is_living: bool, wait: bool) -> None:
         """Delete the containers of a record, and close the record once nothing of it can turn up any longer.
 
         Args:
+            cause: the cause of the end, unless the record has one.
             is_living: True if the record's owner lives and may be about to create its container; the record stays as it is.
             wait: True to walk over the list until it is certain that nothing turns up.
         """
@@ -92,9 +94,10 @@ class _Reaping:
         pauses = backoff()
         while True:
             tracked.attempt = tracked.attempt.cleanup_begun()
-            result = await self._cleanup.run(tracked, writes=not is_living)
+            result = await self._cleanup.run(tracked, cause, writes=not is_living)
             if result.step is Step.KEEP_ON_RECORD and not is_living:
-                tracked.attempt = attrs.evolve(tracked.attempt, record=tracked.attempt.abandoned_record())
+                record_kept = tracked.attempt.abandoned_record(cause, self.context.clock())
+                tracked.attempt = attrs.evolve(tracked.attempt, record=record_kept)
             may_turn_up = result.step is Step.KEEP_ON_RECORD and result.error is None
             if not (wait and may_turn_up) or self.give_up.is_set():
                 break
@@ -171,11 +174,11 @@ async def reap(
     orphans = [record for record in wanted if record not in living]
     # A record may have changed since it was read: another process may have detached, attached, extended or reaped it.
     claimed = await asyncio.gather(*(context.ledger.claim_for_reap(record, is_due=is_orphan) for record in orphans))
-    ours = [record for record, is_claimed in zip(orphans, claimed, strict=True) if is_claimed]
     await reaping.shielded(
-        reaping.end(record, is_living=is_living, wait=wait)
-        for group, is_living in ((living, True), (ours, False))
+        reaping.end(record, _cause_to_reap(context, record), is_living=is_living, wait=wait)
+        for group, is_living in ((living, True), (claimed, False))
         for record in group
+        if record is not None
     )
     return reaping.report(elsewhere, state_file=context.ledger.path)
 
@@ -199,9 +202,12 @@ async def release(context: RentalContext, record: RentalRecord, *, force: bool) 
     reaping = _Reaping(context)
     # The owner of such a record may be about to create its container, and needs the record for that.
     is_living = record.container_id is None and _is_alive(record)
-    if not is_living and not await context.ledger.claim_for_reap(record, is_due=lambda _: True):
-        raise in_use_error(record, "another process has attached to it or ended it meanwhile; look it up again")
-    await reaping.shielded([reaping.end(record, is_living=is_living, wait=False)])
+    if not is_living:
+        claimed = await context.ledger.claim_for_reap(record, is_due=lambda _: True)
+        if claimed is None:
+            raise in_use_error(record, "another process has attached to it or ended it meanwhile; look it up again")
+        record = claimed
+    await reaping.shielded([reaping.end(record, "released", is_living=is_living, wait=False)])
     if reaping.deleted or record.container_id is not None:
         log_release(record, context.clock())
     for _, error in reaping.failed:
@@ -247,10 +253,11 @@ async def close_record_of_deleted(context: RentalContext, container_id: int) -> 
         for record in await context.ledger.list_open():
             if record.container_id != container_id or record.stage != "detached":
                 continue
-            is_claimed = await context.ledger.claim_for_reap(record, is_due=lambda _: True)
+            claimed = await context.ledger.claim_for_reap(record, is_due=lambda _: True)
             is_certain = not record.time_to_certainty(context.clock())
-            if is_claimed and is_certain and await _is_missing(context, container_id):
-                await context.ledger.delete([record.name], containers=[container_id])
+            if claimed is not None and is_certain and await _is_missing(context, container_id):
+                past = PastRental.of(claimed, ended_at=claimed.present(context.clock()), cause="released")
+                await context.ledger.close(record.name, past, containers=[container_id])
     except RentGPUError as error:
         logger.warning("could not close the record of container %d, which was deleted: %s", container_id, error)
 
@@ -281,6 +288,12 @@ def _is_alive(record: RentalRecord) -> bool:
 def _is_orphan(context: RentalContext, record: RentalRecord) -> bool:
     owner_is_gone = _liveness_of_owner(record) is Liveness.DEAD
     return is_to_be_reaped(record, now=context.clock(), owner_is_gone=owner_is_gone)
+
+
+def _cause_to_reap(context: RentalContext, record: RentalRecord) -> EndCause:
+    if not record.has_expired(context.clock()):
+        return "reaped"
+    return "budget" if record.ends_by_budget else "expired"
 
 
 def _has_name(name: str | None, container: Container) -> bool | None:

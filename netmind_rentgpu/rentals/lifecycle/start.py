@@ -13,8 +13,8 @@ from netmind_rentgpu.conditions import Condition
 from netmind_rentgpu.errors import ContainerFailedError, NoMachineError, ReleaseError, RentGPUError, WaitTimeoutError
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced
+from netmind_rentgpu.rentals.ledger.records import amount_text
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
-from netmind_rentgpu.rentals.lifecycle.deletion import amount_text
 from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reconnecting_shell import ReconnectingShell
@@ -38,6 +38,7 @@ class RentalStart:
 
     Attributes:
         unreleased: the error of a machine that did not start and could not be deleted.
+        has_failed: True if a machine did not start, and no other is tried.
         has_interrupted: True if the cancellation that leaves the block has interrupted the provisioner already.
     """
 
@@ -50,6 +51,7 @@ class RentalStart:
     _shell: ReconnectingShell = attrs.field(alias="shell")
     _expiry: ExpiryTimer = attrs.field(alias="expiry")
     unreleased: ReleaseError | None = None
+    has_failed: bool = False
     has_interrupted: bool = False
 
     async def run(self, expire: Callable[[], None]) -> None:
@@ -99,6 +101,7 @@ class RentalStart:
                 if seconds < self._limits.each and isinstance(error, WaitTimeoutError):
                     error = self._of_the_whole_time(error, seconds)
                 if not has_others or deadline - time() < _LEAST_FOR_ANOTHER:
+                    self.has_failed = True
                     raise source.failed.added_to(error) from error.__cause__
                 if (given_up := await self._replace(provisioned, error)) is not None:
                     raise given_up from error
@@ -119,7 +122,7 @@ class RentalStart:
             RentGPUError: the given error, because the machine could not be deleted.
         """
         self._expiry.suspend()
-        releasing = asyncio.get_running_loop().create_task(self._provisioner.release(provisioned.record.name))
+        releasing = asyncio.get_running_loop().create_task(self._provisioner.release(provisioned.record.name, "failed"))
         try:
             await wait_shielded(releasing, cancelled=self._provisioner.interrupt)
         except asyncio.CancelledError:
@@ -152,7 +155,7 @@ class RentalStart:
         logger.info(
             "%s: ready on %s, %.1f s after its create; container %d, at %s an hour",
             *(record.name, record.node_name, took.total_seconds(), container.id),
-            amount_text(record.hourly_price, provisioned.currency),
+            amount_text(record.hourly_price, record.currency),
         )
         self._source.remember_success(provisioned)
         if provisioned.kept:

@@ -18,7 +18,7 @@ from netmind_rentgpu.errors import (
     RentGPUError,
     SSHError,
 )
-from netmind_rentgpu.rentals.ledger.records import RentalRecord
+from netmind_rentgpu.rentals.ledger.records import RentalRecord, amount_text
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 
 __all__ = ["EndReason", "Phase", "RentalState", "end_error", "what_to_raise"]
@@ -68,7 +68,7 @@ def end_error(reason: EndReason | None, provisioned: ProvisionedRental | None) -
                     f"the time of {name} is up {ended}; {deleted}", name=name, container_id=container_id
                 )
             case EndReason.BUDGET_SPENT:
-                limit = f"{record.budget} {provisioned.currency}, at a listed {record.hourly_price} an hour"
+                limit = f"{amount_text(record.budget, record.currency)}, at a listed {record.hourly_price} an hour"
                 text = f"the budget of {name} is spent {ended}: {limit}; {deleted}"
                 return BudgetExceededError(text, name=name, container_id=container_id)
             case EndReason.GONE:

@@ -66,8 +66,8 @@ async def test_stored_record_reads_back_unchanged(state_file: State, ledger: Led
     ready = attrs.evolve(RECORD, stage="ready", container_id=7, shown_name="rg-", refused=True)
     await ledger.update(ready)
     assert await ledger.list_open() == [ready, without_optional]
-    await ledger.delete(["rg-1", "rg-2", "rg-3"])
-    await ledger.delete([])
+    for name in ("rg-1", "rg-2", "rg-3"):
+        await ledger.close(name, None)
     assert await ledger.list_open() == []
 
 
@@ -80,7 +80,7 @@ async def test_row_is_inserted_once(ledger: Ledger) -> None:
 
 async def test_row_that_another_process_has_closed_is_not_written_again(ledger: Ledger) -> None:
     await ledger.insert(RECORD)
-    await ledger.delete([RECORD.name])
+    await ledger.close(RECORD.name, None)
     ready = attrs.evolve(RECORD, stage="ready", container_id=7)
     for write in (ledger.update, ledger.update_soon, ledger.detach):
         with pytest.raises(RentalEndedError, match=r"could not record rental rg-1 as .*: another process has ended it"):
@@ -90,7 +90,7 @@ async def test_row_that_another_process_has_closed_is_not_written_again(ledger: 
     over = attrs.evolve(ready, stage="abandoned", owner=None)
     await ledger.abandon(over, RECORD.owner)
     assert await ledger.list_open() == [over]
-    await ledger.delete([RECORD.name])
+    await ledger.close(RECORD.name, None)
     await ledger.reopen(ready)
     await ledger.reopen(over)
     assert await ledger.list_open() == [ready]
@@ -238,7 +238,7 @@ async def test_record_with_a_node_name_that_is_not_utf_8_is_read(state: Path, le
 async def test_older_state_file_is_migrated_and_keeps_its_rows(
     state: Path, state_file: State, ledger: Ledger, version: int
 ) -> None:
-    from netmind_rentgpu.sqlite_file import MIGRATIONS
+    from netmind_rentgpu.state_schema import MIGRATIONS
 
     account = (str(state_file.fingerprint),)
     state.parent.mkdir(parents=True)

@@ -180,7 +180,7 @@ def test_cleanup_ends_whatever_its_steps_result_in_and_forgets_no_container(data
     assert taken.count(Step.SEARCH) <= 1
     assert taken.count(Step.FINAL_WALK) <= 1
     if step is Step.KEEP_ON_RECORD:
-        left = state.abandoned_record()
+        left = state.abandoned_record("released", ClockReading(NOW))
         assert (left.stage, left.owner, left.name) == ("abandoned", None, RECORD.name)
         # The reaper deletes by the id where there is one, and else searches by the name.
         assert left.container_id is None or state.containers[left.container_id] is Fate.NOT_DELETED
@@ -202,7 +202,9 @@ def test_cleanup_ends_whatever_its_steps_result_in_and_forgets_no_container(data
     ],
 )
 def test_record_that_is_kept_names_a_container_only_if_that_is_left(fields: dict[str, Any], by_id: bool) -> None:
-    assert attempt(Evidence.CONFIRMED, **fields).abandoned_record().container_id == (OWN if by_id else None)
+    assert attempt(Evidence.CONFIRMED, **fields).abandoned_record("released", ClockReading(NOW)).container_id == (
+        OWN if by_id else None
+    )
 
 
 @pytest.mark.parametrize(

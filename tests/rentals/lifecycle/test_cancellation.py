@@ -167,14 +167,14 @@ async def test_entry_cancelled_while_the_record_of_a_refused_create_is_closed_is
     gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     emulator.faults.add(Fault("rate limit", call="create_container", times="all"))
-    delete = Ledger.delete
+    close = Ledger.close
 
-    async def cancel_and_delete(self: Ledger, names: Any, *, containers: Any = ()) -> None:
-        monkeypatch.setattr(Ledger, "delete", delete)
+    async def cancel_and_close(self: Ledger, *arguments: Any, containers: Any = ()) -> None:
+        monkeypatch.setattr(Ledger, "close", close)
         entering.cancel()
-        await delete(self, names, containers=containers)
+        await close(self, *arguments, containers=containers)
 
-    monkeypatch.setattr(Ledger, "delete", cancel_and_delete)
+    monkeypatch.setattr(Ledger, "close", cancel_and_close)
     entering = asyncio.create_task(gpu.rent(image=IMAGE).__aenter__())
     with pytest.raises(asyncio.CancelledError):
         await entering

@@ -289,7 +289,7 @@ async def test_rental_that_another_process_ended_while_it_started_is_not_handed_
 
     async def close_and_update(self: Ledger, record: RentalRecord) -> None:
         if record.stage == "ready":
-            await self.delete([record.name])
+            await self.close(record.name, None)
         await update(self, record)
 
     monkeypatch.setattr(Ledger, "update", close_and_update)

@@ -29,6 +29,7 @@ from netmind_rentgpu import (
     StateFileError,
 )
 from netmind_rentgpu.emulator import Emulator
+from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.names import expiry_in
 from netmind_rentgpu.rentals.ledger.store import Ledger
 
@@ -313,9 +314,9 @@ async def test_kept_container_that_another_process_has_ended_is_not_handed_over(
 ) -> None:
     hand_over = Ledger.hand_over
 
-    async def release_and_hand_over(self: Ledger, record: RentalRecord) -> None:
+    async def release_and_hand_over(self: Ledger, record: RentalRecord, clocks: ClockReading) -> None:
         await another.rentals.release(record.name, force=True)
-        await hand_over(self, record)
+        await hand_over(self, record, clocks)
 
     monkeypatch.setattr(Ledger, "hand_over", release_and_hand_over)
     with pytest.raises(RentalEndedError, match="another process has ended it"):

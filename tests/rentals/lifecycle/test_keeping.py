@@ -15,6 +15,7 @@ from rented import IMAGE, PROFILE, client
 
 from netmind_rentgpu import APIConnectionError, AsyncRentGPU, ClientStateError, Container, RentalRecord, RentGPUError
 from netmind_rentgpu.emulator import Emulator, Fault
+from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex, ListedContainers
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.store import Ledger
@@ -121,10 +122,10 @@ async def test_kept_rental_cancelled_at_its_handover_is_on_record_until_deleted(
 ) -> None:
     close = Ledger.hand_over
 
-    async def cancel_and_close(self: Ledger, record: RentalRecord) -> None:
+    async def cancel_and_close(self: Ledger, record: RentalRecord, clocks: ClockReading) -> None:
         monkeypatch.setattr(Ledger, "hand_over", close)
         entering.cancel()
-        await close(self, record)
+        await close(self, record, clocks)
 
     delete, on_record = Cleanup.delete, list[RentalRecord]()
 
@@ -149,9 +150,9 @@ async def test_kept_rental_that_cannot_be_deleted_after_a_cancelled_handover_is_
 ) -> None:
     close = Ledger.hand_over
 
-    async def cancel_and_close(self: Ledger, record: RentalRecord) -> None:
+    async def cancel_and_close(self: Ledger, record: RentalRecord, clocks: ClockReading) -> None:
         entering.cancel()
-        await close(self, record)
+        await close(self, record, clocks)
 
     monkeypatch.setattr(Ledger, "hand_over", cancel_and_close)
     set_limits(gpu, deletion=0.1)

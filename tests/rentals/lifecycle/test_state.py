@@ -35,10 +35,10 @@ PROVISIONED = ProvisionedRental(
         expires_at=NOW,
         certain_at=NOW,
         budget=Decimal(2),
+        currency="USD",
     ),
     container=Container(id=7),
     machine=Machine(node_name="node"),
-    currency="USD",
 )
 SPENT = (
     "the budget of rg-0 is spent since 2026-03-01 12:00:00 UTC: 2 USD, at a listed 0.5 an hour;"

@@ -235,15 +235,15 @@ async def test_search_for_late_containers_ends_where_leaving_cancels_it(
     async with client(emulator, state, UNCERTAIN) as gpu:
         emulator.faults.add(Fault("status", call="create_container", status=409, times=2))
         async with gpu.rent(image=IMAGE) as rental:
-            delete, closed = Ledger.delete, list[str]()
+            close, closed = Ledger.close, list[str]()
 
-            async def note_and_delete(self: Ledger, names: Any, *, containers: Any = ()) -> None:
-                closed.extend(names)
+            async def note_and_close(self: Ledger, name: str, *arguments: Any, containers: Any = ()) -> None:
+                closed.append(name)
                 assert rental._expiry._looking is not None
                 rental._expiry._looking.cancel()
-                await delete(self, names, containers=containers)
+                await close(self, name, *arguments, containers=containers)
 
-            monkeypatch.setattr(Ledger, "delete", note_and_delete)
+            monkeypatch.setattr(Ledger, "close", note_and_close)
             end_uncertainty(rental)
             await until(lambda: rental._expiry._looking is not None)
             searching = rental._expiry._looking
