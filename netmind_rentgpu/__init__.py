@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from netmind_rentgpu.profile import ServiceProfile
     from netmind_rentgpu.rentals.ledger.past_rentals import PastRental, SpendingLine, SpendingReport
     from netmind_rentgpu.rentals.ledger.records import EndCause, ReapReport, RentalRecord
+    from netmind_rentgpu.rentals.lifecycle.events import OnRentalEvent, RentalEvent
     from netmind_rentgpu.rentals.rental import AsyncRental
     from netmind_rentgpu.rentals.selection.offers import Offer
     from netmind_rentgpu.results import CommandResult, Forward, OutputLine, TransferProgress
@@ -110,6 +111,7 @@ __all__ = [
     "NoMachineError",
     "NotFoundError",
     "Offer",
+    "OnRentalEvent",
     "OutputLine",
     "Page",
     "Pager",
@@ -124,6 +126,7 @@ __all__ = [
     "RentGPUError",
     "Rental",
     "RentalEndedError",
+    "RentalEvent",
     "RentalExpiredError",
     "RentalInUseError",
     "RentalNotFoundError",
@@ -155,6 +158,7 @@ _MODULES = {
     "models": ("Auth", "Container", "Image", "ImageType", "InvalidField", "Machine", "PaymentType", "SSHEndpoint"),
     "profile": ("ServiceProfile",),
     "rentals.selection.offers": ("Offer",),
+    "rentals.lifecycle.events": ("OnRentalEvent", "RentalEvent"),
     "rentals.ledger.past_rentals": ("PastRental", "SpendingLine", "SpendingReport"),
     "rentals.ledger.records": ("EndCause", "ReapReport", "RentalRecord"),
     "rentals.rental": ("AsyncRental",),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from netmind_rentgpu.conditions import Condition
     from netmind_rentgpu.models import Auth, Container, Image
     from netmind_rentgpu.rentals.context import RentalContext
+    from netmind_rentgpu.rentals.lifecycle.events import OnRentalEvent
     from netmind_rentgpu.rentals.rental import AsyncRental
     from netmind_rentgpu.rentals.rentals_api import AsyncRentals
     from netmind_rentgpu.rentals.selection.offers import Offer, OfferKey
@@ -195,6 +196,8 @@ class AsyncRentGPU:
         fail: Condition | None = None,
         start_timeout: float = 600,
         timeout: float = 1800,
+        notice: timedelta | None = timedelta(minutes=5),
+        on_event: OnRentalEvent | None = None,
     ) -> AsyncRental:
         """Return a rental to enter: `async with gpu.rent(...) as rental: ...`. Needs the extra `ssh`.
 
@@ -240,6 +243,10 @@ class AsyncRentGPU:
             fail: a condition that is met by a container that will not start any more, so that the wait for it ends early.
             start_timeout: the seconds in which each machine must accept the login.
             timeout: the seconds in which one of the machines must accept the login.
+            notice: how long before the rental's end an event says that it expires, at once if less is left; None for never.
+            on_event: a function that takes a `RentalEvent` for each step of the rental, which is logged at INFO, too. The
+                function runs in the client's event loop, and an awaitable that it returns is awaited there, in the order of
+                the events; leaving the block waits up to 5 s for the last. An error is logged, and changes nothing.
 
         Raises:
             InvalidArgumentError: an argument cannot be used; on entering, no image or several images have the given name, or
@@ -254,6 +261,7 @@ class AsyncRentGPU:
             ReleaseError: on leaving, the container could not be deleted, and stays on record.
             RentGPUError: on entering, any other of the client's errors.
         """
+        from netmind_rentgpu.rentals.lifecycle.events import EventOptions
         from netmind_rentgpu.rentals.lifecycle.starting import StartLimits
         from netmind_rentgpu.waiting.waits import checked_timeout
 
@@ -286,6 +294,7 @@ class AsyncRentGPU:
             keep=keep,
             fail=fail,
             limits=limits,
+            events=EventOptions(notice=notice, on_event=on_event),
         )
 
     async def offers(

@@ -21,6 +21,7 @@ class RentalLimits:
         between_walks: the shortest time between two walks for what may still turn up, while the rental is in use.
         write: for a write to the state file, which another process may have locked.
         claim: for the claim of a rental whose time is up; then it is deleted by the deadline that its process knows.
+        callbacks: for the coroutines of `on_event` to end, once their rental has ended.
     """
 
     answer: float = 30.0
@@ -30,3 +31,4 @@ class RentalLimits:
     between_walks: float = 10.0
     write: float = LONGEST_LOCK
     claim: float = 5.0
+    callbacks: float = 5.0

@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 import attrs
 
@@ -35,23 +35,21 @@ from netmind_rentgpu.rentals.at_exit import release_at_exit
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced
 from netmind_rentgpu.rentals.ledger.deadlines import checked_extension
-from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord
+from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
+from netmind_rentgpu.rentals.lifecycle.events import EventOptions, RentalEvents
 from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer, OwnerTask
-from netmind_rentgpu.rentals.lifecycle.extending import extend
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reconnecting_shell import ReconnectingShell
 from netmind_rentgpu.rentals.lifecycle.start import RentalStart
 from netmind_rentgpu.rentals.lifecycle.starting import MachineSource, StartLimits
-from netmind_rentgpu.rentals.lifecycle.state import EndReason, Phase, RentalState, what_to_raise
+from netmind_rentgpu.rentals.lifecycle.state import EndReason, Phase, RentalState, cause_of, noted, what_to_raise
 
 if TYPE_CHECKING:
     from netmind_rentgpu.results import CommandResult
     from netmind_rentgpu.ssh.shell import AsyncShell
 
 __all__ = ["AsyncRental"]
-
-Raised = TypeVar("Raised", bound=BaseException | None)
 
 
 class AsyncRental:
@@ -66,7 +64,13 @@ class AsyncRental:
     """
 
     def __init__(
-        self, context: RentalContext, source: MachineSource, *, limits: StartLimits, fail: Condition | None = None
+        self,
+        context: RentalContext,
+        source: MachineSource,
+        *,
+        limits: StartLimits,
+        fail: Condition | None = None,
+        events: EventOptions,
     ) -> None:
         """Initialize; nothing is rented before the rental is entered.
 
@@ -78,11 +82,12 @@ class AsyncRental:
         self._source = source
         self._limits = limits
         self._fail = fail
-        self._provisioner = Provisioner(context)
+        self._events = RentalEvents(context, events)
+        self._provisioner = Provisioner(context, self._events)
         self._state = RentalState()
         self._shell = ReconnectingShell(context.shell_on)
         self._ending: asyncio.Task[ReleaseError | None] | None = None
-        self._expiry = ExpiryTimer(self._provisioner, context)
+        self._expiry = ExpiryTimer(self._provisioner, context, self._events)
         self._released = asyncio.Event()
         self._ended_at: datetime | None = None
         self._owner_task: OwnerTask | None = None
@@ -95,6 +100,7 @@ class AsyncRental:
             state=self._state,
             shell=self._shell,
             expiry=self._expiry,
+            events=self._events,
         )
 
     @property
@@ -132,10 +138,14 @@ class AsyncRental:
         """The most that the rental can cost until `expires_at`, by the listed price, machines that did not start included.
 
         It is None if the price could not be read, and for a rental that is kept. This process enforces it. If it is killed
-        and no other reaps, only `rentals.reap(by_name=True)` ends the rental, at its ceiling
-        (`RentalRecord.max_cost_at_ceiling`).
+        and no other reaps, only `rentals.reap(by_name=True)` ends the rental, at its ceiling (`max_cost_at_ceiling`).
         """
         return self._state.had.record.max_cost
+
+    @property
+    def max_cost_at_ceiling(self) -> Decimal | None:
+        """The most that it can cost if only `rentals.reap(by_name=True)` is left to end it; None as for `max_cost`."""
+        return self._state.had.record.max_cost_at_ceiling
 
     @property
     def spent(self) -> Decimal | None:
@@ -268,12 +278,15 @@ class AsyncRental:
         self._state.check_loop()
         provisioned = self._state.check()
         wanted = checked_extension(ttl=ttl, until=until, budget=budget)
+        if self._state.phase is Phase.STARTING:
+            raise ClientStateError("this rental is still being started; extend it once it is entered")
         if provisioned.kept:
             raise ClientStateError("this rental is kept; nothing deletes it anyway")
-        record = await extend(self._context, provisioned.record.name, wanted)
+        record = await self._context.ledger.extend(provisioned.record.name, wanted, self._context.clock())
         self._provisioner.move_deadline(record)
         self._state.move_deadline(record)
         self._expiry.move(record)
+        self._events.emit("extended", record)
         return record
 
     async def open(self) -> Self:
@@ -313,7 +326,7 @@ class AsyncRental:
             await wait_shielded(asyncio.create_task(self._released.wait()), cancelled=self._provisioner.interrupt)
         problem, cancellation = await self._end(EndReason.CLOSED)
         if cancellation is not None:
-            raise _noted(cancellation, problem)
+            raise noted(cancellation, problem)
         if problem is not None:
             raise problem
 
@@ -344,7 +357,9 @@ class AsyncRental:
 
     def __copy__(self) -> Self:
         """Return the rental as another process sees it: it has nothing to delete."""
-        other = type(self)(self._context, self._source, limits=self._limits, fail=self._fail)
+        other = type(self)(
+            self._context, self._source, limits=self._limits, fail=self._fail, events=self._events.options
+        )
         other._state.reason = self._state.reason or EndReason.OTHER_PROCESS  # noqa: SLF001  # of this class
         other._state.provisioned = self._state.provisioned  # noqa: SLF001  # of this class
         return other
@@ -428,24 +443,14 @@ class AsyncRental:
         try:
             if returns_detached:
                 await self._provisioner.return_detached()
-            return await self._provisioner.release_all(self._cause) or self._start.unreleased
+            cause = cause_of(self._state.reason, has_started=not self._start.has_failed)
+            return await self._provisioner.release_all(cause) or self._start.unreleased
         finally:
             with suppress(asyncio.CancelledError):
                 await self._expiry.let_tasks_end()
             await self._shell.close()
-
-    @property
-    def _cause(self) -> EndCause:
-        """The cause of the rental's end, for the past rentals."""
-        match self._state.reason:
-            case EndReason.EXPIRED:
-                return "expired"
-            case EndReason.BUDGET_SPENT:
-                return "budget"
-            case EndReason.GONE:
-                return "gone"
-            case _:
-                return "failed" if self._start.has_failed else "released"
+            with suppress(asyncio.CancelledError):
+                await self._events.let_end()
 
     async def _end(self, reason: EndReason) -> tuple[ReleaseError | None, asyncio.CancelledError | None]:
         """Delete everything, however often this is cancelled; return the error of that, and the cancellation."""
@@ -480,7 +485,7 @@ class AsyncRental:
                 problem=problem,
             )
             if raised is not problem:
-                _noted(raised, problem)
+                noted(raised, problem)
             if raised is None or raised is error:
                 return
             thrown = error if cancellation is None else cancellation
@@ -492,9 +497,3 @@ class AsyncRental:
                 owner_task.end()
             # Break the reference cycles through their tracebacks.
             del error, cancellation, raised, thrown
-
-
-def _noted(error: Raised, problem: ReleaseError | None) -> Raised:
-    if error is not None and problem is not None:
-        error.add_note(str(problem))
-    return error

@@ -10,7 +10,6 @@ from typing import Literal
 from netmind_rentgpu import arguments
 from netmind_rentgpu.errors import (
     InvalidArgumentError,
-    NoMachineError,
     NotFoundError,
     RentalEndedError,
     RentalExpiredError,
@@ -24,7 +23,7 @@ from netmind_rentgpu.rentals.ledger.past_rentals import PastRental, Period, Spen
 from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
 from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
-from netmind_rentgpu.rentals.lifecycle.extending import extend
+from netmind_rentgpu.rentals.lifecycle.events import EventOptions, OnRentalEvent, RentalEvents
 from netmind_rentgpu.rentals.lifecycle.finding import check_wanted, find_record, in_use_error
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reaper import reap, reap_by_name, release
@@ -76,8 +75,8 @@ class AsyncRentals:
 
         Raises:
             RentalNotFoundError: no such rental is on record.
-            RentalInUseError: a living process uses the rental, or one of another machine may use it; with `force`, a living
-                process may still create the rental's container.
+            RentalInUseError: a living process uses the rental, or one of another machine may use it; with `force`, a process
+                that may live may still create the rental's container.
             ReleaseError: the container could not be deleted, or was not found and may still turn up; it stays on record, for
                 `reap`.
             InvalidArgumentError: several rentals match; the error lists them.
@@ -110,6 +109,7 @@ class AsyncRentals:
         Raises:
             RentalNotFoundError: no such rental is on record.
             RentalEndedError: the rental is over, or its process is dead.
+            RentalInUseError: it is still being started, and may yet begin again on another machine.
             InvalidArgumentError: an argument cannot be used, would end the rental earlier than before, or later than the
                 `extendable_to` that it was rented with; or several rentals match.
             StateFileError: the state file cannot be used.
@@ -121,7 +121,11 @@ class AsyncRentals:
         if owner is not None and liveness_of(owner, this_process(), look_up_process) is Liveness.DEAD:
             text = f"could not extend rental {record.name}: its process is dead, so the next reap deletes it"
             raise RentalEndedError(text, name=record.name, container_id=record.container_id)
-        return await extend(self._context, record.name, wanted)
+        if record.stage in ("intended", "created"):
+            raise in_use_error(record, "it is still being started; extend it once it is ready")
+        extended = await self._context.ledger.extend(record.name, wanted, self._context.clock())
+        RentalEvents(self._context, EventOptions()).emit("extended", extended)
+        return extended
 
     async def history(
         self, *, since: datetime | None = None, until: datetime | None = None, label: str | None = None
@@ -193,7 +197,14 @@ class AsyncRentals:
         """
         return await (reap_by_name(self._context) if by_name else reap(self._context, wait=wait))
 
-    def attach(self, rental: RentalRecord | str | int, *, timeout: float = 600) -> AsyncRental:
+    def attach(
+        self,
+        rental: RentalRecord | str | int,
+        *,
+        timeout: float = 600,
+        notice: timedelta | None = timedelta(minutes=5),
+        on_event: OnRentalEvent | None = None,
+    ) -> AsyncRental:
         """Return a detached rental, to be entered by `async with`; leaving that block deletes the rental.
 
         If entering fails, the rental stays detached.
@@ -201,6 +212,7 @@ class AsyncRentals:
         Args:
             rental: as for `get`.
             timeout: the seconds within which the login has to work.
+            notice, on_event: as for `rent`.
 
         Raises:
             InvalidArgumentError: an argument cannot be used; on entering, several rentals match.
@@ -213,7 +225,8 @@ class AsyncRentals:
         """
         wanted, seconds = check_wanted(rental), checked_timeout(timeout)
         limits = StartLimits(total=seconds, each=seconds)
-        return AsyncRental(self._context, _Detached(self._context, wanted), limits=limits)
+        events = EventOptions(notice=notice, on_event=on_event)
+        return AsyncRental(self._context, _Detached(self._context, wanted), limits=limits, events=events)
 
 
 class _Detached:
@@ -236,7 +249,7 @@ class _Detached:
     def remember_success(self, provisioned: ProvisionedRental) -> None:
         """Do nothing, because the start is on record already."""
 
-    async def error_if_enough(self) -> NoMachineError | None:
+    async def why_no_other(self) -> str | None:
         """Return None, because no other machine is ever tried."""
         return None
 

@@ -23,6 +23,7 @@ from netmind_rentgpu.rentals.ledger.names import LATEST
 from netmind_rentgpu.rentals.ledger.start_history import ImageStarts
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental, ProvisionSpec
 from netmind_rentgpu.rentals.lifecycle.deletion import write_behind, write_best_effort
+from netmind_rentgpu.rentals.lifecycle.events import EventOptions
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reaper import reap
 from netmind_rentgpu.rentals.lifecycle.starting import FailedStarts, StartLimits
@@ -163,6 +164,7 @@ class Renting:
         keep: bool,
         fail: Condition | None,
         limits: StartLimits,
+        events: EventOptions,
     ) -> AsyncRental:
         """Return a rental, which rents the first available offer once it is entered.
 
@@ -214,7 +216,13 @@ class Renting:
             reap=lambda: self._reaped.get(self._reap_once),
             rank=lambda: self._ranked(desired),
         )
-        return AsyncRental(self._context, source, limits=limits, fail=None if fail is None else checked("fail", fail))
+        return AsyncRental(
+            self._context,
+            source,
+            limits=limits,
+            fail=None if fail is None else checked("fail", fail),
+            events=events,
+        )
 
     async def _ranked(self, request: RentalRequest) -> tuple[OfferQueue, str]:
         """Return the offers that meet a request, and the reason if there are none."""
@@ -347,12 +355,12 @@ class _NextOffers:
         now = self._context.clock().wall
         write_behind(self._context.starts.record_soon(node_name, self._image_id, now, failed=False))
 
-    async def error_if_enough(self) -> NoMachineError | None:
-        """Return the error to raise if no other machine is to be tried; None if another is."""
+    async def why_no_other(self) -> str | None:
+        """Return why no other machine is tried after one more that did not start; None if another is."""
         starts = ImageStarts()
         with suppress(StateFileError):
             starts = await self._context.starts.of_image(self._image_id, self._context.clock().wall)
-        return self.failed.error_if_enough(image_fails_everywhere=starts.fails_everywhere)
+        return self.failed.why_no_other(image_fails_everywhere=starts.fails_everywhere)
 
 
 def _names(argument: str, value: str | Iterable[str]) -> list[str]:

@@ -169,13 +169,21 @@ class Rental:
         """The most that the rental can cost until `expires_at`, by the listed price, machines that did not start included.
 
         It is None if the price could not be read, and for a rental that is kept. This process enforces it. If it is killed
-        and no other reaps, only `rentals.reap(by_name=True)` ends the rental, at its ceiling
-        (`RentalRecord.max_cost_at_ceiling`).
+        and no other reaps, only `rentals.reap(by_name=True)` ends the rental, at its ceiling (`max_cost_at_ceiling`).
 
         Raises:
             ClientStateError: the rental was not entered yet.
         """
         return self._async.max_cost
+
+    @property
+    def max_cost_at_ceiling(self) -> Decimal | None:
+        """The most that it can cost if only `rentals.reap(by_name=True)` is left to end it; None as for `max_cost`.
+
+        Raises:
+            ClientStateError: the rental was not entered yet.
+        """
+        return self._async.max_cost_at_ceiling
 
     @property
     def spent(self) -> Decimal | None:

@@ -1,7 +1,7 @@
 """Extend, expiry, detach, attach, release and reap, by three clients at once, in random order under one virtual clock.
 
 After each run, no machine has lived past its deadline, none was deleted before it unless a user ended it, nothing is on
-record, and each machine is a past rental, once. The deadline is the one that the state file had when the machine was deleted.
+record, and each machine is a past rental, once. The deadline is the one on file when the machine was deleted.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ _SECONDS_IN_AN_HOUR = 3600
 _SHOWN = (
     *("name", "label", "stage", "container_id", "gpu_name", "gpus", "node_name", "region", "image"),
     *("hourly_price", "currency", "intended_at", "created_at", "ready_at", "expires_at", "extendable_to", "certain_at"),
-    *("budget", "max_cost"),
+    *("budget", "max_cost", "max_cost_at_ceiling"),
 )
 
 Stage: TypeAlias = Literal["intended", "created", "ready", "detached", "abandoned"]

@@ -8,18 +8,23 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
+from netmind_rentgpu.errors import ClientStateError, StateFileError
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.deletion import log_write_error
+from netmind_rentgpu.rentals.lifecycle.events import RentalEvents
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 
 __all__ = ["ExpiryTimer", "OwnerTask", "RecordTimer"]
 
 # Seconds between two readings of the boot clock, because the event loop's clock stands still while the machine sleeps.
 _LONGEST_SLEEP = 30.0
+# A longer notice could lie before all times that a datetime can hold.
+_LONGEST_NOTICE = timedelta(days=36_500)
 
 
 class ExpiryTimer:
@@ -28,9 +33,13 @@ class ExpiryTimer:
     The deadline that counts is the one in the state file, which is read again, and claimed, when the timer rings.
     """
 
-    def __init__(self, provisioner: Provisioner, context: RentalContext) -> None:
+    def __init__(self, provisioner: Provisioner, context: RentalContext, events: RentalEvents) -> None:
         self._provisioner = provisioner
         self._context = context
+        self._events = events
+        # The expiry that an event has told already.
+        self._noticed: datetime | None = None
+        self._noticing: asyncio.Task[None] | None = None
         self._expire: Callable[[], object] | None = None
         self._moved: Callable[[RentalRecord], object] | None = None
         self._process: int | None = None
@@ -70,12 +79,13 @@ class ExpiryTimer:
         # Break the reference cycle through the rental.
         self._expire = self._moved = None
         self.suspend()
-        if self._looking is not None:
-            self._looking.cancel()
+        for task in (self._looking, self._noticing):
+            if task is not None:
+                task.cancel()
 
     async def let_tasks_end(self) -> None:
-        """Wait until the walk and the claim that are under way have ended."""
-        tasks = {task for task in (self._looking, self._claiming) if task is not None}
+        """Wait until the walk, the claim and the look-up that are under way have ended."""
+        tasks = {task for task in (self._looking, self._claiming, self._noticing) if task is not None}
         if tasks:
             await asyncio.wait(tasks)
 
@@ -114,9 +124,40 @@ class ExpiryTimer:
             self._moved(current)
             self._expire()
         elif current.owner == record.owner:
-            self._moved(current)
-            self.move(current)
+            self._follow(current)
         # Otherwise it was detached, and its process is about to end this timer.
+
+    def _follow(self, current: RentalRecord) -> None:
+        """Use the deadline that another process has given the rental."""
+        if self._moved is not None:
+            self._moved(current)
+        self._events.emit("extended", current)
+        self.move(current)
+
+    async def _tell(self, record: RentalRecord) -> None:
+        """Send an event that says when the rental expires, unless the state file has a later deadline."""
+        current = None
+        with suppress(StateFileError, ClientStateError):
+            current = await self._context.ledger.find(record.name)
+        if self._record is not record:  # it was extended, or has ended
+            return
+        is_later = current is not None and current.owner == record.owner and current.expires_at != record.expires_at
+        if current is not None and is_later:
+            self._provisioner.move_deadline(current)
+            self._follow(current)
+        else:
+            self._noticed = record.expires_at
+            self._events.emit("expiring", record)
+            self._arm()
+
+    @property
+    def _notice_at(self) -> datetime | None:
+        """The time at which an event has to say that the rental expires; None if it has said so, or never does."""
+        expires_at = None if self._record is None else self._record.expires_at
+        notice = self._events.options.notice
+        if expires_at is None or notice is None or expires_at == self._noticed:
+            return None
+        return expires_at - min(notice, _LONGEST_NOTICE)
 
     def _arm(self) -> None:
         if self._record is None:
@@ -126,13 +167,18 @@ class ExpiryTimer:
         if certain_at is not None and looked_at is not None:
             # Not at once, because the walk may have failed.
             certain_at = max(certain_at, looked_at + timedelta(seconds=self._context.limits.between_walks))
-        moments = [moment for moment in (self._record.expires_at, certain_at) if moment is not None]
+        notice_at = None if self._tells else self._notice_at
+        moments = [moment for moment in (self._record.expires_at, certain_at, notice_at) if moment is not None]
         if moments:
             self._timer.set((min(moments) - present).total_seconds(), self._ring)
 
     @property
     def _looks(self) -> bool:
         return self._looking is not None and not self._looking.done()
+
+    @property
+    def _tells(self) -> bool:
+        return self._noticing is not None and not self._noticing.done()
 
     def _ring(self) -> None:
         """End the rental if its time is up, and walk over the list if the last walk was too early."""
@@ -144,6 +190,9 @@ class ExpiryTimer:
                 self._claiming = asyncio.get_running_loop().create_task(self._claim(self._record))
             return
         present = self._record.present(clocks)
+        notice_at = self._notice_at
+        if notice_at is not None and present >= notice_at and not self._tells:
+            self._noticing = asyncio.get_running_loop().create_task(self._tell(self._record))
         if certain_at is not None and present >= certain_at and not self._looks:
             self._looked_at = present
             self._looking = asyncio.get_running_loop().create_task(self._provisioner.look_again())

@@ -11,7 +11,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 import attrs
 
@@ -27,7 +28,7 @@ from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.container_index import check_create_answer
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
-from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord, amount_text
+from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import (
     CreateAttempt,
     Evidence,
@@ -39,12 +40,12 @@ from netmind_rentgpu.rentals.lifecycle.attempt import (
 from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup, TrackedAttempt
 from netmind_rentgpu.rentals.lifecycle.create_errors import CreateOutcome
 from netmind_rentgpu.rentals.lifecycle.deletion import (
-    log_release,
     log_write_error,
     unreleased,
     write_behind,
     write_best_effort,
 )
+from netmind_rentgpu.rentals.lifecycle.events import RentalEvents
 from netmind_rentgpu.rentals.selection.catalog import OfferQueue
 from netmind_rentgpu.rentals.selection.offers import Offer
 
@@ -53,6 +54,15 @@ __all__ = ["Provisioner"]
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 _MOST_ATTEMPTS, _MOST_UNCLEAR = 50, 2
+_REASONS: Final[Mapping[EndCause, str]] = {
+    "released": "its user has ended it",
+    "expired": "its time is up",
+    "budget": "its budget is spent",
+    "failed": "it did not start",
+    "reaped": "its process has ended",
+    "gone": "it seems to be gone",
+    "kept": "its user keeps it",
+}
 
 
 class Provisioner:
@@ -62,8 +72,9 @@ class Provisioner:
         attaching: the name of a detached rental that stays detached if it cannot be entered.
     """
 
-    def __init__(self, context: RentalContext) -> None:
+    def __init__(self, context: RentalContext, events: RentalEvents) -> None:
         self._context = context
+        self._events = events
         self._attempts: dict[str, TrackedAttempt] = {}
         self._cleanup = Cleanup(context)
         self._interrupted = False
@@ -153,18 +164,23 @@ class Provisioner:
         attempt = CreateAttempt.from_record(record, clocks=self._context.clock(), loop_time=loop_time)
         self._track(TrackedAttempt(attempt=attempt, knows_container=True))
 
-    async def ready(self, name: str) -> None:
-        """Record that a rental can be handed over.
+    def logged_in(self, record: RentalRecord) -> RentalRecord:
+        """Record that the login to a rental has worked; return its record."""
+        if (tracked := self._attempts.get(record.name)) is None:
+            return record
+        tracked.attempt = tracked.attempt.ready(self._context.clock())
+        return tracked.attempt.record
+
+    async def ready(self, record: RentalRecord) -> None:
+        """Write that a rental can be handed over.
 
         Raises:
             RentalEndedError: another process has ended it meanwhile.
         """
-        if (tracked := self._attempts.get(name)) is not None:
-            tracked.attempt = tracked.attempt.ready(self._context.clock())
-            try:
-                await self._context.ledger.update(tracked.attempt.record)
-            except (StateFileError, ClientStateError) as error:
-                log_write_error(error)
+        try:
+            await self._context.ledger.update(record)
+        except (StateFileError, ClientStateError) as error:
+            log_write_error(error)
 
     async def claim_expired(self, name: str) -> RentalRecord | None:
         """Claim a rental whose time is up, so that no other process takes it or moves its deadline while it is deleted.
@@ -218,6 +234,8 @@ class Provisioner:
             StateFileError: that could not be written; the rental is not detached.
             RentalEndedError: another process has ended the rental meanwhile.
         """
+        if (tracked := self._attempts.get(record.name)) is not None:
+            record = tracked.attempt.record
         try:
             detached = await self._context.ledger.detach(record)
         except asyncio.CancelledError:  # raised once it is written
@@ -300,41 +318,26 @@ class Provisioner:
     async def _attempt(self, offer: Offer, spec: ProvisionSpec) -> tuple[RentalRecord, Container] | RentGPUError:
         """Create a container; return it, or the reason why another machine is to be tried."""
         context, node_name = self._context, offer.machine.node_name
-        intent = spec.intent(offer, clocks=context.clock(), longest_create=context.longest_create, owner=this_process())
-        attempt = CreateAttempt(record=intent)
-        tracked = self._track(TrackedAttempt(attempt=attempt, knows_container=True))
-        try:
-            await context.ledger.insert(intent)
-        except StateFileError:
-            self._untrack(intent.name)
-            raise
-        logger.info(
-            "%s: asking %s for %d x %s at %s an hour",
-            intent.name,
-            node_name,
-            intent.gpus,
-            offer.machine.gpu_name or "an unnamed GPU",
-            amount_text(intent.hourly_price, offer.currency),
-        )
+        tracked = await self._record_intent(offer, spec)
+        intent = tracked.attempt.record
         tracked.create = asyncio.get_running_loop().create_task(self._create(spec, intent))
         tracked.attempt = tracked.attempt.sent()
         try:
             container = await asyncio.shield(tracked.create)
         except RentGPUError as error:
             outcome = await self._cleanup.record_answer(tracked)
-            is_clear = outcome is not CreateOutcome.UNCLEAR
-            logger.info(
-                "%s: %s %s: %s", intent.name, node_name, "refused" if is_clear else "gave no clear answer", error
-            )
             if outcome is CreateOutcome.UNCLEAR:
+                logger.info("%s: %s gave no clear answer: %s", intent.name, node_name, error)
                 found = await self._cleanup.search(tracked)
                 if found is None:
                     raise
                 if not found:
+                    self._events.emit("refused", intent, reason=f"no container was found after {error}")
                     return error
                 container = found[0]
                 await self._delete_twins(tracked)
             else:
+                self._events.emit("refused", intent, reason=str(error))
                 self._release_machine(tracked)
                 if outcome is CreateOutcome.NOT_PROCESSED:
                     await self._close_record(tracked)
@@ -348,11 +351,38 @@ class Provisioner:
             await self._cleanup.record_answer(tracked)
         # Without waiting: until it is written, the name in the intent is enough to find the container.
         record = tracked.attempt.record
-        price = amount_text(record.hourly_price, offer.currency)
-        logger.info("%s: created on %s as container %d, at %s an hour", record.name, node_name, container.id, price)
+        self._events.emit("created", record)
         write_behind(context.ledger.update_soon(record))
         write_behind(context.ledger.forget_host_key_soon(container.id))
         return record, container
+
+    async def _record_intent(self, offer: Offer, spec: ProvisionSpec) -> TrackedAttempt:
+        """Record the intent of an attempt.
+
+        The intent is replaced if it is too old by then, as when this process was stopped in between, because its container
+        could turn up when other processes are certain that none can.
+        """
+        context = self._context
+        while True:
+            clocks = context.clock()
+            intent = spec.intent(offer, clocks=clocks, longest_create=context.longest_create, owner=this_process())
+            attempt = CreateAttempt(record=intent)
+            tracked = self._track(TrackedAttempt(attempt=attempt, knows_container=True))
+            try:
+                await context.ledger.insert(intent)
+            except StateFileError:
+                self._untrack(intent.name)
+                raise
+            self._events.emit("asking", intent)
+            age = intent.present(context.clock()) - intent.intended_at
+            if age <= timedelta(seconds=context.limits.write):
+                return tracked
+            logger.info(
+                "%s: its record is %.0f s old before its create; another attempt begins",
+                intent.name,
+                age.total_seconds(),
+            )
+            await self._close_record(tracked)
 
     async def _create(self, spec: ProvisionSpec, record: RentalRecord) -> Container:
         """Create a record's container.
@@ -398,6 +428,8 @@ class Provisioner:
 
     async def _release_attempt(self, tracked: TrackedAttempt, cause: EndCause) -> ReleaseError | None:
         tracked.attempt = tracked.attempt.cleanup_begun()
+        if tracked.attempt.container_id is not None:
+            self._events.emit("releasing", tracked.attempt.record, reason=_REASONS[cause])
         if tracked.may_be_off_record:
             with suppress(asyncio.CancelledError):  # raised once it is written
                 await write_best_effort(self._context.ledger.reopen(tracked.attempt.record))
@@ -411,7 +443,7 @@ class Provisioner:
         if result.write_error is not None:
             log_write_error(result.write_error)
         if attempt.container_id in attempt.verified_deletions:
-            log_release(attempt.record, self._context.clock())
+            self._events.emit("released", attempt.record)
         if attempt.has_undeleted:
             error = result.error or RentGPUError("its last deletion has failed")
             if attempt.container_id is not None and not attempt.is_own_undeleted:

@@ -80,7 +80,7 @@ class _Reaping:
 
         Args:
             cause: the cause of the end, unless the record has one.
-            is_living: True if the record's owner lives and may be about to create its container; the record stays as it is.
+            is_living: True if the record's owner may be about to create its container; the record stays as it is.
             wait: True to walk over the list until it is certain that nothing turns up.
         """
         # A record of an earlier version does not say how long its create may take.
@@ -169,8 +169,7 @@ async def reap(
     records, unreadable = await context.ledger.read_open()
     reaping.failed.extend((name, error) for name, error in unreadable.items() if names is None or name in names)
     wanted = [record for record in records if (names is None or record.name in names) and is_orphan(record)]
-    # The owner of these lives, and may be about to create their containers.
-    living = [record for record in wanted if record.container_id is None and _is_alive(record)]
+    living = [record for record in wanted if _may_create(record)]
     orphans = [record for record in wanted if record not in living]
     # A record may have changed since it was read: another process may have detached, attached, extended or reaped it.
     claimed = await asyncio.gather(*(context.ledger.claim_for_reap(record, is_due=is_orphan) for record in orphans))
@@ -200,8 +199,9 @@ async def release(context: RentalContext, record: RentalRecord, *, force: bool) 
     if not force:
         _check_unused(context, record)
     reaping = _Reaping(context)
-    # The owner of such a record may be about to create its container, and needs the record for that.
-    is_living = record.container_id is None and _is_alive(record)
+    # With force, the caller's word counts that the process of another machine is dead, once nothing can turn up any longer.
+    is_certain = force and not record.time_to_certainty(context.clock())
+    is_living = _may_create(record) and not (is_certain and _liveness_of_owner(record) is Liveness.UNKNOWN)
     if not is_living:
         claimed = await context.ledger.claim_for_reap(record, is_due=lambda _: True)
         if claimed is None:
@@ -217,6 +217,11 @@ async def release(context: RentalContext, record: RentalRecord, *, force: bool) 
         why = (
             "its process may be about to create it, and goes on; end that process, or try again once it has a container"
         )
+        if _liveness_of_owner(record) is Liveness.UNKNOWN:
+            moment = f"{record.certain_at:%Y-%m-%d %H:%M:%S} UTC"
+            why = (
+                f"its process may live on another machine, and create it; if it does not, add force=True after {moment}"
+            )
         raise in_use_error(record, why)
     if reaping.doubtful and not reaping.deleted:
         doubtful = reaping.doubtful[0]
@@ -281,8 +286,10 @@ def _liveness_of_owner(record: RentalRecord) -> Liveness:
     return liveness_of(record.owner, here, look_up_process)
 
 
-def _is_alive(record: RentalRecord) -> bool:
-    return _liveness_of_owner(record) is Liveness.ALIVE
+def _may_create(record: RentalRecord) -> bool:
+    """Return True if the owner is not provably dead, and may be about to create the container, and needs the record."""
+    has_owner = record.owner is not None and record.container_id is None
+    return has_owner and _liveness_of_owner(record) is not Liveness.DEAD
 
 
 def _is_orphan(context: RentalContext, record: RentalRecord) -> bool:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 
 import attrs
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.conditions import Condition
-from netmind_rentgpu.errors import ContainerFailedError, NoMachineError, ReleaseError, RentGPUError, WaitTimeoutError
+from netmind_rentgpu.errors import ContainerFailedError, ReleaseError, RentGPUError, WaitTimeoutError
+from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced
-from netmind_rentgpu.rentals.ledger.records import amount_text
+from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
+from netmind_rentgpu.rentals.lifecycle.events import RentalEvents
 from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reconnecting_shell import ReconnectingShell
@@ -22,8 +23,6 @@ from netmind_rentgpu.rentals.lifecycle.starting import MachineSource, StartLimit
 from netmind_rentgpu.rentals.lifecycle.state import RentalState
 
 __all__ = ["RentalStart"]
-
-logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 # The wait for one machine, whose error tells more, ends before the time limit of the whole start does.
 _GRACE = 0.5
@@ -50,6 +49,7 @@ class RentalStart:
     _state: RentalState = attrs.field(alias="state")
     _shell: ReconnectingShell = attrs.field(alias="shell")
     _expiry: ExpiryTimer = attrs.field(alias="expiry")
+    _events: RentalEvents = attrs.field(alias="events")
     unreleased: ReleaseError | None = None
     has_failed: bool = False
     has_interrupted: bool = False
@@ -100,11 +100,16 @@ class RentalStart:
                     await source.remember_failure(provisioned)
                 if seconds < self._limits.each and isinstance(error, WaitTimeoutError):
                     error = self._of_the_whole_time(error, seconds)
-                if not has_others or deadline - time() < _LEAST_FOR_ANOTHER:
+                is_last = not has_others or deadline - time() < _LEAST_FOR_ANOTHER
+                blame = None if is_last else await source.why_no_other()
+                next_step = "another machine is tried next" if not is_last and blame is None else "no other is tried"
+                self._events.emit("failed", provisioned.record, reason=str(error), next_step=next_step)
+                if is_last:
                     self.has_failed = True
                     raise source.failed.added_to(error) from error.__cause__
-                if (given_up := await self._replace(provisioned, error)) is not None:
-                    raise given_up from error
+                await self._replace(provisioned, error)
+                if blame is not None:
+                    raise source.failed.error(blame) from error
             else:
                 return
 
@@ -115,8 +120,8 @@ class RentalStart:
         named.__cause__ = error.__cause__
         return named
 
-    async def _replace(self, provisioned: ProvisionedRental, error: RentGPUError) -> NoMachineError | None:
-        """Delete a machine that did not start; return the error to raise if no other is to be tried.
+    async def _replace(self, provisioned: ProvisionedRental, error: RentGPUError) -> None:
+        """Delete a machine that did not start.
 
         Raises:
             RentGPUError: the given error, because the machine could not be deleted.
@@ -138,12 +143,12 @@ class RentalStart:
                 self._source.failed.add(provisioned, error, cost)
         if self.unreleased is not None:
             raise self._source.failed.added_to(error) from error.__cause__
-        return await self._source.error_if_enough()
 
     async def _make_ready(self, provisioned: ProvisionedRental, seconds: float) -> None:
         record, containers = provisioned.record, self._context.containers
         deadline = asyncio.get_running_loop().time() + seconds
-        fail = failure_condition(record, self._fail)
+        self._events.emit("waiting", record, reason=f"its login has to work within {seconds:g} s")
+        fail = self._watched(record, failure_condition(record, self._fail))
         try:
             # The check for a replaced container precedes each login, because another container must not get the password.
             container = await containers.wait_ready(provisioned.container.id, timeout=seconds, fail=fail)
@@ -151,16 +156,34 @@ class RentalStart:
             check_not_replaced(record, error.container)
             raise
         await self._shell.open(container, deadline, containers.get)
-        took = record.present(self._context.clock()) - record.intended_at
-        logger.info(
-            "%s: ready on %s, %.1f s after its create; container %d, at %s an hour",
-            *(record.name, record.node_name, took.total_seconds(), container.id),
-            amount_text(record.hourly_price, record.currency),
-        )
         self._source.remember_success(provisioned)
+        record = self._provisioner.logged_in(record)
         if provisioned.kept:
             # Without its record, because the reaper would delete the container once this process has ended.
             await self._provisioner.transfer_to_user(record.name)
         else:
-            await self._provisioner.ready(record.name)
-        self._state.provisioned = attrs.evolve(provisioned, container=container)
+            await self._provisioner.ready(record)
+        # The deadline may have moved meanwhile.
+        record = record.with_deadline_of(self._state.had.record)
+        self._state.provisioned = attrs.evolve(provisioned, record=record, container=container)
+        self._events.emit("ready", record)
+
+    def _watched(self, record: RentalRecord, fail: Condition) -> Condition:
+        """Return a condition that also emits an event whenever the container is shown otherwise than before."""
+        shown: list[str] = []
+
+        def has_failed(container: Container) -> bool:
+            if (text := _shown(container)) not in shown[-1:]:
+                shown.append(text)
+                self._events.emit("waiting", record, reason=text)
+            return bool(fail(container))
+
+        has_failed.__name__ = fail.__name__
+        return has_failed
+
+
+def _shown(container: Container) -> str:
+    """Return a text of what the service shows of a container that starts."""
+    name = "" if container.status_name is None else f" ({container.status_name})"
+    endpoint = "no SSH endpoint yet" if container.ssh_endpoint is None else "an SSH endpoint"
+    return f"the service shows status {container.status}{name}, and {endpoint}"

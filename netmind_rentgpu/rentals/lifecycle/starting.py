@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from decimal import Decimal
 from typing import Protocol
 
@@ -25,8 +24,6 @@ from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 
 __all__ = ["FailedStarts", "MachineSource", "StartLimits", "failure_condition", "is_machines_fault"]
-
-logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 _MOST_FAILED_STARTS = 3
 
@@ -112,8 +109,8 @@ class MachineSource(Protocol):
         """Record for other rentals that a machine has started, without waiting for the write."""
         ...
 
-    async def error_if_enough(self) -> NoMachineError | None:
-        """Return the error to raise if no other machine is to be tried; None if another is."""
+    async def why_no_other(self) -> str | None:
+        """Return why no other machine is tried after one more that did not start; None if another is."""
         ...
 
 
@@ -141,18 +138,19 @@ class FailedStarts:
         refusal = MachineRefusal(machine=provisioned.machine, error=error, container_id=provisioned.container.id)
         self._by_node[provisioned.machine.node_name] = refusal
         self.cost = None if self.cost is None or cost is None else self.cost + cost
-        logger.warning(
-            "%s: %s did not start, and was deleted: %s",
-            provisioned.record.name,
-            provisioned.machine.node_name,
-            error,
-        )
 
-    def error_if_enough(self, *, image_fails_everywhere: bool) -> NoMachineError | None:
-        """Return the error to raise if no other machine is to be tried; None if another is."""
-        if len(self._by_node) < _MOST_FAILED_STARTS and not image_fails_everywhere:
-            return None
-        blame = "; within the last half hour, this image has started on no machine" if image_fails_everywhere else ""
+    def why_no_other(self, *, image_fails_everywhere: bool) -> str | None:
+        """Return why no other machine is tried after one more that did not start; None if another is."""
+        if image_fails_everywhere:
+            return "; within the last half hour, this image has started on no machine"
+        return "" if len(self._by_node) + 1 >= _MOST_FAILED_STARTS else None
+
+    def error(self, blame: str) -> NoMachineError:
+        """Return the error to raise if no other machine is tried.
+
+        Args:
+            blame: the end of its text, as `why_no_other` returns it.
+        """
         count = f"{len(self._by_node)} machine{'s' if len(self._by_node) > 1 else ''}"
         return NoMachineError(f"{count} did not start: {self}{blame}", refusals=tuple(self._by_node.values()))
 

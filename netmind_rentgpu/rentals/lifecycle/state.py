@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from enum import Enum
+from typing import TypeVar
 
 import attrs
 
@@ -18,10 +19,13 @@ from netmind_rentgpu.errors import (
     RentGPUError,
     SSHError,
 )
-from netmind_rentgpu.rentals.ledger.records import RentalRecord, amount_text
+from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord, amount_text
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 
-__all__ = ["EndReason", "Phase", "RentalState", "end_error", "what_to_raise"]
+__all__ = ["EndReason", "Phase", "RentalState", "cause_of", "end_error", "noted", "what_to_raise"]
+
+
+Raised = TypeVar("Raised", bound=BaseException | None)
 
 
 class Phase(Enum):
@@ -82,6 +86,23 @@ def end_error(reason: EndReason | None, provisioned: ProvisionedRental | None) -
     return ClientStateError(f"this rental cannot be used: {cause}")
 
 
+def cause_of(reason: EndReason | None, *, has_started: bool) -> EndCause:
+    """Return the cause of a rental's end, as the past rentals name it.
+
+    Args:
+        has_started: False if its last machine did not start.
+    """
+    match reason:
+        case EndReason.EXPIRED:
+            return "expired"
+        case EndReason.BUDGET_SPENT:
+            return "budget"
+        case EndReason.GONE:
+            return "gone"
+        case _:
+            return "released" if has_started else "failed"
+
+
 def what_to_raise(
     *,
     body_error: BaseException | None,
@@ -112,6 +133,13 @@ def what_to_raise(
     if not is_callers and (was_cut_short or reason in _DEADLINES):
         return reason_error
     return problem if thrown is None else thrown
+
+
+def noted(error: Raised, problem: ReleaseError | None) -> Raised:
+    """Return an error with a note of a container that could not be deleted."""
+    if error is not None and problem is not None:
+        error.add_note(str(problem))
+    return error
 
 
 class RentalState:

@@ -238,9 +238,9 @@ async def test_deadline_on_file_that_is_later_than_the_owner_believed_counts(
         record = rental._state.had.record
         assert record.expires_at is not None
         move_deadline(gpu, rental.name, record.expires_at + timedelta(hours=1))
-        await until(lambda: rental._expiry._record is not record)
+        await until(lambda: rental.expires_at != record.expires_at)
         assert rental._expiry._record is not None
-        assert rental._expiry._record.expires_at == record.expires_at + timedelta(hours=1)
+        assert rental._expiry._record.expires_at == rental.expires_at == record.expires_at + timedelta(hours=1)
         assert rental._expiry._timer._timer is not None
         assert (await rental.run("true")).ok
         # The owner has written none of it from memory.

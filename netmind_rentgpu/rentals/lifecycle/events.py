@@ -1,0 +1,288 @@
+"""Events of a rental: a value and a sentence for each, logged at INFO, and handed to the caller's function."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final, Literal, TypeAlias
+
+import attrs
+
+from netmind_rentgpu import arguments
+from netmind_rentgpu.conversion import plain_values
+from netmind_rentgpu.errors import InvalidArgumentError
+from netmind_rentgpu.rentals.context import RentalContext
+from netmind_rentgpu.rentals.ledger.past_rentals import cost_of
+from netmind_rentgpu.rentals.ledger.records import RentalRecord, amount_text
+
+__all__ = ["EventKind", "EventOptions", "OnRentalEvent", "RentalEvent", "RentalEvents"]
+
+logger: logging.Logger = logging.getLogger("netmind_rentgpu")
+
+EventKind: TypeAlias = Literal[
+    "asking", "refused", "created", "waiting", "ready", "failed", "extended", "expiring", "releasing", "released"
+]
+
+
+@attrs.frozen(kw_only=True)
+class RentalEvent:
+    """A step of a rental. Its `str` is a sentence for people.
+
+    A rental that tries several machines has a name for each, so that the name changes from one `asking` to the next.
+
+    Attributes:
+        kind: `asking` (the create is about to be sent), `refused` (the machine is not available), `created`, `waiting` (the
+            container starts), `ready` (the login has worked), `failed` (the machine did not start), `extended`, `expiring`
+            (the end is near), `releasing` (the deletion begins), or `released` (the container is gone).
+        at: the time of the event, in UTC.
+        name: the container's name.
+        label: the user's own name for the rental; None if it has none.
+        container_id: the container's id; None as long as the service has not shown it.
+        node_name, gpu_name, region: the machine, as it was listed.
+        gpus: the number of its GPUs.
+        hourly_price: the listed price of an hour; None if it could not be read.
+        currency: the currency of prices and costs, such as USD; None if it is not known.
+        intended_at, created_at, ready_at, expires_at, extendable_to: the moments of the rental, as in its `RentalRecord`.
+        max_cost, max_cost_at_ceiling: the most that the rental can cost until `expires_at`, and until `extendable_to`, if
+            only `rentals.reap(by_name=True)` is left to end it; None if it is not known.
+        spent: the estimated cost so far of this machine; None if it is not known.
+        reason: the cause of a refusal, of a failure or of the release, or what the service shows of a container that starts;
+            None for other kinds.
+        next_step: the step that follows a failure; None for other kinds.
+    """
+
+    kind: EventKind
+    at: datetime
+    name: str
+    label: str | None = None
+    container_id: int | None = None
+    node_name: str
+    gpu_name: str | None = None
+    region: str | None = None
+    gpus: int
+    hourly_price: Decimal | None = None
+    currency: str | None = None
+    intended_at: datetime
+    created_at: datetime | None = None
+    ready_at: datetime | None = None
+    expires_at: datetime | None = None
+    extendable_to: datetime | None = None
+    max_cost: Decimal | None = None
+    max_cost_at_ceiling: Decimal | None = None
+    spent: Decimal | None = None
+    reason: str | None = None
+    next_step: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        kind: EventKind,
+        record: RentalRecord,
+        *,
+        at: datetime,
+        spent: Decimal | None,
+        reason: str | None = None,
+        next_step: str | None = None,
+    ) -> RentalEvent:
+        """Return an event of a rental on record."""
+        shared = {name: getattr(record, name) for name in _OF_RECORD}
+        return cls(kind=kind, at=at, spent=spent, reason=reason, next_step=next_step, **shared)
+
+    def to_dict(self, *, secrets: bool = False, json: bool = False) -> dict[str, Any]:
+        """Return the fields as plain values, as for a line of JSON.
+
+        Args:
+            secrets: without effect, because an event has none.
+            json: True to return only what JSON can hold: prices become texts, and times become texts in ISO 8601.
+        """
+        del secrets
+        return plain_values({name: getattr(self, name) for name in _FIELDS}, json=json)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {_SENTENCES[self.kind](self)}"
+
+
+OnRentalEvent: TypeAlias = Callable[[RentalEvent], object]
+"""A function that takes each event of a rental; it may be a coroutine function."""
+
+_FIELDS: Final = tuple(field.name for field in attrs.fields(RentalEvent))
+_OWN: Final = ("kind", "at", "spent", "reason", "next_step")
+_OF_RECORD: Final = tuple(name for name in _FIELDS if name not in _OWN)
+
+
+def _check_notice(_: object, __: object, notice: timedelta | None) -> None:
+    if notice is not None and (not isinstance(notice, timedelta) or notice < timedelta(0)):
+        shown = arguments.shown_value(notice)
+        raise InvalidArgumentError("notice", f"must be a timedelta of at least 0, or None, not {shown}")
+
+
+def _check_on_event(_: object, __: object, on_event: OnRentalEvent | None) -> None:
+    if on_event is not None and not callable(on_event):
+        raise InvalidArgumentError("on_event", f"must be a function, not {type(on_event).__name__}")
+
+
+@attrs.frozen(kw_only=True)
+class EventOptions:
+    """A caller's wishes for the events of a rental, with checked arguments.
+
+    Attributes:
+        notice: the time before the rental's end at which an event says that it expires; None for no such event.
+        on_event: takes each event; None to log the events only.
+    """
+
+    notice: timedelta | None = attrs.field(default=None, validator=_check_notice)
+    on_event: OnRentalEvent | None = attrs.field(default=None, validator=_check_on_event)
+
+
+def _price(event: RentalEvent) -> str:
+    return f"at {amount_text(event.hourly_price, event.currency)} an hour"
+
+
+def _end(event: RentalEvent) -> str:
+    return "no end" if event.expires_at is None else f"{event.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _most(event: RentalEvent) -> str:
+    if event.max_cost is None:
+        return "an unknown amount"
+    ceiling = amount_text(event.max_cost_at_ceiling, event.currency)
+    return f"at most {amount_text(event.max_cost, event.currency)}, or {ceiling} if only reap(by_name=True) ends it"
+
+
+def _asking(event: RentalEvent) -> str:
+    return f"asking {event.node_name} for {event.gpus} x {event.gpu_name or 'an unnamed GPU'} {_price(event)}"
+
+
+def _refused(event: RentalEvent) -> str:
+    return f"{event.node_name} refused: {event.reason}"
+
+
+def _created(event: RentalEvent) -> str:
+    return f"created on {event.node_name} as container {event.container_id}, {_price(event)}"
+
+
+def _waiting(event: RentalEvent) -> str:
+    return f"waiting for container {event.container_id}: {event.reason}"
+
+
+def _ready(event: RentalEvent) -> str:
+    took = (event.ready_at or event.at) - event.intended_at
+    since = f"{took.total_seconds():.1f} s after its create"
+    return f"ready on {event.node_name}, {since}; container {event.container_id}, {_price(event)}"
+
+
+def _failed(event: RentalEvent) -> str:
+    return f"{event.node_name} did not start: {event.reason}; {event.next_step}"
+
+
+def _extended(event: RentalEvent) -> str:
+    return f"extended until {_end(event)}; it costs {_most(event)}"
+
+
+def _expiring(event: RentalEvent) -> str:
+    return f"expires at {_end(event)}, and container {event.container_id} is deleted then, unless it is extended"
+
+
+def _releasing(event: RentalEvent) -> str:
+    return f"releasing container {event.container_id} on {event.node_name}: {event.reason}"
+
+
+def _released(event: RentalEvent) -> str:
+    cost = amount_text(event.spent, event.currency)
+    return f"released container {event.container_id} on {event.node_name}; it cost about {cost}"
+
+
+_SENTENCES: Final[Mapping[EventKind, Callable[[RentalEvent], str]]] = {
+    "asking": _asking,
+    "refused": _refused,
+    "created": _created,
+    "waiting": _waiting,
+    "ready": _ready,
+    "failed": _failed,
+    "extended": _extended,
+    "expiring": _expiring,
+    "releasing": _releasing,
+    "released": _released,
+}
+
+
+class RentalEvents:
+    """The events of one rental, in their order.
+
+    Attributes:
+        options: the caller's wishes.
+    """
+
+    def __init__(self, context: RentalContext, options: EventOptions) -> None:
+        self.options: EventOptions = options
+        self._context = context
+        self._awaited: deque[tuple[RentalEvent, Awaitable[object]]] = deque()
+        self._running: asyncio.Task[None] | None = None
+
+    def emit(
+        self, kind: EventKind, record: RentalRecord, *, reason: str | None = None, next_step: str | None = None
+    ) -> None:
+        """Log an event of a rental on record, and hand it to the caller's function, whose errors are logged."""
+        clocks = self._context.clock()
+        event = RentalEvent.of(
+            kind,
+            record,
+            at=clocks.wall,
+            spent=cost_of(record, record.ended_at or record.present(clocks)),
+            reason=reason,
+            next_step=next_step,
+        )
+        logger.info("%s", event)
+        if self.options.on_event is None:
+            return
+        try:
+            result = self.options.on_event(event)
+        except KeyboardInterrupt:
+            raise
+        # Any other error is the function's own, SystemExit included, and must not keep the rental from being deleted.
+        except BaseException as error:  # noqa: BLE001  # as said
+            _log_error(event, error)
+            return
+        if inspect.isawaitable(result):
+            self._awaited.append((event, result))
+            if self._running is None or self._running.done():
+                self._running = asyncio.get_running_loop().create_task(self._await_all())
+
+    async def _await_all(self) -> None:
+        """Run the caller's coroutines, one after the other, so that it sees the events in their order."""
+        while self._awaited:
+            event, awaitable = self._awaited.popleft()
+            try:
+                await awaitable
+            except asyncio.CancelledError as error:
+                if (current := asyncio.current_task()) is not None and current.cancelling():
+                    raise
+                _log_error(event, error)
+            except (Exception, SystemExit) as error:  # noqa: BLE001  # an error of the caller's function
+                _log_error(event, error)
+
+    async def let_end(self) -> None:
+        """Wait until the caller's coroutines have ended, but not for long; cancel those that have not."""
+        running = self._running
+        if running is None or running.done():
+            return
+        await asyncio.wait({running}, timeout=self._context.limits.callbacks)
+        if running.done():
+            return
+        running.cancel()
+        for _, awaitable in self._awaited:
+            if inspect.iscoroutine(awaitable):
+                awaitable.close()
+        self._awaited.clear()
+        logger.warning(
+            "on_event did not return within %g s of the rental's end, and was cancelled", self._context.limits.callbacks
+        )
+
+
+def _log_error(event: RentalEvent, error: BaseException) -> None:
+    logger.error("on_event raised an error, which changes nothing, at the event %r", str(event), exc_info=error)
