@@ -77,13 +77,21 @@ class Site:
         self.most_doubtful = 0
 
     async def crash(
-        self, fault: Fault | None = None, *, act: str = "rent", clean: bool = False, rotates: bool = False, **job: Any
+        self,
+        fault: Fault | None = None,
+        *,
+        act: str = "rent",
+        clean: bool = False,
+        rotates: bool = False,
+        reap_at: tuple[str, int] | None = None,
+        **job: Any,
     ) -> crashing.Outcome:
         """Rent, be killed or not, reap once, and see what is left.
 
         Args:
             clean: nothing may be left before that.
             rotates: the token is exchanged for another before that.
+            reap_at: kind and number of the point at which a reap is killed before that.
         """
         self._runs += 1
         emulator, state = self._emulator, str(self._folder / f"{self._runs}.sqlite3")
@@ -103,6 +111,8 @@ class Site:
         if rotates:
             place["token"] = emulator.add_token()
             emulator.revoke_token(emulator.token)
+        if reap_at is not None:
+            self.killed += (await self._forge.run(Job(act="reap", kind=reap_at[0], n=reap_at[1], **place))).killed
         reaped = await self._forge.run(Job(act="reap", **place))
         told = f"{job} under {fault}: {outcome}, then {reaped}, of {emulator.requests}"
         assert not reaped.killed, told
@@ -112,7 +122,19 @@ class Site:
         left = {charge.container_id for charge in emulator.running}
         assert left == {charge.container_id for charge in others}, told
         emulator.assert_nothing_rented(apart_from=others)
+        self._check_history(reaped.report["history"], {charge.name for charge in others}, outcome, fault, told)
         return outcome
+
+    def _check_history(
+        self, history: list[str], others: set[str], outcome: crashing.Outcome, fault: Fault | None, told: str
+    ) -> None:
+        """See that each container of ours is a past rental, once; of a killed process, unless its trace was lost with it."""
+        # A misleading service has other names for them, which hold the right ones.
+        ours = {charge.name.casefold() for charge in self._emulator.charges} - {name.casefold() for name in others}
+        assert len(history) == len(set(history)), told
+        assert all(any(past in name for name in ours) for past in history), told
+        vanished = fault is not None and fault.what == "vanishes"
+        assert outcome.killed or vanished or all(any(past in name for past in history) for name in ours), told
 
     def _others(self) -> list[Charge]:
         """Have others rent: one by hand, one of another state file, whose time is not up, and one that looks like ours."""
@@ -209,6 +231,19 @@ async def test_process_killed_at_any_point_leaks_nothing(
         await site.crash(act=act, kind=kind, n=n)
     print(f"{act}, {', '.join(kinds)}: killed at {site.killed} of {len(chosen)} points")
     assert site.killed > len(chosen) / 2
+
+
+async def test_reaper_killed_at_any_point_leaks_nothing(
+    site: Site, kinds: tuple[str, ...], stride: int, every: int
+) -> None:
+    await site.crash(act="detach")
+    # A whole reap of one rental, which differs from run to run.
+    counts = {"loop step": 80, "before commit": 3, "after commit": 3, "before write": 8, "after write": 8}
+    chosen = [(kind, n) for kind in kinds for n in points(kind, counts[kind], stride, every)]
+    for point in chosen:
+        await site.crash(act="detach", reap_at=point)
+    print(f"{', '.join(kinds)}: reaper killed at {site.killed} of {len(chosen)} points")
+    assert site.killed > len(chosen) / 3
 
 
 async def test_any_fault_leaks_nothing(site: Site, stride: int, every: int, part: slice) -> None:

@@ -33,8 +33,8 @@ class Job:
     """What a child is to do.
 
     Attributes:
-        act: `rent`; `hand on`, which rents, extends, detaches, extends, attaches, extends and leaves; `expire`, which rents
-            until the time is up; or `reap`, once what is detached has expired.
+        act: `rent`; `hand on`, which rents, extends, detaches, extends, attaches, extends and leaves; `detach`, which rents
+            and detaches; `expire`, which rents until the time is up; or `reap`, once what is detached has expired.
         kind, n: at which point it is killed; nowhere where `n` is 0.
         cancel_at: the steps of its loop at which its main task is cancelled.
         scope: not that task, but a scope of anyio's around it.
@@ -60,7 +60,7 @@ class Outcome:
         killed: it was killed, at its point.
         counts: how often it came to each kind of point; empty where it was killed.
         error: what was raised in the end, if anything was.
-        report: of a reap: what was deleted, gone, doubtful and failed.
+        report: of a reap: what was deleted, gone, doubtful and failed, and the past rentals.
     """
 
     killed: bool
@@ -176,6 +176,7 @@ async def _act(job: Job) -> dict[str, list[str]]:
                 "gone": list(report.gone),
                 "doubtful": [record.name for record in report.doubtful],
                 "failed": [f"{name}: {error}" for name, error in report.failed],
+                "history": [past.name for past in await gpu.rentals.history()],
             }
         with anyio.CancelScope() as scope:
             task = asyncio.current_task()
@@ -187,6 +188,9 @@ async def _act(job: Job) -> dict[str, list[str]]:
                 async with gpu.rent(image="PyTorch 2.4", timeout=2, fail=died) as rental:
                     await rental.run("true")
                     if job.act == "rent":
+                        return {}
+                    if job.act == "detach":
+                        await rental.detach()
                         return {}
                     if job.act == "expire":
                         await _let_time_pass(job, rental)

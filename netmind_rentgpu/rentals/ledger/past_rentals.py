@@ -263,7 +263,7 @@ def _spent_until(moment: datetime, began: datetime, ended: datetime, spent: int)
 
 def shares_of_open(record: RentalRecord, period: Period, by: Grouping, clocks: ClockReading) -> Iterable[Share]:
     """Yield the shares of an open rental within a period, by its cost until now; none as long as no container is known."""
-    if record.container_id is None and record.created_at is None:
+    if not record.had_container:
         return
     ended = max(record.intended_at, record.ended_at or record.present(clocks))
     cost = cost_of(record, ended)

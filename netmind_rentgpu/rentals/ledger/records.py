@@ -167,6 +167,11 @@ class RentalRecord:
         return None if cost is None else round(cost + self.spent_before, 6)
 
     @property
+    def had_container(self) -> bool:
+        """True if the record's container is known to exist, or to have existed."""
+        return any(known is not None for known in (self.container_id, self.created_at, self.ended_at))
+
+    @property
     def may_be_rented(self) -> bool:
         """True if the record's container exists, or may exist for all that is known; False for a refused create."""
         return self.container_id is not None or not self.refused

@@ -353,7 +353,7 @@ class CreateAttempt:
             clocks: the present time.
         """
         record = self.record
-        if not self.containers and record.created_at is None:
+        if not self.containers and not record.had_container:
             return None
         ended_at = self._ended_at(clocks) or record.present(clocks)
         return PastRental.of(record, ended_at=ended_at, cause=self._cause(cause))

@@ -21,6 +21,7 @@ from netmind_rentgpu import (
     InvalidArgumentError,
     NoMachineError,
     PastRental,
+    PermissionDeniedError,
     ReleaseError,
     RentalEndedError,
     RentalExpiredError,
@@ -255,6 +256,19 @@ async def test_refused_creates_are_no_past_rentals(gpu: AsyncRentGPU, emulator: 
     assert (await gpu.rentals.reap(wait=True)).clean
     assert await gpu.rentals.history() == []
     assert (await gpu.rentals.spent()).lines == []
+
+
+async def test_container_of_a_create_that_was_refused_by_mistake_is_a_past_rental(
+    gpu: AsyncRentGPU, emulator: Emulator
+) -> None:
+    emulator.faults.add(Fault("status", call="create_container", status=403, when="after"))
+    with pytest.raises(PermissionDeniedError):
+        await gpu.rent(image=IMAGE).open()
+    assert (await gpu.rentals.reap(wait=True)).clean
+    past = await the_only(gpu)
+    assert (past.cause, past.created_at) == ("released", None)
+    assert past.spent is not None
+    emulator.assert_nothing_rented()
 
 
 async def test_container_of_a_lost_answer_is_a_past_rental(gpu: AsyncRentGPU, emulator: Emulator) -> None:
