@@ -37,7 +37,7 @@ class RentalStart:
 
     Attributes:
         unreleased: the error of a machine that did not start and could not be deleted.
-        has_failed: True if a machine did not start, and no other is tried.
+        has_failed: True if the start has ended with an error.
         has_interrupted: True if the cancellation that leaves the block has interrupted the provisioner already.
     """
 
@@ -64,6 +64,13 @@ class RentalStart:
             WaitTimeoutError: no machine has started in time.
             RentGPUError: the error of the last machine, or of the search for one.
         """
+        try:
+            await self._run(expire)
+        except RentGPUError:
+            self.has_failed = True
+            raise
+
+    async def _run(self, expire: Callable[[], None]) -> None:
         seconds = self._limits.total
         time_limit = asyncio.timeout(seconds + _GRACE)
         try:
@@ -105,7 +112,6 @@ class RentalStart:
                 next_step = "another machine is tried next" if not is_last and blame is None else "no other is tried"
                 self._events.emit("failed", provisioned.record, reason=str(error), next_step=next_step)
                 if is_last:
-                    self.has_failed = True
                     raise source.failed.added_to(error) from error.__cause__
                 await self._replace(provisioned, error)
                 if blame is not None:

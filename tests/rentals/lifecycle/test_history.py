@@ -266,7 +266,7 @@ async def test_container_of_a_create_that_was_refused_by_mistake_is_a_past_renta
         await gpu.rent(image=IMAGE).open()
     assert (await gpu.rentals.reap(wait=True)).clean
     past = await the_only(gpu)
-    assert (past.cause, past.created_at) == ("released", None)
+    assert (past.cause, past.created_at) == ("failed", None)
     assert past.spent is not None
     emulator.assert_nothing_rented()
 
