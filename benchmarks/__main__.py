@@ -8,7 +8,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from benchmarks import bridging, calls, decoding, importing, load, renting, ssh, synchronous, waiting
+from benchmarks import bridging, calls, decoding, importing, load, renting, spending, ssh, synchronous, waiting
 
 ALL = {
     "calls": calls.run,
@@ -19,6 +19,7 @@ ALL = {
     "load": load.run,
     "waiting": waiting.run,
     "renting": renting.run,
+    "spending": spending.run,
     "ssh": ssh.run,
 }
 

@@ -80,6 +80,8 @@ def shares_of_past(connection: Connection, account: str, period: Period, by: Gro
     sums = "coalesce(sum(spent), 0), count(*), count(*) - count(spent)"
     for row in connection.execute(f"SELECT {group}, currency, {sums} {ran} AND {whole} GROUP BY 1, 2", values):
         yield Share(*row)
+    if period == Period() and by != "day":
+        return  # each lies wholly in it
     others = f"SELECT {group}, currency, intended_at, ended_at, spent {ran} AND NOT ({whole})"
     for label, currency, began, ended, spent in connection.execute(others, values):
         try:
