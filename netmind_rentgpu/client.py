@@ -75,6 +75,7 @@ class AsyncRentGPU:
         allow_insecure_http: bool = False,
         state: str | os.PathLike[str] | None = None,
         keep_history: timedelta | None = A_YEAR,
+        handle_signals: bool = False,
     ) -> None:
         """Set up a client; it opens nothing before its first call.
 
@@ -95,9 +96,12 @@ class AsyncRentGPU:
             state: the path of the state file, which keeps rentals and the containers' host keys and is created when first
                 needed; by default `NETMIND_RENTGPU_STATE`, then `netmind-rentgpu/state.sqlite3` in the user's state folder.
             keep_history: the time for which the state file keeps this account's past rentals; None to keep them all.
+            handle_signals: True if SIGTERM and SIGHUP release what this client rents, before they end the process, or reach
+                the handler that the program has set before. A signal that is ignored stays so.
 
         Raises:
-            ConfigurationError: no token, or a URL, proxy, profile or session that cannot be used.
+            ConfigurationError: no token, or a URL, proxy, profile or session that cannot be used; or `handle_signals` is
+                True outside the main thread.
             InvalidArgumentError: a timeout, a retry setting, `max_connections` or `keep_history` is out of range.
         """
         self._settings = Settings.resolve(
@@ -111,7 +115,12 @@ class AsyncRentGPU:
             environment=os.environ,
             state=state,
             keep_history=keep_history,
+            handle_signals=handle_signals,
         )
+        if self._settings.handle_signals:
+            from netmind_rentgpu.rentals.signals import handle_signals as set_handlers
+
+            set_handlers()
         self._connect(ServiceProfile.resolve(profile, os.environ), session, ssl_context)
 
     def _connect(self, profile: ServiceProfile, session: ClientSession | None, ssl_context: SSLContext | None) -> None:
@@ -154,9 +163,8 @@ class AsyncRentGPU:
             images=self.images,
             containers=self.containers,
             state=self._state,
-            keep_history=self._settings.keep_history,
+            settings=self._settings,
             profile=profile,
-            timeouts=self._settings.timeouts,
             check_usable=self._caller.check_usable,
             check_login=self._credentials.check,
             shell_on=self.ssh,

@@ -118,6 +118,11 @@ def _duration(_: Any, field: attrs.Attribute[Any], value: timedelta | None) -> N
         )
 
 
+def _flag(_: Any, field: attrs.Attribute[Any], value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidArgumentError(field.name, f"must be True or False, not {arguments.shown_value(value)}")
+
+
 @attrs.frozen(kw_only=True)
 class Retries:
     """The rules for retrying a failed call.
@@ -161,6 +166,7 @@ class Settings:
     max_connections: int = attrs.field(validator=_at_least_one)
     state: Path
     keep_history: timedelta | None = attrs.field(default=A_YEAR, validator=_duration)
+    handle_signals: bool = attrs.field(default=False, validator=_flag)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -184,6 +190,7 @@ class Settings:
         environment: Mapping[str, str],
         state: str | os.PathLike[str] | None = None,
         keep_history: timedelta | None = A_YEAR,
+        handle_signals: bool = False,
     ) -> Settings:
         """Merge arguments and environment.
 
@@ -221,6 +228,7 @@ class Settings:
             max_connections=max_connections,
             state=_state_file(state, environment),
             keep_history=keep_history,
+            handle_signals=handle_signals,
         )
 
 

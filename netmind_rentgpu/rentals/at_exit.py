@@ -27,7 +27,7 @@ from netmind_rentgpu.rentals.context import RentalContext, contexts_of_ended_loo
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.lifecycle.reaper import reap
 
-__all__ = ["release_at_exit"]
+__all__ = ["release_at_exit", "release_of_ended_loops"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
@@ -56,6 +56,11 @@ def _release() -> None:
     ]
     for release in ending:
         _reporting_errors(partial(wait_despite_interrupts, partial(_wait_until, release, deadline)))
+    release_of_ended_loops()
+
+
+def release_of_ended_loops() -> None:
+    """Delete the rentals whose event loop has ended."""
     contexts = contexts_of_ended_loops()
     if contexts:
         _reporting_errors(partial(wait_despite_interrupts, partial(_run, contexts)))

@@ -29,7 +29,7 @@ from netmind_rentgpu.resources.auths import AsyncAuths
 from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.images import AsyncImages
 from netmind_rentgpu.resources.machines import AsyncMachines
-from netmind_rentgpu.settings import Timeouts
+from netmind_rentgpu.settings import Settings, Timeouts
 from netmind_rentgpu.state_file import State
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class RentalContext:
         closing: True if the client is being closed, so that nothing more can be rented.
         clock: reads the present time.
         limits: the time limits of renting.
+        handles_signals: True if SIGTERM and SIGHUP release the rentals.
     """
 
     profile: ServiceProfile
@@ -122,6 +123,7 @@ class RentalContext:
     closing: bool = False
     clock: Callable[[], ClockReading] = read_clocks
     limits: RentalLimits = attrs.field(factory=RentalLimits)
+    handles_signals: bool = False
 
     @classmethod
     def of_client(
@@ -132,9 +134,8 @@ class RentalContext:
         images: AsyncImages,
         containers: AsyncContainers,
         state: State,
-        keep_history: timedelta | None,
+        settings: Settings,
         profile: ServiceProfile,
-        timeouts: Timeouts,
         check_usable: Callable[[], object],
         check_login: Callable[[], Awaitable[None]],
         shell_on: Callable[[Container], AsyncShell],
@@ -144,13 +145,14 @@ class RentalContext:
         context = cls(
             profile=profile,
             containers=containers,
-            ledger=Ledger(state, keep_history=keep_history),
+            ledger=Ledger(state, keep_history=settings.keep_history),
             catalog=MachineCatalog(machines),
-            container_index=ContainerIndex(containers, timeouts),
+            container_index=ContainerIndex(containers, settings.timeouts),
             starts=StartHistory(state),
             images=ImageResolver(images),
             password=AccountPassword(auths, state),
-            timeouts=timeouts,
+            timeouts=settings.timeouts,
+            handles_signals=settings.handle_signals,
             check_usable=check_usable,
             check_login=check_login,
             shell_on=shell_on,
@@ -232,14 +234,15 @@ class RentalContext:
         self.closing = True
         releasing = asyncio.get_running_loop().create_task(self._release_all())
         try:
-            await wait_shielded(releasing, cancelled=self._interrupt)
+            await wait_shielded(releasing, cancelled=self.interrupt)
         except asyncio.CancelledError as cancellation:
             if (error := releasing.exception()) is not None:
                 cancellation.add_note(str(error))
             raise
         releasing.result()
 
-    def _interrupt(self) -> None:
+    def interrupt(self) -> None:
+        """Cut the deletions of all open rentals short, as a second interrupt does."""
         for interrupt in tuple(self.live.values()):
             interrupt()
 

@@ -44,6 +44,7 @@ from netmind_rentgpu.rentals.lifecycle.reconnecting_shell import ReconnectingShe
 from netmind_rentgpu.rentals.lifecycle.start import RentalStart
 from netmind_rentgpu.rentals.lifecycle.starting import MachineSource, StartLimits
 from netmind_rentgpu.rentals.lifecycle.state import EndReason, Phase, RentalState, cause_of, noted, what_to_raise
+from netmind_rentgpu.rentals.signals import check_handlers, until_passed_on
 
 if TYPE_CHECKING:
     from netmind_rentgpu.results import CommandResult
@@ -204,12 +205,14 @@ class AsyncRental:
             ClientStateError: the rental was not entered yet, was left, or was detached.
         """
         self._state.check_loop()
+        await until_passed_on()
         shell = await self._usable_shell()
         try:
             return await shell.run(
                 command, check=check, timeout=timeout, environment=environment, input=input, max_output=max_output
             )
         except (SSHError, ClientStateError) as error:
+            await until_passed_on()
             if self._ending is None and isinstance(error, SSHError) and error.stage == "connection":
                 await self._examine(self._state.had)
             if self._state.reason is not None:
@@ -231,12 +234,7 @@ class AsyncRental:
             ClientStateError: the rental was not entered yet, was left or detached before, or is kept anyway.
         """
         self._state.check_loop()
-        provisioned = self._state.check()
-        if self._state.phase is Phase.STARTING:
-            raise ClientStateError("this rental is still being started; detach it once it is entered")
-        record = provisioned.record
-        if provisioned.kept:
-            raise ClientStateError("this rental is kept; nothing deletes it anyway")
+        record = self._state.check_deadline("detach").record
         detaching = asyncio.create_task(self._provisioner.detach(record))
         try:
             await wait_shielded(detaching)
@@ -276,13 +274,9 @@ class AsyncRental:
             ClientStateError: the rental was not entered yet, was left or detached, or is kept anyway.
         """
         self._state.check_loop()
-        provisioned = self._state.check()
+        name = self._state.check_deadline("extend").record.name
         wanted = checked_extension(ttl=ttl, until=until, budget=budget)
-        if self._state.phase is Phase.STARTING:
-            raise ClientStateError("this rental is still being started; extend it once it is entered")
-        if provisioned.kept:
-            raise ClientStateError("this rental is kept; nothing deletes it anyway")
-        record = await self._context.ledger.extend(provisioned.record.name, wanted, self._context.clock())
+        record = await self._context.ledger.extend(name, wanted, self._context.clock())
         self._provisioner.move_deadline(record)
         self._state.move_deadline(record)
         self._expiry.move(record)
@@ -335,6 +329,7 @@ class AsyncRental:
         self._context.check_usable()
         # Here, because the rental may have been made in the parent process.
         release_at_exit()
+        check_handlers()
         self._state.enter()
         self._owner_task = OwnerTask()
         try:
@@ -471,6 +466,7 @@ class AsyncRental:
             self._provisioner.interrupt()
         try:
             problem, cancellation = await self._end(EndReason.LEFT)
+            await until_passed_on()
             if owner_task is not None and cancellation is None:
                 try:
                     await owner_task.let_cancellation_come()

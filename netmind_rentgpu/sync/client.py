@@ -143,6 +143,7 @@ class RentGPU:
         allow_insecure_http: bool = False,
         state: str | os.PathLike[str] | None = None,
         keep_history: timedelta | None = A_YEAR,
+        handle_signals: bool = False,
     ) -> None:
         """Set up a client; it opens nothing before its first call.
 
@@ -163,9 +164,12 @@ class RentGPU:
             state: the path of the state file, which keeps rentals and the containers' host keys and is created when first
                 needed; by default `NETMIND_RENTGPU_STATE`, then `netmind-rentgpu/state.sqlite3` in the user's state folder.
             keep_history: the time for which the state file keeps this account's past rentals; None to keep them all.
+            handle_signals: True if SIGTERM and SIGHUP release what this client rents, before they end the process, or reach
+                the handler that the program has set before. A signal that is ignored stays so.
 
         Raises:
-            ConfigurationError: no token, or a URL, proxy or profile that cannot be used.
+            ConfigurationError: no token, or a URL, proxy or profile that cannot be used; or `handle_signals` is True outside
+                the main thread.
             InvalidArgumentError: a timeout, a retry setting, `max_connections` or `keep_history` is out of range.
         """
         self._client = OwnedHandle(
@@ -181,6 +185,7 @@ class RentGPU:
                 allow_insecure_http=allow_insecure_http,
                 state=state,
                 keep_history=keep_history,
+                handle_signals=handle_signals,
             )
         )
         self._text = repr(self._client.value).removeprefix("Async")

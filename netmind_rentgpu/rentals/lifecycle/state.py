@@ -219,6 +219,22 @@ class RentalState:
             raise self.error
         return self.had
 
+    def check_deadline(self, act: str) -> ProvisionedRental:
+        """Return the container that the rental has, if it was entered and has a deadline.
+
+        Args:
+            act: a verb for what is wanted, for the error.
+
+        Raises:
+            RentalEndedError, ClientStateError: as for `check`; or it is still being started, or kept.
+        """
+        provisioned = self.check()
+        if self.phase is Phase.STARTING:
+            raise ClientStateError(f"this rental is still being started; {act} it once it is entered")
+        if provisioned.kept:
+            raise ClientStateError("this rental is kept; nothing deletes it anyway")
+        return provisioned
+
     @property
     def error(self) -> RentGPUError:
         """The error of a use after the rental's end, or before its beginning."""

@@ -1,0 +1,270 @@
+"""SIGTERM and SIGHUP of programs whose clients handle signals: rentals are released first, wherever the program stands."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from renters import Service
+from short_forms import thinned
+from until import until
+
+from netmind_rentgpu import AsyncRentGPU, ConfigurationError, InvalidArgumentError, RentGPU
+from netmind_rentgpu.emulator import Fault
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("signals")]
+
+SYNCHRONOUS = {
+    "a command": """
+        with RentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+            print("held", flush=True)
+            rental.run(f"kill -{sent} {os.getpid()}; sleep 1000")
+    """,
+    "the block's own code": """
+        with RentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+            print("held", flush=True)
+            os.kill(os.getpid(), sent)
+            time.sleep(1000)
+    """,
+    "no block": """
+        gpu = RentGPU(handle_signals=True)
+        rental = gpu.rent(**WANTED).open()
+        print("held", flush=True)
+        os.kill(os.getpid(), sent)
+        rental.run("sleep 1000")
+    """,
+    "another thread": """
+        def work():
+            with gpu.rent(**WANTED) as rental:
+                print("held", flush=True)
+                os.kill(os.getpid(), sent)
+                rental.run("sleep 1000")
+
+        with RentGPU(handle_signals=True) as gpu:
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+    """,
+    "an asyncio task": """
+        async def main():
+            async with AsyncRentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+                print("held", flush=True)
+                await rental.run(f"kill -{sent} {os.getpid()}; sleep 1000")
+
+        asyncio.run(main())
+    """,
+    "an asyncio task that computes": """
+        async def main():
+            async with AsyncRentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+                print("held", flush=True)
+                os.kill(os.getpid(), sent)
+                await asyncio.sleep(0.1)
+                await asyncio.Event().wait()
+
+        asyncio.run(main())
+    """,
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("code", SYNCHRONOUS.values(), ids=SYNCHRONOUS)
+async def test_program_that_gets_a_signal_releases_its_rentals_and_dies_of_it(
+    service: Service, code: str, number: int
+) -> None:
+    program = await service.run(f"sent = {number:d}\n" + dedent(code), measured=False)
+    assert (program.status, program.output, program.errors) == (-number, "held\n", "")
+    await service.assert_nothing_left()
+    async with service.client() as gpu:
+        (past,) = await gpu.rentals.history()
+    assert past.cause == "released"
+
+
+@pytest.mark.parametrize("fault", [Fault("never reachable"), Fault("slow", call="create_container", seconds=0.5)])
+async def test_signal_while_a_rental_starts_releases_it(service: Service, fault: Fault) -> None:
+    service.emulator.faults.add(fault)
+    program = service.program(
+        """
+        with RentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+            print("never")
+        """,
+        measured=False,
+    )
+    await end_by_a_signal(service, program, signal.SIGTERM, service.asked("create_container"))
+    assert (program.status, program.output, program.errors) == (-signal.SIGTERM, "", "")
+    await service.assert_one_reap_clears()
+    assert len(service.emulator.charges) == 1
+
+
+async def end_by_a_signal(service: Service, program: Any, number: int, happened: Any) -> None:
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(program.run(service.emulator.url))
+        await until(lambda: running.done() or happened())
+        if not running.done():
+            os.kill(program.pid, number)
+
+
+@pytest.mark.parametrize("request_number", thinned(range(1, 19), every=5))
+async def test_signal_at_any_request_of_a_rental_leaves_nothing_rented(service: Service, request_number: int) -> None:
+    program = service.program(
+        """
+        async def main():
+            async with AsyncRentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+                await rental.run("true")
+
+        gpu = RentGPU(handle_signals=True)  # whose handlers are set before the first request
+        asyncio.run(main())
+        """,
+        measured=False,
+    )
+    requests = service.emulator.requests
+    await end_by_a_signal(service, program, signal.SIGTERM, lambda: len(requests) >= request_number)
+    # The last requests may come from a program that has ended a moment later.
+    assert program.status in (-signal.SIGTERM, 0)
+    assert program.errors == ""
+    service.emulator.assert_nothing_rented()
+    await service.assert_one_reap_clears()
+
+
+async def test_handler_of_the_program_is_called_after_the_release(service: Service) -> None:
+    program = await service.run(
+        """
+        def handler(number, frame):
+            print("handler", number, rented())
+            sys.exit(3)
+
+        signal.signal(signal.SIGTERM, handler)
+        with RentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1000)
+        """,
+        measured=False,
+    )
+    assert (program.status, program.output, program.errors) == (3, f"handler {signal.SIGTERM:d} []\n", "")
+    await service.assert_nothing_left()
+
+
+async def test_program_goes_on_after_its_own_handler_without_its_rental(service: Service) -> None:
+    program = await service.run(
+        """
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        with RentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+            os.kill(os.getpid(), signal.SIGTERM)
+            stop.wait()
+            print(rented())
+            try:
+                rental.run("true")
+            except ClientStateError as error:
+                print(error)
+        # Nothing is rented any longer, so the handler is called at once.
+        stop.clear()
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(stop.is_set())
+        """,
+        measured=False,
+    )
+    program.assert_silent("[]\nthis rental cannot be used: it was closed\nTrue\n")
+
+
+async def test_ignored_signal_stays_ignored(service: Service) -> None:
+    program = await service.run(
+        """
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        with RentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+            os.kill(os.getpid(), signal.SIGHUP)
+            print(rental.run("echo goes on"), end="")
+        print(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)
+        """,
+        measured=False,
+    )
+    program.assert_silent("goes on\nTrue\n")
+
+
+async def test_second_signal_cuts_a_deletion_short_that_fails(service: Service) -> None:
+    service.emulator.faults.add(Fault("status", call="delete_container", status=503, times="all"))
+    program = service.program(
+        """
+        with RentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1000)
+        """,
+        measured=False,
+    )
+    await end_by_a_signal(service, program, signal.SIGTERM, service.asked("delete_container"))
+    assert program.status == -signal.SIGTERM
+    assert "could not be deleted" in program.errors
+    service.emulator.faults.clear()
+    await service.assert_one_reap_clears()
+
+
+async def test_client_without_the_option_changes_no_handler(service: Service) -> None:
+    program = await service.run(
+        """
+        with RentGPU() as gpu, gpu.rent(**WANTED) as rental:
+            print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)
+        """,
+        measured=False,
+    )
+    program.assert_silent("True\n")
+
+
+async def test_handler_that_is_set_afterwards_is_warned_of(service: Service) -> None:
+    program = await service.run(
+        """
+        import logging
+        logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)s")
+        with RentGPU(handle_signals=True) as gpu:
+            signal.signal(signal.SIGTERM, lambda *_: None)
+            with gpu.rent(**WANTED) as rental:
+                pass
+        """,
+        measured=False,
+    )
+    program.assert_silent(
+        "SIGTERM releases nothing, because another handler was set after the client was created with handle_signals=True;"
+        " set it before\n"
+    )
+
+
+async def test_forked_child_that_gets_a_signal_leaves_its_parents_rental_alone(service: Service) -> None:
+    program = await service.run(
+        """
+        with RentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+            child = os.fork()
+            if child == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1000)
+            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), rental.run("echo goes on"), end="")
+        """,
+        measured=False,
+    )
+    program.assert_silent(f"-{signal.SIGTERM:d} goes on\n")
+    await service.assert_nothing_left()
+
+
+def test_only_the_main_thread_may_handle_signals() -> None:
+    errors: list[Exception] = []
+
+    def create(kind: type[Any]) -> None:
+        try:
+            kind("a-token", handle_signals=True)
+        except ConfigurationError as error:
+            errors.append(error)
+
+    for kind in (RentGPU, AsyncRentGPU):
+        thread = threading.Thread(target=create, args=(kind,))
+        thread.start()
+        thread.join()
+    assert [str(error) for error in errors] == [
+        "handle_signals=True works in the main thread only; create the client there"
+    ] * 2
+
+
+def test_option_that_is_no_truth_value_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="handle_signals: must be True or False, not 'yes'"):
+        RentGPU("a-token", handle_signals="yes")  # type: ignore[arg-type]  # what is refused
