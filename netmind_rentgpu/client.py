@@ -95,13 +95,14 @@ class AsyncRentGPU:
             allow_insecure_http: True if the token may be sent over plain http to another machine.
             state: the path of the state file, which keeps rentals and the containers' host keys and is created when first
                 needed; by default `NETMIND_RENTGPU_STATE`, then `netmind-rentgpu/state.sqlite3` in the user's state folder.
-            keep_history: the time for which the state file keeps this account's past rentals; None to keep them all.
+            keep_history: the time for which the state file keeps this account's past rentals; None to remove none. Each
+                client removes older ones by its own setting, so that the shortest of several counts.
             handle_signals: True if SIGTERM and SIGHUP release what this client rents, before they end the process, or reach
                 the handler that the program has set before. A signal that is ignored stays so.
 
         Raises:
-            ConfigurationError: no token, or a URL, proxy, profile or session that cannot be used; or `handle_signals` is
-                True outside the main thread.
+            ConfigurationError: no token, or a URL, proxy, profile or session that cannot be used.
+            ConfigurationError: `handle_signals` is True outside the main thread.
             InvalidArgumentError: a timeout, a retry setting, `max_connections` or `keep_history` is out of range.
         """
         self._settings = Settings.resolve(
@@ -252,9 +253,10 @@ class AsyncRentGPU:
             start_timeout: the seconds in which each machine must accept the login.
             timeout: the seconds in which one of the machines must accept the login.
             notice: how long before the rental's end an event says that it expires, at once if less is left; None for never.
-            on_event: a function that takes a `RentalEvent` for each step of the rental, which is logged at INFO, too. The
-                function runs in the client's event loop, and an awaitable that it returns is awaited there, in the order of
-                the events; leaving the block waits up to 5 s for the last. An error is logged, and changes nothing.
+            on_event: a function that takes a `RentalEvent` for each step of the rental, which is logged at INFO, too. It
+                runs in the client's event loop and has to return soon: meanwhile, the client does nothing, and deletes
+                nothing. An awaitable that it returns is awaited there, in the order of the events; leaving the block waits
+                up to 5 s for the last. An error is logged, and changes nothing.
 
         Raises:
             InvalidArgumentError: an argument cannot be used; on entering, no image or several images have the given name, or

@@ -11,7 +11,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
@@ -151,8 +151,17 @@ def _decoded(raw: bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
-def add_rows(connection: Connection, rows: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+def add_rows(
+    connection: Connection,
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    path: Path,
+    *,
+    then: Callable[[Connection], object],
+) -> None:
     """Add the rows of all tables, except those that are there already.
+
+    Args:
+        then: is called in the same transaction.
 
     Raises:
         StateFileError: a newer version of this package has migrated the file.
@@ -164,6 +173,7 @@ def add_rows(connection: Connection, rows: Mapping[str, Sequence[Mapping[str, An
                 places = ", ".join(f":{name}" for name in content[0])
                 insertion = f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})"  # noqa: S608  # names of ours
                 connection.executemany(insertion, content)
+        then(connection)
 
 
 @contextmanager

@@ -12,9 +12,26 @@ from pathlib import Path
 from netmind_rentgpu.fingerprint import Fingerprint
 from netmind_rentgpu.sqlite_file import Connection, transaction
 
-__all__ = ["account_of", "are_tidy", "join_accounts", "names_of_accounts", "tidy_names"]
+__all__ = [
+    "account_of",
+    "are_tidy",
+    "drop_rows_of_past_rentals",
+    "join_accounts",
+    "names_of_accounts",
+    "tidy_names",
+]
 
 _TABLES = ("host_keys", "passwords", "rentals", "past_rentals")
+
+
+def drop_rows_of_past_rentals(connection: Connection) -> None:
+    """Delete each row of an open rental that another file had as past, and each past one of a rental that has to be deleted.
+
+    A rental is over in one file and open in another if processes have restored a lost file, one after the other.
+    """
+    past = "SELECT 1 FROM past_rentals AS past WHERE (past.account, past.name) = (rentals.account, rentals.name)"
+    connection.execute(f"DELETE FROM rentals WHERE stage != 'abandoned' AND EXISTS ({past})")  # noqa: S608  # SQL of ours
+    connection.execute("DELETE FROM past_rentals WHERE (account, name) IN (SELECT account, name FROM rentals)")
 
 
 def account_of(connection: Connection, fingerprint: str) -> str:

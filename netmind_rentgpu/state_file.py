@@ -36,7 +36,7 @@ from netmind_rentgpu.sqlite_file import (
     open_for_reading,
     rows_of,
 )
-from netmind_rentgpu.state_accounts import account_of, are_tidy, tidy_names
+from netmind_rentgpu.state_accounts import account_of, are_tidy, drop_rows_of_past_rentals, tidy_names
 
 __all__ = ["LONGEST_LOCK", "Connection", "State"]
 
@@ -390,7 +390,7 @@ class State:
             connection, identity = open_file(self.path, self.longest_lock)
             try:
                 own = [row for row in rows["rentals"] if self._is_own(row)]
-                add_rows(connection, {**rows, "rentals": own}, self.path)
+                add_rows(connection, {**rows, "rentals": own}, self.path, then=drop_rows_of_past_rentals)
                 tidy_names(connection, self.fingerprint, self.path)
             except BaseException:
                 connection.close()

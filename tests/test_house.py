@@ -13,7 +13,7 @@ import netmind_rentgpu
 PACKAGE = Path(netmind_rentgpu.__file__).parent
 # Ground first. A module imports only its own layer and earlier ones; a folder stands for all that it holds.
 LAYERS = [
-    {"models", "literals", "version", "results", "escaping", "tables"},
+    {"models", "literals", "version", "results", "escaping", "tables", "amounts"},
     {"errors", "arguments"},
     {"requests", "profile", "settings", "fingerprint", "conditions", "gpu_names"},
     {"conversion"},

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 
 import attrs
 
+from netmind_rentgpu.amounts import in_own_context, rounded
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.conditions import Condition
 from netmind_rentgpu.errors import (
@@ -149,6 +150,7 @@ class AsyncRental:
         return self._state.had.record.max_cost_at_ceiling
 
     @property
+    @in_own_context
     def spent(self) -> Decimal | None:
         """The estimated cost so far, by listed price and time; None if the price could not be read.
 
@@ -162,8 +164,7 @@ class AsyncRental:
             return failed.cost
         record = self._state.had.record
         cost = record.cost_until(self._ended_at or record.present(self._context.clock()))
-        # More digits than a millionth would say nothing, because the cost is an estimate.
-        return None if cost is None or failed.cost is None else round(cost + record.spent_before, 6)
+        return None if cost is None or failed.cost is None else rounded(cost + record.spent_before)
 
     @property
     def shell(self) -> AsyncShell:
@@ -281,6 +282,7 @@ class AsyncRental:
         self._state.move_deadline(record)
         self._expiry.move(record)
         self._events.emit("extended", record)
+        await self._events.let_begin()
         return record
 
     async def open(self) -> Self:
@@ -411,6 +413,7 @@ class AsyncRental:
 
     def _begin_end(self, reason: EndReason) -> asyncio.Task[ReleaseError | None]:
         self._state.end(reason)
+        self._events.note_ending()
         if self._ending is None:
             is_left = self._state.reason in (EndReason.LEFT, EndReason.CLOSED)
             returns_detached = is_left and self._state.phase is Phase.STARTING

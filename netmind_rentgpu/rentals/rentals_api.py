@@ -133,7 +133,8 @@ class AsyncRentals:
         """Return the rentals that are over and ran in a period, in the order of their ends.
 
         Rentals with a container are kept in the state file for as long as the client's `keep_history` says. A create that
-        the service has refused is no rental.
+        the service has refused is no rental. Rentals of another token are listed once `rent` or `reap` has proven that it is
+        this account's.
 
         Args:
             since, until: the period, with a time zone; None for no such end.
@@ -155,8 +156,9 @@ class AsyncRentals:
     ) -> SpendingReport:
         """Return what this account's rentals have cost in a period, by listed price and time.
 
-        Open rentals count until now. The state file alone is read, so that rentals of other machines, and those older than
-        the client's `keep_history`, are not counted. The service has no call that returns what it has charged.
+        Open rentals count until now. The state file alone is read, so that rentals of other machines, those older than the
+        client's `keep_history`, and those of another token that is not proven to be this account's are not counted. The
+        service has no call that returns what it has charged.
 
         Args:
             since, until: the period, with a time zone; None for no such end.
@@ -319,8 +321,8 @@ def _period(since: datetime | None, until: datetime | None) -> Period:
         for name, moment in (("since", since), ("until", until))
     }
     period = Period(**ends)
-    if period.since is not None and period.until is not None and period.until < period.since:
-        raise InvalidArgumentError("until", f"comes before since: {arguments.shown_value(until)}")
+    if period.since is not None and period.until is not None and period.until <= period.since:
+        raise InvalidArgumentError("until", f"does not come after since: {arguments.shown_value(until)}")
     return period
 
 

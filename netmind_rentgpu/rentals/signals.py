@@ -88,7 +88,7 @@ class _Handling:
                     self.passed_on.set_result(None)
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        """Let a signal have the effect that it would have without this module."""
+        """Return a signal to the program: call its handler, or raise the signal with its default disposition."""
         previous = self.previous[number]
         if callable(previous):
             previous(number, frame)

@@ -91,8 +91,20 @@ class AsyncContainers:
             image_template_id=image_template_id,
             payment_type=payment_type,
         )
+        return await self._create(new, timeout)
+
+    async def _create(
+        self, new: NewContainer, timeout: TimeoutOption = DEFAULT, *, check: Callable[[], object] | None = None
+    ) -> Container:
+        """Create a container.
+
+        Args:
+            check: as in `Request`.
+        """
         body = self._caller.codec.written(new)
-        request = Request(method="POST", path=_PATH, body=body, idempotent=False, avoid_idle_connection=True)
+        request = Request(
+            method="POST", path=_PATH, body=body, idempotent=False, avoid_idle_connection=True, check=check
+        )
         self._caller.check_usable()
         self._poller.creating(1)
         try:

@@ -163,13 +163,14 @@ class RentGPU:
             allow_insecure_http: True if the token may be sent over plain http to another machine.
             state: the path of the state file, which keeps rentals and the containers' host keys and is created when first
                 needed; by default `NETMIND_RENTGPU_STATE`, then `netmind-rentgpu/state.sqlite3` in the user's state folder.
-            keep_history: the time for which the state file keeps this account's past rentals; None to keep them all.
+            keep_history: the time for which the state file keeps this account's past rentals; None to remove none. Each
+                client removes older ones by its own setting, so that the shortest of several counts.
             handle_signals: True if SIGTERM and SIGHUP release what this client rents, before they end the process, or reach
                 the handler that the program has set before. A signal that is ignored stays so.
 
         Raises:
-            ConfigurationError: no token, or a URL, proxy or profile that cannot be used; or `handle_signals` is True outside
-                the main thread.
+            ConfigurationError: no token, or a URL, proxy or profile that cannot be used.
+            ConfigurationError: `handle_signals` is True outside the main thread.
             InvalidArgumentError: a timeout, a retry setting, `max_connections` or `keep_history` is out of range.
         """
         self._client = OwnedHandle(

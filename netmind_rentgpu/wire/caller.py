@@ -260,6 +260,8 @@ class Caller:
             raise APITimeoutError(
                 f"{request.method} {request.path}: no answer within {timeouts.total:g} s", maybe_processed=False
             )
+        if request.check is not None:
+            request.check()
         try:
             response = await self._transport.send(request, timeouts, remaining)
         except RentGPUError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -22,6 +22,7 @@ class Request:
         avoid_idle_connection: True if the request must not go over a connection that has been idle.
         secrets: texts that no error may show, even if the answer repeats them.
         known: a body that the caller has parsed before. An answer with this body is not parsed; its payload is UNCHANGED.
+        check: is called just before each sending; an error that it raises is raised in place of it.
     """
 
     method: str
@@ -32,6 +33,7 @@ class Request:
     avoid_idle_connection: bool = False
     secrets: tuple[str, ...] = attrs.field(default=(), repr=False)
     known: bytes | None = attrs.field(default=None, repr=False)
+    check: Callable[[], object] | None = attrs.field(default=None, repr=False)
 
 
 @attrs.frozen

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from netmind_rentgpu.errors import StateFileError
@@ -22,7 +22,7 @@ from netmind_rentgpu.rentals.ledger.rows import (
 )
 from netmind_rentgpu.sqlite_file import Connection
 
-__all__ = ["add", "list_past", "remove", "remove_ended_before", "shares_of_past"]
+__all__ = ["add", "list_past", "prune", "remove", "shares_of_past"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
@@ -41,10 +41,20 @@ def remove(connection: Connection, account: str, name: str) -> None:
     connection.execute("DELETE FROM past_rentals WHERE account = ? AND name = ?", (account, name))
 
 
-def remove_ended_before(connection: Connection, account: str, moment: datetime) -> None:
-    """Remove the rentals that ended before a moment."""
-    values = (account, moment_text(moment))
-    connection.execute("DELETE FROM past_rentals WHERE account = ? AND ended_at < ?", values)
+def prune(connection: Connection, account: str, past: PastRental, keep: timedelta) -> None:
+    """Remove the rentals that ended longer before a rental that has just ended than they are kept.
+
+    Nothing is removed if no other rental ended in that time, because then the clock may have been set far ahead.
+    """
+    values = {
+        "account": account,
+        "name": past.name,
+        "from": moment_text(past.ended_at - keep),
+        "to": moment_text(past.ended_at),
+    }
+    recent = "SELECT 1 FROM past_rentals WHERE account = :account AND name != :name AND ended_at BETWEEN :from AND :to"
+    old = "account = :account AND ended_at < :from"
+    connection.execute(f"DELETE FROM past_rentals WHERE {old} AND EXISTS ({recent})", values)  # noqa: S608  # SQL of ours
 
 
 def list_past(connection: Connection, account: str, period: Period, label: str | None) -> Iterator[PastRental]:
@@ -57,7 +67,7 @@ def list_past(connection: Connection, account: str, period: Period, label: str |
     connection.text_factory = decoded
     rows = connection.execute(
         f"SELECT {PAST_COLUMNS} FROM past_rentals"  # noqa: S608  # inserts constants only
-        " WHERE account = :account AND ended_at >= :since AND intended_at < :until"
+        " WHERE account = :account AND (ended_at > :since OR intended_at >= :since) AND intended_at < :until"
         " AND (:label IS NULL OR label = :label) ORDER BY ended_at, name",
         {**_ends(period), "account": account, "label": label},
     )

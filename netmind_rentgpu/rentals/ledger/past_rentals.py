@@ -10,13 +10,13 @@ from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 
+from netmind_rentgpu.amounts import MILLIONTH, in_own_context, rounded
 from netmind_rentgpu.conversion import plain_values
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord
 from netmind_rentgpu.tables import Table, html_table
 
 __all__ = [
-    "MILLIONTH",
     "Grouping",
     "PastRental",
     "Period",
@@ -24,13 +24,11 @@ __all__ = [
     "SpendingLine",
     "SpendingReport",
     "cost_of",
+    "millionths",
     "report",
     "shares_of",
     "shares_of_open",
 ]
-
-MILLIONTH: Final = Decimal("0.000001")
-"""The unit in which costs are recorded, of any currency. Further digits would say nothing, because a cost is an estimate."""
 
 # Above that, a price is a mistake; and the state file could not sum such costs.
 _HIGHEST_COST: Final = Decimal(10**9)
@@ -55,7 +53,8 @@ class PastRental:
         intended_at: the time just before the create.
         created_at: the time of the answer that showed the container; None if it was found otherwise.
         ready_at: the time from which on the first login had worked; None if none had.
-        ended_at: the time from which on the container was known to be gone, or was left to the user.
+        ended_at: the time from which on the container was known to be gone, or was left to the user; for a container that
+            was found to be gone, the time of that, but not later than its ceiling.
         cause: the cause of the end: see `EndCause`; None for a cause that this version does not know.
         spent: the estimated cost, by listed price and time, without machines that did not start, which are past rentals
             themselves; None if the price is not known, and for a rental that was kept, which costs on.
@@ -117,7 +116,13 @@ _FIELDS: Final = tuple(field.name for field in attrs.fields(PastRental))
 def cost_of(record: RentalRecord, moment: datetime) -> Decimal | None:
     """Return the cost of a record's container until a moment, in whole millionths; None if it is not known."""
     cost = record.cost_until(moment)
-    return None if cost is None or cost > _HIGHEST_COST else cost.quantize(MILLIONTH)
+    return None if cost is None or cost > _HIGHEST_COST else rounded(cost)
+
+
+@in_own_context
+def millionths(amount: Decimal) -> int:
+    """Return an amount as a whole number of millionths."""
+    return int(amount / MILLIONTH)
 
 
 @attrs.frozen(kw_only=True)
@@ -168,6 +173,7 @@ class SpendingReport:
     lines: list[SpendingLine]
 
     @property
+    @in_own_context
     def total(self) -> dict[str | None, Decimal]:
         """The sum of all lines, by currency."""
         total: defaultdict[str | None, Decimal] = defaultdict(Decimal)
@@ -272,12 +278,13 @@ def shares_of_open(record: RentalRecord, period: Period, by: Grouping, clocks: C
         currency=record.currency,
         began=record.intended_at,
         ended=ended,
-        spent=None if cost is None else int(cost / MILLIONTH),
+        spent=None if cost is None else millionths(cost),
         period=period,
         by_day=by == "day",
     )
 
 
+@in_own_context
 def report(shares: Iterable[Share], by: Grouping, period: Period) -> SpendingReport:
     """Return a report of shares, with one line for each group and currency."""
     sums: defaultdict[tuple[str | None, str | None], list[int]] = defaultdict(lambda: [0, 0, 0])

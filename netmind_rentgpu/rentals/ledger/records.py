@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 
+from netmind_rentgpu.amounts import in_own_context, rounded
 from netmind_rentgpu.conversion import plain_values
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.names import LATEST, expiry_in
@@ -31,7 +32,8 @@ Stage: TypeAlias = Literal["intended", "created", "ready", "detached", "abandone
 EndCause: TypeAlias = Literal["released", "expired", "budget", "failed", "reaped", "gone", "kept"]
 """The cause of a rental's end.
 
-`released`: its user ended it, by leaving its block, by `close`, by `rentals.release` or by deleting the container.
+`released`: its user ended it, by leaving its block, by `close`, by `rentals.release`, or by deleting the container of a
+detached rental.
 `expired`: its time was up. `budget`: its budget was spent. `failed`: its container did not start. `reaped`: its process had
 ended without it. `gone`: its container did not exist any longer. `kept`: it was left to its user, and costs on.
 """
@@ -128,6 +130,7 @@ class RentalRecord:
     ended_at: datetime | None = attrs.field(default=None, repr=False)
 
     @property
+    @in_own_context
     def budget_end(self) -> datetime | None:
         """The time at which the budget is spent, by the listed price; None without a budget, or at a price of 0."""
         if self.budget is None or not self.hourly_price:
@@ -162,9 +165,10 @@ class RentalRecord:
         """The cost until `extendable_to`, by the listed price; None if one of them is not known."""
         return self._cost_until(self.extendable_to)
 
+    @in_own_context
     def _cost_until(self, moment: datetime | None) -> Decimal | None:
         cost = None if moment is None else self.cost_until(moment)
-        return None if cost is None else round(cost + self.spent_before, 6)
+        return None if cost is None else rounded(cost + self.spent_before)
 
     @property
     def had_container(self) -> bool:
@@ -203,6 +207,7 @@ class RentalRecord:
         """Return True if the expiry has passed."""
         return self.expires_at is not None and self.expires_at <= self.present(clocks)
 
+    @in_own_context
     def cost_until(self, moment: datetime) -> Decimal | None:
         """Return the cost until a moment, by the listed price and the time since the intent; None for an unknown price.
 

@@ -11,8 +11,9 @@ from typing import Any, Final, TypeAlias, get_args
 
 import attrs
 
+from netmind_rentgpu.amounts import MILLIONTH, in_own_context
 from netmind_rentgpu.errors import StateFileError
-from netmind_rentgpu.rentals.ledger.past_rentals import MILLIONTH, PastRental
+from netmind_rentgpu.rentals.ledger.past_rentals import PastRental, millionths
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord, Stage
 
@@ -114,7 +115,7 @@ _MOMENT: Final[_Conversion] = (moment_text, _read_moment)
 _CAUSE: Final[_Conversion] = (_as_it_is, _read_cause)
 _SECONDS: Final[_Conversion] = (timedelta.total_seconds, lambda seconds: timedelta(seconds=seconds))
 # Whole millionths, so that SQLite sums them without an error.
-_AMOUNT: Final[_Conversion] = (lambda amount: int(amount / MILLIONTH), lambda millionths: millionths * MILLIONTH)
+_AMOUNT: Final[_Conversion] = (millionths, in_own_context(lambda number: number * MILLIONTH))
 
 # The columns of a table, which are the fields of its values; a value that is None stands in the file as NULL.
 _OPEN: Final[Mapping[str, _Conversion]] = {

@@ -30,7 +30,7 @@ from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.deadlines import Extension, extended
 from netmind_rentgpu.rentals.ledger.past_rentals import Grouping, PastRental, Period, Share, shares_of_open
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
-from netmind_rentgpu.rentals.ledger.records import RentalRecord, is_legal_change
+from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord, is_legal_change
 from netmind_rentgpu.rentals.ledger.rows import (
     COLUMNS,
     STAGES,
@@ -252,7 +252,7 @@ class Ledger:
         return await self._state.write(extend)
 
     async def claim_for_reap(
-        self, record: RentalRecord, *, is_due: Callable[[RentalRecord], bool]
+        self, record: RentalRecord, *, is_due: Callable[[RentalRecord], bool], cause: EndCause | None = None
     ) -> RentalRecord | None:
         """Mark a record as abandoned, and return it as it is on file then.
 
@@ -260,6 +260,7 @@ class Ledger:
 
         Args:
             is_due: returns False for the record as it is on file now, if it is not to be ended any longer.
+            cause: the cause of its end, unless the record has one; None if a later reap finds it out, too.
         """
 
         def claim(connection: Connection) -> RentalRecord | None:
@@ -267,13 +268,13 @@ class Ledger:
             current = self._find(connection, record.name)
             if current is None or (current.stage, current.owner) != (record.stage, record.owner) or not is_due(current):
                 return None
-            return self._abandon(connection, current)
+            return self._abandon(connection, attrs.evolve(current, cause=current.cause or cause))
 
         return await self._state.write(claim)
 
     def _abandon(self, connection: Connection, current: RentalRecord) -> RentalRecord:
         abandoned = attrs.evolve(current, stage="abandoned", owner=None)
-        self._write(connection, abandoned, ("stage", "owner"))
+        self._write(connection, abandoned, ("stage", "owner", "cause"))
         return abandoned
 
     async def claim_expired(self, record: RentalRecord, clocks: ClockReading) -> RentalRecord | None:
@@ -318,7 +319,11 @@ class Ledger:
         account = self._state.account(connection)
         history.add(connection, account, attrs.evolve(past, cause=closed[0] or past.cause))
         if self._keep_history is not None:
-            history.remove_ended_before(connection, account, past.ended_at - self._keep_history)
+            history.prune(connection, account, past, self._keep_history)
+
+    async def add_past(self, past: PastRental) -> None:
+        """Add a past rental whose record stays, because its owner may live."""
+        await self._state.write(lambda connection: history.add(connection, self._state.account(connection), past))
 
     async def list_past(self, period: Period, label: str | None) -> list[PastRental]:
         """Return the past rentals that ran in a period, in the order of their ends.

@@ -54,18 +54,28 @@ class ProvisionSpec:
     label: str | None = None
 
     def intent(
-        self, offer: Offer, *, clocks: ClockReading, longest_create: timedelta, owner: ProcessIdentity
+        self,
+        offer: Offer,
+        *,
+        clocks: ClockReading,
+        longest_create: timedelta,
+        owner: ProcessIdentity,
+        announced: RentalRecord | None = None,
     ) -> RentalRecord:
         """Return the record of an attempt that is about to begin.
 
         Args:
             clocks: the present time.
             owner: the process that makes the attempt.
+            announced: a record of a moment ago, whose name, and the ceiling in it, stay; None to choose a name.
         """
         began = clocks.wall
         ceiling = None if self.ttl is None else began + min(self.extendable_to, LATEST - began)
+        if announced is not None:
+            ceiling = announced.extendable_to
+        time_limit = None if self.ttl is None else began + self.ttl
         record = RentalRecord(
-            name=new_name(ceiling),
+            name=new_name(ceiling) if announced is None else announced.name,
             stage="intended",
             node_name=offer.machine.node_name,
             gpus=offer.gpus,
@@ -77,7 +87,7 @@ class ProvisionSpec:
             boot=clocks.boot,
             booted_at=clocks.booted_at,
             longest_create=longest_create,
-            time_limit=None if self.ttl is None else began + self.ttl,
+            time_limit=time_limit if time_limit is None or ceiling is None else min(time_limit, ceiling),
             budget=self.budget,
             spent_before=self.spent_before,
             extendable_to=ceiling,
@@ -356,6 +366,9 @@ class CreateAttempt:
         if not self.containers and not record.had_container:
             return None
         ended_at = self._ended_at(clocks) or record.present(clocks)
+        if record.extendable_to is not None and Fate.DELETED not in self.containers.values():
+            # The time at which it was gone is not known, and its ceiling is the latest that this package allows.
+            ended_at = min(ended_at, record.extendable_to)
         return PastRental.of(record, ended_at=ended_at, cause=self._cause(cause))
 
     def _cause(self, cause: EndCause) -> EndCause:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final, Literal, TypeAlias
@@ -18,9 +19,9 @@ from netmind_rentgpu.conversion import plain_values
 from netmind_rentgpu.errors import InvalidArgumentError
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.past_rentals import cost_of
-from netmind_rentgpu.rentals.ledger.records import RentalRecord, amount_text
+from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord, amount_text
 
-__all__ = ["EventKind", "EventOptions", "OnRentalEvent", "RentalEvent", "RentalEvents"]
+__all__ = ["RELEASE_REASONS", "EventKind", "EventOptions", "OnRentalEvent", "RentalEvent", "RentalEvents"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
@@ -211,6 +212,18 @@ _SENTENCES: Final[Mapping[EventKind, Callable[[RentalEvent], str]]] = {
 }
 
 
+RELEASE_REASONS: Final[Mapping[EndCause, str]] = {
+    "released": "its user has ended it",
+    "expired": "its time is up",
+    "budget": "its budget is spent",
+    "failed": "it did not start",
+    "reaped": "its process has ended",
+    "gone": "it seems to be gone",
+    "kept": "its user keeps it",
+}
+"""The reasons of `releasing` events, by the cause of the end."""
+
+
 class RentalEvents:
     """The events of one rental, in their order.
 
@@ -221,67 +234,69 @@ class RentalEvents:
     def __init__(self, context: RentalContext, options: EventOptions) -> None:
         self.options: EventOptions = options
         self._context = context
-        self._awaited: deque[tuple[RentalEvent, Awaitable[object]]] = deque()
-        self._running: asyncio.Task[None] | None = None
+        self._untold: deque[RentalEvent] = deque()
+        self._telling: asyncio.Task[None] | None = None
+        self._is_awaited = False
 
     def emit(
         self, kind: EventKind, record: RentalRecord, *, reason: str | None = None, next_step: str | None = None
     ) -> None:
-        """Log an event of a rental on record, and hand it to the caller's function, whose errors are logged."""
-        clocks = self._context.clock()
-        event = RentalEvent.of(
-            kind,
-            record,
-            at=clocks.wall,
-            spent=cost_of(record, record.ended_at or record.present(clocks)),
-            reason=reason,
-            next_step=next_step,
-        )
-        logger.info("%s", event)
+        """Log an event of a rental on record, and hand it to the caller's function soon.
+
+        No error is raised, because the caller may be about to delete a container. The user's function runs in a task of its
+        own, so that no error of it, and no interrupt that comes meanwhile, reaches the tasks that rent and delete.
+        """
+        try:
+            clocks = self._context.clock()
+            spent = cost_of(record, record.ended_at or record.present(clocks))
+            event = RentalEvent.of(kind, record, at=clocks.wall, spent=spent, reason=reason, next_step=next_step)
+            logger.info("%s", event)
+        except Exception:
+            logger.exception("could not tell that %s is %s", record.name, kind)
+            return
         if self.options.on_event is None:
             return
-        try:
-            result = self.options.on_event(event)
-        except KeyboardInterrupt:
-            raise
-        # Any other error is the function's own, SystemExit included, and must not keep the rental from being deleted.
-        except BaseException as error:  # noqa: BLE001  # as said
-            _log_error(event, error)
-            return
-        if inspect.isawaitable(result):
-            self._awaited.append((event, result))
-            if self._running is None or self._running.done():
-                self._running = asyncio.get_running_loop().create_task(self._await_all())
+        self._untold.append(event)
+        if self._telling is None or self._telling.done():
+            self._telling = asyncio.get_running_loop().create_task(self._tell(self.options.on_event))
 
-    async def _await_all(self) -> None:
-        """Run the caller's coroutines, one after the other, so that it sees the events in their order."""
-        while self._awaited:
-            event, awaitable = self._awaited.popleft()
+    async def _tell(self, on_event: OnRentalEvent) -> None:
+        """Run the caller's function for each event, and await what it returns, one event after the other."""
+        while self._untold:
+            event = self._untold.popleft()
             try:
-                await awaitable
+                result = on_event(event)
+                if inspect.isawaitable(result):
+                    await result
             except asyncio.CancelledError as error:
                 if (current := asyncio.current_task()) is not None and current.cancelling():
                     raise
                 _log_error(event, error)
-            except (Exception, SystemExit) as error:  # noqa: BLE001  # an error of the caller's function
+            except BaseException as error:
+                # In the main thread, it may be an interrupt of the program, which the event loop handles.
+                if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                    raise
                 _log_error(event, error)
 
+    async def let_begin(self) -> None:
+        """Run the caller's function for the events so far, without waiting for what it returns."""
+        if self._untold:
+            await asyncio.sleep(0)
+
+    def note_ending(self) -> None:
+        """Record who ends the rental: if the caller's own function does, the end must not wait for it."""
+        self._is_awaited = self._is_awaited or (self._telling is not None and asyncio.current_task() is self._telling)
+
     async def let_end(self) -> None:
-        """Wait until the caller's coroutines have ended, but not for long; cancel those that have not."""
-        running = self._running
-        if running is None or running.done():
+        """Wait until the caller's function has got all events, but not for long; cancel it then."""
+        telling, longest = self._telling, self._context.limits.callbacks
+        if telling is None or telling.done() or self._is_awaited:
             return
-        await asyncio.wait({running}, timeout=self._context.limits.callbacks)
-        if running.done():
-            return
-        running.cancel()
-        for _, awaitable in self._awaited:
-            if inspect.iscoroutine(awaitable):
-                awaitable.close()
-        self._awaited.clear()
-        logger.warning(
-            "on_event did not return within %g s of the rental's end, and was cancelled", self._context.limits.callbacks
-        )
+        await asyncio.wait({telling}, timeout=longest)
+        if not telling.done():
+            self._untold.clear()
+            telling.cancel()
+            logger.warning("on_event did not return within %g s of the rental's end, and was cancelled", longest)
 
 
 def _log_error(event: RentalEvent, error: BaseException) -> None:

@@ -136,19 +136,21 @@ class ExpiryTimer:
 
     async def _tell(self, record: RentalRecord) -> None:
         """Send an event that says when the rental expires, unless the state file has a later deadline."""
-        current = None
+        current: RentalRecord | None = record
         with suppress(StateFileError, ClientStateError):
             current = await self._context.ledger.find(record.name)
+        self._noticing = None
         if self._record is not record:  # it was extended, or has ended
             return
-        is_later = current is not None and current.owner == record.owner and current.expires_at != record.expires_at
-        if current is not None and is_later:
+        if current is not None and current.owner == record.owner and current.expires_at != record.expires_at:
             self._provisioner.move_deadline(current)
             self._follow(current)
-        else:
-            self._noticed = record.expires_at
+            return
+        self._noticed = record.expires_at
+        # Otherwise another process has ended the rental.
+        if current is not None and current.owner == record.owner:
             self._events.emit("expiring", record)
-            self._arm()
+        self._arm()
 
     @property
     def _notice_at(self) -> datetime | None:

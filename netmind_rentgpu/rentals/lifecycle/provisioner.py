@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Final
+from functools import partial
 
 import attrs
 
@@ -21,12 +21,12 @@ from netmind_rentgpu.errors import (
     ClientStateError,
     MachineRefusal,
     ReleaseError,
+    RentalEndedError,
     RentGPUError,
     StateFileError,
 )
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext
-from netmind_rentgpu.rentals.ledger.container_index import check_create_answer
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import (
@@ -39,13 +39,14 @@ from netmind_rentgpu.rentals.lifecycle.attempt import (
 )
 from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup, TrackedAttempt
 from netmind_rentgpu.rentals.lifecycle.create_errors import CreateOutcome
+from netmind_rentgpu.rentals.lifecycle.creating import StaleIntentError, create_container
 from netmind_rentgpu.rentals.lifecycle.deletion import (
     log_write_error,
     unreleased,
     write_behind,
     write_best_effort,
 )
-from netmind_rentgpu.rentals.lifecycle.events import RentalEvents
+from netmind_rentgpu.rentals.lifecycle.events import RELEASE_REASONS, RentalEvents
 from netmind_rentgpu.rentals.selection.catalog import OfferQueue
 from netmind_rentgpu.rentals.selection.offers import Offer
 
@@ -53,16 +54,8 @@ __all__ = ["Provisioner"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
-_MOST_ATTEMPTS, _MOST_UNCLEAR = 50, 2
-_REASONS: Final[Mapping[EndCause, str]] = {
-    "released": "its user has ended it",
-    "expired": "its time is up",
-    "budget": "its budget is spent",
-    "failed": "it did not start",
-    "reaped": "its process has ended",
-    "gone": "it seems to be gone",
-    "kept": "its user keeps it",
-}
+_MOST_ATTEMPTS, _MOST_UNCLEAR, _MOST_STALE = 50, 2, 2
+_SLOW = timedelta(seconds=1)
 
 
 class Provisioner:
@@ -214,6 +207,19 @@ class Provisioner:
                 return record
         return None
 
+    async def check_not_ended(self, record: RentalRecord) -> None:
+        """Check that no other process has ended a rental that did not start.
+
+        Raises:
+            RentalEndedError: one has, so that no other machine is to be tried.
+        """
+        current: RentalRecord | None = record
+        with suppress(StateFileError, ClientStateError):
+            current = await self._context.ledger.find(record.name)
+        if current is None or current.owner != record.owner:
+            text = f"rental {record.name} was ended by another process while it started"
+            raise RentalEndedError(text, name=record.name, container_id=record.container_id)
+
     def move_deadline(self, record: RentalRecord) -> None:
         """Record the deadline that a rental has on file now."""
         if (tracked := self._attempts.get(record.name)) is not None:
@@ -317,10 +323,16 @@ class Provisioner:
 
     async def _attempt(self, offer: Offer, spec: ProvisionSpec) -> tuple[RentalRecord, Container] | RentGPUError:
         """Create a container; return it, or the reason why another machine is to be tried."""
+        for _ in range(_MOST_STALE):
+            with suppress(StaleIntentError):
+                return await self._attempt_once(offer, spec)
+        return await self._attempt_once(offer, spec)
+
+    async def _attempt_once(self, offer: Offer, spec: ProvisionSpec) -> tuple[RentalRecord, Container] | RentGPUError:
         context, node_name = self._context, offer.machine.node_name
         tracked = await self._record_intent(offer, spec)
         intent = tracked.attempt.record
-        tracked.create = asyncio.get_running_loop().create_task(self._create(spec, intent))
+        tracked.create = asyncio.get_running_loop().create_task(create_container(context, spec, intent))
         tracked.attempt = tracked.attempt.sent()
         try:
             container = await asyncio.shield(tracked.create)
@@ -357,50 +369,23 @@ class Provisioner:
         return record, container
 
     async def _record_intent(self, offer: Offer, spec: ProvisionSpec) -> TrackedAttempt:
-        """Record the intent of an attempt.
-
-        The intent is replaced if it is too old by then, as when this process was stopped in between, because its container
-        could turn up when other processes are certain that none can.
-        """
+        """Record the intent of an attempt, and tell that it begins."""
         context = self._context
-        while True:
-            clocks = context.clock()
-            intent = spec.intent(offer, clocks=clocks, longest_create=context.longest_create, owner=this_process())
-            attempt = CreateAttempt(record=intent)
-            tracked = self._track(TrackedAttempt(attempt=attempt, knows_container=True))
-            try:
-                await context.ledger.insert(intent)
-            except StateFileError:
-                self._untrack(intent.name)
-                raise
-            self._events.emit("asking", intent)
-            age = intent.present(context.clock()) - intent.intended_at
-            if age <= timedelta(seconds=context.limits.write):
-                return tracked
-            logger.info(
-                "%s: its record is %.0f s old before its create; another attempt begins",
-                intent.name,
-                age.total_seconds(),
-            )
-            await self._close_record(tracked)
-
-    async def _create(self, spec: ProvisionSpec, record: RentalRecord) -> Container:
-        """Create a record's container.
-
-        Raises:
-            UnexpectedResponseError: the answer shows another container, so the result of the create is unknown.
-            RentGPUError: any other of the client's errors.
-        """
-        container = await self._context.containers.create(
-            name=record.name,
-            auth_id=spec.auth_id,
-            node_name=record.node_name,
-            image_template_id=spec.image_id,
-            payment_type=spec.payment_type,
-            gpu=record.gpus,
-        )
-        check_create_answer(record, container)
-        return container
+        intent_at = partial(spec.intent, offer, longest_create=context.longest_create, owner=this_process())
+        announced = intent_at(clocks=context.clock())
+        self._events.emit("asking", announced)
+        # The user's function may take its time, which counts neither for the intent nor for the rental.
+        await self._events.let_begin()
+        clocks = context.clock()
+        is_late = announced.present(clocks) - announced.intended_at > _SLOW
+        intent = intent_at(clocks=clocks, announced=announced) if is_late else announced
+        tracked = self._track(TrackedAttempt(attempt=CreateAttempt(record=intent), knows_container=True))
+        try:
+            await context.ledger.insert(intent)
+        except StateFileError:
+            self._untrack(intent.name)
+            raise
+        return tracked
 
     async def _delete_twins(self, tracked: TrackedAttempt) -> None:
         """Delete the twins of a container; until that is done, the record names none of them.
@@ -429,7 +414,7 @@ class Provisioner:
     async def _release_attempt(self, tracked: TrackedAttempt, cause: EndCause) -> ReleaseError | None:
         tracked.attempt = tracked.attempt.cleanup_begun()
         if tracked.attempt.container_id is not None:
-            self._events.emit("releasing", tracked.attempt.record, reason=_REASONS[cause])
+            self._events.emit("releasing", tracked.attempt.record, reason=RELEASE_REASONS[cause])
         if tracked.may_be_off_record:
             with suppress(asyncio.CancelledError):  # raised once it is written
                 await write_best_effort(self._context.ledger.reopen(tracked.attempt.record))

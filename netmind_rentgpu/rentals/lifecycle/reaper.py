@@ -25,7 +25,7 @@ from netmind_rentgpu.rentals.ledger.records import EndCause, ReapReport, RentalR
 from netmind_rentgpu.rentals.lifecycle.account_proof import check_token, join_proven_accounts
 from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, Evidence, Fate, Step
 from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup, CleanupResult, TrackedAttempt
-from netmind_rentgpu.rentals.lifecycle.deletion import Deletion, Target, log_release, unreleased
+from netmind_rentgpu.rentals.lifecycle.deletion import Deletion, Target, log_release, unreleased, write_best_effort
 from netmind_rentgpu.rentals.lifecycle.finding import in_use_error
 
 __all__ = ["close_record_of_deleted", "reap", "reap_by_name", "release"]
@@ -104,6 +104,11 @@ class _Reaping:
             with suppress(TimeoutError):
                 async with asyncio.timeout(next(pauses)):
                     await self.give_up.wait()
+        if is_living and Fate.DELETED in tracked.attempt.containers.values():
+            # The record stays, and may be closed when nothing shows any longer that it had a container.
+            past = tracked.attempt.past_rental(cause, self.context.clock())
+            if past is not None:
+                await write_best_effort(self.context.ledger.add_past(past))
         self._note(record, tracked, result, is_living=is_living)
 
     def _note(self, record: RentalRecord, tracked: TrackedAttempt, result: CleanupResult, *, is_living: bool) -> None:
@@ -203,7 +208,7 @@ async def release(context: RentalContext, record: RentalRecord, *, force: bool) 
     is_certain = force and not record.time_to_certainty(context.clock())
     is_living = _may_create(record) and not (is_certain and _liveness_of_owner(record) is Liveness.UNKNOWN)
     if not is_living:
-        claimed = await context.ledger.claim_for_reap(record, is_due=lambda _: True)
+        claimed = await context.ledger.claim_for_reap(record, is_due=lambda _: True, cause="released")
         if claimed is None:
             raise in_use_error(record, "another process has attached to it or ended it meanwhile; look it up again")
         record = claimed
@@ -258,7 +263,7 @@ async def close_record_of_deleted(context: RentalContext, container_id: int) -> 
         for record in await context.ledger.list_open():
             if record.container_id != container_id or record.stage != "detached":
                 continue
-            claimed = await context.ledger.claim_for_reap(record, is_due=lambda _: True)
+            claimed = await context.ledger.claim_for_reap(record, is_due=lambda _: True, cause="released")
             is_certain = not record.time_to_certainty(context.clock())
             if claimed is not None and is_certain and await _is_missing(context, container_id):
                 past = PastRental.of(claimed, ended_at=claimed.present(context.clock()), cause="released")

@@ -107,6 +107,8 @@ class RentalStart:
                     await source.remember_failure(provisioned)
                 if seconds < self._limits.each and isinstance(error, WaitTimeoutError):
                     error = self._of_the_whole_time(error, seconds)
+                if has_others:
+                    await self._provisioner.check_not_ended(provisioned.record)
                 is_last = not has_others or deadline - time() < _LEAST_FOR_ANOTHER
                 blame = None if is_last else await source.why_no_other()
                 next_step = "another machine is tried next" if not is_last and blame is None else "no other is tried"
@@ -173,6 +175,7 @@ class RentalStart:
         record = record.with_deadline_of(self._state.had.record)
         self._state.provisioned = attrs.evolve(provisioned, record=record, container=container)
         self._events.emit("ready", record)
+        await self._events.let_begin()
 
     def _watched(self, record: RentalRecord, fail: Condition) -> Condition:
         """Return a condition that also emits an event whenever the container is shown otherwise than before."""

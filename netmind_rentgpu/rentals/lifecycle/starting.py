@@ -7,6 +7,7 @@ from typing import Protocol
 
 import attrs
 
+from netmind_rentgpu.amounts import in_own_context
 from netmind_rentgpu.conditions import Condition, judged
 from netmind_rentgpu.errors import (
     ContainerFailedError,
@@ -133,6 +134,7 @@ class FailedStarts:
         """The reason why each machine did not start, by its node."""
         return dict(self._by_node)
 
+    @in_own_context
     def add(self, provisioned: ProvisionedRental, error: RentGPUError, cost: Decimal | None) -> None:
         """Add a machine that did not start, and whose container was deleted."""
         refusal = MachineRefusal(machine=provisioned.machine, error=error, container_id=provisioned.container.id)

@@ -11,6 +11,7 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
+from netmind_rentgpu.amounts import in_own_context
 from netmind_rentgpu.conversion import plain_values
 from netmind_rentgpu.errors import InvalidArgumentError
 from netmind_rentgpu.gpu_names import normalized
@@ -151,6 +152,7 @@ def version(text: str | None) -> tuple[int, ...]:
     return tuple(int(number[:9]) for number in re.findall(r"[0-9]+", text or ""))
 
 
+@in_own_context
 def hourly_price(machine: Machine, gpus: int, profile: ServiceProfile) -> Decimal | None:
     """Return the price of an hour of a number of a machine's GPUs, as the profile reads the machine's price."""
     if machine.price is None:

@@ -259,15 +259,15 @@ async def test_record_without_a_container_leaves_nothing(ledger: Ledger) -> None
     assert (await ledger.list_open(), await ledger.list_past(EVER, None)) == ([], [])
 
 
-@pytest.mark.parametrize(("keep_history", "left"), [(None, 3), (timedelta(days=365), 2), (timedelta(0), 1)])
+@pytest.mark.parametrize(("keep_history", "left"), [(None, 4), (timedelta(days=365), 3), (timedelta(days=1), 2)])
 async def test_past_rentals_are_kept_for_the_time_that_is_set(
     state_file: State, keep_history: timedelta | None, left: int
 ) -> None:
     ledger = Ledger(state_file, keep_history=keep_history)
-    ends = [NOON - timedelta(days=366), NOON - timedelta(days=364), NOON]
+    ends = [NOON - timedelta(days=366), NOON - timedelta(days=364), NOON - HOUR, NOON]
     rentals = [attrs.evolve(PAST, name=f"rg-{number}", ended_at=end) for number, end in enumerate(ends)]
     await keep(ledger, *rentals)
-    assert await ledger.list_past(EVER, None) == rentals[3 - left :]
+    assert await ledger.list_past(EVER, None) == rentals[4 - left :]
 
 
 async def test_past_rentals_of_another_account_are_neither_listed_nor_removed(tmp_path: Path) -> None:

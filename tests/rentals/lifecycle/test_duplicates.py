@@ -12,18 +12,19 @@ from rented import IMAGE
 
 from netmind_rentgpu import APIConnectionError, AsyncRentGPU, Container, PermissionDeniedError, ReleaseError
 from netmind_rentgpu.emulator import Emulator, Fault
+from netmind_rentgpu.requests import NewContainer
 
 
 def create_twice(gpu: AsyncRentGPU) -> None:
     """Replace a client's create with one that creates two containers and loses the answer."""
-    create = gpu.containers.create
+    create = gpu.containers._create
 
-    async def create_two(**wanted: Any) -> Any:
-        await create(**wanted)
-        await create(**wanted)
+    async def create_two(new: NewContainer, **options: Any) -> Any:
+        await create(new, **options)
+        await create(new, **options)
         raise APIConnectionError("it broke", maybe_processed=True)
 
-    gpu.containers.create = create_two  # type: ignore[method-assign]  # only this client's create is replaced
+    gpu.containers._create = create_two  # type: ignore[method-assign]  # only this client's create is replaced
 
 
 async def test_duplicate_is_deleted_before_the_rental_starts(gpu: AsyncRentGPU, emulator: Emulator) -> None:
@@ -58,22 +59,22 @@ async def test_duplicate_that_cannot_be_deleted_at_once_ends_the_entry(
 async def test_duplicate_created_during_the_rental_is_deleted_on_leaving(
     gpu: AsyncRentGPU, emulator: Emulator, answered: bool
 ) -> None:
-    create = gpu.containers.create
+    create = gpu.containers._create
     late: list[asyncio.Task[Container]] = []
     go_on = asyncio.Event()
 
-    async def create_and_repeat_later(**wanted: Any) -> Container:
+    async def create_and_repeat_later(new: NewContainer, **options: Any) -> Container:
         async def again() -> Container:
             await go_on.wait()
-            return await create(**wanted)
+            return await create(new, **options)
 
         late.append(asyncio.create_task(again()))
-        container = await create(**wanted)
+        container = await create(new, **options)
         if answered:
             return container
         raise APIConnectionError("it broke", maybe_processed=True)
 
-    gpu.containers.create = create_and_repeat_later  # type: ignore[method-assign]  # only this client's create is replaced
+    gpu.containers._create = create_and_repeat_later  # type: ignore[method-assign]  # only this client's create is replaced
     async with gpu.rent(image=IMAGE, key=most_gpus_first):
         go_on.set()
         await late[0]

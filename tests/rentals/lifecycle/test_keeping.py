@@ -20,6 +20,7 @@ from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex, Liste
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.store import Ledger
 from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup
+from netmind_rentgpu.requests import NewContainer
 
 
 async def test_kept_rental_outlives_its_body_and_is_not_reaped(gpu: AsyncRentGPU, emulator: Emulator) -> None:
@@ -44,16 +45,16 @@ async def test_kept_rental_outlives_its_body_and_is_not_reaped(gpu: AsyncRentGPU
 async def test_kept_rental_has_no_duplicate_although_its_create_was_answered(
     gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, deletes_fail: bool
 ) -> None:
-    create = gpu.containers.create
+    create = gpu.containers._create
 
-    async def create_two(**wanted: Any) -> Container:
-        container = await create(**wanted)
-        await create(**wanted)
+    async def create_two(new: NewContainer, **options: Any) -> Container:
+        container = await create(new, **options)
+        await create(new, **options)
         if deletes_fail:
             refuse_deletes(emulator, "all")
         return container
 
-    monkeypatch.setattr(gpu.containers, "create", create_two)
+    monkeypatch.setattr(gpu.containers, "_create", create_two)
     set_limits(gpu, deletion=0.5)
     rental = gpu.rent(image=IMAGE, keep=True, key=most_gpus_first)
     if deletes_fail:
