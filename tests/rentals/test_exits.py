@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,42 @@ async def test_rental_never_left_is_deleted_at_exit(emulator: Emulator, state: P
     assert program.output.startswith("rg-"), program.errors
     assert len(emulator.charges) == 1
     emulator.assert_nothing_rented()
+
+
+@pytest.mark.parametrize("kind", ["asking", "created", "ready", "releasing", "released"])
+async def test_interrupt_within_a_function_for_events_leaves_nothing_rented(service: Service, kind: str) -> None:
+    program = await service.program(
+        f"""
+        def on_event(event):
+            if event.kind == "{kind}":
+                raise KeyboardInterrupt  # as Ctrl-C does there
+
+        async def main():
+            async with AsyncRentGPU() as gpu, gpu.rent(**WANTED, on_event=on_event) as rental:
+                await rental.run("true")
+
+        asyncio.run(main())
+        """,
+        measured=False,
+    ).run(service.emulator.url, QUIETLY)
+    assert program.status in (1, -signal.SIGINT)
+    assert program.errors.rstrip().endswith("KeyboardInterrupt")
+    service.emulator.assert_nothing_rented()
+    await service.assert_one_reap_clears()
+    # The interrupt of a synchronous client's own thread can only be the function's own error.
+    program = await service.run(
+        f"""
+        def on_event(event):
+            if event.kind == "{kind}":
+                raise KeyboardInterrupt
+
+        with RentGPU() as gpu, gpu.rent(**WANTED, on_event=on_event) as rental:
+            print(rental.run("echo goes on"), end="")
+        """,
+        measured=False,
+    )
+    assert (program.status, program.output) == (0, "goes on\n")
+    await service.assert_nothing_left()
 
 
 async def test_interrupted_block_deletes_its_rental_once(emulator: Emulator, state: Path) -> None:

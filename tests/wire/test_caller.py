@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import attrs
 import pytest
 
 from netmind_rentgpu import (
@@ -135,6 +136,24 @@ async def test_create_in_doubt_is_not_sent_again(make: Any, failure: Any) -> Non
 async def test_create_certainly_not_processed_is_sent_again(make: Any, failure: Any) -> None:
     script = Script(failure, ok(1))
     assert (await make(script).call(CREATE)).payload == 1
+
+
+async def test_request_is_checked_before_each_sending(make: Any) -> None:
+    checks: list[int] = []
+    script = Script(unsent(), ok())
+
+    def check() -> None:
+        checks.append(len(script.sent))
+        if len(checks) == 2:
+            raise ZeroDivisionError
+
+    caller = make(script)
+    with pytest.raises(ZeroDivisionError):
+        await caller.call(attrs.evolve(CREATE, check=check))
+    assert checks == [0, 1]
+    assert len(script.sent) == 1
+    # The slot is free again.
+    await caller.call(GET)
 
 
 async def test_last_error_is_raised_with_a_note_on_the_attempts(make: Any) -> None:

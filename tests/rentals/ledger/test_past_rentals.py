@@ -212,6 +212,16 @@ def test_report_mixes_no_currencies_and_counts_what_is_not_known() -> None:
 # The table.
 
 
+async def test_cause_of_a_claim_stays_though_its_process_ends(ledger: Ledger) -> None:
+    await ledger.insert(RECORD)
+    claimed = await ledger.claim_for_reap(RECORD, is_due=lambda _: True, cause="released")
+    assert claimed is not None
+    again = await ledger.claim_for_reap(claimed, is_due=lambda _: True, cause="failed")
+    assert again is not None
+    assert (claimed.cause, again.cause) == ("released", "released")
+    assert await ledger.list_open() == [claimed]
+
+
 async def test_closed_record_is_a_past_rental_and_reads_back_unchanged(ledger: Ledger) -> None:
     bare = PastRental(
         name="rg-2", gpus=1, node_name="other", hourly_price=None, intended_at=NOON, ended_at=NOON, cause="gone"
@@ -268,6 +278,21 @@ async def test_past_rentals_are_kept_for_the_time_that_is_set(
     rentals = [attrs.evolve(PAST, name=f"rg-{number}", ended_at=end) for number, end in enumerate(ends)]
     await keep(ledger, *rentals)
     assert await ledger.list_past(EVER, None) == rentals[4 - left :]
+
+
+async def test_clock_that_was_set_far_ahead_removes_no_history(state_file: State) -> None:
+    ledger = Ledger(state_file, keep_history=timedelta(days=365))
+    rentals = [attrs.evolve(PAST, name=f"rg-{number}", ended_at=NOON + number * HOUR) for number in range(3)]
+    late = attrs.evolve(PAST, name="rg-late", ended_at=NOON + timedelta(days=500))
+    await keep(ledger, *rentals, late)
+    assert await ledger.list_past(EVER, None) == [*rentals, late]
+
+
+async def test_past_rental_is_listed_in_one_of_two_adjacent_periods(ledger: Ledger) -> None:
+    instant = attrs.evolve(PAST, name="rg-instant", intended_at=PAST.ended_at)
+    await keep(ledger, PAST, instant)
+    assert await ledger.list_past(Period(until=PAST.ended_at), None) == [PAST]
+    assert await ledger.list_past(Period(since=PAST.ended_at), None) == [instant]
 
 
 async def test_past_rentals_of_another_account_are_neither_listed_nor_removed(tmp_path: Path) -> None:

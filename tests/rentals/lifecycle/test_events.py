@@ -8,7 +8,7 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, Inexact, localcontext
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -23,6 +23,7 @@ from netmind_rentgpu import (
     ClientStateError,
     InvalidArgumentError,
     NoMachineError,
+    RentalEndedError,
     RentalEvent,
     RentalExpiredError,
     RentGPU,
@@ -326,11 +327,13 @@ async def test_coroutine_that_hangs_is_cancelled_after_the_end(
     emulator.assert_nothing_rented()
 
 
-async def test_coroutine_that_closes_the_rental_ends_it(gpu: AsyncRentGPU, emulator: Emulator) -> None:
-    set_limits(gpu, callbacks=0.2)
-    entered = asyncio.Event()
+async def test_coroutine_that_closes_the_rental_ends_it(
+    gpu: AsyncRentGPU, emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    entered, told = asyncio.Event(), list[str]()
 
     async def on_event(event: RentalEvent) -> None:
+        told.append(event.kind)
         if event.kind == "ready":
             await entered.wait()
             await rental.close()
@@ -339,6 +342,11 @@ async def test_coroutine_that_closes_the_rental_ends_it(gpu: AsyncRentGPU, emula
     entered.set()
     await until(lambda: not emulator.running)
     await rental.close()
+    assert rental._events._telling is not None
+    await asyncio.wait({rental._events._telling})
+    # It has not been waited for in vain, and has got the last events, too.
+    assert told[-2:] == ["releasing", "released"]
+    assert "was cancelled" not in caplog.text
     emulator.assert_nothing_rented()
 
 
@@ -398,3 +406,77 @@ def test_event_is_plain_data_for_a_line_of_json() -> None:
     assert (plain["kind"], plain["hourly_price"], plain["container_id"]) == ("created", "0.5", 7)
     assert event.to_dict()["hourly_price"] == Decimal("0.5")
     assert str(event) == "rg-1: created on node as container 7, at 0.5 USD an hour"
+
+
+# Faults that a review has found.
+
+
+@pytest.mark.parametrize("precision", [1, 3, 6])
+async def test_decimal_precision_of_the_program_changes_nothing(
+    gpu: AsyncRentGPU, emulator: Emulator, precision: int
+) -> None:
+    events: list[RentalEvent] = []
+    with localcontext() as context:
+        context.prec = precision
+        context.traps[Inexact] = True
+        async with gpu.rent(image=IMAGE, budget=1000, on_event=events.append) as rental:
+            set_clock(gpu, HOUR, boot="another")
+            assert rental.spent is not None
+            await rental.extend(ttl=30 * HOUR)
+        (past,) = await gpu.rentals.history()
+        report = await gpu.rentals.spent()
+    assert kinds(events)[-1] == "released"
+    assert past.spent == report.lines[0].spent == report.total["USD"] > 0
+    emulator.assert_nothing_rented()
+    assert await gpu.rentals.list() == []
+
+
+async def test_event_that_cannot_be_told_stops_no_deletion(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with gpu.rent(image=IMAGE):
+        monkeypatch.setattr(RentalEvent, "of", None)
+    assert "could not tell that rg-" in caplog.text
+    emulator.assert_nothing_rented()
+    assert await gpu.rentals.list() == []
+
+
+async def test_notice_comes_again_after_an_extension_within_it(
+    gpu: AsyncRentGPU, emulator: Emulator, state: Path
+) -> None:
+    events: list[RentalEvent] = []
+    async with (
+        client(emulator, state) as other,
+        gpu.rent(image=IMAGE, ttl=HOUR, notice=0.5 * HOUR, on_event=events.append) as rental,
+    ):
+        await other.rentals.extend(rental.name, ttl=1.2 * HOUR)
+        ring(gpu, rental, timedelta(minutes=45))
+        await until(lambda: events[-1].kind == "expiring")
+    assert [kind for kind in kinds(events) if kind in ("extended", "expiring")] == ["extended", "expiring"]
+
+
+async def test_end_is_not_told_of_a_rental_that_another_process_has_released(
+    gpu: AsyncRentGPU, emulator: Emulator, state: Path
+) -> None:
+    events: list[RentalEvent] = []
+    async with client(emulator, state) as other, gpu.rent(image=IMAGE, ttl=HOUR, on_event=events.append) as rental:
+        await other.rentals.release(rental.name, force=True)
+        ring(gpu, rental, timedelta(minutes=58))
+        await until(lambda: rental._expiry._noticed is not None)
+    assert "expiring" not in kinds(events)
+
+
+async def test_rental_that_is_released_by_force_while_it_starts_begins_on_no_other_machine(
+    gpu: AsyncRentGPU, emulator: Emulator, state: Path
+) -> None:
+    emulator.faults.add(Fault("never reachable"))
+    async with client(emulator, state) as other:
+        entering = asyncio.create_task(gpu.rent(image=IMAGE).open())
+        while not (records := await other.rentals.list()) or records[0].container_id is None:
+            await asyncio.sleep(0.01)
+        await other.rentals.release(records[0], force=True)
+        with pytest.raises(RentalEndedError, match="was ended by another process while it started"):
+            await entering
+    assert len(emulator.charges) == 1
+    emulator.assert_nothing_rented()
+    assert [past.cause for past in await gpu.rentals.history()] == ["released"]

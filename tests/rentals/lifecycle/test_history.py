@@ -322,6 +322,21 @@ async def test_rental_costs_only_until_its_container_was_gone_though_its_record_
     emulator.assert_nothing_rented()
 
 
+async def test_container_found_to_be_gone_costs_until_its_ceiling_at_most(
+    gpu: AsyncRentGPU, emulator: Emulator
+) -> None:
+    async with gpu.rent(image=IMAGE, ttl=HOUR, extendable_to=2 * HOUR) as rental:
+        record = await rental.detach()
+    await gpu.request("DELETE", f"containers/{rental.container.id}")
+    set_clock(gpu, timedelta(days=3), boot="another")
+    assert (await gpu.rentals.reap()).gone == (record.name,)
+    past = await the_only(gpu)
+    assert (past.cause, past.ended_at) == ("expired", record.extendable_to)
+    assert past.hourly_price is not None
+    assert past.spent == pytest.approx(2 * past.hourly_price, abs=Decimal("0.001"))
+    emulator.assert_nothing_rented()
+
+
 async def test_rental_released_while_its_owner_leaves_is_kept_once(
     gpu: AsyncRentGPU, emulator: Emulator, state: Path
 ) -> None:

@@ -53,6 +53,12 @@ async def test_intent_of_an_owner_that_may_live_outlives_every_reap(gpu: AsyncRe
     assert (await gpu.rentals.reap(wait=True)).deleted == (record.name,)
     assert container.id not in emulator.running
     assert await gpu.rentals.list() == [record]
+    (past,) = await gpu.rentals.history()
+    assert (past.name, past.cause) == (record.name, "expired")
+    # It stays, although nothing else shows any longer that there was a container.
+    await gpu.rentals.release(record, force=True)
+    assert await gpu.rentals.history() == [past]
+    assert (await gpu.rentals.spent()).lines[0].spent == past.spent
 
 
 async def test_intent_of_a_dead_owner_is_closed(gpu: AsyncRentGPU) -> None:

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,22 @@ async def test_closed_record_is_not_put_back_by_another_client(emulator: Emulato
         assert names(state) == set()
         assert await other._state.host_key(1) == "key"
     emulator.assert_nothing_rented()
+
+
+async def test_rental_that_another_client_has_restored_and_released_is_not_doubled(
+    emulator: Emulator, state: Path
+) -> None:
+    async with client(emulator, state) as gpu, client(emulator, state) as other:
+        async with gpu.rent(image=IMAGE) as rental:
+            record = await rental.detach()
+        await other.rentals.extend(record, ttl=timedelta(hours=30))
+        rename_file(state)
+        await other.rentals.release(record)
+        history = await other.rentals.history()
+        # This client restores its own, earlier rows.
+        assert await gpu.rentals.list() == []
+        assert await gpu.rentals.history() == history
+        assert [line.rentals for line in (await gpu.rentals.spent()).lines] == [1]
 
 
 async def test_rows_of_a_file_that_replaces_the_state_file_are_kept(tmp_path: Path) -> None:
