@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         ContainerFailedError,
         ContainerGoneError,
         InsufficientBalanceError,
+        InsufficientBudgetError,
         InvalidArgumentError,
         InvalidRequestError,
         MachineRefusal,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from netmind_rentgpu.profile import ServiceProfile
     from netmind_rentgpu.rentals.ledger.past_rentals import PastRental, SpendingLine, SpendingReport
     from netmind_rentgpu.rentals.ledger.records import EndCause, ReapReport, RentalRecord
+    from netmind_rentgpu.rentals.ledger.shared_budgets import SharedBudget
     from netmind_rentgpu.rentals.lifecycle.events import OnRentalEvent, RentalEvent
     from netmind_rentgpu.rentals.rental import AsyncRental
     from netmind_rentgpu.rentals.selection.offers import Offer
@@ -103,6 +105,7 @@ __all__ = [
     "Image",
     "ImageType",
     "InsufficientBalanceError",
+    "InsufficientBudgetError",
     "InvalidArgumentError",
     "InvalidField",
     "InvalidRequestError",
@@ -137,6 +140,7 @@ __all__ = [
     "SSHTimeoutError",
     "ServerError",
     "ServiceProfile",
+    "SharedBudget",
     "Shell",
     "SpendingLine",
     "SpendingReport",
@@ -158,6 +162,7 @@ _MODULES = {
     "models": ("Auth", "Container", "Image", "ImageType", "InvalidField", "Machine", "PaymentType", "SSHEndpoint"),
     "profile": ("ServiceProfile",),
     "rentals.selection.offers": ("Offer",),
+    "rentals.ledger.shared_budgets": ("SharedBudget",),
     "rentals.lifecycle.events": ("OnRentalEvent", "RentalEvent"),
     "rentals.ledger.past_rentals": ("PastRental", "SpendingLine", "SpendingReport"),
     "rentals.ledger.records": ("EndCause", "ReapReport", "RentalRecord"),

@@ -121,11 +121,11 @@ def texts(argument: str, value: Iterable[str] | str) -> list[str]:
     return [text(argument, item) for item in ([value] if isinstance(value, str) else value)]
 
 
-def label(value: str) -> str:
+def label(value: str, argument: str = "label") -> str:
     """Return a label as it is: a text of one line, which a terminal shows as it is."""
     if not isinstance(value, str) or not value.isprintable() or not value.strip() or len(value) > LONGEST_LABEL:
         raise InvalidArgumentError(
-            "label", f"must be a text of 1 to {LONGEST_LABEL} printable characters, not {shown_value(value)}"
+            argument, f"must be a text of 1 to {LONGEST_LABEL} printable characters, not {shown_value(value)}"
         )
     return value
 

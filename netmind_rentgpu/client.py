@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from netmind_rentgpu.conditions import Condition
     from netmind_rentgpu.models import Auth, Container, Image
+    from netmind_rentgpu.rentals.budgets_api import AsyncBudgets
     from netmind_rentgpu.rentals.context import RentalContext
     from netmind_rentgpu.rentals.lifecycle.events import OnRentalEvent
     from netmind_rentgpu.rentals.rental import AsyncRental
@@ -52,6 +53,7 @@ class AsyncRentGPU:
     Attributes:
         machines, auths, images, containers: the service's resources.
         rentals: the rentals on record in the state file, of this process and others.
+        budgets: the budgets that the rentals of several processes share, in the state file.
     """
 
     machines: AsyncMachines
@@ -59,6 +61,7 @@ class AsyncRentGPU:
     images: AsyncImages
     containers: AsyncContainers
     rentals: AsyncRentals
+    budgets: AsyncBudgets
 
     def __init__(
         self,
@@ -125,6 +128,7 @@ class AsyncRentGPU:
         self._connect(ServiceProfile.resolve(profile, os.environ), session, ssl_context)
 
     def _connect(self, profile: ServiceProfile, session: ClientSession | None, ssl_context: SSLContext | None) -> None:
+        from netmind_rentgpu.rentals.budgets_api import AsyncBudgets
         from netmind_rentgpu.rentals.context import RentalContext
         from netmind_rentgpu.rentals.lifecycle.reaper import close_record_of_deleted
         from netmind_rentgpu.rentals.rentals_api import AsyncRentals
@@ -173,6 +177,7 @@ class AsyncRentGPU:
         )
         self._renting = Renting(self._context, self._caller.codec.payment_type_number)
         self.rentals = AsyncRentals(self._context)
+        self.budgets = AsyncBudgets(self._context)
 
     @property
     def profile(self) -> ServiceProfile:
@@ -201,6 +206,7 @@ class AsyncRentGPU:
         ttl: timedelta = timedelta(hours=24),
         extendable_to: timedelta | None = None,
         budget: Decimal | float | None = None,
+        shared_budget: str | None = None,
         keep: bool = False,
         fail: Condition | None = None,
         start_timeout: float = 600,
@@ -248,6 +254,8 @@ class AsyncRentGPU:
             budget: the most that the rental may cost, in the currency of `payment_type`, machines that did not start
                 included. The container is deleted once its listed price has used up the budget. A machine with a price of 0
                 never uses it up.
+            shared_budget: the name of a budget that several rentals share, of any process; `budgets.set` makes it. The price
+                of the whole `ttl` is reserved before the create, and what it does not cost is free again once it is over.
             keep: True if the SDK must not delete the container once the block is entered; the caller has to delete it.
             fail: a condition that is met by a container that will not start any more, so that the wait for it ends early.
             start_timeout: the seconds in which each machine must accept the login.
@@ -262,6 +270,7 @@ class AsyncRentGPU:
             InvalidArgumentError: an argument cannot be used; on entering, no image or several images have the given name, or
                 no GPU or several GPUs have the given part of a name.
             ConfigurationError: asyncssh is missing; on entering, this process cannot log in to containers.
+            InsufficientBudgetError: on entering, the shared budget has no room; nothing was asked of a machine.
             NoMachineError: on entering, no machine is available, or three machines did not start; `refusals` says why.
             StateFileError: on entering, the state file cannot be used; nothing was rented, or the container was deleted.
             WaitTimeoutError: on entering, no machine accepted the login within `timeout`; the container was deleted.
@@ -301,6 +310,7 @@ class AsyncRentGPU:
             ttl=ttl,
             extendable_to=extendable_to,
             budget=budget,
+            shared_budget=shared_budget,
             keep=keep,
             fail=fail,
             limits=limits,

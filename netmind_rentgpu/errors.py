@@ -28,6 +28,7 @@
     ├── RentalEndedError            a rental ended before its user was done with it
     │   ├── RentalExpiredError          its time was up
     │   └── BudgetExceededError         its budget was spent
+    ├── InsufficientBudgetError     a shared budget has no room for a rental
     ├── ReleaseError                a rental's container could not be deleted; it is on record, for `reap`
     └── StateFileError              the state file cannot be used
         └── StateFolderError        it cannot be created or written in its place (also a ConfigurationError)
@@ -62,6 +63,7 @@ __all__ = [
     "ContainerFailedError",
     "ContainerGoneError",
     "InsufficientBalanceError",
+    "InsufficientBudgetError",
     "InvalidArgumentError",
     "InvalidRequestError",
     "MachineRefusal",
@@ -417,6 +419,35 @@ class RentalExpiredError(RentalEndedError):
 
 class BudgetExceededError(RentalEndedError):
     """A rental's listed price used up its budget, and the deletion of its container was begun."""
+
+
+class InsufficientBudgetError(RentGPUError):
+    """A shared budget has no room for a rental, or for its extension. Nothing was asked of the service.
+
+    Attributes:
+        budget: the budget's name.
+        limit: the limit that has no room: of a period, or of an hour.
+        spent: the cost of rentals that are over, in that period.
+        reserved: the cost that open rentals may come to in that period; for the limit of an hour, the price of what runs.
+        holders: the names of the open rentals.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        budget: str,
+        limit: Decimal,
+        spent: Decimal,
+        reserved: Decimal,
+        holders: tuple[str, ...],
+    ) -> None:
+        super().__init__(message)
+        self.budget = budget
+        self.limit = limit
+        self.spent = spent
+        self.reserved = reserved
+        self.holders = holders
 
 
 class ReleaseError(_RentalError):

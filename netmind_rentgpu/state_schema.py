@@ -98,4 +98,19 @@ MIGRATIONS: Final = (
     ) STRICT
     """,
     "CREATE INDEX past_rentals_by_end ON past_rentals (account, ended_at)",
+    """
+    CREATE TABLE budgets (
+        origin TEXT NOT NULL,
+        name TEXT NOT NULL,
+        "limit" TEXT,
+        per TEXT,
+        hourly TEXT,
+        currency TEXT NOT NULL,
+        folded INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (origin, name)
+    ) STRICT
+    """,
+    "ALTER TABLE rentals ADD COLUMN shared_budget TEXT",
+    "ALTER TABLE past_rentals ADD COLUMN shared_budget TEXT",
+    "CREATE INDEX past_rentals_by_budget ON past_rentals (shared_budget, ended_at) WHERE shared_budget IS NOT NULL",
 )

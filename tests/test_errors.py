@@ -54,6 +54,9 @@ EXAMPLES = [
     errors.RentalEndedError("text", name="rg-1", container_id=1),
     errors.RentalExpiredError("text", name="rg-1", container_id=1),
     errors.BudgetExceededError("text", name="rg-1", container_id=1),
+    errors.InsufficientBudgetError(
+        "text", budget="team", limit=Decimal(5), spent=Decimal(1), reserved=Decimal("4.5"), holders=("rg-1",)
+    ),
     errors.ReleaseError("text", name="rg-1", container_id=None, hourly_price=Decimal("0.5")),
     errors.StateFileError("text"),
     errors.StateFolderError("text"),

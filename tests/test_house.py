@@ -31,7 +31,7 @@ LAYERS = [
     {"rentals.at_exit"},
     {"rentals.signals"},
     {"rentals.rental"},
-    {"rentals.renting", "rentals.rentals_api"},
+    {"rentals.renting", "rentals.rentals_api", "rentals.budgets_api"},
     {"client"},
     {"sync"},
     {"cli", "testing"},

@@ -161,6 +161,7 @@ class Renting:
         ttl: timedelta,
         extendable_to: timedelta | None,
         budget: Decimal | float | None,
+        shared_budget: str | None,
         keep: bool,
         fail: Condition | None,
         limits: StartLimits,
@@ -197,10 +198,16 @@ class Renting:
             raise InvalidArgumentError(
                 "extendable_to", "has no effect with keep=True, which never deletes the container"
             )
+        if shared_budget is not None and self._currency(request.payment_type) is None:
+            raise InvalidArgumentError("shared_budget", _NO_CURRENCY)
+        if keep and shared_budget is not None:
+            raise InvalidArgumentError(
+                "shared_budget", "cannot be enforced with keep=True, which never deletes the container"
+            )
         _check_image_and_auth(image, auth)
         desired = (
             request
-            if limit is None
+            if limit is None and shared_budget is None
             else attrs.evolve(request, requirements=attrs.evolve(request.requirements, priced=True))
         )
 
@@ -213,6 +220,7 @@ class Renting:
             ttl=None if keep else ttl,
             extendable_to=ceiling,
             budget=limit,
+            shared_budget=None if shared_budget is None else arguments.label(shared_budget, "shared_budget"),
             reap=lambda: self._reaped.get(self._reap_once),
             rank=lambda: self._ranked(desired),
         )
@@ -279,6 +287,7 @@ class _NextOffers:
         ttl: timedelta | None,
         extendable_to: timedelta,
         budget: Decimal | None,
+        shared_budget: str | None,
         reap: Callable[[], Awaitable[object]],
         rank: Callable[[], Awaitable[tuple[OfferQueue, str]]],
     ) -> None:
@@ -290,6 +299,7 @@ class _NextOffers:
         self._ttl = ttl
         self._extendable_to = extendable_to
         self._budget = budget
+        self._shared_budget = shared_budget
         self._reap = reap
         self._rank = rank
         self._image_id = 0
@@ -311,6 +321,7 @@ class _NextOffers:
             ttl=self._ttl,
             extendable_to=self._extendable_to,
             budget=self._budget,
+            shared_budget=self._shared_budget,
             spent_before=self.failed.cost or Decimal(0),
         )
         queue, reason = await self._rank()

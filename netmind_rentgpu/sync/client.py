@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from netmind_rentgpu.client import AsyncRentGPU
 from netmind_rentgpu.profile import ServiceProfile
+from netmind_rentgpu.rentals.budgets_api import AsyncBudgets
 from netmind_rentgpu.rentals.rentals_api import AsyncRentals
 from netmind_rentgpu.resources.auths import AsyncAuths
 from netmind_rentgpu.resources.containers import AsyncContainers
@@ -22,7 +23,7 @@ from netmind_rentgpu.sync.wrappers import Pager, sync_handle, sync_iterator, syn
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-__all__ = ["Auths", "Containers", "Images", "Machines", "Pager", "RentGPU", "Rental", "Rentals", "Shell"]
+__all__ = ["Auths", "Budgets", "Containers", "Images", "Machines", "Pager", "RentGPU", "Rental", "Rentals", "Shell"]
 
 
 class _Resource:
@@ -103,6 +104,18 @@ class Rentals(_Resource):
     attach: Final = sync_handle(AsyncRentals.attach, Rental)
 
 
+class Budgets(_Resource):
+    """`client.budgets`: the budgets of this service in the state file, which the rentals of several processes share."""
+
+    @property
+    def _async(self) -> AsyncBudgets:
+        return self._client.value.budgets
+
+    set: Final = sync_method(AsyncBudgets.set)
+    list: Final = sync_method(AsyncBudgets.list)
+    remove: Final = sync_method(AsyncBudgets.remove)
+
+
 class RentGPU:
     """A synchronous client for NetMind's Rent GPU service.
 
@@ -121,6 +134,7 @@ class RentGPU:
     Attributes:
         machines, auths, images, containers: the service's resources.
         rentals: the rentals on record in the state file, of this process and others.
+        budgets: the budgets that the rentals of several processes share, in the state file.
     """
 
     machines: Machines
@@ -128,6 +142,7 @@ class RentGPU:
     images: Images
     containers: Containers
     rentals: Rentals
+    budgets: Budgets
 
     def __init__(
         self,
@@ -195,6 +210,7 @@ class RentGPU:
         self.images = Images(self._client)
         self.containers = Containers(self._client)
         self.rentals = Rentals(self._client)
+        self.budgets = Budgets(self._client)
 
     @property
     def _async(self) -> AsyncRentGPU:

@@ -187,6 +187,9 @@ async def renting(gpu: AsyncRentGPU) -> None:
         ttl=timedelta(hours=1),
         extendable_to=timedelta(hours=5),
         label="sweep-3",
+        shared_budget="team",
+        notice=timedelta(minutes=5),
+        on_event=print,
         budget=0.5,
         timeout=60,
     ):

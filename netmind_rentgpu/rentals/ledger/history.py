@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from netmind_rentgpu.errors import StateFileError
+from netmind_rentgpu.rentals.ledger.budget_rows import LONGEST_PERIOD, fold
 from netmind_rentgpu.rentals.ledger.past_rentals import Grouping, PastRental, Period, Share, shares_of
 from netmind_rentgpu.rentals.ledger.rows import (
     PAST_COLUMNS,
@@ -41,20 +42,24 @@ def remove(connection: Connection, account: str, name: str) -> None:
     connection.execute("DELETE FROM past_rentals WHERE account = ? AND name = ?", (account, name))
 
 
-def prune(connection: Connection, account: str, past: PastRental, keep: timedelta) -> None:
+def prune(connection: Connection, origin: str, account: str, past: PastRental, keep: timedelta) -> None:
     """Remove the rentals that ended longer before a rental that has just ended than they are kept.
 
-    Nothing is removed if no other rental ended in that time, because then the clock may have been set far ahead.
+    Nothing is removed if no other rental ended in that time, because then the clock may have been set far ahead. Rentals of
+    a shared budget stay until its period is over.
     """
     values = {
         "account": account,
         "name": past.name,
         "from": moment_text(past.ended_at - keep),
         "to": moment_text(past.ended_at),
+        "period": moment_text(past.ended_at - max(keep, LONGEST_PERIOD)),
     }
     recent = "SELECT 1 FROM past_rentals WHERE account = :account AND name != :name AND ended_at BETWEEN :from AND :to"
-    old = "account = :account AND ended_at < :from"
-    connection.execute(f"DELETE FROM past_rentals WHERE {old} AND EXISTS ({recent})", values)  # noqa: S608  # SQL of ours
+    old = "account = :account AND ended_at < :from AND (shared_budget IS NULL OR ended_at < :period)"
+    if connection.execute(recent, values).fetchone() is not None:
+        fold(connection, origin, old, values)
+        connection.execute(f"DELETE FROM past_rentals WHERE {old}", values)  # noqa: S608  # SQL of ours
 
 
 def list_past(connection: Connection, account: str, period: Period, label: str | None) -> Iterator[PastRental]:

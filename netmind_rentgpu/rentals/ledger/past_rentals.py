@@ -55,6 +55,7 @@ class PastRental:
         ready_at: the time from which on the first login had worked; None if none had.
         ended_at: the time from which on the container was known to be gone, or was left to the user; for a container that
             was found to be gone, the time of that, but not later than its ceiling.
+        shared_budget: the name of the budget that it shared with others; None without one, or if that budget was removed.
         cause: the cause of the end: see `EndCause`; None for a cause that this version does not know.
         spent: the estimated cost, by listed price and time, without machines that did not start, which are past rentals
             themselves; None if the price is not known, and for a rental that was kept, which costs on.
@@ -74,6 +75,7 @@ class PastRental:
     created_at: datetime | None = None
     ready_at: datetime | None = None
     ended_at: datetime
+    shared_budget: str | None = None
     cause: EndCause | None = None
     spent: Decimal | None = None
 
@@ -95,6 +97,7 @@ class PastRental:
             created_at=record.created_at,
             ready_at=record.ready_at,
             ended_at=max(ended_at, record.intended_at),
+            shared_budget=record.shared_budget,
             cause=cause,
             spent=None if cause == "kept" else cost_of(record, ended_at),
         )

@@ -23,7 +23,7 @@ _SECONDS_IN_AN_HOUR = 3600
 _SHOWN = (
     *("name", "label", "stage", "container_id", "gpu_name", "gpus", "node_name", "region", "image"),
     *("hourly_price", "currency", "intended_at", "created_at", "ready_at", "expires_at", "extendable_to", "certain_at"),
-    *("budget", "max_cost", "max_cost_at_ceiling"),
+    *("budget", "shared_budget", "max_cost", "max_cost_at_ceiling"),
 )
 
 Stage: TypeAlias = Literal["intended", "created", "ready", "detached", "abandoned"]
@@ -93,6 +93,7 @@ class RentalRecord:
             the container.
         refused: True if the service has refused the create. The record is kept until `certain_at` only because a gateway may
             have refused what the service acts on.
+        shared_budget: the name of the budget that the rental shares with others; None without one.
         cause: the cause of its end, if it is over, and the record is kept because its container may not be gone; else None.
         ended_at: the time at which its container was gone, if another of its create may still turn up; else None.
     """
@@ -124,6 +125,7 @@ class RentalRecord:
     region: str | None = None
     image: str | None = None
     currency: str | None = None
+    shared_budget: str | None = None
     created_at: datetime | None = None
     ready_at: datetime | None = None
     cause: EndCause | None = attrs.field(default=None, repr=False)

@@ -147,6 +147,7 @@ _OPEN: Final[Mapping[str, _Conversion]] = {
     "ready_at": _MOMENT,
     "cause": _CAUSE,
     "ended_at": _MOMENT,
+    "shared_budget": _PLAIN,
 }
 _PAST: Final[Mapping[str, _Conversion]] = {
     "name": _PLAIN,
@@ -165,6 +166,7 @@ _PAST: Final[Mapping[str, _Conversion]] = {
     "ended_at": _MOMENT,
     "cause": _CAUSE,
     "spent": _AMOUNT,
+    "shared_budget": _PLAIN,
 }
 # The fields that have no default; None is left to the default of any other.
 _REQUIRED: Final = ("hourly_price", "expires_at")

@@ -26,6 +26,7 @@ import attrs
 
 from netmind_rentgpu.errors import RentalEndedError, RentalExpiredError, StateFileError
 from netmind_rentgpu.rentals.ledger import history
+from netmind_rentgpu.rentals.ledger.budget_rows import check_budget, list_budgets, remove_budget, set_budget
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.deadlines import Extension, extended
 from netmind_rentgpu.rentals.ledger.past_rentals import Grouping, PastRental, Period, Share, shares_of_open
@@ -41,6 +42,7 @@ from netmind_rentgpu.rentals.ledger.rows import (
     record_of,
     row_of,
 )
+from netmind_rentgpu.rentals.ledger.shared_budgets import SharedBudget
 from netmind_rentgpu.state_accounts import join_accounts, names_of_accounts
 from netmind_rentgpu.state_file import Connection, State
 
@@ -90,9 +92,55 @@ class Ledger:
         self._state = state
         self._keep_history = keep_history
 
-    async def insert(self, record: RentalRecord) -> None:
-        """Insert the record of an intent, which is the only time that its row is inserted."""
-        await self._state.write(lambda connection: self._insert(connection, record))
+    async def insert(self, record: RentalRecord, clocks: ClockReading | None = None) -> None:
+        """Insert the record of an intent, which is the only time that its row is inserted.
+
+        Args:
+            clocks: the present time, at which the record's shared budget must have room for it; None for a record without.
+
+        Raises:
+            InvalidArgumentError, InsufficientBudgetError: as for `check_budget`.
+        """
+
+        def insert(connection: Connection) -> None:
+            if clocks is not None:
+                check_budget(connection, self._origin, record, clocks)
+            self._insert(connection, record)
+
+        await self._state.write(insert)
+
+    async def check_budget(self, record: RentalRecord, clocks: ClockReading) -> None:
+        """Check that the shared budget of a record that is to be inserted has room for it.
+
+        Raises:
+            InvalidArgumentError: there is no such budget, or it is in another currency.
+            InsufficientBudgetError: it has no room.
+        """
+        await self._state.read(lambda connection: check_budget(connection, self._origin, record, clocks))
+
+    async def set_budget(self, budget: SharedBudget) -> None:
+        """Add a shared budget, or change its limits.
+
+        Raises:
+            InvalidArgumentError: it exists in another currency.
+        """
+        await self._state.write(lambda connection: set_budget(connection, self._origin, budget))
+
+    async def list_budgets(self, clocks: ClockReading) -> list[SharedBudget]:
+        """Return the shared budgets of this service, with what is spent and reserved."""
+        return await self._state.read(lambda connection: list_budgets(connection, self._origin, clocks))
+
+    async def remove_budget(self, name: str) -> None:
+        """Remove a shared budget.
+
+        Raises:
+            InvalidArgumentError: there is none, or it has open rentals.
+        """
+        await self._state.write(lambda connection: remove_budget(connection, self._origin, name))
+
+    @property
+    def _origin(self) -> str:
+        return self._state.fingerprint.origin
 
     async def update(self, record: RentalRecord) -> None:
         """Write the progress of a rental to its row, as the record's owner.
@@ -233,6 +281,7 @@ class Ledger:
 
         Raises:
             InvalidArgumentError: as for `extended`.
+            InsufficientBudgetError: its shared budget has no room for that.
             RentalExpiredError: its time is up.
             RentalEndedError: it is over.
         """
@@ -246,6 +295,7 @@ class Ledger:
                 text = f"could not extend rental {name}: its time is up"
                 raise RentalExpiredError(text, name=name, container_id=current.container_id)
             moved = extended(current, wanted, clocks)
+            check_budget(connection, self._origin, moved, clocks)
             self._write(connection, moved, _DEADLINE)
             return moved
 
@@ -319,7 +369,7 @@ class Ledger:
         account = self._state.account(connection)
         history.add(connection, account, attrs.evolve(past, cause=closed[0] or past.cause))
         if self._keep_history is not None:
-            history.prune(connection, account, past, self._keep_history)
+            history.prune(connection, self._state.fingerprint.origin, account, past, self._keep_history)
 
     async def add_past(self, past: PastRental) -> None:
         """Add a past rental whose record stays, because its owner may live."""

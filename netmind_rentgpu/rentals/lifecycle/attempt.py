@@ -41,10 +41,12 @@ class ProvisionSpec:
         spent_before: the cost of machines that did not start.
         label: the user's own name for the rental.
         image: the image, as the user named it.
+        shared_budget: the name of the budget that the rental shares; None without one.
     """
 
     image_id: int
     image: str | None = None
+    shared_budget: str | None = None
     auth_id: int
     payment_type: PaymentType | str | int
     ttl: timedelta | None
@@ -96,6 +98,7 @@ class ProvisionSpec:
             region=offer.machine.region,
             image=self.image,
             currency=offer.currency,
+            shared_budget=self.shared_budget,
         )
         return attrs.evolve(record, expires_at=record.earlier_limit)
 

@@ -373,6 +373,8 @@ class Provisioner:
         context = self._context
         intent_at = partial(spec.intent, offer, longest_create=context.longest_create, owner=this_process())
         announced = intent_at(clocks=context.clock())
+        if spec.shared_budget is not None:
+            await context.ledger.check_budget(announced, context.clock())
         self._events.emit("asking", announced)
         # The user's function may take its time, which counts neither for the intent nor for the rental.
         await self._events.let_begin()
@@ -381,8 +383,8 @@ class Provisioner:
         intent = intent_at(clocks=clocks, announced=announced) if is_late else announced
         tracked = self._track(TrackedAttempt(attempt=CreateAttempt(record=intent), knows_container=True))
         try:
-            await context.ledger.insert(intent)
-        except StateFileError:
+            await context.ledger.insert(intent, clocks)
+        except RentGPUError:
             self._untrack(intent.name)
             raise
         return tracked
