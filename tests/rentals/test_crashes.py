@@ -243,7 +243,8 @@ async def test_reaper_killed_at_any_point_leaks_nothing(
     for point in chosen:
         await site.crash(act="detach", reap_at=point)
     print(f"{', '.join(kinds)}: reaper killed at {site.killed} of {len(chosen)} points")
-    assert site.killed > len(chosen) / 3
+    # A reap has two or three commits.
+    assert site.killed > 0
 
 
 async def test_any_fault_leaks_nothing(site: Site, stride: int, every: int, part: slice) -> None:
