@@ -270,7 +270,7 @@ class AsyncRentGPU:
             InvalidArgumentError: an argument cannot be used; on entering, no image or several images have the given name, or
                 no GPU or several GPUs have the given part of a name.
             ConfigurationError: asyncssh is missing; on entering, this process cannot log in to containers.
-            InsufficientBudgetError: on entering, the shared budget has no room; nothing was asked of a machine.
+            InsufficientBudgetError: on entering, the shared budget has no room for the next machine, which was not asked.
             NoMachineError: on entering, no machine is available, or three machines did not start; `refusals` says why.
             StateFileError: on entering, the state file cannot be used; nothing was rented, or the container was deleted.
             WaitTimeoutError: on entering, no machine accepted the login within `timeout`; the container was deleted.

@@ -422,7 +422,7 @@ class BudgetExceededError(RentalEndedError):
 
 
 class InsufficientBudgetError(RentGPUError):
-    """A shared budget has no room for a rental, or for its extension. Nothing was asked of the service.
+    """A shared budget has no room for a rental, or for its extension. No create was sent for it.
 
     Attributes:
         budget: the budget's name.

@@ -169,7 +169,8 @@ def add_rows(
     with transaction(connection, path):
         for table, content in rows.items():
             if content:
-                names = ", ".join(content[0])
+                # Quoted, because a name may be a word of SQL.
+                names = ", ".join(f'"{name}"' for name in content[0])
                 places = ", ".join(f":{name}" for name in content[0])
                 insertion = f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({places})"  # noqa: S608  # names of ours
                 connection.executemany(insertion, content)

@@ -23,11 +23,11 @@ from netmind_rentgpu.concurrency.exit_hooks import (
     report_problem,
     wait_despite_interrupts,
 )
-from netmind_rentgpu.rentals.context import RentalContext, contexts_of_ended_loops, contexts_of_running_loops
+from netmind_rentgpu.rentals.context import RentalContext, contexts_of_ended_loops, contexts_of_running_loops, disown
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.lifecycle.reaper import reap
 
-__all__ = ["release_at_exit", "release_of_ended_loops"]
+__all__ = ["release_at_exit", "release_elsewhere"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
@@ -56,13 +56,13 @@ def _release() -> None:
     ]
     for release in ending:
         _reporting_errors(partial(wait_despite_interrupts, partial(_wait_until, release, deadline)))
-    release_of_ended_loops()
+    release_elsewhere(contexts_of_ended_loops())
 
 
-def release_of_ended_loops() -> None:
-    """Delete the rentals whose event loop has ended."""
-    contexts = contexts_of_ended_loops()
+def release_elsewhere(contexts: Sequence[RentalContext]) -> None:
+    """Delete the rentals of contexts whose event loop does not run, in an event loop of their own."""
     if contexts:
+        disown(contexts)
         _reporting_errors(partial(wait_despite_interrupts, partial(_run, contexts)))
 
 

@@ -30,7 +30,7 @@ class AsyncBudgets:
         hourly: Decimal | float | None = None,
         currency: str | None = None,
     ) -> None:
-        """Make a budget, or change the limits of one; `rent(shared_budget=name)` keeps to it from then on.
+        """Make a budget, or replace both limits and the period of one; `rent(shared_budget=name)` keeps to it from then on.
 
         Rentals that are open already stay, even if a lower limit has no room for them.
 
@@ -56,9 +56,21 @@ class AsyncBudgets:
             limit=None if limit is None else _positive("limit", limit),
             per=per,
             hourly=None if hourly is None else _positive("hourly", hourly),
-            currency=self._context.profile.currency if currency is None else arguments.label(currency, "currency"),
+            currency=self._currency(currency),
         )
         await self._context.ledger.set_budget(budget)
+
+    def _currency(self, currency: str | None) -> str:
+        profile = self._context.profile
+        if currency is None:
+            return profile.currency
+        # In the profile's spelling, because rentals have that.
+        known = dict.fromkeys((*profile.payment_types, profile.currency))
+        for name in known:
+            if isinstance(currency, str) and name.casefold() == currency.casefold():
+                return name
+        shown = arguments.shown_value(currency)
+        raise InvalidArgumentError("currency", f"must be one of {', '.join(known)}, not {shown}")
 
     async def list(self) -> builtins.list[SharedBudget]:
         """Return the budgets, each with what is spent and reserved in its present period.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -39,6 +39,7 @@ __all__ = [
     "RentalContext",
     "contexts_of_ended_loops",
     "contexts_of_running_loops",
+    "disown",
     "disown_closed_loops",
     "is_held_here",
 ]
@@ -57,12 +58,15 @@ def is_held_here(name: str) -> bool:
 
 
 def contexts_of_ended_loops() -> list[RentalContext]:
-    """Return the contexts whose event loop ended before their rentals were deleted, and drop their ownership."""
-    found = [context for context in tuple(_contexts) if context.loop is not None and not context.loop.is_running()]
-    for context in found:
+    """Return the contexts whose event loop has ended, or is paused, before their rentals were deleted."""
+    return [context for context in tuple(_contexts) if context.loop is not None and not context.loop.is_running()]
+
+
+def disown(contexts: Iterable[RentalContext]) -> None:
+    """Drop ownership of the rentals of contexts, so that the reaper deletes them."""
+    for context in contexts:
         _held_here.difference_update(context.names)
         _contexts.discard(context)
-    return found
 
 
 def contexts_of_running_loops() -> list[RentalContext]:

@@ -45,7 +45,7 @@ from netmind_rentgpu.rentals.lifecycle.reconnecting_shell import ReconnectingShe
 from netmind_rentgpu.rentals.lifecycle.start import RentalStart
 from netmind_rentgpu.rentals.lifecycle.starting import MachineSource, StartLimits
 from netmind_rentgpu.rentals.lifecycle.state import EndReason, Phase, RentalState, cause_of, noted, what_to_raise
-from netmind_rentgpu.rentals.signals import check_handlers, until_passed_on
+from netmind_rentgpu.rentals.signals import check_signals, until_passed_on
 
 if TYPE_CHECKING:
     from netmind_rentgpu.results import CommandResult
@@ -331,7 +331,7 @@ class AsyncRental:
         self._context.check_usable()
         # Here, because the rental may have been made in the parent process.
         release_at_exit()
-        check_handlers()
+        check_signals()
         self._state.enter()
         self._owner_task = OwnerTask()
         try:

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from math import inf
 
 import attrs
@@ -14,7 +15,7 @@ import attrs
 from netmind_rentgpu import arguments
 from netmind_rentgpu.concurrency.single_flight import SingleFlight
 from netmind_rentgpu.conditions import Condition, checked
-from netmind_rentgpu.errors import InvalidArgumentError, NoMachineError, StateFileError
+from netmind_rentgpu.errors import InsufficientBudgetError, InvalidArgumentError, NoMachineError, StateFileError
 from netmind_rentgpu.gpu_names import normalized, resolved_gpu_names
 from netmind_rentgpu.models import Auth, Image, Machine, PaymentType
 from netmind_rentgpu.rentals.context import RentalContext
@@ -329,9 +330,15 @@ class _NextOffers:
             before = f"; before that, these machines did not start: {self.failed}" if self.failed else ""
             raise NoMachineError(f"{reason}{before}", refusals=tuple(self.failed.by_node.values()))
         starts = await self._context.starts.of_image(self._image_id, self._context.clock().wall)
-        record, container, offer = await provisioner.provision(
-            queue, spec, failed=self.failed.by_node, failed_lately=starts.failed_on
+        provision = partial(
+            provisioner.provision, queue, spec, failed=self.failed.by_node, failed_lately=starts.failed_on
         )
+        try:
+            record, container, offer = await provision()
+        except InsufficientBudgetError:
+            # A killed process, or a create whose answer was lost, may hold a part of the budget.
+            await reap(self._context, patient=False)
+            record, container, offer = await provision()
         if self._budget is not None and not offer.hourly_price:
             logger.warning(
                 "%s has a listed price of 0, so only its ttl ends the rental, and never its budget", record.name

@@ -1,9 +1,11 @@
 """SIGTERM and SIGHUP of a process whose clients handle signals: rentals are released, and the signal is passed on.
 
 The handler starts a thread and returns, because it may have interrupted code that holds a lock which the release needs.
-The thread waits for the release, and sends the signal to the main thread once more. The handler then calls the program's
-own handler, or restores the default disposition and raises the signal. Until then, no block of such a client is left, so
-that the program does not end with the error of a released rental instead.
+The thread waits for the release, and calls the main thread back: in its event loop, if one ran there when the signal came,
+and else by the same signal. The main thread then calls the program's own handler, or restores the default disposition and
+raises the signal. Until then, no block is left, so that the program does not end with the error of a released rental.
+
+No lock and no `Future` is used, because a handler may interrupt its own thread while that holds the lock: `phase` is polled.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -25,15 +28,18 @@ from typing import Any, Final
 
 from netmind_rentgpu.concurrency.exit_hooks import at_exit, report_problem
 from netmind_rentgpu.concurrency.forks import at_fork_in_child
-from netmind_rentgpu.errors import ConfigurationError
-from netmind_rentgpu.rentals.at_exit import release_of_ended_loops
-from netmind_rentgpu.rentals.context import RentalContext, contexts_of_running_loops
+from netmind_rentgpu.errors import ClientStateError, ConfigurationError
+from netmind_rentgpu.rentals.at_exit import release_elsewhere
+from netmind_rentgpu.rentals.context import RentalContext, contexts_of_ended_loops, contexts_of_running_loops
 
-__all__ = ["check_handlers", "handle_signals", "until_passed_on", "wait_until_passed_on"]
+__all__ = ["check_signals", "handle_signals", "until_passed_on"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
+# In seconds.
 _LONGEST_RELEASE: Final = 90.0
+_LONGEST_ANSWER: Final = 2.0
+_PAUSE: Final = 0.02
 _NUMBERS: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -42,7 +48,7 @@ class Phase(Enum):
 
     IDLE = "no signal has come"
     RELEASING = "a signal has come, and a thread releases what is rented"
-    RELEASED = "the thread has sent the signal once more, and the handler is about to pass it on"
+    RELEASED = "the thread has called the main thread back, which is about to pass the signal on"
 
 
 class _Handling:
@@ -52,7 +58,6 @@ class _Handling:
         phase: the present phase.
         previous: the handlers that were there before, by signal. A signal that was ignored is not among them.
         waiting: the signals that are to be passed on, in their order.
-        passed_on: is done once they were passed on.
     """
 
     def __init__(self) -> None:
@@ -63,49 +68,77 @@ class _Handling:
         """Forget the signals that have come."""
         self.phase = Phase.IDLE
         self.waiting: list[int] = []
-        self.passed_on: Future[None] = Future()
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal, in the main thread, between any two bytecodes of it."""
         match self.phase:
-            case Phase.IDLE:
-                if not _contexts():
-                    self._pass_on(number, frame)
-                    return
-                self.phase, self.waiting, self.passed_on = Phase.RELEASING, [number], Future()
-                # No `Thread`, because an interrupt of its start would break its locks.
-                _thread.start_new_thread(self._release, (os.getpid(),))
-            case Phase.RELEASING:
-                if number not in self.waiting:
-                    self.waiting.append(number)
-                _interrupt()
-            case Phase.RELEASED:
-                self.phase = Phase.IDLE
+            case Phase.IDLE if _contexts():
+                self.phase, self.waiting = Phase.RELEASING, [number]
+                loop = asyncio._get_running_loop()  # noqa: SLF001  # public under this name alone
                 try:
-                    for waiting in self.waiting:
-                        self._pass_on(waiting, frame)
-                finally:
-                    self.passed_on.set_result(None)
+                    # No `Thread`, because an interrupt of its start would break its locks.
+                    _thread.start_new_thread(self._release, (os.getpid(), loop))
+                except RuntimeError as error:
+                    _report(error)
+                    self.pass_on(frame)
+            case Phase.IDLE:
+                self._pass_on(number, frame)
+            case Phase.RELEASING if number in self.waiting:
+                _interrupt()
+            case Phase.RELEASING:
+                self.waiting.append(number)
+            case Phase.RELEASED:
+                self.pass_on(frame)
+
+    def pass_on(self, frame: FrameType | None = None) -> None:
+        """Return the signals to the program, in the main thread."""
+        waiting, self.waiting = self.waiting, []
+        try:
+            for number in waiting:
+                self._pass_on(number, frame)
+        finally:
+            self.phase = Phase.IDLE
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         """Return a signal to the program: call its handler, or raise the signal with its default disposition."""
         previous = self.previous[number]
         if callable(previous):
             previous(number, frame)
-        else:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
+            return
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+        # The kernel ignores such a signal of the first process of a container.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        os._exit(128 + number)
 
-    def _release(self, process_id: int) -> None:
-        """Release all rentals, in a thread of its own, and send the first signal to the main thread once more."""
+    def _release(self, process_id: int, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Release all rentals, in a thread of its own, and call the main thread back.
+
+        Args:
+            loop: the event loop that the main thread has run when the signal came.
+        """
         try:
             _release_rentals()
         except BaseException as error:  # noqa: BLE001  # no caller is left to raise it to
             _report(error)
-        finally:
-            if process_id == os.getpid():
-                self.phase = Phase.RELEASED
-                _send_to_main_thread(self.waiting[0])
+        if process_id != os.getpid():
+            return
+        number = self.waiting[0]
+        self.phase = Phase.RELEASED
+        if loop is None or not _is_posted(loop, self.pass_on):
+            loop = None
+            _send_to_main_thread(number)
+        began = time.monotonic()
+        while self.phase is Phase.RELEASED and time.monotonic() < began + _LONGEST_RELEASE:
+            if loop is not None and (not loop.is_running() or time.monotonic() > began + _LONGEST_ANSWER):
+                loop = None
+                _send_to_main_thread(number)
+            elif loop is None and signal.getsignal(number) != self.on_signal:
+                break  # the program has set another handler meanwhile
+            time.sleep(_PAUSE)
+        self.phase = Phase.IDLE
 
 
 _handling: Final = _Handling()
@@ -122,8 +155,8 @@ def handle_signals() -> None:
         raise ConfigurationError("handle_signals=True works in the main thread only; create the client there")
     for number in _NUMBERS:
         found = signal.getsignal(number)
-        # None is a handler that no Python code has set, and that none can restore.
-        if found is not None and found not in (signal.SIG_IGN, _handling.on_signal):
+        # Once, because a handler that was set since may call this one. None is a handler that no Python code has set.
+        if number not in _handling.previous and found not in (signal.SIG_IGN, None):
             _handling.previous[number] = found
             signal.signal(number, _handling.on_signal)
     _register(os.getpid())
@@ -132,11 +165,17 @@ def handle_signals() -> None:
 @cache
 def _register(process_id: int) -> None:
     del process_id  # only the cache's key, because a forked child registers for itself
-    at_exit(wait_until_passed_on)
+    at_exit(_wait_until_passed_on)
 
 
-def check_handlers() -> None:
-    """Log a warning if the program has replaced a handler, so that its signal releases nothing."""
+def check_signals() -> None:
+    """Check that a rental may begin; log a warning if the program has replaced a handler, whose signal releases nothing.
+
+    Raises:
+        ClientStateError: a signal is just ending the program.
+    """
+    if _handling.phase is not Phase.IDLE:
+        raise ClientStateError("nothing more is rented, because a signal has come that ends the program")
     for number in _handling.previous:
         if signal.getsignal(number) != _handling.on_signal:
             logger.warning(
@@ -148,40 +187,62 @@ def check_handlers() -> None:
 
 async def until_passed_on() -> None:
     """Wait until a signal that has come was passed on, if one has."""
-    if _handling.phase is not Phase.IDLE:
-        # Shielded, because a cancellation of this wait must not cancel what others wait for.
-        await asyncio.shield(asyncio.wrap_future(_handling.passed_on))
+    while _handling.phase is not Phase.IDLE:  # noqa: ASYNC110  # a signal handler could not set an event
+        await asyncio.sleep(_PAUSE)
 
 
-def wait_until_passed_on() -> None:
-    """Wait in the main thread until a signal that has come was passed on, if one has."""
-    if _handling.phase is not Phase.IDLE:
-        _handling.passed_on.result(_LONGEST_RELEASE)
+def _wait_until_passed_on() -> None:
+    while _handling.phase is not Phase.IDLE:
+        time.sleep(_PAUSE)
 
 
 def _contexts() -> list[RentalContext]:
     """Return the contexts with open rentals whose client handles signals."""
-    return [context for context in contexts_of_running_loops() if context.handles_signals]
+    found = [*contexts_of_running_loops(), *contexts_of_ended_loops()]
+    return [context for context in found if context.handles_signals]
 
 
 def _release_rentals() -> None:
-    """Release all rentals, and wait for that, but not without a limit."""
+    """Release all rentals, also those that another task makes meanwhile, and wait for that, but not without a limit."""
     deadline = time.monotonic() + _LONGEST_RELEASE
-    releasing: list[Future[None]] = []
-    for context in _contexts():
-        if context.loop is not None:
-            release = context.release_all()
+    while (contexts := _contexts()) and time.monotonic() < deadline:
+        answering = [context for context in contexts if _answers(context)]
+        release_elsewhere([context for context in contexts if context not in answering])
+        releasing: list[Future[None]] = []
+        for context in answering:
+            if context.loop is not None:
+                release = context.release_all()
+                try:
+                    releasing.append(asyncio.run_coroutine_threadsafe(release, context.loop))
+                except RuntimeError:  # the loop has ended a moment ago
+                    release.close()
+        _interrupt()
+        for released in releasing:
             try:
-                releasing.append(asyncio.run_coroutine_threadsafe(release, context.loop))
-            except RuntimeError:  # the loop has ended a moment ago
-                release.close()
-    _interrupt()
-    for released in releasing:
-        try:
-            released.result(max(0.0, deadline - time.monotonic()))
-        except (Exception, CancelledError) as error:  # noqa: BLE001  # the others are to be released all the same
-            _report(error)
-    release_of_ended_loops()
+                released.result(max(0.0, deadline - time.monotonic()))
+            except (Exception, CancelledError) as error:  # noqa: BLE001  # the others are to be released all the same
+                _report(error)
+
+
+def _answers(context: RentalContext) -> bool:
+    """Return True if the event loop of a context runs, and is not blocked by the program."""
+    answered = threading.Event()
+    if context.loop is None:
+        return False
+    try:
+        context.loop.call_soon_threadsafe(answered.set)
+    except RuntimeError:  # the loop has ended
+        return False
+    return context.loop.is_running() and answered.wait(_LONGEST_ANSWER)
+
+
+def _is_posted(loop: asyncio.AbstractEventLoop, act: Callable[[], object]) -> bool:
+    """Return True if an event loop will call a function. A second signal would call the handlers of that loop, too."""
+    try:
+        loop.call_soon_threadsafe(act)
+    except RuntimeError:  # the loop has ended
+        return False
+    return True
 
 
 def _report(error: BaseException) -> None:

@@ -8,8 +8,9 @@ from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
 
+import attrs
 import pytest
-from lifecycle import set_clock
+from lifecycle import put_as_it_is, set_clock
 from rented import IMAGE
 from renters import renting
 
@@ -18,10 +19,12 @@ from netmind_rentgpu import (
     InsufficientBudgetError,
     InvalidArgumentError,
     NoMachineError,
+    PermissionDeniedError,
     RentGPU,
 )
 from netmind_rentgpu.conditions import status_in
 from netmind_rentgpu.emulator import Emulator, Fault
+from netmind_rentgpu.rentals.ledger.process_identity import this_process
 
 HOUR = timedelta(hours=1)
 
@@ -117,6 +120,58 @@ async def test_rental_that_runs_on_after_its_end_counts_as_long_as_it_runs(
     emulator.assert_nothing_rented()
 
 
+async def test_budget_of_one_rental_fits_in_an_empty_shared_one_at_any_price(
+    gpu: AsyncRentGPU, emulator: Emulator
+) -> None:
+    for number, offer in enumerate(await gpu.offers()):
+        await gpu.budgets.set(f"team-{number}", 5)
+        others = [other.machine.node_name for other in await gpu.offers() if other != offer]
+        async with gpu.rent(
+            image=IMAGE, ttl=timedelta(days=900), budget=5, shared_budget=f"team-{number}", exclude=others
+        ) as rental:
+            assert rental.max_cost == 5
+    emulator.assert_nothing_rented()
+
+
+async def test_room_that_a_killed_process_holds_is_reaped_before_a_refusal(
+    gpu: AsyncRentGPU, emulator: Emulator
+) -> None:
+    price = await cheapest(gpu)
+    await gpu.budgets.set("team", hourly=price)
+    async with gpu.rent(image=IMAGE, shared_budget="team") as rental:
+        record = await rental.detach()
+    dead = attrs.evolve(this_process(), started="before")
+    # As if it was killed during its create.
+    intent = {"container_id": None, "shown_name": None, "created_at": None, "ready_at": None}
+    await put_as_it_is(gpu, attrs.evolve(record, stage="intended", owner=dead, **intent))
+    set_clock(gpu, 30 * HOUR, boot="another")
+    (budget,) = await gpu.budgets.list()
+    assert (budget.hourly_now, budget.holders) == (price, (record.name,))
+    async with gpu.rent(image=IMAGE, shared_budget="team"):
+        assert len(emulator.running) == 1
+    emulator.assert_nothing_rented()
+
+
+async def test_budget_with_a_refused_create_alone_is_removed(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    emulator.faults.add(Fault("status", call="create_container", status=403))
+    await gpu.budgets.set("team", 50)
+    with pytest.raises(PermissionDeniedError):
+        await gpu.rent(image=IMAGE, shared_budget="team").open()
+    assert [budget.holders for budget in await gpu.budgets.list()] == [()]
+    await gpu.budgets.remove("team")
+    assert await gpu.budgets.list() == []
+
+
+async def test_lower_limit_of_an_hour_refuses_no_extension(gpu: AsyncRentGPU) -> None:
+    await gpu.budgets.set("team", 50, hourly=10)
+    async with gpu.rent(image=IMAGE, shared_budget="team") as rental:
+        await gpu.budgets.set("team", 50, hourly=0.001)
+        assert (await rental.extend(ttl=30 * HOUR)).expires_at == rental.expires_at
+        # A larger budget of its own moves no deadline, so that the shared one has no say.
+        await gpu.budgets.set("team", 0.001)
+        await rental.extend(budget=100)
+
+
 async def test_unusable_budgets_are_refused(gpu: AsyncRentGPU) -> None:
     for options, text in (
         ({}, "limit: is missing; give limit=, hourly= or both"),
@@ -125,7 +180,7 @@ async def test_unusable_budgets_are_refused(gpu: AsyncRentGPU) -> None:
         ({"limit": 1, "per": "week"}, "per: must be day, month or None, not 'week'"),
         ({"hourly": 1, "per": "day"}, "per: has no effect without limit="),
         ({"limit": "much"}, "limit: must be a number"),
-        ({"limit": 1, "currency": ""}, "currency: must be a text"),
+        ({"limit": 1, "currency": "EUR"}, "currency: must be one of USD, NMT, CNY, not 'EUR'"),
     ):
         with pytest.raises(InvalidArgumentError, match=text):
             await gpu.budgets.set("team", **options)
@@ -135,7 +190,7 @@ async def test_unusable_budgets_are_refused(gpu: AsyncRentGPU) -> None:
         await gpu.rent(image=IMAGE, shared_budget="team").open()
     with pytest.raises(InvalidArgumentError, match="shared_budget: cannot be enforced with keep=True"):
         gpu.rent(image=IMAGE, shared_budget="team", keep=True)
-    await gpu.budgets.set("team", 1, currency="CNY")
+    await gpu.budgets.set("team", 1, currency="cny")
     with pytest.raises(InvalidArgumentError, match="'team' is in CNY, and the rental in USD"):
         await gpu.rent(image=IMAGE, shared_budget="team").open()
 

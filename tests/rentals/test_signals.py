@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 from textwrap import dedent
 from typing import Any
 
 import pytest
-from renters import Service
+from programs import with_programs
+from renters import QUIETLY, Service
 from short_forms import thinned
 from until import until
 
@@ -58,15 +62,44 @@ SYNCHRONOUS = {
 
         asyncio.run(main())
     """,
-    "an asyncio task that computes": """
+    "an asyncio task that waits": """
         async def main():
             async with AsyncRentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
                 print("held", flush=True)
                 os.kill(os.getpid(), sent)
-                await asyncio.sleep(0.1)
                 await asyncio.Event().wait()
 
         asyncio.run(main())
+    """,
+}
+# Their rentals are released in another event loop, which is logged.
+ELSEWHERE = {
+    "an event loop that computes": """
+        async def main():
+            async with AsyncRentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+                print("held", flush=True)
+                os.kill(os.getpid(), sent)
+                time.sleep(1000)
+
+        asyncio.run(main())
+    """,
+    "an event loop that is paused": """
+        loop = asyncio.new_event_loop()
+        gpu = AsyncRentGPU(handle_signals=True)
+        rental = loop.run_until_complete(gpu.rent(**WANTED).open())
+        print("held", flush=True)
+        os.kill(os.getpid(), sent)
+        time.sleep(1000)
+    """,
+    "an event loop that has ended": """
+        async def main():
+            return await AsyncRentGPU(handle_signals=True).rent(**WANTED).open()
+
+        gpu = RentGPU(handle_signals=True)
+        rental = asyncio.run(main())
+        print("held", flush=True)
+        os.kill(os.getpid(), sent)
+        time.sleep(1000)
     """,
 }
 
@@ -82,6 +115,165 @@ async def test_program_that_gets_a_signal_releases_its_rentals_and_dies_of_it(
     async with service.client() as gpu:
         (past,) = await gpu.rentals.history()
     assert past.cause == "released"
+
+
+@pytest.mark.parametrize("code", ELSEWHERE.values(), ids=ELSEWHERE)
+async def test_rental_of_an_event_loop_that_does_not_run_is_released_elsewhere(service: Service, code: str) -> None:
+    program = await service.program(f"sent = {signal.SIGTERM:d}\n" + dedent(code), measured=False).run(
+        service.emulator.url, QUIETLY
+    )
+    assert (program.status, program.output) == (-signal.SIGTERM, "held\n")
+    assert "Traceback" not in program.errors
+    await service.assert_nothing_left()
+
+
+async def test_rental_that_another_client_begins_meanwhile_is_released_too(service: Service) -> None:
+    service.emulator.faults.add(Fault("slow", call="delete_container", seconds=0.4))
+    program = await service.run(
+        """
+        def rent_again():
+            try:
+                with other.rent(**WANTED) as rental:
+                    time.sleep(1000)
+            except ClientStateError as error:
+                print(error, flush=True)
+
+        with RentGPU(handle_signals=True) as gpu, RentGPU(handle_signals=True) as other:
+            with gpu.rent(**WANTED) as rental:
+                threading.Timer(0.1, rent_again).start()
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1000)
+        """,
+        measured=False,
+    )
+    assert program.status == -signal.SIGTERM
+    assert program.output in ("", "nothing more is rented, because a signal has come that ends the program\n")
+    await service.assert_nothing_left()
+
+
+async def test_rental_of_a_client_without_the_option_stays(service: Service) -> None:
+    program = await service.run(
+        """
+        signal.signal(signal.SIGTERM, lambda *_: print("handler", len(rented()), flush=True))
+        with RentGPU(handle_signals=True) as gpu, RentGPU() as other, other.rent(**WANTED) as rental:
+            with gpu.rent(image="PyTorch 2.4", max_price=1):
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(0.5)
+            print(rental.run("echo goes on"), end="")
+        """,
+        measured=False,
+    )
+    program.assert_silent("handler 1\ngoes on\n")
+
+
+async def test_callback_of_an_event_loop_is_called_once(service: Service) -> None:
+    program = await service.run(
+        """
+        async def main():
+            async with AsyncRentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+                asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, print, "callback")
+                gpu2 = AsyncRentGPU(handle_signals=True)
+                os.kill(os.getpid(), signal.SIGTERM)
+                await asyncio.sleep(1)
+                print(await rental.run("echo goes on"), end="")
+
+        asyncio.run(main())
+        """,
+        measured=False,
+    )
+    program.assert_silent("callback\ngoes on\n")
+
+
+async def test_callback_that_was_set_before_is_called_once(service: Service) -> None:
+    program = await service.run(
+        """
+        async def main():
+            stop = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: (print("callback"), stop.set()))
+            async with AsyncRentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+                os.kill(os.getpid(), signal.SIGTERM)
+                await stop.wait()
+            print(rented())
+
+        asyncio.run(main())
+        """,
+        measured=False,
+    )
+    program.assert_silent("callback\n[]\n")
+
+
+async def test_program_that_ignores_the_signal_meanwhile_goes_on(service: Service) -> None:
+    service.emulator.faults.add(Fault("slow", call="delete_container", seconds=0.3))
+    program = await service.run(
+        """
+        with RentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+            os.kill(os.getpid(), signal.SIGTERM)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        print("goes on", rented())
+        """,
+        measured=False,
+    )
+    program.assert_silent("goes on []\n")
+
+
+async def test_program_without_another_thread_passes_the_signal_on_at_once(service: Service) -> None:
+    program = await service.run(
+        """
+        import _thread
+        from netmind_rentgpu.rentals import signals
+
+        def refuse(*_):
+            raise RuntimeError("can't start new thread")
+
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+        with RentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+            signals._thread.start_new_thread, start = refuse, _thread.start_new_thread
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(1000)
+            finally:
+                _thread.start_new_thread = start
+        """,
+        measured=False,
+    )
+    assert program.status == 3
+    assert "what is rented could not be released; it is on record: can't start new thread" in program.errors
+    await service.assert_nothing_left()
+
+
+async def test_two_kinds_of_signals_are_no_second_press(service: Service) -> None:
+    service.emulator.faults.add(Fault("status", call="delete_container", status=503, times=4))
+    program = await service.run(
+        """
+        with RentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(1000)
+        """,
+        measured=False,
+    )
+    assert (program.status, program.errors) == (-signal.SIGTERM, "")
+    await service.assert_nothing_left()
+
+
+async def test_first_process_of_a_container_ends_too(service: Service) -> None:
+    if (unshare := shutil.which("unshare")) is None or subprocess.run(
+        [unshare, "--pid", "--fork", "true"], check=False, capture_output=True
+    ).returncode:
+        pytest.skip("processes of their own namespace cannot be started here")
+    code = """
+        with RentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+            print(os.getpid(), flush=True)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1000)
+        """
+    program = service.program(code, measured=False)
+    environment = {**with_programs(os.environ), **program.environment}
+    command = [unshare, "--pid", "--fork", sys.executable, "-c", program.begin + dedent(code)]
+    process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
+    output, _ = await process.communicate()
+    assert (process.returncode, output) == (128 + signal.SIGTERM, b"1\n")
+    service.emulator.assert_nothing_rented()
 
 
 @pytest.mark.parametrize("fault", [Fault("never reachable"), Fault("slow", call="create_container", seconds=0.5)])

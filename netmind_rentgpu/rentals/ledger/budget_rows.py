@@ -13,7 +13,7 @@ from netmind_rentgpu.errors import InvalidArgumentError, StateFileError
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.past_rentals import shares_of
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
-from netmind_rentgpu.rentals.ledger.rows import COLUMNS, moment_text, record_of
+from netmind_rentgpu.rentals.ledger.rows import COLUMNS, decoded, moment_text, record_of
 from netmind_rentgpu.rentals.ledger.shared_budgets import SharedBudget, check_room, described, period_at
 from netmind_rentgpu.sqlite_file import Connection
 
@@ -73,7 +73,8 @@ def remove_budget(connection: Connection, origin: str, name: str) -> None:
         InvalidArgumentError: there is none, or it has open rentals.
     """
     _get(connection, origin, name)
-    if records := _open_rentals(connection, origin, name):
+    records = [record for record in _open_rentals(connection, origin, name) if record.may_be_rented]
+    if records:
         names = ", ".join(record.name for record in records[:5])
         raise InvalidArgumentError("name", f"budget {name!r} has open rentals: {names}; release them first")
     key = {"origin": origin, "name": name}
@@ -81,8 +82,13 @@ def remove_budget(connection: Connection, origin: str, name: str) -> None:
     connection.execute("DELETE FROM budgets WHERE origin = :origin AND name = :name", key)
 
 
-def check_budget(connection: Connection, origin: str, wanted: RentalRecord, clocks: ClockReading) -> None:
+def check_budget(
+    connection: Connection, origin: str, wanted: RentalRecord, clocks: ClockReading, *, is_new: bool = True
+) -> None:
     """Check that a rental's shared budget has room for it, as it is to be.
+
+    Args:
+        is_new: as for `check_room`.
 
     Raises:
         InvalidArgumentError: there is no such budget, or it is in another currency.
@@ -97,7 +103,14 @@ def check_budget(connection: Connection, origin: str, wanted: RentalRecord, cloc
             "shared_budget", f"{budget.name!r} is in {budget.currency}, and the rental in {wanted.currency}"
         )
     others = [record for record in _open_rentals(connection, origin, budget.name) if record.name != wanted.name]
-    check_room(budget, wanted, spent=_spent(connection, origin, budget, clocks.wall), records=others, clocks=clocks)
+    check_room(
+        budget,
+        wanted,
+        spent=_spent(connection, origin, budget, clocks.wall),
+        records=others,
+        clocks=clocks,
+        is_new=is_new,
+    )
 
 
 def fold(connection: Connection, origin: str, where: str, values: dict[str, Any]) -> None:
@@ -143,7 +156,12 @@ def _budget_of(row: tuple[Any, ...]) -> SharedBudget:
 
 def _open_rentals(connection: Connection, origin: str, name: str) -> list[RentalRecord]:
     query = f"SELECT {COLUMNS} FROM rentals WHERE {_OF_SERVICE} ORDER BY intended_at"  # noqa: S608  # constants
-    return [record_of(row) for row in connection.execute(query, {"origin": origin, "name": name}).fetchall()]
+    before, connection.text_factory = connection.text_factory, decoded
+    try:
+        rows = connection.execute(query, {"origin": origin, "name": name}).fetchall()
+    finally:
+        connection.text_factory = before
+    return [record_of(row) for row in rows]
 
 
 def _spent(connection: Connection, origin: str, budget: SharedBudget, now: datetime) -> int:
@@ -156,11 +174,16 @@ def _spent(connection: Connection, origin: str, budget: SharedBudget, now: datet
         ).fetchone()
         total = connection.execute(f"SELECT sum(spent) FROM past_rentals WHERE {_OF_SERVICE}", key).fetchone()  # noqa: S608  # constants
         return int(folded[0]) + int(total[0] or 0)
+    key["since"] = moment_text(period.since)
+    query = f"SELECT sum(spent) FROM past_rentals WHERE {_OF_SERVICE} AND ended_at > :since AND intended_at >= :since"  # noqa: S608  # constants
+    within = connection.execute(query, key).fetchone()
+    # Only those that began in an earlier period are split.
     rows = connection.execute(
-        f"SELECT intended_at, ended_at, spent FROM past_rentals WHERE {_OF_SERVICE} AND ended_at > :since",  # noqa: S608  # constants
-        {**key, "since": moment_text(period.since)},
+        f"SELECT intended_at, ended_at, spent FROM past_rentals WHERE {_OF_SERVICE} AND ended_at > :since"  # noqa: S608  # constants
+        " AND intended_at < :since",
+        key,
     ).fetchall()
-    return sum(
+    return int(within[0] or 0) + sum(
         share.spent
         for began, ended, spent in rows
         for share in shares_of(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -19,6 +19,7 @@ from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 __all__ = ["EndCause", "ReapReport", "RentalRecord", "Stage", "amount_text", "is_legal_change", "is_to_be_reaped"]
 
 _SECONDS_IN_AN_HOUR = 3600
+_MOST_SECONDS = int(timedelta.max.total_seconds())
 # The fields that `to_dict` returns.
 _SHOWN = (
     *("name", "label", "stage", "container_id", "gpu_name", "gpus", "node_name", "region", "image"),
@@ -138,7 +139,9 @@ class RentalRecord:
         if self.budget is None or not self.hourly_price:
             return None
         seconds = (self.budget - self.spent_before) / self.hourly_price * _SECONDS_IN_AN_HOUR
-        left = timedelta(seconds=float(seconds)) if seconds < timedelta.max.total_seconds() else timedelta.max
+        # Rounded down to a microsecond, so that the cost until then is never above the budget.
+        microseconds = int((seconds * 10**6).to_integral_value(ROUND_FLOOR)) if seconds < _MOST_SECONDS else None
+        left = timedelta.max if microseconds is None else timedelta(microseconds=microseconds)
         return self.intended_at + min(left, LATEST - self.intended_at)
 
     @property

@@ -1,7 +1,7 @@
 """Shared budgets: what several processes may spend together, and if there is room for one more rental. Pure.
 
-An open rental counts with its price until its expiry, and until now if it still runs after that: so the row itself is the
-reservation, and no process that is killed can leave one behind. A rental that is over counts with its cost.
+An open rental counts with its price until its expiry, and until now if it may still run after that: so the row itself is
+the reservation, and no process that is killed can leave one behind. A rental that is over counts with its cost.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ __all__ = ["BudgetPeriod", "SharedBudget", "check_room", "described", "period_at
 BudgetPeriod: TypeAlias = Literal["day", "month"]
 
 _HOUR: Final = timedelta(hours=1)
+_JITTER: Final = timedelta(seconds=1)
 _MOST_SHOWN: Final = 5
 
 
@@ -92,20 +93,20 @@ def period_at(moment: datetime, per: BudgetPeriod | None) -> Period:
 
 
 def held_by(record: RentalRecord, clocks: ClockReading) -> Held | None:
-    """Return how an open rental counts; None if it does not, because its create was refused, or nothing can turn up."""
+    """Return how an open rental counts; None if it does not, because its create was refused, or its price is not known."""
     present = record.present(clocks)
-    expires_at = record.expires_at or present
     if record.hourly_price is None or not record.may_be_rented:
         return None
-    ended = max(expires_at, present)
+    ended, runs = max(record.expires_at or present, present), True
     if record.ended_at is not None:
-        ended = record.ended_at
-    elif not record.had_container:
-        # Until it is certain that no container turns up, the reservation stays.
-        if present >= max(expires_at, record.certain_at):
-            return None
-        ended = expires_at
-    return Held(record.name, record.intended_at, ended, record.hourly_price, runs=record.ended_at is None)
+        ended, runs = record.ended_at, False
+    elif not record.had_container and record.extendable_to is not None and present > record.extendable_to:
+        # As long as no process has searched for it, it may run; its ceiling is the latest that this package allows.
+        ended, runs = max(record.extendable_to, record.expires_at or present), False
+    # The record's times are by the clock as it was set when it was made, and the periods by the clock as it is set now.
+    shift = clocks.wall - present
+    shift = shift if abs(shift) > _JITTER else timedelta(0)
+    return Held(record.name, record.intended_at + shift, ended + shift, record.hourly_price, runs=runs)
 
 
 @in_own_context
@@ -140,7 +141,13 @@ def described(
 
 @in_own_context
 def check_room(
-    budget: SharedBudget, wanted: RentalRecord, *, spent: int, records: Sequence[RentalRecord], clocks: ClockReading
+    budget: SharedBudget,
+    wanted: RentalRecord,
+    *,
+    spent: int,
+    records: Sequence[RentalRecord],
+    clocks: ClockReading,
+    is_new: bool = True,
 ) -> None:
     """Check that a budget has room for a rental, in each period that the rental touches from now on.
 
@@ -148,6 +155,7 @@ def check_room(
         wanted: the rental as it is to be; it is not among `records`.
         spent: the cost of past rentals in the present period, in millionths.
         records: the budget's other open rentals.
+        is_new: False for a rental that runs already, and is to run longer.
 
     Raises:
         InsufficientBudgetError: it has none.
@@ -166,7 +174,7 @@ def check_room(
             if gone + reserved + needed > budget.limit:
                 raise _no_room(budget, wanted, period, needed=needed, spent=gone, reserved=reserved, others=others)
     running = sum((held.hourly_price for held in others if held.runs), Decimal(0))
-    if budget.hourly is not None and running + new.hourly_price > budget.hourly:
+    if is_new and budget.hourly is not None and running + new.hourly_price > budget.hourly:
         names = _names(others)
         raise InsufficientBudgetError(
             f"budget {budget.name!r} has no room for {wanted.name} at {new.hourly_price:f} {budget.currency} an hour:"

@@ -295,7 +295,8 @@ class Ledger:
                 text = f"could not extend rental {name}: its time is up"
                 raise RentalExpiredError(text, name=name, container_id=current.container_id)
             moved = extended(current, wanted, clocks)
-            check_budget(connection, self._origin, moved, clocks)
+            if moved.expires_at != current.expires_at:
+                check_budget(connection, self._origin, moved, clocks, is_new=False)
             self._write(connection, moved, _DEADLINE)
             return moved
 

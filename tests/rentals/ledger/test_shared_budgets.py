@@ -92,10 +92,11 @@ def test_periods_are_those_of_utc(per: Any, since: datetime | None, until: datet
         (attrs.evolve(RECORD, stage="abandoned", owner=None), 6, 6),
         # Its container is gone, and only another of its create may turn up.
         (attrs.evolve(RECORD, stage="abandoned", container_id=None, ended_at=NOON + HOUR), 6, 1),
-        # It is not known if it exists: the reservation stays until that is certain.
+        # It is not known if it exists: it counts until a reaper has closed its record, but not beyond its ceiling.
         (INTENDED, 0, 4),
-        (INTENDED, 4.5, 4),
-        (INTENDED, 6, None),
+        (INTENDED, 6, 6),
+        (attrs.evolve(INTENDED, extendable_to=NOON + 8 * HOUR), 6, 6),
+        (attrs.evolve(INTENDED, extendable_to=NOON + 8 * HOUR), 99, 8),
         # A refused create costs nothing.
         (attrs.evolve(INTENDED, refused=True), 0, None),
         (attrs.evolve(RECORD, hourly_price=None), 0, None),
@@ -299,6 +300,26 @@ async def test_costs_of_removed_history_stay_in_the_budget(ledger: Ledger, per: 
     # What is folded counts from then on, even if the period changes.
     await ledger.set_budget(attrs.evolve(TEAM, per=None, limit=Decimal(99)))
     assert (await ledger.list_budgets(NOW))[0].spent == 6
+
+
+async def test_rental_counts_in_the_present_period_though_the_clock_was_set(ledger: Ledger) -> None:
+    await ledger.set_budget(attrs.evolve(TEAM, per="day", limit=Decimal(99)))
+    # The clock was 40 days behind when the rental was made, two hours ago.
+    long_ago = NOON - timedelta(days=40)
+    booted = {"boot": "a boot", "booted_at": long_ago - HOUR}
+    record = attrs.evolve(RECORD, intended_at=long_ago, expires_at=long_ago + 9 * HOUR, **booted)
+    await ledger.insert(record)
+    now = ClockReading(NOON, boot="a boot", since_boot=3 * 3600)
+    assert (await ledger.list_budgets(now))[0].reserved == 9
+
+
+async def test_row_that_is_not_utf_8_counts(state_file: State, ledger: Ledger) -> None:
+    await ledger.set_budget(TEAM)
+    await ledger.insert(RECORD, NOW)
+    with closing(sqlite3.connect(state_file.path)) as connection, connection:
+        connection.execute("UPDATE rentals SET node_name = CAST(x'6eff' AS TEXT)")
+    assert (await ledger.list_budgets(NOW))[0].reserved == 4
+    await ledger.insert(attrs.evolve(RECORD, name="rg-2"), NOW)
 
 
 async def test_unreadable_open_rental_of_a_budget_refuses_another(state_file: State, ledger: Ledger) -> None:

@@ -125,6 +125,7 @@ async def test_rental_that_another_client_has_restored_and_released_is_not_doubl
         async with gpu.rent(image=IMAGE) as rental:
             record = await rental.detach()
         await other.rentals.extend(record, ttl=timedelta(hours=30))
+        await gpu.budgets.set("team", 5)
         rename_file(state)
         await other.rentals.release(record)
         history = await other.rentals.history()
@@ -132,6 +133,7 @@ async def test_rental_that_another_client_has_restored_and_released_is_not_doubl
         assert await gpu.rentals.list() == []
         assert await gpu.rentals.history() == history
         assert [line.rentals for line in (await gpu.rentals.spent()).lines] == [1]
+        assert [budget.name for budget in await gpu.budgets.list()] == ["team"]
 
 
 async def test_rows_of_a_file_that_replaces_the_state_file_are_kept(tmp_path: Path) -> None:
