@@ -13,6 +13,7 @@ from rented import IMAGE, client
 
 from netmind_rentgpu import AsyncRentGPU, ClientStateError, RentalInUseError, RentalRecord
 from netmind_rentgpu.emulator import Emulator, Fault
+from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.names import new_name
 from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.store import Ledger
@@ -87,8 +88,8 @@ async def test_create_is_not_sent_for_an_intent_that_grew_old(
 ) -> None:
     insert, intents = Ledger.insert, list[str]()
 
-    async def insert_and_stop(self: Ledger, record: RentalRecord) -> None:
-        await insert(self, record)
+    async def insert_and_stop(self: Ledger, record: RentalRecord, clocks: ClockReading) -> None:
+        await insert(self, record, clocks)
         intents.append(record.name)
         if len(intents) < 3:  # the process is stopped for a while, or the machine sleeps
             set_clock(gpu, timedelta(seconds=31), boot=f"boot {len(intents)}")
