@@ -13,7 +13,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from programs import with_programs
+from programs import LONGEST, with_programs
 from renters import QUIETLY, Service
 from short_forms import thinned
 from until import until
@@ -268,10 +268,13 @@ async def test_first_process_of_a_container_ends_too(service: Service) -> None:
             time.sleep(1000)
         """
     program = service.program(code, measured=False)
-    environment = {**with_programs(os.environ), **program.environment}
+    # Without coverage, whose own handler would wait for the signal to end the process.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    environment = {**with_programs(environment), **program.environment}
     command = [unshare, "--pid", "--fork", sys.executable, "-c", program.begin + dedent(code)]
     process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
-    output, _ = await process.communicate()
+    async with asyncio.timeout(LONGEST):
+        output, _ = await process.communicate()
     assert (process.returncode, output) == (128 + signal.SIGTERM, b"1\n")
     service.emulator.assert_nothing_rented()
 
