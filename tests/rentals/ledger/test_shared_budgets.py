@@ -24,6 +24,7 @@ from netmind_rentgpu import (
     SharedBudget,
     StateFileError,
 )
+from netmind_rentgpu.fingerprint import Fingerprint
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.deadlines import Extension
 from netmind_rentgpu.rentals.ledger.past_rentals import Period
@@ -268,12 +269,12 @@ async def test_budget_of_another_currency_or_none_is_refused(ledger: Ledger) -> 
     assert await ledger.list_open() == []
 
 
-async def test_budget_counts_the_rentals_of_all_tokens_of_its_service_alone(tmp_path: Path, ledger: Ledger) -> None:
-    path = ledger.path
-    same = Ledger(state_at(path, "another-token"))
-    from netmind_rentgpu.fingerprint import Fingerprint
-
-    elsewhere = Ledger(State(path, Fingerprint("https://service.example.org", "a-token")))
+async def test_budget_counts_the_rentals_of_all_tokens_of_its_service_alone(ledger: Ledger) -> None:
+    states = [
+        state_at(ledger.path, "another-token"),
+        State(ledger.path, Fingerprint("https://service.example.org", "a-token")),
+    ]
+    same, elsewhere = map(Ledger, states)
     await ledger.set_budget(TEAM)
     await same.insert(RECORD, NOW)
     assert (await ledger.list_budgets(NOW))[0].reserved == 4
@@ -281,6 +282,8 @@ async def test_budget_counts_the_rentals_of_all_tokens_of_its_service_alone(tmp_
     await elsewhere.set_budget(TEAM)
     await elsewhere.insert(attrs.evolve(RECORD, name="rg-elsewhere"), NOW)
     assert (await ledger.list_budgets(NOW))[0].reserved == 4
+    for state_file in states:
+        state_file.close()
 
 
 @pytest.mark.parametrize("per", [None, "month"])
