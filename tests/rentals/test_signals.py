@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
@@ -18,8 +20,9 @@ from renters import QUIETLY, Service
 from short_forms import thinned
 from until import until
 
-from netmind_rentgpu import AsyncRentGPU, ConfigurationError, InvalidArgumentError, RentGPU
-from netmind_rentgpu.emulator import Fault
+from netmind_rentgpu import AsyncRentGPU, ClientStateError, ConfigurationError, InvalidArgumentError, RentGPU
+from netmind_rentgpu.emulator import Emulator, Fault
+from netmind_rentgpu.rentals import signals
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("signals")]
 
@@ -440,6 +443,49 @@ async def test_forked_child_that_gets_a_signal_leaves_its_parents_rental_alone(s
     )
     program.assert_silent(f"-{signal.SIGTERM:d} goes on\n")
     await service.assert_nothing_left()
+
+
+# In this process, whose handlers are put back.
+
+
+@pytest.fixture
+def passed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Handle SIGTERM as a client does; return the signals that were passed on."""
+    passed: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: passed.append(number))
+    monkeypatch.setattr(signals, "_handling", handling := signals._Handling())
+    signals.handle_signals()
+    assert signal.getsignal(signal.SIGTERM) == handling.on_signal
+    yield passed
+    for number, found in handling.previous.items():
+        signal.signal(number, found)
+    signal.signal(signal.SIGTERM, before)
+
+
+async def test_signal_is_passed_on_in_the_event_loop_of_the_main_thread(
+    gpu: AsyncRentGPU, emulator: Emulator, passed: list[int]
+) -> None:
+    gpu._context.handles_signals = True
+    rental = await gpu.rent(image="PyTorch 2.4").open()
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(ClientStateError, match="nothing more is rented, because a signal has come"):
+        await gpu.rent(image="PyTorch 2.4").open()
+    await until(lambda: passed)
+    assert passed == [signal.SIGTERM]
+    await rental.close()
+    emulator.assert_nothing_rented()
+    # Nothing is rented any longer.
+    signal.raise_signal(signal.SIGTERM)
+    assert passed == [signal.SIGTERM] * 2
+
+
+def test_signal_is_passed_on_in_a_main_thread_without_an_event_loop(tmp_path: Path, passed: list[int]) -> None:
+    with Emulator(seed=7, boot_seconds=0.02, ssh=True) as own:
+        gpu = RentGPU(own.token, base_url=own.url, state=tmp_path / "state", handle_signals=True)
+        with gpu, gpu.rent(image="PyTorch 2.4"):
+            signal.raise_signal(signal.SIGTERM)
+        assert passed == [signal.SIGTERM]
+        own.assert_nothing_rented()
 
 
 def test_only_the_main_thread_may_handle_signals() -> None:
