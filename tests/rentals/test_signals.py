@@ -157,11 +157,12 @@ async def test_rental_that_another_client_begins_meanwhile_is_released_too(servi
 async def test_rental_of_a_client_without_the_option_stays(service: Service) -> None:
     program = await service.run(
         """
-        signal.signal(signal.SIGTERM, lambda *_: print("handler", len(rented()), flush=True))
+        called = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: (print("handler", len(rented()), flush=True), called.set()))
         with RentGPU(handle_signals=True) as gpu, RentGPU() as other, other.rent(**WANTED) as rental:
             with gpu.rent(image="PyTorch 2.4", max_price=1):
                 os.kill(os.getpid(), signal.SIGTERM)
-                time.sleep(0.5)
+                called.wait()
             print(rental.run("echo goes on"), end="")
         """,
         measured=False,
@@ -174,10 +175,10 @@ async def test_callback_of_an_event_loop_is_called_once(service: Service) -> Non
         """
         async def main():
             async with AsyncRentGPU(handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
-                asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, print, "callback")
-                gpu2 = AsyncRentGPU(handle_signals=True)
+                called = asyncio.Event()
+                asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: (print("callback"), called.set()))
                 os.kill(os.getpid(), signal.SIGTERM)
-                await asyncio.sleep(1)
+                await called.wait()
                 print(await rental.run("echo goes on"), end="")
 
         asyncio.run(main())
