@@ -214,8 +214,9 @@ async def test_attached_rental_tells_its_events(gpu: AsyncRentGPU) -> None:
     events.clear()
     async with gpu.rentals.attach(record, notice=timedelta(days=2), on_event=events.append):
         await until(lambda: "expiring" in kinds(events))
-    found = [kind for kind in kinds(events) if kind != "expiring"]
-    assert found == ["waiting", "ready", "releasing", "released"]
+    # The notice may come between two looks at the container.
+    others = [event for event in events if event.kind != "expiring"]
+    assert kinds(others) == ["waiting", "ready", "releasing", "released"]
 
 
 # The caller's function.
