@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 from netmind_rentgpu.literals import GPUName, RegionCode
 from netmind_rentgpu.models import PaymentType
 from netmind_rentgpu.profile import ServiceProfile
-from netmind_rentgpu.settings import A_YEAR, DEFAULT, RetriesOption, Settings, TimeoutOption
+from netmind_rentgpu.settings import A_YEAR, DEFAULT, ClientParts, RetriesOption, Settings, TimeoutOption
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -79,6 +79,7 @@ class AsyncRentGPU:
         state: str | os.PathLike[str] | None = None,
         keep_history: timedelta | None = A_YEAR,
         handle_signals: bool = False,
+        guardian: bool = False,
     ) -> None:
         """Set up a client; it opens nothing before its first call.
 
@@ -92,7 +93,7 @@ class AsyncRentGPU:
             retries: `Retries`, or the most retries of one call.
             max_connections: the most requests that may be under way at once; further requests wait.
             session: an aiohttp session to send the requests with; the client does not close it. Its cookies, headers and
-                connector apply.
+                connector apply. It does not go with `guardian`.
             proxy: an http:// or https:// URL; by default the system's settings, as urllib reads them.
             ssl_context: TLS settings, such as the certificates to trust; by default the client trusts the system's.
             allow_insecure_http: True if the token may be sent over plain http to another machine.
@@ -102,13 +103,17 @@ class AsyncRentGPU:
                 client removes older ones by its own setting, so that the shortest of several counts.
             handle_signals: True if SIGTERM and SIGHUP release what this client rents, before they end the process, or reach
                 the handler that the program has set before. A signal that is ignored stays so.
+            guardian: True if a small process deletes what this client has rented once this process is killed, or misses a
+                deadline because it is stopped or hangs. It keeps the expiries of detached rentals, too. It starts before the
+                first create and ends by itself, and a reboot, `docker stop` or the like ends it with all other processes.
 
         Raises:
             ConfigurationError: no token, or a URL, proxy, profile or session that cannot be used.
             ConfigurationError: `handle_signals` is True outside the main thread.
+            ConfigurationError: `guardian` is True on a system without forks, or `sys.executable` is no program.
             InvalidArgumentError: a timeout, a retry setting, `max_connections` or `keep_history` is out of range.
         """
-        self._settings = Settings.resolve(
+        settings = Settings.resolve(
             token=token,
             base_url=base_url,
             proxy=proxy,
@@ -120,16 +125,22 @@ class AsyncRentGPU:
             state=state,
             keep_history=keep_history,
             handle_signals=handle_signals,
+            guardian=guardian,
         )
-        if self._settings.handle_signals:
+        if settings.guardian:
+            from netmind_rentgpu.rentals.guardian.link import check_guardian_possible
+
+            check_guardian_possible(session)
+        if settings.handle_signals:
             from netmind_rentgpu.rentals.signals import handle_signals as set_handlers
 
             set_handlers()
-        self._connect(ServiceProfile.resolve(profile, os.environ), session, ssl_context)
+        self._connect(ClientParts(settings, ServiceProfile.resolve(profile, os.environ), ssl_context), session)
 
-    def _connect(self, profile: ServiceProfile, session: ClientSession | None, ssl_context: SSLContext | None) -> None:
+    def _connect(self, parts: ClientParts, session: ClientSession | None) -> None:
         from netmind_rentgpu.rentals.budgets_api import AsyncBudgets
         from netmind_rentgpu.rentals.context import RentalContext
+        from netmind_rentgpu.rentals.guardian.link import ClientGuardian
         from netmind_rentgpu.rentals.lifecycle.reaper import close_record_of_deleted
         from netmind_rentgpu.rentals.rentals_api import AsyncRentals
         from netmind_rentgpu.rentals.renting import Renting
@@ -142,20 +153,19 @@ class AsyncRentGPU:
         from netmind_rentgpu.wire.caller import Caller
         from netmind_rentgpu.wire.transport import Transport
 
-        secret = self._settings.token
+        settings, profile = parts.settings, parts.profile
         transport = Transport(
-            self._settings,
-            authorization=f"Bearer {secret}" if profile.authorization == "bearer" else secret,
+            settings,
+            authorization=f"Bearer {settings.token}" if profile.authorization == "bearer" else settings.token,
             session=session,
-            ssl_context=ssl_context,
+            ssl_context=parts.ssl_context,
         )
-        self._session = session
-        self._ssl_context = ssl_context
-        self._caller = Caller(transport, self._settings, profile)
+        self._parts, self._session = parts, session
+        self._caller = Caller(transport, settings, profile)
         self.machines = AsyncMachines(self._caller)
         self.auths = AsyncAuths(self._caller)
         self.images = AsyncImages(self._caller)
-        self._state = State(self._settings.state, self._settings.fingerprint)
+        self._state = State(settings.state, settings.fingerprint)
         self._credentials = ContainerLogin(self.auths, self._state, profile.ssh_username)
         self.containers = AsyncContainers(
             self._caller,
@@ -168,12 +178,13 @@ class AsyncRentGPU:
             images=self.images,
             containers=self.containers,
             state=self._state,
-            settings=self._settings,
+            settings=settings,
             profile=profile,
             check_usable=self._caller.check_usable,
             check_login=self._credentials.check,
             shell_on=self.ssh,
             elsewhere=self._elsewhere,
+            guardian=ClientGuardian(parts, self._elsewhere) if settings.guardian else None,
         )
         self._renting = Renting(self._context, self._caller.codec.payment_type_number)
         self.rentals = AsyncRentals(self._context)
@@ -449,7 +460,7 @@ class AsyncRentGPU:
             ClientStateError: the client was used in another event loop.
         """
         try:
-            await self._context.release_all()
+            await self._context.close()
         finally:
             try:
                 await self._caller.close()
@@ -457,8 +468,8 @@ class AsyncRentGPU:
                 self._state.close()
 
     @asynccontextmanager
-    async def _elsewhere(self) -> AsyncGenerator[RentalContext]:
-        async with self._copy_with(None) as other:  # without the caller's session, which belongs to its own loop
+    async def _elsewhere(self, parts: ClientParts | None = None) -> AsyncGenerator[RentalContext]:
+        async with self._of_parts(parts or self._parts) as other:  # without a session, which belongs to its own loop
             yield other._context  # noqa: SLF001  # of the same class
 
     async def __aenter__(self) -> Self:
@@ -473,17 +484,17 @@ class AsyncRentGPU:
         await self.close()
 
     def __repr__(self) -> str:
-        return f"AsyncRentGPU(base_url={self._settings.base_url!r})"
+        return f"AsyncRentGPU(base_url={self._parts.settings.base_url!r})"
 
     def __copy__(self) -> Self:
         """Return a client with the same settings, and with connections of its own."""
-        return self._copy_with(self._session)
+        return self._of_parts(self._parts, self._session)
 
-    def _copy_with(self, session: ClientSession | None) -> Self:
-        other = object.__new__(type(self))
-        other._settings = self._settings
-        other._connect(self._caller.profile, session, self._ssl_context)
-        return other
+    @classmethod
+    def _of_parts(cls, parts: ClientParts, session: ClientSession | None = None) -> Self:
+        client = object.__new__(cls)
+        client._connect(parts, session)
+        return client
 
     def __reduce__(self) -> Any:
         raise TypeError("a client holds connections and a token, and cannot be pickled; make one in each process")

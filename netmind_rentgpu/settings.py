@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 import attrs
@@ -21,8 +21,12 @@ import attrs
 from netmind_rentgpu import arguments
 from netmind_rentgpu.errors import ConfigurationError, InvalidArgumentError
 from netmind_rentgpu.fingerprint import Fingerprint
+from netmind_rentgpu.profile import ServiceProfile
 
-__all__ = ["A_YEAR", "DEFAULT", "Retries", "RetriesOption", "Settings", "TimeoutOption", "Timeouts"]
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+__all__ = ["A_YEAR", "DEFAULT", "ClientParts", "Retries", "RetriesOption", "Settings", "TimeoutOption", "Timeouts"]
 
 TOKEN_VARIABLES: Final = ("NETMIND_API_KEY", "NETMIND_API_TOKEN")
 BASE_URL_VARIABLE: Final = "NETMIND_BASE_URL"
@@ -167,6 +171,7 @@ class Settings:
     state: Path
     keep_history: timedelta | None = attrs.field(default=A_YEAR, validator=_duration)
     handle_signals: bool = attrs.field(default=False, validator=_flag)
+    guardian: bool = attrs.field(default=False, validator=_flag)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -191,6 +196,7 @@ class Settings:
         state: str | os.PathLike[str] | None = None,
         keep_history: timedelta | None = A_YEAR,
         handle_signals: bool = False,
+        guardian: bool = False,
     ) -> Settings:
         """Merge arguments and environment.
 
@@ -229,7 +235,23 @@ class Settings:
             state=_state_file(state, environment),
             keep_history=keep_history,
             handle_signals=handle_signals,
+            guardian=guardian,
         )
+
+
+@attrs.frozen
+class ClientParts:
+    """The parts from which a client is made.
+
+    Attributes:
+        settings: the client's settings.
+        profile: its assumptions about the service.
+        ssl_context: its TLS settings; None for the system's.
+    """
+
+    settings: Settings
+    profile: ServiceProfile
+    ssl_context: SSLContext | None
 
 
 def _state_file(state: str | os.PathLike[str] | None, environment: Mapping[str, str]) -> Path:

@@ -31,6 +31,7 @@ __all__ = [
     "fork_gate",
     "identity_of",
     "is_place_unusable",
+    "make_folder",
     "open_file",
     "open_for_reading",
     "rows_of",
@@ -210,7 +211,7 @@ def open_file(path: Path, longest_lock: float) -> tuple[Connection, Identity]:
     # Resolved, so that the file is created at the target of a link that leads to no file yet.
     path = Path(os.path.realpath(path))
     for _ in range(_MOST_OPENINGS):
-        _make_folder(path.parent)
+        make_folder(path.parent)
         if not path.exists():
             with _folder_locked(path.parent) as is_locked:
                 if is_locked and not path.exists():
@@ -240,12 +241,12 @@ def is_place_unusable(path: Path, error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in _UNUSABLE_PLACES
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Create a folder and the missing folders above it, each for its user alone under any umask."""
     if folder.is_dir():
         return
     if folder.parent != folder:
-        _make_folder(folder.parent)
+        make_folder(folder.parent)
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:

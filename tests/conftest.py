@@ -151,7 +151,7 @@ def no_secret_shows(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     @functools.wraps(make)
     def made(self: AsyncRentGPU, *arguments: Any, **keywords: Any) -> None:
         make(self, *arguments, **keywords)
-        watch.things += [self, self._settings, self._caller, self.auths, self.images, self.containers]
+        watch.things += [self, self._parts.settings, self._caller, self.auths, self.images, self.containers]
 
     monkeypatch.setattr(RentGPUError, "__init__", raised, raising=False)
     monkeypatch.setattr(Codec, "one", one)

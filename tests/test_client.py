@@ -420,7 +420,7 @@ async def test_log_shows_no_secret(gpu: AsyncRentGPU, caplog: pytest.LogCaptureF
     messages = [record for record in caplog.records if record.name == "netmind_rentgpu"]
     assert [record.levelno for record in messages] == [logging.DEBUG] * 2
     assert "canary" not in caplog.text
-    assert gpu._settings.token not in caplog.text
+    assert gpu._parts.settings.token not in caplog.text
 
 
 def run(code: str, *flags: str, cwd: Path) -> str:

@@ -26,6 +26,7 @@ LAYERS = [
     {"resources"},
     {"ssh"},
     {"rentals.selection", "rentals.ledger", "rentals.limits"},
+    {"rentals.guardian.packages", "rentals.guardian.registration", "rentals.guardian.link"},
     {"rentals.context"},
     {"rentals.lifecycle"},
     {"rentals.at_exit"},
@@ -33,6 +34,8 @@ LAYERS = [
     {"rentals.rental"},
     {"rentals.renting", "rentals.rentals_api", "rentals.budgets_api"},
     {"client"},
+    {"rentals.guardian.look"},
+    {"rentals.guardian.process"},
     {"sync"},
     {"cli", "testing"},
     {"__main__"},
@@ -112,7 +115,9 @@ def layer_of(module: str) -> int:
     return next(number for number, layer in enumerate(LAYERS) for folder in layer if is_in(module, folder))
 
 
-IN_LAYERS = [name for name in MODULES if name and name != "rentals" and not is_in(name, "emulator")]
+IN_LAYERS = [
+    name for name in MODULES if name not in ("", "rentals", "rentals.guardian") and not is_in(name, "emulator")
+]
 
 
 def test_every_folder_of_the_layers_exists() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,12 +12,20 @@ import attrs
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.concurrency.forks import at_fork_in_child
-from netmind_rentgpu.errors import ClientStateError
+from netmind_rentgpu.errors import ClientStateError, StateFileError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.profile import ServiceProfile
+from netmind_rentgpu.rentals.guardian.link import ClientGuardian
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading, read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
-from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
+from netmind_rentgpu.rentals.ledger.process_identity import (
+    Liveness,
+    ProcessIdentity,
+    liveness_of,
+    look_up_process,
+    this_process,
+)
+from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.ledger.rows import read_owner
 from netmind_rentgpu.rentals.ledger.start_history import StartHistory
 from netmind_rentgpu.rentals.ledger.store import Ledger
@@ -45,6 +53,7 @@ __all__ = [
 ]
 
 _UNBOUNDED_CALL = 600.0
+_NO_DEADLINE = timedelta(days=1)
 
 # The names of the rentals that this process has open, in any client. A record of this process that is not here is orphaned.
 _held_here: set[str] = set()
@@ -99,12 +108,14 @@ class RentalContext:
         elsewhere: opens the context of a client like this one, in another event loop.
         live: the open rentals, each with a function that cuts its deletion short.
         names: the names of the open rentals.
-        attaching: the names of detached rentals that are being attached, and stay detached if that fails.
+        attaching: the names of detached rentals that are being attached, and stay detached if that fails, each with the
+            guardian that it has then.
         loop: the event loop of the open rentals.
         closing: True if the client is being closed, so that nothing more can be rented.
         clock: reads the present time.
         limits: the time limits of renting.
         handles_signals: True if SIGTERM and SIGHUP release the rentals.
+        guardian: the guardian that the client asks for; None without one.
     """
 
     profile: ServiceProfile
@@ -122,12 +133,13 @@ class RentalContext:
     elsewhere: Callable[[], AbstractAsyncContextManager[RentalContext]]
     live: dict[Owning, Callable[[], object]] = attrs.field(factory=dict[Owning, Callable[[], object]])
     names: set[str] = attrs.field(factory=set[str])
-    attaching: set[str] = attrs.field(factory=set[str])
+    attaching: dict[str, ProcessIdentity | None] = attrs.field(factory=dict[str, "ProcessIdentity | None"])
     loop: asyncio.AbstractEventLoop | None = None
     closing: bool = False
     clock: Callable[[], ClockReading] = read_clocks
     limits: RentalLimits = attrs.field(factory=RentalLimits)
     handles_signals: bool = False
+    guardian: ClientGuardian | None = None
 
     @classmethod
     def of_client(
@@ -144,6 +156,7 @@ class RentalContext:
         check_login: Callable[[], Awaitable[None]],
         shell_on: Callable[[Container], AsyncShell],
         elsewhere: Callable[[], AbstractAsyncContextManager[RentalContext]],
+        guardian: ClientGuardian | None,
     ) -> RentalContext:
         """Create the context of a client's rentals from the client's parts."""
         context = cls(
@@ -161,6 +174,7 @@ class RentalContext:
             check_login=check_login,
             shell_on=shell_on,
             elsewhere=elsewhere,
+            guardian=guardian,
         )
         state.restores = context.restores
         return context
@@ -191,6 +205,27 @@ class RentalContext:
         """The longest time between an unclear answer to a create and the moment when its container, if any, is listed."""
         return self.profile.create_lag + self.profile.list_lag
 
+    async def guard(self, record: RentalRecord) -> ProcessIdentity | None:
+        """Have the guardian end a rental if its process dies or misses its deadline; return the guardian, if any.
+
+        Raises:
+            ConfigurationError: no guardian can be started.
+        """
+        if self.guardian is None:
+            return None
+        left = _NO_DEADLINE if record.expires_at is None else record.expires_at - record.present(self.clock())
+        return await self.guardian.watch(max(0.0, left.total_seconds()), grace=self.limits.guardian)
+
+    async def _end_guard(self) -> None:
+        """Tell the guardian that the client is closed, so that it ends once nothing is left to guard."""
+        if self.guardian is None or not self.guardian.was_used:
+            return
+        is_empty = False
+        with suppress(StateFileError, ClientStateError):
+            records, _ = await self.ledger.read_open()
+            is_empty = not any(record.guardian is not None for record in records)
+        await self.guardian.close(is_empty=is_empty)
+
     def track(self, name: str) -> None:
         """Record that this process has a rental open."""
         _held_here.add(name)
@@ -200,7 +235,7 @@ class RentalContext:
         """Record that this process has a rental open no longer."""
         _held_here.discard(name)
         self.names.discard(name)
-        self.attaching.discard(name)
+        self.attaching.pop(name, None)
 
     def register(self, owning: Owning, interrupt: Callable[[], object]) -> None:
         """Record that a rental is open, which closing the client deletes.
@@ -223,6 +258,17 @@ class RentalContext:
         self.live.pop(owning, None)
         if not self.live:
             _contexts.discard(self)
+
+    async def close(self) -> None:
+        """Delete all open rentals, and tell the guardian that the client is closed.
+
+        Raises:
+            ReleaseError, ClientStateError: as for `release_all`.
+        """
+        try:
+            await self.release_all()
+        finally:
+            await self._end_guard()
 
     async def release_all(self) -> None:
         """Delete all open rentals, however often this is cancelled.

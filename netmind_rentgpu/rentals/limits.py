@@ -22,6 +22,7 @@ class RentalLimits:
         write: for a write to the state file, which another process may have locked.
         claim: for the claim of a rental whose time is up; then it is deleted by the deadline that its process knows.
         callbacks: for the coroutines of `on_event` to end, once their rental has ended.
+        guardian: for a process that misses a deadline, before its guardian deletes the container.
     """
 
     answer: float = 30.0
@@ -32,3 +33,4 @@ class RentalLimits:
     write: float = LONGEST_LOCK
     claim: float = 5.0
     callbacks: float = 5.0
+    guardian: float = 10.0

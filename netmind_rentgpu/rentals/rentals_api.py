@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
+import attrs
+
 from netmind_rentgpu import arguments
 from netmind_rentgpu.errors import (
     InvalidArgumentError,
@@ -20,7 +22,13 @@ from netmind_rentgpu.rentals.context import RentalContext, is_held_here
 from netmind_rentgpu.rentals.ledger.container_index import still_belongs_to
 from netmind_rentgpu.rentals.ledger.deadlines import checked_extension
 from netmind_rentgpu.rentals.ledger.past_rentals import PastRental, Period, SpendingReport, report
-from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
+from netmind_rentgpu.rentals.ledger.process_identity import (
+    Liveness,
+    ProcessIdentity,
+    liveness_of,
+    look_up_process,
+    this_process,
+)
 from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.events import EventOptions, OnRentalEvent, RentalEvents
@@ -49,7 +57,7 @@ class AsyncRentals:
         Raises:
             StateFileError: the state file cannot be used.
         """
-        return Table(record for record in await self._context.ledger.list_open() if record.may_be_rented)
+        return Table(_enforced(record) for record in await self._context.ledger.list_open() if record.may_be_rented)
 
     async def get(self, rental: RentalRecord | str | int) -> RentalRecord:
         """Return the record of one open rental, as it is on file now.
@@ -63,7 +71,7 @@ class AsyncRentals:
             StateFileError: the state file cannot be used.
             RentGPUError: the record is another token's, and the service could not be asked whether that is this account's.
         """
-        return await find_record(self._context, rental)
+        return _enforced(await find_record(self._context, rental))
 
     async def release(self, rental: RentalRecord | str | int, *, force: bool = False) -> None:
         """Delete the container of one rental now, by its record alone: this needs no login.
@@ -262,10 +270,11 @@ class _Detached:
         name = on_file.name
         if is_held_here(name):
             raise in_use_error(on_file, "this process uses it")
+        guardian = await context.guard(on_file)
         # Before the claim, because a reaper of this process deletes rentals that the process owns and does not track.
-        provisioner.begin_attach(name)
+        provisioner.begin_attach(name, on_file.guardian if guardian is None else guardian)
         try:
-            record = await self._claim(name)
+            record = await self._claim(name, guardian)
         except RentGPUError:
             provisioner.disown(name)
             raise
@@ -284,10 +293,10 @@ class _Detached:
         machine = Machine(node_name=record.node_name, gpu_name=record.gpu_name, region=record.region)
         return ProvisionedRental(record=record, container=container, machine=machine)
 
-    async def _claim(self, name: str) -> RentalRecord:
+    async def _claim(self, name: str, guardian: ProcessIdentity | None) -> RentalRecord:
         """Make this process the owner of the rental."""
         context = self._context
-        claimed = await context.ledger.claim_detached(name, this_process(), context.clock())
+        claimed = await context.ledger.claim_detached(name, this_process(), context.clock(), guardian=guardian)
         if claimed is not None:
             return claimed
         record = await find_record(context, name)
@@ -324,6 +333,18 @@ def _period(since: datetime | None, until: datetime | None) -> Period:
     if period.since is not None and period.until is not None and period.until <= period.since:
         raise InvalidArgumentError("until", f"does not come after since: {arguments.shown_value(until)}")
     return period
+
+
+def _enforced(record: RentalRecord) -> RentalRecord:
+    """Return a record that says which processes delete the container at its expiry."""
+    here = this_process()
+    found: list[str] = []
+    for word, process in (("process", record.owner), ("guardian", record.guardian)):
+        liveness = Liveness.DEAD if process is None else liveness_of(process, here, look_up_process)
+        if process is not None and liveness is not Liveness.DEAD:
+            where = "" if process.boot == here.boot else " on another machine"
+            found.append(f"{word} {process.process_id}{where}")
+    return attrs.evolve(record, enforced_by=" and ".join(found) or None)
 
 
 def _gone(record: RentalRecord) -> RentalEndedError:

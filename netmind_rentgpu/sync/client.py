@@ -159,6 +159,7 @@ class RentGPU:
         state: str | os.PathLike[str] | None = None,
         keep_history: timedelta | None = A_YEAR,
         handle_signals: bool = False,
+        guardian: bool = False,
     ) -> None:
         """Set up a client; it opens nothing before its first call.
 
@@ -182,10 +183,14 @@ class RentGPU:
                 client removes older ones by its own setting, so that the shortest of several counts.
             handle_signals: True if SIGTERM and SIGHUP release what this client rents, before they end the process, or reach
                 the handler that the program has set before. A signal that is ignored stays so.
+            guardian: True if a small process deletes what this client has rented once this process is killed, or misses a
+                deadline because it is stopped or hangs. It keeps the expiries of detached rentals, too. It starts before the
+                first create and ends by itself, and a reboot, `docker stop` or the like ends it with all other processes.
 
         Raises:
             ConfigurationError: no token, or a URL, proxy or profile that cannot be used.
             ConfigurationError: `handle_signals` is True outside the main thread.
+            ConfigurationError: `guardian` is True on a system without forks, or `sys.executable` is no program.
             InvalidArgumentError: a timeout, a retry setting, `max_connections` or `keep_history` is out of range.
         """
         self._client = OwnedHandle(
@@ -202,6 +207,7 @@ class RentGPU:
                 state=state,
                 keep_history=keep_history,
                 handle_signals=handle_signals,
+                guardian=guardian,
             )
         )
         self._text = repr(self._client.value).removeprefix("Async")

@@ -39,6 +39,7 @@ class Job:
         cancel_at: the steps of its loop at which its main task is cancelled.
         scope: not that task, but a scope of anyio's around it.
         profile: fields of its ServiceProfile.
+        guardian: it has a guardian.
     """
 
     act: str
@@ -50,6 +51,7 @@ class Job:
     cancel_at: tuple[int, ...] = ()
     scope: bool = False
     profile: dict[str, Any] = attrs.field(factory=dict)
+    guardian: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -163,6 +165,7 @@ async def _act(job: Job) -> dict[str, list[str]]:
         profile=profile,
         timeout=Timeouts(total=0.8, connect=0.5, read=0.3, slot=0.3),
         retries=Retries(base_delay=0.02, max_delay=0.05),
+        guardian=job.guardian,
     ) as gpu:
         # No process here locks the state file for long, so no create is in doubt for as long as elsewhere.
         gpu._context.limits = attrs.evolve(gpu._context.limits, write=1.0)

@@ -148,7 +148,7 @@ def test_client_shows_its_url_in_its_repr_and_cannot_be_pickled_or_copied() -> N
 async def test_copy_of_an_async_client_has_connections_of_its_own(emulator: Emulator) -> None:
     async with AsyncRentGPU(emulator.token, base_url=emulator.url, timeout=7) as gpu:
         copied = copy.copy(gpu)
-        assert copied._settings == gpu._settings
+        assert copied._parts.settings == gpu._parts.settings
         await copied.machines.list()
         await copied.close()
         assert await gpu.machines.list()

@@ -24,7 +24,7 @@ _MOST_SECONDS = int(timedelta.max.total_seconds())
 _SHOWN = (
     *("name", "label", "stage", "container_id", "gpu_name", "gpus", "node_name", "region", "image"),
     *("hourly_price", "currency", "intended_at", "created_at", "ready_at", "expires_at", "extendable_to", "certain_at"),
-    *("budget", "shared_budget", "max_cost", "max_cost_at_ceiling"),
+    *("budget", "shared_budget", "max_cost", "max_cost_at_ceiling", "enforced_by"),
 )
 
 Stage: TypeAlias = Literal["intended", "created", "ready", "detached", "abandoned"]
@@ -95,6 +95,9 @@ class RentalRecord:
         refused: True if the service has refused the create. The record is kept until `certain_at` only because a gateway may
             have refused what the service acts on.
         shared_budget: the name of the budget that the rental shares with others; None without one.
+        guardian: the guardian that ends the rental if its process dies or misses the deadline; None without one.
+        enforced_by: the processes that delete the container at its expiry, as `rentals.list` and `rentals.get` find them,
+            such as "process 4711 and guardian 4712"; None if only `rentals.reap` does.
         cause: the cause of its end, if it is over, and the record is kept because its container may not be gone; else None.
         ended_at: the time at which its container was gone, if another of its create may still turn up; else None.
     """
@@ -131,6 +134,8 @@ class RentalRecord:
     ready_at: datetime | None = None
     cause: EndCause | None = attrs.field(default=None, repr=False)
     ended_at: datetime | None = attrs.field(default=None, repr=False)
+    guardian: ProcessIdentity | None = attrs.field(default=None, repr=False)
+    enforced_by: str | None = None
 
     @property
     @in_own_context
@@ -232,6 +237,16 @@ class RentalRecord:
         """
         left = self.certain_at - min(clocks.wall, self.present(clocks))
         return max(timedelta(0), left if self.longest_create is None else min(left, self.longest_create))
+
+    def sent_before(self, clocks: ClockReading, *, uncertainty: timedelta) -> RentalRecord:
+        """Return the record of a create that was sent by now, if at all, because its process is dead.
+
+        Args:
+            uncertainty: the longest time between an unclear create and the moment when its container, if any, is listed.
+        """
+        latest = max(clocks.wall, self.present(clocks)) + uncertainty
+        longest = uncertainty if self.longest_create is None else min(self.longest_create, uncertainty)
+        return attrs.evolve(self, certain_at=min(self.certain_at, latest), longest_create=longest)
 
     def rebased(self, clocks: ClockReading) -> RentalRecord:
         """Return the record bound to this boot; its times become wall times as the clock is set now."""

@@ -15,7 +15,7 @@ from netmind_rentgpu.amounts import MILLIONTH, in_own_context
 from netmind_rentgpu.errors import StateFileError
 from netmind_rentgpu.rentals.ledger.past_rentals import PastRental, millionths
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
-from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord, Stage
+from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord, Stage, is_legal_change
 
 __all__ = [
     "COLUMNS",
@@ -23,6 +23,7 @@ __all__ = [
     "STAGES",
     "decoded",
     "insertion",
+    "may_write",
     "moment_text",
     "owner_text",
     "past_rental_of",
@@ -97,6 +98,21 @@ def _read_owner(text: str) -> ProcessIdentity:
     return owner
 
 
+def may_write(stage: bytes | None, owner: bytes | None, record: RentalRecord, writer: ProcessIdentity | None) -> bool:
+    """Return True if a row may become a record, written by a process.
+
+    Args:
+        stage, owner: the texts of the row, which may be unreadable.
+    """
+    known_stage, named = (None if raw is None else decoded(raw) for raw in (stage, owner))
+    # Compare values, because the file may hold another text for the same owner.
+    is_writers = writer is None if named is None else writer is not None and read_owner(named) == writer
+    # An abandoned record has no owner, and is ended by whichever process gets to it.
+    is_over = named is None and known_stage == record.stage == "abandoned"
+    is_legal = all(is_legal_change(known, record.stage) for known in STAGES if known == known_stage)
+    return (is_writers or is_over) and is_legal
+
+
 def moment_text(moment: datetime) -> str:
     """Return the text of a time in UTC."""
     # Each text has the same number of digits, because texts then sort in the order of their times.
@@ -148,6 +164,7 @@ _OPEN: Final[Mapping[str, _Conversion]] = {
     "cause": _CAUSE,
     "ended_at": _MOMENT,
     "shared_budget": _PLAIN,
+    "guardian": (owner_text, read_owner),
 }
 _PAST: Final[Mapping[str, _Conversion]] = {
     "name": _PLAIN,

@@ -31,14 +31,13 @@ from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.deadlines import Extension, extended
 from netmind_rentgpu.rentals.ledger.past_rentals import Grouping, PastRental, Period, Share, shares_of_open
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
-from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord, is_legal_change
+from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord
 from netmind_rentgpu.rentals.ledger.rows import (
     COLUMNS,
-    STAGES,
     decoded,
     insertion,
+    may_write,
     owner_text,
-    read_owner,
     record_of,
     row_of,
 )
@@ -221,7 +220,7 @@ class Ledger:
             # An unreadable text must not fail the query.
             query = f"SELECT CAST(stage AS BLOB), CAST(owner AS BLOB) FROM rentals {_THIS_ONE}"  # noqa: S608  # inserts constants only
             found = connection.execute(query, self._key(connection, record.name)).fetchone()
-            if found is None or not _may_write(_text(found[0]), _text(found[1]), record, owner):
+            if found is None or not may_write(found[0], found[1], record, owner):
                 raise RentalEndedError(
                     f"could not record rental {record.name} as {record.stage}: another process has ended it",
                     name=record.name,
@@ -231,18 +230,24 @@ class Ledger:
 
         return update
 
-    async def return_detached(self, name: str, owner: ProcessIdentity) -> None:
-        """Make a claimed rental detached again, if its record still names this owner."""
+    async def return_detached(self, name: str, owner: ProcessIdentity, guardian: ProcessIdentity | None) -> None:
+        """Make a claimed rental detached again, with a guardian or without, if its record still names this owner."""
 
         def return_detached(connection: Connection) -> None:
             connection.execute(
-                f"UPDATE rentals SET stage = 'detached', owner = NULL {_THIS_ONE} AND owner = :owner",  # noqa: S608  # inserts constants only
-                {**self._key(connection, name), "owner": owner_text(owner)},
+                f"UPDATE rentals SET stage = 'detached', owner = NULL, guardian = :guardian {_THIS_ONE} AND owner = :owner",  # noqa: S608  # inserts constants only
+                {
+                    **self._key(connection, name),
+                    "owner": owner_text(owner),
+                    "guardian": None if guardian is None else owner_text(guardian),
+                },
             )
 
         await self._state.write(return_detached)
 
-    async def claim_detached(self, name: str, owner: ProcessIdentity, clocks: ClockReading) -> RentalRecord | None:
+    async def claim_detached(
+        self, name: str, owner: ProcessIdentity, clocks: ClockReading, *, guardian: ProcessIdentity | None = None
+    ) -> RentalRecord | None:
         """Make a process the owner of a detached rental; return None if no detached rental has the name, or it has expired.
 
         From then on, the record's times are measured by the clock of this boot.
@@ -252,11 +257,23 @@ class Ledger:
             record = self._find(connection, name)
             if record is None or record.stage != "detached" or record.has_expired(clocks):
                 return None
-            claimed = attrs.evolve(record.rebased(clocks), stage="ready", owner=owner)
-            self._write(connection, claimed, ("stage", "owner", "boot", "booted_at"))
+            claimed = attrs.evolve(record.rebased(clocks), stage="ready", owner=owner, guardian=guardian)
+            self._write(connection, claimed, ("stage", "owner", "guardian", "boot", "booted_at"))
             return claimed
 
         return await self._state.write(claim)
+
+    async def change_guardian(self, former: Iterable[ProcessIdentity], guardian: ProcessIdentity) -> None:
+        """Make a guardian that of all rentals that former ones have guarded."""
+        texts = [{"former": owner_text(each), "guardian": owner_text(guardian)} for each in former]
+
+        def change(connection: Connection) -> None:
+            connection.executemany(
+                "UPDATE rentals SET guardian = :guardian WHERE account = :account AND guardian = :former",
+                [{**text, "account": self._state.account(connection)} for text in texts],
+            )
+
+        await self._state.write(change)
 
     async def find(self, name: str) -> RentalRecord | None:
         """Return a record as it is on file; None if there is none."""
@@ -463,19 +480,6 @@ class Ledger:
         query = f"SELECT {COLUMNS} FROM rentals {_THIS_ONE}"  # noqa: S608  # inserts constants only
         row = connection.execute(query, self._key(connection, name)).fetchone()
         return None if row is None else record_of(row)
-
-
-def _text(raw: bytes | None) -> str | None:
-    return None if raw is None else decoded(raw)
-
-
-def _may_write(stage: str | None, owner: str | None, record: RentalRecord, writer: ProcessIdentity | None) -> bool:
-    """Return True if a row with this stage and owner may become a record, written by a process."""
-    # Compare values, because the file may hold another text for the same owner.
-    is_writers = writer is None if owner is None else writer is not None and read_owner(owner) == writer
-    # An abandoned record has no owner, and is ended by whichever process gets to it.
-    is_over = owner is None and stage == record.stage == "abandoned"
-    return (is_writers or is_over) and all(is_legal_change(known, record.stage) for known in STAGES if known == stage)
 
 
 def _records_of(connection: Connection, account: str) -> tuple[list[RentalRecord], dict[str, StateFileError]]:

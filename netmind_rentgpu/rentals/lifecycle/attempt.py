@@ -62,6 +62,7 @@ class ProvisionSpec:
         clocks: ClockReading,
         longest_create: timedelta,
         owner: ProcessIdentity,
+        guardian: ProcessIdentity | None = None,
         announced: RentalRecord | None = None,
     ) -> RentalRecord:
         """Return the record of an attempt that is about to begin.
@@ -69,6 +70,7 @@ class ProvisionSpec:
         Args:
             clocks: the present time.
             owner: the process that makes the attempt.
+            guardian: the guardian of that process; None without one.
             announced: a record of a moment ago, whose name, and the ceiling in it, stay; None to choose a name.
         """
         began = clocks.wall
@@ -99,6 +101,7 @@ class ProvisionSpec:
             image=self.image,
             currency=offer.currency,
             shared_budget=self.shared_budget,
+            guardian=guardian,
         )
         return attrs.evolve(record, expires_at=record.earlier_limit)
 

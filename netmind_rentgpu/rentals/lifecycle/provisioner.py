@@ -27,7 +27,7 @@ from netmind_rentgpu.errors import (
 )
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext
-from netmind_rentgpu.rentals.ledger.process_identity import this_process
+from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity, this_process
 from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import (
     CreateAttempt,
@@ -124,16 +124,20 @@ class Provisioner:
                 raise result
         raise catalog.no_machine_error(queue.offers, refusals)
 
-    def begin_attach(self, name: str) -> None:
-        """Begin to attach to a detached rental, which `return_detached` undoes."""
+    def begin_attach(self, name: str, guardian: ProcessIdentity | None) -> None:
+        """Begin to attach to a detached rental, which `return_detached` undoes.
+
+        Args:
+            guardian: the guardian that the rental has from then on.
+        """
         self.attaching = name
         self._context.track(name)
-        self._context.attaching.add(name)
+        self._context.attaching[name] = guardian
 
     def confirm_attach(self) -> None:
         """Record that the attached rental was entered: its end deletes it now, and does not detach it again."""
         if self.attaching is not None:
-            self._context.attaching.discard(self.attaching)
+            self._context.attaching.pop(self.attaching, None)
             self.attaching = None
 
     async def return_detached(self) -> None:
@@ -143,7 +147,7 @@ class Provisioner:
             return
         try:
             with suppress(asyncio.CancelledError):  # raised once it is written
-                await self._context.ledger.return_detached(name, this_process())
+                await self._context.ledger.return_detached(name, this_process(), self._context.attaching.get(name))
         except (StateFileError, ClientStateError) as error:
             # As long as this process lives it counts as the owner, so nothing reaps the rental.
             logger.error("%s could not be detached again, and is reaped once this process has ended: %s", name, error)  # noqa: TRY400
@@ -252,9 +256,11 @@ class Provisioner:
 
     def _disown_detached(self, record: RentalRecord) -> None:
         self.disown(record.name)
+        guardian = record.guardian
         logger.info(
-            "%s: detached; container %s runs on until %s UTC",
+            "%s: detached; container %s runs on until %s UTC; %s deletes it then",
             *(record.name, record.container_id, f"{record.expires_at:%Y-%m-%d %H:%M:%S}"),
+            "rentals.reap()" if guardian is None else f"guardian {guardian.process_id}",
         )
 
     async def transfer_to_user(self, name: str) -> None:
@@ -373,6 +379,7 @@ class Provisioner:
         context = self._context
         intent_at = partial(spec.intent, offer, longest_create=context.longest_create, owner=this_process())
         announced = intent_at(clocks=context.clock())
+        announced = attrs.evolve(announced, guardian=await context.guard(announced))
         if spec.shared_budget is not None:
             await context.ledger.check_budget(announced, context.clock())
         self._events.emit("asking", announced)
@@ -380,7 +387,9 @@ class Provisioner:
         await self._events.let_begin()
         clocks = context.clock()
         is_late = announced.present(clocks) - announced.intended_at > _SLOW
-        intent = intent_at(clocks=clocks, announced=announced) if is_late else announced
+        intent = announced
+        if is_late:
+            intent = intent_at(clocks=clocks, announced=announced, guardian=announced.guardian)
         tracked = self._track(TrackedAttempt(attempt=CreateAttempt(record=intent), knows_container=True))
         try:
             await context.ledger.insert(intent, clocks)

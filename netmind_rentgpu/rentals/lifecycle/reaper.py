@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Coroutine, Iterable
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,13 @@ from netmind_rentgpu.rentals.context import RentalContext, disown_closed_loops, 
 from netmind_rentgpu.rentals.ledger.container_index import per_attempt_timeouts
 from netmind_rentgpu.rentals.ledger.names import expiry_in
 from netmind_rentgpu.rentals.ledger.past_rentals import PastRental
-from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
+from netmind_rentgpu.rentals.ledger.process_identity import (
+    Liveness,
+    ProcessIdentity,
+    liveness_of,
+    look_up_process,
+    this_process,
+)
 from netmind_rentgpu.rentals.ledger.records import EndCause, ReapReport, RentalRecord, is_to_be_reaped
 from netmind_rentgpu.rentals.lifecycle.account_proof import check_token, join_proven_accounts
 from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, Evidence, Fate, Step
@@ -28,7 +35,7 @@ from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup, CleanupResult, Tr
 from netmind_rentgpu.rentals.lifecycle.deletion import Deletion, Target, log_release, unreleased, write_best_effort
 from netmind_rentgpu.rentals.lifecycle.finding import in_use_error
 
-__all__ = ["close_record_of_deleted", "reap", "reap_by_name", "release"]
+__all__ = ["close_record_of_deleted", "reap", "reap_by_name", "reap_guarded", "release"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
@@ -75,18 +82,23 @@ class _Reaping:
             if error is not None:
                 raise error
 
-    async def end(self, record: RentalRecord, cause: EndCause, *, is_living: bool, wait: bool) -> None:
+    async def end(
+        self, record: RentalRecord, cause: EndCause, *, is_living: bool, wait: bool, is_dead: bool = False
+    ) -> None:
         """Delete the containers of a record, and close the record once nothing of it can turn up any longer.
 
         Args:
             cause: the cause of the end, unless the record has one.
             is_living: True if the record's owner may be about to create its container; the record stays as it is.
             wait: True to walk over the list until it is certain that nothing turns up.
+            is_dead: True if the process that has made the record is dead for certain.
         """
         # A record of an earlier version does not say how long its create may take.
         known = attrs.evolve(record, longest_create=record.longest_create or self.context.longest_create)
-        loop_time = asyncio.get_running_loop().time()
-        attempt = CreateAttempt.from_record(known, clocks=self.context.clock(), loop_time=loop_time)
+        clocks, loop_time = self.context.clock(), asyncio.get_running_loop().time()
+        if is_dead:
+            known = known.sent_before(clocks, uncertainty=self.context.uncertainty)
+        attempt = CreateAttempt.from_record(known, clocks=clocks, loop_time=loop_time)
         if not is_living:
             attempt = attrs.evolve(attempt, record=attrs.evolve(known, stage="abandoned", owner=None))
         # The id of a rental of this process cannot belong to another container yet.
@@ -176,15 +188,78 @@ async def reap(
     wanted = [record for record in records if (names is None or record.name in names) and is_orphan(record)]
     living = [record for record in wanted if _may_create(record)]
     orphans = [record for record in wanted if record not in living]
+    dead = {record.name for record in orphans if _has_dead_owner(record)}
     # A record may have changed since it was read: another process may have detached, attached, extended or reaped it.
     claimed = await asyncio.gather(*(context.ledger.claim_for_reap(record, is_due=is_orphan) for record in orphans))
     await reaping.shielded(
-        reaping.end(record, _cause_to_reap(context, record), is_living=is_living, wait=wait)
+        reaping.end(
+            record, _cause_to_reap(context, record), is_living=is_living, wait=wait, is_dead=record.name in dead
+        )
         for group, is_living in ((living, True), (claimed, False))
         for record in group
         if record is not None
     )
     return reaping.report(elsewhere, state_file=context.ledger.path)
+
+
+async def reap_guarded(
+    context: RentalContext,
+    guardian: ProcessIdentity,
+    *,
+    former: Collection[ProcessIdentity],
+    grace: timedelta,
+    owner_is_gone: bool,
+) -> timedelta | None:
+    """Delete the containers of the rentals that a guardian has to end.
+
+    These are the rentals that are over, or whose time is up; and all that are not detached if the owner is gone.
+
+    Args:
+        guardian: the guardian of the rentals.
+        former: the guardians whose rentals it takes over.
+        grace: the time after a deadline for which the deletion is left to a living owner.
+        owner_is_gone: True if the process is dead that the guardian belongs to, or runs another program by now.
+
+    Returns:
+        The time until something is due, which is 0 if something could not be ended; None if nothing is left to guard.
+
+    Raises:
+        StateFileError: the state file cannot be used.
+    """
+    ledger = context.ledger
+
+    def is_due(record: RentalRecord) -> bool:
+        is_over = record.stage == "abandoned" or (owner_is_gone and record.stage != "detached")
+        return record.guardian == guardian and (is_over or time_left(record) <= timedelta(0))
+
+    def time_left(record: RentalRecord) -> timedelta:
+        if record.expires_at is None:
+            return timedelta.max
+        waits = timedelta(0) if owner_is_gone else grace
+        return record.expires_at + waits - record.present(context.clock())
+
+    if former:
+        await ledger.change_guardian(former, guardian)
+    due = [record for record in await ledger.list_open() if is_due(record)]
+    living = [] if owner_is_gone else [record for record in due if _may_create(record)]
+    claimed = await asyncio.gather(
+        *(ledger.claim_for_reap(record, is_due=is_due) for record in due if record not in living)
+    )
+    reaping = _Reaping(context)
+    await reaping.shielded(
+        reaping.end(
+            record,
+            _cause_to_reap(context, record),
+            is_living=is_living,
+            wait=owner_is_gone,
+            is_dead=owner_is_gone,
+        )
+        for group, is_living in ((living, True), (claimed, False))
+        for record in group
+        if record is not None
+    )
+    left = [record for record in await ledger.list_open() if record.guardian == guardian]
+    return min((timedelta(0) if is_due(record) else time_left(record) for record in left), default=None)
 
 
 async def release(context: RentalContext, record: RentalRecord, *, force: bool) -> None:
@@ -289,6 +364,11 @@ def _liveness_of_owner(record: RentalRecord) -> Liveness:
     if record.owner == here:
         return Liveness.ALIVE if is_held_here(record.name) else Liveness.DEAD
     return liveness_of(record.owner, here, look_up_process)
+
+
+def _has_dead_owner(record: RentalRecord) -> bool:
+    """Return True if the record's owner is another process, which is provably dead."""
+    return record.owner not in (None, this_process()) and _liveness_of_owner(record) is Liveness.DEAD
 
 
 def _may_create(record: RentalRecord) -> bool:

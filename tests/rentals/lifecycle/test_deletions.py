@@ -301,7 +301,7 @@ async def test_get_that_fails_holds_back_the_deletion_of_what_another_process_cr
         record = await rental.detach()
     await put_as_it_is(gpu, attrs.evolve(record, expires_at=record.intended_at))
     emulator.faults.add(Fault("status", call="get_container", status=status, times="all"))
-    async with client(emulator, gpu._settings.state) as other:
+    async with client(emulator, gpu._parts.settings.state) as other:
         report = await reap(other._context, patient=False)
     assert [name for name, _ in report.failed] == [record.name]
     assert not emulator.requests.of("delete_container")

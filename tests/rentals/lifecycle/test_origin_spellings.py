@@ -71,7 +71,7 @@ async def test_row_under_both_spellings_stays_as_it_is_under_that_of_today(
     gpu: AsyncRentGPU, emulator: Emulator, state: Path
 ) -> None:
     await gpu._state.pin_host_key(1, "today's")
-    earlier = str(gpu._settings.fingerprint).replace("127.0.0.1:", "127.0.0.1.:")
+    earlier = str(gpu._parts.settings.fingerprint).replace("127.0.0.1:", "127.0.0.1.:")
     origin = earlier.rpartition(" ")[0]
     earlier = f"{origin} {hashlib.sha256(f'{origin} {emulator.token}'.encode()).hexdigest()[:32]}"
     with closing(sqlite3.connect(state)) as connection:

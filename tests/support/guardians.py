@@ -1,0 +1,21 @@
+"""Guardians that run on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from until import is_running
+
+
+def guardians(folder: Path) -> list[int]:
+    """Return the process ids of the guardians, and of their children, whose copies of the packages are below a folder."""
+    found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    return [pid for pid in found if is_running(pid) and f"{folder}/guardian-" in command_line(pid)]
+
+
+def command_line(pid: int) -> str:
+    """Return the command line of a process; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
