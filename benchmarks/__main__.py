@@ -8,7 +8,19 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from benchmarks import bridging, calls, decoding, importing, load, renting, spending, ssh, synchronous, waiting
+from benchmarks import (
+    bridging,
+    calls,
+    decoding,
+    guardian,
+    importing,
+    load,
+    renting,
+    spending,
+    ssh,
+    synchronous,
+    waiting,
+)
 
 ALL = {
     "calls": calls.run,
@@ -19,6 +31,7 @@ ALL = {
     "load": load.run,
     "waiting": waiting.run,
     "renting": renting.run,
+    "guardian": guardian.run,
     "spending": spending.run,
     "ssh": ssh.run,
 }

@@ -206,7 +206,7 @@ class RentalContext:
         return self.profile.create_lag + self.profile.list_lag
 
     async def guard(self, record: RentalRecord) -> ProcessIdentity | None:
-        """Have the guardian end a rental if its process dies or misses its deadline; return the guardian, if any.
+        """Register a rental with the guardian; return the guardian, or None for a client without one.
 
         Raises:
             ConfigurationError: no guardian can be started.
@@ -217,7 +217,7 @@ class RentalContext:
         return await self.guardian.watch(max(0.0, left.total_seconds()), grace=self.limits.guardian)
 
     async def _end_guard(self) -> None:
-        """Tell the guardian that the client is closed, so that it ends once nothing is left to guard."""
+        """Report to the guardian that the client is closed, so that it ends once nothing is left to guard."""
         if self.guardian is None or not self.guardian.was_used:
             return
         is_empty = False

@@ -154,7 +154,7 @@ class _Link:
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
         self._former: list[str] = []
-        # What each client's registration was, by its key; it stays known as long as something of it is guarded.
+        # The last registration of each client, by its key; it stays known as long as something of it is guarded.
         self._registered: dict[str, dict[str, Any]] = {}
         self._open: Counter[str] = Counter()
 
@@ -171,7 +171,10 @@ class _Link:
             self._open[key] += 1
 
     def watch(self, key: str, registration: dict[str, Any], folder: Path, seconds: float) -> ProcessIdentity:
-        """Have a client's rentals guarded, and the state file looked at in so many seconds; return the guardian.
+        """Register a client, and a moment at which the guardian has to look at the state file; return the guardian.
+
+        Args:
+            seconds: the time until that moment.
 
         Raises:
             ConfigurationError: no guardian can be started.
@@ -284,9 +287,10 @@ class ClientGuardian:
         self._is_unproven = parts.ssl_context is not None
 
     async def watch(self, seconds: float, *, grace: float) -> ProcessIdentity:
-        """Have this client's rentals guarded, one of which ends in so many seconds; return the guardian.
+        """Register this client, and a rental that is about to begin; return the guardian.
 
         Args:
+            seconds: the time until the rental's deadline.
             grace: the seconds after a deadline for which the guardian leaves the deletion to this process.
 
         Raises:
@@ -384,7 +388,7 @@ def _started(copies: Copies, environment: Mapping[str, str]) -> _Connection:
 
 
 def _own_pidfd() -> int | None:
-    """Return a descriptor of this process, which tells of its death; None where the system has none."""
+    """Return a descriptor by which another process notices the death of this one; None where the system has none."""
     if sys.platform == "linux":
         with suppress(OSError):
             return os.pidfd_open(os.getpid())

@@ -35,7 +35,7 @@ async def _look(clients: Sequence[tuple[str, Mapping[str, Any]]], *, parent_is_g
     found = await asyncio.gather(
         *(_look_for(registration, parent_is_gone=parent_is_gone) for _, registration in clients), return_exceptions=True
     )
-    # What could not be looked at is looked at again.
+    # A look that has failed is repeated.
     return {
         key: 0.0 if isinstance(result, BaseException) else result
         for (key, _), result in zip(clients, found, strict=True)

@@ -30,7 +30,7 @@ _NEVER = float("inf")
 
 
 class Look(Protocol):
-    """What a child does: it ends what is due.
+    """The work of a child: it ends what is due.
 
     It takes the clients' keys and registrations, and True if the parent is gone. It returns, for each key, the seconds until
     something is due, which are 0 if something could not be ended; None if nothing is left to guard.
@@ -63,7 +63,7 @@ class _Client:
 
 
 class Guard:
-    """What the guardian knows, and the rules by which it acts. It does no I/O.
+    """The knowledge of the guardian, and the rules by which it acts. It does no I/O.
 
     Attributes:
         clients: the clients of the parent, by their keys, that may have something to guard.
@@ -84,7 +84,7 @@ class Guard:
         self._failing_since = _NEVER
 
     def obey(self, message: Mapping[str, Any], now: float) -> None:
-        """Take a message of the parent."""
+        """Handle a message of the parent."""
         match message["do"]:
             case "register":
                 self.clients[message["key"]] = _Client(message["registration"])
@@ -208,8 +208,8 @@ class Channel:
 class Parent:
     """The parent, as the system shows it.
 
-    The descriptor tells of its death: a pidfd on Linux, a kqueue elsewhere. Where neither can be had, the parent is looked
-    up once its end of the socket is closed.
+    The descriptor becomes readable at its death: a pidfd on Linux, a kqueue elsewhere. Without one, the parent is looked up
+    once its end of the socket is closed.
     """
 
     def __init__(self, process_id: int, pidfd: int | None) -> None:
@@ -223,7 +223,7 @@ class Parent:
             self.descriptor = None if self._kqueue is None else self._kqueue.fileno()
 
     def close(self) -> None:
-        """Close the descriptor, which goes on to tell of a death."""
+        """Close the descriptor, which would stay readable."""
         if self._kqueue is not None:
             self._kqueue.close()
         elif self.descriptor is not None:
@@ -269,7 +269,7 @@ def _program_of(process_id: int) -> bytes | None:
 
 
 def _kqueue_of(process_id: int) -> Any:
-    """Return a kqueue that tells of a process's death; None if there is none."""
+    """Return a kqueue that becomes readable at a process's death; None if there is none."""
     if sys.platform == "linux" or sys.platform == "win32":
         return None
     queue = select.kqueue()
@@ -351,7 +351,7 @@ class _Child:
 
 
 def run(guard: Guard, channel: Channel, parent: Parent, look: Look) -> None:
-    """Guard what the parent rents, until nothing is left to guard."""
+    """Watch the parent and the deadlines of its rentals until nothing is left to guard."""
     child: _Child | None = None
     with _Wakeups(guard) as wakeups:
         while (step := guard.step(_now())) is not Step.END:
@@ -402,7 +402,7 @@ def _pause(guard: Guard, child: _Child | None, channel: Channel, parent: Parent)
     if child is not None:
         pauses.append(child.time_left)
     if channel.descriptor is None and not guard.parent_is_gone:
-        # It may begin another program, or it has no descriptor that tells of its death.
+        # It may begin another program, or its death has to be looked up.
         pauses.append(_LONGEST_WAIT if parent.descriptor is not None else _AFTER_END_OF_FILE)
     known = [pause for pause in pauses if pause is not None]
     # The clock of a wait stands still while the machine sleeps.
@@ -460,7 +460,7 @@ def _look(clients: list[tuple[str, Mapping[str, Any]]], *, parent_is_gone: bool)
 
 
 def main(arguments: list[str]) -> None:
-    """Fork once more, so that the guardian is no child of its parent, and guard.
+    """Split off, by another fork, from the process that is a child of the parent, and run the guardian.
 
     Args:
         arguments: the descriptor of the socket; the parent's pidfd, or -1; and the parent's process id.

@@ -1,4 +1,4 @@
-"""What a guardian has to know of a client, as plain values for the socket between the two processes.
+"""The registration of a client with its guardian: plain values for the socket between the two processes.
 
 It holds the client's token, so it goes over that socket only, and is never part of a command line or an environment.
 """
