@@ -88,12 +88,12 @@ def run(rounds: int) -> bool:
         return True
     found = asyncio.run(_measure(min(rounds, MOST_ROUNDS) + 1))
     (first, *_), *others = found
-    starts, deletions, sizes = zip(*others, strict=True)
+    starts, deletions, sizes = ([each[place] for each in others] for place in range(3))
     print(f"\nA guardian ({len(others)} rounds; median, least and most)")
     print(f"  {'its first start, which copies the packages':42} {first:10.2f} s")
     _line("a later start", starts, "s")
     _line("from the parent's death to the deletion", deletions, "s")
     _line("memory while it waits", sizes, "MB")
-    kept = max(sizes) <= MEGABYTES
+    kept: bool = max(sizes) <= MEGABYTES
     print(f"  limit of {MEGABYTES} MB: {'kept' if kept else 'MISSED'}")
     return kept

@@ -24,7 +24,7 @@ import attrs
 from netmind_rentgpu.concurrency.forks import at_fork_in_child
 from netmind_rentgpu.concurrency.threads import run_in_thread, start_thread
 from netmind_rentgpu.errors import ConfigurationError, RentGPUError, TransportError
-from netmind_rentgpu.rentals.guardian.packages import Copies, copy_packages
+from netmind_rentgpu.rentals.guardian.packages import Copies, copy_packages, user_id
 from netmind_rentgpu.rentals.guardian.registration import key_of, read_registration, registration_of
 from netmind_rentgpu.rentals.ledger.process_identity import (
     ProcessIdentity,
@@ -231,10 +231,7 @@ class _Link:
                 process_id,
                 error,
             )
-        # It is a child of this process only if this is the first process of a container.
-        with suppress(OSError):
-            os.waitid(os.P_PID, process_id, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-            start_thread(lambda: _collect(process_id))
+        _collect(process_id)
 
     def _start(self, folder: Path) -> _Connection:
         environment = {
@@ -304,7 +301,7 @@ class ClientGuardian:
             _link.open(self._key)
         registration = {**registration_of(self._parts), "grace": grace}
         # Users may share the folder of the state file, but not code.
-        folder = self._parts.settings.state.parent / f"guardian-{os.geteuid()}"
+        folder = self._parts.settings.state.parent / f"guardian-{user_id()}"
         return await run_in_thread(lambda: _link.watch(self._key, registration, folder, seconds + grace))
 
     async def _check_tls(self) -> None:
@@ -336,8 +333,16 @@ class ClientGuardian:
 
 
 def _collect(process_id: int) -> None:
-    with suppress(OSError):
-        os.waitpid(process_id, 0)
+    """Wait for the end of a guardian, in a thread, if it is a child of this process, the first one of a container."""
+
+    def wait() -> None:
+        with suppress(OSError):
+            os.waitpid(process_id, 0)
+
+    if sys.platform != "win32":
+        with suppress(OSError):
+            if os.waitpid(process_id, os.WNOHANG) == (0, 0):
+                start_thread(wait)
 
 
 def _started(copies: Copies, environment: Mapping[str, str]) -> _Connection:

@@ -25,7 +25,7 @@ import attrs
 from netmind_rentgpu.errors import ConfigurationError
 from netmind_rentgpu.sqlite_file import make_folder
 
-__all__ = ["Copies", "copy_packages"]
+__all__ = ["Copies", "copy_packages", "user_id"]
 
 _NAME: Final = "netmind_rentgpu"
 _TRIAL: Final = """
@@ -89,10 +89,17 @@ def copy_packages(folder: Path, environment: Mapping[str, str]) -> Copies:
     return Copies(target, lock)
 
 
+def user_id() -> int:
+    """Return the id of this process's user."""
+    if sys.platform == "win32":
+        raise NotImplementedError
+    return os.geteuid()
+
+
 def _check_owner(folder: Path) -> None:
     """Raise ConfigurationError for a folder to which another user could add code."""
     status = folder.lstat()
-    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == user_id()
     if not is_ours or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         text = f"no guardian can be started: another user owns {folder}, or may write there; choose another state=..."
         raise ConfigurationError(text)
@@ -134,6 +141,8 @@ def _copy(source: Path, target: Path) -> None:
 
 def _locked(target: Path) -> int:
     """Make a folder if it is missing, and return a descriptor of it with a lock that others share."""
+    if sys.platform == "win32":
+        raise NotImplementedError
     import fcntl
 
     while True:
@@ -149,6 +158,8 @@ def _locked(target: Path) -> int:
 
 def _remove_unused(folder: Path, used: Path) -> None:
     """Remove the copies that no guardian holds."""
+    if sys.platform == "win32":
+        raise NotImplementedError
     import fcntl
 
     for other in folder.glob(f"{_PREFIX}*"):

@@ -74,9 +74,9 @@ class Guard:
 
     def __init__(self) -> None:
         self.clients: dict[str, _Client] = {}
-        self.parent_is_gone = False
-        self.is_looking = False
-        self.is_asked_to_end = False
+        self.parent_is_gone: bool = False
+        self.is_looking: bool = False
+        self.is_asked_to_end: bool = False
         self._was_used = False
         self._only_waits = False
         self._look_at: float | None = None
@@ -284,6 +284,8 @@ def _kqueue_of(process_id: int) -> Any:
 
 def _now() -> float:
     """Return the seconds by the clock that goes on while the machine sleeps, where there is one."""
+    if sys.platform == "win32":
+        raise NotImplementedError
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
@@ -299,7 +301,10 @@ class _Child:
         self.keys = list(guard.clients)
         self._began = _now()
         self._report = b""
+        self._process_id = 0
         self.descriptor, end = os.pipe()
+        if sys.platform == "win32":
+            raise NotImplementedError
         try:
             self._process_id = os.fork()
         except OSError:
@@ -330,6 +335,8 @@ class _Child:
 
     def kill(self) -> None:
         """Kill the child, which takes too long."""
+        if sys.platform == "win32":
+            raise NotImplementedError
         os.kill(self._process_id, signal.SIGKILL)
 
     def receive(self) -> bool:
@@ -411,6 +418,8 @@ def _pause(guard: Guard, child: _Child | None, channel: Channel, parent: Parent)
 
 def _wait_for(descriptors: Iterable[int | None], seconds: float | None) -> set[int]:
     """Return those descriptors that can be read, or have ended."""
+    if sys.platform == "win32":
+        raise NotImplementedError
     poll = select.poll()
     for descriptor in descriptors:
         if descriptor is not None:
@@ -429,6 +438,8 @@ class _Wakeups:
         self.descriptors: tuple[int, int] = (-1, -1)
 
     def __enter__(self) -> Self:
+        if sys.platform == "win32":
+            raise NotImplementedError
         self.descriptors = os.pipe()
         for descriptor in self.descriptors:
             os.set_blocking(descriptor, False)
@@ -465,6 +476,8 @@ def main(arguments: list[str]) -> None:
     Args:
         arguments: the descriptor of the socket; the parent's pidfd, or -1; and the parent's process id.
     """
+    if sys.platform == "win32":
+        raise NotImplementedError
     descriptor, pidfd, process_id = map(int, arguments)
     if os.fork():
         os._exit(0)
