@@ -135,7 +135,7 @@ class RentalRecord:
     cause: EndCause | None = attrs.field(default=None, repr=False)
     ended_at: datetime | None = attrs.field(default=None, repr=False)
     guardian: ProcessIdentity | None = attrs.field(default=None, repr=False)
-    enforced_by: str | None = None
+    enforced_by: str | None = attrs.field(default=None, eq=False)
 
     @property
     @in_own_context

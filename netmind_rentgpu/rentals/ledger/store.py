@@ -230,7 +230,7 @@ class Ledger:
 
         return update
 
-    async def return_detached(self, name: str, owner: ProcessIdentity, guardian: ProcessIdentity | None) -> None:
+    async def return_detached(self, name: str, owner: ProcessIdentity, guardian: ProcessIdentity | None = None) -> None:
         """Make a claimed rental detached again, with a guardian or without, if its record still names this owner."""
 
         def return_detached(connection: Connection) -> None:

@@ -125,7 +125,7 @@ async def test_attach_after_a_failed_claim_succeeds(
     async with gpu.rent(image=IMAGE) as rental:
         record = await rental.detach()
 
-    async def fail(*_: Any) -> None:
+    async def fail(*_: Any, **__: Any) -> None:
         raise StateFileError("the disk is full")
 
     monkeypatch.setattr(Ledger, "claim_detached", fail)

@@ -64,7 +64,8 @@ async def test_failed_starts_detached_and_released_rentals_are_logged(
     *_, detached, released = lines_of(caplog)
     assert record.expires_at is not None
     moment = f"{record.expires_at:%Y-%m-%d %H:%M:%S}"
-    assert detached == f"detached; container {record.container_id} runs on until {moment} UTC"
+    end = f"runs on until {moment} UTC; rentals.reap() deletes it then"
+    assert detached == f"detached; container {record.container_id} {end}"
     assert released.startswith(f"released container {record.container_id} on {record.node_name}; it cost about 0.0")
 
 
