@@ -165,21 +165,20 @@ class _Link:
         if connection is not None:
             connection.close()
 
-    def open(self, key: str) -> None:
-        """Record that a client is open that may rent."""
-        with self._lock:
-            self._open[key] += 1
-
-    def watch(self, key: str, registration: dict[str, Any], folder: Path, seconds: float) -> ProcessIdentity:
+    def watch(
+        self, key: str, registration: dict[str, Any], folder: Path, seconds: float, *, is_new: bool
+    ) -> ProcessIdentity:
         """Register a client, and a moment at which the guardian has to look at the state file; return the guardian.
 
         Args:
             seconds: the time until that moment.
+            is_new: True for the first time that a client does so.
 
         Raises:
             ConfigurationError: no guardian can be started.
         """
         with self._lock:
+            self._open[key] += is_new
             is_known = self._registered.get(key) == registration
             self._registered[key] = registration
             message = {"do": "watch", "seconds": seconds}
@@ -296,13 +295,11 @@ class ClientGuardian:
         if self._is_unproven:
             await self._check_tls()
             self._is_unproven = False
-        if self._process != os.getpid():
-            self._process = os.getpid()
-            _link.open(self._key)
+        is_new, self._process = self._process != os.getpid(), os.getpid()
         registration = {**registration_of(self._parts), "grace": grace}
         # Users may share the folder of the state file, but not code.
         folder = self._parts.settings.state.parent / f"guardian-{user_id()}"
-        return await run_in_thread(lambda: _link.watch(self._key, registration, folder, seconds + grace))
+        return await run_in_thread(lambda: _link.watch(self._key, registration, folder, seconds + grace, is_new=is_new))
 
     async def _check_tls(self) -> None:
         """Check that the TLS settings that the guardian gets let it connect."""

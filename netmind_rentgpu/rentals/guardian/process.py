@@ -463,6 +463,8 @@ class _Wakeups:
 
 
 def _look(clients: list[tuple[str, Mapping[str, Any]]], *, parent_is_gone: bool) -> Mapping[str, float | None]:
+    if not any(os.path.exists(registration["state"]) for _, registration in clients):
+        return dict.fromkeys((key for key, _ in clients), None)
     # The copies of the packages, of which this file is one.
     sys.path.insert(0, os.path.dirname(__file__).rpartition("netmind_rentgpu")[0])
     from netmind_rentgpu.rentals.guardian.look import look

@@ -254,9 +254,11 @@ async def test_grace_is_that_of_the_client(gpu_with_a_guardian: Callable[..., As
     told: list[Any] = []
     watch = link._Link.watch
 
-    def note(self: Any, key: str, registration: dict[str, Any], folder: Path, seconds: float) -> ProcessIdentity:
+    def note(
+        self: Any, key: str, registration: dict[str, Any], folder: Path, seconds: float, **rest: bool
+    ) -> ProcessIdentity:
         told.append((registration["grace"], round(seconds)))
-        return watch(self, key, registration, folder, seconds)
+        return watch(self, key, registration, folder, seconds, **rest)
 
     monkeypatch.setattr(link._Link, "watch", note)
     async with gpu_with_a_guardian() as gpu:
