@@ -26,7 +26,7 @@ LAYERS = [
     {"resources"},
     {"ssh"},
     {"rentals.selection", "rentals.ledger", "rentals.limits"},
-    {"rentals.guardian.packages", "rentals.guardian.registration", "rentals.guardian.link"},
+    {"rentals.guardian.guard", "rentals.guardian.packages", "rentals.guardian.registration", "rentals.guardian.link"},
     {"rentals.context"},
     {"rentals.lifecycle"},
     {"rentals.at_exit"},

@@ -106,8 +106,8 @@ async def _release_all(contexts: Sequence[RentalContext], began: threading.Event
 async def _release_one(context: RentalContext) -> None:
     try:
         async with asyncio.timeout(_LONGEST_RELEASE), context.elsewhere() as other:
-            for name, guardian in tuple(context.attaching.items()):
-                await other.ledger.return_detached(name, this_process(), guardian)
+            for name in tuple(context.attaching):
+                await other.ledger.return_detached(name, this_process())
             report = await reap(other, names=frozenset(context.names))
     except Exception as error:  # noqa: BLE001  # the others are to be released all the same
         report_problem(

@@ -108,8 +108,7 @@ class RentalContext:
         elsewhere: opens the context of a client like this one, in another event loop.
         live: the open rentals, each with a function that cuts its deletion short.
         names: the names of the open rentals.
-        attaching: the names of detached rentals that are being attached, and stay detached if that fails, each with the
-            guardian that it has then.
+        attaching: the names of detached rentals that are being attached, and stay detached if that fails.
         loop: the event loop of the open rentals.
         closing: True if the client is being closed, so that nothing more can be rented.
         clock: reads the present time.
@@ -133,7 +132,7 @@ class RentalContext:
     elsewhere: Callable[[], AbstractAsyncContextManager[RentalContext]]
     live: dict[Owning, Callable[[], object]] = attrs.field(factory=dict[Owning, Callable[[], object]])
     names: set[str] = attrs.field(factory=set[str])
-    attaching: dict[str, ProcessIdentity | None] = attrs.field(factory=dict[str, "ProcessIdentity | None"])
+    attaching: set[str] = attrs.field(factory=set[str])
     loop: asyncio.AbstractEventLoop | None = None
     closing: bool = False
     clock: Callable[[], ClockReading] = read_clocks
@@ -223,7 +222,7 @@ class RentalContext:
         is_empty = False
         with suppress(StateFileError, ClientStateError):
             records, _ = await self.ledger.read_open()
-            is_empty = not any(record.guardian is not None for record in records)
+            is_empty = not any(self.guardian.guards(record.guardian) for record in records)
         await self.guardian.close(is_empty=is_empty)
 
     def track(self, name: str) -> None:
@@ -235,7 +234,7 @@ class RentalContext:
         """Record that this process has a rental open no longer."""
         _held_here.discard(name)
         self.names.discard(name)
-        self.attaching.pop(name, None)
+        self.attaching.discard(name)
 
     def register(self, owning: Owning, interrupt: Callable[[], object]) -> None:
         """Record that a rental is open, which closing the client deletes.

@@ -7,8 +7,6 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
-import attrs
-
 from netmind_rentgpu import arguments
 from netmind_rentgpu.errors import (
     InvalidArgumentError,
@@ -32,7 +30,7 @@ from netmind_rentgpu.rentals.ledger.process_identity import (
 from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.events import EventOptions, OnRentalEvent, RentalEvents
-from netmind_rentgpu.rentals.lifecycle.finding import check_wanted, find_record, in_use_error
+from netmind_rentgpu.rentals.lifecycle.finding import check_wanted, enforced, find_record, in_use_error
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reaper import reap, reap_by_name, release
 from netmind_rentgpu.rentals.lifecycle.starting import FailedStarts, StartLimits
@@ -57,7 +55,7 @@ class AsyncRentals:
         Raises:
             StateFileError: the state file cannot be used.
         """
-        return Table(_enforced(record) for record in await self._context.ledger.list_open() if record.may_be_rented)
+        return Table(enforced(record) for record in await self._context.ledger.list_open() if record.may_be_rented)
 
     async def get(self, rental: RentalRecord | str | int) -> RentalRecord:
         """Return the record of one open rental, as it is on file now.
@@ -71,7 +69,7 @@ class AsyncRentals:
             StateFileError: the state file cannot be used.
             RentGPUError: the record is another token's, and the service could not be asked whether that is this account's.
         """
-        return _enforced(await find_record(self._context, rental))
+        return enforced(await find_record(self._context, rental))
 
     async def release(self, rental: RentalRecord | str | int, *, force: bool = False) -> None:
         """Delete the container of one rental now, by its record alone: this needs no login.
@@ -133,7 +131,7 @@ class AsyncRentals:
             raise in_use_error(record, "it is still being started; extend it once it is ready")
         extended = await self._context.ledger.extend(record.name, wanted, self._context.clock())
         RentalEvents(self._context, EventOptions()).emit("extended", extended)
-        return extended
+        return enforced(extended)
 
     async def history(
         self, *, since: datetime | None = None, until: datetime | None = None, label: str | None = None
@@ -272,7 +270,7 @@ class _Detached:
             raise in_use_error(on_file, "this process uses it")
         guardian = await context.guard(on_file)
         # Before the claim, because a reaper of this process deletes rentals that the process owns and does not track.
-        provisioner.begin_attach(name, on_file.guardian if guardian is None else guardian)
+        provisioner.begin_attach(name)
         try:
             record = await self._claim(name, guardian)
         except RentGPUError:
@@ -333,18 +331,6 @@ def _period(since: datetime | None, until: datetime | None) -> Period:
     if period.since is not None and period.until is not None and period.until <= period.since:
         raise InvalidArgumentError("until", f"does not come after since: {arguments.shown_value(until)}")
     return period
-
-
-def _enforced(record: RentalRecord) -> RentalRecord:
-    """Return a record that says which processes delete the container at its expiry."""
-    here = this_process()
-    found: list[str] = []
-    for word, process in (("process", record.owner), ("guardian", record.guardian)):
-        liveness = Liveness.DEAD if process is None else liveness_of(process, here, look_up_process)
-        if process is not None and liveness is not Liveness.DEAD:
-            where = "" if process.boot == here.boot else " on another machine"
-            found.append(f"{word} {process.process_id}{where}")
-    return attrs.evolve(record, enforced_by=" and ".join(found) or None)
 
 
 def _gone(record: RentalRecord) -> RentalEndedError:

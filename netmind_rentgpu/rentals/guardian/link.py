@@ -45,6 +45,11 @@ logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 # In seconds.
 _LONGEST_START: Final = 30.0
 _LONGEST_ANSWER: Final = 10.0
+_MOST_STARTS: Final = 3
+_PROGRAM: Final = (
+    "import sys; sys.path.insert(0, {folder!r}); from netmind_rentgpu.rentals.guardian.process import main;"
+    " main(sys.argv[1:])"
+)
 # The guardian's environment has these alone, so that it holds no token.
 _KEPT_VARIABLES: Final = (
     *("PATH", "HOME", "LANG", "LANGUAGE", "SSL_CERT_FILE", "SSL_CERT_DIR"),
@@ -117,6 +122,8 @@ class _Connection:
             raise _LostError(str(error) or type(error).__name__) from error
         if "ended" in answer:
             raise _EndedError
+        if answer != {"done": True}:
+            raise _LostError("it does not know this client")
 
     def receive(self) -> dict[str, Any]:
         """Return the guardian's next message."""
@@ -179,22 +186,28 @@ class _Link:
         """
         with self._lock:
             self._open[key] += is_new
-            is_known = self._registered.get(key) == registration
+            is_known = self._registered.get(key) == registration and not is_new
             self._registered[key] = registration
-            message = {"do": "watch", "seconds": seconds}
-            connection = self._connection
-            if connection is not None:
+            # A new one may end at once, too.
+            for _ in range(_MOST_STARTS):
+                connection = self._connection or self._start(folder)
                 try:
-                    if not is_known:
+                    if connection is not self._connection:
+                        self._register_all(connection)
+                    elif not is_known:
                         connection.ask(self._registration_message(connection, key))
-                    connection.ask(message)
+                    connection.ask({"do": "watch", "key": key, "seconds": seconds})
                 except (_EndedError, _LostError) as error:
                     self._drop(connection, error)
+                    is_known = False
                 else:
                     return connection.guardian
-            connection = self._start(folder)
-            connection.ask(message)
-            return connection.guardian
+        raise ConfigurationError("no guardian could be started: each has ended at once")
+
+    def guards(self, guardian: ProcessIdentity | None) -> bool:
+        """Return True if a guardian is this process's, or was."""
+        present = None if self._connection is None else self._connection.guardian
+        return guardian is not None and (guardian == present or owner_text(guardian) in self._former)
 
     def close(self, key: str, *, is_empty: bool) -> None:
         """Record that a client is closed.
@@ -223,8 +236,8 @@ class _Link:
         self._connection = None
         connection.close()
         process_id = connection.guardian.process_id
+        self._former.append(owner_text(connection.guardian))
         if isinstance(error, _LostError):
-            self._former.append(owner_text(connection.guardian))
             logger.error(
                 "the guardian of this process, process %d, is lost: %s; another is started before the next create",
                 process_id,
@@ -241,22 +254,25 @@ class _Link:
             connection = _started(copies, environment)
         finally:
             os.close(copies.lock)
-        try:
-            for key in self._registered:
-                connection.ask(self._registration_message(connection, key))
-                if self._open[key] <= 0:
-                    connection.ask({"do": "close", "key": key, "is_empty": False})
-            if self._former:
-                connection.ask({"do": "watch", "seconds": 0.0})
-        except (_EndedError, _LostError) as error:
-            connection.close()
-            raise ConfigurationError(f"the guardian has ended at its start: {error}") from error
-        self._connection = connection
         logger.debug("guarded by process %d", connection.guardian.process_id)
         return connection
 
+    def _register_all(self, connection: _Connection) -> None:
+        """Register all clients with a new guardian, which takes over what the former ones have guarded."""
+        self._connection = connection
+        for key in self._registered:
+            connection.ask(self._registration_message(connection, key))
+            if self._former:
+                connection.ask({"do": "watch", "key": key, "seconds": 0.0})
+            if self._open[key] <= 0:
+                connection.ask({"do": "close", "key": key, "is_empty": False})
+
     def _registration_message(self, connection: _Connection, key: str) -> dict[str, Any]:
-        own = {"guardian": owner_text(connection.guardian), "former": self._former}
+        own = {
+            "guardian": owner_text(connection.guardian),
+            "owner": owner_text(this_process()),
+            "former": self._former,
+        }
         return {"do": "register", "key": key, "registration": {**self._registered[key], **own}}
 
 
@@ -308,11 +324,16 @@ class ClientGuardian:
                 await other.containers.list(page_size=1)
             except TransportError as error:
                 text = (
-                    f"the guardian cannot connect with this ssl_context, whose own certificate it does not get: {error}"
+                    "the guardian cannot connect with this ssl_context: it gets neither a certificate of the client's own,"
+                    f" nor authorities of a folder (capath): {error}"
                 )
                 raise ConfigurationError(text) from error
             except RentGPUError:
                 pass
+
+    def guards(self, guardian: ProcessIdentity | None) -> bool:
+        """Return True if a rental's guardian is that of this process, or was."""
+        return _link.guards(guardian)
 
     @property
     def was_used(self) -> bool:
@@ -348,14 +369,17 @@ def _started(copies: Copies, environment: Mapping[str, str]) -> _Connection:
     Raises:
         ConfigurationError: that has failed.
     """
-    ours, its_own = socket.socketpair()
+    try:
+        ours, its_own = socket.socketpair()
+    except OSError as error:
+        raise ConfigurationError(f"no guardian can be started: {error}") from error
     pidfd = _own_pidfd()
-    program = copies.folder / "netmind_rentgpu" / "rentals" / "guardian" / "process.py"
+    program = _PROGRAM.format(folder=str(copies.folder))
     passed = (its_own.fileno(), copies.lock, *(() if pidfd is None else (pidfd,)))
     arguments = [str(its_own.fileno()), str(-1 if pidfd is None else pidfd), str(os.getpid())]
     try:
         process = subprocess.Popen(  # noqa: S603  # this interpreter, and a file of ours
-            [sys.executable, "-I", "-S", str(program), *arguments],
+            [sys.executable, "-I", "-S", "-c", program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

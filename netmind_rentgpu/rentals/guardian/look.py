@@ -45,13 +45,15 @@ async def _look(clients: Sequence[tuple[str, Mapping[str, Any]]], *, parent_is_g
 async def _look_for(registration: Mapping[str, Any], *, parent_is_gone: bool) -> float | None:
     parts = read_registration(registration)
     guardian = read_owner(registration["guardian"])
+    owner = read_owner(registration["owner"])
     former = [read_owner(text) for text in registration["former"]]
-    if guardian is None or not parts.settings.state.exists():
+    if guardian is None or owner is None:
         return None
     async with AsyncRentGPU._of_parts(parts) as gpu:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # a client like the parent's
         left = await reap_guarded(
             gpu._context,  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # as above
             guardian,
+            owner=owner,
             former=[each for each in former if each is not None],
             grace=timedelta(seconds=registration["grace"]),
             owner_is_gone=parent_is_gone,

@@ -34,6 +34,7 @@ sys.path.insert(0, {folder!r})
 import aiohttp, anyio, cattrs, orjson
 from netmind_rentgpu.rentals.guardian.look import AsyncRentGPU
 AsyncRentGPU("token", base_url="http://localhost", state="/state")
+print("imported")
 """
 _PREFIX: Final = "packages-"
 _LONGEST_IMPORT: Final = 60.0  # seconds
@@ -65,13 +66,9 @@ def copy_packages(folder: Path, environment: Mapping[str, str]) -> Copies:
     Raises:
         ConfigurationError: the packages were not found, cannot be copied, or are not all that the SDK needs.
     """
-    files = dict(_files())
-    mark = hashlib.blake2s(sys.implementation.cache_tag.encode(), digest_size=8)
-    for relative, source in sorted(files.items()):
-        status = source.stat()
-        mark.update(f"{relative} {status.st_size} {status.st_mtime_ns}\n".encode())
-    target = folder / f"{_PREFIX}{mark.hexdigest()}"
     try:
+        files = dict(_files())
+        target = folder / f"{_PREFIX}{_mark_of(files)}"
         make_folder(folder)
         _check_owner(folder)
         lock = _locked(target)
@@ -87,6 +84,15 @@ def copy_packages(folder: Path, environment: Mapping[str, str]) -> Copies:
         text = f"no guardian can be started: could not copy the packages it needs into {folder}: {error}"
         raise ConfigurationError(text) from error
     return Copies(target, lock)
+
+
+def _mark_of(files: Mapping[Path, Path]) -> str:
+    """Return a name for the present versions of files."""
+    mark = hashlib.blake2s((sys.implementation.cache_tag or "").encode(), digest_size=8)
+    for relative, source in sorted(files.items()):
+        status = source.stat()
+        mark.update(f"{relative} {status.st_size} {status.st_mtime_ns}\n".encode())
+    return mark.hexdigest()
 
 
 def user_id() -> int:
@@ -119,7 +125,8 @@ def _try_out(target: Path, environment: Mapping[str, str]) -> None:
         check=False,
         timeout=_LONGEST_IMPORT,
     )
-    if done.returncode:
+    # The program may have taken the status of this child by an `os.wait` of its own.
+    if done.stdout.strip() != b"imported":
         why = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or f"it ended with {done.returncode}"
         text = (
             f"no guardian can be started: {sys.executable} could not import the SDK from copies of its packages: {why}"

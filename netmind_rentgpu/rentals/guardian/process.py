@@ -1,8 +1,8 @@
 """The guardian's own process, which waits for its parent's death and for deadlines, and forks a child that acts then.
 
-`link` runs this file as a script, with `-I` and `-S`, from the copies of the packages. It imports nothing of the package, so
-that it stays small, and so that it needs no file of the virtual environment. The parent sends it messages, each a line of
-JSON, over a socket; each is answered by a line.
+`link` runs it, with `-I` and `-S`, from the copies of the packages, so that it needs no file of the virtual environment. It
+imports little, so that it stays small. The parent sends it messages, each a line of JSON, over a socket; each is answered by
+a line.
 """
 
 from __future__ import annotations
@@ -14,157 +14,29 @@ import signal
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from enum import Enum
 from typing import Any, Protocol, Self
 
-__all__ = ["Channel", "Guard", "Look", "Parent", "Step", "main", "run"]
+from netmind_rentgpu.rentals.guardian.guard import Guard, Step
+
+__all__ = ["Channel", "Look", "Parent", "main", "run"]
 
 # In seconds.
 _LONGEST_WAIT = 30.0
 _LONGEST_LOOK = 1800.0
-_FIRST_PAUSE = 2.0
-_LONGEST_PAUSE = 300.0
-_AFTER_END_OF_FILE = 1.0
-_LONGEST_TRY = 7 * 86400.0
-_NEVER = float("inf")
+_BETWEEN_LOOK_UPS = 1.0
 
 
 class Look(Protocol):
     """The work of a child: it ends what is due.
 
     It takes the clients' keys and registrations, and True if the parent is gone. It returns, for each key, the seconds until
-    something is due, which are 0 if something could not be ended; None if nothing is left to guard.
+    something is due, which are 0 if something could not be ended, and below 0 if there is no state file; None if nothing is
+    left to guard.
     """
 
     def __call__(
         self, clients: list[tuple[str, Mapping[str, Any]]], *, parent_is_gone: bool
     ) -> Mapping[str, float | None]: ...
-
-
-class Step(Enum):
-    """The next step of the guardian."""
-
-    WAIT = "wait"
-    LOOK = "fork a child that looks at the state file, and ends what is due"
-    END = "end, because nothing is left to guard, or nothing could be ended for a week"
-
-
-class _Client:
-    """A client of the parent.
-
-    Attributes:
-        registration: what the child needs to know of the client.
-        is_open: True if the client may rent more.
-    """
-
-    def __init__(self, registration: Mapping[str, Any]) -> None:
-        self.registration = registration
-        self.is_open = True
-
-
-class Guard:
-    """The knowledge of the guardian, and the rules by which it acts. It does no I/O.
-
-    Attributes:
-        clients: the clients of the parent, by their keys, that may have something to guard.
-        parent_is_gone: True once the parent is dead, or is another program by now.
-        is_looking: True while a child looks.
-        is_asked_to_end: True once a signal has asked the guardian to end.
-    """
-
-    def __init__(self) -> None:
-        self.clients: dict[str, _Client] = {}
-        self.parent_is_gone: bool = False
-        self.is_looking: bool = False
-        self.is_asked_to_end: bool = False
-        self._was_used = False
-        self._only_waits = False
-        self._look_at: float | None = None
-        self._failures = 0
-        self._failing_since = _NEVER
-
-    def obey(self, message: Mapping[str, Any], now: float) -> None:
-        """Handle a message of the parent."""
-        match message["do"]:
-            case "register":
-                self.clients[message["key"]] = _Client(message["registration"])
-                self._was_used = True
-            case "watch":
-                self.look_by(now + message["seconds"])
-            case "close":
-                if (client := self.clients.get(message["key"])) is not None:
-                    client.is_open = False
-                if message["is_empty"]:
-                    self.clients.pop(message["key"], None)
-                else:
-                    self.look_by(now)
-            case _:
-                pass
-
-    def look_by(self, moment: float) -> None:
-        """Look at the state file at a moment, unless an earlier look is due anyway."""
-        self._look_at = moment if self._look_at is None else min(self._look_at, moment)
-
-    def lose_channel(self, now: float) -> None:
-        """Record that the parent cannot say anything any longer, although it may live."""
-        for client in self.clients.values():
-            client.is_open = False
-        # Not at once, because a process that ends closes its descriptors a moment earlier.
-        self.look_by(now + _AFTER_END_OF_FILE)
-
-    def lose_parent(self, now: float) -> None:
-        """Record the parent's death."""
-        self.parent_is_gone = True
-        self.lose_channel(now)
-        self.look_by(now)
-
-    def begin_look(self) -> None:
-        """Record that a child looks."""
-        self.is_looking = True
-        self._look_at = None
-
-    def end_look(self, found: Mapping[str, float | None] | None, looked_for: Iterable[str], now: float) -> None:
-        """Record what a child has found.
-
-        Args:
-            found: for each client, what `Look` returns; None if the child has failed.
-            looked_for: the keys of the clients whose rentals the child has looked for.
-        """
-        self.is_looking = False
-        results = dict.fromkeys(looked_for, 0.0) if found is None else dict(found)
-        for key, seconds in results.items():
-            client = self.clients.get(key)
-            is_open = client is not None and client.is_open
-            if seconds is None and not is_open:
-                self.clients.pop(key, None)
-            elif seconds:
-                # Another process may end the rental earlier, and a parent that is gone does not say so.
-                self.look_by(now + (seconds if is_open else min(seconds, _LONGEST_PAUSE)))
-        has_failed = 0.0 in results.values()
-        self._failures = self._failures + 1 if has_failed else 0
-        self._failing_since = min(self._failing_since, now) if has_failed else _NEVER
-        if has_failed:
-            self.look_by(now + min(_FIRST_PAUSE * 2 ** min(self._failures - 1, 16), _LONGEST_PAUSE))
-        self._only_waits = not has_failed
-
-    def step(self, now: float) -> Step:
-        """Return the next step."""
-        if self.is_looking:
-            return Step.WAIT
-        if self.parent_is_gone and now - self._failing_since > _LONGEST_TRY:
-            return Step.END
-        if not self.clients and (self._was_used or self.parent_is_gone):
-            return Step.END
-        is_due = self._look_at is not None and now >= self._look_at
-        if self.is_asked_to_end and self.parent_is_gone and self._only_waits and not is_due:
-            return Step.END
-        return Step.LOOK if is_due else Step.WAIT
-
-    def pause(self, now: float) -> float | None:
-        """Return the seconds until the next step, unless something happens; None without a limit."""
-        if self.is_looking or self._look_at is None:
-            return None
-        return max(0.0, self._look_at - now)
 
 
 class Channel:
@@ -334,10 +206,11 @@ class _Child:
         return self._began + _LONGEST_LOOK - _now()
 
     def kill(self) -> None:
-        """Kill the child, which takes too long."""
+        """Kill the child, which takes too long, or has begun before the parent's death."""
         if sys.platform == "win32":
             raise NotImplementedError
         os.kill(self._process_id, signal.SIGKILL)
+        self._began = _now()
 
     def receive(self) -> bool:
         """Read what it reports; return True once it has ended."""
@@ -384,6 +257,8 @@ def run(guard: Guard, channel: Channel, parent: Parent, look: Look) -> None:
                 channel.close()
                 parent.close()
                 guard.lose_parent(_now())
+                if child is not None:
+                    child.kill()
     channel.send({"ended": True})
 
 
@@ -393,8 +268,7 @@ def _receive(guard: Guard, channel: Channel) -> None:
         guard.lose_channel(_now())
         return
     for message in messages:
-        guard.obey(message, _now())
-        channel.send({"done": True})
+        channel.send({"done": guard.obey(message, _now())})
 
 
 def _is_gone(channel: Channel, parent: Parent, ready: Iterable[int]) -> bool:
@@ -410,7 +284,7 @@ def _pause(guard: Guard, child: _Child | None, channel: Channel, parent: Parent)
         pauses.append(child.time_left)
     if channel.descriptor is None and not guard.parent_is_gone:
         # It may begin another program, or its death has to be looked up.
-        pauses.append(_LONGEST_WAIT if parent.descriptor is not None else _AFTER_END_OF_FILE)
+        pauses.append(_LONGEST_WAIT if parent.descriptor is not None else _BETWEEN_LOOK_UPS)
     known = [pause for pause in pauses if pause is not None]
     # The clock of a wait stands still while the machine sleeps.
     return max(0.0, min(*known, _LONGEST_WAIT)) if known else None
@@ -463,13 +337,13 @@ class _Wakeups:
 
 
 def _look(clients: list[tuple[str, Mapping[str, Any]]], *, parent_is_gone: bool) -> Mapping[str, float | None]:
-    if not any(os.path.exists(registration["state"]) for _, registration in clients):
-        return dict.fromkeys((key for key, _ in clients), None)
-    # The copies of the packages, of which this file is one.
-    sys.path.insert(0, os.path.dirname(__file__).rpartition("netmind_rentgpu")[0])
+    missing = {key: -1.0 for key, registration in clients if not os.path.exists(registration["state"])}
+    if len(missing) == len(clients):
+        return missing
     from netmind_rentgpu.rentals.guardian.look import look
 
-    return look(clients, parent_is_gone=parent_is_gone)
+    found = look([(key, each) for key, each in clients if key not in missing], parent_is_gone=parent_is_gone)
+    return {**found, **missing}
 
 
 def main(arguments: list[str]) -> None:
@@ -487,7 +361,3 @@ def main(arguments: list[str]) -> None:
     parent = Parent(process_id, pidfd if pidfd >= 0 else None)
     channel.send({"process_id": os.getpid()})
     run(Guard(), channel, parent, _look)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -230,17 +230,13 @@ class Ledger:
 
         return update
 
-    async def return_detached(self, name: str, owner: ProcessIdentity, guardian: ProcessIdentity | None = None) -> None:
-        """Make a claimed rental detached again, with a guardian or without, if its record still names this owner."""
+    async def return_detached(self, name: str, owner: ProcessIdentity) -> None:
+        """Make a claimed rental detached again, if its record still names this owner."""
 
         def return_detached(connection: Connection) -> None:
             connection.execute(
-                f"UPDATE rentals SET stage = 'detached', owner = NULL, guardian = :guardian {_THIS_ONE} AND owner = :owner",  # noqa: S608  # inserts constants only
-                {
-                    **self._key(connection, name),
-                    "owner": owner_text(owner),
-                    "guardian": None if guardian is None else owner_text(guardian),
-                },
+                f"UPDATE rentals SET stage = 'detached', owner = NULL {_THIS_ONE} AND owner = :owner",  # noqa: S608  # inserts constants only
+                {**self._key(connection, name), "owner": owner_text(owner)},
             )
 
         await self._state.write(return_detached)
@@ -251,13 +247,18 @@ class Ledger:
         """Make a process the owner of a detached rental; return None if no detached rental has the name, or it has expired.
 
         From then on, the record's times are measured by the clock of this boot.
+
+        Args:
+            guardian: the guardian that it has from then on; None to change nothing.
         """
 
         def claim(connection: Connection) -> RentalRecord | None:
             record = self._find(connection, name)
             if record is None or record.stage != "detached" or record.has_expired(clocks):
                 return None
-            claimed = attrs.evolve(record.rebased(clocks), stage="ready", owner=owner, guardian=guardian)
+            claimed = attrs.evolve(
+                record.rebased(clocks), stage="ready", owner=owner, guardian=guardian or record.guardian
+            )
             self._write(connection, claimed, ("stage", "owner", "guardian", "boot", "booted_at"))
             return claimed
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
+import attrs
+
 from netmind_rentgpu import arguments
 from netmind_rentgpu.errors import InvalidArgumentError, RentalInUseError, RentalNotFoundError
 from netmind_rentgpu.rentals.context import RentalContext
+from netmind_rentgpu.rentals.ledger.process_identity import Liveness, liveness_of, look_up_process, this_process
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.account_proof import join_proven_accounts
 
-__all__ = ["Wanted", "check_wanted", "find_record", "in_use_error", "matching_records"]
+__all__ = ["Wanted", "check_wanted", "enforced", "find_record", "in_use_error", "matching_records"]
 
 Wanted: TypeAlias = RentalRecord | str | int
 """A record, whose name counts; a name, an unambiguous part of one, a label, or the id of a container."""
@@ -123,3 +126,15 @@ def _names(records: Sequence[RentalRecord]) -> str:
     ]
     more = len(records) - len(names)
     return ", ".join(names) + (f" and {more} more" if more else "")
+
+
+def enforced(record: RentalRecord) -> RentalRecord:
+    """Return a record that says which processes delete the container at its expiry."""
+    here = this_process()
+    found: list[str] = []
+    for word, process in (("process", record.owner), ("guardian", record.guardian)):
+        liveness = Liveness.DEAD if process is None else liveness_of(process, here, look_up_process)
+        if process is not None and liveness is not Liveness.DEAD:
+            where = "" if process.boot == here.boot else " on another machine"
+            found.append(f"{word} {process.process_id}{where}")
+    return attrs.evolve(record, enforced_by=" and ".join(found) or None)

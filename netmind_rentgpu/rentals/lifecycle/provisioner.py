@@ -27,7 +27,7 @@ from netmind_rentgpu.errors import (
 )
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext
-from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity, this_process
+from netmind_rentgpu.rentals.ledger.process_identity import this_process
 from netmind_rentgpu.rentals.ledger.records import EndCause, RentalRecord
 from netmind_rentgpu.rentals.lifecycle.attempt import (
     CreateAttempt,
@@ -47,6 +47,7 @@ from netmind_rentgpu.rentals.lifecycle.deletion import (
     write_best_effort,
 )
 from netmind_rentgpu.rentals.lifecycle.events import RELEASE_REASONS, RentalEvents
+from netmind_rentgpu.rentals.lifecycle.finding import enforced
 from netmind_rentgpu.rentals.selection.catalog import OfferQueue
 from netmind_rentgpu.rentals.selection.offers import Offer
 
@@ -124,20 +125,16 @@ class Provisioner:
                 raise result
         raise catalog.no_machine_error(queue.offers, refusals)
 
-    def begin_attach(self, name: str, guardian: ProcessIdentity | None) -> None:
-        """Begin to attach to a detached rental, which `return_detached` undoes.
-
-        Args:
-            guardian: the guardian that the rental has from then on.
-        """
+    def begin_attach(self, name: str) -> None:
+        """Begin to attach to a detached rental, which `return_detached` undoes."""
         self.attaching = name
         self._context.track(name)
-        self._context.attaching[name] = guardian
+        self._context.attaching.add(name)
 
     def confirm_attach(self) -> None:
         """Record that the attached rental was entered: its end deletes it now, and does not detach it again."""
         if self.attaching is not None:
-            self._context.attaching.pop(self.attaching, None)
+            self._context.attaching.discard(self.attaching)
             self.attaching = None
 
     async def return_detached(self) -> None:
@@ -147,7 +144,7 @@ class Provisioner:
             return
         try:
             with suppress(asyncio.CancelledError):  # raised once it is written
-                await self._context.ledger.return_detached(name, this_process(), self._context.attaching.get(name))
+                await self._context.ledger.return_detached(name, this_process())
         except (StateFileError, ClientStateError) as error:
             # As long as this process lives it counts as the owner, so nothing reaps the rental.
             logger.error("%s could not be detached again, and is reaped once this process has ended: %s", name, error)  # noqa: TRY400
@@ -252,7 +249,7 @@ class Provisioner:
             self._disown_detached(record)
             raise
         self._disown_detached(detached)
-        return detached
+        return enforced(detached)
 
     def _disown_detached(self, record: RentalRecord) -> None:
         self.disown(record.name)

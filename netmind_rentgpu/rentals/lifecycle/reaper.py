@@ -206,19 +206,21 @@ async def reap_guarded(
     context: RentalContext,
     guardian: ProcessIdentity,
     *,
+    owner: ProcessIdentity,
     former: Collection[ProcessIdentity],
     grace: timedelta,
     owner_is_gone: bool,
 ) -> timedelta | None:
     """Delete the containers of the rentals that a guardian has to end.
 
-    These are the rentals that are over, or whose time is up; and all that are not detached if the owner is gone.
+    These are the rentals that are over, or whose time is up; and all that the owner has, if it is gone.
 
     Args:
         guardian: the guardian of the rentals.
+        owner: the process that the guardian belongs to. Another process may have attached to a rental meanwhile.
         former: the guardians whose rentals it takes over.
         grace: the time after a deadline for which the deletion is left to a living owner.
-        owner_is_gone: True if the process is dead that the guardian belongs to, or runs another program by now.
+        owner_is_gone: True if that process is dead, or runs another program by now.
 
     Returns:
         The time until something is due, which is 0 if something could not be ended; None if nothing is left to guard.
@@ -229,19 +231,20 @@ async def reap_guarded(
     ledger = context.ledger
 
     def is_due(record: RentalRecord) -> bool:
-        is_over = record.stage == "abandoned" or (owner_is_gone and record.stage != "detached")
+        is_over = record.stage == "abandoned" or (owner_is_gone and record.owner == owner)
         return record.guardian == guardian and (is_over or time_left(record) <= timedelta(0))
 
     def time_left(record: RentalRecord) -> timedelta:
         if record.expires_at is None:
             return timedelta.max
-        waits = timedelta(0) if owner_is_gone else grace
+        waits = timedelta(0) if record.owner is None or (owner_is_gone and record.owner == owner) else grace
         return record.expires_at + waits - record.present(context.clock())
 
     if former:
         await ledger.change_guardian(former, guardian)
     due = [record for record in await ledger.list_open() if is_due(record)]
-    living = [] if owner_is_gone else [record for record in due if _may_create(record)]
+    living = [record for record in due if _may_create(record) and not (owner_is_gone and record.owner == owner)]
+    dead = {record.name for record in due if owner_is_gone and record.owner == owner}
     claimed = await asyncio.gather(
         *(ledger.claim_for_reap(record, is_due=is_due) for record in due if record not in living)
     )
@@ -252,7 +255,7 @@ async def reap_guarded(
             _cause_to_reap(context, record),
             is_living=is_living,
             wait=owner_is_gone,
-            is_dead=owner_is_gone,
+            is_dead=record.name in dead,
         )
         for group, is_living in ((living, True), (claimed, False))
         for record in group

@@ -179,7 +179,7 @@ async def test_tls_settings_are_tried_out_before_the_guardian_gets_them(
     async with Hostile([answer()] * 3, ssl_context=server) as service:
         guardian = guardian_over_tls(service.url, context)
         if has_own_certificate:
-            with pytest.raises(ConfigurationError, match="whose own certificate it does not get"):
+            with pytest.raises(ConfigurationError, match="neither a certificate of the client's own"):
                 await guardian.watch(10, grace=1)
             return
         found = await guardian.watch(10, grace=1)
