@@ -220,6 +220,31 @@ async def test_clean_end_leaves_no_guardian_and_needs_no_child_of_it(site: Site)
     assert await site.causes() == ["released"] * 4
 
 
+async def test_signal_that_releases_ends_the_guardian_too(site: Site) -> None:
+    program = await site.start("""
+    with RentGPU(guardian=True, handle_signals=True) as gpu, gpu.rent(**WANTED) as rental:
+        tell("held")
+        time.sleep(1000)
+    """)
+    assert await program.line() == "held"
+    os.kill(program.pid, signal.SIGTERM)
+    assert await program.end() == (-signal.SIGTERM, "")
+    await site.all_ended()
+    assert await site.causes() == ["released"]
+
+
+async def test_machine_that_is_kept_is_the_users_own(site: Site) -> None:
+    program = await site.start("""
+    with RentGPU(guardian=True) as gpu, gpu.rent(**WANTED, keep=True) as rental:
+        tell("held")
+        os._exit(0)
+    """)
+    assert await program.line() == "held"
+    await program.end()
+    await until(lambda: not site.guardians())
+    assert site.rented == 1
+
+
 async def test_client_that_is_never_closed_leaves_no_guardian(site: Site) -> None:
     program = await site.start("""
     gpu = RentGPU(guardian=True)
