@@ -236,8 +236,8 @@ class _Link:
         self._connection = None
         connection.close()
         process_id = connection.guardian.process_id
-        self._former.append(owner_text(connection.guardian))
         if isinstance(error, _LostError):
+            self._former.append(owner_text(connection.guardian))
             logger.error(
                 "the guardian of this process, process %d, is lost: %s; another is started before the next create",
                 process_id,

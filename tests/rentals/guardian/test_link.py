@@ -141,6 +141,28 @@ async def test_attach_waits_for_the_guardian_too(
     emulator.assert_nothing_rented()
 
 
+async def test_guardian_that_ends_by_itself_is_followed_by_another_without_an_error(
+    gpu_with_a_guardian: Callable[..., AsyncRentGPU], emulator: Emulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = list(link._link._former)
+    for _ in range(2):
+        async with gpu_with_a_guardian() as gpu, gpu.rent(image=IMAGE):
+            pass
+    # A client that leaves something behind is closed for the guardian, which ends once that is gone.
+    async with gpu_with_a_guardian() as gpu, gpu.rent(image=IMAGE) as rental:
+        record = await rental.detach()
+    guardian = record.guardian
+    assert guardian is not None
+    async with gpu_with_a_guardian() as gpu:
+        await gpu.rentals.release(record)
+        async with gpu.rent(image=IMAGE):
+            pass
+    assert link._link._former == lost
+    assert not [entry for entry in caplog.records if entry.levelname == "ERROR"]
+    emulator.assert_nothing_rented()
+    await until(lambda: not is_running(guardian.process_id))
+
+
 # TLS settings.
 
 
