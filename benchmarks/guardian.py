@@ -62,7 +62,17 @@ async def _round(emulator: Emulator, folder: Path) -> tuple[float, float, float]
     await _until(lambda: not emulator.running)
     deleted = time.perf_counter() - killed
     await program.wait()
+    # Before the next round, and before its state file is removed.
+    await _until(lambda: not _runs(int(guardian)))
     return float(start), deleted, megabytes
+
+
+def _runs(process_id: int) -> bool:
+    try:
+        status = Path(f"/proc/{process_id}/stat").read_text(encoding="ascii")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def _resident(process_id: int) -> float:
