@@ -82,6 +82,35 @@ class _Reaping:
             if error is not None:
                 raise error
 
+    async def end_all(
+        self,
+        living: Iterable[RentalRecord],
+        claimed: Iterable[RentalRecord | None],
+        *,
+        dead: Collection[str],
+        wait: bool,
+    ) -> None:
+        """End many records at once, each as `end` does.
+
+        Args:
+            living: the records whose owners may be about to create the containers.
+            claimed: the records that this process has claimed; None for each that it could not claim.
+            dead: the names of the records whose makers are dead for certain.
+            wait: as for `end`.
+        """
+        await self.shielded(
+            self.end(
+                record,
+                _cause_to_reap(self.context, record),
+                is_living=is_living,
+                wait=wait,
+                is_dead=record.name in dead,
+            )
+            for group, is_living in ((living, True), (claimed, False))
+            for record in group
+            if record is not None
+        )
+
     async def end(
         self, record: RentalRecord, cause: EndCause, *, is_living: bool, wait: bool, is_dead: bool = False
     ) -> None:
@@ -191,14 +220,7 @@ async def reap(
     dead = {record.name for record in orphans if _has_dead_owner(record)}
     # A record may have changed since it was read: another process may have detached, attached, extended or reaped it.
     claimed = await asyncio.gather(*(context.ledger.claim_for_reap(record, is_due=is_orphan) for record in orphans))
-    await reaping.shielded(
-        reaping.end(
-            record, _cause_to_reap(context, record), is_living=is_living, wait=wait, is_dead=record.name in dead
-        )
-        for group, is_living in ((living, True), (claimed, False))
-        for record in group
-        if record is not None
-    )
+    await reaping.end_all(living, claimed, dead=dead, wait=wait)
     return reaping.report(elsewhere, state_file=context.ledger.path)
 
 
@@ -230,37 +252,29 @@ async def reap_guarded(
     """
     ledger = context.ledger
 
+    def is_of_the_dead(record: RentalRecord) -> bool:
+        return owner_is_gone and record.owner == owner
+
     def is_due(record: RentalRecord) -> bool:
-        is_over = record.stage == "abandoned" or (owner_is_gone and record.owner == owner)
+        is_over = record.stage == "abandoned" or is_of_the_dead(record)
         return record.guardian == guardian and (is_over or time_left(record) <= timedelta(0))
 
     def time_left(record: RentalRecord) -> timedelta:
         if record.expires_at is None:
             return timedelta.max
-        waits = timedelta(0) if record.owner is None or (owner_is_gone and record.owner == owner) else grace
+        waits = timedelta(0) if record.owner is None or is_of_the_dead(record) else grace
         return record.expires_at + waits - record.present(context.clock())
 
     if former:
         await ledger.change_guardian(former, guardian)
     due = [record for record in await ledger.list_open() if is_due(record)]
-    living = [record for record in due if _may_create(record) and not (owner_is_gone and record.owner == owner)]
-    dead = {record.name for record in due if owner_is_gone and record.owner == owner}
+    dead = {record.name for record in due if is_of_the_dead(record)}
+    living = [record for record in due if _may_create(record) and record.name not in dead]
     claimed = await asyncio.gather(
         *(ledger.claim_for_reap(record, is_due=is_due) for record in due if record not in living)
     )
     reaping = _Reaping(context)
-    await reaping.shielded(
-        reaping.end(
-            record,
-            _cause_to_reap(context, record),
-            is_living=is_living,
-            wait=owner_is_gone,
-            is_dead=record.name in dead,
-        )
-        for group, is_living in ((living, True), (claimed, False))
-        for record in group
-        if record is not None
-    )
+    await reaping.end_all(living, claimed, dead=dead, wait=owner_is_gone)
     left = [record for record in await ledger.list_open() if record.guardian == guardian]
     return min((timedelta(0) if is_due(record) else time_left(record) for record in left), default=None)
 

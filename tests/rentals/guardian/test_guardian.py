@@ -48,6 +48,14 @@ HOLD = """
 
     asyncio.run(main())
 """
+RENT_TWICE = """\
+    with RentGPU(guardian=True) as gpu, gpu.rent(**WANTED) as rental:
+        tell("held")
+        sys.stdin.readline()
+        with gpu.rent(**WANTED):
+            tell("held")
+            time.sleep(1000)
+"""
 EXPIRE = """
     async def main():
         async with AsyncRentGPU(guardian=True) as gpu:
@@ -300,7 +308,7 @@ async def test_machine_of_a_client_that_was_opened_again_is_deleted(site: Site) 
     with RentGPU(guardian=True, state=HERE / "another.sqlite3") as idle, idle.rent(**WANTED):
         for _ in range(3):
             with RentGPU(guardian=True) as gpu, gpu.rent(**WANTED):
-                time.sleep(0.7)
+                time.sleep(0.7)  # so that the guardian looks meanwhile
                 tell("held")
         with RentGPU(guardian=True) as gpu, gpu.rent(**WANTED):
             tell("held")
@@ -324,7 +332,7 @@ async def test_detached_and_then_reopened_client_is_guarded_on(site: Site) -> No
     with RentGPU(guardian=True) as gpu:
         gpu.rentals.release(record)
         with gpu.rent(**WANTED):
-            time.sleep(1)
+            time.sleep(1)  # so that the guardian looks meanwhile
             tell("held")
             time.sleep(1000)
     """)
@@ -659,15 +667,7 @@ async def test_program_that_closes_its_descriptors_is_guarded_on(site: Site, reu
 
 
 async def test_guardian_that_dies_is_replaced_before_the_next_create(site: Site) -> None:
-    program = await site.start("""
-    logging.basicConfig(level=logging.ERROR)
-    with RentGPU(guardian=True) as gpu, gpu.rent(**WANTED) as rental:
-        tell("held")
-        sys.stdin.readline()
-        with gpu.rent(**WANTED):
-            tell("held")
-            time.sleep(1000)
-    """)
+    program = await site.start("    logging.basicConfig(level=logging.ERROR)\n" + RENT_TWICE)
     assert await program.line() == "held"
     (first,) = site.guardians()
     os.kill(first, signal.SIGKILL)
@@ -691,16 +691,8 @@ async def test_guardian_that_dies_is_replaced_before_the_next_create(site: Site)
 
 
 async def test_guardian_that_does_not_answer_is_replaced(site: Site) -> None:
-    program = await site.start("""
-    from netmind_rentgpu.rentals.guardian import link
-    link._LONGEST_ANSWER = 0.2
-    with RentGPU(guardian=True) as gpu, gpu.rent(**WANTED) as rental:
-        tell("held")
-        sys.stdin.readline()
-        with gpu.rent(**WANTED):
-            tell("held")
-            time.sleep(1000)
-    """)
+    code = "    from netmind_rentgpu.rentals.guardian import link\n    link._LONGEST_ANSWER = 0.2\n"
+    program = await site.start(code + RENT_TWICE)
     assert await program.line() == "held"
     (first,) = site.guardians()
     os.kill(first, signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""What a guardian is told of a client: as much as the client itself knows."""
+"""The registration of a client gives its guardian all that the client itself knows."""
 
 from __future__ import annotations
 
