@@ -93,6 +93,8 @@ class Program:
 
     def assert_silent(self, output: str | None = None) -> None:
         """Assert that it succeeded, wrote nothing to stderr, and printed what it should."""
-        assert (self.status, self.errors) == (0, ""), self.output + self.errors
+        # The last line first, because a summary shows only the beginning.
+        last = self.errors.strip().rpartition("\n")[2]
+        assert (self.status, self.errors) == (0, ""), f"{last}\n{self.output}{self.errors}"
         if output is not None:
             assert self.output == output

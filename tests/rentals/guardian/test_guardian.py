@@ -497,8 +497,9 @@ async def test_detached_rental_that_another_process_has_attached_is_its_own(site
     second = await site.start("""
     with RentGPU(guardian=True) as gpu:
         (record,) = gpu.rentals.list()
-        gpu.rentals.extend(record, ttl=timedelta(minutes=30))
         with gpu.rentals.attach(record) as rental:
+            # Not before, because the first guardian would then plan its next look for a later deadline.
+            rental.extend(ttl=timedelta(minutes=30))
             tell(gpu.rentals.list()[0].guardian.process_id, record.guardian.process_id)
             time.sleep(1000)
     """)
