@@ -68,10 +68,13 @@ if TYPE_CHECKING:
     from netmind_rentgpu.rentals.lifecycle.events import OnRentalEvent, RentalEvent
     from netmind_rentgpu.rentals.rental import AsyncRental
     from netmind_rentgpu.rentals.selection.offers import Offer
-    from netmind_rentgpu.results import CommandResult, Forward, OutputLine, TransferProgress
+    from netmind_rentgpu.results import CommandResult, OutputLine, TransferProgress
     from netmind_rentgpu.settings import DEFAULT, Retries, Timeouts
+    from netmind_rentgpu.ssh.forwarded import AsyncForward
     from netmind_rentgpu.ssh.shell import AsyncShell
-    from netmind_rentgpu.sync.client import Rental, RentGPU, Shell
+    from netmind_rentgpu.ssh.streams import PipeSink, PipeSource
+    from netmind_rentgpu.sync.client import RentGPU
+    from netmind_rentgpu.sync.handles import Forward, Rental, Shell
     from netmind_rentgpu.sync.wrappers import Pager
     from netmind_rentgpu.version import __version__
     from netmind_rentgpu.waiting.waits import WaitProgress
@@ -83,6 +86,7 @@ __all__ = [
     "APIConnectionError",
     "APIStatusError",
     "APITimeoutError",
+    "AsyncForward",
     "AsyncPager",
     "AsyncRentGPU",
     "AsyncRental",
@@ -121,6 +125,8 @@ __all__ = [
     "PastRental",
     "PaymentType",
     "PermissionDeniedError",
+    "PipeSink",
+    "PipeSource",
     "RateLimitError",
     "ReapReport",
     "RegionCode",
@@ -168,9 +174,12 @@ _MODULES = {
     "rentals.ledger.records": ("EndCause", "ReapReport", "RentalRecord"),
     "rentals.rental": ("AsyncRental",),
     "settings": ("DEFAULT", "Retries", "Timeouts"),
-    "results": ("CommandResult", "Forward", "OutputLine", "TransferProgress"),
+    "results": ("CommandResult", "OutputLine", "TransferProgress"),
+    "ssh.forwarded": ("AsyncForward",),
     "ssh.shell": ("AsyncShell",),
-    "sync.client": ("RentGPU", "Rental", "Shell"),
+    "ssh.streams": ("PipeSink", "PipeSource"),
+    "sync.client": ("RentGPU",),
+    "sync.handles": ("Forward", "Rental", "Shell"),
     "version": ("__version__",),
     "waiting.waits": ("WaitProgress",),
     "waiting.watching": ("Change",),

@@ -18,7 +18,6 @@ from netmind_rentgpu.settings import A_YEAR, DEFAULT, ClientParts, RetriesOption
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-    import asyncssh
     from aiohttp import ClientSession
 
     from netmind_rentgpu.conditions import Condition
@@ -377,6 +376,7 @@ class AsyncRentGPU:
         password: str | None = None,
         accept_new_host_key: bool = False,
         timeout: float = 30,
+        keepalive: float = 15,
     ) -> AsyncShell:
         """Return a shell on a container, to be opened with `async with`. Needs the extra `ssh`.
 
@@ -390,6 +390,8 @@ class AsyncRentGPU:
             password: the password of the login; by default that of the container's auth.
             accept_new_host_key: True to pin the host key that the server has now in place of an earlier one.
             timeout: the seconds for connecting and logging in.
+            keepalive: the seconds without a sign of the server after which it is asked for one. A connection that has broken
+                silently is noticed within twice that.
 
         Raises:
             SSHError: on opening, the login failed; `stage` says at which step.
@@ -398,30 +400,18 @@ class AsyncRentGPU:
             InvalidArgumentError: an argument cannot be used.
             RentGPUError: on opening, any other of the client's errors.
         """
-        from netmind_rentgpu import arguments
-        from netmind_rentgpu.models import Container
-        from netmind_rentgpu.ssh.arguments import text
-        from netmind_rentgpu.ssh.credentials import check_asyncssh
-        from netmind_rentgpu.ssh.shell import AsyncShell
-        from netmind_rentgpu.waiting.waits import checked_timeout
+        from netmind_rentgpu.ssh.opening import shell_on
 
-        check_asyncssh()
-        if password is not None:
-            text("password", password)
-        seconds = checked_timeout(timeout)
-        wanted = container if isinstance(container, Container) else arguments.identifier("container", container)
-
-        async def log_in() -> tuple[Container, asyncssh.SSHClientConnection]:
-            self._caller.check_usable()
-            found = wanted if isinstance(wanted, Container) else await self.containers.get(wanted)
-            if found.ssh_endpoint is None and found is wanted:
-                found = await self.containers.get(found.id)
-            connection = await self._credentials.log_in(
-                found, seconds, password=password, accept_new_host_key=accept_new_host_key
-            )
-            return found, connection
-
-        return AsyncShell(log_in, self._credentials.limits)
+        return shell_on(
+            container,
+            caller=self._caller,
+            containers=self.containers,
+            credentials=self._credentials,
+            password=password,
+            accept_new_host_key=accept_new_host_key,
+            timeout=timeout,
+            keepalive=keepalive,
+        )
 
     async def request(
         self,

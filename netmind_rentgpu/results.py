@@ -1,4 +1,4 @@
-"""The results of a shell's commands, transfers and forwarded ports. Values without I/O."""
+"""The results of a shell's commands and transfers. Values without I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import attrs
 
 from netmind_rentgpu.tables import html_text
 
-__all__ = ["CommandResult", "Forward", "OnTransferProgress", "OutputLine", "TransferProgress"]
+__all__ = ["CommandResult", "OnTransferProgress", "OutputLine", "TransferProgress"]
 
 
 @attrs.frozen(kw_only=True)
@@ -101,22 +101,3 @@ class TransferProgress:
 
 
 OnTransferProgress: TypeAlias = Callable[[TransferProgress], object]
-
-
-@attrs.frozen(kw_only=True)
-class Forward:
-    """A port that is forwarded as long as the shell is open.
-
-    Attributes:
-        listens: the side that accepts connections: `here` on this machine, `there` on the container.
-        local_port, remote_port: the ports on this machine's side and on the container's side.
-    """
-
-    listens: Literal["here", "there"]
-    local_port: int
-    remote_port: int
-
-    @property
-    def port(self) -> int:
-        """The port that accepts connections, on the side that `listens` names."""
-        return self.local_port if self.listens == "here" else self.remote_port

@@ -19,7 +19,7 @@ from netmind_rentgpu.errors import InvalidArgumentError
 from netmind_rentgpu.results import CommandResult, OutputLine
 from netmind_rentgpu.ssh.arguments import text
 
-__all__ = ["Capture", "Command", "Lines", "Output", "Prepared", "prepared"]
+__all__ = ["Capture", "Command", "Lines", "Output", "Prepared", "Source", "prepared"]
 
 _PIECE = 64 * 1024
 _LONGEST_LINE = 1024 * 1024
@@ -40,6 +40,14 @@ class Output(Protocol):
 
     def take(self, data: bytes, *, error: bool) -> bool:
         """Receive a piece of output; return True if there is room for more at once."""
+        ...
+
+
+class Source(Protocol):
+    """The input of a command, beyond that which it was prepared with."""
+
+    async def read(self) -> bytes | memoryview:
+        """Return the next piece; empty at the end."""
         ...
 
 
@@ -212,20 +220,53 @@ class Command(asyncssh.SSHClientSession[bytes]):
         """True if the command or its connection has ended."""
         return self._closed.is_set()
 
-    async def feed(self) -> None:
-        """Write the command's input and then end of file; drop the rest if the command ends first."""
-        channel, data = self._channel, self._prepared.given
-        if channel is None:
+    @property
+    def is_running(self) -> bool:
+        """True if the server has accepted the command, and has not reported its end."""
+        is_reported = self.exit_status is not None or self.exit_signal is not None
+        return self._channel is not None and not self.closed and not is_reported
+
+    @property
+    def has_ended(self) -> bool:
+        """True if the command ended by itself, and the server has reported how."""
+        return not self.cut_off and self.closed and (self.exit_status is not None or self.exit_signal is not None)
+
+    async def feed(self, source: Source | None = None) -> None:
+        """Write the command's input and then end of file; drop the rest if the command ends first.
+
+        Args:
+            source: the input after that which the command was prepared with. No piece is read before there is room for it.
+        """
+        channel = self._channel
+        if channel is None or not await self._write(channel, self._prepared.given):
             return
+        while source is not None:
+            await self._may_write.wait()
+            if self.closed or not (piece := await source.read()):
+                break
+            if not await self._write(channel, piece):
+                return
         with suppress(OSError):
-            for start in range(0, len(data), _PIECE):
-                await self._may_write.wait()
-                channel.write(data[start : start + _PIECE])  # pyright: ignore[reportUnknownMemberType]  # unsolved AnyStr
             channel.write_eof()
+
+    async def _write(self, channel: asyncssh.SSHClientChannel[bytes], data: bytes | memoryview) -> bool:
+        """Write a piece of input, as fast as the command reads; return False if the command reads no more."""
+        for start in range(0, len(data), _PIECE):
+            await self._may_write.wait()
+            try:
+                channel.write(bytes(data[start : start + _PIECE]))  # pyright: ignore[reportUnknownMemberType]  # unsolved AnyStr
+            except OSError:
+                return False
+        return True
 
     async def wait(self) -> None:
         """Wait until the command has ended."""
         await self._closed.wait()
+
+    async def feed_and_wait(self) -> None:
+        """Write the command's input, and wait until the command has ended."""
+        await self.feed()
+        await self.wait()
 
     async def news(self) -> None:
         """Wait until the command has written something, or has ended."""
@@ -309,6 +350,10 @@ class Command(asyncssh.SSHClientSession[bytes]):
         if not self._output.take(data, error=error) and self._channel is not None:
             self._channel.pause_reading()
         self._news.set()
+
+    def eof_received(self) -> bool:
+        # Keep the input open: otherwise asyncssh ends it when the command closes its outputs, although it may still read.
+        return True
 
     def exit_status_received(self, status: int) -> None:
         self.exit_status = status

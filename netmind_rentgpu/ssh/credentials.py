@@ -26,6 +26,7 @@ NEEDS_SSH: Final = (
     "SSH needs asyncssh, which the extra `ssh` installs: run pip install '.[ssh]' in the folder of this package's"
     " source"
 )
+_KEEPALIVE = 15.0
 _FIRST_TRY, _LONGEST_TRY = 7.5, 30.0
 
 
@@ -48,7 +49,7 @@ class ContainerLogin:
     """The logins of one client to the containers of its account.
 
     Attributes:
-        limits: those of the shells and copies of these logins.
+        limits: those of the copies over these logins.
     """
 
     def __init__(self, auths: AsyncAuths, state: State, username: str) -> None:
@@ -74,7 +75,13 @@ class ContainerLogin:
         check_login(self._username)
 
     async def log_in(
-        self, container: Container, seconds: float, *, password: str | None = None, accept_new_host_key: bool = False
+        self,
+        container: Container,
+        seconds: float,
+        *,
+        password: str | None = None,
+        accept_new_host_key: bool = False,
+        keepalive: float = _KEEPALIVE,
     ) -> asyncssh.SSHClientConnection:
         """Log in to a container. The first successful login pins the server's host key, and later ones require that key.
 
@@ -83,6 +90,7 @@ class ContainerLogin:
                 do not count.
             password: the password; None to ask the service for that of the container's auth.
             accept_new_host_key: True to accept the key that the server has now, and pin it.
+            keepalive: as for `AsyncRentGPU.ssh`.
 
         Raises:
             SSHError: the login failed.
@@ -104,7 +112,7 @@ class ContainerLogin:
             username=endpoint.username or self._username,
             password=await self._password_of(container) if password is None else password,
             host_key=None if accept_new_host_key else pinned,
-            keep_alive=self.limits.keep_alive,
+            keepalive=keepalive,
         )
         connection, key = await log_in(login, seconds)
         if key == pinned:

@@ -1,4 +1,4 @@
-"""The limits of shells and copies, which a client's logins carry, so that a test can lower them."""
+"""The limits of copies, which a client's logins carry, so that a test can lower them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ class SSHLimits:
     """Time limits in seconds, and the most that is copied.
 
     Attributes:
-        keep_alive: the time without a packet after which the server is asked for one; the third question without an answer
-            ends the connection.
         sftp_start: for the start of the server's SFTP.
         answer: for each answer of the SFTP server, because a stuck server may still keep its connection alive.
         tidying: for each answer while a failed copy removes what it has left.
@@ -21,7 +19,6 @@ class SSHLimits:
         unsized: the bytes of a file that reports a size of 0, as those in /proc do, because such a file may have no end.
     """
 
-    keep_alive: float = 15.0
     sftp_start: float = 60.0
     answer: float = 60.0
     tidying: float = 5.0

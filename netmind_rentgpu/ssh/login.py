@@ -19,7 +19,7 @@ from netmind_rentgpu.models import SSHEndpoint
 
 __all__ = ["Login", "check_login", "log_in"]
 
-_MOST_UNANSWERED = 3
+_MOST_UNANSWERED = 1
 
 # Otherwise an application that logs at INFO would get hundreds of lines for each login, with the text of each command.
 if logging.getLogger("asyncssh").level == logging.NOTSET:
@@ -35,7 +35,7 @@ class Login:
     Attributes:
         label: the name of the container in errors.
         host_key: the key that the server must have, as `ssh-ed25519 AAAA...`; None to accept any.
-        keep_alive: as in `SSHLimits`.
+        keepalive: the seconds without a packet after which the server is asked for one, and within which it has to answer.
     """
 
     label: str
@@ -43,7 +43,7 @@ class Login:
     username: str
     password: str = attrs.field(repr=False)
     host_key: str | None
-    keep_alive: float
+    keepalive: float
 
 
 async def log_in(login: Login, seconds: float) -> tuple[asyncssh.SSHClientConnection, str]:
@@ -97,7 +97,7 @@ async def _greet(login: Login, server: _Server, connected: socket.socket) -> asy
         sock=connected,
         client_factory=lambda: server,
         password=login.password,
-        keepalive_interval=login.keep_alive,
+        keepalive_interval=login.keepalive,
         keepalive_count_max=_MOST_UNANSWERED,
         **_options(login.username, login.host_key),
     )
@@ -172,6 +172,16 @@ class _Server(asyncssh.SSHClient):
         self.stage: SSHStage = "name"
         self.host_key: str = ""
         self._fingerprint = ""
+        self._connection: asyncssh.SSHClientConnection | None = None
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        self._connection = conn
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._connection is not None:
+            # `wait_disconnected` returns it as the cause.
+            self._connection.set_extra_info(connection_lost=exc)
+            self._connection = None
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
         del host, addr, port

@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
+from netmind_rentgpu.ssh.turns import CommandTurns, ProbeResult
 
 if TYPE_CHECKING:
     import asyncssh
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ActiveOperations"]
 
-# OpenSSH allows ten sessions on a connection. One of them is for copies, and one for ending commands.
-_COMMANDS_AT_ONCE = 8
 _LONGEST_GOODBYE = 10.0
 
 
@@ -27,11 +26,12 @@ class ActiveOperations:
     """The commands and copies that a shell has under way.
 
     Attributes:
-        turns: the semaphore that a caller holds from before it starts a command until the command is over.
+        turns: a caller holds one from before it starts a command until the command is over.
     """
 
     def __init__(self) -> None:
-        self.turns: asyncio.Semaphore = asyncio.Semaphore(_COMMANDS_AT_ONCE)
+        self.turns: CommandTurns = CommandTurns(self._probe)
+        self._connection: asyncssh.SSHClientConnection | None = None
         self._turn_to_end = asyncio.Lock()
         # Each command with the task that ends it, or None while there is no such task.
         self._commands: dict[Command, asyncio.Task[None] | None] = {}
@@ -43,6 +43,7 @@ class ActiveOperations:
         Raises:
             OSError, asyncssh.Error: the command could not be started.
         """
+        self._connection = connection
         self._commands[command] = None
         await command.start(connection)
 
@@ -89,6 +90,22 @@ class ActiveOperations:
         """End a command in a task of its own, which goes on if the caller is cancelled again."""
         task = self._commands[command]
         if task is None:
-            task = self._commands[command] = asyncio.get_running_loop().create_task(command.end(self._turn_to_end))
+            task = self._commands[command] = asyncio.get_running_loop().create_task(self._end_now(command))
             task.add_done_callback(lambda _: self._commands.pop(command, None))
         return task
+
+    async def _end_now(self, command: Command) -> None:
+        try:
+            await self.turns.claim_reserve()
+            await command.end(self._turn_to_end)
+        finally:
+            self.turns.return_reserve()
+
+    async def _probe(self, count: int) -> ProbeResult:
+        if self._connection is None:
+            return ProbeResult(opened=0, running=0)
+        from netmind_rentgpu.ssh.session_probe import probe_sessions
+
+        return await probe_sessions(
+            self._connection, count, lambda: sum(command.is_running for command in self._commands)
+        )

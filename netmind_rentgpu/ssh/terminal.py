@@ -13,14 +13,38 @@ from contextlib import contextmanager, suppress
 import asyncssh
 
 from netmind_rentgpu.errors import ClientStateError
+from netmind_rentgpu.results import CommandResult
+from netmind_rentgpu.ssh.connection import ShellConnection
 
-__all__ = ["Terminal"]
+__all__ = ["Terminal", "run_terminal"]
 
 _PIECE = 64 * 1024
 _MOST_WAITING = 1024 * 1024
 # Seconds between looks at the terminal's size. Only the main thread gets the signal for a new size, and a program may
 # handle that signal itself.
 _BETWEEN_SIZES = 0.25
+
+
+async def run_terminal(connection: ShellConnection, command: str | None) -> CommandResult:
+    """Connect the user's terminal to one on the container; `AsyncShell.interact` documents the result and the errors."""
+    terminal = Terminal()
+    turns = connection.operations.turns
+    try:
+        # A terminal takes a session of the reserve.
+        await turns.claim_reserve()
+        with connection.failing("command", "cannot open a terminal"):
+            await terminal.run(connection.connected(), command)
+    finally:
+        turns.return_reserve()
+    if terminal.exit_status is None and terminal.exit_signal is None:
+        raise connection.lost_error()
+    return CommandResult(
+        command=command or "",
+        exit_status=terminal.exit_status,
+        exit_signal=terminal.exit_signal,
+        stdout="",
+        stderr="",
+    )
 
 
 class Terminal(asyncssh.SSHClientSession[bytes]):

@@ -1,4 +1,4 @@
-"""`Shell` and `Rental`, which a synchronous program opens and closes. The logic is in the asynchronous classes."""
+"""`Shell`, `Forward` and `Rental`, which a synchronous program opens and closes, over the asynchronous classes."""
 
 from __future__ import annotations
 
@@ -8,25 +8,82 @@ from datetime import datetime
 from decimal import Decimal
 from itertools import count
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self
 
 from netmind_rentgpu.client import AsyncRentGPU
 from netmind_rentgpu.errors import ClientStateError, ReleaseError, RentGPUError
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.rental import AsyncRental
+from netmind_rentgpu.ssh.forwarded import AsyncForward
 from netmind_rentgpu.ssh.shell import AsyncShell
+from netmind_rentgpu.ssh.streams import check_no_event_loop_streams
 from netmind_rentgpu.sync.portal import OwnedHandle, call
-from netmind_rentgpu.sync.wrappers import sync_iterator, sync_method
+from netmind_rentgpu.sync.wrappers import sync_iterator, sync_method, sync_opener
 
-__all__ = ["Rental", "Shell"]
+__all__ = ["Forward", "Rental", "Shell"]
+
+
+def _check_streams(keywords: dict[str, Any]) -> None:
+    check_no_event_loop_streams(**{name: keywords.get(name) for name in ("stdin", "stdout", "stderr")})
+
+
+class Forward:
+    """A forwarded port, which `shell.forward` and `shell.reverse_forward` return: `with shell.forward(...): ...`.
+
+    It accepts connections until it or its shell is closed, or the shell's connection is lost. Leaving the block closes it.
+
+    Attributes:
+        listens: the side that accepts connections: `here` on this machine, `there` on the container.
+        local_port, remote_port: the ports on this machine's side and on the container's side.
+    """
+
+    def __init__(self, forward: AsyncForward) -> None:
+        self._async = forward
+        self.listens: Literal["here", "there"] = forward.listens
+        self.local_port: int = forward.local_port
+        self.remote_port: int = forward.remote_port
+
+    @property
+    def port(self) -> int:
+        """The port that accepts connections, on the side that `listens` names."""
+        return self._async.port
+
+    @property
+    def closed(self) -> bool:
+        """True if the port accepts no more connections."""
+        return self._async.closed
+
+    def close(self) -> None:
+        """Stop accepting connections, and free the port. A second call does nothing.
+
+        Connections that are open go on until one of their ends, or the shell, closes them.
+
+        Raises:
+            ClientStateError: this is the thread of the client's own event loop.
+        """
+        call(self._async.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return repr(self._async).replace("AsyncForward", "Forward")
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a forward belongs to its connection and cannot be pickled")
 
 
 class Shell:
     """A shell on a container: `with gpu.ssh(container) as shell: ...`.
 
     All calls share one connection, which is kept alive. The shell does not replace a lost connection, but raises `SSHError`:
-    the commands may or may not have ended. Several threads may use it at once, with eight commands at most; further ones
-    wait.
+    the commands may or may not have ended. Several threads may use it at once. Of commands, eight do, or more if the
+    server allows more; further ones wait.
     """
 
     def __init__(self, shell: AsyncShell, client: OwnedHandle[AsyncRentGPU]) -> None:
@@ -58,12 +115,14 @@ class Shell:
         return self._shell.closed or self._async.closed
 
     run: Final = sync_method(AsyncShell.run)
+    pipe: Final = sync_method(AsyncShell.pipe, check=_check_streams)
     stream: Final = sync_iterator(AsyncShell.stream)
     upload: Final = sync_method(AsyncShell.upload)
     download: Final = sync_method(AsyncShell.download)
-    forward: Final = sync_method(AsyncShell.forward)
-    reverse_forward: Final = sync_method(AsyncShell.reverse_forward)
+    forward: Final = sync_opener(AsyncShell.forward, Forward)
+    reverse_forward: Final = sync_opener(AsyncShell.reverse_forward, Forward)
     interact: Final = sync_method(AsyncShell.interact)
+    wait_disconnected: Final = sync_method(AsyncShell.wait_disconnected)
 
     def close(self) -> None:
         """End all commands and copies, and close the connection. A second call does nothing.

@@ -10,7 +10,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from netmind_rentgpu.sync.portal import call, iterate
 from netmind_rentgpu.wire.paging import AsyncPager, Identified, Page
 
-__all__ = ["Pager", "sync_handle", "sync_iterator", "sync_method", "sync_pager", "synchronous_words"]
+__all__ = ["Pager", "sync_handle", "sync_iterator", "sync_method", "sync_opener", "sync_pager", "synchronous_words"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -20,10 +20,17 @@ Item = TypeVar("Item", bound=Identified)
 
 def sync_method(
     method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]],
+    *,
+    check: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> Callable[Concatenate[Any, P], R]:
-    """Make the blocking method with the same name, arguments, result and errors."""
+    """Make the blocking method with the same name, arguments, result and errors.
+
+    Args:
+        check: raises an error for keyword arguments that only the asynchronous method can use.
+    """
 
     def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> R:
+        check(keywords)
         try:
             return call(method, self._async, *arguments, **keywords)
         except TypeError:
@@ -112,6 +119,26 @@ def sync_handle(
     def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> Kind:
         try:
             return kind(method(self._async, *arguments, **keywords), self._client)
+        except TypeError:
+            _check_arguments(synchronous, arguments, keywords)
+            raise
+
+    returned = inspect.signature(method).return_annotation.removeprefix("Async")
+    return _copy_signature(synchronous, method, returned)
+
+
+def sync_opener(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], kind: Callable[[R], Kind]
+) -> Callable[Concatenate[Any, P], Kind]:
+    """Make the blocking method that returns the synchronous form of what the asynchronous method opens.
+
+    Args:
+        kind: creates the synchronous form.
+    """
+
+    def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> Kind:
+        try:
+            return kind(call(method, self._async, *arguments, **keywords))
         except TypeError:
             _check_arguments(synchronous, arguments, keywords)
             raise

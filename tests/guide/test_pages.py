@@ -27,7 +27,10 @@ PUBLIC = {
     for name in import_module(module).__all__
 }
 # What is no class and no function: it has no docstring of its own at run time.
-VALUES = {"DEFAULT", "CurrencyName", "EndCause", "GPUName", "OnRentalEvent", "RegionCode", "Condition", "__version__"}
+VALUES = {
+    *("DEFAULT", "CurrencyName", "EndCause", "GPUName", "OnRentalEvent", "PipeSink", "PipeSource", "RegionCode"),
+    *("Condition", "__version__"),
+}
 KNOWN_LANGUAGES = {"python", "text", "console", "toml", "crontab", "sh", "{eval-rst}", "{toctree}"}
 
 

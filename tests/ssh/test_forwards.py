@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from programs import Program
 
-from netmind_rentgpu import AsyncShell, Forward, SSHError
+from netmind_rentgpu import AsyncShell, SSHError
 from netmind_rentgpu.emulator import forwards as emulated
 from netmind_rentgpu.ssh import forwards
 
@@ -156,8 +156,3 @@ def test_data_that_comes_early_waits_for_the_channel(here_of: type, there_of: ty
     assert b"".join(word for word in channel.calls if isinstance(word, bytes)) == words
     assert channel.calls[-len(ends) :] == ends
     assert connection.calls == (["closed"] if early == "its loss" else [b"four", "ended", "closed"])
-
-
-def test_port_of_a_forward_is_the_one_that_accepts_connections() -> None:
-    assert Forward(listens="here", local_port=1, remote_port=2).port == 1
-    assert Forward(listens="there", local_port=1, remote_port=2).port == 2

@@ -14,7 +14,6 @@ import pytest
 
 from netmind_rentgpu import ClientStateError, SSHError
 from netmind_rentgpu.ssh import login
-from netmind_rentgpu.ssh.limits import SSHLimits
 
 LONG = 60
 
@@ -98,8 +97,7 @@ async def test_lost_connection_fails_every_call_and_is_not_reopened(site: Any) -
 async def test_connection_that_dies_silently_is_detected(site: Any) -> None:
     if site.kind == "emulator":
         pytest.skip("the emulator runs in this process, which cannot be stopped")
-    site.gpu._credentials.limits = SSHLimits(keep_alive=0.2)
-    async with site.shell() as shell:
+    async with site.gpu.ssh(site.container, keepalive=0.2) as shell:
         server = int((await shell.run("echo $PPID")).stdout)
         task = asyncio.create_task(shell.run("sleep 3600"))
         await shell.upload(__file__, "copy")

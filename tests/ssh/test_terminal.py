@@ -20,12 +20,14 @@ pytestmark = pytest.mark.slow
 
 # The shell leads a session, so that the terminal it opens becomes that session's own.
 ON_TERMINAL = 'exec "$@" <"$0" >"$0" 2>&1'
-INTERACT = "with RentGPU() as gpu, gpu.ssh(CONTAINER) as shell: print('status', shell.interact({command!r}))"
+INTERACT = (
+    "with RentGPU() as gpu, gpu.ssh(CONTAINER) as shell: print('status', shell.interact({command!r}).exit_status)"
+)
 IN_LOOP = """
 import {loop}
 async def main():
     async with AsyncRentGPU() as gpu, gpu.ssh(CONTAINER) as shell:
-        print('status', await shell.interact({command!r}))
+        print('status', (await shell.interact({command!r})).exit_status)
 {loop}.run(main())
 """
 
@@ -143,9 +145,17 @@ async def test_ctrl_c_at_the_terminal_reaches_the_command(served: Served, termin
     assert await terminal.ended() == 0
 
 
-async def test_command_ended_by_a_signal_has_status_none(served: Served, terminal: Terminal) -> None:
-    await terminal.start(served, INTERACT.format(command="kill -KILL $$"))
-    await terminal.until("status None\r\n")
+async def test_result_of_interact_has_signal_and_command_without_output(served: Served, terminal: Terminal) -> None:
+    code = """
+        with RentGPU() as gpu, gpu.ssh(CONTAINER) as shell:
+            done = shell.interact("kill -KILL $$")
+            print([done.command, done.exit_status, done.exit_signal, done.stdout, done.stderr, done.ok])
+            print("command", [shell.interact().command])
+    """
+    await terminal.start(served, code)
+    await terminal.until("['kill -KILL $$', None, 'KILL', '', '', False]\r\n")
+    terminal.press("exit\r")
+    await terminal.until("command ['']\r\n")
     assert await terminal.ended() == 0
 
 

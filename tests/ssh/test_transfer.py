@@ -100,7 +100,7 @@ async def test_upload_replaces_a_file_without_the_posix_rename_extension(
     async def unsupported(*_: Any) -> None:
         raise asyncssh.SFTPOpUnsupported("no")
 
-    monkeypatch.setattr(await shell._sftp_client(), "posix_rename", unsupported)
+    monkeypatch.setattr(await shell._connection.sftp_client(), "posix_rename", unsupported)
     for name in ("big", "nothing"):
         await shell.upload(folder / name, "same")
         assert (site.home / "same").read_bytes() == (folder / name).read_bytes()

@@ -143,7 +143,7 @@ async def test_copy_with_a_stuck_server_can_be_cancelled_and_times_out(
                 await asyncio.wait({copy})
             assert copy.cancelled()
             # A copy that is not cancelled does not wait without end either.
-            shell._limits = SSHLimits(answer=0.2, tidying=0.1)
+            shell._connection.limits = SSHLimits(answer=0.2, tidying=0.1)
             with pytest.raises(SSHError, match="has not answered"):
                 await shell.upload(tmp_path / "big", "big")
         finally:
@@ -157,7 +157,7 @@ async def test_invented_name_from_the_server_cannot_leave_the_target(
 ) -> None:
     (site.home / "folder").mkdir()
     (site.home / "folder" / "file").touch()
-    client = await shell._sftp_client()
+    client = await shell._connection.sftp_client()
     scandir = client.scandir
 
     async def strange(path: Any) -> Any:
@@ -177,7 +177,7 @@ async def test_failed_download_closes_every_listing(
     shell: AsyncShell, site: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (site.home / "folder" / "below").mkdir(parents=True)
-    client = await shell._sftp_client()
+    client = await shell._connection.sftp_client()
     scandir = client.scandir
     open_listings: list[Any] = []
 

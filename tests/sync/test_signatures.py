@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 
 import netmind_rentgpu
-from netmind_rentgpu import AsyncPager, AsyncRental, AsyncRentGPU, AsyncShell, Container, Pager, Rental, RentGPU, Shell
+from netmind_rentgpu import (
+    AsyncForward,
+    AsyncPager,
+    AsyncRental,
+    AsyncRentGPU,
+    AsyncShell,
+    Container,
+    Forward,
+    Pager,
+    Rental,
+    RentGPU,
+    Shell,
+)
 from netmind_rentgpu.emulator import Emulator
 from netmind_rentgpu.rentals.rentals_api import AsyncRentals
 from netmind_rentgpu.resources.auths import AsyncAuths
@@ -28,6 +40,7 @@ PAIRS: list[tuple[type[Any], type[Any]]] = [
     (AsyncContainers, client.Containers),
     (AsyncPager, Pager),
     (AsyncShell, Shell),
+    (AsyncForward, Forward),
     (AsyncRental, Rental),
     (AsyncRentals, client.Rentals),
 ]
@@ -68,7 +81,7 @@ def test_synchronous_method_has_the_signature_and_documentation_of_its_async_pai
     ]
     assert list(sync_signature.parameters.values()) == expected
     returned = async_signature.return_annotation.replace("AsyncPager", "Pager")
-    for name_of_pair in ("Iterator", "Generator", "Shell", "Rental"):
+    for name_of_pair in ("Iterator", "Generator", "Shell", "Rental", "Forward"):
         returned = returned.replace(f"Async{name_of_pair}", name_of_pair)
     assert sync_signature.return_annotation == returned
     assert getattr(sync_class, name).__name__ == name

@@ -1,11 +1,15 @@
 """What users write, and what type checkers must make of it. Checked by CI, never run."""
 
+import asyncio
+import sys
 from datetime import datetime, timedelta
 from decimal import Decimal
+from io import BytesIO
 from pathlib import Path
 from typing import Any, assert_type
 
 from netmind_rentgpu import (
+    AsyncForward,
     AsyncRental,
     AsyncRentGPU,
     AsyncShell,
@@ -32,6 +36,7 @@ from netmind_rentgpu import (
     ServiceProfile,
     Shell,
     SSHEndpoint,
+    SSHError,
     Timeouts,
     conditions,
 )
@@ -92,7 +97,7 @@ async def everything() -> None:
         assert_type(await gpu.containers.wait_reachable(container.id), Container)
         assert_type(await gpu.containers.wait_ready(container.id, timeout=5), Container)
         assert_type(gpu.ssh(1, accept_new_host_key=True), AsyncShell)
-        async with gpu.ssh(container, password="p", timeout=5) as shell:
+        async with gpu.ssh(container, password="p", timeout=5, keepalive=5) as shell:
             assert_type(shell, AsyncShell)
             done = await shell.run("x", check=True, timeout=5, environment={"A": "b"}, input=b"x", max_output=5)
             assert_type(done, CommandResult)
@@ -101,8 +106,18 @@ async def everything() -> None:
                 assert_type(line, OutputLine)
             assert_type(await shell.upload(Path("a"), "b", on_progress=lambda one: one.bytes_done), None)
             assert_type(await shell.download("b", "a"), None)
-            assert_type(await shell.forward(local_port=1, remote_port=2), Forward)
-            assert_type(await shell.interact(), int | None)
+            async with await shell.forward(local_port=1, remote_port=2) as forward:
+                assert_type(forward, AsyncForward)
+                assert_type(forward.port, int)
+            assert_type(await shell.reverse_forward(local_port=1, remote_port=2), AsyncForward)
+            assert_type(await forward.close(), None)
+            assert_type(await shell.interact(), CommandResult)
+            assert_type(await shell.wait_disconnected(), SSHError | None)
+            with Path("a").open("rb") as source, Path("b").open("wb") as sink:
+                assert_type(await shell.pipe("x", stdin=source, stdout=sink, stderr=2, timeout=5), CommandResult)
+            await shell.pipe("x", stdin=b"x", stdout=BytesIO(), environment={"A": "b"}, check=True)
+            reader, writer = await asyncio.open_connection("x", 1)
+            await shell.pipe("x", stdin=reader, stdout=writer)
             assert_type(shell.container, Container)
         assert_type(await gpu.containers.delete(container.id, missing_ok=True), Container | None)
         assert_type(await gpu.request("GET", "machines", params={"gpu": 1}), Any)
@@ -150,7 +165,12 @@ def everything_synchronously() -> None:
             for line in shell.stream("x"):
                 assert_type(line, OutputLine)
             assert_type(shell.upload("a", "b"), None)
-            assert_type(shell.reverse_forward(remote_port=0, local_port=2), Forward)
+            with shell.reverse_forward(remote_port=0, local_port=2) as forward:
+                assert_type(forward, Forward)
+            assert_type(forward.close(), None)
+            assert_type(shell.interact("x"), CommandResult)
+            assert_type(shell.wait_disconnected(), SSHError | None)
+            assert_type(shell.pipe("x", stdin=sys.stdin.buffer, stdout=sys.stdout.buffer), CommandResult)
         assert_type(gpu.containers.delete(container.id, missing_ok=True), Container | None)
         assert_type(gpu.request("GET", "machines", params={"gpu": 1}), Any)
         assert_type(gpu.profile, ServiceProfile)

@@ -1,0 +1,134 @@
+"""`AsyncForward`: a forwarded port, until it is closed or its shell is."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from netmind_rentgpu.concurrency.running_loop import running_loop
+from netmind_rentgpu.errors import ClientStateError
+from netmind_rentgpu.ssh.arguments import check_ports, text
+from netmind_rentgpu.ssh.connection import ShellConnection
+
+if TYPE_CHECKING:
+    import asyncssh
+
+__all__ = ["AsyncForward", "open_forward", "open_reverse_forward"]
+
+# Seconds.
+_LONGEST_OPENING = 30.0
+_LONGEST_CLOSE = 10.0
+_LOOPBACK = "127.0.0.1"
+
+
+class AsyncForward:
+    """A forwarded port, which `shell.forward` and `shell.reverse_forward` return: `async with await shell.forward(...)`.
+
+    It accepts connections until it or its shell is closed, or the shell's connection is lost. Leaving the block closes it.
+
+    Attributes:
+        listens: the side that accepts connections: `here` on this machine, `there` on the container.
+        local_port, remote_port: the ports on this machine's side and on the container's side.
+    """
+
+    def __init__(
+        self,
+        connection: ShellConnection,
+        listener: asyncssh.SSHListener,
+        *,
+        listens: Literal["here", "there"],
+        local: tuple[str, int],
+        remote: tuple[str, int],
+    ) -> None:
+        self.listens: Literal["here", "there"] = listens
+        self._local_host, self.local_port = local
+        self._remote_host, self.remote_port = remote
+        self._ssh = connection.connected()
+        self._label = connection.label
+        self._listener = listener
+        self._loop = running_loop()
+        self._closing: asyncio.Task[None] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that accepts connections, on the side that `listens` names."""
+        return self.local_port if self.listens == "here" else self.remote_port
+
+    @property
+    def closed(self) -> bool:
+        """True if the port accepts no more connections."""
+        return self._closing is not None or self._ssh.is_closed()
+
+    async def close(self) -> None:
+        """Stop accepting connections, and free the port. A second call does nothing.
+
+        Connections that are open go on until one of their ends, or the shell, closes them.
+
+        Raises:
+            ClientStateError: the forward was opened in another event loop.
+        """
+        if self._loop is not running_loop():
+            raise ClientStateError("this forward was opened in another event loop; close it there")
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        self._listener.close()
+        if self.listens == "here":
+            # The port is free by now. The listener would wait for all open connections.
+            return
+        # The container's port is free once the server has answered, or the connection has ended.
+        waiting = {asyncio.create_task(self._listener.wait_closed()), asyncio.create_task(self._ssh.wait_closed())}
+        try:
+            await asyncio.wait(waiting, timeout=_LONGEST_CLOSE, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        local = f"{self._local_host}:{self.local_port} of this machine"
+        remote = f"{self._remote_host}:{self.remote_port} of {self._label}"
+        ends = (local, remote) if self.listens == "here" else (remote, local)
+        return f"<{type(self).__name__} from {' to '.join(ends)}: {'closed' if self.closed else 'open'}>"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a forward belongs to its connection and cannot be pickled")
+
+
+async def open_forward(
+    connection: ShellConnection, *, local_port: int, remote_port: int, remote_host: str
+) -> AsyncForward:
+    """Forward a port of this machine; `AsyncShell.forward` documents the arguments and errors."""
+    check_ports(local_port=(local_port, 0), remote_port=(remote_port, 1))
+    host = text("remote_host", remote_host)
+    with connection.failing("connection", f"port {local_port} cannot be forwarded"):
+        async with asyncio.timeout(_LONGEST_OPENING):
+            listener = await connection.connected().forward_local_port(_LOOPBACK, local_port, host, remote_port)
+    local = (_LOOPBACK, listener.get_port())
+    return AsyncForward(connection, listener, listens="here", local=local, remote=(host, remote_port))
+
+
+async def open_reverse_forward(
+    connection: ShellConnection, *, remote_port: int, local_port: int, local_host: str
+) -> AsyncForward:
+    """Forward a port of the container; `AsyncShell.reverse_forward` documents the arguments and errors."""
+    from netmind_rentgpu.ssh.forwards import leading_to
+
+    check_ports(local_port=(local_port, 1), remote_port=(remote_port, 0))
+    host = text("local_host", local_host)
+    with connection.failing("connection", f"port {remote_port} of the container cannot be forwarded"):
+        async with asyncio.timeout(_LONGEST_OPENING):
+            leading = leading_to(host, local_port)
+            listener = await connection.connected().create_server(leading, "localhost", remote_port)
+    remote = ("localhost", listener.get_port())
+    return AsyncForward(connection, listener, listens="there", local=(host, local_port), remote=remote)

@@ -1,0 +1,138 @@
+"""Turns of commands: the number that run at once over one connection, and the search for a higher limit.
+
+A server does not say how many sessions it allows on a connection. OpenSSH allows ten by default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+
+import attrs
+
+__all__ = ["CommandTurns", "ProbeResult", "SessionLimit"]
+
+_COMMANDS_AT_FIRST = 8
+# One session for copies, and one for ending commands.
+_RESERVED = 2
+# Seconds that a session of the reserve waits for a probe to end.
+_LONGEST_PROBE_TO_WAIT_FOR = 2.0
+
+
+@attrs.frozen
+class ProbeResult:
+    """The sessions that were open together on one connection.
+
+    Attributes:
+        opened: the number of sessions that the probe opened.
+        running: the number of commands that ran beside them.
+    """
+
+    opened: int
+    running: int
+
+
+@attrs.frozen
+class SessionLimit:
+    """The number of commands that may run at once.
+
+    Attributes:
+        commands: the number, without the two sessions that are reserved for copies and for ending commands.
+        is_final: True if the server has refused more.
+    """
+
+    commands: int = _COMMANDS_AT_FIRST
+    is_final: bool = False
+
+    @property
+    def probes(self) -> int:
+        """The number of sessions to ask for, in order to double the limit and keep the reserve."""
+        return self.commands + _RESERVED
+
+    def after(self, probe: ProbeResult) -> SessionLimit:
+        """Return the limit after a probe, during which the server had all of the probe's sessions open at once."""
+        allowed = probe.opened + probe.running - _RESERVED
+        return SessionLimit(max(self.commands, allowed), is_final=probe.opened < self.probes)
+
+
+class CommandTurns:
+    """The turns of one connection; `async with` holds one. Callers get theirs in the order of their arrival.
+
+    When all are taken and another caller wants one, sessions are opened as a probe, and the limit rises by what the server
+    allowed. No turn begins during a probe, because a new command could be refused then.
+
+    Attributes:
+        limit: the present limit.
+    """
+
+    def __init__(self, probe: Callable[[int], Awaitable[ProbeResult]]) -> None:
+        """Set up.
+
+        Args:
+            probe: opens a number of sessions at once, and ends them.
+        """
+        self.limit: SessionLimit = SessionLimit()
+        self._probe = probe
+        self._taken = 0
+        self._reserve_claims = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._probing: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
+        self._hand_out()
+        if turn.done():
+            return
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._give_back()
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._give_back()
+
+    async def claim_reserve(self) -> None:
+        """Keep probes from using the reserved sessions, until `return_reserve`; wait for a probe that is under way.
+
+        The caller has to call `return_reserve` afterwards, even if this raises.
+        """
+        self._reserve_claims += 1
+        if self._probing is not None:
+            await asyncio.wait({self._probing}, timeout=_LONGEST_PROBE_TO_WAIT_FOR)
+
+    def return_reserve(self) -> None:
+        """Allow probes again."""
+        self._reserve_claims -= 1
+        self._hand_out()
+
+    def _give_back(self) -> None:
+        self._taken -= 1
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        if self._probing is not None:
+            return
+        while self._waiting and self._taken < self.limit.commands:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                self._taken += 1
+                turn.set_result(None)
+        wanted = any(not turn.done() for turn in self._waiting)
+        if wanted and not self.limit.is_final and not self._reserve_claims:
+            self._probing = asyncio.get_running_loop().create_task(self._find_limit())
+
+    async def _find_limit(self) -> None:
+        # No other limit is found if the probe fails, as with the connection.
+        limit = attrs.evolve(self.limit, is_final=True)
+        try:
+            limit = self.limit.after(await self._probe(self.limit.probes))
+        finally:
+            self.limit, self._probing = limit, None
+            self._hand_out()
