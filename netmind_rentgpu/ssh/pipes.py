@@ -12,7 +12,7 @@ from netmind_rentgpu.results import CommandResult
 from netmind_rentgpu.ssh.commands import Capture, Command, prepared
 from netmind_rentgpu.ssh.connection import ShellConnection
 from netmind_rentgpu.ssh.running import run_command
-from netmind_rentgpu.ssh.streams import PipeSink, PipeSource, Sink, Source, open_sink, open_source
+from netmind_rentgpu.ssh.streams import PipeSink, PipeSource, Sink, Source, check_descriptors, open_sink, open_source
 
 __all__ = ["run_piped"]
 
@@ -35,6 +35,8 @@ async def run_piped(
     """Run a command whose input and outputs are the caller's; `AsyncShell.pipe` documents the arguments and errors."""
     ready = prepared(command, environment, None)
     captured = Capture(_MOST_CAPTURED)
+    # Check all first, because a duplicate of one could take the number of another that is closed.
+    check_descriptors(stdin, stdout, stderr)
     with ExitStack() as opened:
         source = None if stdin is None else open_source("stdin", stdin)
         if source is not None:

@@ -23,7 +23,16 @@ from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.concurrency.threads import run_in_thread
 from netmind_rentgpu.errors import InvalidArgumentError
 
-__all__ = ["PipeSink", "PipeSource", "Sink", "Source", "check_no_event_loop_streams", "open_sink", "open_source"]
+__all__ = [
+    "PipeSink",
+    "PipeSource",
+    "Sink",
+    "Source",
+    "check_descriptors",
+    "check_no_event_loop_streams",
+    "open_sink",
+    "open_source",
+]
 
 _PIECE = 256 * 1024
 # A terminal that reports to be writable has room for so many bytes on Linux.
@@ -90,6 +99,17 @@ def check_no_event_loop_streams(**streams: object) -> None:
                 "is a stream of an event loop, which only an AsyncShell can use; pass a binary file or a descriptor"
             )
             raise InvalidArgumentError(argument, f"{problem}: {shown_value(stream)}")
+
+
+def check_descriptors(*streams: object) -> None:
+    """Check that those of the caller's streams that are descriptors are open.
+
+    Raises:
+        OSError: a descriptor is closed.
+    """
+    for stream in streams:
+        if type(stream) is int and stream >= 0:
+            os.fstat(stream)
 
 
 def open_source(argument: str, source: PipeSource) -> Source:

@@ -106,18 +106,6 @@ async def everything() -> None:
                 assert_type(line, OutputLine)
             assert_type(await shell.upload(Path("a"), "b", on_progress=lambda one: one.bytes_done), None)
             assert_type(await shell.download("b", "a"), None)
-            async with await shell.forward(local_port=1, remote_port=2) as forward:
-                assert_type(forward, AsyncForward)
-                assert_type(forward.port, int)
-            assert_type(await shell.reverse_forward(local_port=1, remote_port=2), AsyncForward)
-            assert_type(await forward.close(), None)
-            assert_type(await shell.interact(), CommandResult)
-            assert_type(await shell.wait_disconnected(), SSHError | None)
-            with Path("a").open("rb") as source, Path("b").open("wb") as sink:
-                assert_type(await shell.pipe("x", stdin=source, stdout=sink, stderr=2, timeout=5), CommandResult)
-            await shell.pipe("x", stdin=b"x", stdout=BytesIO(), environment={"A": "b"}, check=True)
-            reader, writer = await asyncio.open_connection("x", 1)
-            await shell.pipe("x", stdin=reader, stdout=writer)
             assert_type(shell.container, Container)
         assert_type(await gpu.containers.delete(container.id, missing_ok=True), Container | None)
         assert_type(await gpu.request("GET", "machines", params={"gpu": 1}), Any)
@@ -165,16 +153,34 @@ def everything_synchronously() -> None:
             for line in shell.stream("x"):
                 assert_type(line, OutputLine)
             assert_type(shell.upload("a", "b"), None)
-            with shell.reverse_forward(remote_port=0, local_port=2) as forward:
-                assert_type(forward, Forward)
-            assert_type(forward.close(), None)
-            assert_type(shell.interact("x"), CommandResult)
-            assert_type(shell.wait_disconnected(), SSHError | None)
-            assert_type(shell.pipe("x", stdin=sys.stdin.buffer, stdout=sys.stdout.buffer), CommandResult)
         assert_type(gpu.containers.delete(container.id, missing_ok=True), Container | None)
         assert_type(gpu.request("GET", "machines", params={"gpu": 1}), Any)
         assert_type(gpu.profile, ServiceProfile)
         assert_type(gpu.close(), None)
+
+
+async def using_shell(shell: AsyncShell) -> None:
+    async with await shell.forward(local_port=1, remote_port=2) as forward:
+        assert_type(forward, AsyncForward)
+        assert_type(forward.port, int)
+    assert_type(await shell.reverse_forward(local_port=1, remote_port=2), AsyncForward)
+    assert_type(await forward.close(), None)
+    assert_type(await shell.interact(), CommandResult)
+    assert_type(await shell.wait_disconnected(), SSHError | None)
+    with Path("a").open("rb") as source, Path("b").open("wb") as sink:
+        assert_type(await shell.pipe("x", stdin=source, stdout=sink, stderr=2, timeout=5), CommandResult)
+    await shell.pipe("x", stdin=b"x", stdout=BytesIO(), environment={"A": "b"}, check=True)
+    reader, writer = await asyncio.open_connection("x", 1)
+    await shell.pipe("x", stdin=reader, stdout=writer)
+
+
+def using_shell_synchronously(shell: Shell) -> None:
+    with shell.reverse_forward(remote_port=0, local_port=2) as forward:
+        assert_type(forward, Forward)
+    assert_type(forward.close(), None)
+    assert_type(shell.interact("x"), CommandResult)
+    assert_type(shell.wait_disconnected(), SSHError | None)
+    assert_type(shell.pipe("x", stdin=sys.stdin.buffer, stdout=sys.stdout.buffer), CommandResult)
 
 
 async def renting(gpu: AsyncRentGPU) -> None:
