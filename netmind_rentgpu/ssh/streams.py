@@ -326,9 +326,9 @@ class _Thread:
 
     def _end(self) -> None:
         with self._lock:
-            if not self._is_over and self._wake is not None:
+            was_over, self._is_over = self._is_over, True
+            if not was_over and self._wake is not None:
                 os.write(self._wake[1], b"x")
-            self._is_over = True
 
     def _release(self) -> None:
         opened = (self.descriptor, *(self._wake or ()))
