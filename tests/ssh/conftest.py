@@ -84,7 +84,9 @@ async def site(
             home = Path((await shell.run("pwd")).stdout.strip())
         yield Site(gpu, emulator, container, home, "emulator")
         return
-    with openssh.openssh_server(tmp_path / "sshd", free_port()) as server:
+    # A test may ask for a server with so many sessions on a connection.
+    sessions = request.param if isinstance(request.param, int) else 10
+    with openssh.openssh_server(tmp_path / "sshd", free_port(), sessions=sessions) as server:
         container = attrs.evolve(await rented(gpu, openssh.PASSWORD), ssh=f"ssh root@127.0.0.1 -p {server.port}")
         yield Site(gpu, emulator, container, server.home, "OpenSSH")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from netmind_rentgpu import ClientStateError, SSHError
+from netmind_rentgpu import AsyncRentGPU, AsyncShell, ClientStateError, InvalidArgumentError, SSHError
 from netmind_rentgpu.ssh import login
 
 LONG = 60
@@ -110,6 +110,73 @@ async def test_connection_that_dies_silently_is_detected(site: Any) -> None:
                     assert caught.value.stage == "connection"
         finally:
             os.kill(server, signal.SIGKILL)
+
+
+async def lose(site: Any, shell: AsyncShell) -> None:
+    """Break a shell's connection from the server's side."""
+    if site.kind == "emulator":
+        await site.gpu.containers.stop(site.container.id)
+    else:
+        os.kill(int((await shell.run("echo $PPID")).stdout), signal.SIGKILL)
+
+
+async def test_every_call_that_waits_for_a_disconnection_gets_the_error(site: Any) -> None:
+    async with site.shell() as shell:
+        waiting = [asyncio.create_task(shell.wait_disconnected()) for _ in range(3)]
+        await shell.run("true")
+        waiting[0].cancel()
+        await asyncio.wait({waiting[0]})
+        assert [task.done() for task in waiting] == [True, False, False]
+        await lose(site, shell)
+        for error in (*(await asyncio.gather(*waiting[1:])), await shell.wait_disconnected()):
+            assert isinstance(error, SSHError)
+            assert (error.stage, "the connection was lost" in str(error)) == ("connection", True)
+        assert shell.lost
+        late = asyncio.create_task(shell.wait_disconnected())
+        await asyncio.sleep(0)
+    assert isinstance(await late, SSHError)
+
+
+async def test_wait_for_a_disconnection_ends_with_none_when_the_shell_is_closed(site: Any) -> None:
+    shell = site.shell()
+    with pytest.raises(ClientStateError, match="not open yet"):
+        await shell.wait_disconnected()
+    async with shell:
+        waiting = [asyncio.create_task(shell.wait_disconnected()) for _ in range(3)]
+        await asyncio.sleep(0)
+    assert await asyncio.gather(*waiting) == [None, None, None]
+    with pytest.raises(ClientStateError, match="closed"):
+        await shell.wait_disconnected()
+
+
+async def test_silent_connection_ends_the_wait_with_its_cause(site: Any) -> None:
+    if site.kind == "emulator":
+        pytest.skip("the emulator runs in this process, which cannot be stopped")
+    async with site.gpu.ssh(site.container, keepalive=0.2) as shell:
+        server = int((await shell.run("echo $PPID")).stdout)
+        waiting = asyncio.create_task(shell.wait_disconnected())
+        os.kill(server, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(LONG):
+                error = await waiting
+        finally:
+            os.kill(server, signal.SIGKILL)
+        assert "keepalive" in str(error.__cause__)
+
+
+async def test_one_unanswered_question_after_the_keepalive_ends_the_connection(site: Any) -> None:
+    for shell, seconds in ((site.shell(), 15), (site.gpu.ssh(site.container, keepalive=2.5), 2.5)):
+        async with shell:
+            connection = shell._connection.connected()
+            assert (connection._keepalive_interval, connection._keepalive_count_max) == (seconds, 1)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, float("nan"), float("inf"), "15", None, True])
+def test_keepalive_has_to_be_a_number_of_seconds(wrong: Any) -> None:
+    gpu = AsyncRentGPU("token", base_url="http://127.0.0.1:9")
+    with pytest.raises(InvalidArgumentError, match="must be a number of seconds above 0") as caught:
+        gpu.ssh(7, keepalive=wrong)
+    assert "keepalive" in str(caught.value)
 
 
 async def test_locked_state_file_delays_neither_opening_nor_closing(site: Any, state: Path) -> None:

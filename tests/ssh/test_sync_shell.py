@@ -116,6 +116,39 @@ async def test_threads_can_share_a_shell(served: Served) -> None:
     program.assert_silent("True\n")
 
 
+async def test_threads_pipe_files_and_close_forwards_through_one_shell(served: Served) -> None:
+    program = await served.run_file("pipe_in_threads.py")
+    stream = "is a stream of an event loop, which only an AsyncShell can use"
+    program.assert_silent(
+        f"36\nstdin: {stream}\nstdin: {stream}\nstdout: {stream}\nstdin: must have bytes, not text\nover\n"
+        "True here False <Forward from 127\nTrue\n[None] True\n"
+    )
+
+
+async def test_interrupted_pipe_ends_its_command_and_leaves_no_thread(served: Served) -> None:
+    program = await served.run("""
+        with RentGPU() as gpu, gpu.ssh(CONTAINER) as shell:
+            alive = Alive()
+            reading, writing = os.pipe()
+
+            def interrupt():
+                alive.began()
+                os.kill(os.getpid(), signal.SIGINT)
+
+            thread = threading.Thread(target=interrupt)
+            thread.start()
+            try:
+                shell.pipe(alive.command("true"), stdin=reading)
+            except KeyboardInterrupt:
+                print("interrupted")
+            thread.join()
+            alive.wait()
+            os.write(writing, b"left")
+            print(os.read(reading, 9).decode(), shell.run("echo usable").stdout, end="")
+    """)
+    program.assert_silent("interrupted\nleft usable\n")
+
+
 async def test_closing_a_shell_ends_calls_of_other_threads_with_an_error(served: Served) -> None:
     program = await served.run_file("close_shell_in_use.py")
     program.assert_silent("this shell cannot be used: it is closed\n" * 3 + "\n")

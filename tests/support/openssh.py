@@ -33,6 +33,7 @@ PubkeyAuthentication no
 StrictModes no
 PrintMotd no
 MaxStartups 500
+MaxSessions {sessions}
 Subsystem sftp internal-sftp
 """
 
@@ -63,8 +64,12 @@ def program(name: str) -> str:
 
 
 @contextmanager
-def openssh_server(folder: Path, port: int) -> Iterator[OpenSSH]:
-    """Serve on a port of this machine."""
+def openssh_server(folder: Path, port: int, *, sessions: int = 10) -> Iterator[OpenSSH]:
+    """Serve on a port of this machine.
+
+    Args:
+        sessions: the sessions of a connection; 10 is OpenSSH's default.
+    """
     server, keygen = program("sshd"), program("ssh-keygen")
     if not list(Path("/usr/lib").glob("*/libnss_wrapper.so*")):
         missing("libnss-wrapper")
@@ -75,7 +80,7 @@ def openssh_server(folder: Path, port: int) -> Iterator[OpenSSH]:
     (folder / "passwd").write_text(f"root:x:{user}::{home}:/bin/bash\nsshd:x:65533:65534::/:/bin/false\n")
     (folder / "group").write_text(f"root:x:{os.getgid()}:\nnogroup:x:65534:\n")
     (folder / "shadow").write_text(f"root:{_HASH}:19000:0:99999:7:::\n")
-    (folder / "config").write_text(_CONFIG.format(port=port, folder=folder))
+    (folder / "config").write_text(_CONFIG.format(port=port, folder=folder, sessions=sessions))
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     wrapped = {

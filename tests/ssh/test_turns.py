@@ -1,0 +1,169 @@
+"""Turns of commands: the limit after each probe, their order, and the reserve. Without a server."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from netmind_rentgpu.ssh.turns import CommandTurns, ProbeResult, SessionLimit
+
+
+@pytest.mark.parametrize(
+    ("before", "opened", "running", "after"),
+    [
+        # All that was asked for: 8, 16, 32.
+        (SessionLimit(8), 10, 8, SessionLimit(16)),
+        (SessionLimit(16), 18, 16, SessionLimit(32)),
+        # The reserve alone was left, or less, because a copy has its session.
+        (SessionLimit(8), 2, 8, SessionLimit(8, is_final=True)),
+        (SessionLimit(8), 1, 8, SessionLimit(8, is_final=True)),
+        (SessionLimit(8), 0, 0, SessionLimit(8, is_final=True)),
+        # Some more were left.
+        (SessionLimit(32), 8, 32, SessionLimit(38, is_final=True)),
+        # Commands that ended meanwhile prove nothing, and what was proved before stays.
+        (SessionLimit(8), 10, 3, SessionLimit(11)),
+        (SessionLimit(16), 18, 0, SessionLimit(16)),
+        (SessionLimit(8), 5, 5, SessionLimit(8, is_final=True)),
+    ],
+)
+def test_limit_after_a_probe_is_what_the_server_had_open_at_once_without_the_reserve(
+    before: SessionLimit, opened: int, running: int, after: SessionLimit
+) -> None:
+    assert before.after(ProbeResult(opened=opened, running=running)) == after
+
+
+class Server:
+    """A server with so many sessions, whose probes last until they are released."""
+
+    def __init__(self, sessions: int) -> None:
+        self.sessions = sessions
+        self.running = 0
+        self.probes: list[int] = []
+        self.released = asyncio.Event()
+        self.released.set()
+        self.turns = CommandTurns(self.probe)
+
+    async def probe(self, count: int) -> ProbeResult:
+        self.probes.append(count)
+        await self.released.wait()
+        return ProbeResult(opened=min(count, self.sessions - self.running), running=self.running)
+
+    async def run(self, until: asyncio.Event) -> None:
+        async with self.turns:
+            self.running += 1
+            await until.wait()
+            self.running -= 1
+
+    def start(self, count: int, until: asyncio.Event) -> list[asyncio.Task[None]]:
+        return [asyncio.create_task(self.run(until)) for _ in range(count)]
+
+
+async def rest() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("sessions", "wanted", "running", "probes"),
+    [(10, 8, 8, []), (10, 30, 8, [10]), (40, 60, 38, [10, 18, 34]), (10_000, 60, 60, [10, 18, 34]), (40, 9, 9, [10])],
+)
+async def test_as_many_commands_run_as_the_server_allows_and_no_probe_before_it_is_needed(
+    sessions: int, wanted: int, running: int, probes: list[int]
+) -> None:
+    server, over = Server(sessions), asyncio.Event()
+    tasks = server.start(wanted, over)
+    await rest()
+    assert (server.running, server.probes) == (running, probes)
+    over.set()
+    await asyncio.gather(*tasks)
+    # A refusal is final, and a limit that was found stays.
+    again = server.start(running, over := asyncio.Event())
+    await rest()
+    assert (server.running, server.probes) == (running, probes)
+    over.set()
+    await asyncio.gather(*again)
+
+
+async def test_no_command_starts_during_a_probe() -> None:
+    server, first = Server(10), asyncio.Event()
+    server.released.clear()
+    tasks = server.start(8, first) + server.start(3, second := asyncio.Event())
+    await rest()
+    first.set()
+    await rest()
+    assert (server.running, server.probes) == (0, [10])
+    server.released.set()
+    await rest()
+    assert server.running == 3
+    second.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_turns_are_given_in_their_order_and_survive_cancellation() -> None:
+    server, over = Server(10), asyncio.Event()
+    tasks = server.start(8, over)
+    order: list[int] = []
+
+    async def note(number: int) -> None:
+        async with server.turns:
+            order.append(number)
+
+    waiting = [asyncio.create_task(note(number)) for number in range(6)]
+    await rest()
+    waiting[0].cancel()
+    waiting[3].cancel()
+    await rest()
+    over.set()
+    # This one is cancelled in the moment that its turn comes.
+    while not tasks[0].done():
+        await asyncio.sleep(0)
+    waiting[1].cancel()
+    await asyncio.wait([*tasks, *waiting])
+    assert order in ([2, 4, 5], [1, 2, 4, 5])
+    async with AsyncExitStack() as stack, asyncio.timeout(60):
+        for _ in range(8):
+            await stack.enter_async_context(server.turns)
+
+
+async def test_probe_waits_while_the_reserve_is_claimed() -> None:
+    server, over = Server(40), asyncio.Event()
+    await server.turns.claim_reserve()
+    tasks = server.start(9, over)
+    await rest()
+    assert (server.running, server.probes) == (8, [])
+    server.turns.return_reserve()
+    await rest()
+    assert (server.running, server.probes) == (9, [10])
+    over.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_claim_of_the_reserve_waits_for_the_probe_that_is_under_way() -> None:
+    server, over = Server(40), asyncio.Event()
+    server.released.clear()
+    tasks = server.start(9, over)
+    await rest()
+    claiming = asyncio.create_task(server.turns.claim_reserve())
+    await rest()
+    assert (server.probes, claiming.done()) == ([10], False)
+    server.released.set()
+    await claiming
+    over.set()
+    await asyncio.gather(*tasks)
+
+
+async def test_failed_probe_leaves_the_limit_and_is_final() -> None:
+    async def fail(_: int) -> ProbeResult:
+        raise asyncio.CancelledError
+
+    turns = CommandTurns(fail)
+    async with AsyncExitStack() as stack:
+        for _ in range(8):
+            await stack.enter_async_context(turns)
+        waiting = asyncio.create_task(turns.__aenter__())
+        await rest()
+        assert turns.limit == SessionLimit(8, is_final=True)
+        assert not waiting.done()
+    await waiting
