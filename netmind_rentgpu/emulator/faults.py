@@ -1,4 +1,4 @@
-"""Faults by rule: the rules decide which request meets which fault. No I/O; the server carries the decision out."""
+"""Faults by rule: the rules decide which request or SSH connection meets which fault. No I/O; the servers carry it out."""
 
 from __future__ import annotations
 
@@ -12,8 +12,30 @@ import attrs
 
 from netmind_rentgpu.emulator.calls import CALLS, ROUTES, Call
 
-__all__ = ["CALLS_OF", "LARGEST", "METHODS", "OPTIONS", "STATUSES", "Fault", "Faults", "Starting", "What"]
+__all__ = [
+    "CALLS_OF",
+    "LARGEST",
+    "METHODS",
+    "OF_CONNECTIONS",
+    "OPTIONS",
+    "STATUSES",
+    "Fault",
+    "Faults",
+    "Starting",
+    "What",
+]
 
+# The faults that happen to an SSH connection to a container.
+_OfConnection: TypeAlias = Literal[
+    "ssh refuse",
+    "ssh drop",
+    "ssh freeze",
+    "ssh no forwarding",
+    "ssh latency",
+    "ssh bandwidth",
+    "kill supervisor",
+]
+OF_CONNECTIONS: tuple[_OfConnection, ...] = get_args(_OfConnection)
 What: TypeAlias = Literal[
     "drop",
     "status",
@@ -31,7 +53,10 @@ What: TypeAlias = Literal[
     "dies",
     "vanishes",
     "moves",
+    _OfConnection,
 ]
+# More bytes than a login by password needs, which are about 6,000.
+_AFTER_THE_LOGIN = 16_384
 # The options of each fault beside its choice of requests, with their defaults.
 OPTIONS: dict[str, dict[str, Any]] = {
     "drop": {"when": "before"},
@@ -42,9 +67,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "html": {"when": "before"},
     "late commit": {"seconds": 5.0},
     "vanishes": {"seconds": 10.0},
+    "ssh drop": {"after_bytes": _AFTER_THE_LOGIN},
+    "ssh freeze": {"after_bytes": None, "seconds": None},
+    "ssh latency": {"seconds": 0.2},
+    "ssh bandwidth": {"bytes_per_second": 65_536},
+    "kill supervisor": {"seconds": 1.0},
 }
+_ALL_OPTIONS = ("when", "status", "retry_after", "seconds", "after_bytes", "bytes_per_second")
 _BOOT: tuple[Call, ...] = ("create_container", "restart_container")
-# The faults that only some calls can meet. Without `call`, a fault is for the first of these.
+# The faults that only some calls can meet. Without `call`, a fault is for the first of these. No call is an SSH connection.
 CALLS_OF: dict[str, tuple[Call, ...]] = {
     "stock-out": ("create_container",),
     "late commit": (
@@ -60,9 +91,12 @@ CALLS_OF: dict[str, tuple[Call, ...]] = {
     "dies": _BOOT,
     "vanishes": _BOOT,
     "moves": ("restart_container",),
+    **dict.fromkeys(OF_CONNECTIONS, ()),
 }
-# The faults that happen to a container that starts. All others happen to a request.
+# The faults that happen to a container that starts. All that are in neither list happen to a request.
 _OF_CONTAINERS = frozenset({"stock-out", "never starts", "never reachable", "dies", "vanishes", "moves"})
+_NOT_OF_ANSWERS = _OF_CONTAINERS.union(OF_CONNECTIONS)
+_CONTAINER = ROUTES["get_container"][1]
 LARGEST = 1e9
 METHODS = ("GET", "POST", "DELETE")
 STATUSES = (400, 401, 403, 404, 408, 409, 500, 502, 503, 504)
@@ -89,6 +123,11 @@ def _count(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
     if type(value) is not int or value < 1:
         or_all = ', or "all"' if attribute.name == "times" else ""
         raise ValueError(f"'{attribute.name}' must be a whole number from 1 on{or_all}, not {value!r}")
+
+
+def _size(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+    if type(value) is not int or not 0 <= value <= LARGEST:
+        raise ValueError(f"'{attribute.name}' must be a whole number from 0 to {LARGEST:g}, not {value!r}")
 
 
 def _times(instance: object, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -124,7 +163,7 @@ def _optional(validator: Any, converter: Any = None) -> Any:
 
 @attrs.frozen
 class Fault:
-    """A fault, and the rule that chooses the requests that meet it.
+    """A fault, and the rule that chooses the requests or SSH connections that meet it.
 
     Faults that happen to an answer:
         drop: the connection breaks without an answer.
@@ -146,9 +185,24 @@ class Fault:
         vanishes: the container disappears `seconds` after it begins to run, as if it was deleted.
         moves: the container has another address after a restart.
 
+    Faults that happen to an SSH connection to a container, of an emulator with `ssh=True`:
+        ssh refuse: the connection is closed before the server sends its banner.
+        ssh drop: the TCP connection is reset once `after_bytes` bytes have passed in both directions together.
+        ssh freeze: nothing passes in either direction any more, and the connection stays open. It freezes after
+            `after_bytes` bytes in both directions together or `seconds` after it was accepted, whichever comes first.
+        ssh no forwarding: the server refuses to forward ports, in both directions.
+        ssh latency: each piece of data passes `seconds` later, in each direction. The throughput has no limit.
+        ssh bandwidth: each direction passes at most `bytes_per_second`.
+        kill supervisor: the container's oldest process with the argument `netmind-job-supervisor` is killed by SIGKILL once
+            it has run for `seconds`. The emulator looks for it from the start of the connection until it has killed one, or
+            until the container stops; the fault counts as met at once. Only Linux, which has /proc, finds the process.
+
     A stock-out is for create_container, and moves is for restart_container. The faults never starts, never reachable, dies
     and vanishes are for both. A late commit is for both, create_auth, create_image, stop_container and delete_container. All
-    other faults are for any call.
+    other faults of an answer are for any call.
+
+    A connection meets all faults of SSH connections that match it: latencies add up, and of several limits the least
+    counts. Every TCP connection to a container's port counts when it is accepted, even if the client sends nothing.
 
     Attributes:
         what: the name of the fault, from the lists above.
@@ -157,16 +211,22 @@ class Fault:
             stop_container, restart_container and delete_container. A late commit and the faults of a container are for
             create_container by default, and moves for restart_container.
         method, path: the HTTP method and the path of the requests that can meet the fault; None for any. A path begins with
-            /v1/rentgpu/, and * in it matches any text.
+            /v1/rentgpu/, and * in it matches any text. A fault of an SSH connection takes the path of the container, such as
+            /v1/rentgpu/containers/7, and neither call nor method.
         when: "before" if the fault happens before the service acts, "after" if it happens afterwards; by default before.
         status: the number for the fault `status`: 400, 401, 403, 404, 408, 409, 500, 502, 503 or 504.
         retry_after: seconds.
-        seconds: seconds of real time for `slow`, seconds by the emulator's clock for other faults.
-        nth: the first of the matching requests that can meet the fault, counted from 1. For a fault of a container, only
-            requests that start a container count; for a stock-out, the requests that it refuses count, too.
-        times: how many requests meet the fault at most, or "all". The default is 1, or "all" if a probability is given.
-        probability: the probability with which each of these requests meets the fault, drawn by the emulator's seed; None
-            for certainty.
+        seconds: seconds of real time for `slow` and for faults of SSH connections, seconds by the emulator's clock for other
+            faults.
+        after_bytes: a number of bytes on the TCP connection. A login needs about 6,000. The default is 16,384, but `ssh
+            freeze` with `seconds` has no default.
+        bytes_per_second: the bytes on the TCP connection in a second, from 1 on; by default 65,536.
+        nth: the first of the matching requests or connections that can meet the fault, counted from 1. For a fault of a
+            container, only requests that start a container count; for a stock-out, the requests that it refuses count, too.
+        times: how many requests or connections meet the fault at most, or "all". The default is 1, or "all" if a probability
+            is given.
+        probability: the probability with which each of these requests or connections meets the fault, drawn by the
+            emulator's seed; None for certainty.
     """
 
     what: What = attrs.field(validator=_one_of(get_args(What)))
@@ -177,6 +237,8 @@ class Fault:
     status: int | None = _optional(_one_of(STATUSES), _whole)
     retry_after: float | None = _optional(_from(0, LARGEST))
     seconds: float | None = _optional(_from(0, LARGEST))
+    after_bytes: int | None = _optional(_size, _whole)
+    bytes_per_second: float | None = _optional(_from(1, LARGEST))
     nth: int = attrs.field(default=1, kw_only=True, validator=_count, converter=_whole)
     probability: float | None = _optional(_from(0, 1))
     times: int | Literal["all"] = attrs.field(
@@ -185,15 +247,17 @@ class Fault:
 
     def __attrs_post_init__(self) -> None:
         options = OPTIONS.get(self.what, {})
-        for name in ("when", "status", "retry_after", "seconds"):
+        for name in _ALL_OPTIONS:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, options.get(name))
             elif name not in options:
                 raise ValueError(f"{self.what!r} takes no {name}")
         if self.what == "status" and self.status is None:
             raise ValueError("'status' needs its number: status=502")
+        if self.what == "ssh freeze" and self.after_bytes is None and self.seconds is None:
+            object.__setattr__(self, "after_bytes", _AFTER_THE_LOGIN)
         calls = CALLS_OF.get(self.what)
-        if calls is not None:
+        if calls:
             if self.call is None:
                 object.__setattr__(self, "call", calls[0])
             elif self.call not in calls:
@@ -201,7 +265,16 @@ class Fault:
         self._check_matchable()
 
     def _check_matchable(self) -> None:
-        """Raise ValueError if no request can meet the fault."""
+        """Raise ValueError if no request or SSH connection can meet the fault."""
+        if self.what in OF_CONNECTIONS:
+            for name in ("call", "method"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{self.what!r} takes no {name}, because SSH connections meet it; choose containers by path"
+                    )
+            if self.path is not None and not _may_match(self.path, _CONTAINER):
+                raise ValueError(f"'path' matches no path that can meet this: {_CONTAINER}")
+            return
         routes = [ROUTES[call] for call in CALLS if self.call in (None, call)]
         if all(self.method not in (None, method) for method, _ in routes):
             raise ValueError(f"{self.call} is a {routes[0][0]}, so that no {self.method} can meet this")
@@ -238,13 +311,13 @@ class Fault:
 
 @attrs.define
 class _Rule:
-    """A fault in force, and how many requests it has seen.
+    """A fault in force, and how many requests or SSH connections it has seen.
 
     Attributes:
         first: True if the fault was in force in the beginning.
-        matched: the number of requests that matched.
-        hit: the number of requests that met the fault.
-        counts_as_met: True if chance has decided about a request, or if the fault was met before a reset.
+        matched: the number of requests or connections that matched.
+        hit: the number of requests or connections that met the fault.
+        counts_as_met: True if chance has decided about one of them, or if the fault was met before a reset.
     """
 
     fault: Fault
@@ -256,19 +329,18 @@ class _Rule:
 
     @property
     def met(self) -> bool:
-        """True if a request met the fault, or if chance decided that a request did not meet it."""
+        """True if a request or connection met the fault, or if chance decided that one of them did not meet it."""
         return self.hit > 0 or self.counts_as_met
 
     def matches(self, call: str, method: str, path: str) -> bool:
         fault = self.fault
-        return (
-            fault.call in (None, call)
-            and fault.method in (None, method)
-            and (fault.path is None or fnmatchcase(path, fault.path))
-        )
+        return fault.call in (None, call) and fault.method in (None, method) and self.matches_path(path)
+
+    def matches_path(self, path: str) -> bool:
+        return self.fault.path is None or fnmatchcase(path, self.fault.path)
 
     def would_hit(self) -> bool:
-        """Decide if the next matching request meets the fault."""
+        """Decide if the next matching request or connection meets the fault."""
         fault = self.fault
         if self.matched + 1 < fault.nth or self.hit == fault.times:
             return False
@@ -282,7 +354,8 @@ class Faults:
     """The faults in force.
 
     If several faults of an answer match one request, the request meets the fault that was added first. The others wait for a
-    later request. All faults of a container that match its start happen to it.
+    later request. All faults of a container that match its start happen to it. All faults of an SSH connection that match a
+    connection happen to it.
     """
 
     def __init__(self, seed: int, faults: Iterable[Fault] = ()) -> None:
@@ -310,7 +383,7 @@ class Faults:
             self._add(fault, first=True)
 
     def add(self, fault: Fault) -> None:
-        """Add a fault, which counts matching requests from now on."""
+        """Add a fault, which counts matching requests or SSH connections from now on."""
         self._add(fault, first=False)
 
     def _add(self, fault: Fault, *, first: bool) -> None:
@@ -323,16 +396,16 @@ class Faults:
         self._rules = (*self._rules, _Rule(fault, random, first))
 
     def clear(self) -> None:
-        """Remove all faults. `unmet` still lists the faults that no request has met."""
+        """Remove all faults. `unmet` still lists the faults that nothing has met."""
         self._cleared = (*self._cleared, *(rule for rule in self._rules if rule.first or not rule.met))
         self._rules = ()
 
     @property
     def unmet(self) -> tuple[Fault, ...]:
-        """The faults since the last reset that no request has met. A test with an unmet fault proves nothing about it.
+        """The faults since the last reset that no request or SSH connection has met.
 
-        A fault counts as met after its first request, also if its `times` are not used up. A fault with a `probability`
-        counts as met after chance has decided about a request.
+        A test with an unmet fault proves nothing about it. A fault counts as met after its first request or connection, also
+        if its `times` are not used up. A fault with a `probability` counts as met after chance has decided about one.
         """
         return tuple(rule.fault for rule in (*self._cleared, *self._rules) if not rule.met)
 
@@ -343,7 +416,7 @@ class Faults:
         """Count a request to the service, and return the fault that its answer meets; None if there is none."""
         met: _Rule | None = None
         for rule in self._rules:
-            if rule.fault.what in _OF_CONTAINERS or not rule.matches(call, method, path):
+            if rule.fault.what in _NOT_OF_ANSWERS or not rule.matches(call, method, path):
                 continue
             # Every rule draws, because otherwise one rule's result would change another rule's random sequence.
             if rule.would_hit() and met is None:
@@ -358,6 +431,18 @@ class Faults:
         """Choose the faults of the container that a request may start."""
         rules = [rule for rule in self._rules if rule.fault.what in _OF_CONTAINERS and rule.matches(call, method, path)]
         return Starting(rules, [rule for rule in rules if rule.would_hit()])
+
+    def connect(self, container_id: int) -> tuple[Fault, ...]:
+        """Count an SSH connection to a container, and return the faults that it meets."""
+        path = _CONTAINER.format(container_id=container_id)
+        met: list[Fault] = []
+        for rule in self._rules:
+            if rule.fault.what in OF_CONNECTIONS and rule.matches_path(path):
+                if rule.would_hit():
+                    rule.hit += 1
+                    met.append(rule.fault)
+                rule.matched += 1
+        return tuple(met)
 
 
 class Starting:

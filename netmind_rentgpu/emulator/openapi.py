@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from netmind_rentgpu.emulator.calls import CALLS, ROUTES, Call
 from netmind_rentgpu.emulator.control_plane import CONTROLS
-from netmind_rentgpu.emulator.faults import CALLS_OF, LARGEST, METHODS, OPTIONS, STATUSES, What
+from netmind_rentgpu.emulator.faults import CALLS_OF, LARGEST, METHODS, OF_CONNECTIONS, OPTIONS, STATUSES, What
 
 __all__ = ["openapi"]
 
@@ -113,6 +113,8 @@ _FAULT_OPTIONS = {
     "status": {"type": "integer", "enum": list(STATUSES)},
     "retry_after": _SECONDS,
     "seconds": _SECONDS,
+    "after_bytes": {"type": "integer", "minimum": 0, "maximum": LARGEST},
+    "bytes_per_second": {"type": "number", "minimum": 1, "maximum": LARGEST},
 }
 
 
@@ -120,11 +122,12 @@ def _fault(what: str, method: str | None) -> dict[str, Any] | None:
     """Describe a kind of fault for requests of one method; None if the fault is for no call of that method.
 
     Args:
-        method: the HTTP method; None for the description of a fault without a method.
+        method: the HTTP method; None for the description of a fault without a method, or of an SSH connection.
     """
     options = OPTIONS.get(what, {})
     calls = [call for call in CALLS_OF.get(what, CALLS) if method in (None, ROUTES[call][0])]
-    if not calls:
+    is_of_connections = what in OF_CONNECTIONS and method is None
+    if not calls and not is_of_connections:
         return None
     required = ["what"]
     if "status" in options:
@@ -137,7 +140,7 @@ def _fault(what: str, method: str | None) -> dict[str, Any] | None:
     fault = _object(
         {
             "what": {"type": "string", "enum": [what]},
-            "call": {"type": "string", "enum": calls},
+            **({} if is_of_connections else {"call": {"type": "string", "enum": calls}}),
             **({} if method is None else {"method": {"type": "string", "enum": [method]}}),
             "path": _PATTERN,
             **{name: _FAULT_OPTIONS[name] for name in options},

@@ -16,7 +16,8 @@ import subprocess
 import sys
 import tempfile
 import termios
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,6 +29,10 @@ _SHELL = "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh"
 # A terminal that the leader of a session opens becomes the session's controlling terminal.
 _ON_TERMINAL = 'exec "$@" <"$0" >"$0" 2>&1'
 _MARK = "NETMIND_EMULATED_CONTAINER"
+# The argument of the process that runs a job of the client in a container.
+_SUPERVISOR = b"netmind-job-supervisor"
+# The seconds of real time between two looks for a supervisor.
+_INTERVAL = 0.1
 
 
 class ContainerProcesses:
@@ -120,11 +125,48 @@ class ContainerProcesses:
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
         # Processes that left their group still have the mark in their environment. Without /proc, they go on.
-        mark = f"{_MARK}={self._mark}".encode()
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):  # because the process may end meanwhile
-                if mark in (process / "environ").read_bytes().split(b"\0"):
+                if self._has_mark(process):
                     os.kill(int(process.name), signal.SIGKILL)
+
+    async def kill_supervisor(self, seconds: float) -> None:
+        """Wait for a supervisor of a job in the container, and kill the oldest one once it has run for some seconds.
+
+        Without Linux's /proc, it does nothing.
+
+        Args:
+            seconds: the age, in seconds of real time.
+        """
+        if sys.platform != "linux":
+            return
+        while True:
+            delay = _INTERVAL
+            supervisors = sorted(self._supervisors())
+            if supervisors:
+                started, pid = supervisors[0]
+                delay = started + seconds - time.clock_gettime(time.CLOCK_BOOTTIME)
+                if delay <= 0:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                        return
+            await asyncio.sleep(max(0, min(delay, _INTERVAL)))
+
+    def _supervisors(self) -> Iterator[tuple[float, int]]:
+        """Find the supervisors of jobs: the start of each, in seconds since the machine's start, and its process id."""
+        if sys.platform == "win32":
+            raise NotImplementedError
+        ticks = os.sysconf("SC_CLK_TCK")
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # because the process may end meanwhile
+                if _SUPERVISOR in (process / "cmdline").read_bytes().split(b"\0") and self._has_mark(process):
+                    # The name, in parentheses, may have spaces, and the start is the 20th field after it.
+                    fields = (process / "stat").read_bytes().rpartition(b")")[2].split()
+                    yield int(fields[19]) / ticks, int(process.name)
+
+    def _has_mark(self, process: Path) -> bool:
+        """Check if a process, given by its folder in /proc, belongs to the container."""
+        return f"{_MARK}={self._mark}".encode() in (process / "environ").read_bytes().split(b"\0")
 
     def remove(self) -> None:
         """Kill all processes of the container, and remove its folder."""

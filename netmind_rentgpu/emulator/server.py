@@ -7,7 +7,7 @@ import math
 import os
 import secrets
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from decimal import Decimal
 from functools import partial
@@ -106,7 +106,7 @@ class Emulator:
             raise TypeError(f"world must be a World or the name of a preset, not {world!r}")
         if not isinstance(emulator_clock, Clock):
             raise TypeError(f"clock must be a Clock, as Clock(scale=0), not {clock!r}")
-        self._shells = _shells() if ssh else None
+        self._shells = _shells(self._connect) if ssh else None
         numbers = count(1)
 
         def make() -> Service:
@@ -227,6 +227,10 @@ class Emulator:
         """
         self._control_plane.reset()
 
+    def _connect(self, container_id: int) -> Sequence[Fault]:
+        # A method, because the control plane, which has the faults, is created later than the shells.
+        return self.faults.connect(container_id)
+
     async def __aenter__(self) -> Self:
         self._check_new()
         control_token = None if self._shells is None else self.token
@@ -297,7 +301,7 @@ class Emulator:
         return f"<Emulator at {self._url or 'no port yet'}>"
 
 
-def _shells() -> Shells:
+def _shells(connect: Callable[[int], Sequence[Fault]]) -> Shells:
     try:
         from netmind_rentgpu.emulator.shells import Shells
     except ModuleNotFoundError as error:
@@ -310,4 +314,4 @@ def _shells() -> Shells:
             " this package's source",
             name="asyncssh",
         ) from None
-    return Shells()
+    return Shells(connect)

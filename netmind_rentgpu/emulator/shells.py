@@ -15,20 +15,25 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import asyncssh
 import asyncssh.auth
+from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED
 from asyncssh.saslprep import SASLPrepError, saslprep
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from netmind_rentgpu.emulator.connection_faults import ConnectionFaults
+from netmind_rentgpu.emulator.faults import Fault
 from netmind_rentgpu.emulator.forwards import connect_to_port
 from netmind_rentgpu.emulator.ports import Inside
 from netmind_rentgpu.emulator.processes import ContainerProcesses, set_terminal_size
+from netmind_rentgpu.emulator.relay import Begin, Relay
 
 __all__ = ["Shells"]
 
@@ -45,7 +50,14 @@ class Shells:
     After a reset or the emulator's end, calls from the old service have no effect.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, connect: Callable[[int], Sequence[Fault]]) -> None:
+        """Create shells for a service without containers.
+
+        Args:
+            connect: counts a connection to the container with an id, and returns the faults that it meets. The event loop
+                calls it.
+        """
+        self._connect = connect
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._containers: dict[int, _Container] = {}
@@ -68,7 +80,7 @@ class Shells:
     def renewed(self) -> Shells:
         """Close all ports for good, and return empty shells for the next service."""
         self._end()
-        successor = Shells()
+        successor = Shells(self._connect)
         successor._loop, successor._thread, successor._tasks = self._loop, self._thread, self._tasks
         return successor
 
@@ -82,7 +94,7 @@ class Shells:
         if self._over:
             return _NOTHING_LISTENS
         if container_id not in self._containers:
-            self._containers[container_id] = _Container(container_id, self._begin)
+            self._containers[container_id] = _Container(container_id, self._begin, partial(self._meet, container_id))
         return self._containers[container_id].move()
 
     def open(self, container_id: int, inside: Inside) -> None:
@@ -110,23 +122,31 @@ class Shells:
         else:
             self._loop.call_soon_threadsafe(act)
 
-    def _begin(self, run: Coroutine[Any, Any, None]) -> None:
+    def _meet(self, container_id: int) -> ConnectionFaults:
+        # A connection from before a reset must not count for the faults after it.
+        return ConnectionFaults.of(() if self._over else self._connect(container_id))
+
+    def _begin(self, run: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(run)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 class _Container:
     """A container's port, connections and processes."""
 
-    def __init__(self, container_id: int, begin: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+    def __init__(self, container_id: int, begin: Begin, meet: Callable[[], ConnectionFaults]) -> None:
         self._id = container_id
         self._begin = begin
+        self._meet = meet
         self._processes = ContainerProcesses()
         # Bound but never listening, so that the port stays reserved while the listening socket is closed.
         self._reserved = _bound(0)
         self._listener: socket.socket | None = None
         self._connections: set[asyncssh.SSHServerConnection] = set()
+        self._relays: set[Relay] = set()
+        self._watches: set[asyncio.Task[None]] = set()
         self._host_keys = 0
         self.renew_host_key()
 
@@ -166,6 +186,10 @@ class _Container:
             self._listener = None
         for connection in tuple(self._connections):
             connection.abort()
+        for relay in tuple(self._relays):
+            relay.close()
+        for watch in self._watches:
+            watch.cancel()
         self._processes.end()
 
     def remove(self) -> None:
@@ -175,17 +199,39 @@ class _Container:
         self._processes.remove()
 
     def _accept(self, listener: socket.socket, inside: Inside) -> None:
-        with suppress(OSError):  # because the client may have disconnected
+        try:
             connected, _ = listener.accept()
-            self._begin(self._serve(connected, inside))
+        except OSError:  # because the client may have disconnected
+            return
+        faults = self._meet()
+        for seconds in faults.supervisor_ages:
+            watch = self._begin(self._processes.kill_supervisor(seconds))
+            self._watches.add(watch)
+            watch.add_done_callback(self._watches.discard)
+        if faults.is_refused:
+            connected.close()
+            return
+        if faults.need_a_relay:
+            connected = self._relayed(connected, faults)
+        self._begin(self._serve(connected, inside, forwards_ports=faults.forwards_ports))
 
-    async def _serve(self, connected: socket.socket, inside: Inside) -> None:
+    def _relayed(self, client: socket.socket, faults: ConnectionFaults) -> socket.socket:
+        """Put a relay between a client and its server, and return the server's socket."""
+        far, near = socket.socketpair()
+        relay = Relay(client, far, faults, begin=self._begin, closed=self._relays.discard)
+        self._relays.add(relay)
+        relay.start()
+        return near
+
+    async def _serve(self, connected: socket.socket, inside: Inside, *, forwards_ports: bool) -> None:
         if self._host_key is None:
             self._host_key = _host_key(self._id, self._host_keys)
         try:
             await asyncssh.run_server(
                 connected,
-                server_factory=lambda: _Login(inside.password, self._connections, self._processes),
+                server_factory=lambda: _Login(
+                    inside.password, self._connections, self._processes, forwards_ports=forwards_ports
+                ),
                 server_host_keys=[self._host_key],
                 encoding=None,
                 line_editor=False,
@@ -215,11 +261,17 @@ class _Login(asyncssh.SSHServer):
     """A connection to a container."""
 
     def __init__(
-        self, password: str, connections: set[asyncssh.SSHServerConnection], processes: ContainerProcesses
+        self,
+        password: str,
+        connections: set[asyncssh.SSHServerConnection],
+        processes: ContainerProcesses,
+        *,
+        forwards_ports: bool,
     ) -> None:
         self._password = password
         self._connections = connections
         self._processes = processes
+        self._forwards_ports = forwards_ports
         self._connection: asyncssh.SSHServerConnection | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
@@ -242,11 +294,13 @@ class _Login(asyncssh.SSHServer):
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
         del orig_host, orig_port
+        if not self._forwards_ports:
+            raise asyncssh.ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "port forwarding is disabled")
         return dest_host in _LOOPBACK and connect_to_port(dest_host, dest_port)
 
     def server_requested(self, listen_host: str, listen_port: int) -> bool:
         del listen_port
-        return listen_host in _LOOPBACK
+        return self._forwards_ports and listen_host in _LOOPBACK
 
 
 class _Session(asyncssh.SSHServerProcess[bytes]):
