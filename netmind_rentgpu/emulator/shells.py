@@ -213,7 +213,9 @@ class _Container:
             return
         if faults.need_a_relay:
             connected = self._relayed(connected, faults)
-        self._begin(self._serve(connected, inside, forwards_ports=faults.forwards_ports))
+        serving = self._begin(self._serve(connected, listener, inside, forwards_ports=faults.forwards_ports))
+        # By a callback, because a task that is cancelled before its first step runs none of its code.
+        serving.add_done_callback(lambda serving: connected.close() if serving.cancelled() else None)
 
     def _relayed(self, client: socket.socket, faults: ConnectionFaults) -> socket.socket:
         """Put a relay between a client and its server, and return the server's socket."""
@@ -223,14 +225,20 @@ class _Container:
         relay.start()
         return near
 
-    async def _serve(self, connected: socket.socket, inside: Inside, *, forwards_ports: bool) -> None:
+    async def _serve(
+        self, connected: socket.socket, listener: socket.socket, inside: Inside, *, forwards_ports: bool
+    ) -> None:
         if self._host_key is None:
             self._host_key = _host_key(self._id, self._host_keys)
         try:
             await asyncssh.run_server(
                 connected,
                 server_factory=lambda: _Login(
-                    inside.password, self._connections, self._processes, forwards_ports=forwards_ports
+                    inside.password,
+                    self._connections,
+                    self._processes,
+                    forwards_ports=forwards_ports,
+                    is_open=lambda: self._listener is listener,
                 ),
                 server_host_keys=[self._host_key],
                 encoding=None,
@@ -240,9 +248,6 @@ class _Container:
             )
         except (OSError, asyncssh.Error):
             connected.close()
-        except asyncio.CancelledError:
-            connected.close()
-            raise
 
 
 def _prepared(password: str) -> str:
@@ -267,16 +272,21 @@ class _Login(asyncssh.SSHServer):
         processes: ContainerProcesses,
         *,
         forwards_ports: bool,
+        is_open: Callable[[], bool],
     ) -> None:
         self._password = password
         self._connections = connections
         self._processes = processes
         self._forwards_ports = forwards_ports
+        self._is_open = is_open
         self._connection: asyncssh.SSHServerConnection | None = None
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
         self._connections.add(conn)
+        if not self._is_open():
+            # The container closed after it accepted the connection. Later, because asyncssh still sends its banner.
+            asyncio.get_running_loop().call_soon(conn.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
