@@ -13,6 +13,7 @@ from emulator_command import serving
 from programs import FOLDER
 
 from netmind_rentgpu import AsyncRentGPU, InsufficientBalanceError, PaymentType
+from netmind_rentgpu.emulator import Fault
 from netmind_rentgpu.emulator.__main__ import _faults, main
 
 
@@ -167,6 +168,27 @@ def test_file_of_faults_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None
     path = tmp_path / "faults.toml"
     path.write_text('[[faults]]\nwhat = "drop"\n', encoding="utf-8-sig")
     assert [fault.what for fault in _faults(path)] == ["drop"]
+
+
+def test_file_of_faults_may_name_faults_of_ssh_connections(tmp_path: Path) -> None:
+    path = tmp_path / "faults.toml"
+    path.write_text("""
+        [[faults]]
+        what = "ssh drop"
+        after_bytes = 1_000_000
+        nth = 2
+        [[faults]]
+        what = "ssh bandwidth"
+        bytes_per_second = 10_000
+        path = "*/containers/7"
+        [[faults]]
+        what = "kill supervisor"
+    """)
+    assert _faults(path) == [
+        Fault("ssh drop", after_bytes=1_000_000, nth=2),
+        Fault("ssh bandwidth", bytes_per_second=10_000, path="*/containers/7"),
+        Fault("kill supervisor", seconds=1),
+    ]
 
 
 async def test_machines_start_and_balance_are_set_on_the_command_line(tmp_path: Path) -> None:

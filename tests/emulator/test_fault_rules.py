@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from netmind_rentgpu.emulator import Emulator, Fault, Faults
-from netmind_rentgpu.emulator.faults import CALLS_OF
+from netmind_rentgpu.emulator.faults import CALLS_OF, OF_CONNECTIONS, OPTIONS
 
 GET = [("list_containers", "GET", "/v1/rentgpu/containers/")]
 ONE = [("get_container", "GET", "/v1/rentgpu/containers/7")]
@@ -123,6 +123,30 @@ def test_faults_can_be_added_and_cleared() -> None:
             "'path' matches no",
         ),
         ({"what": "drop", "path": "*/machines", "method": "DELETE", "call": None}, "call must not be null"),
+        (
+            {"what": "ssh refuse", "call": "get_container"},
+            "'ssh refuse' takes no call, because SSH connections meet it; choose containers by path",
+        ),
+        ({"what": "kill supervisor", "method": "GET"}, "'kill supervisor' takes no method, because SSH connections"),
+        ({"what": "ssh drop", "seconds": 1}, "'ssh drop' takes no seconds"),
+        ({"what": "ssh drop", "after_bytes": -1}, "'after_bytes' must be a whole number from 0 to 1e+09, not -1"),
+        ({"what": "ssh drop", "after_bytes": 1.5}, "'after_bytes' must be a whole number from 0 to 1e+09, not 1.5"),
+        ({"what": "ssh drop", "after_bytes": True}, "'after_bytes' must be a whole number"),
+        ({"what": "ssh drop", "after_bytes": None}, "after_bytes must not be null"),
+        ({"what": "ssh freeze", "seconds": -1}, "'seconds' must be a number from 0 to 1e+09, not -1"),
+        ({"what": "ssh refuse", "after_bytes": 0}, "'ssh refuse' takes no after_bytes"),
+        ({"what": "ssh no forwarding", "when": "after"}, "'ssh no forwarding' takes no when"),
+        (
+            {"what": "ssh bandwidth", "bytes_per_second": 0.5},
+            "'bytes_per_second' must be a number from 1 to 1e+09, not",
+        ),
+        ({"what": "ssh latency", "bytes_per_second": 5}, "'ssh latency' takes no bytes_per_second"),
+        ({"what": "hang", "after_bytes": 5}, "'hang' takes no after_bytes"),
+        (
+            {"what": "ssh drop", "path": "/v1/rentgpu/containers/"},
+            "'path' matches no path that can meet this: /v1/rentgpu/c",
+        ),
+        ({"what": "ssh drop", "path": "/v1/rentgpu/machines"}, "'path' matches no path"),
         ({"what": "drop", "path": "/v1/rentgpu/containers/7/stop", "call": "get_container"}, "'path' matches no path"),
     ],
 )
@@ -138,6 +162,11 @@ def test_invalid_rule_is_refused_with_its_reason(rule: dict[str, Any], message: 
         Fault("drop", when="after", call="get_auth", nth=3, times="all"),
         Fault("status", status=502, method="GET", path="*"),
         Fault("vanishes", seconds=0.5, probability=0.25),
+        *map(Fault, OF_CONNECTIONS),
+        Fault("ssh drop", after_bytes=0, path="/v1/rentgpu/containers/7", nth=3, times="all"),
+        Fault("ssh freeze", after_bytes=7, seconds=0.5, path="*/containers/*"),
+        Fault("ssh freeze", seconds=1.5),
+        Fault("ssh bandwidth", bytes_per_second=1.5, probability=0.5),
     ],
 )
 def test_rule_survives_a_round_trip_through_json(fault: Fault) -> None:
@@ -165,6 +194,8 @@ def test_docstring_of_fault_names_the_calls_of_each_fault() -> None:
     for what, calls in CALLS_OF.items():
         assert what in text
         assert all(call in text for call in calls)
+    for what in OF_CONNECTIONS:
+        assert all(option in text for option in OPTIONS.get(what, {}))
 
 
 def test_whole_number_may_be_a_json_float() -> None:
