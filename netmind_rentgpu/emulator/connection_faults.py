@@ -44,7 +44,7 @@ class ConnectionFaults:
 
     @classmethod
     def of(cls, faults: Iterable[Fault]) -> Self:
-        """Combine the faults that a connection meets."""
+        """Collect the faults that a connection meets."""
         by_name: dict[str, list[Fault]] = {}
         for fault in faults:
             by_name.setdefault(fault.what, []).append(fault)
