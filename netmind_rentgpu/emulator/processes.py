@@ -17,9 +17,10 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from netmind_rentgpu.emulator.nvidia_smi import GPUs, nvidia_smi
 
@@ -50,6 +51,7 @@ class ContainerProcesses:
         self._programs.mkdir(mode=0o700)
         self._mark = secrets.token_hex(16)
         self._running: set[int] = set()
+        self._tasks: set[asyncio.Task[Any] | None] = set()
 
     def install(self, gpus: GPUs) -> None:
         """Install `nvidia-smi` on the container's path."""
@@ -96,6 +98,16 @@ class ContainerProcesses:
         )
         self._running.add(process.pid)
         return process
+
+    @contextmanager
+    def keep_task(self) -> Generator[None]:
+        """Keep the present task: asyncio would let it be collected while it waits for a pipe, and its client is gone."""
+        task = asyncio.current_task()
+        self._tasks.add(task)
+        try:
+            yield
+        finally:
+            self._tasks.discard(task)
 
     async def ended(self, process: asyncio.subprocess.Process) -> int:
         """Wait for a process, and return its status; minus the signal's number if a signal ended it."""

@@ -349,6 +349,10 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         if self.subsystem is not None:
             self.exit(1)
             return
+        with self._processes.keep_task():
+            await self._serve()
+
+    async def _serve(self) -> None:
         try:
             status = await (self._on_pipes() if self.term_type is None else self._on_terminal(self.term_type))
         except OSError as error:

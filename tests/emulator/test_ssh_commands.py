@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -128,6 +129,20 @@ async def test_broken_connection_ends_the_command_on_a_terminal(gpu: AsyncRentGP
         pid = int(await process.stdout.readline())
         connection.abort()
     await until(lambda: not is_running(pid))
+
+
+async def test_command_of_a_client_that_is_gone_stays_with_the_container(gpu: AsyncRentGPU) -> None:
+    connection = await login(port_of(await rent(gpu)))
+    process = await connection.create_process("trap '' PIPE; echo $$; cat; echo more; exec sleep 10000")
+    pid = int(await process.stdout.readline())
+    connection.abort()
+    del process, connection
+    # Its input ends, and what it writes then cannot be sent.
+    await until(lambda: b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    for _ in range(20):
+        gc.collect()
+        await asyncio.sleep(0.01)
+    assert is_running(pid)
 
 
 async def test_terminal_has_the_size_and_type_of_the_caller(connection: Any) -> None:
