@@ -30,6 +30,8 @@ if TYPE_CHECKING:
         InsufficientBudgetError,
         InvalidArgumentError,
         InvalidRequestError,
+        JobExistsError,
+        JobNotFoundError,
         MachineRefusal,
         NoMachineError,
         NotFoundError,
@@ -68,9 +70,10 @@ if TYPE_CHECKING:
     from netmind_rentgpu.rentals.lifecycle.events import OnRentalEvent, RentalEvent
     from netmind_rentgpu.rentals.rental import AsyncRental
     from netmind_rentgpu.rentals.selection.offers import Offer
-    from netmind_rentgpu.results import CommandResult, OutputLine, TransferProgress
+    from netmind_rentgpu.results import CommandResult, JobState, JobStatus, OutputLine, TransferProgress
     from netmind_rentgpu.settings import DEFAULT, Retries, Timeouts
     from netmind_rentgpu.ssh.forwarded import AsyncForward
+    from netmind_rentgpu.ssh.jobs import AsyncJob
     from netmind_rentgpu.ssh.shell import AsyncShell
     from netmind_rentgpu.ssh.streams import PipeSink, PipeSource
     from netmind_rentgpu.sync.client import RentGPU
@@ -87,6 +90,7 @@ __all__ = [
     "APIStatusError",
     "APITimeoutError",
     "AsyncForward",
+    "AsyncJob",
     "AsyncPager",
     "AsyncRentGPU",
     "AsyncRental",
@@ -113,6 +117,10 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidField",
     "InvalidRequestError",
+    "JobExistsError",
+    "JobNotFoundError",
+    "JobState",
+    "JobStatus",
     "Machine",
     "MachineRefusal",
     "NoMachineError",
@@ -174,8 +182,9 @@ _MODULES = {
     "rentals.ledger.records": ("EndCause", "ReapReport", "RentalRecord"),
     "rentals.rental": ("AsyncRental",),
     "settings": ("DEFAULT", "Retries", "Timeouts"),
-    "results": ("CommandResult", "OutputLine", "TransferProgress"),
+    "results": ("CommandResult", "JobState", "JobStatus", "OutputLine", "TransferProgress"),
     "ssh.forwarded": ("AsyncForward",),
+    "ssh.jobs": ("AsyncJob",),
     "ssh.shell": ("AsyncShell",),
     "ssh.streams": ("PipeSink", "PipeSource"),
     "sync.client": ("RentGPU",),

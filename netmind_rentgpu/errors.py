@@ -29,6 +29,8 @@
     │   ├── RentalExpiredError          its time was up
     │   └── BudgetExceededError         its budget was spent
     ├── InsufficientBudgetError     a shared budget has no room for a rental
+    ├── JobExistsError              the container has a job of that name already
+    ├── JobNotFoundError            the container has no such job
     ├── ReleaseError                a rental's container could not be deleted; it is on record, for `reap`
     └── StateFileError              the state file cannot be used
         └── StateFolderError        it cannot be created or written in its place (also a ConfigurationError)
@@ -66,6 +68,8 @@ __all__ = [
     "InsufficientBudgetError",
     "InvalidArgumentError",
     "InvalidRequestError",
+    "JobExistsError",
+    "JobNotFoundError",
     "MachineRefusal",
     "NoMachineError",
     "NotFoundError",
@@ -461,6 +465,30 @@ class ReleaseError(_RentalError):
     def __init__(self, message: str, *, hourly_price: Decimal | None, **rental: Any) -> None:
         super().__init__(message, **rental)
         self.hourly_price = hourly_price
+
+
+class _JobError(RentGPUError):
+    """A problem with a job that has a name on its container."""
+
+    def __init__(self, message: str, *, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class JobExistsError(_JobError):
+    """The container has another job of that name already.
+
+    Attributes:
+        name: the name.
+    """
+
+
+class JobNotFoundError(_JobError):
+    """The container has no such job: it was removed, or never started there.
+
+    Attributes:
+        name: the name of the job.
+    """
 
 
 class StateFileError(RentGPUError):

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Literal, TypeAlias
 
 import attrs
 
 from netmind_rentgpu.tables import html_text
 
-__all__ = ["CommandResult", "OnTransferProgress", "OutputLine", "TransferProgress"]
+__all__ = [
+    "CommandResult",
+    "JobState",
+    "JobStatus",
+    "OnTransferProgress",
+    "OutputLine",
+    "TransferProgress",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -69,14 +77,61 @@ class OutputLine:
         stream: the stream to which the command wrote the line.
         is_update: True for the present text of a line that a carriage return begins again, as a progress bar does: the next
             line of the stream replaces it, and may repeat it.
+        position: for a line of a job's log, the place behind it, by which `logs(after=...)` goes on; else None.
+        time: for a line of a job's log, the moment at which its end was written, to a second and by the container's clock;
+            else None.
     """
 
     text: str
     stream: Literal["stdout", "stderr"]
     is_update: bool = False
+    position: str | None = None
+    time: datetime | None = None
 
     def __str__(self) -> str:
         return self.text
+
+
+JobState: TypeAlias = Literal["running", "exited", "signaled", "lost"]
+"""The state of a job: it runs, it has exited, a signal has ended it, or its end is not known (`JobStatus.state`)."""
+
+
+@attrs.frozen(kw_only=True)
+class JobStatus:
+    """The status of a job. Its moments are those of the container's clock, in UTC.
+
+    Attributes:
+        name: the job's name.
+        command: the command that it runs.
+        state: `running`, `exited`, `signaled`, or `lost` if the container was restarted, or the job's supervisor killed:
+            then it is not known how the job has ended, or if it has.
+        exit_status: the exit status, 0 for success; None unless the state is `exited`.
+        exit_signal: the name, without SIG, of the signal that ended the job, such as `KILL`; else None. A shell reports a
+            signal as a status of 128 and its number, so a job that exits with such a status itself is read as signaled.
+        started_at: the moment of the start; None if it is not known.
+        ended_at: the moment of the end; None while the job runs, and if it is not known.
+        stdout_size, stderr_size: the bytes that the job has written.
+    """
+
+    name: str
+    command: str
+    state: JobState
+    exit_status: int | None
+    exit_signal: str | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    stdout_size: int
+    stderr_size: int
+
+    @property
+    def ok(self) -> bool:
+        """True if the job has exited with status 0."""
+        return self.exit_status == 0
+
+    @property
+    def is_over(self) -> bool:
+        """True if the job does not run any more, as far as is known."""
+        return self.state != "running"
 
 
 @attrs.frozen(kw_only=True)

@@ -58,6 +58,8 @@ EXAMPLES = [
         "text", budget="team", limit=Decimal(5), spent=Decimal(1), reserved=Decimal("4.5"), holders=("rg-1",)
     ),
     errors.ReleaseError("text", name="rg-1", container_id=None, hourly_price=Decimal("0.5")),
+    errors.JobExistsError("text", name="train"),
+    errors.JobNotFoundError("text", name="train"),
     errors.StateFileError("text"),
     errors.StateFolderError("text"),
 ]

@@ -7,9 +7,10 @@ import re
 import secrets
 import shlex
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, Protocol
+from datetime import datetime
+from typing import Any, Final, Protocol
 
 import asyncssh
 import attrs
@@ -19,7 +20,18 @@ from netmind_rentgpu.errors import InvalidArgumentError
 from netmind_rentgpu.results import CommandResult, OutputLine
 from netmind_rentgpu.ssh.arguments import text
 
-__all__ = ["Capture", "Command", "Lines", "Output", "Prepared", "Source", "prepared"]
+__all__ = [
+    "LONGEST_ARGUMENT",
+    "Capture",
+    "Command",
+    "Lines",
+    "Output",
+    "Prepared",
+    "Source",
+    "exports",
+    "input_bytes",
+    "prepared",
+]
 
 _PIECE = 64 * 1024
 _LONGEST_LINE = 1024 * 1024
@@ -31,7 +43,7 @@ _TERMINATION, _KILL = 2.0, 2.0
 # Seconds to pause before each retry of a start that the server refused, because it had no room for another command.
 _PAUSES = (0.02, 0.1, 0.3, 1.0, 2.0)
 # The most bytes of a command line or a variable's value, somewhat below what systems accept as one argument.
-_LONGEST = 120_000
+LONGEST_ARGUMENT: Final = 120_000
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789")
 
 
@@ -89,9 +101,21 @@ class Capture:
 
 
 class Lines:
-    """The lines that a command writes to stdout and stderr, in the order of their arrival."""
+    """The lines that a command writes to stdout and stderr, in the order of their arrival.
 
-    def __init__(self) -> None:
+    Attributes:
+        moment: the time that the next lines get; None if it is not known.
+    """
+
+    def __init__(self, sizes: tuple[int, int] | None = None) -> None:
+        """Set up.
+
+        Args:
+            sizes: the bytes of stdout and stderr that came before, if the lines are to have positions; else None.
+        """
+        # The ends of the last whole line of each stream, in bytes.
+        self._ends = None if sizes is None else list(sizes)
+        self.moment: datetime | None = None
         self._unfinished = [b"", b""]
         # True once a carriage return has ended the last line of a stream, until a newline does.
         self._is_updating = [False, False]
@@ -107,8 +131,10 @@ class Lines:
         # Each line is followed by its end.
         for line, end in zip(lines[::2], lines[1::2], strict=True):
             self._is_updating[error] = is_update = end == b"\r"
+            self.skip(len(line) + len(end), error=error)
             self._finish_line(line, error=error, is_update=is_update)
         while len(rest) > _LONGEST_LINE:
+            self.skip(_LONGEST_LINE, error=error)
             self._finish_line(rest[:_LONGEST_LINE], error=error)
             rest = rest[_LONGEST_LINE:]
         self._unfinished[error] = rest
@@ -124,6 +150,11 @@ class Lines:
             self._add(line, error=error, is_update=is_update)
         self._shown[error] = b""
 
+    def skip(self, size: int, *, error: bool) -> None:
+        """Move the end of a stream's last whole line forward by a number of bytes."""
+        if self._ends is not None:
+            self._ends[error] += size
+
     @property
     def room(self) -> bool:
         """True if the waiting lines leave room for more."""
@@ -132,10 +163,18 @@ class Lines:
     def finish(self) -> None:
         """Add the unfinished rest of each stream as a line."""
         for error, rest in enumerate(self._unfinished):
+            self.skip(len(rest), error=bool(error))
             # An update that ends with a return was handed on, and no line follows it.
             if rest and not rest.endswith(b"\r"):
                 self._add(rest, error=bool(error))
         self._unfinished = [b"", b""]
+
+    def show_unfinished(self) -> None:
+        """Add the unfinished rest of each stream as an update, which the whole line follows later."""
+        for error, rest in enumerate(self._unfinished):
+            if rest and rest != self._shown[error] and not rest.endswith(b"\r"):
+                self._add(rest, error=bool(error), is_update=True)
+                self._shown[error] = rest
 
     def next(self) -> OutputLine | None:
         """Return the next line; None if no line waits."""
@@ -145,10 +184,17 @@ class Lines:
         self._waiting -= len(line.text) + _COST_OF_A_LINE
         return line
 
+    def put_back(self, lines: Iterable[OutputLine]) -> None:
+        """Put lines that were taken out before all others."""
+        for line in lines:
+            self._whole.append(line)
+            self._waiting += len(line.text) + _COST_OF_A_LINE
+
     def _add(self, line: bytes, *, error: bool, is_update: bool = False) -> None:
         text = line.decode(errors="replace")
         self._waiting += len(text) + _COST_OF_A_LINE
-        self._whole.append(OutputLine(text, "stderr" if error else "stdout", is_update))
+        position = None if self._ends is None else f"{self._ends[0]}-{self._ends[1]}"
+        self._whole.append(OutputLine(text, "stderr" if error else "stdout", is_update, position, self.moment))
 
 
 class Command(asyncssh.SSHClientSession[bytes]):
@@ -416,27 +462,45 @@ def prepared(command: str, environment: Mapping[str, str] | None, given: str | b
         InvalidArgumentError: the command, its input or a variable cannot be sent.
     """
     text("command", command)
-    if isinstance(given, str):
-        text("input", given.replace("\0", "") or "-")
-        given = given.encode()
-    elif given is not None and not isinstance(given, (bytes, bytearray, memoryview)):
-        raise InvalidArgumentError("input", f"must be a text or bytes, not {type(given).__name__}")
-    given = bytes(given or b"")
+    given = input_bytes(given)
     mark = f"netmind-{secrets.token_hex(8)}"
     script = f"echo {mark} $$; "
     if environment:
-        exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in _checked(environment)).encode()
+        exported = exports(environment).encode()
         # dd reads byte by byte, because larger blocks could include the command's own input.
-        script += f'eval "$(dd bs=1 count={len(exports)} 2>/dev/null)"; '
-        given = exports + given
+        script += f'eval "$(dd bs=1 count={len(exported)} 2>/dev/null)"; '
+        given = exported + given
     script += 'exec "${SHELL:-/bin/sh}" -c "$1"'
     line = f"exec /bin/sh -c {shlex.quote(script)} sh {shlex.quote(command)}"
-    if (size := len(line.encode())) > _LONGEST:
-        problem = (
-            f"takes {size:,} bytes as it is sent, and {_LONGEST:,} is the limit; upload it as a script, and run that"
-        )
+    if (size := len(line.encode())) > LONGEST_ARGUMENT:
+        limit = f"{LONGEST_ARGUMENT:,} is the limit"
+        problem = f"takes {size:,} bytes as it is sent, and {limit}; upload it as a script, and run that"
         raise InvalidArgumentError("command", problem)
     return Prepared(command, line, mark.encode(), given)
+
+
+def input_bytes(given: str | bytes | None) -> bytes:
+    """Return a command's input as bytes.
+
+    Raises:
+        InvalidArgumentError: it is neither a text that can be sent, nor bytes.
+    """
+    if isinstance(given, str):
+        text("input", given.replace("\0", "") or "-")
+        return given.encode()
+    if given is not None and not isinstance(given, (bytes, bytearray, memoryview)):
+        raise InvalidArgumentError("input", f"must be a text or bytes, not {type(given).__name__}")
+    return bytes(given or b"")
+
+
+def exports(environment: Mapping[str, str] | None) -> str:
+    """Return the lines of a shell that set and export variables.
+
+    Raises:
+        InvalidArgumentError: a name or a value cannot be one of a variable.
+    """
+    pairs = () if environment is None else _checked(environment)
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in pairs)
 
 
 def _checked(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -459,6 +523,8 @@ def _checked(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         except UnicodeEncodeError:
             problem = f"{name} holds half a character, which cannot be sent"
             raise InvalidArgumentError("environment", problem) from None
-        if size > _LONGEST:
-            raise InvalidArgumentError("environment", f"{name} has {size:,} bytes, and {_LONGEST:,} is the limit")
+        if size > LONGEST_ARGUMENT:
+            raise InvalidArgumentError(
+                "environment", f"{name} has {size:,} bytes, and {LONGEST_ARGUMENT:,} is the limit"
+            )
         yield name, value

@@ -121,7 +121,7 @@ class ShellConnection:
         Raises:
             ClientStateError: the shell is not open, or was opened in another event loop.
         """
-        connection = self._opened()
+        connection = self.check_open()
         await connection.wait_closed()
         if self.closed and not self._was_lost:
             return None
@@ -134,12 +134,17 @@ class ShellConnection:
             ClientStateError: the shell is not open, or was opened in another event loop.
             SSHError: the connection was lost.
         """
-        connection = self._opened()
+        connection = self.check_open()
         if self.lost:
             raise SSHError(f"{self.label}: the connection was lost", stage="connection")
         return connection
 
-    def _opened(self) -> asyncssh.SSHClientConnection:
+    def check_open(self) -> asyncssh.SSHClientConnection:
+        """Return the connection, which may be lost.
+
+        Raises:
+            ClientStateError: the shell is not open, or was opened in another event loop.
+        """
         if self._connection is None:
             raise self.unusable()
         if self._loop is not running_loop():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from types import TracebackType
@@ -16,8 +15,10 @@ from netmind_rentgpu.ssh.arguments import local_path, remote_path
 from netmind_rentgpu.ssh.connection import OpenConnection, ShellConnection
 from netmind_rentgpu.ssh.forwarded import AsyncForward, open_forward, open_reverse_forward
 from netmind_rentgpu.ssh.limits import SSHLimits
+from netmind_rentgpu.ssh.shell_source import RenewedShell
 
 if TYPE_CHECKING:
+    from netmind_rentgpu.ssh.jobs import AsyncJob
     from netmind_rentgpu.ssh.streams import PipeSink, PipeSource
 
 __all__ = ["AsyncShell"]
@@ -35,6 +36,7 @@ class AsyncShell:
 
     def __init__(self, open_connection: OpenConnection, limits: SSHLimits | None = None, *, over: str = "") -> None:
         self._connection = ShellConnection(open_connection, limits or SSHLimits(), over)
+        self._renewed_shell: RenewedShell | None = None
 
     @property
     def container(self) -> Container:
@@ -171,31 +173,70 @@ class AsyncShell:
             InvalidArgumentError: an argument cannot be used.
             ClientStateError: the shell is not open.
         """
-        from netmind_rentgpu.ssh.commands import Command, Lines, prepared
+        from netmind_rentgpu.ssh.commands import Lines, prepared
+        from netmind_rentgpu.ssh.line_stream import LineStream
 
         ready = prepared(command, environment, input)
-        lines = Lines()
-        running = Command(ready, lines)
-        async with self._connection.operations.turns:
-            feeding: asyncio.Future[None] | None = None
-            try:
-                await self._connection.start(running)
-                feeding = asyncio.ensure_future(running.feed())
-                while True:
-                    if running.closed:
-                        lines.finish()
-                    while (line := lines.next()) is not None:
-                        yield line
-                        if lines.room:
-                            running.go_on()
-                    if running.closed:
-                        break
-                    await running.news()
-            finally:
-                if feeding is not None:
-                    feeding.cancel()
-                await self._connection.operations.finish(running)
-        self._connection.checked(running, running.result(), check=check)
+        async with LineStream(self._connection, ready, Lines(), check=check) as stream:
+            while (line := await stream.next()) is not None:
+                yield line
+        stream.result()
+
+    async def start(
+        self,
+        command: str,
+        *,
+        name: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        directory: str | None = None,
+        input: str | bytes | None = None,  # noqa: A002  # the name that subprocess uses
+    ) -> AsyncJob:
+        """Start a job: a command that goes on after this connection and this process have ended.
+
+        The container needs no more than a POSIX shell. The job runs in the login's shell, in a session of its own. If the
+        connection is lost meanwhile, another one is opened, and the job is not started twice.
+
+        Args:
+            name: the job's name, of letters, digits, dots, dashes and underscores; None for a new one. `job(name)` finds it.
+            environment: variables for the job. They appear on no command line, and in no file.
+            directory: the folder to start in, from the login's home folder; None for that folder.
+            input: the job's input, of 64 KiB at most; None for no input. It is kept in no file. A text is sent as UTF-8.
+
+        Raises:
+            JobExistsError: the container has a job of that name, which may be over.
+            InvalidArgumentError: an argument cannot be used, or the directory cannot be entered.
+            SSHError: the job could not be started, or no connection could be made for five minutes.
+            ClientStateError: the shell is not open.
+        """
+        from netmind_rentgpu.ssh.jobs import start_job
+
+        return await start_job(
+            self._renewed(), command, name=name, environment=environment, directory=directory, given=input
+        )
+
+    async def jobs(self) -> list[AsyncJob]:
+        """Return the jobs of the container, those that are over included, sorted by name.
+
+        Raises:
+            SSHError: the container's shell failed, or no connection could be made for five minutes.
+            ClientStateError: the shell is not open.
+        """
+        from netmind_rentgpu.ssh.jobs import find_jobs
+
+        return await find_jobs(self._renewed())
+
+    async def job(self, name: str) -> AsyncJob:
+        """Return the container's job of a name.
+
+        Raises:
+            JobNotFoundError: there is none.
+            SSHError: the container's shell failed, or no connection could be made for five minutes.
+            InvalidArgumentError: no job can have that name.
+            ClientStateError: the shell is not open.
+        """
+        from netmind_rentgpu.ssh.jobs import find_job
+
+        return await find_job(self._renewed(), name)
 
     async def upload(
         self,
@@ -343,7 +384,16 @@ class AsyncShell:
         Raises:
             ClientStateError: the shell was opened in another event loop.
         """
-        await self._connection.close()
+        try:
+            await self._connection.close()
+        finally:
+            if self._renewed_shell is not None:
+                await self._renewed_shell.close()
+
+    def _renewed(self) -> RenewedShell:
+        if self._renewed_shell is None:
+            self._renewed_shell = RenewedShell(self, self._connection, type(self))
+        return self._renewed_shell
 
     async def __aenter__(self) -> Self:
         await self._connection.open()
