@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from netmind_rentgpu.ssh.shell import AsyncShell
     from netmind_rentgpu.ssh.streams import PipeSink, PipeSource
     from netmind_rentgpu.sync.client import RentGPU
-    from netmind_rentgpu.sync.handles import Forward, Rental, Shell
+    from netmind_rentgpu.sync.handles import Forward, Job, Rental, Shell
     from netmind_rentgpu.sync.wrappers import Pager
     from netmind_rentgpu.version import __version__
     from netmind_rentgpu.waiting.waits import WaitProgress
@@ -117,6 +117,7 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidField",
     "InvalidRequestError",
+    "Job",
     "JobExistsError",
     "JobNotFoundError",
     "JobState",
@@ -188,7 +189,7 @@ _MODULES = {
     "ssh.shell": ("AsyncShell",),
     "ssh.streams": ("PipeSink", "PipeSource"),
     "sync.client": ("RentGPU",),
-    "sync.handles": ("Forward", "Rental", "Shell"),
+    "sync.handles": ("Forward", "Job", "Rental", "Shell"),
     "version": ("__version__",),
     "waiting.waits": ("WaitProgress",),
     "waiting.watching": ("Change",),

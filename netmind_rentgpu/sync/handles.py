@@ -1,4 +1,4 @@
-"""`Shell`, `Forward` and `Rental`, which a synchronous program opens and closes, over the asynchronous classes."""
+"""`Shell`, `Forward`, `Job` and `Rental`, which a synchronous program opens and closes, over the asynchronous classes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from netmind_rentgpu.errors import ClientStateError, ReleaseError, RentGPUError
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.rental import AsyncRental
 from netmind_rentgpu.ssh.forwarded import AsyncForward
+from netmind_rentgpu.ssh.jobs import AsyncJob
 from netmind_rentgpu.ssh.shell import AsyncShell
 from netmind_rentgpu.ssh.streams import check_no_event_loop_streams
 from netmind_rentgpu.sync.portal import OwnedHandle, call
 from netmind_rentgpu.sync.wrappers import sync_iterator, sync_method, sync_opener
 
-__all__ = ["Forward", "Rental", "Shell"]
+__all__ = ["Forward", "Job", "Rental", "Shell"]
 
 
 def _check_streams(keywords: dict[str, Any]) -> None:
@@ -37,8 +38,10 @@ class Forward:
         local_port, remote_port: the ports on this machine's side and on the container's side.
     """
 
-    def __init__(self, forward: AsyncForward) -> None:
+    def __init__(self, forward: AsyncForward, owner: object) -> None:
         self._async = forward
+        # Keep the shell or rental, because it would be closed when collected.
+        self._owner = owner
         self.listens: Literal["here", "there"] = forward.listens
         self.local_port: int = forward.local_port
         self.remote_port: int = forward.remote_port
@@ -76,6 +79,43 @@ class Forward:
 
     def __reduce__(self) -> Any:
         raise TypeError("a forward belongs to its connection and cannot be pickled")
+
+
+class Job:
+    """A command that runs on a container without a connection: `job = shell.start("python train.py", name="train")`.
+
+    It goes on after the connection, the program and the client have ended, until its command ends or the container does.
+    `shell.job(name)` finds it again, from any process. If a connection is lost, each method opens another one and goes on.
+
+    Attributes:
+        name: the job's name, which no other job of the container has.
+        id: the job's id, which an earlier or later job of the same name does not have.
+        command: the command that it runs.
+    """
+
+    def __init__(self, job: AsyncJob, owner: object) -> None:
+        self._async = job
+        # Keep the shell or rental, because it would be closed when collected.
+        self._owner = owner
+        self.name: str = job.name
+        self.id: str = job.id
+        self.command: str = job.command
+
+    status: Final = sync_method(AsyncJob.status)
+    logs: Final = sync_iterator(AsyncJob.logs)
+    wait: Final = sync_method(AsyncJob.wait)
+    stop: Final = sync_method(AsyncJob.stop)
+    remove: Final = sync_method(AsyncJob.remove)
+
+    def __repr__(self) -> str:
+        return repr(self._async).replace("AsyncJob", "Job")
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a job uses a connection and cannot be pickled; find it again by its name, with job()")
+
+
+def _jobs(jobs: list[AsyncJob], owner: object) -> list[Job]:
+    return [Job(job, owner) for job in jobs]
 
 
 class Shell:
@@ -117,6 +157,9 @@ class Shell:
     run: Final = sync_method(AsyncShell.run)
     pipe: Final = sync_method(AsyncShell.pipe, check=_check_streams)
     stream: Final = sync_iterator(AsyncShell.stream)
+    start: Final = sync_opener(AsyncShell.start, Job)
+    jobs: Final = sync_opener(AsyncShell.jobs, _jobs)
+    job: Final = sync_opener(AsyncShell.job, Job)
     upload: Final = sync_method(AsyncShell.upload)
     download: Final = sync_method(AsyncShell.download)
     forward: Final = sync_opener(AsyncShell.forward, Forward)

@@ -128,22 +128,22 @@ def sync_handle(
 
 
 def sync_opener(
-    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], kind: Callable[[R], Kind]
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], kind: Callable[[R, Any], Kind]
 ) -> Callable[Concatenate[Any, P], Kind]:
     """Make the blocking method that returns the synchronous form of what the asynchronous method opens.
 
     Args:
-        kind: creates the synchronous form.
+        kind: creates the synchronous form, from the asynchronous result and from the object whose method it is.
     """
 
     def synchronous(self: Any, /, *arguments: P.args, **keywords: P.kwargs) -> Kind:
         try:
-            return kind(call(method, self._async, *arguments, **keywords))
+            return kind(call(method, self._async, *arguments, **keywords), self)
         except TypeError:
             _check_arguments(synchronous, arguments, keywords)
             raise
 
-    returned = inspect.signature(method).return_annotation.removeprefix("Async")
+    returned = re.sub(r"\bAsync(?=[A-Z])", "", inspect.signature(method).return_annotation)
     return _copy_signature(synchronous, method, returned)
 
 

@@ -12,12 +12,14 @@ import pytest
 import netmind_rentgpu
 from netmind_rentgpu import (
     AsyncForward,
+    AsyncJob,
     AsyncPager,
     AsyncRental,
     AsyncRentGPU,
     AsyncShell,
     Container,
     Forward,
+    Job,
     Pager,
     Rental,
     RentGPU,
@@ -41,6 +43,7 @@ PAIRS: list[tuple[type[Any], type[Any]]] = [
     (AsyncPager, Pager),
     (AsyncShell, Shell),
     (AsyncForward, Forward),
+    (AsyncJob, Job),
     (AsyncRental, Rental),
     (AsyncRentals, client.Rentals),
 ]
@@ -81,7 +84,7 @@ def test_synchronous_method_has_the_signature_and_documentation_of_its_async_pai
     ]
     assert list(sync_signature.parameters.values()) == expected
     returned = async_signature.return_annotation.replace("AsyncPager", "Pager")
-    for name_of_pair in ("Iterator", "Generator", "Shell", "Rental", "Forward"):
+    for name_of_pair in ("Iterator", "Generator", "Shell", "Rental", "Forward", "Job"):
         returned = returned.replace(f"Async{name_of_pair}", name_of_pair)
     assert sync_signature.return_annotation == returned
     assert getattr(sync_class, name).__name__ == name
