@@ -93,20 +93,24 @@ describe() {
   [ -n "$known_id" ] && printf '%s\n' "netmind-job job $1 $known_id $is_running $status $began $ended_at $(sizes) $command"
 }
 
-# Start the job, unless an earlier start with this id has done so, whose connection was lost.
-start_job() {
+# Set `given`, what the job needs, and return 0 if nothing of it was cut off.
+read_given() {
   given=$(cat)
   case $given in
   *"netmind_complete=$id") ;;
-  *) say cut ;;
+  *) return 1 ;;
   esac
+}
+
+# Start the job, unless an earlier start with this id has done so, whose connection was lost.
+start_job() {
+  read_given || say cut
   problem=$(eval "$given"; { cd "${HOME:-/root}" && cd -- "$netmind_directory"; } 2>&1) || say directory "$problem"
-  mkdir -p -m 700 "$jobs" || fail "cannot make $jobs"
-  if mkdir -m 700 "$folder" 2>/dev/null; then
-    launch
-  elif [ ! -d "$folder" ]; then
-    fail "cannot make $folder"
-  fi
+  answer=$(launch)
+  case $answer in
+  ready | taken) ;;
+  *) fail "${answer:-the supervisor of the job could not start}" ;;
+  esac
   count=0
   while [ ! -s "$folder/began" ] && [ $count -lt 10 ]; do
     read_id "$folder"
@@ -119,43 +123,43 @@ start_job() {
   cd "$folder" && describe "$name"
 }
 
+# Start the supervisor, and print its answer. It makes the folder, so that the end of this process leaves a whole job or none.
 launch() {
-  if ! { echo "$id" >"$folder/id.new" && mv "$folder/id.new" "$folder/id"; }; then
-    rm -rf "$folder"
-    fail "cannot write to $folder"
-  fi
-  # The second setsid forks, because the first has made it a leader. With `&`, the job would ignore SIGINT for good.
   if command -v setsid >/dev/null 2>&1; then
-    answer=$(
-      printf '%s%s' "$script" "$given" |
-        setsid setsid /bin/sh -c "$boot_line" netmind-job-supervisor "$length" supervise "$name" "$id" 2>&1
-    )
+    # The second setsid forks, because the first has made it a leader. With `&`, the job would ignore SIGINT for good.
+    printf '%s%s' "$script" "$given" |
+      setsid setsid /bin/sh -c "$boot_line" netmind-job-supervisor "$length" supervise "$name" "$id" 2>&1
   else
     # Without braces, because a shell that waits for the pipeline would keep its output open.
-    answer=$(
-      printf '%s%s' "$script" "$given" |
-        /bin/sh -c "$boot_line" netmind-job-supervisor "$length" supervise "$name" "$id" 2>&1 &
-    )
+    printf '%s%s' "$script" "$given" |
+      /bin/sh -c "$boot_line" netmind-job-supervisor "$length" supervise "$name" "$id" 2>&1 &
   fi
-  if [ "$answer" != ready ]; then
-    rm -rf "$folder"
-    fail "the job's supervisor could not start: $answer"
+}
+
+# Make the job's folder with all that does not change; print `taken`, and fail, if there is one.
+make_folder() {
+  mkdir -p -m 700 "$jobs" || { echo "cannot make $jobs"; return 1; }
+  if ! mkdir -m 700 "$folder" 2>/dev/null; then
+    if [ -d "$folder" ]; then echo taken; else echo "cannot make $folder"; fi
+    return 1
   fi
+  cd "$folder" && echo "$id" >id.new && mv id.new id && : >stdout && : >stderr && : >times &&
+    (eval "$given"; printf '%s\n' "$netmind_shown") >command && printf '%99s\n' '' >ended.new &&
+    echo "$$ $boot $start" >supervisor && { [ -z "$input" ] || mkfifo -m 600 stdin; } &&
+    date +%s >began.new && mv began.new began && return
+  rm -rf "$folder"
+  return 1
 }
 
 # Run the job, and write how it has ended. What the client has sent is kept in no file.
 supervise() {
-  cd "$folder" || exit 1
-  given=$(cat)
+  read_given || exit 1
   find_boot
   look_up $$
-  echo "$$ $boot $start" >supervisor || exit 1
-  { : >stdout && : >stderr && : >times && printf '%99s\n' '' >ended.new; } || exit 1
-  (eval "$given"; printf '%s\n' "$netmind_shown") >command || exit 1
   input=$(eval "$given"; printf %s "$netmind_input")
-  [ -z "$input" ] || mkfifo -m 600 stdin || exit 1
-  trap '' HUP INT QUIT TERM
-  { date +%s >began.new && mv began.new began; } || exit 1
+  make_folder || exit 1
+  # The client's process may have been ended, so that its pipe is broken.
+  trap '' HUP INT QUIT TERM PIPE
   echo ready
   exec </dev/null >/dev/null 2>&1
   # This process holds the input until the job has read it.
@@ -182,7 +186,7 @@ run_job() {
       exec <stdin
       rm -f stdin
     fi
-    trap - INT QUIT TERM
+    trap - INT QUIT TERM PIPE
     [ -z "$1" ] || trap - HUP
     cd "${HOME:-/root}"
     eval "$given"

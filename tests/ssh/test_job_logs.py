@@ -29,7 +29,7 @@ def filed(folder: JobFolder, samples: list[tuple[int, bytes, bytes]], *, is_over
     for second, more_out, more_err in samples:
         out, err = out + more_out, err + more_err
         times += f"{BEGAN + second} {len(out)} {len(err)}\n"
-    for name, data in {"stdout": out, "stderr": err, "times": times.encode(), "id": b"a1\n"}.items():
+    for name, data in {"stdout": out, "stderr": err, "times": times.encode(), "id": f"{folder.id}\n".encode()}.items():
         (job / name).write_bytes(data)
     if is_over:
         (job / "ended").write_text(f"0 {BEGAN + 9} 1\n")
@@ -52,7 +52,7 @@ def read(frames: bytes, request: LogRequest, pieces: random.Random | None = None
 
 async def log_of(folder: JobFolder, request: LogRequest, pieces: random.Random | None = None) -> list[OutputLine]:
     now = datetime.now(UTC)
-    return read(await folder.act("logs", "mine", "a1", *request.arguments(now)), request, pieces)
+    return read(await folder.act("logs", "mine", folder.id, *request.arguments(now)), request, pieces)
 
 
 def whole(lines: list[OutputLine]) -> tuple[list[str], list[str]]:
@@ -155,7 +155,7 @@ async def test_log_that_the_job_has_cut_short_is_not_whole(folder: JobFolder) ->
     filed(folder, [(1, b"a\n" * 1000, b""), (2, b"b\n", b"")])
     (folder.jobs / "mine" / "stdout").write_bytes(b"short\n")
     reader = LogReader(request())
-    reader.take(await folder.act("logs", "mine", "a1", 0, 0, "no", "-", "-", 0), error=False)
+    reader.take(await folder.act("logs", "mine", folder.id, 0, 0, "no", "-", "-", 0), error=False)
     assert not reader.is_whole
 
 
@@ -221,7 +221,7 @@ async def test_since_allows_for_a_clock_of_the_container_that_is_wrong(folder: J
     for skew in (-1000, -2, 2, 1000):
         now = datetime.now(UTC).timestamp()
         wanted = request(since=datetime.fromtimestamp(BEGAN + 3 - (skew if abs(skew) > 2 else 0), UTC))
-        frames = await folder.act("logs", "mine", "a1", *wanted.arguments(datetime.fromtimestamp(now - skew, UTC)))
+        frames = await folder.act("logs", "mine", folder.id, *wanted.arguments(datetime.fromtimestamp(now - skew, UTC)))
         found = {line.text for line in read(frames, wanted)}
         # A second may begin meanwhile.
         assert {"out 4"} <= found <= {"out 2", "out 3", "out 4"}

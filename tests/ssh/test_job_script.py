@@ -79,7 +79,7 @@ async def test_job_ignores_no_signal_and_has_a_session_of_its_own(folder: JobFol
     await folder.start("grep SigIgn /proc/$$/status; cat /proc/$$/stat; echo $$")
     await folder.found("wait")
     ignored, stat, process = (folder.jobs / "mine" / "stdout").read_text().splitlines()
-    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
+    numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGPIPE)
     assert not int(ignored.split()[1], 16) & sum(1 << (number - 1) for number in numbers)
     assert stat.rpartition(") ")[2].split()[3] == process
 
@@ -113,9 +113,11 @@ async def test_two_starts_with_one_id_start_one_job_and_another_id_is_refused(fo
     async def start(job_id: str) -> str:
         return await folder.start("echo once; sleep 1000", job_id=job_id)
 
-    words = await asyncio.gather(*(start("a1") for _ in range(5)), *(start(f"b{number}") for number in range(3)))
+    words = await asyncio.gather(
+        *(start(folder.id) for _ in range(5)), *(start(f"{folder.id}{number}") for number in range(3))
+    )
     winner = (folder.jobs / "mine" / "id").read_text().strip()
-    expected = {"a1": 5}.get(winner, 1)
+    expected = {folder.id: 5}.get(winner, 1)
     assert (words.count("job"), words.count("taken")) == (expected, 8 - expected)
     await folder.until_written(5)
     await folder.found("stop", 5, job_id=winner)
@@ -123,9 +125,9 @@ async def test_two_starts_with_one_id_start_one_job_and_another_id_is_refused(fo
 
 
 async def test_start_whose_input_is_cut_off_starts_nothing(folder: JobFolder) -> None:
-    given = given_to_job("a1", "true", environment={"A": "b"}, directory=None, given="text")
+    given = given_to_job(folder.id, "true", environment={"A": "b"}, directory=None, given="text")
     for size in (0, 1, len(given) // 2, len(given) - 2, len(given) - 1):
-        assert await folder.act("start", "mine", "a1", given=given[:size]) == b"netmind-job cut\n"
+        assert await folder.act("start", "mine", folder.id, given=given[:size]) == b"netmind-job cut\n"
     assert not folder.jobs.exists()
 
 
@@ -136,8 +138,8 @@ async def test_start_in_a_missing_folder_starts_nothing(folder: JobFolder) -> No
 
 async def test_start_without_a_writable_home_says_why(folder: JobFolder) -> None:
     (folder.home / ".netmind_rentgpu").write_text("a file")
-    given = given_to_job("a1", "true", environment=None, directory=None, given=None)
-    output, errors = await folder.try_to_act("start", "mine", "a1", given=given)
+    given = given_to_job(folder.id, "true", environment=None, directory=None, given=None)
+    output, errors = await folder.try_to_act("start", "mine", folder.id, given=given)
     assert output == b""
     assert b"cannot make" in errors
 
@@ -213,23 +215,23 @@ async def test_job_of_another_boot_is_lost(folder: JobFolder) -> None:
 
 async def test_running_job_is_not_removed_and_a_removed_one_is_gone_for_good(folder: JobFolder) -> None:
     await folder.start(WAITING)
-    assert await folder.act("remove", "mine", "a1") == b"netmind-job running\n"
+    assert await folder.act("remove", "mine", folder.id) == b"netmind-job running\n"
     await folder.found("stop", 5)
     assert await folder.act("remove", "mine", "other") == b"netmind-job missing\n"
-    assert await folder.act("remove", "mine", "a1") == b"netmind-job removed\n"
-    assert await folder.act("remove", "mine", "a1") == b"netmind-job missing\n"
+    assert await folder.act("remove", "mine", folder.id) == b"netmind-job removed\n"
+    assert await folder.act("remove", "mine", folder.id) == b"netmind-job missing\n"
     assert list(folder.jobs.iterdir()) == []
-    assert await folder.start("exit 1", job_id="c3") == "job"
-    assert (await folder.found("wait", job_id="c3")).status.exit_status == 1
-    assert await folder.act("status", "mine", "a1") == b"netmind-job missing\n"
+    assert await folder.start("exit 1", job_id=f"{folder.id}3") == "job"
+    assert (await folder.found("wait", job_id=f"{folder.id}3")).status.exit_status == 1
+    assert await folder.act("status", "mine", folder.id) == b"netmind-job missing\n"
 
 
 async def test_jobs_are_listed_with_their_names_and_commands(folder: JobFolder) -> None:
     assert await folder.act("list", "", "") == b"netmind-job end\n"
     commands = {"two": "exit 2", "one": "echo 'a \N{SNOWMAN} %s\n\\n'\nexit 1"}
     for number, (name, command) in enumerate(commands.items()):
-        await folder.start(command, name, str(number))
-        await folder.found("wait", name=name, job_id=str(number))
+        await folder.start(command, name, f"{folder.id}{number}")
+        await folder.found("wait", name=name, job_id=f"{folder.id}{number}")
     found = {each.status.name: each.status for each in jobs_in((await folder.act("list", "", "")).decode())}
     assert {name: status.command for name, status in found.items()} == commands
     assert [(name, status.exit_status) for name, status in found.items()] == [("one", 1), ("two", 2)]

@@ -12,7 +12,7 @@ import pytest
 from until import until
 
 from netmind_rentgpu.ssh import job_scripts
-from netmind_rentgpu.ssh.job_scripts import FoundJob, answer_of, given_to_job, job_action, jobs_in
+from netmind_rentgpu.ssh.job_scripts import FoundJob, answer_of, given_to_job, job_action, jobs_in, new_job_id
 
 SHELLS = ("/bin/dash", "/bin/bash", "/bin/busybox sh")
 
@@ -23,10 +23,12 @@ class JobFolder:
 
     Attributes:
         path: the programs that the shell finds.
+        id: the id of its first job, which no other test uses: by its id, a job's processes are found on the whole machine.
     """
 
     home: Path
     path: str = field(default_factory=lambda: os.environ["PATH"])
+    id: str = field(default_factory=new_job_id)
 
     @property
     def jobs(self) -> Path:
@@ -52,14 +54,16 @@ class JobFolder:
         async with asyncio.timeout(120):
             return await process.communicate(ready.input)
 
-    async def start(self, command: str, name: str = "mine", job_id: str = "a1", **options: object) -> str:
+    async def start(self, command: str, name: str = "mine", job_id: str = "", **options: object) -> str:
         """Start a job; return the first word of the answer."""
+        job_id = job_id or self.id
         values = {"environment": None, "directory": None, "given": None, **options}
         given = given_to_job(job_id, command, **values)  # type: ignore[arg-type]  # the caller's options
         return answer_of((await self.act("start", name, job_id, given=given)).decode())[0]
 
-    async def found(self, action: str = "status", *arguments: int, name: str = "mine", job_id: str = "a1") -> FoundJob:
+    async def found(self, action: str = "status", *arguments: int, name: str = "mine", job_id: str = "") -> FoundJob:
         """Run an action that describes the job."""
+        job_id = job_id or self.id
         (found,) = jobs_in((await self.act(action, name, job_id, *arguments)).decode())
         assert found.id == job_id
         return found
