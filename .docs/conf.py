@@ -46,7 +46,7 @@ autodoc_preserve_defaults = True
 # Names of types as the annotations write them, because their values are long.
 ALIASES = (
     *("GPUName", "RegionCode", "CurrencyName", "TimeoutOption", "RetriesOption", "Condition", "OfferKey"),
-    *("OnTransferProgress", "What", "Call"),
+    *("OnTransferProgress", "PipeSink", "PipeSource", "What", "Call"),
 )
 autodoc_type_aliases = {name: name for name in ALIASES}
 maximum_signature_line_length = 100

@@ -42,8 +42,10 @@ class AsyncForward:
         remote: tuple[str, int],
     ) -> None:
         self.listens: Literal["here", "there"] = listens
-        self._local_host, self.local_port = local
-        self._remote_host, self.remote_port = remote
+        self._local_host: str = local[0]
+        self._remote_host: str = remote[0]
+        self.local_port: int = local[1]
+        self.remote_port: int = remote[1]
         self._ssh = connection.connected()
         self._label = connection.label
         self._listener = listener

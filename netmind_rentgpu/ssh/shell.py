@@ -115,8 +115,8 @@ class AsyncShell:
         are under way. The streams are not closed. If the call fails, is cancelled or takes too long, the command is ended as
         in `run`. Input that the command does not read is no error, and most of it is left unread.
 
-        Descriptors and binary files are read and written in threads. A pipe, socket or terminal that never gets ready keeps
-        no thread. Do not use a stream otherwise during the call.
+        Descriptors and binary files are read and written in threads. Except on Windows, a pipe, socket or terminal that
+        never gets ready keeps no thread. Do not use a stream otherwise during the call.
 
         Args:
             stdin: the command's input: bytes, a binary file, a descriptor; in an event loop also an object with an

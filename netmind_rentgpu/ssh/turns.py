@@ -77,6 +77,8 @@ class CommandTurns:
         self._probe = probe
         self._taken = 0
         self._reserve_claims = 0
+        # True after a probe that raised no limit, until a turn ends, because another probe would find the same before.
+        self._is_probe_vain = False
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._probing: asyncio.Task[None] | None = None
 
@@ -114,6 +116,7 @@ class CommandTurns:
 
     def _give_back(self) -> None:
         self._taken -= 1
+        self._is_probe_vain = False
         self._hand_out()
 
     def _hand_out(self) -> None:
@@ -125,7 +128,7 @@ class CommandTurns:
                 self._taken += 1
                 turn.set_result(None)
         wanted = any(not turn.done() for turn in self._waiting)
-        if wanted and not self.limit.is_final and not self._reserve_claims:
+        if wanted and not (self.limit.is_final or self._is_probe_vain or self._reserve_claims):
             self._probing = asyncio.get_running_loop().create_task(self._find_limit())
 
     async def _find_limit(self) -> None:
@@ -134,5 +137,6 @@ class CommandTurns:
         try:
             limit = self.limit.after(await self._probe(self.limit.probes))
         finally:
+            self._is_probe_vain = limit.commands == self.limit.commands
             self.limit, self._probing = limit, None
             self._hand_out()

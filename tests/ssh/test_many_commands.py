@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from until import is_running, until
 
-from netmind_rentgpu import AsyncShell
+from netmind_rentgpu import AsyncShell, ClientStateError
 from netmind_rentgpu.ssh.turns import SessionLimit
 
 pytestmark = pytest.mark.slow
@@ -101,3 +101,17 @@ async def test_server_without_a_limit_runs_60_commands_at_once(shell: AsyncShell
         barrier.close()
     assert [result.stdout for result in done] == ["y"] * 60
     assert shell._connection.operations.turns.limit == SessionLimit(64)
+
+
+async def test_shell_closed_at_any_step_of_a_probe_ends_all_commands(site: Any) -> None:
+    before = asyncio.all_tasks()
+    for steps in range(0, 80, 4):
+        async with site.shell() as shell:
+            tasks = [asyncio.create_task(shell.run("sleep 3600; true")) for _ in range(12)]
+            for _ in range(steps):
+                await asyncio.sleep(0 if steps < 60 else 0.001)
+        for task in tasks:
+            with pytest.raises(ClientStateError, match="closed"):
+                await task
+    # Among these tasks are the ones of the emulator's SSH server.
+    await until(lambda: all(task.done() for task in asyncio.all_tasks() - before))

@@ -154,6 +154,23 @@ async def test_claim_of_the_reserve_waits_for_the_probe_that_is_under_way() -> N
     await asyncio.gather(*tasks)
 
 
+async def test_probe_that_found_nothing_is_repeated_only_after_a_turn_has_ended() -> None:
+    server, over = Server(40), asyncio.Event()
+    tasks = server.start(8, over)
+    await rest()
+    # These commands have ended on the server, but their output is not read yet.
+    server.running = 0
+    server.sessions = 10
+    tasks += server.start(3, over)
+    await rest()
+    assert (server.probes, server.turns.limit) == ([10], SessionLimit(8))
+    server.running = 8
+    server.sessions = 40
+    over.set()
+    await asyncio.gather(*tasks)
+    assert server.turns.limit == SessionLimit(8)
+
+
 async def test_failed_probe_leaves_the_limit_and_is_final() -> None:
     async def fail(_: int) -> ProbeResult:
         raise asyncio.CancelledError
