@@ -116,13 +116,32 @@ async def test_threads_can_share_a_shell(served: Served) -> None:
     program.assert_silent("True\n")
 
 
-async def test_threads_pipe_files_and_close_forwards_through_one_shell(served: Served) -> None:
-    program = await served.run_file("pipe_in_threads.py")
+@pytest.mark.parametrize("uvloop", ["0", "1"], ids=["asyncio", "uvloop"])
+async def test_threads_pipe_files_and_close_forwards_through_one_shell(served: Served, uvloop: str) -> None:
+    program = await served.run_file("pipe_in_threads.py", NETMIND_RENTGPU_UVLOOP=uvloop)
     stream = "is a stream of an event loop, which only an AsyncShell can use"
     program.assert_silent(
         f"36\nstdin: {stream}\nstdin: {stream}\nstdout: {stream}\nstdin: must have bytes, not text\nover\n"
         "True here False <Forward from 127\nTrue\n[None] True\n"
     )
+
+
+async def test_forked_child_cannot_close_its_parents_forward(served: Served) -> None:
+    program = await served.run("""
+        import socket
+        with RentGPU() as gpu, gpu.ssh(CONTAINER) as shell, socket.create_server(("127.0.0.1", 0)) as server:
+            forward = shell.forward(local_port=0, remote_port=server.getsockname()[1])
+            if not (child := os.fork()):
+                try:
+                    forward.close()
+                except ClientStateError as error:
+                    print(error, flush=True)
+                os._exit(0)
+            os.waitpid(child, 0)
+            with socket.create_connection(("127.0.0.1", forward.port)), server.accept()[0]:
+                print(forward.closed)
+    """)
+    program.assert_silent("this forward was opened in another event loop; close it there\nFalse\n")
 
 
 async def test_interrupted_pipe_ends_its_command_and_leaves_no_thread(served: Served) -> None:
