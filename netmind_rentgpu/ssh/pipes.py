@@ -105,12 +105,11 @@ async def _attend(running: Command, source: Source | None, outputs: _Outputs) ->
     sinks = [(bool(error), sink) for error, sink in enumerate(outputs.sinks) if sink is not None]
     tasks = [feeding, *(asyncio.create_task(_pass_on(running, outputs, sink, error=error)) for error, sink in sinks)]
     tasks.append(ending)
-    left = set(tasks)
+    done, left = set[asyncio.Task[None]](), set(tasks)
     try:
         while left:
             done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-            for task in (task for task in tasks if task in done):
-                task.result()
+            _raise_first_error([task for task in tasks if task in done])
             if ending in done:
                 if not running.has_ended:
                     return
@@ -121,7 +120,15 @@ async def _attend(running: Command, source: Source | None, outputs: _Outputs) ->
         for task in tasks:
             task.cancel()
         await wait_shielded(asyncio.gather(*tasks, return_exceptions=True))
-        tasks.clear()  # break the reference cycle
+        # Break the reference cycle.
+        tasks.clear()
+        done.clear()
+        del feeding, ending
+
+
+def _raise_first_error(finished: list[asyncio.Task[None]]) -> None:
+    while finished:
+        finished.pop(0).result()
 
 
 async def _wait_for_end(running: Command, outputs: _Outputs) -> None:

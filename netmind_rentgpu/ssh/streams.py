@@ -16,7 +16,7 @@ import stat
 import sys
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
-from typing import Any, Protocol, TypeAlias, TypeVar, cast
+from typing import Any, NoReturn, Protocol, TypeAlias, TypeVar, cast
 
 from netmind_rentgpu.arguments import shown_value
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
@@ -262,6 +262,17 @@ class _AsyncWriter(_Unopened):
 # Sources and sinks of threads.
 
 
+class _Failure:
+    """The error of a function that ran in a thread."""
+
+    def __init__(self, error: Exception) -> None:
+        self._errors = [error]
+
+    def raise_error(self) -> NoReturn:
+        """Raise the error, and forget it: its traceback refers to the thread's frames, which refer to this object."""
+        raise self._errors.pop()
+
+
 class _Thread:
     """The thread of one source or sink, one piece of work at a time.
 
@@ -286,9 +297,11 @@ class _Thread:
     async def run(self, work: Callable[[], Result]) -> Result:
         """Run a function in a thread. After a cancellation, wait a moment for the function to return."""
 
-        def run() -> Result:
+        def run() -> Result | _Failure:
             try:
                 return work()
+            except Exception as error:  # noqa: BLE001  # the caller gets it
+                return _Failure(error)
             finally:
                 with self._lock:
                     self._is_busy = False
@@ -298,14 +311,14 @@ class _Thread:
         self._is_busy = True
         done = run_in_thread(run)
         try:
-            return await asyncio.shield(done)
+            outcome = await asyncio.shield(done)
         except asyncio.CancelledError:
             self._end()
-            waiting = asyncio.ensure_future(asyncio.wait({done}, timeout=_LONGEST_FAREWELL))
-            await wait_shielded(waiting)
-            if done.done() and not done.cancelled():
-                done.exception()  # mark it as retrieved, because the caller wants no error now and asyncio would log it
+            await wait_shielded(asyncio.ensure_future(asyncio.wait({done}, timeout=_LONGEST_FAREWELL)))
             raise
+        if isinstance(outcome, _Failure):
+            outcome.raise_error()
+        return outcome
 
     def wait_until_ready(self, *, writable: bool) -> int | None:
         """Wait, in the thread, until the descriptor is readable or writable; return it, or None once the call is over."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import io
 import os
 import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,6 +118,48 @@ async def test_error_of_a_stream_ends_the_command_and_is_raised_as_it_is(
         pid = await started(site.home)
         await until(lambda: not is_running(pid))
     assert (await shell.run("echo usable")).stdout == "usable\n"
+
+
+class CallersError(Exception):
+    """An error that can be referred to weakly."""
+
+
+class Raising:
+    """A stream that raises an error to which it does not refer."""
+
+    def use(self, data: object) -> None:
+        raise CallersError(type(data))
+
+    async def use_later(self, data: object) -> None:
+        self.use(data)
+
+
+@pytest.mark.parametrize(
+    ("argument", "name", "method"),
+    [
+        ("stdin", "read", Raising.use),
+        ("stdin", "read", Raising.use_later),
+        ("stdout", "write", Raising.use),
+        ("stdout", "send", Raising.use_later),
+    ],
+)
+async def test_error_of_a_stream_is_in_no_reference_cycle(
+    shell: AsyncShell, argument: str, name: str, method: Any
+) -> None:
+    streams: dict[str, Any] = {argument: type("Stream", (Raising,), {name: method})()}
+    reference: weakref.ref[CallersError] | None = None
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            await shell.pipe("cat /dev/zero", **streams)
+        except CallersError as error:
+            reference = weakref.ref(error)
+        await asyncio.sleep(0)
+        assert reference is not None
+        assert reference() is None
+    finally:
+        gc.enable()
 
 
 async def test_closed_descriptor_is_an_error_before_the_command_starts(shell: AsyncShell, tmp_path: Path) -> None:
