@@ -97,7 +97,7 @@ async def test_lost_connection_fails_every_call_and_is_not_reopened(site: Any) -
 async def test_connection_that_dies_silently_is_detected(site: Any) -> None:
     if site.kind == "emulator":
         pytest.skip("the emulator runs in this process, which cannot be stopped")
-    async with site.gpu.ssh(site.container, keepalive=0.2) as shell:
+    async with site.gpu.ssh(site.container, keepalive=1) as shell:
         server = int((await shell.run("echo $PPID")).stdout)
         task = asyncio.create_task(shell.run("sleep 3600"))
         await shell.upload(__file__, "copy")
@@ -152,7 +152,7 @@ async def test_wait_for_a_disconnection_ends_with_none_when_the_shell_is_closed(
 async def test_silent_connection_ends_the_wait_with_its_cause(site: Any) -> None:
     if site.kind == "emulator":
         pytest.skip("the emulator runs in this process, which cannot be stopped")
-    async with site.gpu.ssh(site.container, keepalive=0.2) as shell:
+    async with site.gpu.ssh(site.container, keepalive=1) as shell:
         server = int((await shell.run("echo $PPID")).stdout)
         waiting = asyncio.create_task(shell.wait_disconnected())
         os.kill(server, signal.SIGSTOP)
