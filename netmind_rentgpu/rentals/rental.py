@@ -10,51 +10,40 @@ left, `at_exit.py` deletes the rental.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import attrs
-
 from netmind_rentgpu.amounts import in_own_context, rounded
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.conditions import Condition
 from netmind_rentgpu.errors import (
-    ClientStateError,
-    ContainerGoneError,
-    NotFoundError,
     ReleaseError,
     RentalEndedError,
-    RentGPUError,
-    SSHError,
 )
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.at_exit import release_at_exit
 from netmind_rentgpu.rentals.context import RentalContext
-from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced
 from netmind_rentgpu.rentals.ledger.deadlines import checked_extension
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
-from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.events import EventOptions, RentalEvents
 from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer, OwnerTask
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
-from netmind_rentgpu.rentals.lifecycle.reconnecting_shell import ReconnectingShell
 from netmind_rentgpu.rentals.lifecycle.start import RentalStart
 from netmind_rentgpu.rentals.lifecycle.starting import MachineSource, StartLimits
-from netmind_rentgpu.rentals.lifecycle.state import EndReason, Phase, RentalState, cause_of, noted, what_to_raise
+from netmind_rentgpu.rentals.lifecycle.state import EndReason, Phase, cause_of, noted, what_to_raise
+from netmind_rentgpu.rentals.rented_machine import RentedMachine
 from netmind_rentgpu.rentals.signals import check_signals, until_passed_on
 
 if TYPE_CHECKING:
-    from netmind_rentgpu.results import CommandResult
-    from netmind_rentgpu.ssh.shell import AsyncShell
+    pass
 
 __all__ = ["AsyncRental"]
 
 
-class AsyncRental:
+class AsyncRental(RentedMachine):
     """A rented machine: `async with gpu.rent(...) as rental: ...`. It is deleted when the block is left, in any way.
 
     Entering the block rents the machine and logs in to its container. Several tasks may use the rental. When its time is
@@ -80,14 +69,12 @@ class AsyncRental:
             source: rents the machine.
             fail: returns True for a container that will not start.
         """
-        self._context = context
+        super().__init__(context)
         self._source = source
         self._limits = limits
         self._fail = fail
         self._events = RentalEvents(context, events)
         self._provisioner = Provisioner(context, self._events)
-        self._state = RentalState()
-        self._shell = ReconnectingShell(context.shell_on)
         self._ending: asyncio.Task[ReleaseError | None] | None = None
         self._expiry = ExpiryTimer(self._provisioner, context, self._events)
         self._released = asyncio.Event()
@@ -165,60 +152,6 @@ class AsyncRental:
         record = self._state.had.record
         cost = record.cost_until(self._ended_at or record.present(self._context.clock()))
         return None if cost is None or failed.cost is None else rounded(cost + record.spent_before)
-
-    @property
-    def shell(self) -> AsyncShell:
-        """The shell on the container, for what `run` does not do. If its connection was lost, `run` opens another shell.
-
-        Raises:
-            RentalEndedError: the rental is over, and not because it was left.
-            ClientStateError: the rental was not entered yet, was left, or was detached.
-        """
-        self._state.check()
-        if self._shell.shell is None:
-            raise ClientStateError("this rental has no shell yet")
-        return self._shell.shell
-
-    async def run(
-        self,
-        command: str,
-        *,
-        check: bool = False,
-        timeout: float | None = None,
-        environment: Mapping[str, str] | None = None,
-        input: str | bytes | None = None,  # noqa: A002  # as subprocess calls it
-        max_output: int = 16 * 1024 * 1024,
-    ) -> CommandResult:
-        """Run a command in the login's shell, and wait for it: `shell.run`, over a new connection if the old one was lost.
-
-        Args:
-            check: True to raise `SSHError` if the command does not end with status 0.
-            timeout: seconds for the whole command; None for no limit.
-            environment: variables for the command. They stand on no command line.
-            input: the command's input, text as UTF-8; no input if None.
-            max_output: how many bytes to keep of each of its two outputs; longer output keeps only its tail.
-
-        Raises:
-            RentalEndedError: the rental is over: its time or its budget is up, or its container is gone or allows no login.
-            SSHTimeoutError: the command took too long; `result` holds its output so far.
-            SSHError: `check` and it failed; it could not be started; or the connection was lost.
-            InvalidArgumentError: an argument that cannot be used.
-            ClientStateError: the rental was not entered yet, was left, or was detached.
-        """
-        self._state.check_loop()
-        await until_passed_on()
-        shell = await self._usable_shell()
-        try:
-            return await shell.run(
-                command, check=check, timeout=timeout, environment=environment, input=input, max_output=max_output
-            )
-        except (SSHError, ClientStateError) as error:
-            await until_passed_on()
-            if self._ending is None and isinstance(error, SSHError) and error.stage == "connection":
-                await self._examine(self._state.had)
-            if self._state.reason is not None:
-                raise self._state.error from error
-            raise
 
     async def detach(self) -> RentalRecord:
         """Leave the rental running until its expiry, unless it is attached to again and left before.
@@ -373,38 +306,6 @@ class AsyncRental:
             "a rental belongs to its process and cannot be pickled; detach it, and attach to its record elsewhere"
         )
 
-    async def _usable_shell(self) -> AsyncShell:
-        had = self._state.check()
-        try:
-            return await self._shell.usable(lambda: self._examine(had))
-        except SSHError as error:
-            self._state.check()
-            text = f"{self.name} cannot be logged in to again; its container may have stopped: {error}"
-            raise RentalEndedError(text, name=had.record.name, container_id=had.record.container_id) from error
-
-    async def _examine(self, had: ProvisionedRental) -> Container:
-        """Return the container as the service shows it now, or as it was known if that cannot be found out.
-
-        Raises:
-            RentalEndedError: the container is gone.
-        """
-        try:
-            container = await self._context.containers.get(had.container.id)
-            check_not_replaced(had.record, container)
-        except (NotFoundError, ContainerGoneError) as error:
-            if self._ending is not None:  # which has deleted the container
-                raise self._state.error from error
-            if isinstance(error, NotFoundError) and not await self._context.container_index.is_unlisted(
-                had.container.id
-            ):
-                return had.container
-            self._state.end(EndReason.GONE)
-            raise self._state.error from error
-        except RentGPUError:
-            return had.container
-        self._state.provisioned = attrs.evolve(had, container=container)
-        return container
-
     def _expire(self) -> None:
         reason = EndReason.BUDGET_SPENT if self._state.had.record.ends_by_budget else EndReason.EXPIRED
         self._begin_end(reason)
@@ -446,7 +347,7 @@ class AsyncRental:
         finally:
             with suppress(asyncio.CancelledError):
                 await self._expiry.let_tasks_end()
-            await self._shell.close()
+            await self._close_connections()
             with suppress(asyncio.CancelledError):
                 await self._events.let_end()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from netmind_rentgpu.concurrency.running_loop import running_loop
 from netmind_rentgpu.errors import ClientStateError
@@ -14,18 +14,32 @@ from netmind_rentgpu.ssh.connection import ShellConnection
 if TYPE_CHECKING:
     import asyncssh
 
-__all__ = ["AsyncForward", "open_forward", "open_reverse_forward"]
+__all__ = ["LOOPBACK", "AsyncForward", "ForwardedPort", "open_forward", "open_reverse_forward"]
 
 # Seconds.
 _LONGEST_OPENING = 30.0
 _LONGEST_CLOSE = 10.0
-_LOOPBACK = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
+
+
+class ForwardedPort(Protocol):
+    """The port of a forward, which accepts connections until it is closed."""
+
+    @property
+    def closed(self) -> bool:
+        """True if it accepts no more connections."""
+        ...
+
+    async def close(self) -> None:
+        """Stop accepting connections, and free the port."""
+        ...
 
 
 class AsyncForward:
-    """A forwarded port, which `shell.forward` and `shell.reverse_forward` return: `async with await shell.forward(...)`.
+    """A forwarded port, which `forward` and `reverse_forward` return: `async with await shell.forward(...)`.
 
-    It accepts connections until it or its shell is closed, or the shell's connection is lost. Leaving the block closes it.
+    That of a shell accepts connections until it or the shell is closed, or the shell's connection is lost; that of a rental,
+    until it is closed or the rental ends. Leaving the block closes it.
 
     Attributes:
         listens: the side that accepts connections: `here` on this machine, `there` on the container.
@@ -34,21 +48,18 @@ class AsyncForward:
 
     def __init__(
         self,
-        connection: ShellConnection,
-        listener: asyncssh.SSHListener,
+        forwarded: ForwardedPort,
         *,
         listens: Literal["here", "there"],
         local: tuple[str, int],
         remote: tuple[str, int],
+        label: str,
     ) -> None:
         self.listens: Literal["here", "there"] = listens
-        self._local_host: str = local[0]
-        self._remote_host: str = remote[0]
-        self.local_port: int = local[1]
-        self.remote_port: int = remote[1]
-        self._ssh = connection.connected()
-        self._label = connection.label
-        self._listener = listener
+        self._local_host, self.local_port = local
+        self._remote_host, self.remote_port = remote
+        self._label = label
+        self._forwarded = forwarded
         self._loop = running_loop()
         self._closing: asyncio.Task[None] | None = None
 
@@ -60,12 +71,12 @@ class AsyncForward:
     @property
     def closed(self) -> bool:
         """True if the port accepts no more connections."""
-        return self._closing is not None or self._ssh.is_closed()
+        return self._closing is not None or self._forwarded.closed
 
     async def close(self) -> None:
         """Stop accepting connections, and free the port. A second call does nothing.
 
-        Connections that are open go on until one of their ends, or the shell, closes them.
+        Connections that are open go on until one of their ends, the shell, or the rental closes them.
 
         Raises:
             ClientStateError: the forward was opened in another event loop.
@@ -73,21 +84,8 @@ class AsyncForward:
         if self._loop is not running_loop():
             raise ClientStateError("this forward was opened in another event loop; close it there")
         if self._closing is None:
-            self._closing = asyncio.get_running_loop().create_task(self._close())
+            self._closing = asyncio.get_running_loop().create_task(self._forwarded.close())
         await asyncio.shield(self._closing)
-
-    async def _close(self) -> None:
-        self._listener.close()
-        if self.listens == "here":
-            # The port is free by now. The listener would wait for all open connections.
-            return
-        # The container's port is free once the server has answered, or the connection has ended.
-        waiting = {asyncio.create_task(self._listener.wait_closed()), asyncio.create_task(self._ssh.wait_closed())}
-        try:
-            await asyncio.wait(waiting, timeout=_LONGEST_CLOSE, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in waiting:
-                task.cancel()
 
     async def __aenter__(self) -> Self:
         return self
@@ -107,6 +105,36 @@ class AsyncForward:
         raise TypeError("a forward belongs to its connection and cannot be pickled")
 
 
+class _PortOfConnection:
+    """A port that is forwarded over one connection."""
+
+    def __init__(
+        self, connection: ShellConnection, listener: asyncssh.SSHListener, listens: Literal["here", "there"]
+    ) -> None:
+        self._ssh = connection.connected()
+        self._listener = listener
+        self._listens = listens
+
+    @property
+    def closed(self) -> bool:
+        """True if the connection is closed."""
+        return self._ssh.is_closed()
+
+    async def close(self) -> None:
+        """Stop accepting connections, and free the port."""
+        self._listener.close()
+        if self._listens == "here":
+            # The port is free by now. The listener would wait for all open connections.
+            return
+        # The container's port is free once the server has answered, or the connection has ended.
+        waiting = {asyncio.create_task(self._listener.wait_closed()), asyncio.create_task(self._ssh.wait_closed())}
+        try:
+            await asyncio.wait(waiting, timeout=_LONGEST_CLOSE, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+
+
 async def open_forward(
     connection: ShellConnection, *, local_port: int, remote_port: int, remote_host: str
 ) -> AsyncForward:
@@ -115,9 +143,10 @@ async def open_forward(
     host = text("remote_host", remote_host)
     with connection.failing("connection", f"port {local_port} cannot be forwarded"):
         async with asyncio.timeout(_LONGEST_OPENING):
-            listener = await connection.connected().forward_local_port(_LOOPBACK, local_port, host, remote_port)
-    local = (_LOOPBACK, listener.get_port())
-    return AsyncForward(connection, listener, listens="here", local=local, remote=(host, remote_port))
+            listener = await connection.connected().forward_local_port(LOOPBACK, local_port, host, remote_port)
+    port = _PortOfConnection(connection, listener, "here")
+    local = (LOOPBACK, listener.get_port())
+    return AsyncForward(port, listens="here", local=local, remote=(host, remote_port), label=connection.label)
 
 
 async def open_reverse_forward(
@@ -132,5 +161,6 @@ async def open_reverse_forward(
         async with asyncio.timeout(_LONGEST_OPENING):
             leading = leading_to(host, local_port)
             listener = await connection.connected().create_server(leading, "localhost", remote_port)
+    port = _PortOfConnection(connection, listener, "there")
     remote = ("localhost", listener.get_port())
-    return AsyncForward(connection, listener, listens="there", local=(host, local_port), remote=remote)
+    return AsyncForward(port, listens="there", local=(host, local_port), remote=remote, label=connection.label)

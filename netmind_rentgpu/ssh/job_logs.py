@@ -14,8 +14,8 @@ from netmind_rentgpu import arguments
 from netmind_rentgpu.arguments import shown_value
 from netmind_rentgpu.errors import InvalidArgumentError
 from netmind_rentgpu.results import OutputLine
-from netmind_rentgpu.ssh.commands import Lines
 from netmind_rentgpu.ssh.job_scripts import ANSWER, moment_from
+from netmind_rentgpu.ssh.output import Lines
 
 __all__ = ["LogReader", "LogRequest", "log_request"]
 

@@ -26,17 +26,17 @@ from netmind_rentgpu.errors import (
     WaitTimeoutError,
 )
 from netmind_rentgpu.results import CommandResult, JobStatus, OutputLine
-from netmind_rentgpu.ssh.credentials import label_of
-from netmind_rentgpu.ssh.shell_source import ShellSource
+from netmind_rentgpu.ssh.connection import ShellConnection
+from netmind_rentgpu.ssh.connection_source import ConnectionSource
 from netmind_rentgpu.waiting.waits import checked_timeout
 
 if TYPE_CHECKING:
     from netmind_rentgpu.ssh.job_scripts import FoundJob, JobAction
-    from netmind_rentgpu.ssh.shell import AsyncShell
 
 __all__ = ["AsyncJob", "find_job", "find_jobs", "start_job"]
 
 _LONGEST_GRACE = 86_400.0
+_MOST_OUTPUT = 16 * 1024 * 1024
 
 
 class AsyncJob:
@@ -51,8 +51,8 @@ class AsyncJob:
         command: the command that it runs.
     """
 
-    def __init__(self, shells: ShellSource, found: FoundJob) -> None:
-        self._shells = shells
+    def __init__(self, source: ConnectionSource, found: FoundJob) -> None:
+        self._source = source
         self.name: str = found.status.name
         self.id: str = found.id
         self.command: str = found.status.command
@@ -106,15 +106,14 @@ class AsyncJob:
         from netmind_rentgpu.ssh.line_stream import LineStream
 
         request = log_request(follow=follow, tail=tail, since=since, after=after, now=datetime.now(UTC))
-        outage = _Outage(self._shells)
+        outage = _Outage(self._source)
         while True:
-            shell = None
+            connection = None
             try:
-                shell = await self._shells.usable_shell()
+                connection = await self._source.usable_connection()
                 reader = LogReader(request)
                 action = job_action("logs", self.name, self.id, *request.arguments(datetime.now(UTC)))
                 ready = prepared(action.command, None, action.input)
-                connection = shell._connection  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # of this layer
                 async with LineStream(connection, ready, reader) as stream:
                     while (line := await stream.next()) is not None:
                         outage.is_over()
@@ -122,12 +121,14 @@ class AsyncJob:
                         yield line
                 result = stream.result()
             except RentGPUError as error:
-                await outage.pause_after(error, shell)
+                await outage.pause_after(error, connection)
                 continue
             if reader.answer == "missing":
                 raise self._missing()
             if not reader.is_whole:
-                raise _failed(shell, f"cannot read the log of job {self.name}", reader.answer or reader.problem, result)
+                raise _failed(
+                    connection, f"cannot read the log of job {self.name}", reader.answer or reader.problem, result
+                )
             return
 
     async def wait(self, *, timeout: float | None = None) -> JobStatus:
@@ -184,7 +185,7 @@ class AsyncJob:
         from netmind_rentgpu.ssh.job_scripts import answer_of, job_action
 
         action = job_action("remove", self.name, self.id)
-        word, _ = answer_of(await _run(self._shells, action, f"cannot remove job {self.name}"))
+        word, _ = answer_of(await _run(self._source, action, f"cannot remove job {self.name}"))
         if word == "running":
             raise ClientStateError(f"job {self.name} still runs and cannot be removed; stop it, or wait for its end")
 
@@ -196,7 +197,7 @@ class AsyncJob:
         """
         from netmind_rentgpu.ssh.job_scripts import answer_of, job_action, jobs_in
 
-        output = await _run(self._shells, job_action(name, self.name, self.id, *arguments), failure)
+        output = await _run(self._source, job_action(name, self.name, self.id, *arguments), failure)
         for found in jobs_in(output):
             if found.id == self.id:
                 return found.status
@@ -209,7 +210,7 @@ class AsyncJob:
 
 
 async def start_job(
-    shells: ShellSource,
+    source: ConnectionSource,
     command: str,
     *,
     name: str | None,
@@ -232,10 +233,10 @@ async def start_job(
     text = given_to_job(job_id, command, environment=environment, directory=directory, given=given)
     failure = f"cannot start job {wanted}"
     while True:
-        output = await _run(shells, job_action("start", wanted, job_id, given=text), failure)
+        output = await _run(source, job_action("start", wanted, job_id, given=text), failure)
         for found in jobs_in(output):
             if found.id == job_id:
-                return AsyncJob(shells, found)
+                return AsyncJob(source, found)
         word, rest = answer_of(output)
         match word:
             case "taken":
@@ -249,54 +250,60 @@ async def start_job(
                 raise SSHError(f"{failure}: the container has not described it", stage="command")
 
 
-async def find_jobs(shells: ShellSource, name: str | None = None) -> list[AsyncJob]:
+async def find_jobs(source: ConnectionSource, name: str | None = None) -> list[AsyncJob]:
     """Return the jobs of a container, or the one of that name."""
     from netmind_rentgpu.ssh.job_scripts import job_action, jobs_in
 
-    output = await _run(shells, job_action("list", name or "", ""), "cannot list the jobs")
-    return [AsyncJob(shells, found) for found in jobs_in(output)]
+    output = await _run(source, job_action("list", name or "", ""), "cannot list the jobs")
+    return [AsyncJob(source, found) for found in jobs_in(output)]
 
 
-async def find_job(shells: ShellSource, name: str) -> AsyncJob:
+async def find_job(source: ConnectionSource, name: str) -> AsyncJob:
     """Return a container's job of that name; see `AsyncShell.job`."""
     from netmind_rentgpu.ssh.job_scripts import checked_name
 
-    for job in await find_jobs(shells, checked_name(name)):
+    for job in await find_jobs(source, checked_name(name)):
         return job
     raise JobNotFoundError(f"the container has no job {name}; jobs() lists those that it has", name=name)
 
 
-async def _run(shells: ShellSource, action: JobAction, failure: str) -> str:
+async def _run(source: ConnectionSource, action: JobAction, failure: str) -> str:
     """Run an action to its end, over another connection if one is lost, and return its output.
 
     Raises:
         SSHError: it failed, or no connection could be made for too long.
     """
-    outage = _Outage(shells)
+    from netmind_rentgpu.ssh.commands import Command, prepared
+    from netmind_rentgpu.ssh.output import Capture
+    from netmind_rentgpu.ssh.running import run_command
+
+    outage = _Outage(source)
     while True:
-        shell = None
+        connection = None
         try:
-            shell = await shells.usable_shell()
-            done = await shell.run(action.command, input=action.input)
+            connection = await source.usable_connection()
+            captured = Capture(_MOST_OUTPUT)
+            running = Command(prepared(action.command, None, action.input), captured)
+            done = await run_command(connection, running, captured, running.feed_and_wait, check=False, timeout=None)
         except RentGPUError as error:
-            await outage.pause_after(error, shell)
+            await outage.pause_after(error, connection)
         else:
             break
     if not done.ok:
-        raise _failed(shell, failure, done.stderr, done)
+        raise _failed(connection, failure, done.stderr, done)
     return done.stdout
 
 
-def _failed(shell: AsyncShell, failure: str, problem: str, result: CommandResult) -> SSHError:
+def _failed(connection: ShellConnection, failure: str, problem: str, result: CommandResult) -> SSHError:
     shown = "; ".join(problem.split("\n")).strip("; ") or f"it ended with status {result.exit_status}"
-    return SSHError(f"{label_of(shell.container)}: {failure}: {shown}", stage="command", result=result)
+    return SSHError(f"{connection.label}: {failure}: {shown}", stage="command", result=result)
 
 
 class _Outage:
     """The time for which a call has had no connection."""
 
-    def __init__(self, shells: ShellSource) -> None:
-        self._shells = shells
+    def __init__(self, source: ConnectionSource) -> None:
+        self._source = source
         self._now: Callable[[], float] = asyncio.get_running_loop().time
         self.is_over()
 
@@ -305,20 +312,20 @@ class _Outage:
         self._until: float | None = None
         self._pauses = backoff()
 
-    async def pause_after(self, error: RentGPUError, shell: AsyncShell | None) -> None:
+    async def pause_after(self, error: RentGPUError, connection: ShellConnection | None) -> None:
         """Pause before the next attempt, or raise an error that no other connection would mend, or after too long a time.
 
         Args:
-            shell: the shell that has failed; None if there was none.
+            connection: the connection that has failed; None if there was none.
         """
-        if shell is not None and shell.closed:
+        if connection is not None and connection.closed:
             # The source knows why it was closed, and raises an error that says so.
-            await self._shells.usable_shell()
+            await self._source.usable_connection()
         is_lost = isinstance(error, SSHError) and error.stage in ("name", "connection")
         if not is_lost and not isinstance(error, TransportError):
             raise error
         if self._until is None:
-            self._until = self._now() + self._shells.longest_outage
+            self._until = self._now() + self._source.longest_outage
         if self._now() >= self._until:
             raise error
         await asyncio.sleep(next(self._pauses))

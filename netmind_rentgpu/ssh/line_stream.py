@@ -7,8 +7,9 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from netmind_rentgpu.results import CommandResult, OutputLine
-from netmind_rentgpu.ssh.commands import Command, Output, Prepared
+from netmind_rentgpu.ssh.commands import Command, Prepared
 from netmind_rentgpu.ssh.connection import ShellConnection
+from netmind_rentgpu.ssh.output import Output
 
 __all__ = ["LineOutput", "LineStream"]
 

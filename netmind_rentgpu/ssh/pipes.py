@@ -9,8 +9,9 @@ from contextlib import ExitStack
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.results import CommandResult
-from netmind_rentgpu.ssh.commands import Capture, Command, prepared
+from netmind_rentgpu.ssh.commands import Command, prepared
 from netmind_rentgpu.ssh.connection import ShellConnection
+from netmind_rentgpu.ssh.output import Capture
 from netmind_rentgpu.ssh.running import run_command
 from netmind_rentgpu.ssh.streams import PipeSink, PipeSource, Sink, Source, check_descriptors, open_sink, open_source
 

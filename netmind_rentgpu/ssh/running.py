@@ -8,8 +8,9 @@ from collections.abc import Awaitable, Callable
 from netmind_rentgpu.errors import SSHTimeoutError
 from netmind_rentgpu.results import CommandResult
 from netmind_rentgpu.ssh.arguments import shown
-from netmind_rentgpu.ssh.commands import Capture, Command
+from netmind_rentgpu.ssh.commands import Command
 from netmind_rentgpu.ssh.connection import ShellConnection
+from netmind_rentgpu.ssh.output import Capture
 from netmind_rentgpu.waiting.waits import checked_timeout
 
 __all__ = ["run_command"]

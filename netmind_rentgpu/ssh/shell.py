@@ -13,9 +13,9 @@ from netmind_rentgpu.models import Container
 from netmind_rentgpu.results import CommandResult, OnTransferProgress, OutputLine
 from netmind_rentgpu.ssh.arguments import local_path, remote_path
 from netmind_rentgpu.ssh.connection import OpenConnection, ShellConnection
+from netmind_rentgpu.ssh.connection_source import RenewedConnection
 from netmind_rentgpu.ssh.forwarded import AsyncForward, open_forward, open_reverse_forward
 from netmind_rentgpu.ssh.limits import SSHLimits
-from netmind_rentgpu.ssh.shell_source import RenewedShell
 
 if TYPE_CHECKING:
     from netmind_rentgpu.ssh.jobs import AsyncJob
@@ -36,7 +36,7 @@ class AsyncShell:
 
     def __init__(self, open_connection: OpenConnection, limits: SSHLimits | None = None, *, over: str = "") -> None:
         self._connection = ShellConnection(open_connection, limits or SSHLimits(), over)
-        self._renewed_shell: RenewedShell | None = None
+        self._renewed = RenewedConnection(self._connection)
 
     @property
     def container(self) -> Container:
@@ -86,7 +86,8 @@ class AsyncShell:
             InvalidArgumentError: an argument cannot be used.
             ClientStateError: the shell is not open.
         """
-        from netmind_rentgpu.ssh.commands import Capture, Command, prepared
+        from netmind_rentgpu.ssh.commands import Command, prepared
+        from netmind_rentgpu.ssh.output import Capture
         from netmind_rentgpu.ssh.running import run_command
 
         if type(max_output) is not int or max_output < 0:
@@ -173,8 +174,9 @@ class AsyncShell:
             InvalidArgumentError: an argument cannot be used.
             ClientStateError: the shell is not open.
         """
-        from netmind_rentgpu.ssh.commands import Lines, prepared
+        from netmind_rentgpu.ssh.commands import prepared
         from netmind_rentgpu.ssh.line_stream import LineStream
+        from netmind_rentgpu.ssh.output import Lines
 
         ready = prepared(command, environment, input)
         async with LineStream(self._connection, ready, Lines(), check=check) as stream:
@@ -211,7 +213,7 @@ class AsyncShell:
         from netmind_rentgpu.ssh.jobs import start_job
 
         return await start_job(
-            self._renewed(), command, name=name, environment=environment, directory=directory, given=input
+            self._renewed, command, name=name, environment=environment, directory=directory, given=input
         )
 
     async def jobs(self) -> list[AsyncJob]:
@@ -223,7 +225,7 @@ class AsyncShell:
         """
         from netmind_rentgpu.ssh.jobs import find_jobs
 
-        return await find_jobs(self._renewed())
+        return await find_jobs(self._renewed)
 
     async def job(self, name: str) -> AsyncJob:
         """Return the container's job of a name.
@@ -236,7 +238,7 @@ class AsyncShell:
         """
         from netmind_rentgpu.ssh.jobs import find_job
 
-        return await find_job(self._renewed(), name)
+        return await find_job(self._renewed, name)
 
     async def upload(
         self,
@@ -387,13 +389,7 @@ class AsyncShell:
         try:
             await self._connection.close()
         finally:
-            if self._renewed_shell is not None:
-                await self._renewed_shell.close()
-
-    def _renewed(self) -> RenewedShell:
-        if self._renewed_shell is None:
-            self._renewed_shell = RenewedShell(self, self._connection, type(self))
-        return self._renewed_shell
+            await self._renewed.close()
 
     async def __aenter__(self) -> Self:
         await self._connection.open()

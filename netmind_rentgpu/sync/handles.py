@@ -19,7 +19,7 @@ from netmind_rentgpu.ssh.jobs import AsyncJob
 from netmind_rentgpu.ssh.shell import AsyncShell
 from netmind_rentgpu.ssh.streams import check_no_event_loop_streams
 from netmind_rentgpu.sync.portal import OwnedHandle, call
-from netmind_rentgpu.sync.wrappers import sync_iterator, sync_method, sync_opener
+from netmind_rentgpu.sync.wrappers import sync_iterator, sync_method, sync_opener, with_own_names
 
 __all__ = ["Forward", "Job", "Rental", "Shell"]
 
@@ -29,9 +29,10 @@ def _check_streams(keywords: dict[str, Any]) -> None:
 
 
 class Forward:
-    """A forwarded port, which `shell.forward` and `shell.reverse_forward` return: `with shell.forward(...): ...`.
+    """A forwarded port, which `forward` and `reverse_forward` return: `with shell.forward(...): ...`.
 
-    It accepts connections until it or its shell is closed, or the shell's connection is lost. Leaving the block closes it.
+    That of a shell accepts connections until it or the shell is closed, or the shell's connection is lost; that of a rental,
+    until it is closed or the rental ends. Leaving the block closes it.
 
     Attributes:
         listens: the side that accepts connections: `here` on this machine, `there` on the container.
@@ -59,7 +60,7 @@ class Forward:
     def close(self) -> None:
         """Stop accepting connections, and free the port. A second call does nothing.
 
-        Connections that are open go on until one of their ends, or the shell, closes them.
+        Connections that are open go on until one of their ends, the shell, or the rental closes them.
 
         Raises:
             ClientStateError: this is the thread of the client's own event loop.
@@ -191,6 +192,7 @@ class Shell:
         raise TypeError("a shell holds a connection and cannot be pickled")
 
 
+@with_own_names
 class Rental:
     """A rented machine: `with gpu.rent(...) as rental: ...`. It is deleted when the block is left, in any way.
 
@@ -313,6 +315,12 @@ class Rental:
         return next(shell for known, shell in self._shells if known is found)
 
     run: Final = sync_method(AsyncRental.run)
+    pipe: Final = sync_method(AsyncRental.pipe, check=_check_streams)
+    start: Final = sync_opener(AsyncRental.start, Job)
+    jobs: Final = sync_opener(AsyncRental.jobs, _jobs)
+    job: Final = sync_opener(AsyncRental.job, Job)
+    forward: Final = sync_opener(AsyncRental.forward, Forward)
+    reverse_forward: Final = sync_opener(AsyncRental.reverse_forward, Forward)
     detach: Final = sync_method(AsyncRental.detach)
     extend: Final = sync_method(AsyncRental.extend)
 

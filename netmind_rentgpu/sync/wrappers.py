@@ -10,7 +10,16 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from netmind_rentgpu.sync.portal import call, iterate
 from netmind_rentgpu.wire.paging import AsyncPager, Identified, Page
 
-__all__ = ["Pager", "sync_handle", "sync_iterator", "sync_method", "sync_opener", "sync_pager", "synchronous_words"]
+__all__ = [
+    "Pager",
+    "sync_handle",
+    "sync_iterator",
+    "sync_method",
+    "sync_opener",
+    "sync_pager",
+    "synchronous_words",
+    "with_own_names",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -145,6 +154,14 @@ def sync_opener(
 
     returned = re.sub(r"\bAsync(?=[A-Z])", "", inspect.signature(method).return_annotation)
     return _copy_signature(synchronous, method, returned)
+
+
+def with_own_names(kind: type[Kind]) -> type[Kind]:
+    """Name the methods of a class after it, also those whose asynchronous pairs are methods of a base class."""
+    for name, member in vars(kind).items():
+        if inspect.isfunction(member):
+            member.__qualname__ = f"{kind.__qualname__}.{name}"
+    return kind
 
 
 _WORDS = (

@@ -15,7 +15,8 @@ import pytest
 from until import is_running, until
 
 from netmind_rentgpu import AsyncShell, ClientStateError, SSHTimeoutError
-from netmind_rentgpu.ssh.commands import Capture, Command, prepared
+from netmind_rentgpu.ssh.commands import Command, prepared
+from netmind_rentgpu.ssh.output import Capture
 
 # A command and its child, which both outlive a hangup.
 FAMILY = "trap '' HUP; sleep 3600 & echo $! > child; echo $$ > parent; touch up; wait; sleep 3600"

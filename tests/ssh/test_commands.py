@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from netmind_rentgpu import AsyncShell, InvalidArgumentError, OutputLine, SSHError
-from netmind_rentgpu.ssh.commands import Capture, Lines
+from netmind_rentgpu.ssh.output import Capture, Lines
 
 LONG = 60
 

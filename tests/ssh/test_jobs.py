@@ -18,7 +18,6 @@ from programs import FOLDER, LONGEST, with_programs
 from until import is_running, until
 
 from netmind_rentgpu import (
-    AsyncShell,
     ClientStateError,
     InvalidArgumentError,
     JobExistsError,
@@ -27,6 +26,7 @@ from netmind_rentgpu import (
     WaitTimeoutError,
 )
 from netmind_rentgpu.emulator import Fault
+from netmind_rentgpu.ssh.connection import ShellConnection
 from netmind_rentgpu.ssh.jobs import AsyncJob
 
 from .conftest import Site
@@ -37,9 +37,9 @@ TALKING = (
 )
 
 
-def cut(shell: AsyncShell) -> None:
-    """Break the shell's connection."""
-    shell._connection.connected().abort()
+def cut(connection: ShellConnection) -> None:
+    """Break a connection."""
+    connection.connected().abort()
 
 
 async def texts(job: AsyncJob, *, follow: bool = False, tail: int | None = None) -> list[str]:
@@ -129,7 +129,7 @@ async def test_log_that_is_followed_goes_on_over_another_connection(site: Site) 
         async for line in job.logs(follow=True):
             seen.append(line.text)
             if line.text in ("out 5", "out 60"):
-                cut(await shell._renewed().usable_shell())
+                cut(await shell._renewed.usable_connection())
             if line.text == "out 100":
                 (site.home / "enough").touch()
         out = [text for text in seen if text.startswith("out ")]
@@ -146,10 +146,10 @@ async def test_wait_and_stop_go_on_over_another_connection(site: Site) -> None:
         job = await shell.start("trap '' TERM; echo up; while :; do sleep 1; done")
         waiting = asyncio.create_task(job.wait())
         await until(lambda: shell._connection.operations._commands)
-        cut(shell)
+        cut(shell._connection)
         stopping = asyncio.create_task(job.stop(grace=2))
-        await until(lambda: len((shell._renewed()._other or shell)._connection.operations._commands) == 2)
-        cut(await shell._renewed().usable_shell())
+        await until(lambda: len((shell._renewed._other or shell._connection).operations._commands) == 2)
+        cut(await shell._renewed.usable_connection())
         for status in await asyncio.gather(waiting, stopping):
             assert (status.state, status.exit_signal) == ("signaled", "KILL")
 
@@ -276,8 +276,8 @@ async def test_job_of_a_closed_shell_cannot_be_used(site: Site) -> None:
         lines = job.logs(follow=True)
         reading = asyncio.ensure_future(anext(lines))
         await until(lambda: shell._connection.operations._commands)
-        cut(shell)
-        await until(lambda: shell._renewed()._other)
+        cut(shell._connection)
+        await until(lambda: shell._renewed._other)
     with pytest.raises(ClientStateError):
         await reading
     with pytest.raises(ClientStateError):
@@ -292,10 +292,10 @@ async def test_job_of_a_closed_shell_cannot_be_used(site: Site) -> None:
 async def test_call_gives_up_when_no_connection_can_be_made_for_too_long(site: Site) -> None:
     async with site.shell() as shell:
         job = await shell.start("sleep 1000")
-        shell._renewed().longest_outage = 0.5
+        shell._renewed.longest_outage = 0.5
         if site.kind == "emulator":
             site.emulator.faults.add(Fault("ssh refuse", times="all"))
-            cut(shell)
+            cut(shell._connection)
             with pytest.raises(SSHError) as raised:
                 await job.status()
             assert raised.value.stage == "connection"
@@ -309,7 +309,7 @@ async def test_start_whose_connections_are_lost_starts_one_job(after_bytes: int,
         pytest.skip("only the emulator breaks connections on demand")
     async with site.shell() as shell:
         site.emulator.faults.add(Fault("ssh drop", after_bytes=after_bytes, times=3))
-        cut(shell)
+        cut(shell._connection)
         job = await shell.start("echo once >> count; sleep 1000", name="once")
         assert len(await shell.jobs()) == 1
         await until((site.home / "count").exists)
