@@ -110,6 +110,7 @@ class JobStatus:
             signal as a status of 128 and its number, so a job that exits with such a status itself is read as signaled.
         started_at: the moment of the start; None if it is not known.
         ended_at: the moment of the end; None while the job runs, and if it is not known.
+        is_over: True unless the job's first process still runs, for all that is known; that of a lost job may.
         stdout_size, stderr_size: the bytes that the job has written.
     """
 
@@ -120,6 +121,7 @@ class JobStatus:
     exit_signal: str | None
     started_at: datetime | None
     ended_at: datetime | None
+    is_over: bool
     stdout_size: int
     stderr_size: int
 
@@ -127,11 +129,6 @@ class JobStatus:
     def ok(self) -> bool:
         """True if the job has exited with status 0."""
         return self.exit_status == 0
-
-    @property
-    def is_over(self) -> bool:
-        """True if the job does not run any more, as far as is known."""
-        return self.state != "running"
 
 
 @attrs.frozen(kw_only=True)

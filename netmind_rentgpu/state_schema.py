@@ -114,4 +114,6 @@ MIGRATIONS: Final = (
     "ALTER TABLE past_rentals ADD COLUMN shared_budget TEXT",
     "CREATE INDEX past_rentals_by_budget ON past_rentals (shared_budget, ended_at) WHERE shared_budget IS NOT NULL",
     "ALTER TABLE rentals ADD COLUMN guardian TEXT",
+    "ALTER TABLE rentals ADD COLUMN release_job TEXT",
+    "ALTER TABLE rentals ADD COLUMN release_job_id TEXT",
 )

@@ -12,7 +12,7 @@ import attrs
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.concurrency.forks import at_fork_in_child
-from netmind_rentgpu.errors import ClientStateError, StateFileError
+from netmind_rentgpu.errors import ClientStateError, ConfigurationError, StateFileError
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.rentals.guardian.link import ClientGuardian
@@ -213,7 +213,20 @@ class RentalContext:
         if self.guardian is None:
             return None
         left = _NO_DEADLINE if record.expires_at is None else record.expires_at - record.present(self.clock())
-        return await self.guardian.watch(max(0.0, left.total_seconds()), grace=self.limits.guardian)
+        return await self.guardian.watch(max(0.0, left.total_seconds()) + self.limits.guardian, self.limits)
+
+    async def guard_job(self) -> None:
+        """Let the guardian look for jobs whose end gives machines back, from one that is about to be recorded on.
+
+        Raises:
+            ConfigurationError: the client has no guardian, or none can be started.
+        """
+        if self.guardian is None:
+            raise ConfigurationError(
+                "release_when='exits' needs a guardian, because a process has to see the job's end: open the client with"
+                " guardian=True, or detach without release_when"
+            )
+        await self.guardian.watch(self.limits.between_job_looks, self.limits)
 
     async def _end_guard(self) -> None:
         """Report to the guardian that the client is closed, so that it ends once nothing is left to guard."""

@@ -23,6 +23,7 @@ class RentalLimits:
         claim: for the claim of a rental whose time is up; then it is deleted by the deadline that its process knows.
         callbacks: for the coroutines of `on_event` to end, once their rental has ended.
         guardian: for a process that misses a deadline, before its guardian deletes the container.
+        between_job_looks: the time between two looks of the guardian at a job whose end gives its machine back.
     """
 
     answer: float = 30.0
@@ -34,3 +35,4 @@ class RentalLimits:
     claim: float = 5.0
     callbacks: float = 5.0
     guardian: float = 10.0
+    between_job_looks: float = 60.0

@@ -20,6 +20,8 @@ from netmind_rentgpu.amounts import in_own_context, rounded
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.conditions import Condition
 from netmind_rentgpu.errors import (
+    InvalidArgumentError,
+    JobNotFoundError,
     ReleaseError,
     RentalEndedError,
 )
@@ -31,6 +33,7 @@ from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.events import EventOptions, RentalEvents
 from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer, OwnerTask
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
+from netmind_rentgpu.rentals.lifecycle.release_jobs import ReleaseWhen, StartedJob, check_release
 from netmind_rentgpu.rentals.lifecycle.start import RentalStart
 from netmind_rentgpu.rentals.lifecycle.starting import MachineSource, StartLimits
 from netmind_rentgpu.rentals.lifecycle.state import EndReason, Phase, cause_of, noted, what_to_raise
@@ -153,11 +156,17 @@ class AsyncRental(RentedMachine):
         cost = record.cost_until(self._ended_at or record.present(self._context.clock()))
         return None if cost is None or failed.cost is None else rounded(cost + record.spent_before)
 
-    async def detach(self) -> RentalRecord:
+    async def detach(self, *, release_when: ReleaseWhen | None = None, job: StartedJob | None = None) -> RentalRecord:
         """Leave the rental running until its expiry, unless it is attached to again and left before.
 
-        The first `rentals.reap()` after its expiry deletes it. If no process runs that, the rental goes on and costs money.
-        This object cannot be used any longer.
+        The guardian of the client deletes it at its expiry, or with the end of a job. Without a guardian, the first
+        `rentals.reap()` after its expiry does; if no process runs that, the rental goes on and costs money. This object
+        cannot be used any longer.
+
+        Args:
+            release_when: `exits` to let the guardian give the machine back within about a minute of the job's end, however
+                the job ends; None for the expiry alone, which holds in any case.
+            job: the job that is meant, of this rental.
 
         Returns:
             The record in the state file, which `rentals.attach` takes.
@@ -165,11 +174,17 @@ class AsyncRental(RentedMachine):
         Raises:
             StateFileError: the record could not be written; leaving the block still deletes the container.
             RentalEndedError: the rental is over already, or another process has ended it meanwhile.
+            ConfigurationError: the client has no guardian to see the end of the job; the rental is not detached.
+            InvalidArgumentError: only one of the arguments is given, or the job is not one of this rental's container.
+            SSHError: the container could not be asked for the job.
             ClientStateError: the rental was not entered yet, was left or detached before, or is kept anyway.
         """
         self._state.check_loop()
         record = self._state.check_deadline("detach").record
-        detaching = asyncio.create_task(self._provisioner.detach(record))
+        if (until := check_release(release_when, job)) is not None:
+            await self._guard_job(until)
+            record = self._state.check_deadline("detach").record
+        detaching = asyncio.create_task(self._provisioner.detach(record, until))
         try:
             await wait_shielded(detaching)
         finally:
@@ -182,6 +197,15 @@ class AsyncRental(RentedMachine):
         if has_ended:  # by its deadline, or by a concurrent `close`, a moment before
             raise self._state.error
         return detached
+
+    async def _guard_job(self, job: StartedJob) -> None:
+        try:
+            found = await self.job(job.name)
+        except JobNotFoundError as error:
+            raise InvalidArgumentError("job", f"{job.name} is no job of this rental's container") from error
+        if found.id != job.id:
+            raise InvalidArgumentError("job", f"{job.name} is another job of this rental's container by now")
+        await self._context.guard_job()
 
     async def extend(
         self,

@@ -85,7 +85,7 @@ enter() {
 describe() {
   is_running=no began=- status=- ended_at=- tick=- command='""'
   # First, because the supervisor writes `ended` before its own end.
-  runs supervisor && is_running=yes
+  if runs supervisor; then is_running=yes; elif runs leader; then is_running=alone; fi
   { read -r began <began; } 2>/dev/null
   { read -r status ended_at tick <ended; } 2>/dev/null
   { read -r command <command; } 2>/dev/null

@@ -204,6 +204,7 @@ def jobs_in(output: str) -> Iterator[FoundJob]:
                     exit_signal=exit_signal,
                     started_at=moment_from(began),
                     ended_at=moment_from(ended),
+                    is_over=_number(status) is not None or is_running == "no",
                     stdout_size=_number(out) or 0,
                     stderr_size=_number(err) or 0,
                 ),

@@ -33,6 +33,7 @@ from netmind_rentgpu.rentals.ledger.process_identity import (
     this_process,
 )
 from netmind_rentgpu.rentals.ledger.rows import owner_text
+from netmind_rentgpu.rentals.limits import RentalLimits
 from netmind_rentgpu.settings import ClientParts
 
 if TYPE_CHECKING:
@@ -298,12 +299,12 @@ class ClientGuardian:
         # The certificate of a client cannot be read from a context.
         self._is_unproven = parts.ssl_context is not None
 
-    async def watch(self, seconds: float, *, grace: float) -> ProcessIdentity:
-        """Register this client, and a rental that is about to begin; return the guardian.
+    async def watch(self, seconds: float, limits: RentalLimits) -> ProcessIdentity:
+        """Register this client, and a moment at which the guardian has to look at its rentals; return the guardian.
 
         Args:
-            seconds: the time until the rental's deadline.
-            grace: the seconds after a deadline for which the guardian leaves the deletion to this process.
+            seconds: the time until that moment.
+            limits: the time limits by which the guardian acts.
 
         Raises:
             ConfigurationError: no guardian can be started.
@@ -312,10 +313,14 @@ class ClientGuardian:
             await self._check_tls()
             self._is_unproven = False
         is_new, self._process = self._process != os.getpid(), os.getpid()
-        registration = {**registration_of(self._parts), "grace": grace}
+        registration = {
+            **registration_of(self._parts),
+            "grace": limits.guardian,
+            "between_job_looks": limits.between_job_looks,
+        }
         # Users may share the folder of the state file, but not code.
         folder = self._parts.settings.state.parent / f"guardian-{user_id()}"
-        return await run_in_thread(lambda: _link.watch(self._key, registration, folder, seconds + grace, is_new=is_new))
+        return await run_in_thread(lambda: _link.watch(self._key, registration, folder, seconds, is_new=is_new))
 
     async def _check_tls(self) -> None:
         """Check that the TLS settings that the guardian gets let it connect."""

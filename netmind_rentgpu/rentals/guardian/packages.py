@@ -34,12 +34,14 @@ sys.path.insert(0, {folder!r})
 import aiohttp, anyio, cattrs, orjson
 from netmind_rentgpu.rentals.guardian.look import AsyncRentGPU
 AsyncRentGPU("token", base_url="http://localhost", state="/state")
+import importlib.util
+if importlib.util.find_spec("asyncssh"): import netmind_rentgpu.ssh.login
 print("imported")
 """
 _PREFIX: Final = "packages-"
 _LONGEST_IMPORT: Final = 60.0  # seconds
 # The compiled files may appear at any time, and are not needed.
-_CODE: Final = (".py", ".so", ".dylib")
+_CODE: Final = (".py", ".sh", ".so", ".dylib")
 # Folders that a guardian does not need.
 _UNUSED: Final = ("__pycache__", "emulator", "guide", "tests", "_pyinstaller")
 
@@ -184,7 +186,12 @@ def _remove_unused(folder: Path, used: Path) -> None:
 def _files() -> Iterator[tuple[Path, Path]]:
     """Yield the files to copy, each with its place below the folder to import from."""
     try:
-        names = {name for found in _with_dependencies(_NAME, {}) for name in _modules_of(found)}
+        found = dict[str, Distribution]()
+        _with_dependencies(_NAME, found)
+        # An extra, by which the guardian looks at jobs.
+        with suppress(PackageNotFoundError):
+            _with_dependencies("asyncssh", found)
+        names = {name for each in found.values() for name in _modules_of(each)}
     except PackageNotFoundError as error:
         text = f"no guardian can be started: the package {error.name} is not installed, so its files are not known"
         raise ConfigurationError(text) from error

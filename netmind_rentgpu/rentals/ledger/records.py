@@ -24,19 +24,20 @@ _MOST_SECONDS = int(timedelta.max.total_seconds())
 _SHOWN = (
     *("name", "label", "stage", "container_id", "gpu_name", "gpus", "node_name", "region", "image"),
     *("hourly_price", "currency", "intended_at", "created_at", "ready_at", "expires_at", "extendable_to", "certain_at"),
-    *("budget", "shared_budget", "max_cost", "max_cost_at_ceiling", "enforced_by"),
+    *("budget", "shared_budget", "max_cost", "max_cost_at_ceiling", "enforced_by", "release_job"),
 )
 
 Stage: TypeAlias = Literal["intended", "created", "ready", "detached", "abandoned"]
 """The progress of a rental. `abandoned`: the rental is over, and its container may still have to be deleted."""
 
-EndCause: TypeAlias = Literal["released", "expired", "budget", "failed", "reaped", "gone", "kept"]
+EndCause: TypeAlias = Literal["released", "expired", "budget", "failed", "reaped", "gone", "kept", "finished"]
 """The cause of a rental's end.
 
 `released`: its user ended it, by leaving its block, by `close`, by `rentals.release`, or by deleting the container of a
 detached rental.
 `expired`: its time was up. `budget`: its budget was spent. `failed`: its container did not start. `reaped`: its process had
-ended without it. `gone`: its container did not exist any longer. `kept`: it was left to its user, and costs on.
+ended without it. `gone`: its container did not exist any longer. `kept`: it was left to its user, and costs on. `finished`:
+the job was over for which it was detached.
 """
 
 
@@ -96,6 +97,9 @@ class RentalRecord:
             have refused what the service acts on.
         shared_budget: the name of the budget that the rental shares with others; None without one.
         guardian: the guardian that ends the rental if its process dies or misses the deadline; None without one.
+        release_job: the name of the job with whose end the guardian deletes the container while the rental is detached; None
+            if only the expiry ends it.
+        release_job_id: the id of that job.
         enforced_by: the processes that delete the container at its expiry, as `rentals.list` and `rentals.get` find them,
             such as "process 4711 and guardian 4712"; None if only `rentals.reap` does.
         cause: the cause of its end, if it is over, and the record is kept because its container may not be gone; else None.
@@ -135,6 +139,8 @@ class RentalRecord:
     cause: EndCause | None = attrs.field(default=None, repr=False)
     ended_at: datetime | None = attrs.field(default=None, repr=False)
     guardian: ProcessIdentity | None = attrs.field(default=None, repr=False)
+    release_job: str | None = None
+    release_job_id: str | None = attrs.field(default=None, repr=False)
     enforced_by: str | None = attrs.field(default=None, eq=False)
 
     @property

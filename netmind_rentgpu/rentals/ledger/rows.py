@@ -165,6 +165,8 @@ _OPEN: Final[Mapping[str, _Conversion]] = {
     "ended_at": _MOMENT,
     "shared_budget": _PLAIN,
     "guardian": (owner_text, read_owner),
+    "release_job": _PLAIN,
+    "release_job_id": _PLAIN,
 }
 _PAST: Final[Mapping[str, _Conversion]] = {
     "name": _PLAIN,

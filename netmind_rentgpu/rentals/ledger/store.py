@@ -55,7 +55,7 @@ _DEADLINE: Final = ("expires_at", "time_limit", "budget")
 # The columns that change while a rental goes on. The deadline is not among them, so that no owner writes it from memory.
 _PROGRESS: Final = (
     *("stage", "container_id", "shown_name", "certain_at", "owner", "refused"),
-    *("created_at", "ready_at", "cause", "ended_at"),
+    *("created_at", "ready_at", "cause", "ended_at", "release_job", "release_job_id"),
 )
 
 

@@ -48,6 +48,7 @@ from netmind_rentgpu.rentals.lifecycle.deletion import (
 )
 from netmind_rentgpu.rentals.lifecycle.events import RELEASE_REASONS, RentalEvents
 from netmind_rentgpu.rentals.lifecycle.finding import enforced
+from netmind_rentgpu.rentals.lifecycle.release_jobs import StartedJob
 from netmind_rentgpu.rentals.selection.catalog import OfferQueue
 from netmind_rentgpu.rentals.selection.offers import Offer
 
@@ -234,8 +235,11 @@ class Provisioner:
         self._context.untrack(name)
         self._untrack(name)
 
-    async def detach(self, record: RentalRecord) -> RentalRecord:
+    async def detach(self, record: RentalRecord, job: StartedJob | None = None) -> RentalRecord:
         """Detach a rental; return its record. To be run in a task of its own.
+
+        Args:
+            job: the job with whose end the guardian ends the rental; None if only its expiry ends it.
 
         Raises:
             StateFileError: that could not be written; the rental is not detached.
@@ -243,6 +247,8 @@ class Provisioner:
         """
         if (tracked := self._attempts.get(record.name)) is not None:
             record = tracked.attempt.record
+        name, job_id = (None, None) if job is None else (job.name, job.id)
+        record = attrs.evolve(record, release_job=name, release_job_id=job_id)
         try:
             detached = await self._context.ledger.detach(record)
         except asyncio.CancelledError:  # raised once it is written
@@ -255,8 +261,10 @@ class Provisioner:
         self.disown(record.name)
         guardian = record.guardian
         logger.info(
-            "%s: detached; container %s runs on until %s UTC; %s deletes it then",
-            *(record.name, record.container_id, f"{record.expires_at:%Y-%m-%d %H:%M:%S}"),
+            "%s: detached; container %s runs on until %s%s UTC; %s deletes it then",
+            *(record.name, record.container_id),
+            "" if record.release_job is None else f"job {record.release_job} is over, or ",
+            f"{record.expires_at:%Y-%m-%d %H:%M:%S}",
             "rentals.reap()" if guardian is None else f"guardian {guardian.process_id}",
         )
 

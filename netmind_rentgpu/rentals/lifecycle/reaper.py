@@ -34,6 +34,7 @@ from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, Evidence, F
 from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup, CleanupResult, TrackedAttempt
 from netmind_rentgpu.rentals.lifecycle.deletion import Deletion, Target, log_release, unreleased, write_best_effort
 from netmind_rentgpu.rentals.lifecycle.finding import in_use_error
+from netmind_rentgpu.rentals.lifecycle.release_jobs import finished_jobs
 
 __all__ = ["close_record_of_deleted", "reap", "reap_by_name", "reap_guarded", "release"]
 
@@ -89,6 +90,7 @@ class _Reaping:
         *,
         dead: Collection[str],
         wait: bool,
+        finished: Collection[str] = (),
     ) -> None:
         """End many records at once, each as `end` does.
 
@@ -97,11 +99,12 @@ class _Reaping:
             claimed: the records that this process has claimed; None for each that it could not claim.
             dead: the names of the records whose makers are dead for certain.
             wait: as for `end`.
+            finished: the ids of the jobs that are over, with whose end their rentals end.
         """
         await self.shielded(
             self.end(
                 record,
-                _cause_to_reap(self.context, record),
+                _cause_to_reap(self.context, record, finished),
                 is_living=is_living,
                 wait=wait,
                 is_dead=record.name in dead,
@@ -231,17 +234,20 @@ async def reap_guarded(
     owner: ProcessIdentity,
     former: Collection[ProcessIdentity],
     grace: timedelta,
+    between_job_looks: timedelta,
     owner_is_gone: bool,
 ) -> timedelta | None:
     """Delete the containers of the rentals that a guardian has to end.
 
-    These are the rentals that are over, or whose time is up; and all that the owner has, if it is gone.
+    These are the rentals that are over, or whose time is up; those that were detached until a job is over, which it is; and
+    all that the owner has, if it is gone.
 
     Args:
         guardian: the guardian of the rentals.
         owner: the process that the guardian belongs to. Another process may have attached to a rental meanwhile.
         former: the guardians whose rentals it takes over.
         grace: the time after a deadline for which the deletion is left to a living owner.
+        between_job_looks: the time until the next look at a job that is not over.
         owner_is_gone: True if that process is dead, or runs another program by now.
 
     Returns:
@@ -257,7 +263,12 @@ async def reap_guarded(
 
     def is_due(record: RentalRecord) -> bool:
         is_over = record.stage == "abandoned" or is_of_the_dead(record)
+        is_over |= record.stage == "detached" and record.release_job_id in finished
         return record.guardian == guardian and (is_over or time_left(record) <= timedelta(0))
+
+    def until_look(record: RentalRecord) -> timedelta:
+        waits_for_job = record.stage == "detached" and record.release_job is not None
+        return min(time_left(record), between_job_looks) if waits_for_job else time_left(record)
 
     def time_left(record: RentalRecord) -> timedelta:
         if record.expires_at is None:
@@ -267,16 +278,19 @@ async def reap_guarded(
 
     if former:
         await ledger.change_guardian(former, guardian)
-    due = [record for record in await ledger.list_open() if is_due(record)]
+    finished: set[str] = set()
+    records = [record for record in await ledger.list_open() if record.guardian == guardian]
+    finished |= await finished_jobs(context, [record for record in records if not is_due(record)])
+    due = [record for record in records if is_due(record)]
     dead = {record.name for record in due if is_of_the_dead(record)}
     living = [record for record in due if _may_create(record) and record.name not in dead]
     claimed = await asyncio.gather(
         *(ledger.claim_for_reap(record, is_due=is_due) for record in due if record not in living)
     )
     reaping = _Reaping(context)
-    await reaping.end_all(living, claimed, dead=dead, wait=owner_is_gone)
+    await reaping.end_all(living, claimed, dead=dead, wait=owner_is_gone, finished=finished)
     left = [record for record in await ledger.list_open() if record.guardian == guardian]
-    return min((timedelta(0) if is_due(record) else time_left(record) for record in left), default=None)
+    return min((timedelta(0) if is_due(record) else until_look(record) for record in left), default=None)
 
 
 async def release(context: RentalContext, record: RentalRecord, *, force: bool) -> None:
@@ -399,9 +413,9 @@ def _is_orphan(context: RentalContext, record: RentalRecord) -> bool:
     return is_to_be_reaped(record, now=context.clock(), owner_is_gone=owner_is_gone)
 
 
-def _cause_to_reap(context: RentalContext, record: RentalRecord) -> EndCause:
+def _cause_to_reap(context: RentalContext, record: RentalRecord, finished: Collection[str]) -> EndCause:
     if not record.has_expired(context.clock()):
-        return "reaped"
+        return "finished" if record.release_job_id in finished else "reaped"
     return "budget" if record.ends_by_budget else "expired"
 
 

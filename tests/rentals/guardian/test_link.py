@@ -25,6 +25,7 @@ from netmind_rentgpu.emulator import Emulator
 from netmind_rentgpu.rentals.guardian import link
 from netmind_rentgpu.rentals.guardian.link import ClientGuardian
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
+from netmind_rentgpu.rentals.limits import RentalLimits
 from netmind_rentgpu.settings import ClientParts
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the tests look guardians up in /proc")
@@ -202,9 +203,9 @@ async def test_tls_settings_are_tried_out_before_the_guardian_gets_them(
         guardian = guardian_over_tls(service.url, context)
         if has_own_certificate:
             with pytest.raises(ConfigurationError, match="neither a certificate of the client's own"):
-                await guardian.watch(10, grace=1)
+                await guardian.watch(11, RentalLimits())
             return
-        found = await guardian.watch(10, grace=1)
+        found = await guardian.watch(11, RentalLimits())
         await guardian.close(is_empty=True)
     await until(lambda: not is_running(found.process_id))
 

@@ -36,9 +36,12 @@ def test_copies_hold_the_sdk_and_what_it_needs_and_nothing_else(tmp_path: Path) 
     os.close(copies.lock)
     names = {entry.name for entry in copies.folder.iterdir()}
     assert names >= {"netmind_rentgpu", "aiohttp", "attr", "attrs", "cattrs", "anyio", "yarl", "typing_extensions.py"}
-    assert not names & {"pytest", "asyncssh", "click", "rich", "pip"}
+    # It logs in to look at jobs.
+    assert names >= {"asyncssh", "cryptography"}
+    assert not names & {"pytest", "click", "rich", "pip"}
     assert not (copies.folder / "netmind_rentgpu" / "emulator").exists()
     assert (copies.folder / "netmind_rentgpu" / "rentals" / "guardian" / "process.py").exists()
+    assert (copies.folder / "netmind_rentgpu" / "ssh" / "job.sh").exists()
     assert copies.folder.stat().st_mode & 0o777 == 0o700
 
 

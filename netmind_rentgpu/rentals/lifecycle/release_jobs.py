@@ -1,0 +1,65 @@
+"""The jobs with whose end detached rentals end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Literal, Protocol, TypeAlias
+
+from netmind_rentgpu.errors import InvalidArgumentError, JobNotFoundError, RentGPUError
+from netmind_rentgpu.rentals.context import RentalContext
+from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced
+from netmind_rentgpu.rentals.ledger.records import RentalRecord
+
+__all__ = ["ReleaseWhen", "StartedJob", "check_release", "finished_jobs"]
+
+_LONGEST_LOOK = 60.0
+ReleaseWhen: TypeAlias = Literal["exits"]
+"""The end of a job with which a detached rental ends: `exits`, however it ends."""
+
+
+class StartedJob(Protocol):
+    """A job, whether of an asynchronous or a synchronous program."""
+
+    name: str
+    id: str
+
+
+def check_release(release_when: ReleaseWhen | None, job: StartedJob | None) -> StartedJob | None:
+    """Return the job with whose end a rental is to end; None if only its expiry ends it.
+
+    Raises:
+        InvalidArgumentError: one of the arguments is missing, or cannot be used.
+    """
+    if release_when is None and job is None:
+        return None
+    if release_when != "exits":
+        raise InvalidArgumentError("release_when", f"must be 'exits' if a job is given, not {release_when!r}")
+    if job is None or not all(isinstance(getattr(job, name, None), str) for name in ("name", "id")):
+        raise InvalidArgumentError("job", "must be the job with whose end the rental is to end, as start() returns it")
+    return job
+
+
+async def finished_jobs(context: RentalContext, records: Iterable[RentalRecord]) -> set[str]:
+    """Return the ids of those jobs that are over, of records that are detached until then."""
+    waiting = [record for record in records if record.stage == "detached" and record.release_job_id is not None]
+    over = await asyncio.gather(*(_is_over(context, record) for record in waiting))
+    return {record.release_job_id or "" for record, is_over in zip(waiting, over, strict=True) if is_over}
+
+
+async def _is_over(context: RentalContext, record: RentalRecord) -> bool:
+    """Return True if a record's job is over for certain, or was removed; False if that cannot be found out."""
+    if record.container_id is None:
+        return False
+    try:
+        async with asyncio.timeout(_LONGEST_LOOK):
+            container = await context.containers.get(record.container_id)
+            check_not_replaced(record, container)
+            async with context.shell_on(container) as shell:
+                job = await shell.job(record.release_job or "")
+                # Another job of that name may have taken its place.
+                return job.id != record.release_job_id or (await job.status()).is_over
+    except JobNotFoundError:
+        return True
+    except (RentGPUError, TimeoutError):
+        return False
