@@ -317,6 +317,24 @@ async def test_start_whose_connections_are_lost_starts_one_job(after_bytes: int,
         assert (site.home / "count").read_text() == "once\n"
 
 
+@pytest.mark.parametrize(
+    "fault", [Fault("ssh drop", after_bytes=60_000, times=5), Fault("ssh freeze", after_bytes=60_000, times=2)]
+)
+async def test_log_over_connections_that_break_or_freeze_has_each_line_once(fault: Fault, site: Site) -> None:
+    if site.kind != "emulator":
+        pytest.skip("only the emulator breaks and freezes connections on demand")
+    command = "n=0; while [ $n -lt 12000 ]; do n=$((n + 1)); echo $n; echo error $n >&2; done; sleep 1; echo last"
+    async with site.gpu.ssh(site.container, keepalive=0.5) as shell:
+        job = await shell.start(command)
+        site.emulator.faults.add(fault)
+        cut(shell._connection)
+        lines = [line async for line in job.logs(follow=True)]
+        numbers = [*map(str, range(1, 12_001)), "last"]
+        assert [line.text for line in lines if line.stream == "stdout"] == numbers
+        assert [line.text for line in lines if line.stream == "stderr"] == [f"error {n}" for n in numbers[:-1]]
+        assert site.emulator.faults.unmet == ()
+
+
 async def test_job_whose_supervisor_is_killed_is_lost(site: Site) -> None:
     if site.kind != "emulator":
         pytest.skip("only the emulator kills supervisors")
