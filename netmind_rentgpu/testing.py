@@ -159,7 +159,7 @@ class _Emulators:
         return "\n".join(leaks)
 
     def unmet(self) -> str:
-        """Return a message about the test's faults that no request met; an empty text if there are none."""
+        """Return a message about the test's faults that nothing has met; an empty text if there are none."""
         # By identity, because a fault of this test may be equal to an earlier fault.
         faults = [
             fault
@@ -170,7 +170,7 @@ class _Emulators:
         if not faults:
             return ""
         problem = (
-            f"no request met {len(faults)} of the test's faults, so that the test proves nothing about them; remove the "
+            f"nothing has met {len(faults)} of the test's faults, so that the test proves nothing about them; remove the "
             f"faults, or mark the test with {_MAY_LEAVE_UNMET}:"
         )
         return "\n".join([problem, *(f"  {fault.to_mapping()}" for fault in faults)])

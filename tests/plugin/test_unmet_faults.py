@@ -1,4 +1,4 @@
-"""Tests that passed although no request met a fault that they added fail at teardown."""
+"""Tests that passed although nothing has met a fault that they added fail at teardown."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def test_unmet_fault_fails_the_test(tmp_path: Path) -> None:
     counts, text = run_pytest(tmp_path, UNMET.format(mark=""))
     assert counts == {"passed": 2, "error": 1}, text
     assert "ERROR at teardown of test_adds_an_unmet_fault" in text
-    assert "\nno request met 1 of the test's faults" in text
+    assert "\nnothing has met 1 of the test's faults" in text
     assert (
         "\n  {'what': 'status', 'call': 'get_image', 'when': 'before', 'status': 502, 'nth': 1, 'times': 1}\n" in text
     )
@@ -51,7 +51,7 @@ def test_unmet_faults_in_every_emulator_of_the_factory_are_reported(tmp_path: Pa
     """
     counts, text = run_pytest(tmp_path, test)
     assert counts == {"passed": 1, "error": 1}, text
-    assert "no request met 3 of the test's faults" in text
+    assert "nothing has met 3 of the test's faults" in text
     assert [
         text.count(f"  {{'what': 'drop', 'call': '{call}',") for call in ("get_auth", "get_image", "create_image")
     ] == [
@@ -79,7 +79,7 @@ def test_unmet_fault_of_a_test_that_did_not_pass_is_not_reported(tmp_path: Path)
     """
     counts, text = run_pytest(tmp_path, test)
     assert counts == {"failed": 1, "skipped": 1, "xfailed": 1}, text
-    assert "no request met" not in text
+    assert "nothing has met" not in text
 
 
 @pytest.mark.parametrize("scope", ["function", "session"])
@@ -90,7 +90,7 @@ def test_unmet_fault_of_the_users_own_emulator_is_reported_only_if_the_test_adde
     assert counts == {"passed": 4, "error": 2}, text
     assert "ERROR at teardown of test_adds_an_unmet_fault" in text
     assert "ERROR at teardown of test_adds_a_fault_like_that_of_the_fixture" in text
-    assert text.count("no request met 1 of the test's faults") == 2
+    assert text.count("nothing has met 1 of the test's faults") == 2
     assert text.count("  {'what': 'drop', 'call': 'create_image',") == 1
     assert text.count("  {'what': 'drop', 'call': 'get_auth',") == 1
     assert "'call': 'stop_container'" not in text
@@ -162,7 +162,7 @@ def test_leak_and_unmet_fault_of_one_test_are_reported_together(tmp_path: Path) 
     counts, text = run_pytest(tmp_path, test)
     assert counts == {"passed": 1, "error": 1}, text
     assert "forgotten (container 1001)" in text
-    assert "no request met 1 of the test's faults" in text
+    assert "nothing has met 1 of the test's faults" in text
 
 
 def test_fault_is_listed_as_unmet_until_one_request_meets_it() -> None:
