@@ -9,7 +9,7 @@ from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, get_args
+from typing import Any, Final, Literal, get_args, get_origin
 
 __all__ = ["NoSuchTopicError", "help_text"]
 
@@ -138,8 +138,8 @@ def _documentation(name: str) -> str:
     full_name = ".".join([first, *rest])
     if field is not None:
         return f"{full_name}\n\n{field}\n"
-    if literals := _literals(value):
-        return f"{full_name}\n\nA text. Editors offer those that the service documents:{_lines(literals)}\n"
+    if texts := _texts(value):
+        return f"{full_name}\n\n{texts}\n"
     heading = f"{_prefix(value)}{full_name}{_signature(value)}"
     parts = [heading, inspect.getdoc(value) or ""]
     if (module := names[first].rpartition(".")[0]) in _IMPORTED_FROM:
@@ -162,9 +162,12 @@ def _field_text(value: Any, name: str) -> str | None:
     return None if found is None else re.sub(r"\n\s*", " ", found[1])
 
 
-def _literals(value: Any) -> list[str]:
-    """Return the texts that a type of texts names; none for any other value."""
-    return [text for part in get_args(value) for text in get_args(part) if isinstance(text, str)]
+def _texts(value: Any) -> str:
+    """Return a list of the texts that a type of texts names; an empty text for any other value."""
+    if get_origin(value) is Literal:
+        return f"A text, one of{_lines(get_args(value))}"
+    literals = [text for part in get_args(value) for text in get_args(part) if isinstance(text, str)]
+    return f"A text. Editors offer those that the service documents:{_lines(literals)}" if literals else ""
 
 
 def _prefix(value: Any) -> str:
@@ -173,7 +176,10 @@ def _prefix(value: Any) -> str:
 
 
 def _members_of(value: type) -> Iterator[tuple[str, Any]]:
-    for name in vars(value):
+    # The reference shows a base that is not public only by the classes that have its members.
+    public = _names().keys() - {value.__name__}
+    kinds = [kind for kind in value.__mro__ if kind.__module__.startswith(_PACKAGE) and kind.__name__ not in public]
+    for name in dict.fromkeys(name for kind in kinds for name in vars(kind)):
         item = inspect.getattr_static(value, name)
         if (
             not name.startswith("_")

@@ -188,21 +188,24 @@ class Fault:
     Faults that happen to an SSH connection to a container, of an emulator with `ssh=True`:
         ssh refuse: the connection is closed before the server sends its banner.
         ssh drop: the TCP connection is reset once `after_bytes` bytes have passed in both directions together.
-        ssh freeze: nothing passes in either direction any more, and the connection stays open. It freezes after
-            `after_bytes` bytes in both directions together or `seconds` after it was accepted, whichever comes first.
+        ssh freeze: nothing passes in either direction any more, and the connection stays open.
         ssh no forwarding: the server refuses to forward ports, in both directions.
         ssh latency: each piece of data passes `seconds` later, in each direction. The throughput has no limit.
         ssh bandwidth: each direction passes at most `bytes_per_second`.
-        kill supervisor: the container's oldest process with the argument `netmind-job-supervisor` is killed by SIGKILL once
-            it has run for `seconds`. The emulator looks for it from the start of the connection until it has killed one, or
-            until the container stops; the fault counts as met at once. Only Linux, which has /proc, finds the process.
+        kill supervisor: the supervisor of a job is killed by SIGKILL once it has run for `seconds`.
 
     A stock-out is for create_container, and moves is for restart_container. The faults never starts, never reachable, dies
     and vanishes are for both. A late commit is for both, create_auth, create_image, stop_container and delete_container. All
     other faults of an answer are for any call.
 
     A connection meets all faults of SSH connections that match it: latencies add up, and of several limits the least
-    counts. Every TCP connection to a container's port counts when it is accepted, even if the client sends nothing.
+    counts. Every TCP connection to a container's port counts when it is accepted, even if the client sends nothing. A
+    connection freezes after `after_bytes` bytes in both directions together or `seconds` after it was accepted, whichever
+    comes first.
+
+    For kill supervisor, the emulator looks for the container's oldest process with the argument `netmind-job-supervisor`,
+    from the start of the connection until it has killed one, or until the container stops. The fault counts as met at once.
+    Only Linux, which has /proc, finds the process.
 
     Attributes:
         what: the name of the fault, from the lists above.

@@ -1,4 +1,4 @@
-"""What runs on a rented machine: commands, jobs, and forwarded ports, over connections that are made again when lost."""
+"""Commands, jobs and forwarded ports of a rented machine, over connections that are made again when lost."""
 
 from __future__ import annotations
 

@@ -182,7 +182,7 @@ class LogReader:
             self._is_inside_line = [out > 0, err > 0]
 
     def _hand_on(self) -> None:
-        """Hand on what belongs to the samples that are known."""
+        """Pass on the output that belongs to the known samples."""
         while self._samples:
             moment, *ends = self._samples[0]
             self._lines.moment = moment
@@ -209,7 +209,7 @@ class LogReader:
             self._lines.take(piece, error=bool(stream))
 
     def _catch_up(self) -> None:
-        """Hand on what was held back, now that all has arrived that was there."""
+        """Pass on the output that was held back, because all that the job has written so far has arrived."""
         self.is_whole = self._is_over or not self._request.follow
         if self.is_whole and not self._is_over:
             self._lines.show_unfinished()

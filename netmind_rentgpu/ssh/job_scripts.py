@@ -113,7 +113,7 @@ def new_job_name() -> str:
 
 
 def new_job_id() -> str:
-    """Return a new id, by which a job is told from every other, and its processes are found."""
+    """Return a new id, which no other job has, and by which its processes are found."""
     return secrets.token_hex(12)
 
 

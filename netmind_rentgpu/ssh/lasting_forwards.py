@@ -159,7 +159,7 @@ class _LocalPort:
             await asyncio.wait(tuple(self._serving))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Lead a client to the container's port, until both have ended or one has failed."""
+        """Connect a client to the container's port, until both have ended or one has failed."""
         import asyncssh
 
         try:

@@ -29,7 +29,7 @@ PUBLIC = {
 # What is no class and no function: it has no docstring of its own at run time.
 VALUES = {
     *("DEFAULT", "CurrencyName", "EndCause", "GPUName", "OnRentalEvent", "PipeSink", "PipeSource", "RegionCode"),
-    *("Condition", "__version__"),
+    *("Condition", "JobState", "__version__"),
 }
 KNOWN_LANGUAGES = {"python", "text", "console", "toml", "crontab", "sh", "{eval-rst}", "{toctree}"}
 
