@@ -10,6 +10,7 @@ from typing import Any, assert_type
 
 from netmind_rentgpu import (
     AsyncForward,
+    AsyncJob,
     AsyncRental,
     AsyncRentGPU,
     AsyncShell,
@@ -20,6 +21,9 @@ from netmind_rentgpu import (
     Forward,
     Image,
     ImageType,
+    Job,
+    JobState,
+    JobStatus,
     Machine,
     MachineRefusal,
     NoMachineError,
@@ -172,6 +176,38 @@ async def using_shell(shell: AsyncShell) -> None:
     await shell.pipe("x", stdin=b"x", stdout=BytesIO(), environment={"A": "b"}, check=True)
     reader, writer = await asyncio.open_connection("x", 1)
     await shell.pipe("x", stdin=reader, stdout=writer)
+    assert_type(await shell.start("x"), AsyncJob)
+    assert_type(await shell.jobs(), list[AsyncJob])
+    assert_type(await shell.job("x"), AsyncJob)
+
+
+async def using_job(rental: AsyncRental) -> None:
+    job = await rental.start("x", name="n", environment={"A": "b"}, directory="d", input=b"x")
+    assert_type(job, AsyncJob)
+    assert_type(job.name, str)
+    assert_type(job.id, str)
+    status = await job.status()
+    assert_type(status, JobStatus)
+    assert_type(status.state, JobState)
+    assert_type(status.exit_status, int | None)
+    assert_type(status.exit_signal, str | None)
+    assert_type(status.ended_at, datetime | None)
+    assert_type(status.is_over, bool)
+    async for line in job.logs(follow=True, since=timedelta(minutes=5)):
+        assert_type(line, OutputLine)
+        assert_type(line.position, str | None)
+        assert_type(line.time, datetime | None)
+    assert_type([str(line) async for line in job.logs(tail=5)], list[str])
+    assert_type([str(line) async for line in job.logs(after=line.position)], list[str])
+    assert_type(await job.wait(timeout=5), JobStatus)
+    assert_type(await job.stop(grace=0.5), JobStatus)
+    assert_type(await job.remove(), None)
+    assert_type(await rental.jobs(), list[AsyncJob])
+    assert_type(await rental.job("n"), AsyncJob)
+    assert_type(await rental.pipe("x", stdin=b"x", stdout=BytesIO()), CommandResult)
+    async with await rental.forward(local_port=0, remote_port=2) as forward:
+        assert_type(forward, AsyncForward)
+    assert_type(await rental.reverse_forward(remote_port=0, local_port=2), AsyncForward)
 
 
 def using_shell_synchronously(shell: Shell) -> None:
@@ -181,6 +217,28 @@ def using_shell_synchronously(shell: Shell) -> None:
     assert_type(shell.interact("x"), CommandResult)
     assert_type(shell.wait_disconnected(), SSHError | None)
     assert_type(shell.pipe("x", stdin=sys.stdin.buffer, stdout=sys.stdout.buffer), CommandResult)
+    assert_type(shell.start("x", name="n"), Job)
+    assert_type(shell.jobs(), list[Job])
+    assert_type(shell.job("n"), Job)
+
+
+def using_job_synchronously(rental: Rental) -> None:
+    job = rental.start("x", name="n", environment={"A": "b"}, directory="d", input="x")
+    assert_type(job, Job)
+    assert_type(job.command, str)
+    assert_type(job.status(), JobStatus)
+    for line in job.logs(follow=True, since=datetime.now().astimezone()):
+        assert_type(line, OutputLine)
+    assert_type([str(line) for line in job.logs(tail=5)], list[str])
+    assert_type(job.wait(timeout=5), JobStatus)
+    assert_type(job.stop(), JobStatus)
+    assert_type(job.remove(), None)
+    assert_type(rental.jobs(), list[Job])
+    assert_type(rental.job("n"), Job)
+    assert_type(rental.pipe("x", stdin=b"x", stdout=sys.stdout.buffer), CommandResult)
+    with rental.forward(local_port=0, remote_port=2) as forward:
+        assert_type(forward, Forward)
+    assert_type(rental.reverse_forward(remote_port=0, local_port=2), Forward)
 
 
 async def renting(gpu: AsyncRentGPU) -> None:
