@@ -198,7 +198,7 @@ async def using_job(rental: AsyncRental) -> None:
         assert_type(line.position, str | None)
         assert_type(line.time, datetime | None)
     assert_type([str(line) async for line in job.logs(tail=5)], list[str])
-    assert_type([str(line) async for line in job.logs(after=line.position)], list[str])
+    assert_type([str(line) async for line in job.logs(after="5-0")], list[str])
     assert_type(await job.wait(timeout=5), JobStatus)
     assert_type(await job.stop(grace=0.5), JobStatus)
     assert_type(await job.remove(), None)
