@@ -27,7 +27,7 @@ from netmind_rentgpu import AsyncRentGPU
 async def main():
     async with AsyncRentGPU(guardian=True) as gpu:
         began = time.perf_counter()
-        guardian = await gpu._context.guardian.watch(3600, grace=10)
+        guardian = await gpu._context.guardian.watch(3600, gpu._context.limits)
         seconds = time.perf_counter() - began
         async with gpu.rent(image="PyTorch 2.4"):
             print(guardian.process_id, seconds, flush=True)

@@ -216,7 +216,7 @@ class RentalContext:
         return await self.guardian.watch(max(0.0, left.total_seconds()) + self.limits.guardian, self.limits)
 
     async def guard_job(self) -> None:
-        """Let the guardian look for jobs whose end gives machines back, from one that is about to be recorded on.
+        """Register a rental that is about to be detached until a job is over, so that the guardian looks at the job.
 
         Raises:
             ConfigurationError: the client has no guardian, or none can be started.
@@ -226,7 +226,14 @@ class RentalContext:
                 "release_when='exits' needs a guardian, because a process has to see the job's end: open the client with"
                 " guardian=True, or detach without release_when"
             )
-        await self.guardian.watch(self.limits.between_job_looks, self.limits)
+        # After the record is written, however long that takes.
+        await self.guardian.watch(max(self.limits.between_job_looks, self.limits.write), self.limits)
+
+    async def look_at_jobs(self) -> None:
+        """Ask the guardian to look now, because the record is written; it looks later in any case."""
+        if self.guardian is not None:
+            with suppress(ConfigurationError):
+                await self.guardian.watch(0.0, self.limits)
 
     async def _end_guard(self) -> None:
         """Report to the guardian that the client is closed, so that it ends once nothing is left to guard."""

@@ -23,7 +23,7 @@ class RentalLimits:
         claim: for the claim of a rental whose time is up; then it is deleted by the deadline that its process knows.
         callbacks: for the coroutines of `on_event` to end, once their rental has ended.
         guardian: for a process that misses a deadline, before its guardian deletes the container.
-        between_job_looks: the time between two looks of the guardian at a job whose end gives its machine back.
+        between_job_looks: the longest time between two looks of the guardian at a job whose end gives its machine back.
     """
 
     answer: float = 30.0

@@ -164,8 +164,8 @@ class AsyncRental(RentedMachine):
         cannot be used any longer.
 
         Args:
-            release_when: `exits` to let the guardian give the machine back within about a minute of the job's end, however
-                the job ends; None for the expiry alone, which holds in any case.
+            release_when: `exits` to let the guardian give the machine back when the job is over, however it ends: at most a
+                minute later. None for the expiry alone, which holds in any case.
             job: the job that is meant, of this rental.
 
         Returns:

@@ -255,6 +255,8 @@ class Provisioner:
             self._disown_detached(record)
             raise
         self._disown_detached(detached)
+        if job is not None:
+            await self._context.look_at_jobs()
         return enforced(detached)
 
     def _disown_detached(self, record: RentalRecord) -> None:

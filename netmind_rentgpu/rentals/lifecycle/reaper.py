@@ -41,6 +41,8 @@ __all__ = ["close_record_of_deleted", "reap", "reap_by_name", "reap_guarded", "r
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 _DELETIONS_AT_ONCE = 20
+# Between two looks at a job.
+_SHORTEST_PAUSE = timedelta(seconds=5)
 
 
 class _Reaping:
@@ -247,7 +249,7 @@ async def reap_guarded(
         owner: the process that the guardian belongs to. Another process may have attached to a rental meanwhile.
         former: the guardians whose rentals it takes over.
         grace: the time after a deadline for which the deletion is left to a living owner.
-        between_job_looks: the time until the next look at a job that is not over.
+        between_job_looks: the longest time until the next look at a job that is not over.
         owner_is_gone: True if that process is dead, or runs another program by now.
 
     Returns:
@@ -267,8 +269,11 @@ async def reap_guarded(
         return record.guardian == guardian and (is_over or time_left(record) <= timedelta(0))
 
     def until_look(record: RentalRecord) -> timedelta:
-        waits_for_job = record.stage == "detached" and record.release_job is not None
-        return min(time_left(record), between_job_looks) if waits_for_job else time_left(record)
+        if record.stage != "detached" or record.release_job is None:
+            return time_left(record)
+        # The older a rental, the less a minute costs beside it.
+        age = record.present(context.clock()) - record.intended_at
+        return min(time_left(record), between_job_looks, max(_SHORTEST_PAUSE, age / 10))
 
     def time_left(record: RentalRecord) -> timedelta:
         if record.expires_at is None:

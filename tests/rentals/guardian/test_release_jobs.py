@@ -55,7 +55,8 @@ async def detached(gpu: AsyncRentGPU, command: str, **changes: Any) -> RentalRec
 async def test_machine_is_given_back_once_the_job_is_over(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     record = await detached(gpu, "while [ ! -e go ]; do sleep 0.1; done; exit 3")
     assert record.container_id is not None
-    assert await look(gpu, gone=False, between_job_looks=45.0) == 45.0
+    assert await look(gpu, gone=False) == 5.0
+    assert await look(gpu, gone=False, between_job_looks=2.0) == 2.0
     assert await gpu.rentals.list() == [record]
     async with gpu.ssh(record.container_id) as shell:
         await shell.run("touch go")
@@ -64,6 +65,13 @@ async def test_machine_is_given_back_once_the_job_is_over(gpu: AsyncRentGPU, emu
     emulator.assert_nothing_rented()
     (past,) = await gpu.rentals.history()
     assert past.cause == "finished"
+
+
+async def test_older_rental_is_looked_at_less_often(gpu: AsyncRentGPU) -> None:
+    record = await detached(gpu, "exec sleep 1000")
+    for age, seconds in ((timedelta(minutes=5), 30), (timedelta(hours=2), 60)):
+        await put_as_it_is(gpu, attrs.evolve(record, intended_at=record.intended_at - age))
+        assert await look(gpu, gone=True) == pytest.approx(seconds, abs=3)
 
 
 async def test_machine_is_given_back_when_its_job_was_removed(gpu: AsyncRentGPU, emulator: Emulator) -> None:
@@ -94,7 +102,7 @@ async def test_machine_is_kept_while_a_lost_job_still_runs(gpu: AsyncRentGPU, em
         job = await shell.job("train")
         status = await job.wait()
         assert (status.state, status.is_over) == ("lost", False)
-        assert await look(gpu, gone=True) == 60.0
+        assert await look(gpu, gone=True) == 5.0
         assert (await job.stop()).is_over
     assert await look(gpu, gone=True) is None
     emulator.assert_nothing_rented()
@@ -103,7 +111,7 @@ async def test_machine_is_kept_while_a_lost_job_still_runs(gpu: AsyncRentGPU, em
 async def test_machine_is_kept_while_its_job_cannot_be_looked_at(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     record = await detached(gpu, "exit 0")
     emulator.faults.add(Fault("ssh refuse", times="all"))
-    assert await look(gpu, gone=True) == 60.0
+    assert await look(gpu, gone=True) == 5.0
     assert await gpu.rentals.list() == [record]
 
 
@@ -178,7 +186,8 @@ async def test_guardian_gives_the_machine_back_when_the_job_is_over(
         assert record.container_id is not None
         async with gpu.ssh(record.container_id) as shell:
             await shell.run("touch go")
-        await until(lambda: not emulator.running)
+        await until(gpu.rentals.history)
+    emulator.assert_nothing_rented()
     (past,) = await gpu.rentals.history()
     assert past.cause == "finished"
 
@@ -205,7 +214,7 @@ async def test_machine_is_given_back_when_the_job_of_a_program_that_has_ended_is
             async with gpu.ssh(int(container_id)) as shell:
                 assert (await (await shell.job("train")).status()).state == "running"
                 await shell.run("touch go")
-            await until(lambda: not service.emulator.running)
             await until(lambda: not guardians(tmp_path))
+            service.emulator.assert_nothing_rented()
             (past,) = await gpu.rentals.history()
             assert past.cause == "finished"
