@@ -69,10 +69,22 @@ sizes() {
   echo "${14:-0} ${5:-0}"
 }
 
-# Wait a moment, as short as this system's sleep can.
+# Wait a moment, as short as this system's sleep can be.
 pause() {
   [ -n "${moment:-}" ] || if sleep 0.01 2>/dev/null; then moment=0.2 moments=5; else moment=1 moments=1; fi
   sleep "$moment"
+}
+
+# Wait a moment, or a second once that has been done for long; print a line now and then, which ends this process if the
+# client is gone, because its pipe is broken.
+pause_for_client() {
+  rounds=$((${rounds:-0} + 1))
+  if [ $rounds -lt 100 ]; then
+    pause
+  else
+    sleep 1
+    [ $((rounds % 15)) -ne 0 ] || echo "$1"
+  fi
 }
 
 # Enter the folder, if it is this job's.
@@ -123,7 +135,7 @@ start_job() {
   cd "$folder" && describe "$name"
 }
 
-# Start the supervisor, and print its answer. It makes the folder, so that the end of this process leaves a whole job or none.
+# Start the supervisor, and print its answer. It makes the folder, so that this process's end leaves a whole job or none.
 launch() {
   if command -v setsid >/dev/null 2>&1; then
     # The second setsid forks, because the first has made it a leader. With `&`, the job would ignore SIGINT for good.
@@ -215,7 +227,7 @@ sample() {
 # Wait until the job is over, and print its state.
 wait_for_job() {
   enter
-  while runs supervisor && [ ! -e ended ]; do pause; done
+  while runs supervisor && [ ! -e ended ]; do pause_for_client waiting; done
   describe "$name"
 }
 
@@ -378,7 +390,7 @@ find_time() {
 }
 
 # Print the output, in frames: first where it starts; T, time, out and err: a sample; O or E, and a length: so many bytes of
-# stdout or stderr follow; X: the job is over, and all of it is sent; C: all is sent that was there.
+# stdout or stderr follow; X: the job is over, and all of it is sent; C: all is sent that was there; K: nothing new.
 print_logs() {
   enter
   out=$1 err=$2
@@ -406,7 +418,7 @@ print_logs() {
       [ $is_first = no ] || echo C
       is_first=no
       # What is sampled until then is sent in one more round.
-      if [ -e ended ] || ! runs supervisor; then is_over=yes; else pause; fi
+      if [ -e ended ] || ! runs supervisor; then is_over=yes; else pause_for_client K; fi
       continue
     fi
     break

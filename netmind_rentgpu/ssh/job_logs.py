@@ -23,7 +23,7 @@ _POSITION: Final = re.compile(r"(\d{1,18})-(\d{1,18})", re.ASCII)
 _LONGEST_FRAME: Final = 4096
 _BEGIN: Final = re.compile(rf"{ANSWER} logs (\d{{1,18}}) (\d{{1,18}})", re.ASCII)
 _FRAME: Final = re.compile(
-    r"T (?P<time>\d{1,18}) (?P<out>\d{1,18}) (?P<err>\d{1,18})|(?P<stream>[OE]) (?P<size>\d{1,9})|C|X", re.ASCII
+    r"T (?P<time>\d{1,18}) (?P<out>\d{1,18}) (?P<err>\d{1,18})|(?P<stream>[OE]) (?P<size>\d{1,9})|C|X|K", re.ASCII
 )
 
 
@@ -170,7 +170,7 @@ class LogReader:
         elif frame == "X":
             self._lines.finish()
             self._is_over = True
-        else:
+        elif frame == "C":
             self._catch_up()
 
     def _begin(self, out: int, err: int) -> None:

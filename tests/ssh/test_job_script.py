@@ -15,7 +15,8 @@ import pytest
 from job_folder import SHELLS, JobFolder, use_shell
 from until import is_running, until
 
-from netmind_rentgpu.ssh.job_scripts import answer_of, given_to_job, jobs_in
+from netmind_rentgpu.ssh import job_scripts
+from netmind_rentgpu.ssh.job_scripts import answer_of, given_to_job, job_action, jobs_in
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the tests look processes up in /proc")
 
@@ -270,3 +271,26 @@ async def test_answers_are_found_among_what_a_startup_script_prints(folder: JobF
     output = (await folder.act("list", "", "")).decode()
     assert answer_of(f"Welcome!\nnetmind-jobs\n{output}bye") == ("end", "")
     assert answer_of("Welcome!\n") == ("", "")
+
+
+@pytest.mark.parametrize("action", ["wait", "logs"])
+async def test_process_that_waits_for_a_client_that_is_gone_ends(action: str, folder: JobFolder) -> None:
+    await folder.start(WAITING)
+    arguments = (0, 0, "yes", "-", "-", 0) if action == "logs" else ()
+    # It looks after the client in each round, and not only after many.
+    script = job_scripts._SCRIPT.replace("-lt 100", "-lt 1").replace("rounds % 15", "rounds % 1")
+    ready = job_action(action, "mine", folder.id, *arguments)
+    process = await asyncio.create_subprocess_exec(
+        *("/bin/sh", "-c", ready.command.replace(str(len(job_scripts._SCRIPT.encode())), str(len(script.encode())))),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={"HOME": str(folder.home), "PATH": folder.path},
+    )
+    assert process.stdin is not None
+    process.stdin.write(script.encode())
+    process.stdin.close()
+    process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]  # as a client that is gone
+    async with asyncio.timeout(120):
+        assert await process.wait() == -signal.SIGPIPE
+    assert (await folder.found()).status.state == "running"
+    await folder.found("stop", 5)
