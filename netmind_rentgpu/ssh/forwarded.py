@@ -56,8 +56,9 @@ class AsyncForward:
         label: str,
     ) -> None:
         self.listens: Literal["here", "there"] = listens
-        self._local_host, self.local_port = local
-        self._remote_host, self.remote_port = remote
+        self._local_host, self._remote_host = local[0], remote[0]
+        self.local_port: int = local[1]
+        self.remote_port: int = remote[1]
         self._label = label
         self._forwarded = forwarded
         self._loop = running_loop()
