@@ -22,7 +22,7 @@ from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.reconnecting_shell import ReconnectingShell
 from netmind_rentgpu.rentals.lifecycle.state import EndReason, RentalState
 from netmind_rentgpu.rentals.signals import until_passed_on
-from netmind_rentgpu.ssh.connection_source import LONGEST_OUTAGE
+from netmind_rentgpu.ssh.connection_source import LONGEST_OUTAGE, LongCalls
 from netmind_rentgpu.ssh.jobs import AsyncJob, find_job, find_jobs, start_job
 from netmind_rentgpu.ssh.lasting_forwards import LastingForwards
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from netmind_rentgpu.ssh.shell import AsyncShell
     from netmind_rentgpu.ssh.streams import PipeSink, PipeSource
 
-__all__ = ["RentedMachine"]
+__all__ = ["RentalConnections", "RentedMachine"]
 
 _LOOPBACK = "127.0.0.1"
 
@@ -47,7 +47,7 @@ class RentedMachine:
         self._context = context
         self._state = RentalState()
         self._shell = ReconnectingShell(context.shell_on)
-        self._connections = _RentalConnections(self._connect)
+        self._connections = RentalConnections(context, self._state, self._shell)
         self._forwards = LastingForwards(self._connections)
 
     @property
@@ -235,18 +235,48 @@ class RentedMachine:
         """Use the shell, over a new connection if the old one was lost; if that fails, find out if the rental is over."""
         self._state.check_loop()
         await until_passed_on()
-        shell = await self._usable_shell()
+        shell = await self._connections.usable_shell()
         try:
             return await use(shell)
         except (SSHError, ClientStateError) as error:
             await until_passed_on()
             if self._state.reason is None and isinstance(error, SSHError) and error.stage == "connection":
-                await self._examine(self._state.had)
+                await self._connections.examine(self._state.had)
             if self._state.reason is not None:
                 raise self._state.error from error
             raise
 
-    async def _usable_shell(self) -> AsyncShell:
+    async def _close_connections(self) -> None:
+        await self._forwards.close()
+        await self._connections.long_calls.close()
+        await self._shell.close()
+
+
+class RentalConnections:
+    """The connections of a rental, for its commands, jobs and forwards. They do not keep the rental from being freed.
+
+    Attributes:
+        longest_outage, long_calls: as in `ConnectionSource`.
+    """
+
+    def __init__(self, context: RentalContext, state: RentalState, shell: ReconnectingShell) -> None:
+        self._context = context
+        self._state = state
+        self._shell = shell
+        self.longest_outage: float = LONGEST_OUTAGE
+        self.long_calls: LongCalls = LongCalls()
+
+    async def usable_connection(self) -> ShellConnection:
+        """Return a connection that is neither closed nor known to be lost."""
+        shell = await self._connect()
+        return shell._connection  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # a shell is a connection to its user
+
+    async def usable_shell(self) -> AsyncShell:
+        """Return a shell that is neither closed nor known to be lost.
+
+        Raises:
+            RentalEndedError: the rental is over, or allows no login.
+        """
         had = self._state.check()
         try:
             return await self._connect()
@@ -256,7 +286,15 @@ class RentedMachine:
             )
             raise RentalEndedError(text, name=had.record.name, container_id=had.record.container_id) from error
 
-    async def _examine(self, had: ProvisionedRental) -> Container:
+    async def _connect(self) -> AsyncShell:
+        had = self._state.check()
+        try:
+            return await self._shell.usable(lambda: self.examine(had))
+        except SSHError:
+            self._state.check()
+            raise
+
+    async def examine(self, had: ProvisionedRental) -> Container:
         """Return the container as the service shows it now, or as it was known if that cannot be found out.
 
         Raises:
@@ -278,38 +316,3 @@ class RentedMachine:
             return had.container
         self._state.provisioned = attrs.evolve(had, container=container)
         return container
-
-    async def _connect(self) -> AsyncShell:
-        """Return a usable shell, over a new connection if the old one was lost.
-
-        Raises:
-            RentalEndedError: the rental is over, or its container is gone.
-            SSHError: no connection could be made.
-        """
-        had = self._state.check()
-        try:
-            return await self._shell.usable(lambda: self._examine(had))
-        except SSHError:
-            self._state.check()
-            raise
-
-    async def _close_connections(self) -> None:
-        await self._forwards.close()
-        await self._shell.close()
-
-
-class _RentalConnections:
-    """The connections of a rental, for its jobs and forwards.
-
-    Attributes:
-        longest_outage: as in `ConnectionSource`.
-    """
-
-    def __init__(self, connect: Callable[[], Awaitable[AsyncShell]]) -> None:
-        self._connect = connect
-        self.longest_outage: float = LONGEST_OUTAGE
-
-    async def usable_connection(self) -> ShellConnection:
-        """Return a connection that is neither closed nor known to be lost."""
-        shell = await self._connect()
-        return shell._connection  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # a shell is a connection to its user

@@ -36,6 +36,8 @@ _TERMINATION, _KILL = 2.0, 2.0
 _PAUSES = (0.02, 0.1, 0.3, 1.0, 2.0)
 # The most bytes of a command line or a variable's value, somewhat below what systems accept as one argument.
 LONGEST_ARGUMENT: Final = 120_000
+# Variables that a shell does not let others set, or that would change how it reads its commands.
+_OF_SHELLS = frozenset({"BASHOPTS", "BASH_VERSINFO", "EUID", "IFS", "OPTIND", "PPID", "SHELLOPTS", "UID"})
 _NAME_CHARACTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz_0123456789")
 
 
@@ -364,6 +366,8 @@ def _checked(environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
                 f"{name!r} is not a variable's name; use ASCII letters, digits and underscores, and no digit first"
             )
             raise InvalidArgumentError("environment", problem)
+        if name in _OF_SHELLS:
+            raise InvalidArgumentError("environment", f"{name} cannot be set, because shells keep it for themselves")
         if not isinstance(value, str):
             raise InvalidArgumentError("environment", f"{name} must be a text, not {type(value).__name__}")
         if "\0" in value:

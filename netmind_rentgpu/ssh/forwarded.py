@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
@@ -144,7 +145,8 @@ async def open_forward(
     host = text("remote_host", remote_host)
     with connection.failing("connection", f"port {local_port} cannot be forwarded"):
         async with asyncio.timeout(_LONGEST_OPENING):
-            listener = await connection.connected().forward_local_port(LOOPBACK, local_port, host, remote_port)
+            ssh = connection.connected()
+            listener = await _opened(ssh.forward_local_port(LOOPBACK, local_port, host, remote_port))
     port = _PortOfConnection(connection, listener, "here")
     local = (LOOPBACK, listener.get_port())
     return AsyncForward(port, listens="here", local=local, remote=(host, remote_port), label=connection.label)
@@ -161,7 +163,22 @@ async def open_reverse_forward(
     with connection.failing("connection", f"port {remote_port} of the container cannot be forwarded"):
         async with asyncio.timeout(_LONGEST_OPENING):
             leading = leading_to(host, local_port)
-            listener = await connection.connected().create_server(leading, "localhost", remote_port)
+            listener = await _opened(connection.connected().create_server(leading, "localhost", remote_port))
     port = _PortOfConnection(connection, listener, "there")
     remote = ("localhost", listener.get_port())
     return AsyncForward(port, listens="there", local=(host, local_port), remote=remote, label=connection.label)
+
+
+async def _opened(opening: Awaitable[asyncssh.SSHListener]) -> asyncssh.SSHListener:
+    """Open a port, and return its listener; close the listener if the caller is cancelled meanwhile."""
+    task = asyncio.ensure_future(opening)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        task.add_done_callback(_close_unwanted)
+        raise
+
+
+def _close_unwanted(opened: asyncio.Future[asyncssh.SSHListener]) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        opened.result().close()

@@ -11,7 +11,8 @@
 #   ended        exit status, time, and the kernel's clock; its space is taken ahead, so that a full disk cannot prevent it
 # Times are seconds since 1970 by the container's clock. Variables that are set after the job's own begin with netmind_.
 
-jobs=${HOME:-/root}/.netmind_rentgpu/jobs
+home=${HOME:-/root}
+jobs=$home/.netmind_rentgpu/jobs
 length=${1:-0} action=${2:-} name=${3:-} id=${4:-}
 folder=$jobs/$name
 boot_line='script=$(dd bs=1 count=$1 2>/dev/null); eval "$script"'
@@ -33,16 +34,22 @@ find_boot() {
   { read -r boot </proc/sys/kernel/random/boot_id; } 2>/dev/null
 }
 
-# Return 0 if a process runs; set `start`, and where there is /proc, `state`, `parent`, `group` and `session`.
+# Return 0 if a process has other threads than its first one, which may have ended before them.
+has_threads() {
+  set -- "/proc/$1/task"/*
+  [ $# -gt 1 ]
+}
+
+# Return 0 if a process runs; set `start`, and where there is /proc, `state`, `parent` and `session`.
 look_up() {
-  start='' state='' parent='' group='' session=''
+  start='' state='' parent='' session='' looked_up=$1
   if [ -r /proc/self/stat ]; then
     stat_line=''
     { while read -r part; do stat_line="$stat_line $part"; done <"/proc/$1/stat"; } 2>/dev/null || return 1
     set -- ${stat_line##*") "}
     [ $# -ge 20 ] || return 1
-    state=$1 parent=$2 group=$3 session=$4 start=${20}
-    [ "$state" != Z ] && [ "$state" != X ]
+    state=$1 parent=$2 session=$4 start=${20}
+    [ "$state" != X ] && { [ "$state" != Z ] || has_threads "$looked_up"; }
   else
     start=$(ps -o lstart= -p "$1" 2>/dev/null)
     [ -n "$start" ]
@@ -60,13 +67,20 @@ runs() {
 # Set `known_id`, the id that a job's folder has.
 read_id() {
   known_id=''
-  { read -r known_id <"$1/id"; } 2>/dev/null
+  { read -r known_id <"$1/id"; } 2>/dev/null || :
 }
 
-# Print the sizes of stdout and stderr. `ls` lists stderr first; `wc` would read the files on some systems.
+# Print the sizes of stdout and stderr, in a subshell. `wc` would read the files on some systems.
 sizes() {
-  set -- $(ls -ln stdout stderr 2>/dev/null)
-  echo "${14:-0} ${5:-0}"
+  unset TIME_STYLE BLOCK_SIZE LS_BLOCK_SIZE POSIXLY_CORRECT
+  export LC_ALL=C
+  set -- $(ls -ln stderr 2>/dev/null) - $(ls -ln stdout 2>/dev/null)
+  size_of_err=0
+  if [ "$1" != - ]; then
+    size_of_err=$5
+    while [ "$1" != - ]; do shift; done
+  fi
+  echo "${6:-0} $size_of_err"
 }
 
 # Wait a moment, as short as this system's sleep can be.
@@ -83,7 +97,7 @@ pause_for_client() {
     pause
   else
     sleep 1
-    [ $((rounds % 15)) -ne 0 ] || echo "$1"
+    [ $((rounds % 15)) -ne 0 ] || echo "$1" || exit 1
   fi
 }
 
@@ -114,13 +128,31 @@ read_given() {
   esac
 }
 
+# Print a value of what is given.
+given_value() {
+  eval "$given" 2>/dev/null
+  eval "printf %s \"\$netmind_$1\""
+}
+
+# Enter the folder in which the job is to start.
+enter_directory() {
+  cd "$home" && CDPATH='' cd -- "$directory" >/dev/null
+}
+
 # Start the job, unless an earlier start with this id has done so, whose connection was lost.
 start_job() {
+  # Otherwise, the values would be on the command line of a program.
+  [ "$(command -v printf)" = printf ] || fail 'the /bin/sh of this container has no printf of its own'
   read_given || say cut
-  problem=$(eval "$given"; { cd "${HOME:-/root}" && cd -- "$netmind_directory"; } 2>&1) || say directory "$problem"
+  directory=$(given_value directory)
+  problem=$(enter_directory 2>&1) || say directory "$problem"
+  # A shell may print warnings before.
   answer=$(launch)
-  case $answer in
-  ready | taken) ;;
+  case "
+$answer" in
+  *"
+ready" | *"
+taken") ;;
   *) fail "${answer:-the supervisor of the job could not start}" ;;
   esac
   count=0
@@ -152,11 +184,20 @@ launch() {
 make_folder() {
   mkdir -p -m 700 "$jobs" || { echo "cannot make $jobs"; return 1; }
   if ! mkdir -m 700 "$folder" 2>/dev/null; then
-    if [ -d "$folder" ]; then echo taken; else echo "cannot make $folder"; fi
-    return 1
+    # A start that was killed at once has left a folder without an id, whose name is free again.
+    count=0
+    while read_id "$folder" && [ -z "$known_id" ] && [ -d "$folder" ] && [ $count -lt 5 ]; do
+      count=$((count + 1))
+      sleep 1
+    done
+    if [ -z "$known_id" ] && [ -d "$folder" ]; then rm -rf "$folder"; fi
+    if ! mkdir -m 700 "$folder" 2>/dev/null; then
+      if [ -d "$folder" ]; then echo taken; else echo "cannot make $folder"; fi
+      return 1
+    fi
   fi
   cd "$folder" && echo "$id" >id.new && mv id.new id && : >stdout && : >stderr && : >times &&
-    (eval "$given"; printf '%s\n' "$netmind_shown") >command && printf '%99s\n' '' >ended.new &&
+    printf '%s\n' "$(given_value shown)" >command && printf '%99s\n' '' >ended.new &&
     echo "$$ $boot $start" >supervisor && { [ -z "$input" ] || mkfifo -m 600 stdin; } &&
     date +%s >began.new && mv began.new began && return
   rm -rf "$folder"
@@ -168,7 +209,7 @@ supervise() {
   read_given || exit 1
   find_boot
   look_up $$
-  input=$(eval "$given"; printf %s "$netmind_input")
+  input=$(given_value input)
   make_folder || exit 1
   # The client's process may have been ended, so that its pipe is broken.
   trap '' HUP INT QUIT TERM PIPE
@@ -190,7 +231,8 @@ supervise() {
 
 # Run the job's command in a session of its own where there is setsid, otherwise in a process group.
 run_job() {
-  set -- "$(command -v setsid)" "$boot" "$folder" "$id"
+  directory=$(given_value directory)
+  set -- "$(command -v setsid)" "$boot" "$folder" "$id" "$(given_value command)"
   [ -n "$1" ] || set -m
   (
     exec >>stdout 2>>stderr
@@ -200,16 +242,20 @@ run_job() {
     fi
     trap - INT QUIT TERM PIPE
     [ -z "$1" ] || trap - HUP
-    cd "${HOME:-/root}"
-    eval "$given"
-    cd -- "$netmind_directory" || exit 1
-    export NETMIND_RENTGPU_JOB="$4"
+    enter_directory || exit 1
     # It writes `leader` before the command runs in the same process.
     netmind_record='{ read -r netmind_line </proc/$$/stat; } 2>/dev/null
       set -- "$1" "$2" "$3" ${netmind_line##*") "}
       echo "$$ $1 ${23:-$(ps -o lstart= -p $$)}" >"$2/leader"
       exec "${SHELL:-/bin/sh}" -c "$3"'
-    exec $1 /bin/sh -c "$netmind_record" netmind-job "$2" "$3" "$netmind_command"
+    # Last, because the variables may be those that the shell itself uses.
+    eval "$given"
+    export NETMIND_RENTGPU_JOB="$4"
+    if [ -n "$1" ]; then
+      exec "$1" /bin/sh -c "$netmind_record" netmind-job "$2" "$3" "$5"
+    else
+      exec /bin/sh -c "$netmind_record" netmind-job "$2" "$3" "$5"
+    fi
   )
 }
 
@@ -235,7 +281,7 @@ wait_for_job() {
 list_processes() {
   has_leader=no
   runs leader && has_leader=yes
-  leader=${known:-0} status='' ended_at='' tick=''
+  leader=${known:-none} status='' ended_at='' tick=''
   { read -r status ended_at tick <ended; } 2>/dev/null
   marked=$(
     for each in /proc/[0-9]*/environ; do
@@ -246,23 +292,42 @@ list_processes() {
       sed -n -e '/^= .proc.[0-9]*.environ$/h' -e "/^NETMIND_RENTGPU_JOB=$id\$/{x;s/[^0-9]//g;p;x;}"
   )
   marked=" $(echo $marked) "
-  found=' '
-  cat /proc/[0-9]*/stat 2>/dev/null | while read -r line; do
-    process=${line%% *}
-    set -- ${line##*") "}
-    [ $# -ge 20 ] && [ "$1" != Z ] && [ "$1" != X ] || continue
+  found=' ' others=''
+  for each in /proc/[0-9]*; do
+    process=${each#/proc/}
+    [ "$process" != 1 ] && [ "$process" != $$ ] && look_up "$process" || continue
     is_ours=no
     # Once the leader is gone, a younger process of that session may belong to another one with the same number.
-    if [ "$4" = "$leader" ]; then
-      if [ $has_leader = yes ] || [ "${20}" -le "${tick:-0}" ]; then is_ours=yes; fi
+    if [ "$session" = "$leader" ]; then
+      if [ $has_leader = yes ] || [ "$start" -le "${tick:-0}" ]; then is_ours=yes; fi
     fi
     case "$marked" in *" $process "*) is_ours=yes ;; esac
-    case " $processes " in *" $process:${20} "*) is_ours=yes ;; esac
-    case "$found" in *" $2 "*) is_ours=yes ;; esac
+    case " $processes " in *" $process:$start "*) is_ours=yes ;; esac
     if [ $is_ours = yes ]; then
       found="$found$process "
-      echo "$process:${20}"
+      echo "$process:$start"
+    else
+      others="$others $process:$parent:$start"
     fi
+  done
+  # The descendants of those, until there are no more.
+  is_complete=no
+  while [ $is_complete = no ]; do
+    is_complete=yes
+    left=''
+    for each in $others; do
+      process=${each%%:*} parent=${each#*:}
+      start=${parent#*:} parent=${parent%%:*}
+      case "$found" in
+      *" $parent "*)
+        found="$found$process "
+        echo "$process:$start"
+        is_complete=no
+        ;;
+      *) left="$left $each" ;;
+      esac
+    done
+    others=$left
   done
 }
 
@@ -323,6 +388,7 @@ stop_job() {
     count=$((count + 1))
     pause
   done
+  if runs supervisor && [ ! -e ended ]; then fail 'the job still runs, although no process of it was found'; fi
   describe "$name"
 }
 
@@ -361,9 +427,29 @@ send() {
   done
 }
 
-# Print what was written up to the sizes `to_out` and `to_err`, and the samples of that.
+# Return 0 if the fields of a sample are numbers: a full disk may have cut a line off.
+is_sample() {
+  case "$moment_of.$size_out.$size_err" in
+  *[!0-9.]* | .* | *..* | *.) return 1 ;;
+  esac
+  [ ${#moment_of} -le 12 ] && [ ${#size_out} -le 18 ] && [ ${#size_err} -le 18 ]
+}
+
+# Print what was written up to the sizes `to_out` and `to_err`, and the samples of that. The job may have shortened it.
 flush() {
-  printf %s "$samples"
+  set -- $(sizes)
+  if [ "$1" -lt "$out" ] || [ "$2" -lt "$err" ]; then
+    echo S
+    exit 0
+  fi
+  if [ "$to_out" -le "$1" ] && [ "$to_err" -le "$2" ]; then
+    printf %s "$samples"
+  else
+    to_out=$((to_out < $1 ? to_out : $1)) to_err=$((to_err < $2 ? to_err : $2))
+    printf %s "$samples" | while read -r letter moment_of size_out size_err; do
+      echo "$letter $moment_of $((size_out < to_out ? size_out : to_out)) $((size_err < to_err ? size_err : to_err))"
+    done
+  fi
   [ "$to_out" -le "$out" ] || send O $((to_out - out)) <&3
   [ "$to_err" -le "$err" ] || send E $((to_err - err)) <&4
   out=$((to_out > out ? to_out : out)) err=$((to_err > err ? to_err : err))
@@ -384,13 +470,15 @@ find_time() {
   [ $skew -lt -2 ] || [ $skew -gt 2 ] || skew=0
   set -- $(($1 + skew))
   while read -r moment_of size_out size_err; do
+    is_sample || continue
     [ "$moment_of" -lt "$1" ] || break
     out=$size_out err=$size_err
   done <times
 }
 
 # Print the output, in frames: first where it starts; T, time, out and err: a sample; O or E, and a length: so many bytes of
-# stdout or stderr follow; X: the job is over, and all of it is sent; C: all is sent that was there; K: nothing new.
+# stdout or stderr follow; X: the job is over, and all of it is sent; C: all is sent that was there; S: the
+# job has shortened its output; K: nothing new.
 print_logs() {
   enter
   out=$1 err=$2
@@ -405,6 +493,7 @@ print_logs() {
   samples='' batch=0 to_out=$out to_err=$err is_over=no is_first=yes
   while :; do
     while read -r moment_of size_out size_err <&5; do
+      is_sample || continue
       [ "$size_out" -gt "$to_out" ] || [ "$size_err" -gt "$to_err" ] || continue
       # Many samples at once, because each frame costs a process; but only one if it is large.
       if [ $((size_out - out + size_err - err)) -gt 262144 ] || [ $batch -ge 200 ]; then flush; fi

@@ -23,7 +23,7 @@ _POSITION: Final = re.compile(r"(\d{1,18})-(\d{1,18})", re.ASCII)
 _LONGEST_FRAME: Final = 4096
 _BEGIN: Final = re.compile(rf"{ANSWER} logs (\d{{1,18}}) (\d{{1,18}})", re.ASCII)
 _FRAME: Final = re.compile(
-    r"T (?P<time>\d{1,18}) (?P<out>\d{1,18}) (?P<err>\d{1,18})|(?P<stream>[OE]) (?P<size>\d{1,9})|C|X|K", re.ASCII
+    r"T (?P<time>\d{1,18}) (?P<out>\d{1,18}) (?P<err>\d{1,18})|(?P<stream>[OE]) (?P<size>\d{1,9})|C|X|S|K", re.ASCII
 )
 
 
@@ -170,6 +170,8 @@ class LogReader:
         elif frame == "X":
             self._lines.finish()
             self._is_over = True
+        elif frame == "S":
+            self.answer = "the job has shortened its own output"
         elif frame == "C":
             self._catch_up()
 
@@ -210,7 +212,7 @@ class LogReader:
 
     def _catch_up(self) -> None:
         """Pass on the output that was held back, because all that the job has written so far has arrived."""
-        self.is_whole = self._is_over or not self._request.follow
+        self.is_whole = (self._is_over or not self._request.follow) and not any(self._waiting)
         if self.is_whole and not self._is_over:
             self._lines.show_unfinished()
         if self._last is not None:

@@ -27,7 +27,7 @@ from netmind_rentgpu.errors import (
 )
 from netmind_rentgpu.results import CommandResult, JobStatus, OutputLine
 from netmind_rentgpu.ssh.connection import ShellConnection
-from netmind_rentgpu.ssh.connection_source import ConnectionSource
+from netmind_rentgpu.ssh.connection_source import ConnectionSource, ConnectionUse
 from netmind_rentgpu.waiting.waits import checked_timeout
 
 if TYPE_CHECKING:
@@ -108,20 +108,20 @@ class AsyncJob:
         request = log_request(follow=follow, tail=tail, since=since, after=after, now=datetime.now(UTC))
         outage = _Outage(self._source)
         while True:
-            connection = None
+            use = ConnectionUse(self._source, is_long=True)
+            reader = LogReader(request)
             try:
-                connection = await self._source.usable_connection()
-                reader = LogReader(request)
                 action = job_action("logs", self.name, self.id, *request.arguments(datetime.now(UTC)))
                 ready = prepared(action.command, None, action.input)
-                async with LineStream(connection, ready, reader) as stream:
-                    while (line := await stream.next()) is not None:
-                        outage.is_over()
-                        request = request.behind(line)
-                        yield line
-                result = stream.result()
+                async with use as connection:
+                    async with LineStream(connection, ready, reader) as stream:
+                        while (line := await stream.next()) is not None:
+                            outage.is_over()
+                            request = request.behind(line)
+                            yield line
+                    result = stream.result()
             except RentGPUError as error:
-                await outage.pause_after(error, connection)
+                await outage.pause_after(error, use.connection)
                 continue
             if reader.answer == "missing":
                 raise self._missing()
@@ -197,7 +197,8 @@ class AsyncJob:
         """
         from netmind_rentgpu.ssh.job_scripts import answer_of, job_action, jobs_in
 
-        output = await _run(self._source, job_action(name, self.name, self.id, *arguments), failure)
+        action = job_action(name, self.name, self.id, *arguments)
+        output = await _run(self._source, action, failure, is_long=name == "wait")
         for found in jobs_in(output):
             if found.id == self.id:
                 return found.status
@@ -267,8 +268,12 @@ async def find_job(source: ConnectionSource, name: str) -> AsyncJob:
     raise JobNotFoundError(f"the container has no job {name}; jobs() lists those that it has", name=name)
 
 
-async def _run(source: ConnectionSource, action: JobAction, failure: str) -> str:
+async def _run(source: ConnectionSource, action: JobAction, failure: str, *, is_long: bool = False) -> str:
     """Run an action to its end, over another connection if one is lost, and return its output.
+
+    Args:
+        failure: the beginning of the error's text if the action fails.
+        is_long: True for an action that lasts.
 
     Raises:
         SSHError: it failed, or no connection could be made for too long.
@@ -279,14 +284,16 @@ async def _run(source: ConnectionSource, action: JobAction, failure: str) -> str
 
     outage = _Outage(source)
     while True:
-        connection = None
+        use = ConnectionUse(source, is_long=is_long)
         try:
-            connection = await source.usable_connection()
             captured = Capture(_MOST_OUTPUT)
             running = Command(prepared(action.command, None, action.input), captured)
-            done = await run_command(connection, running, captured, running.feed_and_wait, check=False, timeout=None)
+            async with use as connection:
+                done = await run_command(
+                    connection, running, captured, running.feed_and_wait, check=False, timeout=None
+                )
         except RentGPUError as error:
-            await outage.pause_after(error, connection)
+            await outage.pause_after(error, use.connection)
         else:
             break
     if not done.ok:
@@ -300,7 +307,7 @@ def _failed(connection: ShellConnection, failure: str, problem: str, result: Com
 
 
 class _Outage:
-    """The time for which a call has had no connection."""
+    """The time for which a call has had no connection that lasts."""
 
     def __init__(self, source: ConnectionSource) -> None:
         self._source = source
@@ -311,6 +318,7 @@ class _Outage:
         """Record that the connection works."""
         self._until: float | None = None
         self._pauses = backoff()
+        self._begun_at = self._now()
 
     async def pause_after(self, error: RentGPUError, connection: ShellConnection | None) -> None:
         """Pause before the next attempt, or raise an error that no other connection would mend, or after too long a time.
@@ -324,8 +332,13 @@ class _Outage:
         is_lost = isinstance(error, SSHError) and error.stage in ("name", "connection")
         if not is_lost and not isinstance(error, TransportError):
             raise error
+        longest = self._source.longest_outage
+        if connection is not None and self._now() - self._begun_at > longest / 10:
+            # It has lasted, so this is another outage.
+            self.is_over()
         if self._until is None:
-            self._until = self._now() + self._source.longest_outage
+            self._until = self._now() + longest
         if self._now() >= self._until:
             raise error
         await asyncio.sleep(next(self._pauses))
+        self._begun_at = self._now()

@@ -8,9 +8,12 @@ another.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+import struct
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from netmind_rentgpu.concurrency.backoff import backoff
 from netmind_rentgpu.errors import RentGPUError, SSHError, TransportError
@@ -19,9 +22,13 @@ from netmind_rentgpu.ssh.connection import ShellConnection
 from netmind_rentgpu.ssh.connection_source import ConnectionSource
 from netmind_rentgpu.ssh.forwarded import LOOPBACK, AsyncForward, open_reverse_forward
 
+if TYPE_CHECKING:
+    import asyncssh
+
 __all__ = ["LastingForwards"]
 
 _PIECE = 64 * 1024
+_LINGER = "hh" if os.name == "nt" else "ii"
 # Seconds that a client of a forwarded port waits for a new connection.
 _LONGEST_WAIT = 30.0
 
@@ -49,7 +56,7 @@ class LastingForwards:
         check_ports(local_port=(local_port, 0), remote_port=(remote_port, 1))
         host = text("remote_host", remote_host)
         connection = await self._source.usable_connection()
-        port = _LocalPort(self._source, host, remote_port, self._open.discard)
+        port = _LocalPort(self._source, host, remote_port, self._forget)
         try:
             listening = await port.listen(local_port)
         except OSError as error:
@@ -63,7 +70,7 @@ class LastingForwards:
     async def reverse_forward(self, *, remote_port: int, local_port: int, local_host: str) -> AsyncForward:
         """Forward a port of the container; `AsyncRental.reverse_forward` documents the arguments and errors."""
         connection = await self._source.usable_connection()
-        port = _RemotePort(local_port, local_host, self._open.discard)
+        port = _RemotePort(local_port, local_host, self._forget)
         await port.open_on(connection, remote_port)
         self._keep(port)
         remote = ("localhost", port.port)
@@ -73,9 +80,16 @@ class LastingForwards:
 
     async def close(self) -> None:
         """Close all ports, and wait for the end of what runs over those of this machine."""
+        await asyncio.gather(*(port.close_all() for port in tuple(self._open)))
         if self._keeping is not None:
             self._keeping.cancel()
-        await asyncio.gather(*(port.close_all() for port in tuple(self._open)))
+            await asyncio.wait({self._keeping})
+
+    def _forget(self, port: _LastingPort) -> None:
+        self._open.discard(port)
+        # A port that is closed because no connection can be made is closed by that task itself.
+        if not self._open and self._keeping is not None and self._keeping is not asyncio.current_task():
+            self._keeping.cancel()
 
     def _keep(self, port: _LastingPort) -> None:
         self._open.add(port)
@@ -137,8 +151,19 @@ class _LocalPort:
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
 
-        self._server = await asyncio.start_server(serve, LOOPBACK, port)
-        return int(self._server.sockets[0].getsockname()[1])
+        listener = socket.socket()
+        try:
+            if os.name == "posix":
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((LOOPBACK, port))
+            self._server = await asyncio.start_server(serve, sock=listener, start_serving=False)
+            await self._server.start_serving()
+        except BaseException:
+            if self._server is not None:
+                self._server.close()
+            listener.close()
+            raise
+        return int(listener.getsockname()[1])
 
     async def open_again_on(self, connection: ShellConnection) -> None:
         """Do nothing: each client is led over the newest connection."""
@@ -164,22 +189,25 @@ class _LocalPort:
 
         try:
             async with asyncio.timeout(_LONGEST_WAIT):
-                far_reader, far_writer = await self._reach()
+                connection, far_reader, far_writer = await self._reach()
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(_pass_on(reader, far_writer))
-                    group.create_task(_pass_on(far_reader, writer))
+                    group.create_task(_pass_on(far_reader, writer, connection))
             except* (OSError, asyncssh.Error):
-                pass  # one end is gone, so the other is closed
+                # One end is gone, so that the other one is broken off: an end of file would look like the whole.
+                _break_off(writer)
             finally:
                 far_writer.close()
-        except (RentGPUError, OSError, asyncssh.Error):
-            # Nothing listens there, or there is no connection. A client sees its connection broken.
-            writer.transport.abort()
+        except BaseException as error:
+            # Nothing listens there, there is no connection, or the rental has ended.
+            _break_off(writer)
+            if not isinstance(error, (RentGPUError, OSError, asyncssh.Error)):
+                raise
         finally:
             writer.close()
 
-    async def _reach(self) -> tuple[_Reader, _FarWriter]:
+    async def _reach(self) -> tuple[asyncssh.SSHClientConnection, _Reader, _FarWriter]:
         """Connect to the container's port."""
         import asyncssh
 
@@ -188,10 +216,12 @@ class _LocalPort:
             try:
                 connection = await self._source.usable_connection()
                 ssh = connection.connected()
-                return await ssh.open_connection(self._host, self._port, encoding=None)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped **kwargs
+                reader, writer = await ssh.open_connection(self._host, self._port, encoding=None)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped **kwargs
             except (SSHError, TransportError, OSError, asyncssh.Error):
                 if connection is not None and not connection.lost:
                     raise
+            else:
+                return ssh, reader, writer  # pyright: ignore[reportUnknownVariableType]  # unsolved AnyStr
             await asyncio.sleep(pause)
         raise AssertionError
 
@@ -249,9 +279,25 @@ class _RemotePort:
             await self.close()
 
 
-async def _pass_on(reader: _Reader, writer: _Writer) -> None:
-    """Pass bytes on until their end, which is passed on, too."""
+def _break_off(writer: asyncio.StreamWriter) -> None:
+    """Close a connection at once, so that its other end sees it broken, and not at its end."""
+    with suppress(OSError):
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack(_LINGER, 1, 0))
+    writer.transport.abort()
+
+
+async def _pass_on(reader: _Reader, writer: _Writer, connection: asyncssh.SSHClientConnection | None = None) -> None:
+    """Pass bytes on until their end, which is passed on, too.
+
+    Args:
+        connection: the connection that the bytes come over; None if they come over none.
+
+    Raises:
+        ConnectionResetError: the connection was lost, which ends the bytes, too.
+    """
     while data := await reader.read(_PIECE):
         writer.write(data)
         await writer.drain()
+    if connection is not None and connection.is_closed():
+        raise ConnectionResetError("the connection was lost before the end")
     writer.write_eof()

@@ -61,12 +61,14 @@ class LineStream:
 
     async def next(self) -> OutputLine | None:
         """Return the next line, once it has come; None once the command has ended, and no line is left."""
-        if self._lines.room:
-            self._command.go_on()
         while True:
             if has_ended := self._command.closed:
                 self._lines.finish()
-            if (line := self._lines.next()) is not None or has_ended:
+            line = self._lines.next()
+            # After that, because it may have made room.
+            if self._lines.room:
+                self._command.go_on()
+            if line is not None or has_ended:
                 return line
             await self._command.news()
 

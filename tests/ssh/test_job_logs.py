@@ -151,12 +151,26 @@ async def test_large_samples_and_many_samples_come_whole(folder: JobFolder) -> N
     assert rest[5].text == large[:1_000_000].decode(errors="replace")
 
 
-async def test_log_that_the_job_has_cut_short_is_not_whole(folder: JobFolder) -> None:
-    filed(folder, [(1, b"a\n" * 1000, b""), (2, b"b\n", b"")])
+async def test_log_that_the_job_has_shortened_has_what_is_left_and_does_not_go_on(folder: JobFolder) -> None:
+    filed(folder, [(1, b"a\n" * 1000, b"x\n"), (2, b"b\n", b"y\n")])
     (folder.jobs / "mine" / "stdout").write_bytes(b"short\n")
-    reader = LogReader(request())
-    reader.take(await folder.act("logs", "mine", folder.id, 0, 0, "no", "-", "-", 0), error=False)
-    assert not reader.is_whole
+    assert whole(await log_of(folder, request())) == (["short"], ["x", "y"])
+    reader = LogReader(request(after="100-0"))
+    reader.take(await folder.act("logs", "mine", folder.id, 100, 0, "no", "-", "-", 0), error=False)
+    assert (reader.answer, reader.is_whole, reader.next()) == ("the job has shortened its own output", False, None)
+
+
+async def test_line_of_times_that_a_full_disk_has_cut_is_skipped(folder: JobFolder) -> None:
+    filed(folder, [(1, b"one\n", b""), (2, b"two\n", b""), (3, b"three\n", b"")])
+    times = folder.jobs / "mine" / "times"
+    first, second, third = times.read_text().splitlines()
+    times.write_text(f"{first}\n{second[:-4]}{third}\n{third}\n999\n\nx y z\n")
+    lines = await log_of(folder, request())
+    assert [line.text for line in lines] == ["one", "two", "three"]
+    assert [line.text for line in await log_of(folder, request(since=datetime.fromtimestamp(BEGAN + 3, UTC)))] == [
+        "two",
+        "three",
+    ]
 
 
 def test_frames_that_cannot_be_read_are_an_answer() -> None:

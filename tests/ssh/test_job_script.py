@@ -294,3 +294,74 @@ async def test_process_that_waits_for_a_client_that_is_gone_ends(action: str, fo
         assert await process.wait() == -signal.SIGPIPE
     assert (await folder.found()).status.state == "running"
     await folder.found("stop", 5)
+
+
+@pytest.mark.usefixtures("any_shell")
+async def test_variables_that_a_shell_uses_reach_the_job_and_not_its_start(folder: JobFolder) -> None:
+    (folder.home / "lib").mkdir()
+    values = {
+        "HOME": "/usr",
+        "CDPATH": "/usr",
+        "LC_ALL": "de_XX.UTF-8",
+        "PS4": "$(exit 1)",
+        "ENV": "/nowhere",
+        "id": "x",
+    }
+    assert await folder.start('pwd; echo "$HOME $CDPATH $LC_ALL $id"', environment=values, directory="lib") == "job"
+    assert (await folder.found("wait")).status.ok
+    assert (folder.jobs / "mine" / "stdout").read_text() == f"{folder.home}/lib\n/usr /usr de_XX.UTF-8 x\n"
+
+
+@pytest.mark.usefixtures("any_shell")
+@pytest.mark.parametrize("variables", [{"TIME_STYLE": "long-iso"}, {"BLOCK_SIZE": "1K"}], ids=str)
+async def test_variables_of_the_login_change_no_size(folder: JobFolder, variables: dict[str, str]) -> None:
+    folder.variables = variables
+    assert await folder.start("echo 1234; echo 12 >&2") == "job"
+    status = (await folder.found("wait")).status
+    assert (status.stdout_size, status.stderr_size) == (5, 3)
+
+
+async def test_name_of_a_start_that_was_killed_at_once_is_free_again(folder: JobFolder) -> None:
+    (folder.jobs / "mine").mkdir(parents=True)
+    (folder.jobs / "mine" / "id.new").write_text("another\n")
+    assert await folder.start("exit 4") == "job"
+    assert (await folder.found("wait")).status.exit_status == 4
+
+
+async def test_stop_of_a_job_without_a_first_process_ends_nothing(folder: JobFolder) -> None:
+    await folder.start("exit 4")
+    await folder.found("wait")
+    (folder.jobs / "mine" / "leader").unlink()
+    other = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    try:
+        assert (await folder.found("stop", 0)).status.exit_status == 4
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        # A name with a newline and a parenthesis.
+        (
+            "import ctypes, os, time; ctypes.CDLL(None).prctl(15, b'a) \\nb', 0, 0, 0);"
+            " print(os.getpid(), flush=True); time.sleep(1000)"
+        ),
+        # The first thread ends before another one.
+        (
+            "import ctypes, os, threading, time; threading.Thread(target=time.sleep, args=(1000,)).start();"
+            " print(os.getpid(), flush=True); ctypes.CDLL(None).pthread_exit(None)"
+        ),
+    ],
+    ids=["name", "thread"],
+)
+async def test_stop_ends_a_process_that_looks_odd(program: str, folder: JobFolder) -> None:
+    (folder.home / "odd.py").write_text(program)
+    await folder.start(f"exec {sys.executable} odd.py")
+    await until(lambda: family(folder))
+    assert (await folder.found()).status.state == "running"
+    status = (await folder.found("stop", 2)).status
+    assert status.state == "signaled"
+    assert not Path(f"/proc/{family(folder)[0]}/task").exists() or not is_running(family(folder)[0])

@@ -154,6 +154,42 @@ async def test_wait_and_stop_go_on_over_another_connection(site: Site) -> None:
             assert (status.state, status.exit_signal) == ("signaled", "KILL")
 
 
+async def test_each_outage_is_one_of_its_own(site: Site) -> None:
+    async with site.shell() as shell:
+        job = await shell.start("while [ ! -e go ]; do sleep 0.1; done")
+        shell._renewed.longest_outage = 1.0
+        waiting = asyncio.create_task(job.wait())
+        following = asyncio.create_task(texts(job, follow=True))
+        for _ in range(3):
+            await until(lambda: len(shell._renewed.long_calls._counts) == 1)
+            # Longer than the longest outage, with a connection that works.
+            await asyncio.sleep(1.2)
+            cut(await shell._renewed.usable_connection())
+        (site.home / "go").touch()
+        assert (await waiting).ok
+        assert await following == []
+
+
+async def test_many_waits_leave_sessions_for_other_calls(site: Site) -> None:
+    async with site.shell() as shell:
+        job = await shell.start("while [ ! -e go ]; do sleep 0.1; done")
+        waiting = [asyncio.create_task(job.wait()) for _ in range(14)]
+        calls = shell._renewed.long_calls
+        await until(lambda: sum(calls._counts.values()) == 14)
+        async with asyncio.timeout(60):
+            assert (await job.status()).state == "running"
+        (site.home / "go").touch()
+        assert all([(await each).ok for each in waiting])
+        assert (calls._counts, calls._own) == ({}, set())
+
+
+async def test_long_tail_comes_whole(site: Site) -> None:
+    async with site.shell() as shell:
+        job = await shell.start("n=0; while [ $n -lt 30000 ]; do n=$((n + 1)); echo $n; done")
+        await job.wait()
+        assert await texts(job, tail=25_000) == [str(number) for number in range(5_001, 30_001)]
+
+
 async def test_stop_leaves_no_process_of_a_job_that_resists(site: Site) -> None:
     (site.home / "stubborn").write_text("trap '' TERM HUP\necho $$\nwhile :; do sleep 1; done\n")
     async with site.shell() as shell:
@@ -253,6 +289,8 @@ async def test_job_that_cannot_be_started_says_why(site: Site) -> None:
             ({"input": 5}, "input"),
             ({"environment": {"a b": "x"}}, "environment"),
             ({"environment": {"netmind_command": "x"}}, "environment"),
+            ({"environment": {"UID": "5"}}, "environment"),
+            ({"environment": {"IFS": "/"}}, "environment"),
             ({"directory": ""}, "directory"),
             ({"directory": "a\0"}, "directory"),
         ):

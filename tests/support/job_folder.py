@@ -23,12 +23,14 @@ class JobFolder:
 
     Attributes:
         path: the programs that the shell finds.
+        variables: what the login has in its environment beside the usual.
         id: the id of its first job, which no other test uses: by its id, a job's processes are found on the whole machine.
     """
 
     home: Path
     path: str = field(default_factory=lambda: os.environ["PATH"])
     id: str = field(default_factory=new_job_id)
+    variables: dict[str, str] = field(default_factory=dict)
 
     @property
     def jobs(self) -> Path:
@@ -47,7 +49,7 @@ class JobFolder:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={"HOME": str(self.home), "PATH": self.path, "SHELL": "/bin/sh"},
+            env={"HOME": str(self.home), "PATH": self.path, "SHELL": "/bin/sh", **self.variables},
             cwd=self.home,
             start_new_session=True,
         )

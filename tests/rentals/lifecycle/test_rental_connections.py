@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -178,6 +179,59 @@ async def test_closed_forward_leaves_its_clients_connected(rental: AsyncRental) 
         writer.close()
 
 
+async def test_client_sees_a_lost_connection_as_a_broken_one(rental: AsyncRental) -> None:
+    async with echoing() as there, await rental.forward(local_port=0, remote_port=there) as forward:
+        reader, writer = await asyncio.open_connection("127.0.0.1", forward.port)
+        writer.write(b"one\n")
+        assert await reader.readline() == b"echo one\n"
+        await cut(rental)
+        # An end of file would look like the end of what the server has sent.
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+
+
+async def test_client_that_does_not_read_is_disconnected_at_the_end(gpu: AsyncRentGPU) -> None:
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while True:
+                writer.write(bytes(65_536))
+                await writer.drain()
+
+    server = await asyncio.start_server(flood, "127.0.0.1", 0)
+    async with server, gpu.rent(**WANTED) as rental:
+        forward = await rental.forward(local_port=0, remote_port=server.sockets[0].getsockname()[1])
+        reader, writer = await asyncio.open_connection("127.0.0.1", forward.port)
+        assert await reader.readexactly(1_000_000) == bytes(1_000_000)
+        await rental.close()
+        with pytest.raises(ConnectionResetError):
+            while await reader.read(65_536):
+                pass
+        writer.close()
+    gc.collect()
+
+
+@pytest.mark.parametrize("steps", range(16))
+async def test_cancelled_forward_leaves_no_port_open(steps: int, rental: AsyncRental) -> None:
+    async with echoing() as there:
+        for is_local in (False, True):
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = free.getsockname()[1]
+            forwarding = asyncio.create_task(
+                rental.forward(local_port=port, remote_port=there)
+                if is_local
+                else rental.reverse_forward(remote_port=port, local_port=there)
+            )
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            forwarding.cancel()
+            await asyncio.wait([forwarding])
+            if not forwarding.cancelled():
+                await forwarding.result().close()
+            await until(lambda port=port: refuses(port))  # type: ignore[misc]  # mypy cannot infer it
+
+
 async def test_end_of_the_rental_closes_its_forwards_and_disconnects_their_clients(gpu: AsyncRentGPU) -> None:
     async with echoing() as there, gpu.rent(**WANTED) as rental:
         forwards = [
@@ -187,7 +241,8 @@ async def test_end_of_the_rental_closes_its_forwards_and_disconnects_their_clien
         reader, writer = await asyncio.open_connection("127.0.0.1", forwards[0].port)
         writer.write(b"one\n")
         assert await reader.readline() == b"echo one\n"
-    assert await reader.read() == b""
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
     writer.close()
     for forward in forwards:
         assert forward.closed
