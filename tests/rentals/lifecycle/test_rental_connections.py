@@ -229,6 +229,8 @@ async def test_cancelled_forward_leaves_no_port_open(steps: int, rental: AsyncRe
             await asyncio.wait([forwarding])
             if not forwarding.cancelled():
                 await forwarding.result().close()
+            # The port may be opened a moment later, and is closed then.
+            await until(lambda: not any("_wrap_awaitable" in repr(task) for task in asyncio.all_tasks()))
             await until(lambda port=port: refuses(port))  # type: ignore[misc]  # mypy cannot infer it
 
 
