@@ -187,7 +187,7 @@ async def test_clock_set_back_does_not_prolong_a_release(state: Path) -> None:
 async def test_rental_goes_on_where_the_list_shows_what_a_404_denies(gpu: AsyncRentGPU, emulator: Emulator) -> None:
     async with gpu.rent(image=IMAGE) as rental:
         emulator.faults.add(Fault("status", call="get_container", status=404))
-        assert (await rental._examine(rental._state.had)).id == rental.container.id
+        assert (await rental._connections.examine(rental._state.had)).id == rental.container.id
         assert (await rental.run("true")).ok
     emulator.assert_nothing_rented()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -54,20 +54,51 @@ async def cut(rental: AsyncRental) -> None:
     await until(lambda: connection.lost)
 
 
-@asynccontextmanager
-async def echoing() -> AsyncIterator[int]:
-    """Serve a port of this machine that returns each line that it gets, with its own name before it."""
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
-    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while line := await reader.readline():
-            writer.write(b"echo " + line)
-            await writer.drain()
-        writer.write(b"bye")
+
+@asynccontextmanager
+async def serving(serve: Serve) -> AsyncIterator[int]:
+    """Serve a port of this machine; break off what is still connected at the end."""
+    connected: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        connected[task] = writer
+        with suppress(OSError):
+            await serve(reader, writer)
         writer.close()
 
-    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
     async with server:
         yield server.sockets[0].getsockname()[1]
+        for writer in connected.values():
+            writer.transport.abort()
+        if connected:
+            await asyncio.wait(connected)
+
+
+async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Return each line, with a word before it."""
+    while line := await reader.readline():
+        writer.write(b"echo " + line)
+        await writer.drain()
+    writer.write(b"bye")
+
+
+async def mirror(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Return all bytes as they are."""
+    while piece := await reader.read(65_536):
+        writer.write(piece)
+        await writer.drain()
+
+
+async def flood(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Send bytes without end."""
+    while True:
+        writer.write(bytes(65_536))
+        await writer.drain()
 
 
 async def ask(port: int, text: bytes = b"hello\n") -> bytes:
@@ -90,7 +121,7 @@ async def answers(port: int) -> bool:
 
 
 async def test_port_of_this_machine_stays_open_while_the_connection_is_lost(rental: AsyncRental) -> None:
-    async with echoing() as there, await rental.forward(local_port=0, remote_port=there) as forward:
+    async with serving(echo) as there, await rental.forward(local_port=0, remote_port=there) as forward:
         for _ in range(3):
             assert await ask(forward.port) == b"echo hello\nbye"
             former = rental.shell
@@ -106,7 +137,7 @@ async def test_port_of_this_machine_stays_open_while_the_connection_is_lost(rent
 
 
 async def test_rental_connects_again_by_itself_while_a_port_is_forwarded(rental: AsyncRental) -> None:
-    async with echoing() as here, await rental.reverse_forward(remote_port=0, local_port=here) as forward:
+    async with serving(echo) as here, await rental.reverse_forward(remote_port=0, local_port=here) as forward:
         port = forward.remote_port
         assert await answers(port)
         for _ in range(3):
@@ -144,19 +175,12 @@ def is_free(port: int) -> bool:
 async def test_large_streams_pass_a_forwarded_port_whole(rental: AsyncRental) -> None:
     data = bytes(range(256)) * 20_000
 
-    async def mirror(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while piece := await reader.read(65_536):
-            writer.write(piece)
-            await writer.drain()
-        writer.close()
-
-    server = await asyncio.start_server(mirror, "127.0.0.1", 0)
-    async with server, await rental.forward(local_port=0, remote_port=server.sockets[0].getsockname()[1]) as forward:
+    async with serving(mirror) as there, await rental.forward(local_port=0, remote_port=there) as forward:
         assert await asyncio.gather(*(ask(forward.port, data) for _ in range(3))) == [data] * 3
 
 
 async def test_client_of_a_port_where_nothing_listens_is_disconnected(rental: AsyncRental) -> None:
-    async with echoing() as free:
+    async with serving(echo) as free:
         pass
     async with await rental.forward(local_port=0, remote_port=free) as forward:
         for _ in range(2):
@@ -167,7 +191,7 @@ async def test_client_of_a_port_where_nothing_listens_is_disconnected(rental: As
 
 
 async def test_client_that_disconnects_early_harms_no_other(rental: AsyncRental) -> None:
-    async with echoing() as there, await rental.forward(local_port=0, remote_port=there) as forward:
+    async with serving(echo) as there, await rental.forward(local_port=0, remote_port=there) as forward:
         for _ in range(5):
             _, writer = await asyncio.open_connection("127.0.0.1", forward.port)
             writer.transport.abort()
@@ -175,7 +199,7 @@ async def test_client_that_disconnects_early_harms_no_other(rental: AsyncRental)
 
 
 async def test_closed_forward_leaves_its_clients_connected(rental: AsyncRental) -> None:
-    async with echoing() as there:
+    async with serving(echo) as there:
         forward = await rental.forward(local_port=0, remote_port=there)
         reader, writer = await asyncio.open_connection("127.0.0.1", forward.port)
         writer.write(b"one\n")
@@ -191,7 +215,7 @@ async def test_closed_forward_leaves_its_clients_connected(rental: AsyncRental) 
 
 
 async def test_client_sees_a_lost_connection_as_a_broken_one(rental: AsyncRental) -> None:
-    async with echoing() as there, await rental.forward(local_port=0, remote_port=there) as forward:
+    async with serving(echo) as there, await rental.forward(local_port=0, remote_port=there) as forward:
         reader, writer = await asyncio.open_connection("127.0.0.1", forward.port)
         writer.write(b"one\n")
         assert await reader.readline() == b"echo one\n"
@@ -203,15 +227,8 @@ async def test_client_sees_a_lost_connection_as_a_broken_one(rental: AsyncRental
 
 
 async def test_client_that_does_not_read_is_disconnected_at_the_end(gpu: AsyncRentGPU) -> None:
-    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while True:
-                writer.write(bytes(65_536))
-                await writer.drain()
-
-    server = await asyncio.start_server(flood, "127.0.0.1", 0)
-    async with server, gpu.rent(**WANTED) as rental:
-        forward = await rental.forward(local_port=0, remote_port=server.sockets[0].getsockname()[1])
+    async with serving(flood) as there, gpu.rent(**WANTED) as rental:
+        forward = await rental.forward(local_port=0, remote_port=there)
         reader, writer = await asyncio.open_connection("127.0.0.1", forward.port)
         assert await reader.readexactly(1_000_000) == bytes(1_000_000)
         await rental.close()
@@ -224,7 +241,7 @@ async def test_client_that_does_not_read_is_disconnected_at_the_end(gpu: AsyncRe
 
 @pytest.mark.parametrize("steps", range(16))
 async def test_cancelled_forward_leaves_no_port_open(steps: int, rental: AsyncRental) -> None:
-    async with echoing() as there:
+    async with serving(echo) as there:
         for is_local in (False, True):
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
@@ -246,7 +263,7 @@ async def test_cancelled_forward_leaves_no_port_open(steps: int, rental: AsyncRe
 
 
 async def test_end_of_the_rental_closes_its_forwards_and_disconnects_their_clients(gpu: AsyncRentGPU) -> None:
-    async with echoing() as there, gpu.rent(**WANTED) as rental:
+    async with serving(echo) as there, gpu.rent(**WANTED) as rental:
         forwards = [
             await rental.forward(local_port=0, remote_port=there),
             await rental.reverse_forward(remote_port=0, local_port=there),
@@ -266,7 +283,7 @@ async def test_end_of_the_rental_closes_its_forwards_and_disconnects_their_clien
 
 
 async def test_expiry_closes_forwards_whose_connection_is_lost(gpu: AsyncRentGPU, emulator: Emulator) -> None:
-    async with echoing() as there:
+    async with serving(echo) as there:
         with pytest.raises(RentalExpiredError):
             async with gpu.rent(**WANTED, ttl=timedelta(seconds=3), timeout=2.5) as rental:
                 forward = await rental.forward(local_port=0, remote_port=there)
@@ -278,7 +295,7 @@ async def test_expiry_closes_forwards_whose_connection_is_lost(gpu: AsyncRentGPU
 
 
 async def test_port_that_cannot_be_forwarded_says_why(rental: AsyncRental) -> None:
-    async with echoing() as taken:
+    async with serving(echo) as taken:
         with pytest.raises(SSHError, match=f"port {taken} cannot be forwarded"):
             await rental.forward(local_port=taken, remote_port=1)
         with pytest.raises(SSHError, match="of the container cannot be forwarded"):
