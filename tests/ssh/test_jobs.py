@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from programs import FOLDER, LONGEST, with_programs
+from short_forms import thinned
 from until import is_running, until
 
 from netmind_rentgpu import (
@@ -341,7 +342,7 @@ async def test_call_gives_up_when_no_connection_can_be_made_for_too_long(site: S
         assert (await job.stop()).is_over
 
 
-@pytest.mark.parametrize("after_bytes", [*range(4_000, 30_000, 2_000)])
+@pytest.mark.parametrize("after_bytes", thinned(range(4_000, 30_000, 2_000), every=4))
 async def test_start_whose_connections_are_lost_starts_one_job(after_bytes: int, site: Site) -> None:
     if site.kind != "emulator":
         pytest.skip("only the emulator breaks connections on demand")
@@ -386,7 +387,7 @@ async def test_job_whose_supervisor_is_killed_is_lost(site: Site) -> None:
         await job.remove()
 
 
-@pytest.mark.parametrize("steps", [*range(0, 60, 4), *range(60, 400, 25)])
+@pytest.mark.parametrize("steps", thinned([*range(0, 60, 4), *range(60, 400, 25)], every=4))
 async def test_cancelled_start_leaves_a_whole_job_or_none(steps: int, site: Site) -> None:
     async with site.shell() as shell:
         starting = asyncio.create_task(shell.start("sleep 1000", name="mine"))
