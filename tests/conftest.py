@@ -75,7 +75,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
     ]
     if skipped:
         terminalreporter.write_line(
-            f"{len(skipped)} tests were skipped because OpenSSH's server or client or libnss-wrapper is missing; "
+            f"{len(skipped)} tests were skipped because OpenSSH's server or client, libnss-wrapper or a shell is missing; "
             f"to run them, install it: {openssh.INSTALL}"
         )
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from openssh import missing
 from until import until
 
 from netmind_rentgpu.ssh import job_scripts
@@ -77,7 +78,8 @@ class JobFolder:
 
 def use_shell(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `job.sh` run in another shell than this machine's /bin/sh."""
-    if shutil.which(shell.split(maxsplit=1)[0]) is None:
-        pytest.skip(f"{shell} is missing")
+    program = shell.split(maxsplit=1)[0]
+    if shutil.which(program) is None:
+        missing(program)
     monkeypatch.setattr(job_scripts, "_LINE", job_scripts._LINE.replace("/bin/sh", shell))
     monkeypatch.setattr(job_scripts, "_SCRIPT", job_scripts._SCRIPT.replace("/bin/sh", shell))
