@@ -103,7 +103,7 @@ class ActiveOperations:
 
     async def _probe(self, count: int) -> ProbeResult:
         if self._connection is None:
-            return ProbeResult(opened=0, running=0)
+            return ProbeResult(opened=0, refused=count, running=0)
         from netmind_rentgpu.ssh.session_probe import probe_sessions
 
         return await probe_sessions(

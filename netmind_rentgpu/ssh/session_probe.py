@@ -30,7 +30,11 @@ async def probe_sessions(
     # Never cancel an opening: otherwise the channel stays open for good.
     opening = [asyncio.create_task(session.open(connection)) for session in sessions]
     await asyncio.wait(opening, timeout=_OPENING)
-    result = ProbeResult(opened=sum(session.is_open for session in sessions), running=running())
+    result = ProbeResult(
+        opened=sum(session.is_open for session in sessions),
+        refused=sum(session.is_refused for session in sessions),
+        running=running(),
+    )
     for session, task in zip(sessions, opening, strict=True):
         task.add_done_callback(session.end)
     # Wait for the server's own end of each session, because the server counts a session until then.
@@ -45,11 +49,17 @@ async def probe_sessions(
 
 
 class _Session(asyncssh.SSHClientSession[bytes]):
-    """A session of a probe."""
+    """A session of a probe.
+
+    Attributes:
+        is_refused: True if it could not be opened.
+        closed: set at its end.
+    """
 
     def __init__(self) -> None:
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._started = False
+        self.is_refused: bool = False
         self.closed: asyncio.Event = asyncio.Event()
 
     @property
@@ -62,8 +72,9 @@ class _Session(asyncssh.SSHClientSession[bytes]):
         try:
             await connection.create_session(lambda: self, _COMMAND, encoding=None, request_pty=False)  # pyright: ignore[reportUnknownMemberType]  # untyped **kwargs
         except (OSError, asyncssh.Error):
-            return
-        self._started = True
+            self.is_refused = True
+        else:
+            self._started = True
 
     def end(self, _: object) -> None:
         """End the session's command by the end of its input."""

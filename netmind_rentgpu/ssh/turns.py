@@ -17,6 +17,8 @@ __all__ = ["CommandTurns", "ProbeResult", "SessionLimit"]
 _COMMANDS_AT_FIRST = 8
 # One session for copies, and one for ending commands.
 _RESERVED = 2
+# Probes that the server may leave without all its answers.
+_MOST_UNANSWERED = 3
 # Seconds that a session of the reserve waits for a probe to end.
 _LONGEST_PROBE_TO_WAIT_FOR = 2.0
 
@@ -27,10 +29,12 @@ class ProbeResult:
 
     Attributes:
         opened: the number of sessions that the probe opened.
+        refused: the number of sessions that the server refused; it may not have answered for all.
         running: the number of commands that ran beside them.
     """
 
     opened: int
+    refused: int
     running: int
 
 
@@ -40,11 +44,13 @@ class SessionLimit:
 
     Attributes:
         commands: the number, without the two sessions that are reserved for copies and for ending commands.
-        is_final: True if the server has refused more.
+        is_final: True if the server has refused more, or has left too many probes without all its answers.
+        unanswered: the number of probes for which the server had not answered in time.
     """
 
     commands: int = _COMMANDS_AT_FIRST
     is_final: bool = False
+    unanswered: int = 0
 
     @property
     def probes(self) -> int:
@@ -53,8 +59,12 @@ class SessionLimit:
 
     def after(self, probe: ProbeResult) -> SessionLimit:
         """Return the limit after a probe, during which the server had all of the probe's sessions open at once."""
-        allowed = probe.opened + probe.running - _RESERVED
-        return SessionLimit(max(self.commands, allowed), is_final=probe.opened < self.probes)
+        commands = max(self.commands, probe.opened + probe.running - _RESERVED)
+        if probe.opened + probe.refused < self.probes:
+            # A slow server may allow more.
+            unanswered = self.unanswered + 1
+            return SessionLimit(commands, unanswered == _MOST_UNANSWERED, unanswered)
+        return SessionLimit(commands, probe.refused > 0, self.unanswered)
 
 
 class CommandTurns:
@@ -77,7 +87,7 @@ class CommandTurns:
         self._probe = probe
         self._taken = 0
         self._reserve_claims = 0
-        # True after a probe that raised no limit, until a turn ends, because another probe would find the same before.
+        # True after an answered probe that raised no limit, until a turn ends: another probe would find the same before.
         self._is_probe_vain = False
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._probing: asyncio.Task[None] | None = None
@@ -137,6 +147,6 @@ class CommandTurns:
         try:
             limit = self.limit.after(await self._probe(self.limit.probes))
         finally:
-            self._is_probe_vain = limit.commands == self.limit.commands
+            self._is_probe_vain = (limit.commands, limit.unanswered) == (self.limit.commands, self.limit.unanswered)
             self.limit, self._probing = limit, None
             self._hand_out()

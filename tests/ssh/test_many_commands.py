@@ -8,11 +8,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from until import is_running, until
 
 from netmind_rentgpu import AsyncShell, ClientStateError
-from netmind_rentgpu.ssh.turns import SessionLimit
+from netmind_rentgpu.ssh import session_probe
+from netmind_rentgpu.ssh.turns import ProbeResult, SessionLimit
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +52,13 @@ class Barrier:
         os.close(self._go)
 
 
+async def ended(tasks: list[asyncio.Task[Any]]) -> None:
+    """Cancel what still runs of them, and wait for it, so that a failure of this test is none of the next."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 @pytest.mark.parametrize(("site", "sessions"), [(10, 10), (40, 40)], indirect=["site"])
 async def test_openssh_runs_all_its_sessions_but_two_and_no_command_fails(
     shell: AsyncShell, site: Any, sessions: int
@@ -69,8 +78,39 @@ async def test_openssh_runs_all_its_sessions_but_two_and_no_command_fails(
         done = await asyncio.gather(*tasks)
     finally:
         barrier.close()
+        await ended(tasks)
     assert [result.stdout for result in done] == ["y"] * 60
-    assert shell._connection.operations.turns.limit == SessionLimit(sessions - 2, is_final=True)
+    assert attrs.evolve(shell._connection.operations.turns.limit, unanswered=0) == SessionLimit(
+        sessions - 2, is_final=True
+    )
+
+
+@pytest.mark.parametrize("site", [10, "emulator"], indirect=True)
+async def test_server_that_is_late_with_its_answers_is_asked_again(
+    shell: AsyncShell, site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([0.0, 0.0])
+    probe = session_probe.probe_sessions
+
+    async def hasty_at_first(*arguments: Any) -> ProbeResult:
+        with monkeypatch.context() as patch:
+            if (seconds := next(times, None)) is not None:
+                patch.setattr(session_probe, "_OPENING", seconds)
+            return await probe(*arguments)
+
+    monkeypatch.setattr(session_probe, "probe_sessions", hasty_at_first)
+    barrier = Barrier(site.home)
+    tasks = [asyncio.create_task(shell.run(barrier.command, check=True)) for _ in range(20)]
+    try:
+        await barrier.arrivals(8 if site.kind == "OpenSSH" else 20)
+        await until(lambda: next(times, None) is None)
+        barrier.open(20)
+        await asyncio.gather(*tasks)
+    finally:
+        barrier.close()
+        await ended(tasks)
+    limit = shell._connection.operations.turns.limit
+    assert limit == (SessionLimit(8, True, 2) if site.kind == "OpenSSH" else SessionLimit(32, False, 2))
 
 
 @pytest.mark.parametrize("site", [10, 40, "emulator"], indirect=True)
@@ -99,6 +139,7 @@ async def test_server_without_a_limit_runs_60_commands_at_once(shell: AsyncShell
         done = await asyncio.gather(*tasks)
     finally:
         barrier.close()
+        await ended(tasks)
     assert [result.stdout for result in done] == ["y"] * 60
     assert shell._connection.operations.turns.limit == SessionLimit(64)
 

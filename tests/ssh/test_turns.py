@@ -11,34 +11,41 @@ from netmind_rentgpu.ssh.turns import CommandTurns, ProbeResult, SessionLimit
 
 
 @pytest.mark.parametrize(
-    ("before", "opened", "running", "after"),
+    ("before", "opened", "refused", "running", "after"),
     [
         # All that was asked for: 8, 16, 32.
-        (SessionLimit(8), 10, 8, SessionLimit(16)),
-        (SessionLimit(16), 18, 16, SessionLimit(32)),
+        (SessionLimit(8), 10, 0, 8, SessionLimit(16)),
+        (SessionLimit(16), 18, 0, 16, SessionLimit(32)),
         # The reserve alone was left, or less, because a copy has its session.
-        (SessionLimit(8), 2, 8, SessionLimit(8, is_final=True)),
-        (SessionLimit(8), 1, 8, SessionLimit(8, is_final=True)),
-        (SessionLimit(8), 0, 0, SessionLimit(8, is_final=True)),
+        (SessionLimit(8), 2, 8, 8, SessionLimit(8, is_final=True)),
+        (SessionLimit(8), 1, 9, 8, SessionLimit(8, is_final=True)),
+        (SessionLimit(8), 0, 10, 0, SessionLimit(8, is_final=True)),
         # Some more were left.
-        (SessionLimit(32), 8, 32, SessionLimit(38, is_final=True)),
+        (SessionLimit(32), 8, 26, 32, SessionLimit(38, is_final=True)),
         # Commands that ended meanwhile prove nothing, and what was proved before stays.
-        (SessionLimit(8), 10, 3, SessionLimit(11)),
-        (SessionLimit(16), 18, 0, SessionLimit(16)),
-        (SessionLimit(8), 5, 5, SessionLimit(8, is_final=True)),
+        (SessionLimit(8), 10, 0, 3, SessionLimit(11)),
+        (SessionLimit(16), 18, 0, 0, SessionLimit(16)),
+        (SessionLimit(8), 5, 5, 5, SessionLimit(8, is_final=True)),
+        # A server that is too slow for some or all answers has not refused, unless it is so three times.
+        (SessionLimit(8), 7, 0, 8, SessionLimit(13, unanswered=1)),
+        (SessionLimit(8), 0, 0, 8, SessionLimit(8, unanswered=1)),
+        (SessionLimit(32, unanswered=1), 3, 26, 32, SessionLimit(33, unanswered=2)),
+        (SessionLimit(32, unanswered=1), 34, 0, 32, SessionLimit(64, unanswered=1)),
+        (SessionLimit(8, unanswered=2), 7, 2, 8, SessionLimit(13, is_final=True, unanswered=3)),
     ],
 )
 def test_limit_after_a_probe_is_what_the_server_had_open_at_once_without_the_reserve(
-    before: SessionLimit, opened: int, running: int, after: SessionLimit
+    before: SessionLimit, opened: int, refused: int, running: int, after: SessionLimit
 ) -> None:
-    assert before.after(ProbeResult(opened=opened, running=running)) == after
+    assert before.after(ProbeResult(opened=opened, refused=refused, running=running)) == after
 
 
 class Server:
-    """A server with so many sessions, whose probes last until they are released."""
+    """A server with so many sessions, whose probes last until they are released, and which may be late with answers."""
 
-    def __init__(self, sessions: int) -> None:
+    def __init__(self, sessions: int, late: int = 0) -> None:
         self.sessions = sessions
+        self.late = late
         self.running = 0
         self.probes: list[int] = []
         self.released = asyncio.Event()
@@ -48,7 +55,11 @@ class Server:
     async def probe(self, count: int) -> ProbeResult:
         self.probes.append(count)
         await self.released.wait()
-        return ProbeResult(opened=min(count, self.sessions - self.running), running=self.running)
+        opened = min(count, self.sessions - self.running)
+        if self.late:
+            self.late -= 1
+            return ProbeResult(opened=opened // 2, refused=0, running=self.running)
+        return ProbeResult(opened=opened, refused=count - opened, running=self.running)
 
     async def run(self, until: asyncio.Event) -> None:
         async with self.turns:
@@ -84,6 +95,19 @@ async def test_as_many_commands_run_as_the_server_allows_and_no_probe_before_it_
     assert (server.running, server.probes) == (running, probes)
     over.set()
     await asyncio.gather(*again)
+
+
+async def test_server_that_is_late_twice_is_asked_again_and_no_more_at_the_third_time() -> None:
+    # Each late probe shows half of the sessions that are left: 5, 3 and 3, of which 2 are the reserve.
+    late, too_late = Server(18, late=2), Server(18, late=3)
+    for server, running, probes in ((late, 16, [10, 13, 14]), (too_late, 13, [10, 13, 14])):
+        over = asyncio.Event()
+        tasks = server.start(60, over)
+        await rest()
+        assert server.turns.limit.is_final
+        assert (server.running, server.probes) == (running, probes)
+        over.set()
+        await asyncio.gather(*tasks)
 
 
 async def test_no_command_starts_during_a_probe() -> None:
