@@ -64,6 +64,7 @@ LIBRARY_USERS = {
         "ssh.login",
         "ssh.opening",
         "ssh.operations",
+        "ssh.refusals",
         "ssh.session_probe",
         "ssh.terminal",
         "ssh.transfer",

@@ -18,6 +18,7 @@ from netmind_rentgpu.errors import InvalidArgumentError
 from netmind_rentgpu.results import CommandResult
 from netmind_rentgpu.ssh.arguments import text
 from netmind_rentgpu.ssh.output import Capture, Output
+from netmind_rentgpu.ssh.refusals import open_patiently
 
 __all__ = [
     "LONGEST_ARGUMENT",
@@ -32,8 +33,6 @@ __all__ = [
 _PIECE = 64 * 1024
 # Seconds for each step of ending a command by SIGTERM, and then by SIGKILL, before its channel is aborted.
 _TERMINATION, _KILL = 2.0, 2.0
-# Seconds to pause before each retry of a start that the server refused, because it had no room for another command.
-_PAUSES = (0.02, 0.1, 0.3, 1.0, 2.0)
 # The most bytes of a command line or a variable's value, somewhat below what systems accept as one argument.
 LONGEST_ARGUMENT: Final = 120_000
 # Variables that a shell does not let others set, or that would change how it reads its commands.
@@ -89,18 +88,11 @@ class Command(asyncssh.SSHClientSession[bytes]):
         await asyncio.shield(self._starting)
 
     async def _start(self, connection: asyncssh.SSHClientConnection) -> None:
-        pauses = iter(_PAUSES)
-        while True:
-            try:
-                await connection.create_session(lambda: self, self._prepared.line, encoding=None, request_pty=False)  # pyright: ignore[reportUnknownMemberType]  # untyped **kwargs
-            except asyncssh.ChannelOpenError:
-                # The command was not started. The server may still count another that has just ended.
-                pause = next(pauses, None)
-                if pause is None or connection.is_closed():
-                    raise
-                await asyncio.sleep(pause)
-            else:
-                return
+        line = self._prepared.line
+        await open_patiently(
+            connection,
+            lambda: connection.create_session(lambda: self, line, encoding=None, request_pty=False),  # pyright: ignore[reportUnknownMemberType, reportUnknownLambdaType]  # untyped **kwargs
+        )
 
     def result(self, captured: Capture | None = None) -> CommandResult:
         """Return the command's result as known so far."""

@@ -225,9 +225,11 @@ class ShellConnection:
             return await asyncio.shield(self._sftp)
 
     async def _start_sftp(self, connection: asyncssh.SSHClientConnection) -> asyncssh.SFTPClient:
+        from netmind_rentgpu.ssh.refusals import open_patiently
+
         turns = self.operations.turns
         try:
             await turns.claim_reserve()
-            return await connection.start_sftp_client(path_errors="surrogateescape")
+            return await open_patiently(connection, lambda: connection.start_sftp_client(path_errors="surrogateescape"))
         finally:
             turns.return_reserve()

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ActiveOperations"]
 
+# Seconds.
 _LONGEST_GOODBYE = 10.0
+_LONGEST_PROBE_TO_WAIT_FOR = 2.0
 
 
 class ActiveOperations:
@@ -96,7 +98,7 @@ class ActiveOperations:
 
     async def _end_now(self, command: Command) -> None:
         try:
-            await self.turns.claim_reserve()
+            await self.turns.claim_reserve(timeout=_LONGEST_PROBE_TO_WAIT_FOR)
             await command.end(self._turn_to_end)
         finally:
             self.turns.return_reserve()

@@ -15,6 +15,7 @@ import asyncssh
 from netmind_rentgpu.errors import ClientStateError
 from netmind_rentgpu.results import CommandResult
 from netmind_rentgpu.ssh.connection import ShellConnection
+from netmind_rentgpu.ssh.refusals import open_patiently
 
 __all__ = ["Terminal", "run_terminal"]
 
@@ -100,13 +101,16 @@ class Terminal(asyncssh.SSHClientSession[bytes]):
     async def _open(
         self, connection: asyncssh.SSHClientConnection, command: str | None, size: os.terminal_size
     ) -> None:
-        await connection.create_session(  # pyright: ignore[reportUnknownMemberType]  # untyped **kwargs
-            lambda: self,
-            command,
-            encoding=None,
-            request_pty="force",
-            term_type=os.environ.get("TERM", "xterm"),
-            term_size=(size.columns, size.lines),
+        await open_patiently(
+            connection,
+            lambda: connection.create_session(  # pyright: ignore[reportUnknownMemberType, reportUnknownLambdaType]  # untyped **kwargs
+                lambda: self,
+                command,
+                encoding=None,
+                request_pty="force",
+                term_type=os.environ.get("TERM", "xterm"),
+                term_size=(size.columns, size.lines),
+            ),
         )
 
     def _leave(self) -> None:

@@ -19,8 +19,6 @@ _COMMANDS_AT_FIRST = 8
 _RESERVED = 2
 # Probes that the server may leave without all its answers.
 _MOST_UNANSWERED = 3
-# Seconds that a session of the reserve waits for a probe to end.
-_LONGEST_PROBE_TO_WAIT_FOR = 2.0
 
 
 @attrs.frozen
@@ -110,14 +108,17 @@ class CommandTurns:
     ) -> None:
         self._give_back()
 
-    async def claim_reserve(self) -> None:
+    async def claim_reserve(self, *, timeout: float | None = None) -> None:
         """Keep probes from using the reserved sessions, until `return_reserve`; wait for a probe that is under way.
 
         The caller has to call `return_reserve` afterwards, even if this raises.
+
+        Args:
+            timeout: the seconds to wait; None for as long as the probe lasts.
         """
         self._reserve_claims += 1
         if self._probing is not None:
-            await asyncio.wait({self._probing}, timeout=_LONGEST_PROBE_TO_WAIT_FOR)
+            await asyncio.wait({self._probing}, timeout=timeout)
 
     def return_reserve(self) -> None:
         """Allow probes again."""

@@ -81,7 +81,7 @@ async def test_job_ignores_no_signal_and_has_a_session_of_its_own(folder: JobFol
     await folder.found("wait")
     ignored, stat, process = (folder.jobs / "mine" / "stdout").read_text().splitlines()
     # A shell cannot restore what was ignored when it started, as in the background of another.
-    own = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("SigIgn")][0]
+    own = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("SigIgn"))
     added = int(ignored.split()[1], 16) & ~int(own.split()[1], 16)
     numbers = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
     assert not added & sum(1 << (number - 1) for number in numbers)
