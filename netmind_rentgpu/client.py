@@ -150,15 +150,11 @@ class AsyncRentGPU:
         from netmind_rentgpu.ssh.credentials import ContainerLogin
         from netmind_rentgpu.state_file import State
         from netmind_rentgpu.wire.caller import Caller
-        from netmind_rentgpu.wire.transport import Transport
+        from netmind_rentgpu.wire.lazy_transport import transport_for
 
         settings, profile = parts.settings, parts.profile
-        transport = Transport(
-            settings,
-            authorization=f"Bearer {settings.token}" if profile.authorization == "bearer" else settings.token,
-            session=session,
-            ssl_context=parts.ssl_context,
-        )
+        authorization = f"Bearer {settings.token}" if profile.authorization == "bearer" else settings.token
+        transport = transport_for(settings, authorization, session, parts.ssl_context)
         self._parts, self._session = parts, session
         self._caller = Caller(transport, settings, profile)
         self.machines = AsyncMachines(self._caller)
@@ -197,7 +193,7 @@ class AsyncRentGPU:
     def rent(
         self,
         *,
-        image: int | str | Image,
+        image: int | str | Image | None = None,
         gpu_name: GPUName | Iterable[GPUName] | None = None,
         gpus: int = 1,
         regions: RegionCode | Iterable[RegionCode] | None = None,
@@ -240,7 +236,8 @@ class AsyncRentGPU:
 
         Args:
             image: the image to start: an id, an `Image`, or the name, `repository:tag` or label of exactly one image among
-                the official images and the account's own.
+                the official images and the account's own. None for the official image for PyTorch of the highest version, or
+                for the only official image.
             gpu_name: the GPUs that will do, each by its name or an unambiguous part of it: "RTX 4090", "h100".
             gpus: the number of GPUs, 1 to 12.
             regions: the regions that will do, as two-letter codes.

@@ -49,7 +49,7 @@ NEVER = [("rentals.selection", "rentals.ledger"), ("rentals.ledger", "rentals.se
 EMULATOR_USERS = {"cli.demo", "testing"}
 LIBRARY_USERS = {
     "aiohappyeyeballs": {"connecting"},
-    "aiohttp": {"wire.transport", "emulator.web", "client"},
+    "aiohttp": {"wire.transport", "wire.lazy_transport", "emulator.web", "client"},
     "anyio": {"sync.portal", "concurrency.cancellation"},
     "asyncssh": {
         "emulator.forwards",

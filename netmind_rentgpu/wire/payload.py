@@ -6,12 +6,13 @@ import json
 import math
 import re
 from collections.abc import Generator, Iterator
+from decimal import Decimal
 from itertools import count
 from typing import Any, Final, cast
 
 import orjson
 
-__all__ = ["NotJSONError", "TooLargeError", "as_array", "as_object", "dump", "parse", "parse_in_slices"]
+__all__ = ["NotJSONError", "TooLargeError", "as_array", "as_object", "dump", "dump_exactly", "parse", "parse_in_slices"]
 
 SLICE: Final = 256 * 1024
 """The most bytes of a list that are parsed between two turns of the event loop, unless a single item is longer."""
@@ -209,6 +210,22 @@ def dump(value: Any) -> bytes:
         TypeError: the value holds something that JSON cannot hold.
     """
     return orjson.dumps(value)
+
+
+def dump_exactly(value: object, *, indented: bool = False) -> bytes:
+    """Write a value as JSON in UTF-8, with decimal numbers as exact numbers, and times in UTC.
+
+    Raises:
+        TypeError: the value holds something else that JSON cannot hold.
+    """
+    options = orjson.OPT_UTC_Z | (orjson.OPT_INDENT_2 if indented else 0)
+    return orjson.dumps(value, default=_exact, option=options)
+
+
+def _exact(value: object) -> Any:
+    if isinstance(value, Decimal) and value.is_finite():
+        return orjson.Fragment(f"{value:f}")
+    raise TypeError(f"JSON cannot hold a {type(value).__name__}")
 
 
 def as_object(value: object) -> dict[str, Any] | None:

@@ -21,7 +21,6 @@ import aiohttp.abc
 from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
-from netmind_rentgpu.concurrency.running_loop import running_loop
 from netmind_rentgpu.concurrency.threads import run_in_thread
 from netmind_rentgpu.errors import (
     APIConnectionError,
@@ -33,6 +32,7 @@ from netmind_rentgpu.errors import (
 )
 from netmind_rentgpu.settings import Settings, Timeouts
 from netmind_rentgpu.version import __version__
+from netmind_rentgpu.wire.loop_use import LoopUse
 from netmind_rentgpu.wire.messages import RawResponse, Request
 from netmind_rentgpu.wire.payload import dump
 from netmind_rentgpu.wire.responses import unexpected
@@ -56,12 +56,14 @@ class Transport:
         authorization: str,
         session: aiohttp.ClientSession | None = None,
         ssl_context: SSLContext | None = None,
+        use: LoopUse | None = None,
     ) -> None:
         """Set up the transport; it opens nothing, and needs no running loop, before its first request.
 
         Args:
             authorization: the whole value of the header.
             session: the caller's own session, which the transport never closes.
+            use: the loop that the client is used in, if it is known already.
 
         Raises:
             ConfigurationError: the session cannot be used.
@@ -90,9 +92,8 @@ class Transport:
         self._session = session
         self._own_sessions: dict[str, aiohttp.ClientSession] = {}
         self._closes_without_notice = False
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._use = LoopUse() if use is None else use
         self._closing: asyncio.Task[None] | None = None
-        self._closed = False
 
     @property
     def connection_limit(self) -> int | None:
@@ -104,13 +105,7 @@ class Transport:
 
     def check_usable(self) -> None:
         """Raise ClientStateError if the client is closed or belongs to another event loop."""
-        if self._closed:
-            raise ClientStateError("this client is closed; make a new one")
-        loop = running_loop()
-        if self._loop is None:
-            self._loop = loop
-        elif self._loop is not loop:
-            raise ClientStateError("this client was first used in another event loop; make one client for each loop")
+        self._use.check()
 
     async def send(self, request: Request, timeouts: Timeouts, remaining: float | None) -> RawResponse:
         """Send a request once, and read the whole answer.
@@ -183,10 +178,7 @@ class Transport:
         Raises:
             ClientStateError: the client was used in another event loop.
         """
-        loop = running_loop()
-        if self._loop is not None and self._loop is not loop:
-            raise ClientStateError("this client was used in another event loop; close it there")
-        self._closed = True
+        loop = self._use.close()
         if self._closing is None:
             self._closing = loop.create_task(self._close_sessions())
         await asyncio.shield(self._closing)
@@ -213,7 +205,7 @@ class Transport:
         sessions = self._own_sessions.values() if self._session is None else (self._session,)
         if isinstance(error, RuntimeError) and any(session.closed for session in sessions):
             return ClientStateError(f"{call}: the session is closed")
-        if self._closed:
+        if self._use.is_closed:
             return APIConnectionError(f"{call}: the client was closed meanwhile", maybe_processed=True)
         if isinstance(error, aiohttp.ConnectionTimeoutError):
             # The rest of the call's time may be shorter than `connect`, and says nothing to the caller.

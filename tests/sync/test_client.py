@@ -211,7 +211,7 @@ def test_client_dropped_in_the_loop_thread_is_closed(sync_emulator: Emulator) ->
 
     portal.call(drop)
 
-    portal.call(until, lambda: inside._caller._transport._closed)  # type: ignore[attr-defined]  # no public name tells
+    portal.call(until, lambda: inside._caller._transport._use.is_closed)  # type: ignore[attr-defined]  # no public name tells
 
 
 def test_repr_of_synchronous_objects_hides_secrets(gpu: RentGPU) -> None:
