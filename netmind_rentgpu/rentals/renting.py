@@ -156,7 +156,7 @@ class Renting:
         self,
         request: RentalRequest,
         *,
-        image: int | str | Image,
+        image: int | str | Image | None,
         auth: int | str | Auth | None,
         label: str | None,
         ttl: timedelta,
@@ -281,7 +281,7 @@ class _NextOffers:
         self,
         context: RentalContext,
         *,
-        image: int | str | Image,
+        image: int | str | Image | None,
         auth: int | str | Auth | None,
         payment_type: PaymentType | str | int,
         label: str | None,
@@ -311,11 +311,12 @@ class _NextOffers:
         """Rent the best offer that is available."""
         await self._reap()
         await self._context.check_login()
-        self._image_id = await self._context.images.image_id(self._image)
+        image = await self._context.images.resolved(self._image)
+        self._image_id = image.id
         self._check_budget_left()
         spec = ProvisionSpec(
-            image_id=self._image_id,
-            image=self._image.name if isinstance(self._image, Image) else str(self._image),
+            image_id=image.id,
+            image=image.text,
             auth_id=await self._context.password.auth_id(self._auth),
             payment_type=self._payment_type,
             label=self._label,
@@ -394,7 +395,7 @@ def _least(argument: str, value: float | None) -> float | None:
 
 
 def _check_image_and_auth(image: object, auth: object) -> None:
-    if not isinstance(image, (int, str, Image)):
+    if image is not None and not isinstance(image, (int, str, Image)):
         raise InvalidArgumentError("image", f"must be an id, a name, a label or an Image, not {type(image).__name__}")
     if isinstance(auth, str):
         arguments.password(auth, "auth")

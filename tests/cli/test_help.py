@@ -86,7 +86,7 @@ def test_unknown_topic_is_refused_with_those_that_are_near(words: list[str], pro
     [
         (
             "RentGPU.rent",
-            "RentGPU.rent(\n    *,\n    image: int | str | Image,\n",
+            "RentGPU.rent(\n    *,\n    image: int | str | Image | None = None,\n",
             "`with gpu.rent(...) as rental: ...`",
         ),
         ("Container.exposed_service", "Container.exposed_service\n", "the address of the image's `public_port`"),

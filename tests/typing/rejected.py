@@ -38,7 +38,7 @@ async def mistakes(gpu: AsyncRentGPU) -> None:
         await shell.run(["x"])  # reject
         await shell.stream("x")  # reject
         await shell.forward(8888, 8888)  # reject
-    gpu.rent()  # reject
+    gpu.rent(image=2.5)  # reject
     gpu.rent("PyTorch 2.4")  # reject
     gpu.rent(image=1, ttl=3600)  # reject
     gpu.rent(image=1, gpus="2")  # reject
@@ -78,7 +78,7 @@ def synchronous_mistakes(gpu: RentGPU, session: ClientSession) -> None:
     gpu.containers.wait(1, conditions.has_ssh)  # reject
     gpu.containers.watch(5)  # reject
     gpu.request("GET")  # reject
-    gpu.rent(gpu_name="RTX 4090")  # reject
+    gpu.rent(keep="yes")  # reject
     gpu.rent(image=1, budget="5")  # reject
     gpu.offers("RTX 4090")  # reject
     gpu.rentals.reap(True)  # reject
