@@ -1,11 +1,10 @@
-"""The command line, `netmind-rentgpu`. The extra `cli` installs its libraries."""
+"""The command line, `rentgpu`. The extra `cli` installs its libraries."""
 
 from __future__ import annotations
 
-import os
 import sys
-from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 
 __all__ = ["main"]
 
@@ -19,20 +18,15 @@ def main() -> None:
         try:
             sys.stdout.write(help_text(sys.argv[2:]))
         except NoSuchTopicError as error:
-            sys.exit(f"netmind-rentgpu: {error}")
+            sys.exit(f"rentgpu: {error}")
         return
     if missing:
         sys.exit(
-            f"netmind-rentgpu: {' and '.join(missing)} missing; the extra `cli` installs them: run"
+            f"rentgpu: {' and '.join(missing)} missing; the extra `cli` installs them: run"
             " pip install '.[cli]' in the folder of this package's source"
         )
 
-    from netmind_rentgpu.cli.app import app
+    from netmind_rentgpu.cli.app import run
 
-    try:
-        app.main(prog_name="netmind-rentgpu", standalone_mode=True)
-    except OSError as error:
-        # Otherwise Python fails once more at its exit, when it flushes what could not be written.
-        with suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(f"netmind-rentgpu: could not write the output: {error}")
+    program = Path(sys.argv[0]).name
+    sys.exit(run(sys.argv[1:], prog_name=program if program == "netmind-rentgpu" else "rentgpu"))

@@ -1,72 +1,162 @@
-"""The commands and their options. Only this file imports click."""
+"""The tree of commands, each loaded when it is called, and the one place where errors become exit codes."""
 
 from __future__ import annotations
 
-import asyncio
+import errno
+import os
 import sys
-from math import isfinite
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from importlib import import_module
+from typing import Final, cast
 
 import click
 
+from netmind_rentgpu.cli.exit_codes import ExitCode, code_of_signal
+from netmind_rentgpu.cli.notes import Notes
+from netmind_rentgpu.cli.options import Group, Invocation, write_global_options
+from netmind_rentgpu.cli.output import OutputClosedError
+from netmind_rentgpu.cli.problems import CommandError, Problem, problem_of
+from netmind_rentgpu.cli.session import show
+from netmind_rentgpu.cli.stopping import StoppedError
 from netmind_rentgpu.errors import RentGPUError
 from netmind_rentgpu.version import __version__
 
-__all__ = ["app"]
+__all__ = ["app", "run"]
+
+# By section: the name of each command, and the line that describes it. A command is `command` in its module of that name.
+_TREE: Final[Mapping[str, Mapping[str, str]]] = {
+    "Rent": {
+        "rent": "Rent a machine, run a command there, and give it back.",
+        "offers": "List the machines that rent would try, the best first.",
+    },
+    "Use a rented machine": {
+        "ssh": "Open a shell on a machine, or run a command there.",
+        "run": "Run a command on a machine.",
+        "cp": "Copy files to or from a machine.",
+        "forward": "Forward ports of this machine to those of a machine.",
+        "logs": "Print what a job has written.",
+        "jobs": "List, stop, wait for and remove jobs.",
+    },
+    "Look after rentals": {
+        "rentals": "List, show, extend, release and count rentals.",
+        "budgets": "Limits that several programs share.",
+    },
+    "More": {
+        "emulator": "Serve an emulated service, which needs no account.",
+        "demo": "See a rental on an emulated service.",
+        "completion": "Print the completion of a shell.",
+        "help": "Print a page of the guide, or of the reference.",
+    },
+}
+_COMMANDS: Final = {name: text for section in _TREE.values() for name, text in section.items()}
 
 
-def _finite(_context: click.Context, _option: click.Parameter, value: float) -> float:
-    if not isfinite(value):
-        raise click.BadParameter(f"must be a finite number of seconds, not {value:g}")
-    return value
+class _Tree(Group):
+    """The root, whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        del ctx
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"netmind_rentgpu.cli.commands.{cmd_name}")
+        return cast("click.Command", module.command)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by section, and the options of all commands."""
+        for section, commands in _TREE.items():
+            with formatter.section(section):
+                formatter.write_dl(list(commands.items()), col_max=12)
+        write_global_options(ctx, formatter)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Tree,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="`rentgpu help` prints the guide, and `rentgpu help exit-codes` the exit codes.",
+)
 @click.version_option(__version__)
 def app() -> None:
-    """Rent GPUs on NetMind."""
+    """Rent GPUs on NetMind, and never pay for one that you forgot."""
 
 
-@app.command("help")
-@click.argument("topic", nargs=-1)
-def help_command(*, topic: tuple[str, ...]) -> None:
-    """Print a page of the guide, or with `reference NAME` the documentation of a class or method."""
-    from netmind_rentgpu.cli.guide import NoSuchTopicError, help_text
-
+def run(arguments: Sequence[str], prog_name: str = "rentgpu") -> int:
+    """Run the command line, and return its exit code. Errors are written to stderr."""
+    _open_missing_descriptors()
+    words, command = _split(arguments)
+    invocation = Invocation(command)
     try:
-        text = help_text(list(topic))
-    except NoSuchTopicError as error:
-        raise click.ClickException(str(error)) from error
-    if sys.stdout.isatty() and not (len(topic) == 2 and topic[0] == "reference"):
-        from netmind_rentgpu.cli.markdown import print_markdown
+        result = app.main(words, prog_name=prog_name, standalone_mode=False, obj=invocation)
+    except StoppedError as error:
+        return code_of_signal(error.number)
+    except (click.Abort, KeyboardInterrupt):
+        return ExitCode.INTERRUPTED
+    except click.ClickException as error:
+        show(_usage_problem(error), Notes(), _output_format(words))
+        return ExitCode.USAGE
+    except Exception as error:  # noqa: BLE001  # the last place that can show it
+        return _code_after(error, invocation, words)
+    return result if isinstance(result, int) else ExitCode.DONE
 
-        print_markdown(text)
+
+def _code_after(error: Exception, invocation: Invocation, words: Sequence[str]) -> int:
+    """Show an error, and return its exit code."""
+    session = invocation.session
+    if isinstance(error, OSError) and error.errno == errno.EPIPE and not isinstance(error, RentGPUError):
+        error = OutputClosedError(str(error))
+    problem = problem_of(error, reads_only=session is None or session.reads_only)
+    if isinstance(error, OSError):
+        _discard_stdout()
+    if session is not None:
+        session.show(problem, error)
     else:
-        click.echo(text, nl=False)
+        show(problem, Notes(), _output_format(words))
+    return problem.exit_code
 
 
-@app.command()
-@click.option(
-    "--live", is_flag=True, help="Only read from the real service, with the token in NETMIND_API_KEY. Rents nothing."
-)
-@click.option("--sync", "synchronous", is_flag=True, help="Use RentGPU, the synchronous client.")
-@click.option("--seed", default=7, show_default=True, help="The seed of the emulated machines and prices.")
-@click.option(
-    "--boot-seconds",
-    type=click.FloatRange(min=0),
-    callback=_finite,
-    default=2.0,
-    show_default=True,
-    help="The approximate time that an emulated container takes to start.",
-)
-def demo(*, live: bool, synchronous: bool, seed: int, boot_seconds: float) -> None:
-    """Rent, use and release a GPU on a local emulator, which needs no account."""
-    from netmind_rentgpu.cli.demo import Demo
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str] | None]:
+    """Split the words at the first `--`, which click would drop."""
+    if "--" not in arguments:
+        return list(arguments), None
+    index = list(arguments).index("--")
+    return list(arguments[:index]), list(arguments[index + 1 :])
 
-    show = Demo()
-    try:
-        if synchronous:
-            show.live_synchronously() if live else show.emulated_synchronously(seed, boot_seconds)
-        else:
-            asyncio.run(show.live() if live else show.emulated(seed, boot_seconds))
-    except (RentGPUError, AssertionError) as error:
-        raise click.ClickException(str(error)) from error
+
+def _usage_problem(error: click.ClickException) -> Problem:
+    text = error.format_message()
+    context = getattr(error, "ctx", None)
+    hint = f"See `{context.command_path} --help`." if context is not None else ""
+    return problem_of(CommandError(ExitCode.USAGE, text, hint))
+
+
+def _output_format(words: Sequence[str]) -> str | None:
+    """Return the form of results that was asked for, from words that could not be read to their end."""
+    found: str | None = None
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word in ("-o", "--output"):
+            found = following
+        elif word.startswith("--output="):
+            found = word.removeprefix("--output=")
+        elif word.startswith("-o") and not word.startswith("--"):
+            found = word[2:]
+    return found
+
+
+def _open_missing_descriptors() -> None:
+    """Open stdin, stdout and stderr if they are closed, because a file opened later would else be taken for one of them."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest free descriptor is this one.
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _discard_stdout() -> None:
+    """Direct stdout to nowhere: otherwise Python fails once more at its exit, when it flushes what it could not write."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ is not None else 1)

@@ -127,10 +127,14 @@ def _tables(content: Mapping[str, Any]) -> list[dict[str, Any]]:
     return cast("list[dict[str, Any]]", tables)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+def main(arguments: Sequence[str] | None = None, program: str = "python -m netmind_rentgpu.emulator") -> int:
+    """Run the command and return its exit status.
+
+    Args:
+        program: the command's name in its help.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m netmind_rentgpu.emulator",
+        prog=program,
         description="Serve a local Rent GPU service until interrupted. The command prints the service's URL and token as "
         f"shell commands. It keeps the newest {_KEPT_REQUESTS:,} requests.",
     )

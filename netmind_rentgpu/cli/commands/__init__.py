@@ -1,0 +1,1 @@
+"""The commands: a module for each command or group, named as it is, with its `command`."""

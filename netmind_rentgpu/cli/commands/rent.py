@@ -1,0 +1,90 @@
+"""`rentgpu rent`: a machine for a command, a shell or a job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from netmind_rentgpu.cli.columns import OFFERS_WITH_COST
+from netmind_rentgpu.cli.exit_codes import ExitCode
+from netmind_rentgpu.cli.needs import offer_arguments, rent_arguments, with_needs
+from netmind_rentgpu.cli.options import VARIABLE, Command
+from netmind_rentgpu.cli.problems import CommandError
+from netmind_rentgpu.cli.session import Session
+
+__all__ = ["command"]
+
+
+@click.command("rent", cls=Command, takes_command=True, options_metavar="[NEEDS]", epilog="Behind --: the command.")
+@with_needs(renting=True)
+@click.option("--upload", multiple=True, metavar="PATH", help="Copy it into the command's working folder before.")
+@click.option("--download", multiple=True, metavar="PATH", help="Fetch it from there afterwards, into this folder.")
+@click.option(
+    "--exclude-file", multiple=True, metavar="PATTERN", help="Do not upload such files; .git and .venv never are."
+)
+@click.option("--env", multiple=True, type=VARIABLE, metavar="NAME[=VALUE]", help="A variable of the command.")
+@click.option("-d", "--detach", is_flag=True, help="Leave the command running as a job, and print the rental's name.")
+@click.option("-t", "--tty", is_flag=True, help="Connect the command to this terminal.")
+@click.option(
+    "--dry-run", is_flag=True, help="List what would be tried, and what each would cost at most. Rents nothing."
+)
+@click.option("--report", metavar="FILE", help="Write how it went into this file, as JSON.")
+def command(session: Session, **options: Any) -> int:
+    """Rent a machine, run a command there, and give it back.
+
+    Without a command, it opens a shell. The command's output and exit status become those of this program.
+    """
+    wanted = rent_arguments(options, session.now())
+    if options["dry_run"]:
+        return _dry_run(session, options, wanted)
+    return _rent(session, options, wanted)
+
+
+def _rent(session: Session, options: dict[str, Any], wanted: dict[str, Any]) -> int:
+    from netmind_rentgpu.cli.copying import Upload, check_local, local_target
+    from netmind_rentgpu.cli.rent_run import RentRun, Work
+
+    line, is_detached, has_terminal = session.command_line(), options["detach"], options["tty"]
+    if is_detached and (has_terminal or options["download"]):
+        raise CommandError(ExitCode.USAGE, "-d leaves the command running: it goes with neither -t nor --download")
+    if (has_terminal or (line is None and not is_detached)) and not session.has_terminal():
+        raise CommandError(ExitCode.USAGE, "no terminal is here for a shell", "Give a command behind --, or -d.")
+    for path in options["upload"]:
+        check_local(path)
+    for path in options["download"]:
+        local_target(path)
+    if (report := options["report"]) is not None:
+        _check_writable(report)
+    session.reads_only = False
+    work = Work(
+        command=line,
+        is_detached=is_detached,
+        has_terminal=has_terminal,
+        uploads=[Upload.of(path) for path in options["upload"]],
+        downloads=options["download"],
+        excluded=options["exclude_file"],
+        environment=dict(options["env"]),
+        report=report,
+    )
+    return RentRun(session, work).run(wanted)
+
+
+def _dry_run(session: Session, options: dict[str, Any], wanted: dict[str, Any]) -> int:
+    from datetime import timedelta
+
+    from netmind_rentgpu.cli.columns import offer_rows_with_cost
+
+    session.reads_only = True
+    offers = session.run(lambda gpu: gpu.offers(**offer_arguments(options)))
+    ttl, budget = wanted.get("ttl", timedelta(hours=24)), wanted.get("budget")
+    session.results.rows(offer_rows_with_cost(offers, session.now(), ttl, budget), OFFERS_WITH_COST)
+    return ExitCode.DONE
+
+
+def _check_writable(path: str) -> None:
+    try:
+        Path(path).open("ab").close()
+    except OSError as error:
+        raise CommandError(ExitCode.USAGE, f"--report {path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,42 @@
+"""Sentences about deadlines and costs. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from netmind_rentgpu.cli.values import shown_duration, shown_moment, shown_money
+
+if TYPE_CHECKING:
+    from netmind_rentgpu.rentals.ledger.records import RentalRecord
+    from netmind_rentgpu.rentals.lifecycle.events import RentalEvent
+
+__all__ = ["deadline_note", "machine_of", "preview_of"]
+
+
+def machine_of(rental: RentalRecord | RentalEvent) -> str:
+    """Return the machine of a rental with its price, such as `1 x RTX 4090 on node-se-0012 (SE), 0.531 USD an hour`."""
+    region = f" ({rental.region})" if rental.region else ""
+    price = f"{shown_money(rental.hourly_price, rental.currency)} an hour"
+    return f"{rental.gpus} x {rental.gpu_name or 'an unnamed GPU'} on {rental.node_name}{region}, {price}"
+
+
+def preview_of(event: RentalEvent, now: datetime) -> str:
+    """Return what a rental will cost at most, before it is created."""
+    return f"{machine_of(event)}: {_limits(event, now)}"
+
+
+def deadline_note(record: RentalRecord, now: datetime) -> str:
+    """Return when a rental ends, what it costs at most until then, who enforces that, and how to move it."""
+    enforced = (
+        f"enforced by {record.enforced_by}" if record.enforced_by else "which only `rentgpu rentals reap` enforces"
+    )
+    move = f"`rentgpu rentals extend {record.name} --ttl 8h` moves that"
+    return f"{record.name}: {_limits(record, now)}, {enforced}; {move}"
+
+
+def _limits(rental: RentalRecord | RentalEvent, now: datetime) -> str:
+    cost = "an amount that is not known" if rental.max_cost is None else shown_money(rental.max_cost, rental.currency)
+    if rental.expires_at is None:
+        return "it has no end"
+    return f"at most {cost} until {shown_moment(rental.expires_at, now)} (in {shown_duration(rental.expires_at - now)})"

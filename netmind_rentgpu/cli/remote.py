@@ -1,0 +1,79 @@
+"""A remote command between this program's own streams or terminal."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from typing import Protocol
+
+from netmind_rentgpu.cli.notes import Notes
+from netmind_rentgpu.cli.output import OutputClosedError, OutputError
+from netmind_rentgpu.cli.session import is_terminal
+from netmind_rentgpu.errors import RentGPUError
+from netmind_rentgpu.results import CommandResult
+from netmind_rentgpu.ssh.streams import PipeSink, PipeSource
+
+__all__ = ["Machine", "run_here"]
+
+
+class Machine(Protocol):
+    """A rental or a shell, on which commands run."""
+
+    async def pipe(
+        self,
+        command: str,
+        *,
+        stdin: PipeSource | None = None,
+        stdout: PipeSink | None = None,
+        stderr: PipeSink | None = None,
+        check: bool = False,
+        timeout: float | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> CommandResult:
+        """Run a command between streams of bytes."""
+        ...
+
+
+class _Stderr:
+    """The program's own stderr, whose errors stop nothing."""
+
+    def __init__(self, notes: Notes) -> None:
+        self._notes = notes
+
+    def write(self, data: bytes) -> int:
+        """Write bytes."""
+        self._notes.write(data)
+        return len(data)
+
+
+async def run_here(
+    machine: Machine,
+    command: str,
+    notes: Notes,
+    *,
+    environment: Mapping[str, str] | None = None,
+    timeout: float | None = None,
+) -> CommandResult:
+    """Run a command between stdin, stdout and stderr of this program; a terminal is no stdin for it.
+
+    Raises:
+        OutputClosedError: the reader of stdout has closed it; the command was ended.
+        OutputError: stdout could not be written; the command was ended.
+        RentGPUError: as for `pipe`.
+    """
+    notes.clear()
+    try:
+        return await machine.pipe(
+            command,
+            stdin=None if is_terminal(0) else 0,
+            stdout=1,
+            stderr=_Stderr(notes),
+            timeout=timeout,
+            environment=environment,
+        )
+    except OSError as error:
+        if isinstance(error, RentGPUError):
+            raise  # a timeout
+        if error.errno == errno.EPIPE:
+            raise OutputClosedError("the reader of the output has closed it") from error
+        raise OutputError(f"the command was ended: {error.strerror}") from error

@@ -1,0 +1,289 @@
+"""One run of `rentgpu rent`: the machine, the work on it, and the exit code, for which its return comes first."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import signal
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from netmind_rentgpu.cli.columns import rental_row
+from netmind_rentgpu.cli.copying import Upload, local_target, progress_of, upload_all
+from netmind_rentgpu.cli.deadlines import deadline_note, machine_of, preview_of
+from netmind_rentgpu.cli.exit_codes import ExitCode, code_of_result, code_of_signal
+from netmind_rentgpu.cli.problems import Problem, problem_of
+from netmind_rentgpu.cli.remote import run_here
+from netmind_rentgpu.cli.session import Session
+from netmind_rentgpu.cli.values import shown_duration, shown_money
+from netmind_rentgpu.errors import ClientStateError, RentGPUError, SSHError
+from netmind_rentgpu.wire.payload import dump_exactly
+
+if TYPE_CHECKING:
+    from netmind_rentgpu.client import AsyncRentGPU
+    from netmind_rentgpu.rentals.ledger.records import RentalRecord
+    from netmind_rentgpu.rentals.lifecycle.events import RentalEvent
+    from netmind_rentgpu.rentals.rental import AsyncRental
+    from netmind_rentgpu.results import CommandResult
+
+__all__ = ["RentRun", "Work"]
+
+# A file of the login's own, which the shell or the command in the terminal reads and removes.
+_VARIABLES: Final = ".rentgpu-environment"
+
+
+@attrs.frozen(kw_only=True)
+class Work:
+    """What is to happen on the machine.
+
+    Attributes:
+        command: the command; None for a shell.
+        is_detached: True to leave the command running as a job.
+        has_terminal: True to connect the command to this terminal.
+        uploads: what goes into the working folder before.
+        downloads: the paths that are fetched afterwards, from the working folder.
+        excluded: patterns of what is not uploaded.
+        environment: variables of the command.
+        report: the path of a file for the report; None for none.
+    """
+
+    command: str | None
+    is_detached: bool = False
+    has_terminal: bool = False
+    uploads: Sequence[Upload] = ()
+    downloads: Sequence[str] = ()
+    excluded: Sequence[str] = ()
+    environment: Mapping[str, str] = attrs.Factory(dict[str, str])
+    report: str | None = None
+
+
+class RentRun:
+    """The run. It knows every name that it has asked for, so that it can look for each of them in the end."""
+
+    def __init__(self, session: Session, work: Work) -> None:
+        self._session = session
+        self._work = work
+        self._names: list[str] = []
+        # True from the first create until the last look at the state file says otherwise.
+        self._may_be_rented = False
+        self._asked: RentalEvent | None = None
+        self._ended_at: datetime | None = None
+        self._rental: AsyncRental | None = None
+        self._detached: RentalRecord | None = None
+        self._left: list[RentalRecord] = []
+        self._result: CommandResult | None = None
+        self._problem: Problem | None = None
+
+    def run(self, wanted: Mapping[str, Any]) -> int:
+        """Rent, work, give back, and return the exit code.
+
+        Args:
+            wanted: the arguments of `AsyncRentGPU.rent`.
+        """
+        stopping = self._session.stopping
+        stopping.on_first, stopping.on_second = self._on_first_signal, self._on_second_signal
+        code = stopping.run(lambda: self._run(wanted))
+        if self._work.report is not None:
+            self._write_report(self._work.report, code)
+        return code
+
+    async def _run(self, wanted: Mapping[str, Any]) -> int:
+        async with self._session.client(guardian=True) as gpu:
+            try:
+                code = await self._rent(gpu, wanted)
+            except BaseException as error:  # noqa: BLE001  # what it has left is looked for in any case
+                code = self._code_after(error)
+            self._session.notes.clear()
+            return code if await self._is_given_back(gpu) else ExitCode.STILL_RENTED
+
+    async def _rent(self, gpu: AsyncRentGPU, wanted: Mapping[str, Any]) -> int:
+        seconds = self._session.options.seconds
+        limits: dict[str, Any] = {} if seconds is None else {"timeout": seconds}
+        self._rental = gpu.rent(**wanted, **limits, on_event=self._on_event)
+        async with self._rental as rental:
+            record = await gpu.rentals.get(rental.name)
+            self._say_ready(record)
+            folder = await self._upload(rental)
+            if self._work.is_detached:
+                return await self._detach(rental, record, folder)
+            try:
+                code = await self._work_on(rental, folder)
+            except SSHError as error:
+                # The end of the command was not seen.
+                code = self._show(error)
+            return await self._download(rental, folder, code)
+
+    async def _upload(self, rental: AsyncRental) -> str | None:
+        """Upload what is to be uploaded into a fresh folder, and return its path; None without uploads."""
+        if not self._work.uploads:
+            return None
+        folder = rental.name
+        await rental.run(f"mkdir {shlex.quote(folder)}", check=True)
+        await upload_all(rental.shell, self._work.uploads, folder, self._work.excluded, self._session.notes)
+        return folder
+
+    async def _work_on(self, rental: AsyncRental, folder: str | None) -> int:
+        work, notes = self._work, self._session.notes
+        if work.command is None or work.has_terminal:
+            line = await self._line_for_terminal(rental, folder)
+            with notes.raw():
+                self._result = await rental.shell.interact(line)
+        else:
+            line = work.command if folder is None else f"cd {shlex.quote(folder)} || exit 1\n{work.command}"
+            self._result = await run_here(rental, line, notes, environment=work.environment)
+        return code_of_result(self._result.exit_status, self._result.exit_signal)
+
+    async def _line_for_terminal(self, rental: AsyncRental, folder: str | None) -> str | None:
+        """Return the command for a terminal: it reads its variables from a file, because they stand on no command line."""
+        lines: list[str] = []
+        if self._work.environment:
+            exports = [f"export {name}={shlex.quote(value)}\n" for name, value in self._work.environment.items()]
+            await rental.run(f"umask 077; cat > {_VARIABLES}", input="".join(exports), check=True)
+            lines.append(f". ./{_VARIABLES}; rm -f {_VARIABLES}")
+        if folder is not None:
+            lines.append(f"cd {shlex.quote(folder)} || exit 1")
+        if not lines:
+            return self._work.command
+        return "\n".join([*lines, self._work.command or 'exec "${SHELL:-/bin/sh}" -l'])
+
+    async def _download(self, rental: AsyncRental, folder: str | None, code: int) -> int:
+        """Fetch what is to be fetched, also after a failure; return the code, or `NO` if that fails after a success."""
+        notes = self._session.notes
+        for remote in self._work.downloads:
+            source = remote if folder is None or remote.startswith("/") else f"{folder}/{remote}"
+            try:
+                await rental.run("true")  # over a new connection, if the command's was lost
+                show = progress_of(notes, f"downloading {remote}")
+                await rental.shell.download(source, local_target(remote), on_progress=show)
+            except SSHError as error:
+                self._show(error)
+                code = code or ExitCode.NO
+            notes.clear()
+        return code
+
+    async def _detach(self, rental: AsyncRental, record: RentalRecord, folder: str | None) -> int:
+        work = self._work
+        job = None
+        if work.command is not None:
+            job = await rental.start(work.command, environment=work.environment or None, directory=folder)
+        # Before it is detached, because a machine whose name was not read would be lost.
+        self._session.results.text(rental.name, rental_row(record) | {"job": None if job is None else job.name})
+        self._detached = await (rental.detach() if job is None else rental.detach(release_when="exits", job=job))
+        return ExitCode.DONE
+
+    def _code_after(self, error: BaseException) -> int:
+        number = self._session.stopping.number
+        if self._detached is not None:
+            return ExitCode.DONE  # the signal came when all was done
+        if number is not None and isinstance(error, asyncio.CancelledError):
+            return code_of_signal(number)
+        if not isinstance(error, Exception):
+            raise error
+        return self._show(error)
+
+    def _show(self, error: Exception) -> int:
+        """Write an error, and return its exit code."""
+        self._problem = problem_of(error)
+        self._session.show(self._problem, error)
+        return self._problem.exit_code
+
+    async def _is_given_back(self, gpu: AsyncRentGPU) -> bool:
+        """Return False, and say so, if something that this run has asked for may still be rented; but `-d` leaves one."""
+        kept = None if self._detached is None else self._detached.name
+        asked = [name for name in self._names if name != kept]
+        if asked:
+            try:
+                self._left = [record for record in await gpu.rentals.list() if record.name in asked]
+            except RentGPUError as error:
+                self._session.notes.insist(f"rentgpu: cannot tell whether {asked[-1]} is given back: {error}")
+                return False
+        for record in self._left:
+            identity = "" if record.container_id is None else f", container {record.container_id},"
+            self._session.notes.insist(
+                f"rentgpu: {record.name}{identity} may still be rented: {machine_of(record)}; run `rentgpu rentals reap`"
+            )
+        self._may_be_rented = bool(self._left)
+        if not self._left and kept is None:
+            self._say_end()
+        return not self._left
+
+    def _on_event(self, event: RentalEvent) -> None:
+        notes, now = self._session.notes, self._session.now()
+        match event.kind:
+            case "asking":
+                self._names.append(event.name)
+                self._may_be_rented = True
+                self._asked = event
+                notes.say(preview_of(event, now))
+            case "failed":
+                notes.say(f"{event.node_name} did not start: {event.reason}; {event.next_step}")
+            case "expiring" if event.expires_at is not None:
+                left = shown_duration(event.expires_at - now)
+                notes.say(f"{event.name} ends in {left}; `rentgpu rentals extend {event.name} --ttl 2h` moves that")
+            case "refused" | "created" | "waiting" | "releasing":
+                if event.kind == "releasing":
+                    self._ended_at = event.at
+                notes.progress(str(event).removeprefix(f"{event.name}: "))
+            case _:
+                pass
+
+    def _say_ready(self, record: RentalRecord) -> None:
+        now = self._session.now()
+        took = "" if record.ready_at is None else f" after {shown_duration(record.ready_at - record.intended_at)}"
+        self._session.notes.say(f"ready{took}, with image {record.image}\n{deadline_note(record, now)}")
+
+    def _say_end(self) -> None:
+        if self._asked is None or (spent := self._spent()) is None:
+            return
+        ran = shown_duration((self._ended_at or self._session.now()) - self._asked.intended_at)
+        cost = shown_money(spent, self._asked.currency)
+        self._session.notes.say(f"ran {ran}, cost about {cost}; the machine is given back")
+
+    def _spent(self) -> Decimal | None:
+        try:
+            return None if self._rental is None else self._rental.spent
+        except ClientStateError:  # nothing was rented
+            return None
+
+    def _on_first_signal(self, number: int) -> None:
+        name = signal.Signals(number).name
+        if not self._may_be_rented:
+            self._session.notes.insist(f"rentgpu: {name}: stopping")
+            return
+        self._session.notes.insist(
+            f"rentgpu: {name}: giving back {self._names[-1]}; a second signal ends this at once, and the guardian goes on"
+        )
+
+    def _on_second_signal(self, number: int) -> int:
+        self._session.notes.leave_raw()
+        if not self._may_be_rented:
+            return code_of_signal(number)
+        self._session.notes.insist(
+            f"rentgpu: {self._names[-1]} may still be rented; the guardian goes on deleting it: see `rentgpu rentals list`"
+        )
+        return ExitCode.STILL_RENTED
+
+    def _write_report(self, path: str, code: int) -> None:
+        result, event = self._result, self._asked
+        own = result is not None and code == code_of_result(result.exit_status, result.exit_signal)
+        row = {
+            "exit_code": code,
+            "origin": "command" if own and not self._may_be_rented else "rentgpu",
+            "exit_status": None if result is None else result.exit_status,
+            "exit_signal": None if result is None else result.exit_signal,
+            "name": None if event is None else event.name,
+            "label": None if event is None else event.label,
+            "node_name": None if event is None else event.node_name,
+            "gpu_name": None if event is None else event.gpu_name,
+            "hourly_price": None if event is None else event.hourly_price,
+            "currency": None if event is None else event.currency,
+            "spent": self._spent(),
+            "still_rented": [record.name for record in self._left],
+            "error": None if self._problem is None else self._problem.to_dict(),
+        }
+        Path(path).write_bytes(dump_exactly(row) + b"\n")

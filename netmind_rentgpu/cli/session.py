@@ -1,0 +1,215 @@
+"""One run of the command line: its global options, its client, its output, and its questions."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+import attrs
+
+from netmind_rentgpu.cli.exit_codes import ExitCode, code_of_signal
+from netmind_rentgpu.cli.notes import Notes
+from netmind_rentgpu.cli.output import Format, Results
+from netmind_rentgpu.cli.problems import CommandError, Problem
+from netmind_rentgpu.cli.stopping import Stopping
+from netmind_rentgpu.wire.payload import dump_exactly
+
+if TYPE_CHECKING:
+    from netmind_rentgpu.client import AsyncRentGPU
+
+__all__ = ["GlobalOptions", "Session", "is_terminal", "show"]
+
+Returned = TypeVar("Returned")
+
+
+@attrs.frozen(kw_only=True)
+class GlobalOptions:
+    """The options that every command has.
+
+    Attributes:
+        timeout: the longest time of a call, a start, a copy, a remote command or a wait; None for the usual ones.
+    """
+
+    output: Format = "table"
+    profile: str | None = None
+    base_url: str | None = None
+    state: str | None = None
+    timeout: timedelta | None = None
+    quiet: bool = False
+    verbose: bool = False
+    debug: bool = False
+    color: Literal["auto", "always", "never"] = "auto"
+    no_input: bool = False
+    yes: bool = False
+
+    @property
+    def seconds(self) -> float | None:
+        """The timeout in seconds; None for the usual ones."""
+        return None if self.timeout is None else self.timeout.total_seconds()
+
+
+class Session:
+    """What a command works with.
+
+    Attributes:
+        options: the global options.
+        command: the words behind `--`; None without any.
+        notes: the writer to stderr.
+        has_colour: True if stdout is coloured.
+        results: the writer to stdout.
+        stopping: the handling of signals.
+        reads_only: True as long as the command changes nothing at the service.
+    """
+
+    def __init__(self, options: GlobalOptions, command: list[str] | None) -> None:
+        self.options: GlobalOptions = options
+        self.command: list[str] | None = command
+        self.notes: Notes = Notes(is_quiet=options.quiet)
+        self.has_colour: bool = has_colour(options.color, 1, os.environ)
+        self.results: Results = Results(options.output, now=self.now, note=self.notes.say, has_colour=self.has_colour)
+        self.stopping: Stopping = Stopping()
+        self.stopping.on_second = self.end_at_once
+        self.reads_only: bool = True
+        _log_to(self.notes, options)
+
+    def now(self) -> datetime:
+        """Return the present time in the local time zone."""
+        return datetime.now().astimezone()
+
+    def client(self, *, guardian: bool = False) -> AsyncRentGPU:
+        """Return a client with the options and the environment.
+
+        Raises:
+            ConfigurationError: a setting is missing or cannot be used.
+        """
+        from netmind_rentgpu.client import AsyncRentGPU
+        from netmind_rentgpu.settings import DEFAULT
+
+        options = self.options
+        return AsyncRentGPU(
+            base_url=options.base_url,
+            profile=options.profile,
+            state=options.state,
+            timeout=DEFAULT if options.seconds is None else options.seconds,
+            guardian=guardian,
+        )
+
+    def run(self, work: Callable[[AsyncRentGPU], Awaitable[Returned]]) -> Returned:
+        """Run work with a client in an event loop.
+
+        Raises:
+            StoppedError: a signal has ended the work.
+        """
+
+        async def with_client() -> Returned:
+            async with self.client() as gpu:
+                return await work(gpu)
+
+        return self.stopping.run(with_client)
+
+    def end_at_once(self, number: int) -> int:
+        """Restore the terminal, and return the exit code, because a second signal ends this program at once."""
+        self.notes.leave_raw()
+        return code_of_signal(number)
+
+    def show(self, problem: Problem, error: BaseException | None = None) -> None:
+        """Write an error: a line of JSON if the results are JSON, and else a text; nothing if the output was closed."""
+        if error is not None and self.options.debug:
+            self.notes.insist("".join(traceback.format_exception(error)).rstrip())
+        if problem.exit_code != ExitCode.OUTPUT_CLOSED:
+            show(problem, self.notes, self.options.output)
+
+    def command_line(self) -> str | None:
+        """Return the remote command: several words are quoted and joined, a single one is a line for the shell.
+
+        Raises:
+            CommandError: there is nothing behind `--`, or an empty line.
+        """
+        import shlex
+
+        if self.command is None:
+            return None
+        line = self.command[0] if len(self.command) == 1 else shlex.join(self.command)
+        if not line.strip():
+            raise CommandError(ExitCode.USAGE, "the command behind -- is empty")
+        return line
+
+    def has_terminal(self) -> bool:
+        """Return True if a user can type and see: stdin and stdout are terminals."""
+        return is_terminal(0) and is_terminal(1)
+
+    def confirm(self, question: str) -> None:
+        """Ask before something is destroyed; `--yes` answers.
+
+        Raises:
+            CommandError: the answer is no, or there is no terminal to ask on.
+        """
+        if self.options.yes:
+            return
+        if self.options.no_input or not (is_terminal(0) and self.notes.is_terminal):
+            raise CommandError(
+                ExitCode.USAGE, f"{question}\nNothing was done, because no terminal is here to ask on.", "Add --yes."
+            )
+        self.notes.ask(f"{question} [y/N] ")
+        answer = sys.stdin.readline().strip().lower()
+        if answer not in ("y", "yes"):
+            raise CommandError(ExitCode.NO, "Nothing was done.")
+
+
+def show(problem: Problem, notes: Notes, output: str | None) -> None:
+    """Write an error in the form of the results."""
+    is_json = output in ("json", "jsonl")
+    notes.insist(dump_exactly(problem.to_dict()).decode() if is_json else f"rentgpu: {problem.text}")
+
+
+def has_colour(wanted: Literal["auto", "always", "never"], descriptor: int, environment: Mapping[str, str]) -> bool:
+    """Return True if a stream is to be coloured: by `--color`, else NO_COLOR, else FORCE_COLOR, else for a terminal."""
+    if wanted != "auto":
+        return wanted == "always"
+    if environment.get("NO_COLOR"):
+        return False
+    if environment.get("FORCE_COLOR", "0") not in ("", "0"):
+        return True
+    return is_terminal(descriptor) and environment.get("TERM") != "dumb"
+
+
+def is_terminal(descriptor: int) -> bool:
+    """Return True if a descriptor is open on a terminal."""
+    try:
+        return os.isatty(descriptor)
+    except OSError:
+        return False
+
+
+class _NotesHandler(logging.Handler):
+    """A handler that writes log records as notes."""
+
+    def __init__(self, notes: Notes, *, has_times: bool) -> None:
+        super().__init__()
+        self._notes = notes
+        self._has_times = has_times
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = record.levelname.lower()
+        moment = (
+            f"{datetime.fromtimestamp(record.created).astimezone():%H:%M:%S.%f}"[:-3] + " " if self._has_times else ""
+        )
+        text = f"{moment}{level}: {record.getMessage()}"
+        if record.exc_info is not None and self._has_times:
+            text += f"\n{logging.Formatter().formatException(record.exc_info)}"
+        self._notes.insist(text)
+
+
+def _log_to(notes: Notes, options: GlobalOptions) -> None:
+    logger = logging.getLogger("netmind_rentgpu")
+    level = logging.DEBUG if options.debug else logging.INFO if options.verbose else logging.WARNING
+    for handler in [each for each in logger.handlers if isinstance(each, _NotesHandler)]:
+        logger.removeHandler(handler)
+    logger.addHandler(_NotesHandler(notes, has_times=options.debug))
+    logger.setLevel(level)
+    logger.propagate = False

@@ -1,0 +1,100 @@
+"""Signals that end the command line: the first stops it in order, the second at once. A signal that is ignored stays so."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from types import FrameType
+from typing import Final, TypeVar, cast
+
+from netmind_rentgpu.cli.exit_codes import code_of_signal
+
+__all__ = ["StoppedError", "Stopping"]
+
+Returned = TypeVar("Returned")
+
+_NAMES: Final = ("SIGINT", "SIGTERM", "SIGHUP")
+# Seconds within which a second signal counts as the first, because `timeout` and some shells send each one twice.
+_SAME: Final = 0.5
+
+
+class StoppedError(Exception):
+    """A signal has ended the command.
+
+    Attributes:
+        number: the signal's number.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"{signal.Signals(number).name} has ended this command")
+        self.number = number
+
+
+class Stopping:
+    """The handling of the signals for one run of the program.
+
+    Attributes:
+        number: the number of the first signal that has come; None before.
+        on_first: takes the number of the first signal; it may only write.
+        on_second: takes the number of the second signal, and returns the exit code; it may only write.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.number: int | None = None
+        self.on_first: Callable[[int], object] = _nothing
+        self.on_second: Callable[[int], int] = code_of_signal
+        self._clock = clock
+        self._came_at = 0.0
+        self._cancel: Callable[[], object] | None = None
+
+    def run(self, work: Callable[[], Awaitable[Returned]]) -> Returned:
+        """Run work in an event loop, and cancel it when the first signal comes.
+
+        The signals are handled meanwhile, in the main thread, but for those that were ignored before.
+
+        Raises:
+            StoppedError: a signal has ended the work.
+        """
+        numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+        before = {
+            number: found for number in numbers if (found := signal.getsignal(number)) not in (signal.SIG_IGN, None)
+        }
+        for number in before:
+            signal.signal(number, self._on_signal)
+        try:
+            return asyncio.run(self._run(work))
+        except asyncio.CancelledError:
+            if self.number is None:
+                raise
+            raise StoppedError(self.number) from None
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    async def _run(self, work: Callable[[], Awaitable[Returned]]) -> Returned:
+        loop, task = asyncio.get_running_loop(), cast("asyncio.Task[Returned]", asyncio.current_task())
+        # From within the loop, because a signal handler runs between any two bytecodes of it.
+        self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        try:
+            return await work()
+        finally:
+            self._cancel = None
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.number is None:
+            self.number, self._came_at = number, self._clock()
+            self.on_first(number)
+            if self._cancel is not None:
+                self._cancel()
+            else:
+                raise StoppedError(number)
+        elif self._clock() > self._came_at + _SAME:
+            os._exit(self.on_second(number))
+
+
+def _nothing(number: int) -> None:
+    del number
