@@ -16,11 +16,15 @@ async def connect_to_port(host: str, port: int) -> ChannelEnd:
     Raises:
         asyncssh.ChannelOpenError: the connection failed, for example because no server listens on the port.
     """
+    loop = asyncio.get_running_loop()
     try:
-        _, port_end = await asyncio.get_running_loop().create_connection(_PortEnd, host, port)
+        _, port_end = await loop.create_connection(_PortEnd, host, port)
     except OSError as error:
         raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, str(error)) from None
-    return ChannelEnd(port_end)
+    session = ChannelEnd(port_end)
+    # asyncssh connects the session in this turn of the loop, or never, if the client has gone meanwhile.
+    loop.call_soon(session.close_unless_connected)
+    return session
 
 
 class _PortEnd(asyncssh.SSHForwarder):
@@ -66,6 +70,11 @@ class ChannelEnd(asyncssh.SSHForwarder):
     def __init__(self, port_end: _PortEnd) -> None:
         super().__init__(port_end)
         self._port_end = port_end
+
+    def close_unless_connected(self) -> None:
+        """Close the connection to the port if asyncssh has not connected the session to a channel."""
+        if self._transport is None:
+            self._port_end.close()
 
     def session_started(self) -> None:
         self._port_end.open()

@@ -17,12 +17,16 @@ def leading_to(host: str, port: int) -> Callable[[str, int], Awaitable[asyncssh.
     """Return a session factory for `create_server` of an SSH connection: it connects each client to a host and port."""
 
     async def connect(_host: str, _port: int) -> asyncssh.SSHTCPSession[bytes]:
+        loop = asyncio.get_running_loop()
         try:
-            _, here = await asyncio.get_running_loop().create_connection(_Here, host, port)
+            _, here = await loop.create_connection(_Here, host, port)
         except OSError as error:
             raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, str(error)) from None
+        there = _There(here)
+        # asyncssh connects the session in this turn of the loop, or never, if the SSH connection was lost meanwhile.
+        loop.call_soon(there.close_unless_connected)
         # A forwarder has all that a session needs; asyncssh uses its own forwarders as sessions in the same way.
-        return cast("asyncssh.SSHTCPSession[bytes]", _There(here))
+        return cast("asyncssh.SSHTCPSession[bytes]", there)
 
     return connect
 
@@ -64,6 +68,11 @@ class _There(asyncssh.SSHForwarder):
     def __init__(self, here: _Here) -> None:
         super().__init__(here)
         self._here = here
+
+    def close_unless_connected(self) -> None:
+        """Close the connection on this machine if asyncssh has not connected the session to a channel."""
+        if self._transport is None:
+            self._here.close()
 
     def session_started(self) -> None:
         self._here.open()

@@ -156,3 +156,23 @@ def test_data_that_comes_early_waits_for_the_channel(here_of: type, there_of: ty
     assert b"".join(word for word in channel.calls if isinstance(word, bytes)) == words
     assert channel.calls[-len(ends) :] == ends
     assert connection.calls == (["closed"] if early == "its loss" else [b"four", "ended", "closed"])
+
+
+@pytest.mark.parametrize("side", ["client", "emulator"])
+async def test_connection_to_a_port_ends_if_the_other_side_has_gone_meanwhile(side: str) -> None:
+    ended = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        assert await reader.read() == b""
+        writer.close()
+        ended.set()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        # asyncssh drops this session, because its channel's connection is closed.
+        address = server.sockets[0].getsockname()[:2]
+        session = await (
+            emulated.connect_to_port(*address) if side == "emulator" else forwards.leading_to(*address)("", 0)
+        )
+        async with asyncio.timeout(60):
+            await ended.wait()
+        assert session is not None
