@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +27,12 @@ def main() -> None:
             " pip install '.[cli]' in the folder of this package's source"
         )
 
+    # An interrupt of the imports ends the program without a traceback.
+    interrupts = signal.getsignal(signal.SIGINT)
+    if interrupts is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from netmind_rentgpu.cli.app import run
 
+    signal.signal(signal.SIGINT, interrupts)
     program = Path(sys.argv[0]).name
     sys.exit(run(sys.argv[1:], prog_name=program if program == "netmind-rentgpu" else "rentgpu"))

@@ -100,6 +100,9 @@ def run(arguments: Sequence[str], prog_name: str = "rentgpu") -> int:
         return ExitCode.USAGE
     except Exception as error:  # noqa: BLE001  # the last place that can show it
         return _code_after(error, invocation, words)
+    finally:
+        if invocation.session is not None:
+            invocation.session.close()
     return result if isinstance(result, int) else ExitCode.DONE
 
 

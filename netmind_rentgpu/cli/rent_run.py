@@ -6,7 +6,7 @@ import asyncio
 import shlex
 import signal
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -69,6 +69,7 @@ class RentRun:
         self._session = session
         self._work = work
         self._names: list[str] = []
+        self._released: set[str] = set()
         # True from the first create until the last look at the state file says otherwise.
         self._may_be_rented = False
         self._asked: RentalEvent | None = None
@@ -198,7 +199,7 @@ class RentRun:
         asked = [name for name in self._names if name != kept]
         if asked:
             try:
-                self._left = [record for record in await gpu.rentals.list() if record.name in asked]
+                self._left = [record for record in await gpu.rentals.list() if self._may_be_left(record, asked)]
             except RentGPUError as error:
                 self._session.notes.insist(f"rentgpu: cannot tell whether {asked[-1]} is given back: {error}")
                 return False
@@ -212,6 +213,11 @@ class RentRun:
             self._say_end()
         return not self._left
 
+    def _may_be_left(self, record: RentalRecord, asked: Sequence[str]) -> bool:
+        """Return True if a record of this run may have a container: one is known to be gone if its deletion was seen."""
+        is_gone = record.name in self._released and record.certain_at <= datetime.now(UTC)
+        return record.name in asked and not is_gone
+
     def _on_event(self, event: RentalEvent) -> None:
         notes, now = self._session.notes, self._session.now()
         match event.kind:
@@ -220,6 +226,8 @@ class RentRun:
                 self._may_be_rented = True
                 self._asked = event
                 notes.say(preview_of(event, now))
+            case "released":
+                self._released.add(event.name)
             case "failed":
                 notes.say(f"{event.node_name} did not start: {event.reason}; {event.next_step}")
             case "expiring" if event.expires_at is not None:

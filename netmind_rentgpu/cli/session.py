@@ -26,6 +26,8 @@ __all__ = ["GlobalOptions", "Session", "is_terminal", "show"]
 
 Returned = TypeVar("Returned")
 
+_logger: logging.Logger = logging.getLogger("netmind_rentgpu")
+
 
 @attrs.frozen(kw_only=True)
 class GlobalOptions:
@@ -75,7 +77,20 @@ class Session:
         self.stopping: Stopping = Stopping()
         self.stopping.on_second = self.end_at_once
         self.reads_only: bool = True
-        _log_to(self.notes, options)
+        self._handler = _NotesHandler(self.notes, has_times=options.debug)
+        self._handler.setLevel(logging.WARNING)
+        self._begin_logging()
+
+    def _begin_logging(self) -> None:
+        if self.options.debug or self.options.verbose:
+            level = logging.DEBUG if self.options.debug else logging.INFO
+            self._handler.setLevel(level)
+            _logger.setLevel(level)
+        _logger.addHandler(self._handler)
+
+    def close(self) -> None:
+        """End the logging to stderr."""
+        _logger.removeHandler(self._handler)
 
     def now(self) -> datetime:
         """Return the present time in the local time zone."""
@@ -203,13 +218,3 @@ class _NotesHandler(logging.Handler):
         if record.exc_info is not None and self._has_times:
             text += f"\n{logging.Formatter().formatException(record.exc_info)}"
         self._notes.insist(text)
-
-
-def _log_to(notes: Notes, options: GlobalOptions) -> None:
-    logger = logging.getLogger("netmind_rentgpu")
-    level = logging.DEBUG if options.debug else logging.INFO if options.verbose else logging.WARNING
-    for handler in [each for each in logger.handlers if isinstance(each, _NotesHandler)]:
-        logger.removeHandler(handler)
-    logger.addHandler(_NotesHandler(notes, has_times=options.debug))
-    logger.setLevel(level)
-    logger.propagate = False

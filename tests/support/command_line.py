@@ -1,0 +1,156 @@
+"""The command line as a user has it: an emulated service, a state file, and runs of the program."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import canaries
+from guardians import guardians
+
+from netmind_rentgpu.cli.app import run
+from netmind_rentgpu.emulator import Emulator
+
+LONGEST = 120
+PROGRAM = (sys.executable, "-m", "netmind_rentgpu")
+PROFILE = "list_lag = 0.2\ncreate_lag = 0.3\n"
+
+
+@dataclass
+class Done:
+    """A run of the program that has ended."""
+
+    code: int
+    out: bytes
+    errors: str
+
+    @property
+    def text(self) -> str:
+        return self.out.decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def problem(self) -> dict[str, Any]:
+        """The line of JSON on stderr."""
+        found: dict[str, Any] = json.loads(self.errors.strip().splitlines()[-1])
+        return found
+
+
+@dataclass
+class Site:
+    """An emulated service, and a folder in which the program runs."""
+
+    emulator: Emulator
+    folder: Path
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **{name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")},
+            "NETMIND_BASE_URL": self.emulator.url,
+            "NETMIND_API_KEY": self.emulator.token,
+            "NETMIND_RENTGPU_STATE": str(self.folder / "state.sqlite3"),
+            "NETMIND_RENTGPU_PROFILE": str(self.folder / "profile.toml"),
+            "XDG_STATE_HOME": str(self.folder),
+            **self.variables,
+        }
+
+    def start(self, *words: str, before: tuple[str, ...] = (), **options: Any) -> subprocess.Popen[bytes]:
+        """Start the program, in a session of its own.
+
+        Args:
+            before: the words of a program that starts it, such as `nohup`.
+        """
+        return subprocess.Popen(
+            [*before, *PROGRAM, *words],
+            cwd=self.folder,
+            env={**self.environment, **options.pop("env", {})},
+            start_new_session=True,
+            **{
+                "stdin": subprocess.DEVNULL,
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.PIPE,
+                **options,
+            },
+        )
+
+    def run(self, *words: str, given: bytes = b"", **options: Any) -> Done:
+        """Run the program to its end.
+
+        Args:
+            given: its stdin.
+        """
+        return self.end(self.start(*words, stdin=subprocess.PIPE, **options), given)
+
+    def end(self, process: subprocess.Popen[bytes], given: bytes | None = None) -> Done:
+        """Wait for the end of a run."""
+        with process:
+            try:
+                out, errors = process.communicate(given, timeout=LONGEST)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return Done(process.returncode, out or b"", (errors or b"").decode())
+
+    def shell(self, script: str, **options: Any) -> Done:
+        """Run a script of bash, in which `rentgpu` is the program."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        process = subprocess.Popen(
+            ["/bin/bash", "-c", script],
+            cwd=self.folder,
+            env={**self.environment, "PATH": path},
+            start_new_session=True,
+            **{"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
+        )
+        return self.end(process)
+
+    @property
+    def rented(self) -> int:
+        return len(self.emulator.running)
+
+    def guardians(self) -> list[int]:
+        return guardians(self.folder)
+
+    def is_at_rest(self) -> bool:
+        """Return True if nothing is rented, and no guardian runs."""
+        return not self.rented and not self.guardians()
+
+
+@dataclass
+class Here:
+    """The command line within this process, for runs that need no process of their own."""
+
+    site: Site
+    monkeypatch: Any
+    capfd: Any
+
+    def run(self, *words: str, **variables: str) -> Done:
+        """Run the program's main function, and return what it wrote to stdout and stderr."""
+        with self.monkeypatch.context() as patch:
+            for name, value in {**self.site.environment, **variables}.items():
+                patch.setenv(name, value)
+            patch.chdir(self.site.folder)
+            self.capfd.readouterr()
+            code = run(words)
+        out, errors = self.capfd.readouterr()
+        return Done(code, out.encode("utf-8", "surrogateescape"), errors)
+
+
+@contextmanager
+def serving(folder: Path, **options: Any) -> Iterator[Site]:
+    """Serve machines that can be logged into, and assert in the end that nothing is rented."""
+    (folder / "profile.toml").write_text(PROFILE)
+    with Emulator(**{"seed": 7, "boot_seconds": 0.05, "ssh": True, "token": canaries.TOKEN, **options}) as emulator:
+        yield Site(emulator, folder)
+        emulator.assert_nothing_rented()
