@@ -106,6 +106,7 @@ def problem_of(error: BaseException, *, reads_only: bool = False) -> Problem:
     """
     name, message = type(error).__name__, escaped(str(error)) or type(error).__name__
     if isinstance(error, CommandError):
+        name = "UsageError" if error.code is ExitCode.USAGE else name
         return Problem(exit_code=error.code, error=name, message=message, hint=error.hint or None)
     if isinstance(error, OutputError):
         closed = isinstance(error, OutputClosedError)

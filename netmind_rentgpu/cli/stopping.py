@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import time
@@ -58,6 +57,9 @@ class Stopping:
         Raises:
             StoppedError: a signal has ended the work.
         """
+        # Here, because this import takes longer than the help of a command.
+        import asyncio
+
         numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
         before = {
             number: found for number in numbers if (found := signal.getsignal(number)) not in (signal.SIG_IGN, None)
@@ -75,6 +77,8 @@ class Stopping:
                 signal.signal(number, handler)
 
     async def _run(self, work: Callable[[], Awaitable[Returned]]) -> Returned:
+        import asyncio
+
         loop, task = asyncio.get_running_loop(), cast("asyncio.Task[Returned]", asyncio.current_task())
         # From within the loop, because a signal handler runs between any two bytecodes of it.
         self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
