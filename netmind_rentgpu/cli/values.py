@@ -202,7 +202,7 @@ def shown_size(count: int) -> str:
     """Return a number of bytes in a unit that fits, such as `3.4 MB`."""
     size, unit = float(count), "bytes"
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
+        if round(size, 1) < 1000 or unit == "TB":
             break
         size /= 1000
     return f"{count} bytes" if unit == "bytes" else f"{size:.1f} {unit}"

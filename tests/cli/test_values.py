@@ -427,3 +427,10 @@ def test_shown_amount_is_read_as_the_amount(amount: Decimal) -> None:
 )
 def test_size_is_shown_in_a_unit_that_fits(count: int, expected: str) -> None:
     assert shown_size(count) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(999_949, "999.9 kB"), (999_999, "1.0 MB"), (999_999_999, "1.0 GB"), (10**12 - 1, "1.0 TB")]
+)
+def test_size_that_rounds_to_a_thousand_is_shown_in_the_next_unit(count: int, expected: str) -> None:
+    assert shown_size(count) == expected
