@@ -63,7 +63,8 @@ def moment(text: str, now: datetime) -> datetime:
         if hour < 24 and minute < 60 and second < 60:
             # Without its zone, because the offset may differ between now and then.
             today = now.replace(hour=hour, minute=minute, second=second, microsecond=0, tzinfo=None)
-            candidates = (today + timedelta(days=days) for days in (0, 1, 2))
+            # Each day twice, because the end of summer time repeats an hour.
+            candidates = ((today + timedelta(days=days)).replace(fold=fold) for days in (0, 1, 2) for fold in (0, 1))
             return next(candidate for day in candidates if (candidate := day.astimezone()) > now)
     else:
         try:

@@ -125,6 +125,21 @@ def test_time_of_day_is_the_next_one(text: str, now: tuple[int, ...], expected: 
     assert found.tzinfo is not None
 
 
+@pytest.mark.usefixtures("berlin")
+def test_time_of_day_that_the_start_of_summer_time_skips_is_an_hour_later() -> None:
+    assert moment("02:30", local(2027, 3, 28, 1, 50)) == local(2027, 3, 28, 3, 30)
+    assert moment("02:30", local(2027, 3, 28, 4, 0)) == local(2027, 3, 29, 2, 30)
+
+
+@pytest.mark.usefixtures("berlin")
+def test_time_of_day_that_the_end_of_summer_time_repeats_is_the_next_of_both() -> None:
+    first, second = local(2027, 10, 31, 2, 30), local(2027, 10, 31, 2, 30, fold=1)
+    assert second - first == timedelta(hours=1)
+    assert moment("02:30", first - timedelta(minutes=5)) == first
+    assert moment("02:30", first + timedelta(minutes=5)) == second
+    assert moment("02:30", second) == local(2027, 11, 1, 2, 30)
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
