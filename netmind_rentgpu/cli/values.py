@@ -10,6 +10,8 @@ from typing import Final
 
 import attrs
 
+from netmind_rentgpu.amounts import in_own_context, rounded
+
 __all__ = [
     "Place",
     "PortPair",
@@ -189,13 +191,14 @@ def shown_moment(when: datetime, now: datetime) -> str:
     return f"{local:%Y-%m-%d %H:%M}"
 
 
+@in_own_context
 def shown_money(amount: Decimal | None, currency: str | None) -> str:
     """Return an amount with its currency and at least two digits behind the point; a question mark if it is not known."""
     if amount is None:
         return "?"
-    rounded = amount.quantize(Decimal("0.000001")).normalize()
-    exponent = rounded.as_tuple().exponent
-    shown = f"{rounded:f}" if isinstance(exponent, int) and exponent < -2 else f"{rounded:.2f}"
+    exact = rounded(amount).normalize()
+    exponent = exact.as_tuple().exponent
+    shown = f"{exact:f}" if isinstance(exponent, int) and exponent < -2 else f"{exact:.2f}"
     return f"{shown} {currency}" if currency else shown
 
 

@@ -419,6 +419,11 @@ def test_amount_that_is_not_known_is_shown_as_a_question_mark() -> None:
     assert shown_money(None, "EUR") == shown_money(None, None) == "?"
 
 
+@pytest.mark.parametrize("amount", ["1e22", "123456789012345678901234567890.5", "1e45"])
+def test_amount_beyond_the_usual_precision_is_shown_whole(amount: str) -> None:
+    assert shown_money(money(amount), "USD") == f"{Decimal(amount):.2f} USD"
+
+
 @given(st.decimals(0, 10**20, places=6))
 def test_shown_amount_is_read_as_the_amount(amount: Decimal) -> None:
     assert money(shown_money(amount, None)) == amount
