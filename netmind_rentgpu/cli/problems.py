@@ -110,7 +110,7 @@ def problem_of(error: BaseException, *, reads_only: bool = False) -> Problem:
         return Problem(exit_code=error.code, error=name, message=message, hint=error.hint or None)
     if isinstance(error, OutputError):
         closed = isinstance(error, OutputClosedError)
-        return Problem(exit_code=ExitCode.OUTPUT_CLOSED if closed else ExitCode.LOST, error=name, message=error.args[0])
+        return Problem(exit_code=ExitCode.OUTPUT_CLOSED if closed else ExitCode.LOST, error=name, message=message)
     if isinstance(error, errors.InvalidArgumentError):
         # By the option that the user has typed, where there is one.
         message = re.sub(r"^(\w+)", lambda found: _OPTIONS.get(found[1], found[1]), message)
@@ -126,9 +126,14 @@ def problem_of(error: BaseException, *, reads_only: bool = False) -> Problem:
         exit_code=code,
         error=name,
         message="\n".join([message, *notes]),
-        code=getattr(error, "code", None),
+        code=_escaped(getattr(error, "code", None)),
         status=getattr(error, "status", None),
-        request_id=getattr(error, "request_id", None),
+        request_id=_escaped(getattr(error, "request_id", None)),
         maybe_processed=getattr(error, "maybe_processed", None),
         hint=hint or None,
     )
+
+
+def _escaped(text: Any) -> Any:
+    # Here, because the writer of notes would escape what stands in JSON, which has no such escapes.
+    return escaped(text) if isinstance(text, str) else text

@@ -201,6 +201,14 @@ def test_error_is_a_text_with_the_name_of_the_program_otherwise(wanted: str | No
     assert shown(errors.NoMachineError("none of 4"), wanted).startswith("rentgpu: none of 4\nSee `rentgpu offers`")
 
 
+@pytest.mark.parametrize("character", ["\x7f", "\x9b", "\x1b", "\u202e", "\udc80", '"', "\\"])
+def test_error_with_odd_characters_in_the_code_and_id_of_the_service_is_still_json(character: str) -> None:
+    line = shown(answer(code=f"a{character}b", request_id=f"c{character}d"), "json")
+    found = json.loads(line)
+    assert (found["code"][0], found["code"][-1], found["request_id"][0], found["request_id"][-1]) == tuple("abcd")
+    assert line.rstrip("\n").isprintable()
+
+
 def shown(error: Exception, wanted: str | None) -> str:
     """Return the text that is written for an error."""
     reader, writer = os.pipe()
