@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Generator, Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import count
 from typing import Any, Final, cast
@@ -218,13 +219,16 @@ def dump_exactly(value: object, *, indented: bool = False) -> bytes:
     Raises:
         TypeError: the value holds something else that JSON cannot hold.
     """
-    options = orjson.OPT_UTC_Z | (orjson.OPT_INDENT_2 if indented else 0)
+    # orjson would write each time with its own offset.
+    options = orjson.OPT_PASSTHROUGH_DATETIME | (orjson.OPT_INDENT_2 if indented else 0)
     return orjson.dumps(value, default=_exact, option=options)
 
 
 def _exact(value: object) -> Any:
     if isinstance(value, Decimal) and value.is_finite():
         return orjson.Fragment(f"{value:f}")
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     raise TypeError(f"JSON cannot hold a {type(value).__name__}")
 
 

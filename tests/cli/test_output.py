@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from descriptors import in_place_of, pipe
+from hypothesis import given
 from hypothesis import strategies as st
 
 from netmind_rentgpu.cli.output import FORMATS, Column, Format, OutputClosedError, OutputError, Results, write_bytes
@@ -62,6 +63,17 @@ def exactly(text: str) -> Any:
     return json.loads(text, parse_float=Decimal)
 
 
+def test_list_in_json_is_an_array_with_exact_numbers_and_times_in_utc() -> None:
+    text = text_of("json", lambda results: results.rows(iter(ROWS), COLUMNS))
+    assert exactly(text) == [
+        ROWS[0] | {"at": "2027-05-20T12:30:15.250000Z"},
+        ROWS[1],
+    ]
+    assert '"cost": 0.1,' in text
+    assert '"cost": 12345678901234567890.123456,' in text
+    assert text.endswith("\n]\n")
+
+
 def test_thing_in_json_is_an_object_with_all_its_fields() -> None:
     text = text_of("json", lambda results: results.value(ROWS[1], COLUMNS[:1]))
     assert exactly(text) == ROWS[1]
@@ -74,7 +86,39 @@ def test_empty_list_is_an_empty_array_in_json_and_nothing_in_lines_and_csv() -> 
     assert [text_of(wanted, write) for wanted in ("json", "jsonl", "csv")] == ["[]\n", "", ""]
 
 
+def test_list_in_lines_of_json_has_an_object_in_each() -> None:
+    row = {"text": "two\nlines", "at": THEN, "cost": Decimal("1e-7")}
+    text = text_of("jsonl", lambda results: results.rows([row, ROWS[1]], COLUMNS))
+    first, second = text.splitlines()
+    assert exactly(first) == {
+        "text": "two\nlines",
+        "at": "2027-05-20T12:30:15.250000Z",
+        "cost": Decimal("0.0000001"),
+    }
+    assert exactly(second) == ROWS[1]
+    assert text.endswith("}\n")
+
+
 offsets = st.builds(timezone, st.timedeltas(timedelta(hours=-23), timedelta(hours=23)))
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False, places=9), st.datetimes(timezones=offsets), st.text())
+def test_value_in_json_is_read_as_it_was(amount: Decimal, at: datetime, text: str) -> None:
+    written = io.BytesIO()
+    # Away from the ends of the calendar, which no other zone has.
+    at = at.replace(year=min(max(at.year, 2), 9998))
+    results("jsonl", written.write).value({"amount": amount, "at": at, "text": text}, ())
+    found = exactly(written.getvalue().decode())
+    assert (Decimal(found["amount"]), datetime.fromisoformat(found["at"]), found["text"]) == (amount, at, text)
+
+
+def test_csv_has_all_fields_and_nothing_for_none() -> None:
+    text = text_of("csv", lambda results: results.rows(ROWS, COLUMNS))
+    assert text == (
+        "name,count,cost,at,tags,is_open\n"
+        'first,3,0.1,2027-05-20T12:30:15.250000Z,"[""a"",""b""]",true\n'
+        ",12,12345678901234567890.123456,,[],false\n"
+    )
 
 
 def test_csv_has_the_fields_of_all_rows_in_their_order() -> None:
