@@ -169,12 +169,9 @@ class Results:
 
     def _csv(self, rows: Sequence[Row]) -> None:
         names = list(dict.fromkeys(name for row in rows for name in row))
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        if names:
-            writer.writerow(names)
-        writer.writerows([_csv_text(row.get(name)) for name in names] for row in rows)
-        self._write(text.getvalue().encode("utf-8", "backslashreplace"))
+        lines = [names] if names else []
+        lines += [[_csv_text(row.get(name)) for name in names] for row in rows]
+        self._write("".join(map(_csv_line, lines)).encode("utf-8", "backslashreplace"))
 
     def _texts(self, texts: Sequence[tuple[str, str]]) -> None:
         width = max((len(title) for title, _ in texts), default=0)
@@ -200,6 +197,13 @@ class Results:
         if left_out:
             titles = ", ".join(column.title for column in left_out)
             self._note(f"Left out, because the terminal is too narrow: {titles}. -o csv has all.")
+
+
+def _csv_line(texts: Sequence[str]) -> str:
+    line = io.StringIO()
+    # Ended as csv ends lines by default, because a text with a carriage return is quoted only then.
+    csv.writer(line, lineterminator="\r\n").writerow(texts)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _csv_text(value: object) -> str:

@@ -131,7 +131,9 @@ def test_thing_in_csv_is_a_header_and_a_line() -> None:
     assert text == 'a,c\n"{""b"":null}",1.5\n'
 
 
-@pytest.mark.parametrize("value", ["a,b", 'say "x"', "two\nlines", "a\r\nb", "", " padded ", "\x1b[31m", "日本", "'"])
+@pytest.mark.parametrize(
+    "value", ["a,b", 'say "x"', "two\nlines", "\r", "a\r\nb", "", " padded ", "\x1b[31m", "日本", "'"]
+)
 def test_text_in_csv_is_read_as_it_was(value: str) -> None:
     text = text_of("csv", lambda results: results.rows([{"before": value, "after": "x"}, {"before": "y"}], ()))
     found = list(csv.DictReader(io.StringIO(text, newline="")))
