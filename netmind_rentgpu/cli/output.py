@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -83,7 +84,11 @@ def write_bytes(data: bytes, descriptor: int = 1) -> None:
     left = memoryview(data)
     try:
         while left:
-            left = left[os.write(descriptor, left) :]
+            try:
+                left = left[os.write(descriptor, left) :]
+            except BlockingIOError:
+                # Another program that shares the output has made it non-blocking.
+                time.sleep(0.01)
     except BrokenPipeError as error:
         raise OutputClosedError("the reader of the output has closed it") from error
     except OSError as error:

@@ -242,7 +242,7 @@ def read_slowly() -> Iterator[tuple[int, list[int]]]:
     assert sum(sizes) == 1_000_000
 
 
-@pytest.mark.parametrize("is_blocking", [True])
+@pytest.mark.parametrize("is_blocking", [True, False])
 def test_bytes_beyond_the_room_of_a_pipe_are_written_whole(
     read_slowly: tuple[int, list[int]], *, is_blocking: bool
 ) -> None:
