@@ -52,8 +52,9 @@ class Column:
     show: Callable[[Row], str] | None = None
 
     def text(self, row: Row, now: datetime) -> str:
-        """Return the text of a row's value."""
-        return escaped(self.show(row) if self.show is not None else shown(row.get(self.name), now))
+        """Return the text of a row's value, in one line."""
+        text = self.show(row) if self.show is not None else shown(row.get(self.name), now)
+        return escaped(text.replace("\n", " ").replace("\t", " "))
 
 
 def shown(value: object, now: datetime) -> str:
@@ -189,7 +190,7 @@ class Results:
         cells = [[column.text(row, now) for column in columns] for row in rows]
         if not _is_terminal():
             lines = [[column.title for column in columns], *cells]
-            text = "".join("\t".join(cell.replace("\t", " ") for cell in line) + "\n" for line in lines)
+            text = "".join("\t".join(line) + "\n" for line in lines)
             self._write(text.encode("utf-8", "backslashreplace"))
             return
         if not rows:

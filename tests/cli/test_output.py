@@ -163,6 +163,12 @@ def test_text_of_others_in_a_table_is_escaped() -> None:
     assert text.split("\n")[1:3] == ["\\x1b[2J\\x07\\x9b\\u202eq\t1\t\\r coins", "\\udc80[red]\t2\t0 coins"]
 
 
+def test_tabs_and_newlines_within_a_value_leave_a_table_its_lines_and_columns() -> None:
+    row = {"name": "a\tb\nc", "count": 1, "cost": "2\n3"}
+    assert text_of("table", lambda results: results.rows([row], COLUMNS)).split("\n")[1:] == ["a b c\t1\t2 3 coins", ""]
+    assert text_of("table", lambda results: results.value(row, COLUMNS)) == "NAME\ta b c\nCOUNT\t1\nCOST\t2 3 coins\n"
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
