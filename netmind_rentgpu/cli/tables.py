@@ -68,7 +68,8 @@ def rendered(shown: RenderableType, *, has_colour: bool) -> str:
         legacy_windows=False,
     )
     console.print(shown, crop=False, no_wrap=True)
-    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
+    # Not by splitlines, which also splits at separators that stand in a text.
+    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().removesuffix("\n").split("\n"))
 
 
 class LiveTable:

@@ -88,6 +88,12 @@ def test_text_that_looks_like_markup_is_shown_as_it_is(text: str) -> None:
     assert lines_of([Column("a", "A")], [[text]], 80, has_colour=True)[1] == text
 
 
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x0b", "\x85"])
+def test_row_with_a_separator_of_lines_is_one_line(separator: str) -> None:
+    text = Column("a", "A").text({"a": f"x{separator}y"}, NOW)
+    assert len(lines_of([Column("a", "A")], [[text]], 80)) == 2
+
+
 def test_heading_is_bold_only_with_colour(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     plain = lines_of(COLUMNS, CELLS, 80)
