@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.cells import cell_len
-from rich.console import Console, Group, JustifyMethod, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -38,13 +38,19 @@ def fitting_columns(columns: Sequence[Column], cells: Sequence[Sequence[str]], w
 def table_of(columns: Sequence[Column], cells: Sequence[Sequence[str]], kept: Sequence[int]) -> Table:
     """Return a table of some columns."""
     table = Table(box=None, pad_edge=False, padding=(0, _BETWEEN, 0, 0), header_style="bold", show_edge=False)
-    for index in kept:
-        justify: JustifyMethod = "right" if columns[index].is_number else "left"
-        table.add_column(Text(columns[index].title), justify=justify, no_wrap=True, overflow="ignore")
-    for row in cells:
-        # A Text, because square brackets of others must not be read as markup.
-        table.add_row(*(Text(row[index]) for index in kept))
+    texts = [_texts([columns[index].title, *(row[index] for row in cells)], columns[index]) for index in kept]
+    for column in texts:
+        table.add_column(column[0], no_wrap=True, overflow="ignore")
+    for row in zip(*(column[1:] for column in texts), strict=True):
+        table.add_row(*row)
     return table
+
+
+def _texts(shown: Sequence[str], column: Column) -> list[Text]:
+    """Return a column's title and values as texts that rich does not read as markup, with numbers at the right."""
+    # Aligned by spaces, because rich aligns nothing where it must not cut.
+    width = max(map(cell_len, shown)) if column.is_number else 0
+    return [Text(" " * (width - cell_len(text)) + text) for text in shown]
 
 
 def rendered_table(

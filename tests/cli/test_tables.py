@@ -64,6 +64,14 @@ def test_columns_without_rows_are_as_wide_as_their_titles() -> None:
     assert fitting_columns([], [], 5) == []
 
 
+def test_table_has_a_line_for_each_row_with_numbers_at_the_right() -> None:
+    assert lines_of(COLUMNS, CELLS, 80) == [
+        "NAME    WHERE  COUNT  MORE  END",
+        "abcdef  SE         7  m     e",
+        "b       NO     12345        end",
+    ]
+
+
 def test_value_wider_than_the_terminal_is_never_cut() -> None:
     long = " ".join(["word"] * 500)
     assert lines_of(COLUMNS[:2], [[long, "x"]], 20) == ["NAME", long]
