@@ -27,7 +27,9 @@ def preview_of(event: RentalEvent, now: datetime) -> str:
 
 
 def deadline_note(record: RentalRecord, now: datetime) -> str:
-    """Return when a rental ends, what it costs at most until then, who enforces that, and how to move it."""
+    """Return when a rental ends, its highest cost until then, who enforces that, and how to move it; or how to end it."""
+    if record.expires_at is None:
+        return f"{record.name}: {_limits(record, now)}; `rentgpu rentals release {record.name}` ends it"
     enforced = (
         f"enforced by {record.enforced_by}" if record.enforced_by else "which only `rentgpu rentals reap` enforces"
     )

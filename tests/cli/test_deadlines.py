@@ -92,3 +92,10 @@ def test_end_that_no_process_enforces_names_the_reaper() -> None:
         "rg-55: at most 5.00 USD until 23:00:00 (in 3 h), which only `rentgpu rentals reap` enforces; "
         "`rentgpu rentals extend rg-55 --ttl 8h` moves that"
     )
+
+
+@pytest.mark.parametrize("enforced_by", [None, "process 88"])
+def test_rental_without_an_end_names_the_command_that_ends_it(enforced_by: str | None) -> None:
+    record = attrs.evolve(RECORD, expires_at=None, time_limit=None, enforced_by=enforced_by)
+    assert deadline_note(record, NOW) == "rg-55: it has no end; `rentgpu rentals release rg-55` ends it"
+    assert preview_of(event_of(record), NOW).endswith("1.25 USD an hour: it has no end")
