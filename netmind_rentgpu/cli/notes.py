@@ -66,16 +66,17 @@ class Notes:
 
     def progress(self, text: str) -> None:
         """Show how far something is; the next progress replaces it."""
-        if self._is_quiet or text == self._last_progress:
+        if self._is_quiet:
             return
-        self._last_progress = text
         shown = escaped(text).replace("\n", " ")
         if self.is_terminal:
             # Shorter than the terminal, because a line that wraps could not be redrawn.
-            self._live = shown[: max(1, _width(self._descriptor) - 1)]
-            self._write(_CLEAR + self._live)
-        elif self._clock() >= self._shown_at + _BETWEEN_LINES:
-            self._shown_at = self._clock()
+            shown = shown[: max(1, _width(self._descriptor) - 1)]
+            if shown != self._live:
+                self._live = shown
+                self._write(_CLEAR + shown)
+        elif text != self._last_progress and self._clock() >= self._shown_at + _BETWEEN_LINES:
+            self._last_progress, self._shown_at = text, self._clock()
             self._write(f"{shown}\n")
 
     def clear(self) -> None:

@@ -77,6 +77,15 @@ def test_progress_on_a_terminal_replaces_the_last_and_yields_to_other_output() -
     )
 
 
+def test_progress_on_a_terminal_is_drawn_again_after_other_output() -> None:
+    def use(notes: Notes) -> None:
+        notes.progress("waiting")
+        notes.say("a note")
+        notes.progress("waiting")
+
+    assert written(terminal(), use) == f"{CLEAR}waiting{CLEAR}a note\n{CLEAR}waiting"
+
+
 @pytest.mark.parametrize(
     ("columns", "shown"),
     [
@@ -120,6 +129,10 @@ def test_first_progress_in_a_pipe_is_written_just_after_the_start_of_the_clock()
 
 def test_progress_in_a_pipe_that_does_not_change_is_one_line() -> None:
     assert at_times((0, "a"), (40, "a"), (80, "a")) == "a\n"
+
+
+def test_change_within_the_30_seconds_is_written_once_they_are_over() -> None:
+    assert at_times((0, "a"), (10, "b"), (31, "b"), (62, "b")) == "a\nb\n"
 
 
 def test_notes_between_do_not_count_as_progress() -> None:
