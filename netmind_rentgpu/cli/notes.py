@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -68,10 +69,10 @@ class Notes:
         """Show how far something is; the next progress replaces it."""
         if self._is_quiet:
             return
-        shown = escaped(text).replace("\n", " ")
+        shown = escaped(text.replace("\n", " ").replace("\t", " "))
         if self.is_terminal:
             # Shorter than the terminal, because a line that wraps could not be redrawn.
-            shown = shown[: max(1, _width(self._descriptor) - 1)]
+            shown = _cut(shown, max(1, _width(self._descriptor) - 1))
             if shown != self._live:
                 self._live = shown
                 self._write(_CLEAR + shown)
@@ -153,3 +154,21 @@ def _width(descriptor: int) -> int:
         return os.get_terminal_size(descriptor).columns or _DEFAULT_WIDTH
     except OSError:
         return _DEFAULT_WIDTH
+
+
+def _cut(text: str, columns: int) -> str:
+    """Return as much of a text as some columns of a terminal have room for."""
+    if text.isascii():
+        return text[:columns]
+    room = columns
+    for index, character in enumerate(text):
+        room -= _columns_of(character)
+        if room < 0:
+            return text[:index]
+    return text
+
+
+def _columns_of(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1

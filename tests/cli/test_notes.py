@@ -104,6 +104,21 @@ def test_progress_on_a_terminal_without_a_width_is_cut_to_80_columns() -> None:
     assert written(terminal(0), lambda notes: notes.progress("x" * 100)) == CLEAR + "x" * 79
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("日本語の名前", "日本語の"),
+        ("a日本語の名前", "a日本語の"),
+        ("ab日本語の名前", "ab日本語"),
+        ("e\u0301" * 20, "e\u0301" * 9),
+        ("a\tb\tc", "a b c"),
+        ("\U0001f600" * 9, "\U0001f600" * 4),
+    ],
+)
+def test_progress_is_cut_by_the_room_that_its_characters_have_on_the_terminal(text: str, shown: str) -> None:
+    assert written(terminal(10), lambda notes: notes.progress(text)) == f"{CLEAR}{shown}"
+
+
 def test_note_on_a_terminal_is_not_cut() -> None:
     assert written(terminal(10), lambda notes: notes.say("x" * 30)) == "x" * 30 + "\n"
 
