@@ -107,4 +107,4 @@ def rent_arguments(needs: Mapping[str, Any], now: datetime) -> dict[str, Any]:
 def _given(needs: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     given = {argument: needs[option] for option, argument in names.items() if needs[option] not in (None, ())}
     image = given.get("image")
-    return given if image is None or not image.isdigit() else given | {"image": int(image)}
+    return given if image is None or not image.isdecimal() else given | {"image": int(image)}

@@ -68,7 +68,7 @@ async def find_target(gpu: AsyncRentGPU, wanted: str | None) -> Target:
     try:
         record = await find_record(gpu, wanted)
     except RentalNotFoundError:
-        if wanted is not None and wanted.isdigit():
+        if wanted is not None and wanted.isdecimal():
             return Target(int(wanted))
         raise
     if record.container_id is None:

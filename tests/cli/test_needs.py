@@ -105,6 +105,11 @@ def test_image_that_is_a_number_is_an_id(text: str, image: int | str) -> None:
     assert (found, type(found)) == (image, type(image))
 
 
+@pytest.mark.parametrize("text", ["²", "17²", "①"])
+def test_image_with_digits_that_make_no_number_is_a_name(text: str) -> None:
+    assert rent_arguments(parsed(["--image", text]), NOW) == {"image": text}
+
+
 def test_time_to_rent_that_is_given_twice_is_refused() -> None:
     with pytest.raises(CommandError, match=r"^--ttl and --until say the same thing: give one of them$") as caught:
         rent_arguments(parsed(["--ttl", "3h", "--until", "2027-08-04T00:00Z"]), NOW)
