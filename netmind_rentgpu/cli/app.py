@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,11 +14,9 @@ import click
 from netmind_rentgpu.cli.exit_codes import ExitCode, code_of_signal
 from netmind_rentgpu.cli.notes import Notes
 from netmind_rentgpu.cli.options import Group, Invocation, write_global_options
-from netmind_rentgpu.cli.output import OutputClosedError
 from netmind_rentgpu.cli.problems import CommandError, Problem, problem_of
 from netmind_rentgpu.cli.session import show
 from netmind_rentgpu.cli.stopping import StoppedError
-from netmind_rentgpu.errors import RentGPUError
 from netmind_rentgpu.version import __version__
 
 __all__ = ["app", "run"]
@@ -109,8 +106,6 @@ def run(arguments: Sequence[str], prog_name: str = "rentgpu") -> int:
 def _code_after(error: Exception, invocation: Invocation, words: Sequence[str]) -> int:
     """Show an error, and return its exit code."""
     session = invocation.session
-    if isinstance(error, OSError) and error.errno == errno.EPIPE and not isinstance(error, RentGPUError):
-        error = OutputClosedError(str(error))
     problem = problem_of(error, reads_only=session is None or session.reads_only)
     if isinstance(error, OSError):
         _discard_stdout()

@@ -71,7 +71,7 @@ def progress_of(notes: Notes, verb: str, *, tells_size: bool = False) -> Callabl
         files = "1 file" if progress.files_total == 1 else f"{progress.files_total} files"
         if tells_size and not begun:
             begun.append(True)
-            notes.say(f"{verb} {files}, {shown_size(progress.bytes_total)}")
+            notes.say(f"{verb}: {files}, {shown_size(progress.bytes_total)}")
         if tells_size and not notes.is_terminal:
             return  # said already
         done = f"{progress.files_done} of {files}, {shown_size(progress.bytes_done)} of"
@@ -94,6 +94,6 @@ async def upload_all(
     patterns = (*NEVER_UPLOADED, *excluded)
     for upload in uploads:
         target = f"{folder}/{upload.name}" if upload.name else folder
-        show = progress_of(notes, f"uploading {upload.local} without {', '.join(patterns)}:", tells_size=True)
+        show = progress_of(notes, f"uploading {upload.local} without {', '.join(patterns)}", tells_size=True)
         await shell.upload(upload.local, target, exclude=patterns, on_progress=show)
     notes.clear()

@@ -111,7 +111,7 @@ def print_logs(
                 continue
             data = f"{line.text}\n".encode("utf-8", "surrogateescape")
             if session.results.format == "table" and line.stream == "stderr":
-                session.notes.write(data)
+                await session.notes.pass_on(data)
             else:
                 session.results.line(data, row)
         if session.results.format in ("json", "csv"):

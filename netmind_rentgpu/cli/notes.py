@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from netmind_rentgpu.cli.writing import is_writable, write_some, write_within
 from netmind_rentgpu.escaping import escaped
 
 __all__ = ["Notes"]
@@ -17,6 +18,9 @@ __all__ = ["Notes"]
 _BETWEEN_LINES = 30.0
 _CLEAR = "\r\x1b[K"
 _DEFAULT_WIDTH = 80
+# Seconds.
+_LONGEST_WRITE = 1.0
+_PAUSE = 0.01
 
 
 class Notes:
@@ -49,6 +53,8 @@ class Notes:
         self._last_progress = ""
         self._line_end = "\n"
         self._terminal_before: list[Any] | None = None
+        # True while the reader of stderr makes no room, so that no further note waits for it.
+        self._is_stuck = False
 
     def say(self, text: str) -> None:
         """Write a note, unless notes are hidden."""
@@ -102,24 +108,24 @@ class Notes:
             _restore_terminal(self._terminal_before)
             self._line_end = "\n"
 
-    def write(self, data: bytes) -> None:
-        """Write bytes as they are, such as those of a remote command's stderr."""
+    async def pass_on(self, data: bytes) -> None:
+        """Write bytes as they are, such as those of a remote command's stderr, however long their reader takes."""
+        import asyncio
+
         self.clear()
-        _write_all(self._descriptor, data)
+        left = memoryview(data)
+        with suppress(OSError):
+            while left:
+                if is_writable(self._descriptor, 0):
+                    left = write_some(self._descriptor, left)
+                else:
+                    await asyncio.sleep(_PAUSE)
 
     def _write(self, text: str) -> None:
-        _write_all(self._descriptor, text.encode("utf-8", "backslashreplace"))
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    with suppress(OSError):
-        left = memoryview(data)
-        while left:
-            try:
-                left = left[os.write(descriptor, left) :]
-            except BlockingIOError:
-                # Another program has made the terminal non-blocking.
-                time.sleep(0.01)
+        """Write a text, but wait only a moment for a reader, because the caller may be about to give a machine back."""
+        with suppress(OSError):
+            data = text.encode("utf-8", "backslashreplace")
+            self._is_stuck = not write_within(self._descriptor, data, 0 if self._is_stuck else _LONGEST_WRITE)
 
 
 def _terminal_settings() -> list[Any] | None:

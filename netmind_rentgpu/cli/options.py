@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -11,8 +12,9 @@ import attrs
 import click
 
 from netmind_rentgpu.cli import values
-from netmind_rentgpu.cli.output import FORMATS
+from netmind_rentgpu.cli.output import FORMATS, OutputClosedError
 from netmind_rentgpu.cli.session import GlobalOptions, Session
+from netmind_rentgpu.errors import RentGPUError
 
 __all__ = [
     "AMOUNT",
@@ -177,7 +179,13 @@ class Command(click.Command):
         session = invocation.begin()
         session.reads_only = self.reads_only
         ctx.params = {"session": session, **ctx.params}
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno != errno.EPIPE or isinstance(error, RentGPUError):
+                raise
+            # click would end the program with 1.
+            raise OutputClosedError("the reader of the output has closed it") from error
 
 
 class Group(click.Group):

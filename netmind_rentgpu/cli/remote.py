@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import sys
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -13,7 +15,7 @@ from netmind_rentgpu.errors import RentGPUError
 from netmind_rentgpu.results import CommandResult
 from netmind_rentgpu.ssh.streams import PipeSink, PipeSource
 
-__all__ = ["Machine", "run_here"]
+__all__ = ["Machine", "own_stdin", "run_here"]
 
 
 class Machine(Protocol):
@@ -40,10 +42,22 @@ class _Stderr:
     def __init__(self, notes: Notes) -> None:
         self._notes = notes
 
-    def write(self, data: bytes) -> int:
+    async def write(self, data: bytes) -> None:
         """Write bytes."""
-        self._notes.write(data)
-        return len(data)
+        await self._notes.pass_on(data)
+
+
+def own_stdin() -> int | None:
+    """Return the descriptor of stdin; None for a terminal, and for one that cannot be read, as under `nohup`."""
+    return None if is_terminal(0) or not _is_readable(0) else 0
+
+
+def _is_readable(descriptor: int) -> bool:
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    return fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
 
 
 async def run_here(
@@ -65,7 +79,7 @@ async def run_here(
     try:
         return await machine.pipe(
             command,
-            stdin=None if is_terminal(0) else 0,
+            stdin=own_stdin(),
             stdout=1,
             stderr=_Stderr(notes),
             timeout=timeout,

@@ -20,6 +20,7 @@ from netmind_rentgpu.cli.exit_codes import ExitCode, code_of_result, code_of_sig
 from netmind_rentgpu.cli.problems import Problem, problem_of
 from netmind_rentgpu.cli.remote import run_here
 from netmind_rentgpu.cli.session import Session
+from netmind_rentgpu.cli.stopping import StoppedError
 from netmind_rentgpu.cli.values import shown_duration, shown_money
 from netmind_rentgpu.errors import ClientStateError, RentGPUError, SSHError
 from netmind_rentgpu.wire.payload import dump_exactly
@@ -35,6 +36,8 @@ __all__ = ["RentRun", "Work"]
 
 # A file of the login's own, which the shell or the command in the terminal reads and removes.
 _VARIABLES: Final = ".rentgpu-environment"
+# Seconds to wait for certainty about a create whose answer was lost.
+_LONGEST_DOUBT: Final = 180.0
 
 
 @attrs.frozen(kw_only=True)
@@ -72,6 +75,7 @@ class RentRun:
         self._released: set[str] = set()
         # True from the first create until the last look at the state file says otherwise.
         self._may_be_rented = False
+        self._code: int | None = None
         self._asked: RentalEvent | None = None
         self._ended_at: datetime | None = None
         self._rental: AsyncRental | None = None
@@ -88,9 +92,13 @@ class RentRun:
         """
         stopping = self._session.stopping
         stopping.on_first, stopping.on_second = self._on_first_signal, self._on_second_signal
-        code = stopping.run(lambda: self._run(wanted))
-        if self._work.report is not None:
-            self._write_report(self._work.report, code)
+        try:
+            code = stopping.run(lambda: self._run(wanted))
+        except StoppedError as error:
+            # A code that was decided before the signal stands.
+            code = code_of_signal(error.number) if self._code is None else self._code
+        if self._work.report is not None and not self._is_report_written(self._work.report, code):
+            return code or ExitCode.LOST
         return code
 
     async def _run(self, wanted: Mapping[str, Any]) -> int:
@@ -100,7 +108,13 @@ class RentRun:
             except BaseException as error:  # noqa: BLE001  # what it has left is looked for in any case
                 code = self._code_after(error)
             self._session.notes.clear()
-            return code if await self._is_given_back(gpu) else ExitCode.STILL_RENTED
+            try:
+                is_given_back = await self._is_given_back(gpu)
+            except asyncio.CancelledError:  # by the first signal, and there is no other
+                is_given_back = await self._is_given_back(gpu)
+            self._code = code if is_given_back else ExitCode.STILL_RENTED
+            self._session.stopping.end()
+            return self._code
 
     async def _rent(self, gpu: AsyncRentGPU, wanted: Mapping[str, Any]) -> int:
         seconds = self._session.options.seconds
@@ -199,7 +213,10 @@ class RentRun:
         asked = [name for name in self._names if name != kept]
         if asked:
             try:
-                self._left = [record for record in await gpu.rentals.list() if self._may_be_left(record, asked)]
+                self._left = await self._find_left(gpu, asked)
+                if self._left and await self._wait_out_doubts():
+                    await gpu.rentals.reap()
+                    self._left = await self._find_left(gpu, asked)
             except RentGPUError as error:
                 self._session.notes.insist(f"rentgpu: cannot tell whether {asked[-1]} is given back: {error}")
                 return False
@@ -213,10 +230,24 @@ class RentRun:
             self._say_end()
         return not self._left
 
-    def _may_be_left(self, record: RentalRecord, asked: Sequence[str]) -> bool:
-        """Return True if a record of this run may have a container: one is known to be gone if its deletion was seen."""
-        is_gone = record.name in self._released and record.certain_at <= datetime.now(UTC)
-        return record.name in asked and not is_gone
+    async def _find_left(self, gpu: AsyncRentGPU, asked: Sequence[str]) -> list[RentalRecord]:
+        """Return the records of this run that may have a container, which is known to be gone if its deletion was seen."""
+        now = datetime.now(UTC)
+        left = [record for record in await gpu.rentals.list() if record.name in asked]
+        return [record for record in left if record.name not in self._released or record.certain_at > now]
+
+    async def _wait_out_doubts(self) -> bool:
+        """Wait until no machine of an unclear create can turn up any more; return False if something else is left."""
+        now = datetime.now(UTC)
+        seconds = max((record.certain_at - now).total_seconds() for record in self._left)
+        in_doubt = all(record.container_id is None or record.name in self._released for record in self._left)
+        if self._session.stopping.number is not None or not in_doubt or seconds > _LONGEST_DOUBT:
+            return False
+        self._session.notes.say(
+            f"the answer to a create was lost: waiting {max(0, seconds):.0f} s until no machine of it can turn up any more"
+        )
+        await asyncio.sleep(max(0.0, seconds))
+        return True
 
     def _on_event(self, event: RentalEvent) -> None:
         notes, now = self._session.notes, self._session.now()
@@ -269,6 +300,8 @@ class RentRun:
 
     def _on_second_signal(self, number: int) -> int:
         self._session.notes.leave_raw()
+        if self._code is not None:
+            return self._code
         if not self._may_be_rented:
             return code_of_signal(number)
         self._session.notes.insist(
@@ -276,10 +309,18 @@ class RentRun:
         )
         return ExitCode.STILL_RENTED
 
-    def _write_report(self, path: str, code: int) -> None:
+    def _is_report_written(self, path: str, code: int) -> bool:
+        try:
+            Path(path).write_bytes(dump_exactly(self._report(code)) + b"\n")
+        except OSError as error:
+            self._session.notes.insist(f"rentgpu: could not write the report to {path}: {error.strerror}")
+            return False
+        return True
+
+    def _report(self, code: int) -> dict[str, Any]:
         result, event = self._result, self._asked
         own = result is not None and code == code_of_result(result.exit_status, result.exit_signal)
-        row = {
+        return {
             "exit_code": code,
             "origin": "command" if own and not self._may_be_rented else "rentgpu",
             "exit_status": None if result is None else result.exit_status,
@@ -294,4 +335,3 @@ class RentRun:
             "still_rented": [record.name for record in self._left],
             "error": None if self._problem is None else self._problem.to_dict(),
         }
-        Path(path).write_bytes(dump_exactly(row) + b"\n")

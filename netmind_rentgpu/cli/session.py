@@ -27,6 +27,7 @@ __all__ = ["GlobalOptions", "Session", "is_terminal", "show"]
 Returned = TypeVar("Returned")
 
 _logger: logging.Logger = logging.getLogger("netmind_rentgpu")
+_silent: logging.Handler = logging.NullHandler()
 
 
 @attrs.frozen(kw_only=True)
@@ -87,10 +88,13 @@ class Session:
             self._handler.setLevel(level)
             _logger.setLevel(level)
         _logger.addHandler(self._handler)
+        # Otherwise Python writes the warnings of libraries to stderr.
+        logging.getLogger().addHandler(_silent)
 
     def close(self) -> None:
         """End the logging to stderr."""
         _logger.removeHandler(self._handler)
+        logging.getLogger().removeHandler(_silent)
 
     def now(self) -> datetime:
         """Return the present time in the local time zone."""
@@ -171,7 +175,8 @@ class Session:
                 ExitCode.USAGE, f"{question}\nNothing was done, because no terminal is here to ask on.", "Add --yes."
             )
         self.notes.ask(f"{question} [y/N] ")
-        answer = sys.stdin.readline().strip().lower()
+        with self.stopping.asking():
+            answer = sys.stdin.readline().strip().lower()
         if answer not in ("y", "yes"):
             raise CommandError(ExitCode.NO, "Nothing was done.")
 

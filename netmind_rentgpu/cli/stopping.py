@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
+from enum import Enum
 from types import FrameType
 from typing import Final, TypeVar, cast
 
 from netmind_rentgpu.cli.exit_codes import code_of_signal
 
-__all__ = ["StoppedError", "Stopping"]
+__all__ = ["Phase", "StoppedError", "Stopping"]
 
 Returned = TypeVar("Returned")
 
@@ -32,27 +34,38 @@ class StoppedError(Exception):
         self.number = number
 
 
+class Phase(Enum):
+    """The phases of a run, by which a first signal acts."""
+
+    STARTING = "no work has begun: the program ends"
+    WORKING = "the work is cancelled"
+    ASKING = "the question is given up, and the work with it"
+    ENDING = "the work is done, and its result stands: nothing happens"
+
+
 class Stopping:
-    """The handling of the signals for one run of the program.
+    """The handling of the signals for one run of the program. From `run` on, it lasts until the program's end.
 
     Attributes:
+        phase: the present phase.
         number: the number of the first signal that has come; None before.
-        on_first: takes the number of the first signal; it may only write.
+        on_first: takes the number of the first signal, unless the work is done; it may only write.
         on_second: takes the number of the second signal, and returns the exit code; it may only write.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.phase: Phase = Phase.STARTING
         self.number: int | None = None
         self.on_first: Callable[[int], object] = _nothing
         self.on_second: Callable[[int], int] = code_of_signal
         self._clock = clock
         self._came_at = 0.0
-        self._cancel: Callable[[], object] | None = None
+        self._cancel: Callable[[], object] = lambda: None
 
     def run(self, work: Callable[[], Awaitable[Returned]]) -> Returned:
         """Run work in an event loop, and cancel it when the first signal comes.
 
-        The signals are handled meanwhile, in the main thread, but for those that were ignored before.
+        The signals are handled from now on, in the main thread, but for those that were ignored before.
 
         Raises:
             StoppedError: a signal has ended the work.
@@ -60,12 +73,9 @@ class Stopping:
         # Here, because this import takes longer than the help of a command.
         import asyncio
 
-        numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
-        before = {
-            number: found for number in numbers if (found := signal.getsignal(number)) not in (signal.SIG_IGN, None)
-        }
-        for number in before:
-            signal.signal(number, self._on_signal)
+        for number in (getattr(signal, name) for name in _NAMES if hasattr(signal, name)):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                signal.signal(number, self._on_signal)
         try:
             return asyncio.run(self._run(work))
         except asyncio.CancelledError:
@@ -73,8 +83,7 @@ class Stopping:
                 raise
             raise StoppedError(self.number) from None
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            self.phase = Phase.ENDING
 
     async def _run(self, work: Callable[[], Awaitable[Returned]]) -> Returned:
         import asyncio
@@ -82,22 +91,40 @@ class Stopping:
         loop, task = asyncio.get_running_loop(), cast("asyncio.Task[Returned]", asyncio.current_task())
         # From within the loop, because a signal handler runs between any two bytecodes of it.
         self._cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+        self.phase = Phase.WORKING
         try:
             return await work()
         finally:
-            self._cancel = None
+            self.phase = Phase.ENDING
+
+    def end(self) -> None:
+        """Let the result of the work stand, whatever signal comes from now on."""
+        self.phase = Phase.ENDING
+
+    @contextmanager
+    def asking(self) -> Generator[None]:
+        """Raise `StoppedError` at once when a signal comes, because a wait for an answer cannot be cancelled."""
+        self.phase = Phase.ASKING
+        try:
+            yield
+        finally:
+            self.phase = Phase.WORKING
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.number is None:
-            self.number, self._came_at = number, self._clock()
-            self.on_first(number)
-            if self._cancel is not None:
-                self._cancel()
-            else:
+        if self.number is not None:
+            if self._clock() > self._came_at + _SAME:
+                os._exit(self.on_second(number))
+            return
+        self.number, self._came_at = number, self._clock()
+        match self.phase:
+            case Phase.STARTING | Phase.ASKING:
                 raise StoppedError(number)
-        elif self._clock() > self._came_at + _SAME:
-            os._exit(self.on_second(number))
+            case Phase.WORKING:
+                self._cancel()
+                self.on_first(number)
+            case Phase.ENDING:
+                pass
 
 
 def _nothing(number: int) -> None:

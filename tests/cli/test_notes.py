@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pty
 import termios
 import threading
 import tty
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from descriptors import Stream, in_place_of, pipe, terminal
 
+from netmind_rentgpu.cli import writing
 from netmind_rentgpu.cli.notes import Notes
 
 CLEAR = "\r\x1b[K"
@@ -49,7 +52,7 @@ def test_quiet_notes_are_errors_questions_and_bytes_alone(stream_of: Callable[[]
         notes.progress("hidden, too")
         notes.insist("an error")
         notes.ask("sure? ")
-        notes.write(b"\x1b[1mraw")
+        asyncio.run(notes.pass_on(b"\x1b[1mraw"))
 
     assert written(stream_of(), use, is_quiet=True) == "an error\nsure? \x1b[1mraw"
 
@@ -62,7 +65,7 @@ def test_progress_on_a_terminal_replaces_the_last_and_yields_to_other_output() -
         notes.say("a note")
         notes.clear()
         notes.progress("3 of 3")
-        notes.write(b"bytes\n")
+        asyncio.run(notes.pass_on(b"bytes\n"))
         notes.progress("4 of 3")
         notes.ask("more? ")
         notes.progress("\x1b[2J")
@@ -166,7 +169,7 @@ def use_all(notes: Notes) -> None:
     notes.insist("x")
     notes.ask("x")
     notes.progress("x")
-    notes.write(b"x")
+    asyncio.run(notes.pass_on(b"x"))
     with notes.raw():
         notes.say("x")
         notes.leave_raw()
@@ -220,7 +223,7 @@ def test_lines_end_with_a_return_to_the_left_while_a_terminal_is_raw() -> None:
         notes.progress("before")
         with notes.raw():
             notes.insist("a\nb")
-            notes.write(b"c\n")
+            asyncio.run(notes.pass_on(b"c\n"))
         notes.say("d")
 
     assert written(terminal(), use) == f"{CLEAR}before{CLEAR}a\r\nb\r\nc\nd\n"
@@ -286,3 +289,30 @@ def test_leaving_raw_mode_without_a_terminal_as_stdin_does_nothing() -> None:
 
         assert written(pipe(), use).strip() == "a"
     source.written()
+
+
+def test_reader_that_makes_no_room_is_waited_for_once_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    find = writing.is_writable
+
+    def is_writable(descriptor: int, seconds: float) -> bool:
+        waited.append(seconds)
+        return find(descriptor, min(seconds, 0.01))
+
+    monkeypatch.setattr(writing, "is_writable", is_writable)
+    reading, descriptor = os.pipe()
+    os.set_blocking(descriptor, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(descriptor, bytes(4096))
+    os.set_blocking(descriptor, True)
+    notes = Notes(descriptor)
+    for _ in range(3):
+        notes.insist("dropped")
+    assert [round(seconds, 1) for seconds in waited] == [1.0, 0.0, 0.0]
+    while len(os.read(reading, 65536)) == 65536:
+        pass
+    notes.insist("read")
+    assert os.read(reading, 100) == b"read\n"
+    os.close(descriptor)
+    os.close(reading)

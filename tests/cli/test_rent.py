@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -144,7 +146,7 @@ def test_detached_command_goes_on_and_the_machine_is_given_back_at_its_end(site:
     (job,) = site.run("jobs", "list", name, "-o", "json").json
     assert (job["state"], job["command"]) == ("running", "until [ -e go ]; do sleep 0.1; done")
     assert site.run("run", "--", "touch go").code == 0
-    until_sync(site.is_at_rest)
+    until_sync(site.has_ended)
     (past,) = site.run("rentals", "spend", "-o", "json").json
     assert past["rentals"] == 1
 
@@ -154,7 +156,7 @@ def test_detached_machine_without_a_command_stays_until_it_is_released(site: Sit
     assert done.code == 0, done.errors
     assert (done.json["label"], done.json["job"]) == ("mine", None)
     assert site.run("rentals", "release", "mine", "--yes").code == 0
-    until_sync(site.is_at_rest)
+    until_sync(site.has_ended)
 
 
 def test_detached_machine_whose_name_cannot_be_printed_is_given_back(site: Site) -> None:
@@ -162,7 +164,7 @@ def test_detached_machine_whose_name_cannot_be_printed_is_given_back(site: Site)
         done = site.run(*RENT, "-d", "--", "sleep 1000", stdout=full)
     assert done.code == 74
     assert "No space left on device" in done.errors
-    until_sync(site.is_at_rest)
+    until_sync(site.has_ended)
 
 
 @pytest.mark.parametrize(
@@ -174,6 +176,8 @@ def test_detached_machine_whose_name_cannot_be_printed_is_given_back(site: Site)
         ("rentgpu rent --gpu 4090 -- 'echo err >&2; exit 4' 2>/dev/full", 4),
         ("rentgpu rent --gpu 4090 -- 'echo out; exit 4' >&-", 4),
         ("rentgpu rent --gpu 4090 -- 'cat; exit 4' <&-", 4),
+        # As nohup does at a terminal.
+        ("rentgpu rent --gpu 4090 -- 'cat; exit 4' 0>/dev/null", 4),
         ("(rentgpu rent --gpu 4090 -- 'sleep 1; echo err >&2; exit 4'; echo $? >&3) 3>&1 2>&1 >/dev/null | head -0", 0),
     ],
 )
@@ -181,7 +185,7 @@ def test_streams_that_are_gone_leave_nothing_rented(site: Site, script: str, cod
     done = site.shell(script)
     assert done.code == code, done.errors
     assert "Traceback" not in done.errors
-    until_sync(site.is_at_rest)
+    until_sync(site.has_ended)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +218,43 @@ def test_machine_that_cannot_be_deleted_is_said_and_beats_the_commands_status(si
     assert (report["exit_code"], report["origin"], report["exit_status"]) == (125, "rentgpu", 0)
     assert report["still_rented"] == [report["name"]]
     site.emulator.faults.clear()
-    until_sync(site.is_at_rest)
+    until_sync(site.has_ended)
+
+
+def test_report_that_cannot_be_written_hides_no_other_code(site: Site) -> None:
+    for command, code in (("exit 3", 3), ("true", 74)):
+        done = site.run(*RENT, "--report", "/dev/full", "--", command)
+        assert done.code == code
+        assert "could not write the report to /dev/full" in done.errors
+    site.emulator.faults.add(Fault("status", status=403, call="delete_container", times="all"))
+    assert site.run(*RENT, "--report", "/dev/full", "--", "true").code == 125
+    site.emulator.faults.clear()
+    until_sync(site.has_ended)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_lost_answer_of_a_create_is_waited_out_and_is_no_machine_that_is_left(site: Site, when: str) -> None:
+    site.emulator.faults.add(
+        Fault("status", status=502, call="create_container", when="after" if when == "after" else "before")
+    )
+    done = site.run(*RENT, "--", "echo used")
+    assert (done.code, done.out) == (0, b"used\n"), done.errors
+    assert "may still be rented" not in done.errors
+    assert site.rented == 0
+
+
+def test_stderr_that_is_not_read_keeps_no_machine(site: Site) -> None:
+    reading, writing = os.pipe()
+    process = site.start(*RENT, "--", "echo held; yes >&2", stderr=writing)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"held\n"
+    until_sync(lambda: not select.select([], [writing], [], 0)[1])
+    process.terminate()
+    assert process.wait(60) == 143
+    assert site.rented == 0
+    process.stdout.close()
+    os.close(reading)
+    os.close(writing)
 
 
 def test_preview_lists_each_offer_with_its_highest_cost(site: Site, here: Here) -> None:
@@ -239,4 +279,4 @@ def test_state_file_that_cannot_grow_rents_nothing_or_gives_it_back(site: Site) 
         done = site.shell(f"ulimit -f {kilobytes}; rentgpu rent --gpu 4090 -- echo used")
         assert (done.code, done.out) in ((74, b""), (0, b"used\n")), done.errors
         assert "Traceback" not in done.errors
-        until_sync(site.is_at_rest)
+        until_sync(site.has_ended)

@@ -47,7 +47,7 @@ def test_signal_at_any_moment_leaves_nothing_rented(site: Site, name: str, pytes
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(moment)
         done = ended_by(site, process, number)
-        until_sync(site.is_at_rest)
+        until_sync(site.has_ended)
         # Before the program has begun to handle signals, it dies of them.
         assert done.code in (-number, *(() if name == "SIGKILL" else (128 + number,))), done.errors
         assert "Traceback" not in done.errors
@@ -73,7 +73,7 @@ def test_second_signal_ends_at_once_with_125_and_the_guardian_goes_on(site: Site
     assert done.code == 125, done.errors
     assert f"{first}: giving back".encode() in said
     assert "may still be rented; the guardian goes on deleting it" in done.errors
-    until_sync(site.is_at_rest)
+    until_sync(site.has_ended)
 
 
 def test_two_signals_at_once_count_as_one(site: Site) -> None:

@@ -24,7 +24,7 @@ def rented(site: Site) -> Iterator[str]:
     yield done.text.strip()
     site.emulator.faults.clear()
     site.run("rentals", "release", "mine", "-y")
-    until_sync(site.is_at_rest)
+    until_sync(site.has_ended)
 
 
 def test_rental_is_listed_with_its_cost_its_end_and_who_enforces_it(site: Site, here: Here, rented: str) -> None:
@@ -113,7 +113,7 @@ def test_rental_in_use_is_released_only_by_force(site: Site, here: Here) -> None
     assert here.run("rentals", "release", "-y", "--force").code == 0
     ended = site.end(process)
     assert ended.code == 74, ended.errors
-    until_sync(site.is_at_rest)
+    until_sync(site.has_ended)
 
 
 def test_several_open_rentals_have_to_be_named(site: Site, here: Here, rented: str) -> None:
@@ -172,4 +172,4 @@ def test_budget_is_set_kept_to_and_removed(site: Site, here: Here) -> None:
     done = here.run("budgets", "remove", "team")
     assert (done.code, "gone already" in done.errors) == (0, True)
     assert here.run("budgets", "set", "nothing").code == 2
-    until_sync(site.is_at_rest)
+    until_sync(site.has_ended)
