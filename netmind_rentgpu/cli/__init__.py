@@ -9,6 +9,9 @@ from pathlib import Path
 
 __all__ = ["main"]
 
+# As in `exit_codes`, which is not imported without the libraries.
+_NOT_FOUND = 66
+
 
 def main() -> None:
     """Run the command line, or exit with a message if its libraries are missing."""
@@ -19,7 +22,8 @@ def main() -> None:
         try:
             sys.stdout.write(help_text(sys.argv[2:]))
         except NoSuchTopicError as error:
-            sys.exit(f"rentgpu: {error}")
+            sys.stderr.write(f"rentgpu: {error}\n")
+            sys.exit(_NOT_FOUND)
         return
     if missing:
         sys.exit(

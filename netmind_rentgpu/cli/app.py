@@ -76,7 +76,7 @@ class _Tree(Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="`rentgpu help` prints the guide, and `rentgpu help exit-codes` the exit codes.",
 )
-@click.version_option(__version__)
+@click.version_option(__version__, message="rentgpu %(version)s")
 def app() -> None:
     """Rent GPUs on NetMind, and never pay for one that you forgot."""
 

@@ -114,6 +114,9 @@ def problem_of(error: BaseException, *, reads_only: bool = False) -> Problem:
     if isinstance(error, errors.InvalidArgumentError):
         # By the option that the user has typed, where there is one.
         message = re.sub(r"^(\w+)", lambda found: _OPTIONS.get(found[1], found[1]), message)
+    if isinstance(error, OSError) and not isinstance(error, errors.RentGPUError):
+        code = ExitCode.NOT_FOUND if isinstance(error, FileNotFoundError) else ExitCode.LOST
+        return Problem(exit_code=code, error=name, message=message)
     notes = [escaped(note) for note in getattr(error, "__notes__", ())]
     code = code_of_error(error, reads_only=reads_only)
     hint = next((text for kind, text in _HINTS.items() if isinstance(error, kind)), "")

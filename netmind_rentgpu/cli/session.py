@@ -174,8 +174,8 @@ class Session:
             raise CommandError(
                 ExitCode.USAGE, f"{question}\nNothing was done, because no terminal is here to ask on.", "Add --yes."
             )
-        self.notes.ask(f"{question} [y/N] ")
         with self.stopping.asking():
+            self.notes.ask(f"{question} [y/N] ")
             answer = sys.stdin.readline().strip().lower()
         if answer not in ("y", "yes"):
             raise CommandError(ExitCode.NO, "Nothing was done.")

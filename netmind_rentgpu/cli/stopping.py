@@ -106,6 +106,8 @@ class Stopping:
         """Raise `StoppedError` at once when a signal comes, because a wait for an answer cannot be cancelled."""
         self.phase = Phase.ASKING
         try:
+            if self.number is not None:  # it came a moment ago
+                raise StoppedError(self.number)
             yield
         finally:
             self.phase = Phase.WORKING

@@ -147,10 +147,10 @@ def test_no_two_pages_share_a_name() -> None:
     assert len({page.stem for page in PAGES}) == len(PAGES)
 
 
-def test_unknown_topic_ends_with_status_1_and_says_so() -> None:
+def test_unknown_topic_ends_with_status_66_and_says_so() -> None:
     done = run([*COMMAND, "xyzzy"])
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("Error: no page is called 'xyzzy'")
+    assert (done.returncode, done.stdout) == (66, "")
+    assert done.stderr.startswith("rentgpu: no page is called 'xyzzy'")
 
 
 @pytest.mark.parametrize("missing", [["click", "rich"], ["click"], ["rich"], ["click", "rich", "asyncssh", "pytest"]])
@@ -161,10 +161,10 @@ def test_help_needs_no_extra(missing: list[str]) -> None:
     assert done.stdout == (GUIDE / "how-to" / "reap.md").read_text(encoding="utf-8")
     assert run([*program, "reference", "AsyncShell.run"]).stdout.startswith("async AsyncShell.run(")
     done = run([*program, "xyzzy"])
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("netmind-rentgpu: no page is called 'xyzzy'")
+    assert (done.returncode, done.stdout) == (66, "")
+    assert done.stderr.startswith("rentgpu: no page is called 'xyzzy'")
     done = run([*program, "reference", "attach"])
-    assert done.stderr.startswith("netmind-rentgpu: no public name is 'attach'; did you mean AsyncRentals.attach")
+    assert done.stderr.startswith("rentgpu: no public name is 'attach'; did you mean AsyncRentals.attach")
     done = run([*program, "pytest-plugin"])
     assert done.returncode == 0
     assert ("not available, because pytest is not installed" in done.stdout) == ("pytest" in missing)

@@ -238,7 +238,8 @@ def test_lost_answer_of_a_create_is_waited_out_and_is_no_machine_that_is_left(si
         Fault("status", status=502, call="create_container", when="after" if when == "after" else "before")
     )
     done = site.run(*RENT, "--", "echo used")
-    assert (done.code, done.out) == (0, b"used\n"), done.errors
+    # There is one such machine, and a create that was not done is not done again before it is certain.
+    assert (done.code, done.out) == ((0, b"used\n") if when == "after" else (75, b"")), done.errors
     assert "may still be rented" not in done.errors
     assert site.rented == 0
 

@@ -87,7 +87,7 @@ def test_rented_shell_follows_the_size_and_has_its_variables_and_files(site: Sit
         shown.until("started\r\n")
         shown.type("\x03")
         shown.until("[#$] ")
-        shown.type("echo sti''ll here\n")
+        shown.type("kill %1; echo sti''ll here\n")
         shown.until("still here")
         shown.type("exit 4\n")
         assert shown.end() == 4

@@ -61,12 +61,8 @@ class Terminal:
         """Read what there is; return False at the end."""
         if not select.select([self._master], [], [], 0.2)[0]:
             return self.process.poll() is None
-        try:
-            data = os.read(self._master, 65536)
-        except OSError:  # no process has the terminal any more
-            return False
-        self.shown += data.decode("utf-8", "replace")
-        return bool(data)
+        self.shown += os.read(self._master, 65536).decode("utf-8", "replace")
+        return True
 
 
 @contextmanager
@@ -86,22 +82,18 @@ def terminal(
     """
     master, slave = pty.openpty()
 
-    def begin() -> None:
-        os.setsid()
-        # The terminal's keys become signals of this session.
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    # The first terminal that the leader of a session opens becomes the session's, and its keys become signals.
+    streams = '<>"$0" 2>&0' + (" >&0" if stdout is None else "")
     process = subprocess.Popen(
-        words,
-        stdin=slave,
-        stdout=slave if stdout is None else stdout,
-        stderr=slave,
+        ["/bin/sh", "-c", f'exec "$@" {streams}', os.ttyname(slave), *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL if stdout is None else stdout,
+        stderr=subprocess.DEVNULL,
         cwd=folder,
         env={**environment, "TERM": "xterm-256color"},
-        preexec_fn=begin,  # noqa: PLW1509  # it makes two system calls
+        start_new_session=True,
     )
-    os.close(slave)
     try:
         yield Terminal(master, process)
     finally:
@@ -109,3 +101,4 @@ def terminal(
             process.kill()
         process.wait()
         os.close(master)
+        os.close(slave)
