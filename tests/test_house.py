@@ -46,7 +46,7 @@ EXCEPTIONS = {("models", "conversion")}  # for `to_dict` and `from_dict`, which 
 # Pairs of a folder and what it never imports, although the layers alone would allow it.
 NEVER = [("rentals.selection", "rentals.ledger"), ("rentals.ledger", "rentals.selection")]
 # These run the emulator, which nothing else of the package imports.
-EMULATOR_USERS = {"cli.demo", "testing"}
+EMULATOR_USERS = {"cli.commands.emulator", "cli.demo", "testing"}
 LIBRARY_USERS = {
     "aiohappyeyeballs": {"connecting"},
     "aiohttp": {"wire.transport", "wire.lazy_transport", "emulator.web", "client"},
@@ -72,8 +72,7 @@ LIBRARY_USERS = {
     "cattrs": {"conversion"},
     "orjson": {"wire.payload"},
     "psutil": {"rentals.ledger.process_identity"},
-    "click": {"cli.app"},
-    "rich": {"cli.demo", "cli.markdown"},
+    "rich": {"cli.demo", "cli.markdown", "cli.tables"},
     "pytest": {"testing"},
     "sqlite3": {"sqlite_file"},
     "uvloop": {"concurrency.event_loops"},
@@ -176,6 +175,12 @@ def test_emulator_and_the_rest_of_the_package_stand_apart() -> None:
     assert {name for module in inside for name in own_imports(module) if not is_in(name, "emulator")} == set()
     outside = {module for module in IN_LAYERS if any(is_in(name, "emulator") for name in own_imports(module))}
     assert outside == EMULATOR_USERS
+
+
+def test_click_is_imported_only_where_commands_and_options_are_declared() -> None:
+    users = {module for module, tree in MODULES.items() if any(name.split(".")[0] == "click" for name in imports(tree))}
+    declaring = {"cli.app", "cli.needs", "cli.options"}
+    assert {module for module in users if not is_in(module, "cli.commands")} == declaring
 
 
 @pytest.mark.parametrize("library", LIBRARY_USERS)

@@ -37,11 +37,11 @@ _TREE: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "Look after rentals": {
         "rentals": "List, show, extend, release and count rentals.",
-        "budgets": "Limits that several programs share.",
+        "budgets": "List, set and remove limits that several programs share.",
     },
     "More": {
         "emulator": "Serve an emulated service, which needs no account.",
-        "demo": "See a rental on an emulated service.",
+        "demo": "Run a rental on an emulated service.",
         "completion": "Print the completion of a shell.",
         "help": "Print a page of the guide, or of the reference.",
     },
@@ -78,7 +78,7 @@ class _Tree(Group):
 )
 @click.version_option(__version__, message="rentgpu %(version)s")
 def app() -> None:
-    """Rent GPUs on NetMind, and never pay for one that you forgot."""
+    """Rent GPUs on NetMind, and never pay for a forgotten machine."""
 
 
 def run(arguments: Sequence[str], prog_name: str = "rentgpu") -> int:
@@ -155,6 +155,6 @@ def _open_missing_descriptors() -> None:
 
 
 def _discard_stdout() -> None:
-    """Direct stdout to nowhere: otherwise Python fails once more at its exit, when it flushes what it could not write."""
+    """Replace stdout by nothing: otherwise Python fails once more at its exit, when it flushes what it could not write."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ is not None else 1)

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final
 
 from netmind_rentgpu.amounts import in_own_context, rounded
-from netmind_rentgpu.cli.output import Column, Row
+from netmind_rentgpu.cli.cells import Column, Row
 from netmind_rentgpu.cli.values import shown_money
 
 if TYPE_CHECKING:

@@ -30,11 +30,9 @@ def deadline_note(record: RentalRecord, now: datetime) -> str:
     """Return when a rental ends, its highest cost until then, who enforces that, and how to move it; or how to end it."""
     if record.expires_at is None:
         return f"{record.name}: {_limits(record, now)}; `rentgpu rentals release {record.name}` ends it"
-    enforced = (
-        f"enforced by {record.enforced_by}" if record.enforced_by else "which only `rentgpu rentals reap` enforces"
-    )
-    move = f"`rentgpu rentals extend {record.name} --ttl 8h` moves that"
-    return f"{record.name}: {_limits(record, now)}, {enforced}; {move}"
+    enforced = record.enforced_by or "`rentgpu rentals reap` alone"
+    move = f"for longer: rentgpu rentals extend {record.name} --ttl 8h"
+    return f"{record.name}: {_limits(record, now)}\nenforced by {enforced}; {move}"
 
 
 def _limits(rental: RentalRecord | RentalEvent, now: datetime) -> str:

@@ -88,7 +88,7 @@ _CODES: Final[tuple[tuple[type[BaseException], ExitCode], ...]] = (
 )
 # A call that changes nothing has done nothing, however unclear its answer is.
 _OF_READING: Final[Mapping[ExitCode, ExitCode]] = {ExitCode.UNCLEAR: ExitCode.UNREACHABLE}
-# Of a remote command that a signal has ended, as shells have it; the numbers are those of Linux.
+# The signals that may end a remote command, as shells count them; the numbers are those of Linux.
 _SIGNALS: Final[Mapping[str, int]] = {
     "HUP": 1,
     "INT": 2,

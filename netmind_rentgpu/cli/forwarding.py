@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Final
 
-from netmind_rentgpu.cli.output import Column
+from netmind_rentgpu.cli.cells import Column
 from netmind_rentgpu.cli.session import Session
 from netmind_rentgpu.cli.targets import Target, find_target
 from netmind_rentgpu.cli.values import PortPair
@@ -60,7 +60,7 @@ def forward(session: Session, wanted: str, ports: Sequence[PortPair]) -> None:
 async def _forward_once(
     session: Session, gpu: AsyncRentGPU, target: Target, ports: Sequence[PortPair], *, is_first: bool
 ) -> list[PortPair]:
-    """Forward ports over one connection until it is lost, and return the ports with the local ones that were free.
+    """Forward ports over one connection until it is lost, and return the ports, the free ones included.
 
     Args:
         is_first: True to print the ports as the result.

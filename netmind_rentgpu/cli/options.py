@@ -1,4 +1,4 @@
-"""What the commands share of click: kinds of values, global options, commands and groups that know them."""
+"""The parts that commands share of click: kinds of values, global options, commands and groups that know them."""
 
 from __future__ import annotations
 
@@ -155,8 +155,8 @@ class Command(click.Command):
         self.takes_command: bool = takes_command
         self.reads_only: bool = reads_only
         self.prints: bool = prints
-        self._own = list(self.params)
-        self.params += _global_options()
+        self._own: list[click.Parameter] = list(self.params)
+        self.params.extend(_global_options())
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options, and where the global ones are described."""
@@ -191,11 +191,9 @@ class Command(click.Command):
 class Group(click.Group):
     """A group of commands."""
 
-    command_class = Command
-
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.params += _global_options()
+        self.params.extend(_global_options())
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the group's commands."""

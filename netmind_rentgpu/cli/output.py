@@ -10,17 +10,14 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, Final, Literal, TypeAlias, cast
+from typing import Final, Literal, TypeAlias, cast
 
-import attrs
-
-from netmind_rentgpu.cli.values import shown_moment, shown_money
+from netmind_rentgpu.cli.cells import Column, Row
 from netmind_rentgpu.escaping import escaped
 from netmind_rentgpu.wire.payload import dump_exactly
 
-__all__ = ["FORMATS", "Column", "OutputClosedError", "OutputError", "Results", "Row", "write_bytes"]
+__all__ = ["FORMATS", "OutputClosedError", "OutputError", "Results", "write_bytes"]
 
-Row: TypeAlias = Mapping[str, Any]
 Format: TypeAlias = Literal["table", "json", "jsonl", "csv"]
 FORMATS: Final[tuple[Format, ...]] = ("table", "json", "jsonl", "csv")
 
@@ -31,48 +28,6 @@ class OutputError(OSError):
 
 class OutputClosedError(OutputError):
     """The reader of the output has closed it."""
-
-
-@attrs.frozen
-class Column:
-    """A column of a table.
-
-    Attributes:
-        name: the field that it shows.
-        title: its heading.
-        rank: the order in which columns are left out where the terminal is too narrow, the highest first; 0 for never.
-        is_number: True to align it at the right.
-        show: returns a value's text; None for the usual one. It gets the whole row.
-    """
-
-    name: str
-    title: str
-    rank: int = 0
-    is_number: bool = False
-    show: Callable[[Row], str] | None = None
-
-    def text(self, row: Row, now: datetime) -> str:
-        """Return the text of a row's value, in one line."""
-        text = self.show(row) if self.show is not None else shown(row.get(self.name), now)
-        return escaped(text.replace("\n", " ").replace("\t", " "))
-
-
-def shown(value: object, now: datetime) -> str:
-    """Return a value's text in a table: moments in local time, and nothing for nothing."""
-    match value:
-        case None:
-            text = ""
-        case bool():
-            text = "yes" if value else "no"
-        case datetime():
-            text = shown_moment(value, now)
-        case Decimal():
-            text = shown_money(value, None)
-        case list() | tuple():
-            text = ", ".join(shown(item, now) for item in cast("Sequence[object]", value))
-        case _:
-            text = str(value)
-    return text
 
 
 def write_bytes(data: bytes, descriptor: int = 1) -> None:

@@ -48,7 +48,7 @@ class _Stderr:
 
 
 def own_stdin() -> int | None:
-    """Return the descriptor of stdin; None for a terminal, and for one that cannot be read, as under `nohup`."""
+    """Return the descriptor of stdin; None if it is a terminal, or cannot be read, as under `nohup`."""
     return None if is_terminal(0) or not _is_readable(0) else 0
 
 

@@ -42,7 +42,7 @@ _LONGEST_DOUBT: Final = 180.0
 
 @attrs.frozen(kw_only=True)
 class Work:
-    """What is to happen on the machine.
+    """The work on the machine.
 
     Attributes:
         command: the command; None for a shell.
@@ -125,7 +125,7 @@ class RentRun:
             self._say_ready(record)
             folder = await self._upload(rental)
             if self._work.is_detached:
-                return await self._detach(rental, record, folder)
+                return await self._detach(gpu, rental, record, folder)
             try:
                 code = await self._work_on(rental, folder)
             except SSHError as error:
@@ -181,7 +181,7 @@ class RentRun:
             notes.clear()
         return code
 
-    async def _detach(self, rental: AsyncRental, record: RentalRecord, folder: str | None) -> int:
+    async def _detach(self, gpu: AsyncRentGPU, rental: AsyncRental, record: RentalRecord, folder: str | None) -> int:
         work = self._work
         job = None
         if work.command is not None:
@@ -189,6 +189,8 @@ class RentRun:
         # Before it is detached, because a machine whose name was not read would be lost.
         self._session.results.text(rental.name, rental_row(record) | {"job": None if job is None else job.name})
         self._detached = await (rental.detach() if job is None else rental.detach(release_when="exits", job=job))
+        left_running = await gpu.rentals.get(self._detached)
+        self._session.notes.say(deadline_note(left_running, self._session.now()))
         return ExitCode.DONE
 
     def _code_after(self, error: BaseException) -> int:
@@ -218,7 +220,10 @@ class RentRun:
                     await gpu.rentals.reap()
                     self._left = await self._find_left(gpu, asked)
             except RentGPUError as error:
-                self._session.notes.insist(f"rentgpu: cannot tell whether {asked[-1]} is given back: {error}")
+                name = asked[-1]
+                self._session.notes.insist(
+                    f"rentgpu: {name} may still be rented, because its record cannot be read: {error}"
+                )
                 return False
         for record in self._left:
             identity = "" if record.container_id is None else f", container {record.container_id},"
@@ -263,7 +268,7 @@ class RentRun:
                 notes.say(f"{event.node_name} did not start: {event.reason}; {event.next_step}")
             case "expiring" if event.expires_at is not None:
                 left = shown_duration(event.expires_at - now)
-                notes.say(f"{event.name} ends in {left}; `rentgpu rentals extend {event.name} --ttl 2h` moves that")
+                notes.say(f"{event.name} ends in {left}; for longer: rentgpu rentals extend {event.name} --ttl 2h")
             case "refused" | "created" | "waiting" | "releasing":
                 if event.kind == "releasing":
                     self._ended_at = event.at
@@ -272,9 +277,10 @@ class RentRun:
                 pass
 
     def _say_ready(self, record: RentalRecord) -> None:
-        now = self._session.now()
         took = "" if record.ready_at is None else f" after {shown_duration(record.ready_at - record.intended_at)}"
-        self._session.notes.say(f"ready{took}, with image {record.image}\n{deadline_note(record, now)}")
+        self._session.notes.say(f"ready{took}, with image {record.image}")
+        if not self._work.is_detached:
+            self._session.notes.say(deadline_note(record, self._session.now()))
 
     def _say_end(self) -> None:
         if self._asked is None or (spent := self._spent()) is None:

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from netmind_rentgpu.cli.cells import Column
 from netmind_rentgpu.cli.columns import RENTAL, RENTALS, rental_row
 from netmind_rentgpu.cli.deadlines import deadline_note, machine_of
 from netmind_rentgpu.cli.exit_codes import ExitCode
-from netmind_rentgpu.cli.output import Column
 from netmind_rentgpu.cli.problems import problem_of
 from netmind_rentgpu.cli.session import Session
 from netmind_rentgpu.cli.targets import find_record
@@ -140,7 +140,7 @@ class _Releasing:
 
 
 def reap(session: Session, *, wait: bool, by_name: bool) -> int:
-    """Reap, print what became of each machine, and return the exit code."""
+    """Run the reaper, print what became of each machine, and return the exit code."""
 
     async def work(gpu: AsyncRentGPU) -> ReapReport:
         return await gpu.rentals.reap(wait=wait, by_name=by_name)

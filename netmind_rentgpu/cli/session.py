@@ -57,7 +57,7 @@ class GlobalOptions:
 
 
 class Session:
-    """What a command works with.
+    """The surroundings of a command.
 
     Attributes:
         options: the global options.

@@ -98,7 +98,7 @@ class Stopping:
             self.phase = Phase.ENDING
 
     def end(self) -> None:
-        """Let the result of the work stand, whatever signal comes from now on."""
+        """Keep the result of the work, even if a signal comes from now on."""
         self.phase = Phase.ENDING
 
     @contextmanager

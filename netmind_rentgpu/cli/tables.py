@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from netmind_rentgpu.cli.output import Column
+from netmind_rentgpu.cli.cells import Column
 
 __all__ = ["LiveTable", "fitting_columns", "rendered", "rendered_table", "table_of"]
 

@@ -169,7 +169,7 @@ def shown_duration(length: timedelta) -> str:
     seconds = max(0, round(length.total_seconds()))
     if seconds < 60:
         return f"{seconds} s"
-    if seconds >= 3600:
+    if seconds >= 600:
         unit = 3600 if seconds >= 86_400 else 60
         seconds = (seconds + unit // 2) // unit * unit
     parts = ((seconds // 86_400, "d"), (seconds // 3600 % 24, "h"), (seconds // 60 % 60, "min"), (seconds % 60, "s"))

@@ -26,7 +26,7 @@ _MODULE = "netmind_rentgpu.wire.transport"
 def transport_for(
     settings: Settings, authorization: str, session: ClientSession | None, ssl_context: SSLContext | None
 ) -> Transport | LazyTransport:
-    """Return the transport of a client: at once where its arguments have to be checked, else one that waits.
+    """Return the transport of a client: at once where its arguments have to be checked, else a lazy transport.
 
     Raises:
         ConfigurationError: the session or the proxy cannot be used.

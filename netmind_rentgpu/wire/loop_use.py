@@ -22,7 +22,7 @@ class LoopUse:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def check(self) -> None:
-        """Tie the client to the running loop.
+        """Bind the client to the running loop.
 
         Raises:
             ClientStateError: the client is closed, or belongs to another loop.

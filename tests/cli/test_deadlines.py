@@ -83,14 +83,14 @@ def test_machine_is_named_with_its_gpus_region_and_price(record: RentalRecord, e
 def test_end_of_a_rental_is_given_with_its_cost_until_then(record: RentalRecord, limits: str) -> None:
     assert preview_of(event_of(record), NOW) == f"{machine_of(record)}: {limits}"
     assert deadline_note(record, NOW) == (
-        f"rg-55: {limits}, enforced by process 88; `rentgpu rentals extend rg-55 --ttl 8h` moves that"
+        f"rg-55: {limits}\nenforced by process 88; for longer: rentgpu rentals extend rg-55 --ttl 8h"
     )
 
 
 def test_end_that_no_process_enforces_names_the_reaper() -> None:
     assert deadline_note(attrs.evolve(RECORD, enforced_by=None), NOW) == (
-        "rg-55: at most 5.00 USD until 23:00:00 (in 3 h), which only `rentgpu rentals reap` enforces; "
-        "`rentgpu rentals extend rg-55 --ttl 8h` moves that"
+        "rg-55: at most 5.00 USD until 23:00:00 (in 3 h)\n"
+        "enforced by `rentgpu rentals reap` alone; for longer: rentgpu rentals extend rg-55 --ttl 8h"
     )
 
 

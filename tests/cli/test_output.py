@@ -18,7 +18,8 @@ from descriptors import in_place_of, pipe
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netmind_rentgpu.cli.output import FORMATS, Column, Format, OutputClosedError, OutputError, Results, write_bytes
+from netmind_rentgpu.cli.cells import Column
+from netmind_rentgpu.cli.output import FORMATS, Format, OutputClosedError, OutputError, Results, write_bytes
 
 NOW = datetime(2027, 5, 20, 15, 0, tzinfo=UTC)
 THEN = datetime(2027, 5, 20, 9, 30, 15, 250_000, tzinfo=timezone(timedelta(hours=-3)))

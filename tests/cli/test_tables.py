@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from netmind_rentgpu.cli.output import Column, Results
+from netmind_rentgpu.cli.cells import Column
+from netmind_rentgpu.cli.output import Results
 from netmind_rentgpu.cli.tables import fitting_columns, rendered_table
 
 NOW = datetime(2027, 5, 20, 15, 0, tzinfo=UTC)

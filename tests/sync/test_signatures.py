@@ -142,7 +142,10 @@ def test_words_of_asyncio_are_replaced_wherever_they_stand() -> None:
             lambda gpu: gpu.containers.watch(until=1),
             r"Containers\.watch\(\) got an unexpected keyword argument 'until'",
         ),
-        (lambda gpu: gpu.rent(), r"RentGPU\.rent\(\) missing a required (keyword-only )?argument: 'image'"),
+        (
+            lambda gpu: gpu.containers.create(),
+            r"Containers\.create\(\) missing a required (keyword-only )?argument: 'name'",
+        ),
         (lambda gpu: gpu.rent(image=1, max_cost=1), r"RentGPU\.rent\(\) got an unexpected keyword argument 'max_cost'"),
         (lambda gpu: gpu.ssh(), r"RentGPU\.ssh\(\) missing a required argument: 'container'"),
     ],

@@ -21,7 +21,7 @@ __all__ = ["command"]
 
 @click.group("budgets", cls=Group)
 def command() -> None:
-    """Limits that several programs share.
+    """List, set and remove limits that several programs share.
 
     `rentgpu rent --shared-budget NAME` keeps to one. They stand in the state file.
     """

@@ -36,7 +36,7 @@ def _finite(_context: click.Context, _option: click.Parameter, value: float) -> 
     help="The approximate time that an emulated container takes to start.",
 )
 def command(session: Session, *, live: bool, synchronous: bool, seed: int, boot_seconds: float) -> None:
-    """See a rental on an emulated service.
+    """Run a rental on an emulated service.
 
     It rents, uses and releases a GPU, and makes every call of the service. It needs no account.
     """

@@ -23,7 +23,7 @@ class ResolvedImage:
     """The image that a rental starts.
 
     Attributes:
-        text: the image as its user named it, or the name of the one that was chosen.
+        text: the image as its user named it, or the name of the default.
     """
 
     id: int
