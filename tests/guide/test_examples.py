@@ -36,6 +36,7 @@ def test_examples_of_page_print_what_it_shows(page: str, tmp_path: Path) -> None
         ("```python\n# mine.py\n```\n```console\n$ python other.py\n```\n", "no later example uses mine.py"),
         ("```console\n$ echo 1\n2\n$ true\n```\n", "the output was:\n1"),
         ("```console\n$ false\n$ no-such-command\n```\n", "no-such-command"),
+        ("```console\n$ printf 'a\\tb\\n'\na b\n```\n", "the output was:\na  b"),
         ("```crontab\n0 * * * * exit 4\n```\n", "exit status 4"),
         ("```python\nprint('abc')\n```\n```text\na...d\n```\n", "a...d"),
     ],
@@ -59,3 +60,12 @@ def test_examples_share_files_variables_and_a_server(tmp_path: Path) -> None:
         "```crontab\n5 * * * * python -c 'import netmind_rentgpu'\n```\n"
     )
     assert run_page(tmp_path / "page.md", tmp_path) == 7
+
+
+def test_session_serves_the_emulator_of_the_command_line_and_shows_a_table_as_on_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / "page.md").write_text(
+        "```console\n$ rentgpu emulator --ssh --seed 7\nexport NETMIND_BASE_URL=...\nexport NETMIND_API_KEY=...\n```\n"
+        "```console\n$ printf 'NAME\\tSTATE\\t\\tSPENT\\none\\t\\t\\t1\\n'\nNAME  STATE    SPENT\none                1\n"
+        "$ rentgpu offers --gpu 4090 -o csv | wc -l\n2\n```\n"
+    )
+    assert run_page(tmp_path / "page.md", tmp_path) == 2

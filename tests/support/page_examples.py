@@ -3,7 +3,8 @@
 - `python`: a program, which runs as it stands. If its first line is a comment with a file's name, it is that file instead.
 - `toml`: a file, named in the same way.
 - `text`: the output of the program before it; `...` stands for any text.
-- `console`: commands after `$`, each followed by its output. An emulator keeps running until the end of the page.
+- `console`: commands after `$`, each followed by its output. An emulator keeps running until the end of the page. A table
+  may be shown as on a terminal, because two spaces stand for any gap.
 - `crontab`: a line of a crontab, whose command runs once.
 """
 
@@ -28,6 +29,7 @@ from netmind_rentgpu.emulator import Emulator
 
 LONGEST = 120
 FENCE = re.compile(r"^ *```(.*)$", re.MULTILINE)
+SERVER = re.compile(r"python -m netmind_rentgpu\.emulator\b|rentgpu emulator\b")
 FILE = re.compile(r"# ([\w.-]+\.(?:py|toml))\n")
 
 
@@ -41,6 +43,11 @@ def difference(expected: str, output: str) -> str | None:
     if re.fullmatch(as_pattern(expected), output.strip(), re.DOTALL):
         return None
     return f"expected:\n{expected}\nbut the output was:\n{output}"
+
+
+def with_even_gaps(text: str) -> str:
+    """Return a text with two spaces for each gap between columns, which is a tab in a pipe and spaces on a terminal."""
+    return re.sub(r" +$", "", re.sub(r" *\t[ \t]*| {2,}", "  ", text), flags=re.MULTILINE)
 
 
 class PageRun:
@@ -104,9 +111,9 @@ class PageRun:
             if exported := re.fullmatch(r"export (\w+)=(\S+)", command):
                 self.environment[exported[1]] = exported[2]
                 continue
-            is_server = "netmind_rentgpu.emulator" in command
+            is_server = SERVER.match(command) is not None
             output = self._serve(command, expected.count("\n")) if is_server else self._output_of(command)
-            if problem := difference(expected, output):
+            if problem := difference(with_even_gaps(expected), with_even_gaps(output)):
                 return f"$ {command}\n{problem}"
         return None
 
