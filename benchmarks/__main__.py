@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks import (
     bridging,
     calls,
+    commands,
     decoding,
     guardian,
     importing,
@@ -26,6 +27,7 @@ ALL = {
     "calls": calls.run,
     "decoding": decoding.run,
     "importing": importing.run,
+    "commands": commands.run,
     "synchronous": synchronous.run,
     "bridging": bridging.run,
     "load": load.run,

@@ -85,6 +85,8 @@ def run(arguments: Sequence[str], prog_name: str = "rentgpu") -> int:
     """Run the command line, and return its exit code. Errors are written to stderr."""
     _open_missing_descriptors()
     words, command = _split(arguments)
+    if not words and not any(name.endswith("_COMPLETE") for name in os.environ):
+        words = ["--help"]
     invocation = Invocation(command)
     try:
         result = app.main(words, prog_name=prog_name, standalone_mode=False, obj=invocation)
@@ -93,6 +95,9 @@ def run(arguments: Sequence[str], prog_name: str = "rentgpu") -> int:
     except (click.Abort, KeyboardInterrupt):
         return ExitCode.INTERRUPTED
     except click.ClickException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group without its command; not in each version of click
+            Notes().insist(error.format_message())
+            return ExitCode.USAGE
         show(_usage_problem(error), Notes(), _output_format(words))
         return ExitCode.USAGE
     except Exception as error:  # noqa: BLE001  # the last place that can show it
@@ -134,7 +139,7 @@ def _usage_problem(error: click.ClickException) -> Problem:
 def _output_format(words: Sequence[str]) -> str | None:
     """Return the form of results that was asked for, from words that could not be read to their end."""
     found: str | None = None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         if word in ("-o", "--output"):
             found = following
         elif word.startswith("--output="):

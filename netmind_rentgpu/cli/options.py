@@ -158,6 +158,10 @@ class Command(click.Command):
         self._own: list[click.Parameter] = list(self.params)
         self.params.extend(_global_options())
 
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Return the words of the usage line."""
+        return [*super().collect_usage_pieces(ctx), *(["[-- COMMAND...]"] if self.takes_command else [])]
+
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the command's own options, and where the global ones are described."""
         records = [record for option in self._own if (record := option.get_help_record(ctx)) is not None]

@@ -20,7 +20,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from netmind_rentgpu.emulator.nvidia_smi import GPUs, nvidia_smi
 
@@ -43,7 +43,12 @@ class ContainerProcesses:
         home: the home folder of the container's user, and the root folder over SFTP.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tasks: set[asyncio.Task[Any]]) -> None:
+        """Make the folder.
+
+        Args:
+            tasks: gets the tasks that wait for processes, until each has ended.
+        """
         self._folder = Path(tempfile.mkdtemp(prefix="netmind-emulator-")).resolve()
         self.home: Path = self._folder / "home"
         self._programs = self._folder / "bin"
@@ -51,7 +56,7 @@ class ContainerProcesses:
         self._programs.mkdir(mode=0o700)
         self._mark = secrets.token_hex(16)
         self._running: set[int] = set()
-        self._tasks: set[asyncio.Task[Any] | None] = set()
+        self._tasks = tasks
 
     def install(self, gpus: GPUs) -> None:
         """Install `nvidia-smi` on the container's path."""
@@ -102,7 +107,7 @@ class ContainerProcesses:
     @contextmanager
     def keep_task(self) -> Generator[None]:
         """Keep the present task: asyncio would let it be collected while it waits for a pipe, and its client is gone."""
-        task = asyncio.current_task()
+        task = cast("asyncio.Task[Any]", asyncio.current_task())
         self._tasks.add(task)
         try:
             yield

@@ -42,6 +42,8 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _BACKLOG = 100
 _PIECE = 64 * 1024
 _NOTHING_LISTENS = 1
+# Seconds to wait for killed processes.
+_LONGEST_END = 10.0
 
 
 class Shells:
@@ -62,6 +64,7 @@ class Shells:
         self._thread = 0
         self._containers: dict[int, _Container] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._sessions: set[asyncio.Task[Any]] = set()
         self._over = False
 
     def start(self) -> None:
@@ -76,12 +79,16 @@ class Shells:
             task.cancel()
         while self._tasks:
             await asyncio.wait(self._tasks)
+        if self._sessions:
+            # Their processes are killed, and asyncio would complain of those that nothing has waited for.
+            await asyncio.wait(self._sessions, timeout=_LONGEST_END)
 
     def renewed(self) -> Shells:
         """Close all ports for good, and return empty shells for the next service."""
         self._end()
         successor = Shells(self._connect)
         successor._loop, successor._thread, successor._tasks = self._loop, self._thread, self._tasks
+        successor._sessions = self._sessions
         return successor
 
     def _end(self) -> None:
@@ -94,7 +101,9 @@ class Shells:
         if self._over:
             return _NOTHING_LISTENS
         if container_id not in self._containers:
-            self._containers[container_id] = _Container(container_id, self._begin, partial(self._meet, container_id))
+            self._containers[container_id] = _Container(
+                container_id, self._begin, partial(self._meet, container_id), self._sessions
+            )
         return self._containers[container_id].move()
 
     def open(self, container_id: int, inside: Inside) -> None:
@@ -136,11 +145,17 @@ class Shells:
 class _Container:
     """A container's port, connections and processes."""
 
-    def __init__(self, container_id: int, begin: Begin, meet: Callable[[], ConnectionFaults]) -> None:
+    def __init__(
+        self,
+        container_id: int,
+        begin: Begin,
+        meet: Callable[[], ConnectionFaults],
+        sessions: set[asyncio.Task[Any]],
+    ) -> None:
         self._id = container_id
         self._begin = begin
         self._meet = meet
-        self._processes = ContainerProcesses()
+        self._processes = ContainerProcesses(sessions)
         # Bound but never listening, so that the port stays reserved while the listening socket is closed.
         self._reserved = _bound(0)
         self._listener: socket.socket | None = None

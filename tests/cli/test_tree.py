@@ -125,6 +125,15 @@ def test_error_is_a_line_of_json_if_results_are(
     }
 
 
+def test_no_words_print_the_help_and_a_group_alone_its_own(here: Here) -> None:
+    assert here.run() == here.run("--help")
+    assert here.run().text.startswith("Usage: rentgpu [OPTIONS] COMMAND")
+    done = here.run("rentals")
+    # Older versions of click print the help as a result.
+    assert "Usage: rentgpu rentals [OPTIONS] COMMAND" in done.errors + done.text
+    assert done.code in (0, 2)
+
+
 def test_refused_token_is_77_and_a_missing_one_78_with_what_to_do(here: Here) -> None:
     refused = here.run("offers", NETMIND_API_KEY="wrong")
     assert refused.code == 77

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,20 +88,27 @@ def openssh_server(folder: Path, port: int, *, sessions: int = 10) -> Iterator[O
         "LD_PRELOAD": "libnss_wrapper.so",
         **{f"NSS_WRAPPER_{name.upper()}": str(folder / name) for name in ("passwd", "group", "shadow")},
     }
-    process = subprocess.Popen(
-        [server, "-D", "-e", "-f", str(folder / "config")],
-        stderr=subprocess.PIPE,
-        env={"PATH": os.environ["PATH"], **wrapped},
-        start_new_session=True,
-    )
-    with process:
+    command, environment = [server, "-D", "-e", "-f", str(folder / "config")], {"PATH": os.environ["PATH"], **wrapped}
+    with _listening(command, environment) as process:
         try:
-            assert process.stderr is not None
-            told = b""
-            while b"Server listening" not in told:
-                line = process.stderr.readline()
-                assert line, told.decode()
-                told += line
             yield OpenSSH(port, home)
         finally:
             process.kill()
+
+
+def _listening(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start a server, again for a while if another program has its port for a moment, as for a connection of its own."""
+    deadline = time.monotonic() + 60
+    while True:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, start_new_session=True)
+        assert process.stderr is not None
+        told = b""
+        while b"Server listening" not in told and (line := process.stderr.readline()):
+            told += line
+        if b"Server listening" in told:
+            return process
+        process.stderr.close()
+        process.wait()
+        assert b"Address already in use" in told, told.decode()
+        assert time.monotonic() < deadline, told.decode()
+        time.sleep(0.1)

@@ -17,7 +17,7 @@ from netmind_rentgpu.cli.session import Session
 __all__ = ["command"]
 
 
-@click.command("rent", cls=Command, takes_command=True, options_metavar="[NEEDS]", epilog="Behind --: the command.")
+@click.command("rent", cls=Command, takes_command=True, options_metavar="[NEEDS]")
 @with_needs(renting=True)
 @click.option("--upload", multiple=True, metavar="PATH", help="Copy it into the command's working folder before.")
 @click.option("--download", multiple=True, metavar="PATH", help="Fetch it from there afterwards, into this folder.")

@@ -12,7 +12,7 @@ from netmind_rentgpu.cli.session import Session
 __all__ = ["command"]
 
 
-@click.command("run", cls=Command, takes_command=True, prints=False, epilog="Behind --: the command.")
+@click.command("run", cls=Command, takes_command=True, prints=False)
 @click.argument("target", required=False)
 @click.option("-t", "--tty", is_flag=True, help="Connect the command to this terminal.")
 @click.option("--env", multiple=True, type=VARIABLE, metavar="NAME[=VALUE]", help="A variable of the command.")

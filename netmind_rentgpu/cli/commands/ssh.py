@@ -10,7 +10,7 @@ from netmind_rentgpu.cli.session import Session
 __all__ = ["command"]
 
 
-@click.command("ssh", cls=Command, takes_command=True, prints=False, epilog="Behind --: a command to run there.")
+@click.command("ssh", cls=Command, takes_command=True, prints=False)
 @click.argument("target", required=False)
 @click.option("-t", "--tty", is_flag=True, help="Connect the command to this terminal.")
 def command(session: Session, *, target: str | None, tty: bool) -> int:

@@ -31,7 +31,6 @@ from netmind_rentgpu.emulator import Emulator
         {"ttl": timedelta(days=100_000)},
         {"budget": 0},
         {"budget": 1, "keep": True},
-        {"image": None},
         {"image": 1.5},
         {"auth": "short"},
         {"auth": 1.5},
