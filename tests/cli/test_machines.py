@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from command_line import Site, serving
+from command_line import Here, Site, serving
 from until import until_sync
 
 from netmind_rentgpu.emulator import Fault
@@ -73,8 +73,15 @@ def test_variables_and_timeout_of_a_command(site: Site) -> None:
         (["logs", "mine", "x", "--since", "1h", "--tail", "3"], 2, "say where to begin"),
     ],
 )
-def test_mistake_has_its_code(site: Site, words: list[str], code: int, problem: str) -> None:
-    done = site.run(*words)
+def test_mistake_has_its_code(
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    words: list[str],
+    code: int,
+    problem: str,
+) -> None:
+    done = Here(site, monkeypatch, capfd).run(*words)
     assert (done.code, done.out) == (code, b"")
     assert problem in done.errors
 

@@ -136,7 +136,6 @@ def test_table_on_a_narrow_terminal_leaves_out_whole_columns_and_says_so(site: S
     [
         ([], {}, True),
         ([], {"NO_COLOR": "1"}, False),
-        (["--color", "never"], {}, False),
         (["--color", "always"], {"NO_COLOR": "1"}, True),
         (["-o", "json"], {"FORCE_COLOR": "1"}, False),
     ],
