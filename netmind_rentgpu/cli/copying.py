@@ -16,7 +16,7 @@ from netmind_rentgpu.cli.values import shown_size
 from netmind_rentgpu.results import TransferProgress
 from netmind_rentgpu.ssh.shell import AsyncShell
 
-__all__ = ["NEVER_UPLOADED", "Upload", "check_local", "local_target", "progress_of", "upload_all"]
+__all__ = ["NEVER_UPLOADED", "Upload", "check_distinct", "check_local", "local_target", "progress_of", "upload_all"]
 
 NEVER_UPLOADED: Final = (".git", ".venv")
 
@@ -48,6 +48,19 @@ def check_local(path: str) -> None:
     """
     if not os.path.lexists(path):
         raise CommandError(ExitCode.NOT_FOUND, f"there is no file or folder {path!r} here")
+
+
+def check_distinct(option: str, names: Sequence[str]) -> None:
+    """Check that no two copies get the same name, because the second would replace the first.
+
+    Raises:
+        CommandError: two do.
+    """
+    for name in names:
+        if names.count(name) > 1:
+            raise CommandError(
+                ExitCode.USAGE, f"{option}: two of them would be called {name or '.'!r}; copy one by one"
+            )
 
 
 def local_target(remote: str) -> str:

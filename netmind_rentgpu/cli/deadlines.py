@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from netmind_rentgpu.cli.values import shown_duration, shown_moment, shown_money
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from netmind_rentgpu.rentals.ledger.records import RentalRecord
     from netmind_rentgpu.rentals.lifecycle.events import RentalEvent
 
-__all__ = ["deadline_note", "machine_of", "preview_of"]
+__all__ = ["deadline_note", "extension_of", "machine_of", "preview_of"]
 
 
 def machine_of(rental: RentalRecord | RentalEvent) -> str:
@@ -31,8 +31,23 @@ def deadline_note(record: RentalRecord, now: datetime) -> str:
     if record.expires_at is None:
         return f"{record.name}: {_limits(record, now)}; `rentgpu rentals release {record.name}` ends it"
     enforced = record.enforced_by or "`rentgpu rentals reap` alone"
-    move = f"for longer: rentgpu rentals extend {record.name} --ttl 8h"
-    return f"{record.name}: {_limits(record, now)}\nenforced by {enforced}; {move}"
+    return f"{record.name}: {_limits(record, now)}\nenforced by {enforced}; {extension_of(record, now)}"
+
+
+def extension_of(record: RentalRecord, now: datetime) -> str:
+    """Return the command that extends a rental as far as it can be, or that it cannot be extended."""
+    command = f"for longer: rentgpu rentals extend {record.name}"
+    if record.ends_by_budget and record.budget is not None:
+        return f"{command} --budget {record.budget * 2:f}"
+    ceiling = record.extendable_to
+    if ceiling is None or record.time_limit is None:
+        return "it cannot be extended"
+    # To a whole minute, which has to be later than the present end.
+    latest = ceiling.astimezone().replace(second=0, microsecond=0)
+    if latest <= record.time_limit:
+        return "it cannot be extended"
+    moment = f"{latest:%H:%M}" if latest - now < timedelta(hours=23) else f"'{latest:%Y-%m-%d %H:%M}'"
+    return f"{command} --until {moment}"
 
 
 def _limits(rental: RentalRecord | RentalEvent, now: datetime) -> str:

@@ -7,7 +7,7 @@ call's result.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from decimal import Decimal
 from functools import partial
 from importlib.util import find_spec
@@ -91,22 +91,28 @@ class Demo:
         ):
             _run_synchronously(self._emulated(gpu, emulator, Path(folder)))
 
-    async def live(self) -> None:
+    async def live(self, options: Mapping[str, Any]) -> None:
         """Read from the real service with the user's token, and rent nothing.
 
+        Args:
+            options: the arguments of the client.
+
         Raises:
             RentGPUError: a call failed.
         """
-        async with AsyncRentGPU() as gpu:
+        async with AsyncRentGPU(**options) as gpu:
             await _run(self._live(gpu))
 
-    def live_synchronously(self) -> None:
+    def live_synchronously(self, options: Mapping[str, Any]) -> None:
         """Do the same as `live` with the synchronous client.
+
+        Args:
+            options: the arguments of the client.
 
         Raises:
             RentGPUError: a call failed.
         """
-        with RentGPU() as gpu:
+        with RentGPU(**options) as gpu:
             _run_synchronously(self._live(gpu))
 
     def _emulated(self, gpu: AsyncRentGPU | RentGPU, emulator: Emulator, folder: Path) -> Script:

@@ -27,7 +27,7 @@ _COLUMNS: Final = (
 )
 
 
-def forward(session: Session, wanted: str, ports: Sequence[PortPair]) -> None:
+def forward(session: Session, wanted: str | None, ports: Sequence[PortPair]) -> None:
     """Forward ports until a signal comes.
 
     Raises:
@@ -35,7 +35,6 @@ def forward(session: Session, wanted: str, ports: Sequence[PortPair]) -> None:
         SSHError: a port could not be forwarded, or no connection could be made again for five minutes.
         RentGPUError: the machine was not found.
     """
-    session.reads_only = False
 
     async def work(gpu: AsyncRentGPU) -> None:
         target = await find_target(gpu, wanted)

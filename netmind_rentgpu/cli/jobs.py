@@ -50,7 +50,7 @@ def wait_for_job(session: Session, wanted: str | None, name: str | None) -> int:
     return _on_machine(session, wanted, work)
 
 
-def stop_job(session: Session, wanted: str, name: str | None, grace: timedelta) -> None:
+def stop_job(session: Session, wanted: str | None, name: str | None, grace: timedelta) -> None:
     """End a job's processes, and print its status."""
 
     async def work(shell: AsyncShell, target: Target) -> None:
@@ -59,11 +59,10 @@ def stop_job(session: Session, wanted: str, name: str | None, grace: timedelta) 
         status = await job.stop(grace=grace.total_seconds())
         session.results.rows([_row(status, target)], JOBS)
 
-    session.reads_only = False
     _on_machine(session, wanted, work)
 
 
-def remove_job(session: Session, wanted: str, name: str | None) -> None:
+def remove_job(session: Session, wanted: str | None, name: str | None) -> None:
     """Delete a job's files; a job that is gone is no error."""
 
     async def work(shell: AsyncShell, target: Target) -> None:
@@ -76,7 +75,7 @@ def remove_job(session: Session, wanted: str, name: str | None) -> None:
         status = await job.status()
         if not status.is_over:
             raise CommandError(
-                ExitCode.NO, f"job {job.name} still runs", f"End it with `rentgpu jobs stop {wanted} {job.name}`."
+                ExitCode.NO, f"job {job.name} still runs", f"End it with `rentgpu jobs stop {target.name} {job.name}`."
             )
         session.confirm(
             f"The log of job {job.name} on {target.name} is deleted, {status.stdout_size + status.stderr_size} bytes."
@@ -84,7 +83,6 @@ def remove_job(session: Session, wanted: str, name: str | None) -> None:
         await job.remove()
         session.results.rows([_row(status, target)], JOBS)
 
-    session.reads_only = False
     _on_machine(session, wanted, work)
 
 

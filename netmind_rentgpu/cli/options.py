@@ -117,7 +117,7 @@ def _global_options() -> list[click.Option]:
         valued("--profile", metavar="FILE", text="A TOML file of assumptions about the service."),
         valued("--base-url", metavar="URL", text="The service; NETMIND_BASE_URL by default."),
         valued("--state", metavar="FILE", text="The state file; NETMIND_RENTGPU_STATE by default."),
-        valued("--timeout", kind=DURATION, text="Longest time of a call, start, copy, command or wait."),
+        valued("--timeout", kind=DURATION, text="Longest time of a call, of rent's start, or of run, cp or wait."),
         valued("--color", kind=click.Choice(("auto", "always", "never")), text="Colours; auto by default."),
         flag("-q", "--quiet", text="Hide notes and progress, but no result and no error."),
         flag("-v", "--verbose", text="Log what the client does."),

@@ -41,11 +41,12 @@ def copy(session: Session, sources: Sequence[str], destination: str, excluded: S
     machine = _machine_of(places, target)
     is_upload = target.target is not None
     _check(places, target)
+    if excluded and not is_upload:
+        raise CommandError(ExitCode.USAGE, "--exclude-file goes with a copy to a machine")
     if is_upload:
         for each in places:
             if not each.is_stream:
                 check_local(each.path)
-    session.reads_only = False
 
     async def work(gpu: AsyncRentGPU) -> None:
         found = await find_target(gpu, machine)
@@ -90,9 +91,7 @@ class _Copier:
         """Copy to the machine."""
         seconds = self._session.options.seconds
         if places[0].is_stream:
-            quoted = shlex.quote(path or "stdin")
-            # Under its name only once all has arrived.
-            await self._pipe(f"cat > {quoted}.part && mv -f {quoted}.part {quoted}", stdin=0)
+            await self._upload_stream(path)
             return
         is_folder = path.endswith("/") or path == "" or (await self._shell.run(f"test -d {shlex.quote(path)}")).ok
         if len(places) > 1 and not is_folder:
@@ -102,11 +101,19 @@ class _Copier:
             show = progress_of(self._session.notes, f"uploading {each.path}")
             await self._shell.upload(each.path, remote, exclude=self._excluded, timeout=seconds, on_progress=show)
 
+    async def _upload_stream(self, path: str) -> None:
+        quoted = shlex.quote(path)
+        if path == "" or (await self._shell.run(f"test -d {quoted}")).ok:
+            raise CommandError(ExitCode.USAGE, f"stdin needs the name of a file, and {path or '.'!r} is a folder")
+        await self._pipe(f"cat > {quoted}.part", stdin=0)
+        # In a command of its own, because a lost connection is an end of the input for the first.
+        await self._shell.run(f"mv -f -- {quoted}.part {quoted}", check=True)
+
     async def download(self, places: Sequence[Place], target: Place) -> None:
         """Copy from the machine."""
         seconds = self._session.options.seconds
         if target.is_stream:
-            await self._pipe(f"cat {shlex.quote(places[0].path)}", stdout=1)
+            await self._pipe(f"cat -- {shlex.quote(places[0].path)}", stdout=1)
             return
         for each in places:
             local = _local_path(each, target.path)

@@ -13,7 +13,7 @@ from netmind_rentgpu.cli.exit_codes import ExitCode, code_of_error
 from netmind_rentgpu.cli.output import OutputClosedError, OutputError
 from netmind_rentgpu.escaping import escaped
 
-__all__ = ["CommandError", "Problem", "problem_of"]
+__all__ = ["CommandError", "Problem", "in_own_words", "problem_of"]
 
 
 class CommandError(Exception):
@@ -77,6 +77,7 @@ _OPTIONS: Final[Mapping[str, str]] = {
     "min_cuda": "--cuda",
     "payment_type": "--balance",
     "grace": "--grace",
+    "environment": "--env",
     **{
         name: f"--{name.replace('_', '-')}"
         for name in (
@@ -98,6 +99,24 @@ _OPTIONS: Final[Mapping[str, str]] = {
 _WITHOUT_ACCOUNT: Final = "Set NETMIND_API_KEY to a token of your account, or try all this with `rentgpu emulator`."
 
 
+# The client's errors and warnings speak of its own names.
+_REWRITTEN: Final = (
+    (re.compile(r"`?(?:gpu\.)?rentals\.reap\(wait=True\)`?"), "`rentgpu rentals reap --wait`"),
+    (re.compile(r"`?(?:gpu\.)?rentals\.reap\(by_name=True\)`?"), "`rentgpu rentals reap --by-name`"),
+    (re.compile(r"`?(?:gpu\.)?rentals\.reap\(\)`?"), "`rentgpu rentals reap`"),
+    (re.compile(r"`?(?:gpu\.)?rentals\.release\([^)]*\)`?"), "`rentgpu rentals release`"),
+    (re.compile(r"pass token=\.\.\., or set"), "set"),
+    (re.compile(r"pass state=\.\.\., or set"), "give --state, or set"),
+)
+
+
+def in_own_words(text: str) -> str:
+    """Return a text of the client with the command line's words for its calls and arguments."""
+    for pattern, replacement in _REWRITTEN:
+        text = pattern.sub(replacement, text)
+    return text
+
+
 def problem_of(error: BaseException, *, reads_only: bool = False) -> Problem:
     """Return how an error is shown.
 
@@ -117,7 +136,8 @@ def problem_of(error: BaseException, *, reads_only: bool = False) -> Problem:
     if isinstance(error, OSError) and not isinstance(error, errors.RentGPUError):
         code = ExitCode.NOT_FOUND if isinstance(error, FileNotFoundError) else ExitCode.LOST
         return Problem(exit_code=code, error=name, message=message)
-    notes = [escaped(note) for note in getattr(error, "__notes__", ())]
+    message = in_own_words(message)
+    notes = [in_own_words(escaped(note)) for note in getattr(error, "__notes__", ())]
     code = code_of_error(error, reads_only=reads_only)
     hint = next((text for kind, text in _HINTS.items() if isinstance(error, kind)), "")
     if isinstance(error, errors.ConfigurationError) and "token" in message.split(":")[0]:

@@ -15,7 +15,7 @@ import attrs
 
 from netmind_rentgpu.cli.columns import rental_row
 from netmind_rentgpu.cli.copying import Upload, local_target, progress_of, upload_all
-from netmind_rentgpu.cli.deadlines import deadline_note, machine_of, preview_of
+from netmind_rentgpu.cli.deadlines import deadline_note, extension_of, machine_of, preview_of
 from netmind_rentgpu.cli.exit_codes import ExitCode, code_of_result, code_of_signal
 from netmind_rentgpu.cli.problems import Problem, problem_of
 from netmind_rentgpu.cli.remote import run_here
@@ -78,9 +78,12 @@ class RentRun:
         self._code: int | None = None
         self._asked: RentalEvent | None = None
         self._ended_at: datetime | None = None
+        self._spent_at_release: Decimal | None = None
         self._rental: AsyncRental | None = None
+        self._record: RentalRecord | None = None
         self._detached: RentalRecord | None = None
         self._left: list[RentalRecord] = []
+        self._left_names: list[str] = []
         self._result: CommandResult | None = None
         self._problem: Problem | None = None
 
@@ -97,6 +100,8 @@ class RentRun:
         except StoppedError as error:
             # A code that was decided before the signal stands.
             code = code_of_signal(error.number) if self._code is None else self._code
+        except Exception as error:  # noqa: BLE001  # such as a missing token
+            code = self._show(error) if self._code is None else self._code
         if self._work.report is not None and not self._is_report_written(self._work.report, code):
             return code or ExitCode.LOST
         return code
@@ -121,7 +126,7 @@ class RentRun:
         limits: dict[str, Any] = {} if seconds is None else {"timeout": seconds}
         self._rental = gpu.rent(**wanted, **limits, on_event=self._on_event)
         async with self._rental as rental:
-            record = await gpu.rentals.get(rental.name)
+            record = self._record = await gpu.rentals.get(rental.name)
             self._say_ready(record)
             folder = await self._upload(rental)
             if self._work.is_detached:
@@ -205,7 +210,7 @@ class RentRun:
 
     def _show(self, error: Exception) -> int:
         """Write an error, and return its exit code."""
-        self._problem = problem_of(error)
+        self._problem = problem_of(error, reads_only=not self._names)
         self._session.show(self._problem, error)
         return self._problem.exit_code
 
@@ -221,19 +226,27 @@ class RentRun:
                     self._left = await self._find_left(gpu, asked)
             except RentGPUError as error:
                 name = asked[-1]
-                self._session.notes.insist(
-                    f"rentgpu: {name} may still be rented, because its record cannot be read: {error}"
-                )
+                self._left_names = asked
+                self._say_left(f"{name} may still be rented, because its record cannot be read: {error}")
                 return False
         for record in self._left:
             identity = "" if record.container_id is None else f", container {record.container_id},"
-            self._session.notes.insist(
-                f"rentgpu: {record.name}{identity} may still be rented: {machine_of(record)}; run `rentgpu rentals reap`"
-            )
+            self._say_left(f"{record.name}{identity} may still be rented: {machine_of(record)}")
+        self._left_names = [record.name for record in self._left]
         self._may_be_rented = bool(self._left)
         if not self._left and kept is None:
             self._say_end()
         return not self._left
+
+    def _say_left(self, message: str) -> None:
+        problem = Problem(
+            exit_code=ExitCode.STILL_RENTED,
+            error="StillRentedError",
+            message=message,
+            hint="It costs money until it is deleted: run `rentgpu rentals reap`.",
+        )
+        self._problem = self._problem or problem
+        self._session.show(problem)
 
     async def _find_left(self, gpu: AsyncRentGPU, asked: Sequence[str]) -> list[RentalRecord]:
         """Return the records of this run that may have a container, which is known to be gone if its deletion was seen."""
@@ -264,11 +277,13 @@ class RentRun:
                 notes.say(preview_of(event, now))
             case "released":
                 self._released.add(event.name)
+                self._spent_at_release = event.spent
             case "failed":
                 notes.say(f"{event.node_name} did not start: {event.reason}; {event.next_step}")
             case "expiring" if event.expires_at is not None:
                 left = shown_duration(event.expires_at - now)
-                notes.say(f"{event.name} ends in {left}; for longer: rentgpu rentals extend {event.name} --ttl 2h")
+                more = "" if self._record is None else f"; {extension_of(self._record, now)}"
+                notes.say(f"{event.name} ends in {left}{more}")
             case "refused" | "created" | "waiting" | "releasing":
                 if event.kind == "releasing":
                     self._ended_at = event.at
@@ -283,17 +298,22 @@ class RentRun:
             self._session.notes.say(deadline_note(record, self._session.now()))
 
     def _say_end(self) -> None:
-        if self._asked is None or (spent := self._spent()) is None:
+        if self._asked is None:
             return
         ran = shown_duration((self._ended_at or self._session.now()) - self._asked.intended_at)
-        cost = shown_money(spent, self._asked.currency)
-        self._session.notes.say(f"ran {ran}, cost about {cost}; the machine is given back")
+        spent = self._spent()
+        cost = (
+            "which costs nothing that is known"
+            if spent is None
+            else f"cost about {shown_money(spent, self._asked.currency)}"
+        )
+        self._session.notes.say(f"ran {ran}, {cost}; the machine is given back")
 
     def _spent(self) -> Decimal | None:
         try:
             return None if self._rental is None else self._rental.spent
-        except ClientStateError:  # nothing was rented
-            return None
+        except ClientStateError:  # no machine was handed over
+            return self._spent_at_release
 
     def _on_first_signal(self, number: int) -> None:
         name = signal.Signals(number).name
@@ -313,6 +333,9 @@ class RentRun:
         self._session.notes.insist(
             f"rentgpu: {self._names[-1]} may still be rented; the guardian goes on deleting it: see `rentgpu rentals list`"
         )
+        if self._work.report is not None:
+            self._left_names = self._left_names or self._names[-1:]
+            self._is_report_written(self._work.report, ExitCode.STILL_RENTED)
         return ExitCode.STILL_RENTED
 
     def _is_report_written(self, path: str, code: int) -> bool:
@@ -338,6 +361,6 @@ class RentRun:
             "hourly_price": None if event is None else event.hourly_price,
             "currency": None if event is None else event.currency,
             "spent": self._spent(),
-            "still_rented": [record.name for record in self._left],
+            "still_rented": self._left_names,
             "error": None if self._problem is None else self._problem.to_dict(),
         }

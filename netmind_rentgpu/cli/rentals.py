@@ -13,6 +13,7 @@ from netmind_rentgpu.cli.deadlines import deadline_note, machine_of
 from netmind_rentgpu.cli.exit_codes import ExitCode
 from netmind_rentgpu.cli.problems import problem_of
 from netmind_rentgpu.cli.session import Session
+from netmind_rentgpu.cli.stopping import StoppedError
 from netmind_rentgpu.cli.targets import find_record
 from netmind_rentgpu.cli.values import shown_money
 from netmind_rentgpu.errors import RentalNotFoundError, RentGPUError
@@ -84,7 +85,17 @@ def release(session: Session, wanted: Sequence[str], *, force: bool) -> int:
     One failure does not keep the others from being deleted.
     """
     session.reads_only = False
-    rows, codes = session.run(lambda gpu: _Releasing(session, gpu).release(wanted or (None,), force=force))
+    releasing = _Releasing(session)
+    rows, codes = releasing.rows, releasing.codes
+    try:
+        session.run(lambda gpu: releasing.release(gpu, wanted or (None,), force=force))
+    except StoppedError as error:
+        if releasing.current is None:
+            raise
+        codes.append(ExitCode.STILL_RENTED)
+        session.notes.insist(
+            f"rentgpu: {error}, and {releasing.current} may still be rented; see `rentgpu rentals list`"
+        )
     session.results.rows(rows, _RELEASED)
     if ExitCode.STILL_RENTED in codes:
         return ExitCode.STILL_RENTED
@@ -93,50 +104,64 @@ def release(session: Session, wanted: Sequence[str], *, force: bool) -> int:
 
 
 class _Releasing:
-    """The release of several machines: a row for each that is gone, and a code for each failure."""
+    """The release of several machines.
 
-    def __init__(self, session: Session, gpu: AsyncRentGPU) -> None:
+    Attributes:
+        rows: what is gone.
+        codes: the exit code of each failure.
+        current: the name of the rental whose deletion is under way; None without one.
+    """
+
+    def __init__(self, session: Session) -> None:
         self._session = session
-        self._gpu = gpu
-        self._rows: list[dict[str, Any]] = []
-        self._codes: list[int] = []
+        self.rows: list[dict[str, Any]] = []
+        self.codes: list[int] = []
+        self.current: str | None = None
 
-    async def release(self, wanted: Sequence[str | None], *, force: bool) -> tuple[list[dict[str, Any]], list[int]]:
+    async def release(self, gpu: AsyncRentGPU, wanted: Sequence[str | None], *, force: bool) -> None:
         """Find the machines, ask, and delete them."""
-        found = [record for name in wanted if (record := await self._find(name)) is not None]
+        found = [record for name in wanted if (record := await self._find(gpu, name)) is not None]
         records = list({record.name: record for record in found}.values())
         if records:
             self._session.confirm("\n".join(_what_dies(record) for record in records))
         for record in records:
+            self.current = record.name
             try:
-                await self._gpu.rentals.release(record, force=force)
+                await gpu.rentals.release(record, force=force)
             except RentalNotFoundError:
                 self._add_gone(record)
             except RentGPUError as error:
                 self._fail(error)
             else:
-                self._rows.append(_row(record, "released"))
-        return self._rows, self._codes
+                self.rows.append(_row(record, "released"))
+        self.current = None
 
-    async def _find(self, name: str | None) -> RentalRecord | None:
+    async def _find(self, gpu: AsyncRentGPU, name: str | None) -> RentalRecord | None:
         """Return the record that is meant; None for a rental that is over, and for an error, which is shown."""
         try:
-            return await find_record(self._gpu, name)
+            record = await find_record(gpu, name)
         except RentalNotFoundError as error:
-            if (past := await _find_past(self._gpu, str(name))) is None:
+            if (past := await _find_past(gpu, str(name))) is None:
                 self._fail(error)
             else:
                 self._add_gone(past)
-        return None
+            return None
+        if name is not None and name not in (record.name, record.label, str(record.container_id)):
+            # A part of a name. The user may mean a rental that is over, and whose name or label it is.
+            past = await _find_past(gpu, name, is_exact=True)
+            if past is not None:
+                self._add_gone(past)
+                return None
+        return record
 
     def _add_gone(self, rental: RentalRecord | PastRental) -> None:
         self._session.notes.say(f"{rental.name} is gone already")
-        self._rows.append(_row(rental, "gone"))
+        self.rows.append(_row(rental, "gone"))
 
     def _fail(self, error: RentGPUError) -> None:
         problem = problem_of(error)
         self._session.show(problem, error)
-        self._codes.append(problem.exit_code)
+        self.codes.append(problem.exit_code)
 
 
 def reap(session: Session, *, wait: bool, by_name: bool) -> int:
@@ -204,14 +229,18 @@ def _row(rental: RentalRecord | PastRental, state: str) -> dict[str, Any]:
     }
 
 
-async def _find_past(gpu: AsyncRentGPU, wanted: str) -> PastRental | None:
-    """Return the last rental that is over and has this name, label or container id, or a name with this part."""
+async def _find_past(gpu: AsyncRentGPU, wanted: str, *, is_exact: bool = False) -> PastRental | None:
+    """Return the last rental that is over and has this name, label or container id, or a name with this part.
+
+    Args:
+        is_exact: True if a part of a name is not enough.
+    """
     past = await gpu.rentals.history()
     levels: tuple[Callable[[PastRental], bool], ...] = (
         lambda rental: wanted in (rental.name, rental.label, str(rental.container_id)),
         lambda rental: wanted in rental.name,
     )
-    for matches in levels:
+    for matches in levels[:1] if is_exact else levels:
         if found := [rental for rental in past if matches(rental)]:
             return found[-1]
     return None

@@ -8,14 +8,14 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import attrs
 
 from netmind_rentgpu.cli.exit_codes import ExitCode, code_of_signal
 from netmind_rentgpu.cli.notes import Notes
 from netmind_rentgpu.cli.output import Format, Results
-from netmind_rentgpu.cli.problems import CommandError, Problem
+from netmind_rentgpu.cli.problems import CommandError, Problem, in_own_words
 from netmind_rentgpu.cli.stopping import Stopping
 from netmind_rentgpu.wire.payload import dump_exactly
 
@@ -92,7 +92,8 @@ class Session:
         logging.getLogger().addHandler(_silent)
 
     def close(self) -> None:
-        """End the logging to stderr."""
+        """Remove the line of progress, and end the logging to stderr."""
+        self.notes.clear()
         _logger.removeHandler(self._handler)
         logging.getLogger().removeHandler(_silent)
 
@@ -107,16 +108,20 @@ class Session:
             ConfigurationError: a setting is missing or cannot be used.
         """
         from netmind_rentgpu.client import AsyncRentGPU
+
+        return AsyncRentGPU(**self.client_options(), guardian=guardian)
+
+    def client_options(self) -> dict[str, Any]:
+        """Return the arguments of a client."""
         from netmind_rentgpu.settings import DEFAULT
 
         options = self.options
-        return AsyncRentGPU(
-            base_url=options.base_url,
-            profile=options.profile,
-            state=options.state,
-            timeout=DEFAULT if options.seconds is None else options.seconds,
-            guardian=guardian,
-        )
+        return {
+            "base_url": options.base_url,
+            "profile": options.profile,
+            "state": options.state,
+            "timeout": DEFAULT if options.seconds is None else options.seconds,
+        }
 
     def run(self, work: Callable[[AsyncRentGPU], Awaitable[Returned]]) -> Returned:
         """Run work with a client in an event loop.
@@ -219,7 +224,7 @@ class _NotesHandler(logging.Handler):
         moment = (
             f"{datetime.fromtimestamp(record.created).astimezone():%H:%M:%S.%f}"[:-3] + " " if self._has_times else ""
         )
-        text = f"{moment}{level}: {record.getMessage()}"
+        text = f"{moment}{level}: {in_own_words(record.getMessage())}"
         if record.exc_info is not None and self._has_times:
             text += f"\n{logging.Formatter().formatException(record.exc_info)}"
         self._notes.insist(text)

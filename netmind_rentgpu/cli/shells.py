@@ -33,7 +33,6 @@ def use_machine(session: Session, wanted: str | None, *, has_terminal: bool, env
         raise CommandError(ExitCode.USAGE, "no terminal is here for a shell", "Give a command behind --.")
     if environment and (has_terminal or line is None):
         raise CommandError(ExitCode.USAGE, "--env goes with a command that has no terminal")
-    session.reads_only = False
 
     async def use(gpu: AsyncRentGPU) -> int:
         target = await find_target(gpu, wanted)

@@ -138,7 +138,10 @@ def place(text: str, *, has_drives: bool = False) -> Place:
     """
     target, colon, path = text.partition(":")
     is_here = not colon or "/" in target or "\\" in target or (has_drives and len(target) == 1)
-    return Place(None, text) if is_here else Place(target, path)
+    if is_here:
+        return Place(None, text)
+    # From the login's home folder in any case.
+    return Place(target, "" if path == "~" else path.removeprefix("~/"))
 
 
 @attrs.frozen

@@ -6,11 +6,12 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 import attrs
 import pytest
 
-from netmind_rentgpu.cli.deadlines import deadline_note, machine_of, preview_of
+from netmind_rentgpu.cli.deadlines import deadline_note, extension_of, machine_of, preview_of
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.events import RentalEvent
 
@@ -28,6 +29,7 @@ RECORD = RentalRecord(
     expires_at=NOW + timedelta(hours=3),
     certain_at=NOW,
     enforced_by="process 88",
+    extendable_to=NOW + timedelta(hours=7, minutes=30, seconds=40),
 )
 
 
@@ -82,15 +84,38 @@ def test_machine_is_named_with_its_gpus_region_and_price(record: RentalRecord, e
 )
 def test_end_of_a_rental_is_given_with_its_cost_until_then(record: RentalRecord, limits: str) -> None:
     assert preview_of(event_of(record), NOW) == f"{machine_of(record)}: {limits}"
-    assert deadline_note(record, NOW) == (
-        f"rg-55: {limits}\nenforced by process 88; for longer: rentgpu rentals extend rg-55 --ttl 8h"
-    )
+    assert deadline_note(record, NOW) == (f"rg-55: {limits}\nenforced by process 88; {extension_of(record, NOW)}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "for longer: rentgpu rentals extend rg-55 --until 03:30"),
+        (
+            {"extendable_to": NOW + timedelta(days=2, minutes=5)},
+            "for longer: rentgpu rentals extend rg-55 --until '2027-06-11 20:05'",
+        ),
+        # The ttl alone counts for the ceiling, and the budget for the end.
+        (
+            {
+                "budget": Decimal("1.5"),
+                "expires_at": NOW + timedelta(minutes=12),
+                "time_limit": NOW + timedelta(hours=3),
+            },
+            "for longer: rentgpu rentals extend rg-55 --budget 3.0",
+        ),
+        ({"extendable_to": NOW + timedelta(hours=3, seconds=30)}, "it cannot be extended"),
+        ({"extendable_to": None}, "it cannot be extended"),
+    ],
+)
+def test_extension_is_one_that_works(changes: dict[str, Any], expected: str) -> None:
+    assert extension_of(attrs.evolve(RECORD, **changes), NOW) == expected
 
 
 def test_end_that_no_process_enforces_names_the_reaper() -> None:
     assert deadline_note(attrs.evolve(RECORD, enforced_by=None), NOW) == (
         "rg-55: at most 5.00 USD until 23:00:00 (in 3 h)\n"
-        "enforced by `rentgpu rentals reap` alone; for longer: rentgpu rentals extend rg-55 --ttl 8h"
+        "enforced by `rentgpu rentals reap` alone; for longer: rentgpu rentals extend rg-55 --until 03:30"
     )
 
 

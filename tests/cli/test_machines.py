@@ -67,6 +67,8 @@ def test_variables_and_timeout_of_a_command(site: Site) -> None:
         (["cp", "mine:no-such-file", "-"], 74, "No such file"),
         (["cp", "mine:a", "mine:b", "missing-folder"], 2, "need a folder"),
         (["cp", "-", "profile.toml", "mine:x"], 2, "copied alone"),
+        (["cp", "mine:x", ".", "--exclude-file", "*"], 2, "goes with a copy to a machine"),
+        (["forward", "x"], 2, "is no port"),
         (["forward", "mine", "x"], 2, "is no port"),
         (["forward", "mine", "70000"], 2, "is no port"),
         (["logs", "mine", "no-such-job"], 66, "no job no-such-job"),
@@ -103,7 +105,10 @@ def test_copies_go_both_ways_as_with_cp(site: Site) -> None:
     assert site.run("cp", "mine:copy/a:b", "mine:copy/sub", ".").code == 0
     assert (folder / "sub" / "b.bin").exists()
     big = bytes(range(256)) * 20_000
-    assert site.run("cp", "-", "mine:stream", given=big).code == 0
+    assert site.run("cp", "-", "mine:~/stream", given=big).code == 0
+    assert site.run("cp", "-", "mine:copy", given=b"x").code == 2
+    assert site.run("cp", "-", "mine:-x", given=b"dash").code == 0
+    assert site.run("cp", ":-x", "-").out == b"dash"
     assert site.run("cp", "mine:stream", "-").out == big
     done = site.shell("rentgpu cp mine:stream - | head -c 3; exit ${PIPESTATUS[0]}")
     assert (done.code, done.out, done.errors) == (141, big[:3], "")

@@ -114,6 +114,11 @@ def test_download_that_is_missing_after_a_success_is_not_all_done(site: Site) ->
         (["--report", "no/such/folder", "--", "true"], 2, "cannot be written"),
         (["--image", "no such image", "--", "true"], 2, "--image: no official or own image"),
         (["--gpu", "no such gpu", "--", "true"], 2, "--gpu: no GPU is called"),
+        (["--env", "UID=1000", "--", "true"], 2, "--env: UID cannot be set"),
+        (["--env", "A=1", "-d"], 2, "--env goes with a command"),
+        (["--exclude-file", "*", "--", "true"], 2, "goes with --upload"),
+        (["--download", "a/x", "--download", "b/x", "--", "true"], 2, "would be called 'x'"),
+        (["--upload", ".", "--upload", ".", "--", "true"], 2, "would be called '.'"),
         (["--budget", "0", "--", "true"], 2, "--budget: must be above 0"),
         (["--max-price", "0.0001", "--", "true"], 75, "rentgpu offers"),
     ],
@@ -217,8 +222,16 @@ def test_machine_that_cannot_be_deleted_is_said_and_beats_the_commands_status(si
     report = json.loads((site.folder / "report.json").read_text())
     assert (report["exit_code"], report["origin"], report["exit_status"]) == (125, "rentgpu", 0)
     assert report["still_rented"] == [report["name"]]
+    assert report["error"]["error"] in ("ReleaseError", "StillRentedError")
     site.emulator.faults.clear()
     until_sync(site.has_ended)
+
+
+def test_report_of_a_run_that_could_not_begin_replaces_an_older_one(site: Site) -> None:
+    (site.folder / "report.json").write_text('{"exit_code": 0}')
+    assert site.run("rent", "--report", "report.json", "--", "true", env={"NETMIND_API_KEY": ""}).code == 78
+    report = json.loads((site.folder / "report.json").read_text())
+    assert (report["exit_code"], report["error"]["error"]) == (78, "ConfigurationError")
 
 
 def test_report_that_cannot_be_written_hides_no_other_code(site: Site) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -79,6 +80,25 @@ def test_release_of_what_is_gone_is_success_and_said(here: Here, rented: str) ->
         assert (done.code, done.json[0]["state"]) == (0, "gone")
         assert "is gone already" in done.errors
     assert here.run("rentals", "release", "never-was").code == 66
+
+
+def test_release_of_a_label_that_is_over_deletes_no_other_machine(site: Site, here: Here, rented: str) -> None:
+    assert here.run("rentals", "release", "-y").code == 0
+    other = site.run("rent", "--gpu", "4090", "--label", "mine-too", "-d", "-q").text.strip()
+    # The label and the id of what is over are parts of the other's name, too, if it has these letters.
+    for wanted in ("mine", "1001", rented):
+        done = here.run("rentals", "release", wanted, "-y", "-o", "json")
+        assert (done.code, [row["state"] for row in done.json], site.rented) == (0, ["gone"], 1)
+    assert here.run("rentals", "release", other, "-y").code == 0
+
+
+def test_extension_that_is_printed_works(here: Here, rented: str) -> None:
+    shown = here.run("rentals", "show").errors
+    words = shlex.split(shown.partition("rentgpu ")[2].strip())
+    assert words[:3] == ["rentals", "extend", rented]
+    done = here.run(*words)
+    assert done.code == 0, done.errors
+    assert "it cannot be extended" in done.errors
 
 
 def test_release_of_several_goes_on_after_a_failure(here: Here, rented: str) -> None:

@@ -145,7 +145,7 @@ def test_refused_token_is_77_and_a_missing_one_78_with_what_to_do(here: Here) ->
 
 @pytest.mark.parametrize("name", [name for name in LEAVES if not getattr(LEAVES[name], "takes_command", False)])
 def test_command_behind_two_dashes_is_refused_where_none_is_run(here: Here, name: str) -> None:
-    words = {"cp": ["a", "b:"], "forward": ["x", "1"], "jobs stop": ["x"], "jobs remove": ["x"], "budgets set": ["x"]}
+    words = {"cp": ["a", "b:"], "forward": ["1"], "jobs stop": ["x"], "jobs remove": ["x"], "budgets set": ["x"]}
     more = {"budgets remove": ["x"], "completion": ["bash"]}
     done = here.run(*name.split(), *{**words, **more}.get(name, []), "--", "echo")
     assert done.code == 2

@@ -42,12 +42,11 @@ def command(session: Session, *, live: bool, synchronous: bool, seed: int, boot_
     """
     from netmind_rentgpu.cli.demo import Demo
 
-    del session
-    show = Demo()
+    show, options = Demo(), session.client_options()
     try:
         if synchronous:
-            show.live_synchronously() if live else show.emulated_synchronously(seed, boot_seconds)
+            show.live_synchronously(options) if live else show.emulated_synchronously(seed, boot_seconds)
         else:
-            asyncio.run(show.live() if live else show.emulated(seed, boot_seconds))
+            asyncio.run(show.live(options) if live else show.emulated(seed, boot_seconds))
     except AssertionError as error:
         raise CommandError(ExitCode.NO, str(error)) from error

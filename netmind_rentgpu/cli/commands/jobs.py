@@ -43,10 +43,10 @@ def wait_for_job(session: Session, *, target: str | None, job: str | None) -> in
 
 
 @command.command("stop", cls=Command)
-@click.argument("target")
+@click.argument("target", required=False)
 @click.argument("job", required=False)
 @click.option("--grace", type=DURATION, default="10s", show_default=True, help="The time between SIGTERM and SIGKILL.")
-def stop_job(session: Session, *, target: str, job: str | None, grace: timedelta) -> None:
+def stop_job(session: Session, *, target: str | None, job: str | None, grace: timedelta) -> None:
     """End all processes of a job. It asks."""
     from netmind_rentgpu.cli.jobs import stop_job as stop
 
@@ -54,9 +54,9 @@ def stop_job(session: Session, *, target: str, job: str | None, grace: timedelta
 
 
 @command.command("remove", cls=Command)
-@click.argument("target")
+@click.argument("target", required=False)
 @click.argument("job", required=False)
-def remove_job(session: Session, *, target: str, job: str | None) -> None:
+def remove_job(session: Session, *, target: str | None, job: str | None) -> None:
     """Delete the files of a job that is over, its log included. It asks."""
     from netmind_rentgpu.cli.jobs import remove_job as remove
 

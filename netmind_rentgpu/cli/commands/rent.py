@@ -43,18 +43,27 @@ def command(session: Session, **options: Any) -> int:
 
 
 def _rent(session: Session, options: dict[str, Any], wanted: dict[str, Any]) -> int:
-    from netmind_rentgpu.cli.copying import Upload, check_local, local_target
+    from netmind_rentgpu.cli.copying import Upload, check_distinct, check_local, local_target
     from netmind_rentgpu.cli.rent_run import RentRun, Work
+    from netmind_rentgpu.ssh.commands import prepared
 
     line, is_detached, has_terminal = session.command_line(), options["detach"], options["tty"]
     if is_detached and (has_terminal or options["download"]):
         raise CommandError(ExitCode.USAGE, "-d leaves the command running: it goes with neither -t nor --download")
     if (has_terminal or (line is None and not is_detached)) and not session.has_terminal():
         raise CommandError(ExitCode.USAGE, "no terminal is here for a shell", "Give a command behind --, or -d.")
+    environment = dict(options["env"])
+    if is_detached and line is None and environment:
+        raise CommandError(ExitCode.USAGE, "--env goes with a command or a shell")
+    if options["exclude_file"] and not options["upload"]:
+        raise CommandError(ExitCode.USAGE, "--exclude-file goes with --upload")
     for path in options["upload"]:
         check_local(path)
-    for path in options["download"]:
-        local_target(path)
+    uploads = [Upload.of(path) for path in options["upload"]]
+    check_distinct("--upload", [upload.name for upload in uploads])
+    check_distinct("--download", [local_target(path) for path in options["download"]])
+    # Before a machine is rented for what could not run there.
+    prepared(line or "true", environment or None, None)
     if (report := options["report"]) is not None:
         _check_writable(report)
     session.reads_only = False
@@ -62,10 +71,10 @@ def _rent(session: Session, options: dict[str, Any], wanted: dict[str, Any]) -> 
         command=line,
         is_detached=is_detached,
         has_terminal=has_terminal,
-        uploads=[Upload.of(path) for path in options["upload"]],
+        uploads=uploads,
         downloads=options["download"],
         excluded=options["exclude_file"],
-        environment=dict(options["env"]),
+        environment=environment,
         report=report,
     )
     return RentRun(session, work).run(wanted)
@@ -85,6 +94,7 @@ def _dry_run(session: Session, options: dict[str, Any], wanted: dict[str, Any]) 
 
 def _check_writable(path: str) -> None:
     try:
-        Path(path).open("ab").close()
+        # Emptied, because an older report would be taken for this one.
+        Path(path).open("wb").close()
     except OSError as error:
         raise CommandError(ExitCode.USAGE, f"--report {path} cannot be written: {error.strerror}") from error
