@@ -61,6 +61,8 @@ class AsyncRentGPU:
     containers: AsyncContainers
     rentals: AsyncRentals
     budgets: AsyncBudgets
+    # True for programs that never fork, and often send no request: aiohttp is imported with the first.
+    _imports_late: bool = False
 
     def __init__(
         self,
@@ -154,7 +156,7 @@ class AsyncRentGPU:
 
         settings, profile = parts.settings, parts.profile
         authorization = f"Bearer {settings.token}" if profile.authorization == "bearer" else settings.token
-        transport = transport_for(settings, authorization, session, parts.ssl_context)
+        transport = transport_for(settings, authorization, session, parts.ssl_context, is_lazy=self._imports_late)
         self._parts, self._session = parts, session
         self._caller = Caller(transport, settings, profile)
         self.machines = AsyncMachines(self._caller)

@@ -109,7 +109,10 @@ class Session:
         """
         from netmind_rentgpu.client import AsyncRentGPU
 
-        return AsyncRentGPU(**self.client_options(), guardian=guardian)
+        class CommandClient(AsyncRentGPU):
+            _imports_late = True
+
+        return CommandClient(**self.client_options(), guardian=guardian)
 
     def client_options(self) -> dict[str, Any]:
         """Return the arguments of a client."""

@@ -24,14 +24,23 @@ _MODULE = "netmind_rentgpu.wire.transport"
 
 
 def transport_for(
-    settings: Settings, authorization: str, session: ClientSession | None, ssl_context: SSLContext | None
+    settings: Settings,
+    authorization: str,
+    session: ClientSession | None,
+    ssl_context: SSLContext | None,
+    *,
+    is_lazy: bool,
 ) -> Transport | LazyTransport:
-    """Return the transport of a client: at once where its arguments have to be checked, else a lazy transport.
+    """Return the transport of a client.
+
+    Args:
+        is_lazy: True for a lazy one, unless the session or the proxy has to be checked. A program that forks meanwhile would
+            leave its child the lock of an import that no thread goes on with.
 
     Raises:
         ConfigurationError: the session or the proxy cannot be used.
     """
-    if session is None and settings.proxy is None:
+    if is_lazy and session is None and settings.proxy is None:
         return LazyTransport(settings, authorization=authorization, ssl_context=ssl_context)
     from netmind_rentgpu.wire.transport import Transport
 

@@ -25,12 +25,8 @@ def call(gpu: AsyncRentGPU, name: str) -> Coroutine[Any, Any, object]:
 
 def leased(gpu: AsyncRentGPU) -> int:
     """Count the connections that aiohttp's pools hold to be in use."""
-    transport: Any = gpu._caller._transport._transport  # type: ignore[attr-defined]  # None before the first request
-    return (
-        0
-        if transport is None
-        else sum(len(session.connector._acquired) for session in transport._own_sessions.values())
-    )
+    transport: Any = gpu._caller._transport
+    return sum(len(session.connector._acquired) for session in transport._own_sessions.values())
 
 
 async def cancelled_at(step: int, gpu: AsyncRentGPU, name: str, *, native: bool) -> bool:
