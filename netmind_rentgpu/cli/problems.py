@@ -134,7 +134,9 @@ def problem_of(error: BaseException, *, reads_only: bool = False) -> Problem:
         # By the option that the user has typed, where there is one.
         message = re.sub(r"^(\w+)", lambda found: _OPTIONS.get(found[1], found[1]), message)
     if isinstance(error, OSError) and not isinstance(error, errors.RentGPUError):
-        code = ExitCode.NOT_FOUND if isinstance(error, FileNotFoundError) else ExitCode.LOST
+        # One without a name is no file that the user has named.
+        is_named = isinstance(error, FileNotFoundError) and error.filename is not None
+        code = ExitCode.NOT_FOUND if is_named else ExitCode.LOST
         return Problem(exit_code=code, error=name, message=message)
     message = in_own_words(message)
     notes = [in_own_words(escaped(note)) for note in getattr(error, "__notes__", ())]

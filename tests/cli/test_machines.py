@@ -49,7 +49,8 @@ def test_variables_and_timeout_of_a_command(site: Site) -> None:
     done = site.run("run", "mine", "--env", "A=1 2", "--env", "B", "--", "echo $A $B", env={"B": "b"})
     assert (done.code, done.out) == (0, b"1 2 b\n")
     done = site.run("run", "mine", "--timeout", "1s", "--", "echo begun; sleep 1000")
-    assert (done.code, done.out) == (124, b"begun\n")
+    # The command may not have begun, if this machine is slow.
+    assert (done.code, done.out in (b"begun\n", b"")) == (124, True)
 
 
 @pytest.mark.parametrize(

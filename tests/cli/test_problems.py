@@ -219,3 +219,19 @@ def shown(error: Exception, wanted: str | None) -> str:
     assert text.endswith("\n")
     assert wanted not in ("json", "jsonl") or text.count("\n") == 1
     return text
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "model.pt"), 66),
+        (FileNotFoundError(2, "No usable temporary directory found"), 74),
+        (PermissionError(13, "Permission denied", "model.pt"), 74),
+        (OSError(28, "No space left on device"), 74),
+    ],
+)
+def test_error_of_the_system_is_no_bug(error: OSError, code: int) -> None:
+    problem = problem_of(error)
+    assert problem.exit_code == code
+    assert str(error) in problem.text
+    assert problem.hint is None
