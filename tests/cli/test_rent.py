@@ -259,6 +259,7 @@ def test_lost_answer_of_a_create_is_waited_out_and_is_no_machine_that_is_left(si
 
 
 def test_stderr_that_is_not_read_keeps_no_machine(site: Site) -> None:
+    site.measured = False
     reading, writing = os.pipe()
     process = site.start(*RENT, "--", "echo held; yes >&2", stderr=writing)
     assert process.stdout is not None
@@ -288,6 +289,7 @@ def test_quiet_run_says_nothing_of_its_own(site: Site) -> None:
 
 
 def test_state_file_that_cannot_grow_rents_nothing_or_gives_it_back(site: Site) -> None:
+    site.measured = False
     assert site.run(*RENT, "--", "true").code == 0
     largest = max(path.stat().st_size for path in site.folder.glob("state.sqlite3*"))
     for kilobytes in range(0, largest // 1024 + 60, 20):

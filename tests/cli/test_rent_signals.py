@@ -20,6 +20,11 @@ HOLD = (*RENT, "echo held; sleep 1000")
 IGNORING = ("/bin/sh", "-c", 'trap "" $0; exec "$@"')
 
 
+@pytest.fixture(autouse=True)
+def unmeasured(site: Site) -> None:
+    site.measured = False
+
+
 def held(site: Site, *words: str, before: tuple[str, ...] = ()) -> subprocess.Popen[bytes]:
     """Start a run, and wait until its command runs."""
     process = site.start(*words, before=before)

@@ -49,16 +49,26 @@ class Done:
 
 @dataclass
 class Site:
-    """An emulated service, and a folder in which the program runs."""
+    """An emulated service, and a folder in which the program runs.
+
+    Attributes:
+        measured: False for programs that are killed, get signals, or cannot write files: coverage would be in their way, and
+            would leave data that cannot be read.
+    """
 
     emulator: Emulator
     folder: Path
     variables: dict[str, str] = field(default_factory=dict)
+    measured: bool = True
 
     @property
     def environment(self) -> dict[str, str]:
         return {
-            **{name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if name not in ("NO_COLOR", "FORCE_COLOR") and (self.measured or not name.startswith("COVERAGE_"))
+            },
             "NETMIND_BASE_URL": self.emulator.url,
             "NETMIND_API_KEY": self.emulator.token,
             "NETMIND_RENTGPU_STATE": str(self.folder / "state.sqlite3"),
