@@ -13,6 +13,7 @@ import pytest
 from command_line import Here, Site, serving
 from until import until_sync
 
+from netmind_rentgpu import RentGPU
 from netmind_rentgpu.emulator import Fault
 
 pytestmark = pytest.mark.slow
@@ -182,3 +183,22 @@ def test_job_is_stopped_only_with_yes_where_no_terminal_is(site: Site) -> None:
     assert done.code == 0, done.errors
     assert [row["state"] for row in done.json] == ["signaled"]
     until_sync(lambda: site.rented == 1)
+
+
+def test_job_that_is_over_is_removed_and_one_that_is_gone_is_no_error(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    here = Here(site, monkeypatch, capfd)
+    (row,) = here.run("rentals", "list", "-o", "json").json
+    state = site.environment["NETMIND_RENTGPU_STATE"]
+    with RentGPU(site.emulator.token, base_url=site.emulator.url, state=state) as gpu:
+        with gpu.ssh(row["container_id"]) as shell:
+            shell.start("echo over", name="over").wait()
+    assert "over" in here.run("jobs", "list", "mine").text
+    assert here.run("jobs", "wait", "mine", "over", "-o", "json").json[0]["exit_status"] == 0
+    done = here.run("jobs", "remove", "mine", "over")
+    assert (done.code, "5 bytes" in done.errors, "--yes" in done.errors) == (2, True, True)
+    assert here.run("jobs", "remove", "mine", "over", "-y").code == 0
+    done = here.run("jobs", "remove", "mine", "over", "-y")
+    assert (done.code, "is gone already" in done.errors) == (0, True)
+    assert here.run("logs", "mine").code == 66
