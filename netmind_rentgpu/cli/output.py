@@ -7,16 +7,18 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
 from typing import Final, Literal, TypeAlias, cast
 
 from netmind_rentgpu.cli.cells import Column, Row
+from netmind_rentgpu.errors import RentGPUError
 from netmind_rentgpu.escaping import escaped
 from netmind_rentgpu.wire.payload import dump_exactly
 
-__all__ = ["FORMATS", "OutputClosedError", "OutputError", "Results", "write_bytes"]
+__all__ = ["FORMATS", "OutputClosedError", "OutputError", "Results", "write_bytes", "writing_output"]
 
 Format: TypeAlias = Literal["table", "json", "jsonl", "csv"]
 FORMATS: Final[tuple[Format, ...]] = ("table", "json", "jsonl", "csv")
@@ -30,6 +32,27 @@ class OutputClosedError(OutputError):
     """The reader of the output has closed it."""
 
 
+@contextmanager
+def writing_output(failure: str) -> Generator[None]:
+    """Raise the error of an output in place of one of the system; errors of the client stay as they are.
+
+    Args:
+        failure: the beginning of the error's text.
+
+    Raises:
+        OutputClosedError: the reader has closed it.
+        OutputError: it could not be written.
+    """
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise OutputClosedError("the reader of the output has closed it") from error
+    except OSError as error:
+        if isinstance(error, RentGPUError):
+            raise  # a timeout
+        raise OutputError(f"{failure}: {error.strerror}") from error
+
+
 def write_bytes(data: bytes, descriptor: int = 1) -> None:
     """Write all of some bytes to stdout, unbuffered.
 
@@ -38,17 +61,13 @@ def write_bytes(data: bytes, descriptor: int = 1) -> None:
         OutputError: it could not be written.
     """
     left = memoryview(data)
-    try:
+    with writing_output("could not write the output"):
         while left:
             try:
                 left = left[os.write(descriptor, left) :]
             except BlockingIOError:
                 # Another program that shares the output has made it non-blocking.
                 time.sleep(0.01)
-    except BrokenPipeError as error:
-        raise OutputClosedError("the reader of the output has closed it") from error
-    except OSError as error:
-        raise OutputError(f"could not write the output: {error.strerror}") from error
 
 
 class Results:

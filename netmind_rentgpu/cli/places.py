@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 from collections.abc import Sequence
@@ -11,12 +10,11 @@ from typing import TYPE_CHECKING
 
 from netmind_rentgpu.cli.copying import check_local, progress_of
 from netmind_rentgpu.cli.exit_codes import ExitCode
-from netmind_rentgpu.cli.output import OutputClosedError, OutputError
+from netmind_rentgpu.cli.output import writing_output
 from netmind_rentgpu.cli.problems import CommandError
 from netmind_rentgpu.cli.session import Session
 from netmind_rentgpu.cli.targets import find_target
 from netmind_rentgpu.cli.values import Place, place
-from netmind_rentgpu.errors import RentGPUError
 
 if TYPE_CHECKING:
     from netmind_rentgpu.client import AsyncRentGPU
@@ -121,16 +119,9 @@ class _Copier:
             await self._shell.download(each.path, local, timeout=seconds, on_progress=show)
 
     async def _pipe(self, command: str, *, stdin: int | None = None, stdout: int | None = None) -> None:
-        try:
-            await self._shell.pipe(
-                command, stdin=stdin, stdout=stdout, check=True, timeout=self._session.options.seconds
-            )
-        except OSError as error:
-            if isinstance(error, RentGPUError):
-                raise
-            if error.errno == errno.EPIPE:
-                raise OutputClosedError("the reader of the output has closed it") from error
-            raise OutputError(f"the copy was ended: {error.strerror}") from error
+        seconds = self._session.options.seconds
+        with writing_output("the copy was ended"):
+            await self._shell.pipe(command, stdin=stdin, stdout=stdout, check=True, timeout=seconds)
 
 
 def _name_of(source: Place) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Mapping
 from typing import Protocol
 
 from netmind_rentgpu.cli.notes import Notes
-from netmind_rentgpu.cli.output import OutputClosedError, OutputError
+from netmind_rentgpu.cli.output import writing_output
 from netmind_rentgpu.cli.session import is_terminal
-from netmind_rentgpu.errors import RentGPUError
 from netmind_rentgpu.results import CommandResult
 from netmind_rentgpu.ssh.streams import PipeSink, PipeSource
 
@@ -76,7 +74,7 @@ async def run_here(
         RentGPUError: as for `pipe`.
     """
     notes.clear()
-    try:
+    with writing_output("the command was ended"):
         return await machine.pipe(
             command,
             stdin=own_stdin(),
@@ -85,9 +83,3 @@ async def run_here(
             timeout=timeout,
             environment=environment,
         )
-    except OSError as error:
-        if isinstance(error, RentGPUError):
-            raise  # a timeout
-        if error.errno == errno.EPIPE:
-            raise OutputClosedError("the reader of the output has closed it") from error
-        raise OutputError(f"the command was ended: {error.strerror}") from error

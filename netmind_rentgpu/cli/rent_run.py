@@ -298,16 +298,12 @@ class RentRun:
             self._session.notes.say(deadline_note(record, self._session.now()))
 
     def _say_end(self) -> None:
-        if self._asked is None:
-            return
-        ran = shown_duration((self._ended_at or self._session.now()) - self._asked.intended_at)
         spent = self._spent()
-        cost = (
-            "which costs nothing that is known"
-            if spent is None
-            else f"cost about {shown_money(spent, self._asked.currency)}"
-        )
-        self._session.notes.say(f"ran {ran}, {cost}; the machine is given back")
+        if self._asked is None or (spent is None and not self._released):
+            return  # no machine has run
+        ran = shown_duration((self._ended_at or self._session.now()) - self._asked.intended_at)
+        cost = "an amount that is not known" if spent is None else f"about {shown_money(spent, self._asked.currency)}"
+        self._session.notes.say(f"ran {ran}, cost {cost}; the machine is given back")
 
     def _spent(self) -> Decimal | None:
         try:

@@ -214,6 +214,14 @@ def test_report_of_a_failure_has_its_error(site: Site) -> None:
     assert report["error"]["error"] == "NoMachineError"
 
 
+def test_run_whose_creates_are_refused_says_nothing_of_a_machine_that_is_given_back(site: Site) -> None:
+    site.emulator.faults.add(Fault("status", status=409, call="create_container", times="all"))
+    done = site.run(*RENT, "--", "true")
+    assert (done.code, done.out) == (75, b""), done.errors
+    assert "given back" not in done.errors
+    assert "ran " not in done.errors
+
+
 def test_machine_that_cannot_be_deleted_is_said_and_beats_the_commands_status(site: Site) -> None:
     site.emulator.faults.add(Fault("status", status=403, call="delete_container"))
     done = site.run(*RENT, "--report", "report.json", "--", "exit 0")

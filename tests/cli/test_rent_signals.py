@@ -1,4 +1,4 @@
-"""Signals to `rentgpu rent`: whatever comes, and whenever, nothing stays rented, and nobody has to reap."""
+"""Signals to `rentgpu rent` at any moment: the program or its guardian deletes the machine, without a reaper."""
 
 from __future__ import annotations
 
