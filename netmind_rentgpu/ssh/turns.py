@@ -19,6 +19,10 @@ _COMMANDS_AT_FIRST = 8
 _RESERVED = 2
 # Probes that the server may leave without all its answers.
 _MOST_UNANSWERED = 3
+# The first refusal may come because the server still counts sessions that have just ended, so another probe follows, after a
+# pause in seconds.
+_REFUSED_BEFORE_FINAL = 2
+_PAUSE = 0.2
 
 
 @attrs.frozen
@@ -42,12 +46,15 @@ class SessionLimit:
 
     Attributes:
         commands: the number, without the two sessions that are reserved for copies and for ending commands.
-        is_final: True if the server has refused more, or has left too many probes without all its answers.
+        is_final: True if two probes after each other were refused sessions and have not raised the number, or the server
+            has left too many probes without all its answers.
+        refused: the number of probes since the last rise that were refused sessions.
         unanswered: the number of probes for which the server had not answered in time.
     """
 
     commands: int = _COMMANDS_AT_FIRST
     is_final: bool = False
+    refused: int = 0
     unanswered: int = 0
 
     @property
@@ -61,8 +68,9 @@ class SessionLimit:
         if probe.opened + probe.refused < self.probes:
             # A slow server may allow more.
             unanswered = self.unanswered + 1
-            return SessionLimit(commands, unanswered == _MOST_UNANSWERED, unanswered)
-        return SessionLimit(commands, probe.refused > 0, self.unanswered)
+            return SessionLimit(commands, unanswered == _MOST_UNANSWERED, unanswered=unanswered)
+        refused = self.refused + 1 if probe.refused and commands == self.commands else 0
+        return SessionLimit(commands, refused == _REFUSED_BEFORE_FINAL, refused, self.unanswered)
 
 
 class CommandTurns:
@@ -146,8 +154,10 @@ class CommandTurns:
         # No other limit is found if the probe fails, as with the connection.
         limit = attrs.evolve(self.limit, is_final=True)
         try:
+            if self.limit.refused:
+                await asyncio.sleep(_PAUSE)
             limit = self.limit.after(await self._probe(self.limit.probes))
         finally:
-            self._is_probe_vain = (limit.commands, limit.unanswered) == (self.limit.commands, self.limit.unanswered)
+            self._is_probe_vain = limit == self.limit
             self.limit, self._probing = limit, None
             self._hand_out()

@@ -7,7 +7,13 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from netmind_rentgpu.ssh import turns
 from netmind_rentgpu.ssh.turns import CommandTurns, ProbeResult, SessionLimit
+
+
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "_PAUSE", 0)
 
 
 @pytest.mark.parametrize(
@@ -17,15 +23,22 @@ from netmind_rentgpu.ssh.turns import CommandTurns, ProbeResult, SessionLimit
         (SessionLimit(8), 10, 0, 8, SessionLimit(16)),
         (SessionLimit(16), 18, 0, 16, SessionLimit(32)),
         # The reserve alone was left, or less, because a copy has its session.
-        (SessionLimit(8), 2, 8, 8, SessionLimit(8, is_final=True)),
-        (SessionLimit(8), 1, 9, 8, SessionLimit(8, is_final=True)),
-        (SessionLimit(8), 0, 10, 0, SessionLimit(8, is_final=True)),
-        # Some more were left.
-        (SessionLimit(32), 8, 26, 32, SessionLimit(38, is_final=True)),
+        (SessionLimit(8), 2, 8, 8, SessionLimit(8, refused=1)),
+        (SessionLimit(8), 1, 9, 8, SessionLimit(8, refused=1)),
+        (SessionLimit(8), 0, 10, 0, SessionLimit(8, refused=1)),
+        (SessionLimit(8, refused=1), 2, 8, 8, SessionLimit(8, is_final=True, refused=2)),
+        # Some more were left, and the next probe finds no more.
+        (SessionLimit(32), 8, 26, 32, SessionLimit(38)),
+        (SessionLimit(38), 2, 38, 38, SessionLimit(38, refused=1)),
+        (SessionLimit(38, refused=1), 2, 38, 38, SessionLimit(38, is_final=True, refused=2)),
+        # The server still counted a session that had ended.
+        (SessionLimit(32), 7, 27, 32, SessionLimit(37)),
+        (SessionLimit(37, refused=1), 3, 36, 37, SessionLimit(38)),
         # Commands that ended meanwhile prove nothing, and what was proved before stays.
         (SessionLimit(8), 10, 0, 3, SessionLimit(11)),
         (SessionLimit(16), 18, 0, 0, SessionLimit(16)),
-        (SessionLimit(8), 5, 5, 5, SessionLimit(8, is_final=True)),
+        (SessionLimit(8), 5, 5, 5, SessionLimit(8, refused=1)),
+        (SessionLimit(8, refused=1), 10, 0, 0, SessionLimit(8)),
         # A server that is too slow for some or all answers has not refused, unless it is so three times.
         (SessionLimit(8), 7, 0, 8, SessionLimit(13, unanswered=1)),
         (SessionLimit(8), 0, 0, 8, SessionLimit(8, unanswered=1)),
@@ -78,7 +91,13 @@ async def rest() -> None:
 
 @pytest.mark.parametrize(
     ("sessions", "wanted", "running", "probes"),
-    [(10, 8, 8, []), (10, 30, 8, [10]), (40, 60, 38, [10, 18, 34]), (10_000, 60, 60, [10, 18, 34]), (40, 9, 9, [10])],
+    [
+        (10, 8, 8, []),
+        (10, 30, 8, [10, 10]),
+        (40, 60, 38, [10, 18, 34, 40, 40]),
+        (10_000, 60, 60, [10, 18, 34]),
+        (40, 9, 9, [10]),
+    ],
 )
 async def test_as_many_commands_run_as_the_server_allows_and_no_probe_before_it_is_needed(
     sessions: int, wanted: int, running: int, probes: list[int]
@@ -100,7 +119,7 @@ async def test_as_many_commands_run_as_the_server_allows_and_no_probe_before_it_
 async def test_server_that_is_late_twice_is_asked_again_and_no_more_at_the_third_time() -> None:
     # Each late probe shows half of the sessions that are left: 5, 3 and 3, of which 2 are the reserve.
     late, too_late = Server(18, late=2), Server(18, late=3)
-    for server, running, probes in ((late, 16, [10, 13, 14]), (too_late, 13, [10, 13, 14])):
+    for server, running, probes in ((late, 16, [10, 13, 14, 18, 18]), (too_late, 13, [10, 13, 14])):
         over = asyncio.Event()
         tasks = server.start(60, over)
         await rest()
