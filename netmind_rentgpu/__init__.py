@@ -70,7 +70,14 @@ if TYPE_CHECKING:
     from netmind_rentgpu.rentals.lifecycle.events import OnRentalEvent, RentalEvent
     from netmind_rentgpu.rentals.rental import AsyncRental
     from netmind_rentgpu.rentals.selection.offers import Offer
-    from netmind_rentgpu.results import CommandResult, JobState, JobStatus, OutputLine, TransferProgress
+    from netmind_rentgpu.results import (
+        ActivityReading,
+        CommandResult,
+        JobState,
+        JobStatus,
+        OutputLine,
+        TransferProgress,
+    )
     from netmind_rentgpu.settings import DEFAULT, Retries, Timeouts
     from netmind_rentgpu.ssh.forwarded import AsyncForward
     from netmind_rentgpu.ssh.jobs import AsyncJob
@@ -89,6 +96,7 @@ __all__ = [
     "APIConnectionError",
     "APIStatusError",
     "APITimeoutError",
+    "ActivityReading",
     "AsyncForward",
     "AsyncJob",
     "AsyncPager",
@@ -183,7 +191,7 @@ _MODULES = {
     "rentals.ledger.records": ("EndCause", "ReapReport", "RentalRecord"),
     "rentals.rental": ("AsyncRental",),
     "settings": ("DEFAULT", "Retries", "Timeouts"),
-    "results": ("CommandResult", "JobState", "JobStatus", "OutputLine", "TransferProgress"),
+    "results": ("ActivityReading", "CommandResult", "JobState", "JobStatus", "OutputLine", "TransferProgress"),
     "ssh.forwarded": ("AsyncForward",),
     "ssh.jobs": ("AsyncJob",),
     "ssh.shell": ("AsyncShell",),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import attrs
 
 from netmind_rentgpu.tables import html_text
 
 __all__ = [
+    "ActivityReading",
     "CommandResult",
     "JobState",
     "JobStatus",
@@ -18,6 +19,38 @@ __all__ = [
     "OutputLine",
     "TransferProgress",
 ]
+
+_LEAST_GPU_USE: Final = 5
+
+
+@attrs.frozen(kw_only=True)
+class ActivityReading:
+    """The signs that a container was in use at one moment.
+
+    Attributes:
+        read_at: the moment of the reading, in UTC and by the clock of this machine.
+        processes: the running processes that a login has started: commands, jobs, sessions, and processes that these have
+            left behind; None if they could not be counted.
+        connections: the SSH connections to the container, without the connection that the reading used; None if they could
+            not be counted.
+        gpu_use: the use of each GPU in percent; None if it could not be read.
+        operations: the commands, copies and forwards of this client that are under way, or were since the last reading.
+        unknown: a sentence for each field that is None, with the cause; empty if there is none.
+    """
+
+    read_at: datetime
+    processes: int | None
+    connections: int | None
+    gpu_use: tuple[int, ...] | None
+    operations: int
+    unknown: tuple[str, ...] = ()
+
+    @property
+    def is_busy(self) -> bool:
+        """True if anything runs or is connected, a GPU is in use by 5 % or more, no GPU is listed, or a field is unknown."""
+        if self.processes is None or self.connections is None or not self.gpu_use:
+            return True
+        return bool(self.processes or self.connections or self.operations) or max(self.gpu_use) >= _LEAST_GPU_USE
 
 
 @attrs.frozen(kw_only=True)
