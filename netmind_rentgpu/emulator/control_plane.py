@@ -103,6 +103,17 @@ class ControlPlane:
         if self.service.tokens.pop(token, None) is None:
             raise ValueError("there is no such token")
 
+    def set_gpu_use(self, container_id: int, percent: int) -> None:
+        """Set the use of each of a container's GPUs, as `nvidia-smi` reports it there.
+
+        Raises:
+            ValueError: the use is not from 0 to 100, or there is no such container with an SSH server.
+        """
+        if not _is_percentage(percent):
+            raise ValueError(f"the use of a GPU must be a whole number from 0 to 100, not {percent!r}")
+        if not self.service.at_once(self.service.set_gpu_use, container_id, percent):
+            raise ValueError(f"there is no container {container_id!r} with an SSH server")
+
     def charges(self) -> list[Charge]:
         """Return the charge of each container until now."""
         charges: list[Charge] = self.service.at_once(self.service.charges)
@@ -220,10 +231,29 @@ class ControlPlane:
             raise Refusal(404 if "revoke" in wanted else 409, {"detail": str(error)}) from None
         return self.show_tokens()
 
+    def change_gpu_use(self, body: Any) -> Any:
+        """`POST /_emulator/gpus`."""
+        wanted = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+        # In JSON, 5.0 is a whole number, too.
+        wanted = {
+            name: int(value) if type(value) is float and value.is_integer() else value for name, value in wanted.items()
+        }
+        if wanted.keys() != {"container_id", "percent"} or type(wanted["container_id"]) is not int:
+            raise _refused("give 'container_id' and 'percent'")
+        try:
+            self.set_gpu_use(**wanted)
+        except ValueError as error:
+            raise Refusal(404 if _is_percentage(wanted["percent"]) else 422, {"detail": str(error)}) from None
+        return wanted
+
     def begin_again(self) -> Any:
         """`POST /_emulator/reset`."""
         self.reset()
         return self.show_clock()
+
+
+def _is_percentage(value: object) -> bool:
+    return type(value) is int and 0 <= value <= 100
 
 
 def _refused(message: str) -> Refusal:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import attrs
 
@@ -25,13 +26,21 @@ class GPUs:
     cuda_version: str
 
 
-def nvidia_smi(gpus: GPUs) -> str:
-    """Return the program's text. Its only options are `-L`, and `--query-gpu` with `--format=csv`."""
-    return f"#!{sys.executable} -IS\nGPUS = {json.dumps(attrs.asdict(gpus))}\n{_PROGRAM}"
+def nvidia_smi(gpus: GPUs, use: Path) -> str:
+    """Return the program's text. Its only options are `-L`, and `--query-gpu` with `--format=csv`.
+
+    Args:
+        use: the file that has the use of each GPU, in percent.
+    """
+    head = f"GPUS = {json.dumps(attrs.asdict(gpus))}\nUSE_FILE = {str(use)!r}\n"
+    return f"#!{sys.executable} -IS\n{head}{_PROGRAM}"
 
 
 _PROGRAM = """
 import sys
+
+with open(USE_FILE, encoding="ascii") as use_file:
+    USE = use_file.read()
 
 
 def fields(number):
@@ -46,7 +55,7 @@ def fields(number):
         "memory.total": f"{total} MiB",
         "memory.used": "0 MiB",
         "memory.free": f"{total} MiB",
-        "utilization.gpu": "0 %",
+        "utilization.gpu": f"{USE} %",
         "utilization.memory": "0 %",
         "temperature.gpu": "30",
     }
@@ -60,7 +69,7 @@ def table():
     yield line
     for number in range(GPUS["count"]):
         gpu = fields(number)
-        yield f"| {gpu['index']:>2}  {gpu['name']:<36}{'0 MiB / ' + gpu['memory.total']:>22}{'0%':>6} |"
+        yield f"| {gpu['index']:>2}  {gpu['name']:<36}{'0 MiB / ' + gpu['memory.total']:>22}{USE + '%':>6} |"
     yield line
 
 

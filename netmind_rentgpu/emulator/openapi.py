@@ -223,6 +223,8 @@ _TOKEN_ERRORS = {
     "404": ("The token to revoke is not accepted", _object({"detail": _TEXT})),
     "409": ("The token belongs to another account", _object({"detail": _TEXT})),
 }
+_GPU_USE = _object({"container_id": _INTEGER, "percent": {"type": "integer", "minimum": 0, "maximum": 100}})
+_GPU_ERRORS = {"404": ("There is no such container with an SSH server", _object({"detail": _TEXT}))}
 _MACHINE_QUERY = {
     "currency": _CURRENCY,
     "region": _TEXT,
@@ -280,6 +282,14 @@ def _controls() -> dict[str, Any]:
             "post": _control(
                 "Accept an account's token, or revoke a token", _TOKENS, body=_CHANGE_TOKENS, errors=_TOKEN_ERRORS
             ),
+        },
+        f"{CONTROLS}/gpus": {
+            "post": _control(
+                "Set the use of a container's GPUs",
+                _GPU_USE,
+                body={**_GPU_USE, "additionalProperties": False},
+                errors=_GPU_ERRORS,
+            )
         },
         f"{CONTROLS}/reset": {"post": _control("Restore the initial state, except the clock", _CLOCK)},
     }

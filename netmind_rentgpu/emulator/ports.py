@@ -48,6 +48,10 @@ class Ports(Protocol):
         """
         ...
 
+    def set_gpu_use(self, container_id: int, percent: int) -> bool:
+        """Set the use of each of a container's GPUs; return False if nothing can run in the container."""
+        ...
+
     def remove(self, container_id: int) -> None:
         """Close a deleted container's port, and remove its files."""
         ...
@@ -70,6 +74,11 @@ class MadeUpPorts:
 
     def close(self, container_id: int, *, new_host_key: bool = False) -> None:
         """Do nothing."""
+
+    def set_gpu_use(self, container_id: int, percent: int) -> bool:
+        """Do nothing, because no program can run in a container that has no more than a number."""
+        del container_id, percent
+        return False
 
     def remove(self, container_id: int) -> None:
         """Do nothing."""

@@ -24,7 +24,7 @@ from typing import Any, cast
 
 from netmind_rentgpu.emulator.nvidia_smi import GPUs, nvidia_smi
 
-__all__ = ["ContainerProcesses", "set_terminal_size"]
+__all__ = ["ContainerProcesses", "login_variables", "set_terminal_size"]
 
 _SHELL = "/bin/bash" if Path("/bin/bash").exists() else "/bin/sh"
 # A terminal that the leader of a session opens becomes the session's controlling terminal.
@@ -54,6 +54,8 @@ class ContainerProcesses:
         self._programs = self._folder / "bin"
         self.home.mkdir(mode=0o700)
         self._programs.mkdir(mode=0o700)
+        self._gpu_use = self._folder / "gpu-use"
+        self.set_gpu_use(0)
         self._mark = secrets.token_hex(16)
         self._running: set[int] = set()
         self._tasks = tasks
@@ -61,8 +63,19 @@ class ContainerProcesses:
     def install(self, gpus: GPUs) -> None:
         """Install `nvidia-smi` on the container's path."""
         program = self._programs / "nvidia-smi"
-        program.write_text(nvidia_smi(gpus), encoding="utf-8")
+        program.write_text(nvidia_smi(gpus, self._gpu_use), encoding="utf-8")
         program.chmod(0o755)
+
+    def set_gpu_use(self, percent: int) -> bool:
+        """Set the use of each GPU, as `nvidia-smi` reports it; return False if the container's folder has been removed."""
+        try:
+            new = self._gpu_use.with_suffix(f".{secrets.token_hex(4)}")
+            new.write_text(str(percent), encoding="ascii")
+            # At once, because `nvidia-smi` may be reading it.
+            new.replace(self._gpu_use)
+        except FileNotFoundError:
+            return False
+        return True
 
     async def start(
         self,
@@ -192,6 +205,14 @@ class ContainerProcesses:
             shutil.rmtree(self._folder, ignore_errors=True)
         except RecursionError:  # because folders are nested too deeply
             subprocess.run(["rm", "-rf", "--", str(self._folder)], check=False)  # noqa: S603, S607  # every POSIX system has it
+
+
+def login_variables(client: tuple[str, int], server: tuple[str, int]) -> dict[str, str]:
+    """Return the variables by which OpenSSH tells a login's processes the addresses and ports of their connection."""
+    return {
+        "SSH_CLIENT": f"{client[0]} {client[1]} {server[1]}",
+        "SSH_CONNECTION": f"{client[0]} {client[1]} {server[0]} {server[1]}",
+    }
 
 
 def set_terminal_size(descriptor: int, width: int, height: int) -> None:

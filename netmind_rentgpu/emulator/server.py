@@ -220,6 +220,20 @@ class Emulator:
         """
         self._control_plane.revoke_token(token)
 
+    def set_gpu_use(self, container_id: int, percent: int) -> None:
+        """Set the use of each GPU that a container's `nvidia-smi` reports, which is 0 in the beginning.
+
+        It needs `ssh=True`, and lasts until it is set again.
+
+        Args:
+            container_id: the container's id.
+            percent: the use, from 0 to 100.
+
+        Raises:
+            ValueError: the use is not from 0 to 100, or there is no such container with an SSH server.
+        """
+        self._control_plane.set_gpu_use(container_id, percent)
+
     def reset(self) -> None:
         """Restore the initial state: no containers, auths, own images or requests, and only the first faults and token.
 

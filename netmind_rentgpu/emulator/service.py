@@ -100,6 +100,10 @@ class Service:
             raise self.dialect.bad_token()
         return self._accounts[account]
 
+    def set_gpu_use(self, container_id: int, percent: int) -> bool:
+        """Set the use of each of a container's GPUs; return False if nothing can run in the container, or it is gone."""
+        return self._market.ports.set_gpu_use(container_id, percent)
+
     def charges(self) -> list[Charge]:
         """Return the charges of all accounts' containers until now."""
         return self._market.bill.charges(self.timeline.now)

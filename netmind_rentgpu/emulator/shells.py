@@ -8,14 +8,13 @@ client with the password runs commands as your user.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import hmac
 import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -25,14 +24,13 @@ import asyncssh
 import asyncssh.auth
 from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED
 from asyncssh.saslprep import SASLPrepError, saslprep
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from netmind_rentgpu.emulator.connection_faults import ConnectionFaults
 from netmind_rentgpu.emulator.faults import Fault
 from netmind_rentgpu.emulator.forwards import connect_to_port
+from netmind_rentgpu.emulator.host_keys import host_key
 from netmind_rentgpu.emulator.ports import Inside
-from netmind_rentgpu.emulator.processes import ContainerProcesses, set_terminal_size
+from netmind_rentgpu.emulator.processes import ContainerProcesses, login_variables, set_terminal_size
 from netmind_rentgpu.emulator.relay import Begin, Relay
 
 __all__ = ["Shells"]
@@ -125,6 +123,11 @@ class Shells:
         if not self._over:
             self._in_loop(self._containers.pop(container_id).remove)
 
+    def set_gpu_use(self, container_id: int, percent: int) -> bool:
+        """Set the use of a container's GPUs; return False if there is no such container."""
+        container = None if self._over else self._containers.get(container_id)
+        return container is not None and container.set_gpu_use(percent)
+
     def _in_loop(self, act: Callable[[], object]) -> None:
         if self._loop is None or threading.get_ident() == self._thread:
             act()
@@ -193,6 +196,10 @@ class _Container:
 
         return serve
 
+    def set_gpu_use(self, percent: int) -> bool:
+        """Set the use of the GPUs; return False if the container is being removed."""
+        return self._processes.set_gpu_use(percent)
+
     def close(self) -> None:
         """Stop listening, break all connections, and kill all processes."""
         if self._listener is not None:
@@ -215,9 +222,10 @@ class _Container:
 
     def _accept(self, listener: socket.socket, inside: Inside) -> None:
         try:
-            connected, _ = listener.accept()
+            connected, client = listener.accept()
         except OSError:  # because the client may have disconnected
             return
+        variables = login_variables(client, connected.getsockname())
         faults = self._meet()
         for seconds in faults.supervisor_ages:
             watch = self._begin(self._processes.kill_supervisor(seconds))
@@ -228,7 +236,9 @@ class _Container:
             return
         if faults.need_a_relay:
             connected = self._relayed(connected, faults)
-        serving = self._begin(self._serve(connected, listener, inside, forwards_ports=faults.forwards_ports))
+        login = partial(_Login, inside.password, self._connections, self._processes, variables)
+        login = partial(login, forwards_ports=faults.forwards_ports, is_open=lambda: self._listener is listener)
+        serving = self._begin(self._serve(connected, login))
         # By a callback, because a task that is cancelled before its first step runs none of its code.
         serving.add_done_callback(lambda serving: connected.close() if serving.cancelled() else None)
 
@@ -240,21 +250,13 @@ class _Container:
         relay.start()
         return near
 
-    async def _serve(
-        self, connected: socket.socket, listener: socket.socket, inside: Inside, *, forwards_ports: bool
-    ) -> None:
+    async def _serve(self, connected: socket.socket, login: Callable[[], _Login]) -> None:
         if self._host_key is None:
-            self._host_key = _host_key(self._id, self._host_keys)
+            self._host_key = asyncssh.import_private_key(host_key(self._id, self._host_keys))
         try:
             await asyncssh.run_server(
                 connected,
-                server_factory=lambda: _Login(
-                    inside.password,
-                    self._connections,
-                    self._processes,
-                    forwards_ports=forwards_ports,
-                    is_open=lambda: self._listener is listener,
-                ),
+                server_factory=login,
                 server_host_keys=[self._host_key],
                 encoding=None,
                 line_editor=False,
@@ -285,6 +287,7 @@ class _Login(asyncssh.SSHServer):
         password: str,
         connections: set[asyncssh.SSHServerConnection],
         processes: ContainerProcesses,
+        variables: Mapping[str, str],
         *,
         forwards_ports: bool,
         is_open: Callable[[], bool],
@@ -292,6 +295,7 @@ class _Login(asyncssh.SSHServer):
         self._password = password
         self._connections = connections
         self._processes = processes
+        self._variables = variables
         self._forwards_ports = forwards_ports
         self._is_open = is_open
         self._connection: asyncssh.SSHServerConnection | None = None
@@ -315,7 +319,7 @@ class _Login(asyncssh.SSHServer):
         return username == "root" and hmac.compare_digest(password.encode(), _prepared(self._password).encode())
 
     def session_requested(self) -> Any:
-        return _Session(self._processes)
+        return _Session(self._processes, self._variables)
 
     def connection_requested(self, dest_host: str, dest_port: int, orig_host: str, orig_port: int) -> Any:
         del orig_host, orig_port
@@ -331,12 +335,13 @@ class _Login(asyncssh.SSHServer):
 class _Session(asyncssh.SSHServerProcess[bytes]):
     """A session: a command, a shell, SFTP or scp."""
 
-    def __init__(self, processes: ContainerProcesses) -> None:
+    def __init__(self, processes: ContainerProcesses, variables: Mapping[str, str]) -> None:
         def files(channel: Any) -> _Files:
             return _Files(channel, processes.home)
 
         super().__init__(self._run, files, 3, True)  # pyright: ignore[reportUnknownMemberType]  # noqa: FBT003  # version, scp
         self._processes = processes
+        self._variables = variables
         self._process: asyncio.subprocess.Process | None = None
         self._terminal: int | None = None
 
@@ -438,7 +443,7 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         self, streams: tuple[int, int, int], *, terminal: str | None = None, **environment: str
     ) -> asyncio.subprocess.Process:
         return await self._processes.start(
-            self.command, environment={**self.env, **environment}, streams=streams, terminal=terminal
+            self.command, environment={**self.env, **environment, **self._variables}, streams=streams, terminal=terminal
         )
 
 
@@ -477,14 +482,3 @@ def _bound(port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind((_HOST, port))
     return bound
-
-
-def _host_key(container_id: int, which: int) -> asyncssh.SSHKey:
-    """Return a container's host key, which is derived from the container's id and the number of the key.
-
-    Ids, ports and tokens are the same again after a reset and in the next run. A client that stores host keys would take a
-    changed key for another server.
-    """
-    seed = hashlib.sha256(f"host key {which} of the emulated container {container_id}".encode()).digest()
-    key = Ed25519PrivateKey.from_private_bytes(seed)
-    return asyncssh.import_private_key(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))

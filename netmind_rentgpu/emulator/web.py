@@ -195,6 +195,7 @@ class Server:
             ("DELETE", f"{CONTROLS}/faults", _plain(control_plane.clear_faults)),
             ("GET", f"{CONTROLS}/tokens", _plain(control_plane.show_tokens)),
             ("POST", f"{CONTROLS}/tokens", _control(lambda _, body: control_plane.change_tokens(json_value(body)))),
+            ("POST", f"{CONTROLS}/gpus", _control(lambda _, body: control_plane.change_gpu_use(json_value(body)))),
             ("POST", f"{CONTROLS}/reset", _plain(control_plane.begin_again)),
             ("GET", _DESCRIPTION, _plain(openapi)),
         ]

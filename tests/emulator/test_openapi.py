@@ -27,7 +27,7 @@ SHORT = ("--max-examples=3", "--phases=examples,fuzzing")
     ("paths", "calls", "long"),
     [
         ("/v1/.+", 13, ("--max-examples=8",)),
-        ("/_emulator/.+", 11, ("--max-examples=40", "--phases=examples,fuzzing")),
+        ("/_emulator/.+", 12, ("--max-examples=40", "--phases=examples,fuzzing")),
     ],
 )
 async def test_schemathesis_finds_no_deviation_from_the_description(
@@ -60,14 +60,14 @@ async def test_schemathesis_finds_no_deviation_from_the_description(
             )
         )
     assert done.returncode == 0, done.stdout[-5000:]
-    assert f"Selected: {calls}/24" in done.stdout
+    assert f"Selected: {calls}/25" in done.stdout
     assert f"Tested: {calls}" in done.stdout
 
 
 async def test_description_is_served_to_any_token() -> None:
     async with Emulator() as emulator, AsyncRentGPU("any-token", base_url=emulator.url) as gpu:
         description = await gpu.request("GET", "/openapi.json")
-    assert sum(len(path) for path in description["paths"].values()) == 24
+    assert sum(len(path) for path in description["paths"].values()) == 25
 
 
 def test_operation_ids_are_the_names_of_calls() -> None:

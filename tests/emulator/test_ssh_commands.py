@@ -15,7 +15,7 @@ from ssh_client import LASTING, PASSWORD, login, port_of, rent, shout
 from until import is_running, until
 
 from netmind_rentgpu import AsyncRentGPU, Machine
-from netmind_rentgpu.emulator import Emulator
+from netmind_rentgpu.emulator import Emulator, Fault
 
 asyncssh = pytest.importorskip("asyncssh")
 
@@ -175,6 +175,24 @@ async def test_environment_of_the_caller_is_set_but_for_home(connection: Any) ->
     mine, home = done.stdout.split()
     assert mine == "x"
     assert home != "/nowhere"
+
+
+async def test_command_knows_the_addresses_and_ports_of_its_connection(connection: Any) -> None:
+    client, server = (connection.get_extra_info(name) for name in ("sockname", "peername"))
+    done = await connection.run("echo $SSH_CLIENT; echo $SSH_CONNECTION", env={"SSH_CONNECTION": "mine"})
+    assert done.stdout.splitlines() == [
+        f"127.0.0.1 {client[1]} {server[1]}",
+        f"127.0.0.1 {client[1]} 127.0.0.1 {server[1]}",
+    ]
+
+
+async def test_command_on_a_slow_connection_knows_the_address_of_the_client(
+    gpu: AsyncRentGPU, emulator: Emulator
+) -> None:
+    emulator.faults.add(Fault("ssh latency", seconds=0.001))
+    async with login(port_of(await rent(gpu))) as connection:
+        done = await connection.run("echo $SSH_CONNECTION")
+        assert done.stdout.split()[1] == str(connection.get_extra_info("sockname")[1])
 
 
 async def test_nvidia_smi_shows_the_gpus_of_the_machine(machine: Machine, connection: Any) -> None:
