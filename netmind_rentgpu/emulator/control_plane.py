@@ -235,9 +235,7 @@ class ControlPlane:
         """`POST /_emulator/gpus`."""
         wanted = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
         # In JSON, 5.0 is a whole number, too.
-        wanted = {
-            name: int(value) if type(value) is float and value.is_integer() else value for name, value in wanted.items()
-        }
+        wanted = {name: int(value) if _is_whole(value) else value for name, value in wanted.items()}
         if wanted.keys() != {"container_id", "percent"} or type(wanted["container_id"]) is not int:
             raise _refused("give 'container_id' and 'percent'")
         try:
@@ -254,6 +252,10 @@ class ControlPlane:
 
 def _is_percentage(value: object) -> bool:
     return type(value) is int and 0 <= value <= 100
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, float) and value.is_integer()
 
 
 def _refused(message: str) -> Refusal:
