@@ -11,7 +11,7 @@ from typing import Any
 
 import canaries
 import pytest
-from openssh import program as path_of
+from openssh_programs import OpenSSHPrograms
 from ssh_client import PASSWORD, port_of, rent, shout
 
 from netmind_rentgpu import AsyncRentGPU
@@ -28,61 +28,12 @@ async def emulator(clock: Any) -> AsyncIterator[Emulator]:
         yield emulator
 
 
-class OpenSSH:
-    """The programs of OpenSSH without this machine's own configuration, and with a password from a script."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder = folder
-        self.port = port
-        folder.mkdir()
-        script = folder / "password"
-        script.write_text(f"#!/bin/sh\necho '{PASSWORD}'\n")
-        script.chmod(0o700)
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "SSH_ASKPASS": str(script),
-            "SSH_ASKPASS_REQUIRE": "force",
-            "DISPLAY": ":0",
-        }
-
-    async def start(self, program: str, *arguments: str) -> asyncio.subprocess.Process:
-        path = path_of(program)
-        options = {
-            "UserKnownHostsFile": self.folder / "known_hosts",
-            "GlobalKnownHostsFile": "/dev/null",
-            "StrictHostKeyChecking": "accept-new",
-            "PubkeyAuthentication": "no",
-            "NumberOfPasswordPrompts": "1",
-            "LogLevel": "INFO",
-            "Port": self.port,
-            "ExitOnForwardFailure": "yes",
-        }
-        return await asyncio.create_subprocess_exec(
-            path,
-            *("-F", "/dev/null"),
-            *(f"-o{name}={value}" for name, value in options.items()),
-            *arguments,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=self.environment,
-            cwd=self.folder,
-        )
-
-    async def run(self, program: str, *arguments: str, entered: str = "") -> tuple[int | None, str, str]:
-        process = await self.start(program, *arguments)
-        async with asyncio.timeout(60):
-            out, err = await process.communicate(entered.encode())
-        return process.returncode, out.decode(), err.decode()
-
-
 @pytest.fixture
-async def openssh(gpu: AsyncRentGPU, tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path / "openssh", port_of(await rent(gpu)))
+async def openssh(gpu: AsyncRentGPU, tmp_path: Path) -> OpenSSHPrograms:
+    return OpenSSHPrograms(tmp_path / "openssh", port_of(await rent(gpu)), PASSWORD)
 
 
-async def test_openssh_logs_in_and_runs_commands(openssh: OpenSSH) -> None:
+async def test_openssh_logs_in_and_runs_commands(openssh: OpenSSHPrograms) -> None:
     status, out, err = await openssh.run("ssh", HERE, "cat; nvidia-smi -L; echo bad >&2; exit 7", entered="in\n")
     assert (status, out.splitlines()[0]) == (7, "in")
     assert out.splitlines()[1].startswith("GPU 0: ")
@@ -95,7 +46,7 @@ async def test_openssh_logs_in_and_runs_commands(openssh: OpenSSH) -> None:
     assert re.fullmatch(r"\d+ \d+\r\n", out)
 
 
-async def test_openssh_is_refused_with_a_wrong_password(openssh: OpenSSH) -> None:
+async def test_openssh_is_refused_with_a_wrong_password(openssh: OpenSSHPrograms) -> None:
     (openssh.folder / "password").write_text("#!/bin/sh\necho wrong-password\n")
     status, out, err = await openssh.run("ssh", HERE, "echo in")
     assert (status, out) == (255, "")
@@ -103,7 +54,7 @@ async def test_openssh_is_refused_with_a_wrong_password(openssh: OpenSSH) -> Non
 
 
 @pytest.mark.parametrize("protocol", [(), ("-O",)], ids=["sftp", "scp"])
-async def test_scp_copies_both_ways(openssh: OpenSSH, protocol: tuple[str, ...]) -> None:
+async def test_scp_copies_both_ways(openssh: OpenSSHPrograms, protocol: tuple[str, ...]) -> None:
     content = os.urandom(300_000)
     (openssh.folder / "tree").mkdir()
     (openssh.folder / "tree" / "file").write_bytes(content)
@@ -115,7 +66,7 @@ async def test_scp_copies_both_ways(openssh: OpenSSH, protocol: tuple[str, ...])
     assert (openssh.folder / "back" / "file").read_bytes() == content
 
 
-async def test_sftp_copies_both_ways(openssh: OpenSSH) -> None:
+async def test_sftp_copies_both_ways(openssh: OpenSSHPrograms) -> None:
     (openssh.folder / "up").write_text("up")
     entered = "put up there\nmkdir folder\nrename there folder/moved\nls folder\nget folder/moved down\npwd\n"
     status, out, err = await openssh.run("sftp", HERE, entered=entered)
@@ -125,7 +76,7 @@ async def test_sftp_copies_both_ways(openssh: OpenSSH) -> None:
     assert (openssh.folder / "down").read_text() == "up"
 
 
-async def test_openssh_forwards_both_ways(openssh: OpenSSH, echo: int) -> None:
+async def test_openssh_forwards_both_ways(openssh: OpenSSHPrograms, echo: int) -> None:
     # A socket in the file system, because a free port may be in use by the time that OpenSSH binds it.
     here = openssh.folder / "socket"
     process = await openssh.start(

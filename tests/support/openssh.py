@@ -36,6 +36,8 @@ PrintMotd no
 MaxStartups 500
 MaxSessions {sessions}
 Subsystem sftp internal-sftp
+# A test may put programs of its own there, such as nvidia-smi.
+SetEnv PATH={folder}/home/bin:{path}
 """
 
 
@@ -81,7 +83,7 @@ def openssh_server(folder: Path, port: int, *, sessions: int = 10) -> Iterator[O
     (folder / "passwd").write_text(f"root:x:{user}::{home}:/bin/bash\nsshd:x:65533:65534::/:/bin/false\n")
     (folder / "group").write_text(f"root:x:{os.getgid()}:\nnogroup:x:65534:\n")
     (folder / "shadow").write_text(f"root:{_HASH}:19000:0:99999:7:::\n")
-    (folder / "config").write_text(_CONFIG.format(port=port, folder=folder, sessions=sessions))
+    (folder / "config").write_text(_CONFIG.format(port=port, folder=folder, sessions=sessions, path=os.environ["PATH"]))
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     wrapped = {
