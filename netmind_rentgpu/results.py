@@ -25,7 +25,11 @@ _LEAST_GPU_USE: Final = 5
 
 @attrs.frozen(kw_only=True)
 class ActivityReading:
-    """The signs that a container was in use at one moment.
+    """The signs that a container was in use at one moment, as one login over SSH sees them.
+
+    A login knows a process of another login by the variable SSH_CONNECTION in its environment. A process that was started
+    without that variable, or has overwritten its environment, is not counted; neither is a process of another user, if the
+    login may not read its environment. A connection counts from its first moment, also before a login.
 
     Attributes:
         read_at: the moment of the reading, in UTC and by the clock of this machine.

@@ -98,6 +98,11 @@ class CommandTurns:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._probing: asyncio.Task[None] | None = None
 
+    @property
+    def has_free_turn(self) -> bool:
+        """True if a caller gets a turn at once."""
+        return self._probing is None and self._taken < self.limit.commands
+
     async def __aenter__(self) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
