@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         ReleaseError,
         RentalEndedError,
         RentalExpiredError,
+        RentalIdleError,
         RentalInUseError,
         RentalNotFoundError,
         RentGPUError,
@@ -64,10 +65,12 @@ if TYPE_CHECKING:
         SSHEndpoint,
     )
     from netmind_rentgpu.profile import ServiceProfile
+    from netmind_rentgpu.rentals.fleet import AsyncFleet
     from netmind_rentgpu.rentals.ledger.past_rentals import PastRental, SpendingLine, SpendingReport
     from netmind_rentgpu.rentals.ledger.records import EndCause, ReapReport, RentalRecord
     from netmind_rentgpu.rentals.ledger.shared_budgets import SharedBudget
     from netmind_rentgpu.rentals.lifecycle.events import OnRentalEvent, RentalEvent
+    from netmind_rentgpu.rentals.lifecycle.idleness import IdleWhen
     from netmind_rentgpu.rentals.rental import AsyncRental
     from netmind_rentgpu.rentals.selection.offers import Offer
     from netmind_rentgpu.results import (
@@ -84,6 +87,7 @@ if TYPE_CHECKING:
     from netmind_rentgpu.ssh.shell import AsyncShell
     from netmind_rentgpu.ssh.streams import PipeSink, PipeSource
     from netmind_rentgpu.sync.client import RentGPU
+    from netmind_rentgpu.sync.fleet import Fleet
     from netmind_rentgpu.sync.handles import Forward, Job, Rental, Shell
     from netmind_rentgpu.sync.wrappers import Pager
     from netmind_rentgpu.version import __version__
@@ -97,6 +101,7 @@ __all__ = [
     "APIStatusError",
     "APITimeoutError",
     "ActivityReading",
+    "AsyncFleet",
     "AsyncForward",
     "AsyncJob",
     "AsyncPager",
@@ -116,8 +121,10 @@ __all__ = [
     "ContainerGoneError",
     "CurrencyName",
     "EndCause",
+    "Fleet",
     "Forward",
     "GPUName",
+    "IdleWhen",
     "Image",
     "ImageType",
     "InsufficientBalanceError",
@@ -154,6 +161,7 @@ __all__ = [
     "RentalEndedError",
     "RentalEvent",
     "RentalExpiredError",
+    "RentalIdleError",
     "RentalInUseError",
     "RentalNotFoundError",
     "RentalRecord",
@@ -187,8 +195,10 @@ _MODULES = {
     "rentals.selection.offers": ("Offer",),
     "rentals.ledger.shared_budgets": ("SharedBudget",),
     "rentals.lifecycle.events": ("OnRentalEvent", "RentalEvent"),
+    "rentals.lifecycle.idleness": ("IdleWhen",),
     "rentals.ledger.past_rentals": ("PastRental", "SpendingLine", "SpendingReport"),
     "rentals.ledger.records": ("EndCause", "ReapReport", "RentalRecord"),
+    "rentals.fleet": ("AsyncFleet",),
     "rentals.rental": ("AsyncRental",),
     "settings": ("DEFAULT", "Retries", "Timeouts"),
     "results": ("ActivityReading", "CommandResult", "JobState", "JobStatus", "OutputLine", "TransferProgress"),
@@ -197,6 +207,7 @@ _MODULES = {
     "ssh.shell": ("AsyncShell",),
     "ssh.streams": ("PipeSink", "PipeSource"),
     "sync.client": ("RentGPU",),
+    "sync.fleet": ("Fleet",),
     "sync.handles": ("Forward", "Job", "Rental", "Shell"),
     "version": ("__version__",),
     "waiting.waits": ("WaitProgress",),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
@@ -142,6 +142,13 @@ def moment(argument: str, value: datetime) -> datetime:
         return value.astimezone(UTC)
     except OverflowError:
         raise InvalidArgumentError(argument, f"is out of range: {shown_value(value)}") from None
+
+
+def duration(argument: str, value: timedelta | None) -> timedelta | None:
+    """Return a duration above 0, or None, as it is."""
+    if value is not None and (not isinstance(value, timedelta) or value <= timedelta(0)):
+        raise InvalidArgumentError(argument, f"must be a timedelta above 0, or None, not {shown_value(value)}")
+    return value
 
 
 def names(argument: str, value: Iterable[str] | str) -> list[str]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from decimal import Decimal
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from netmind_rentgpu.literals import GPUName, RegionCode
-from netmind_rentgpu.models import PaymentType
 from netmind_rentgpu.profile import ServiceProfile
+from netmind_rentgpu.rentals.renting_calls import RentingCalls
 from netmind_rentgpu.settings import A_YEAR, DEFAULT, ClientParts, RetriesOption, Settings, TimeoutOption
 
 if TYPE_CHECKING:
@@ -20,14 +18,10 @@ if TYPE_CHECKING:
 
     from aiohttp import ClientSession
 
-    from netmind_rentgpu.conditions import Condition
-    from netmind_rentgpu.models import Auth, Container, Image
+    from netmind_rentgpu.models import Container
     from netmind_rentgpu.rentals.budgets_api import AsyncBudgets
     from netmind_rentgpu.rentals.context import RentalContext
-    from netmind_rentgpu.rentals.lifecycle.events import OnRentalEvent
-    from netmind_rentgpu.rentals.rental import AsyncRental
     from netmind_rentgpu.rentals.rentals_api import AsyncRentals
-    from netmind_rentgpu.rentals.selection.offers import Offer, OfferKey
     from netmind_rentgpu.resources.auths import AsyncAuths
     from netmind_rentgpu.resources.containers import AsyncContainers
     from netmind_rentgpu.resources.images import AsyncImages
@@ -37,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["AsyncRentGPU"]
 
 
-class AsyncRentGPU:
+class AsyncRentGPU(RentingCalls):
     """An asyncio client for NetMind's Rent GPU service.
 
     Use it as `async with AsyncRentGPU() as gpu: ...`, or call `close()` at the end. A client can be created without a
@@ -191,182 +185,6 @@ class AsyncRentGPU:
     def profile(self) -> ServiceProfile:
         """The client's assumptions where the service's documentation is silent."""
         return self._caller.profile
-
-    def rent(
-        self,
-        *,
-        image: int | str | Image | None = None,
-        gpu_name: GPUName | Iterable[GPUName] | None = None,
-        gpus: int = 1,
-        regions: RegionCode | Iterable[RegionCode] | None = None,
-        max_price: Decimal | float | None = None,
-        min_memory: float | None = None,
-        min_gpu_memory: float | None = None,
-        min_disk: float | None = None,
-        min_cuda: str | None = None,
-        nvlink: bool | None = None,
-        labels: Iterable[str] = (),
-        exclude: Iterable[str] = (),
-        key: OfferKey | None = None,
-        auth: int | str | Auth | None = None,
-        payment_type: PaymentType | str | int = PaymentType.USD,
-        label: str | None = None,
-        ttl: timedelta = timedelta(hours=24),
-        extendable_to: timedelta | None = None,
-        budget: Decimal | float | None = None,
-        shared_budget: str | None = None,
-        keep: bool = False,
-        fail: Condition | None = None,
-        start_timeout: float = 600,
-        timeout: float = 1800,
-        notice: timedelta | None = timedelta(minutes=5),
-        on_event: OnRentalEvent | None = None,
-    ) -> AsyncRental:
-        """Return a rental to enter: `async with gpu.rent(...) as rental: ...`. Needs the extra `ssh`.
-
-        Entering the block rents the best machine that is available, and waits until the client has logged in to its
-        container. Leaving the block deletes the container, however the block ends. A container that this process could not
-        delete stays on record in the state file: `rentals.reap` deletes it, and so does the first `rent` of the next client.
-
-        A field that the service leaves out rules a machine out only if it is the GPU's name or the price. Machines with
-        missing fields rank lower.
-
-        If a container does not start, the client deletes it and tries the next machine. It gives up after three such
-        machines, and at once if another machine would not help, for example because the service does not show the password.
-        For half an hour, a machine that did not start an image ranks last for that image, in all processes that share the
-        state file, unless it starts the image meanwhile.
-
-        Args:
-            image: the image to start: an id, an `Image`, or the name, `repository:tag` or label of exactly one image among
-                the official images and the account's own. None for the official image for PyTorch of the highest version, or
-                for the only official image.
-            gpu_name: the GPUs that will do, each by its name or an unambiguous part of it: "RTX 4090", "h100".
-            gpus: the number of GPUs, 1 to 12.
-            regions: the regions that will do, as two-letter codes.
-            max_price: the highest `Machine.price`, which is for one GPU and one hour unless the profile says otherwise.
-            min_memory, min_disk: as in `machines.list`.
-            min_gpu_memory: the lowest `Machine.gpu_memory`.
-            min_cuda: the lowest CUDA version, such as "12.4".
-            nvlink: True for machines with NVLink, False for machines without; None for both.
-            labels: the labels that a machine must have, all of them; upper and lower case are the same.
-            exclude: the `node_name`s of machines not to rent.
-            key: a function of an `Offer` whose result sorts the offers, the lowest first. By default the hourly price sorts
-                them, with free machines last, because a price of 0 may be a mistake.
-            auth: the password of the SSH login: an auth's id, an `Auth`, or a text. By default the client creates one
-                password for this account, and keeps it in the state file.
-            payment_type: the balance to charge; machines are listed in its currency.
-            label: a name of your own for the rental, by which `rentals.get` and its like find it; several may share it.
-            ttl: the longest duration of the rental, counted from the create. The container is deleted then, even if the
-                block still runs.
-            extendable_to: the longest duration that `extend` may give it. It stands in the container's name, from which
-                `rentals.reap(by_name=True)` knows when it is over; by default twice the ttl, and at least an hour more.
-            budget: the most that the rental may cost, in the currency of `payment_type`, machines that did not start
-                included. The container is deleted once its listed price has used up the budget. A machine with a price of 0
-                never uses it up.
-            shared_budget: the name of a budget that several rentals share, of any process; `budgets.set` makes it. The price
-                of the whole `ttl` is reserved before the create, and what it does not cost is free again once it is over.
-            keep: True if the SDK must not delete the container once the block is entered; the caller has to delete it.
-            fail: a condition that is met by a container that will not start any more, so that the wait for it ends early.
-            start_timeout: the seconds in which each machine must accept the login.
-            timeout: the seconds in which one of the machines must accept the login.
-            notice: how long before the rental's end an event says that it expires, at once if less is left; None for never.
-            on_event: a function that takes a `RentalEvent` for each step of the rental, which is logged at INFO, too. It
-                runs in the client's event loop and has to return soon: meanwhile, the client does nothing, and deletes
-                nothing. An awaitable that it returns is awaited there, in the order of the events; leaving the block waits
-                up to 5 s for the last. An error is logged, and changes nothing.
-
-        Raises:
-            InvalidArgumentError: an argument cannot be used; on entering, no image or several images have the given name, or
-                no GPU or several GPUs have the given part of a name.
-            ConfigurationError: asyncssh is missing; on entering, this process cannot log in to containers.
-            InsufficientBudgetError: on entering, the shared budget has no room for the next machine, which was not asked.
-            NoMachineError: on entering, no machine is available, or three machines did not start; `refusals` says why.
-            StateFileError: on entering, the state file cannot be used; nothing was rented, or the container was deleted.
-            WaitTimeoutError: on entering, no machine accepted the login within `timeout`; the container was deleted.
-            SSHError: on entering, the login failed for a reason that another machine would not cure; `stage` names it.
-            RentalExpiredError, BudgetExceededError: on entering, using or leaving the rental, its container had been
-                deleted, because its time was up or its budget spent.
-            ReleaseError: on leaving, the container could not be deleted, and stays on record.
-            RentGPUError: on entering, any other of the client's errors.
-        """
-        from netmind_rentgpu.rentals.lifecycle.events import EventOptions
-        from netmind_rentgpu.rentals.lifecycle.starting import StartLimits
-        from netmind_rentgpu.waiting.waits import checked_timeout
-
-        request = self._renting.request(
-            gpu_name=gpu_name,
-            gpus=gpus,
-            regions=regions,
-            max_price=max_price,
-            min_memory=min_memory,
-            min_gpu_memory=min_gpu_memory,
-            min_disk=min_disk,
-            min_cuda=min_cuda,
-            nvlink=nvlink,
-            labels=labels,
-            exclude=exclude,
-            key=key,
-            payment_type=payment_type,
-        )
-        limits = StartLimits(
-            total=checked_timeout(timeout), each=checked_timeout(start_timeout, argument="start_timeout")
-        )
-        return self._renting.rent(
-            request,
-            image=image,
-            auth=auth,
-            label=label,
-            ttl=ttl,
-            extendable_to=extendable_to,
-            budget=budget,
-            shared_budget=shared_budget,
-            keep=keep,
-            fail=fail,
-            limits=limits,
-            events=EventOptions(notice=notice, on_event=on_event),
-        )
-
-    async def offers(
-        self,
-        *,
-        gpu_name: GPUName | Iterable[GPUName] | None = None,
-        gpus: int = 1,
-        regions: RegionCode | Iterable[RegionCode] | None = None,
-        max_price: Decimal | float | None = None,
-        min_memory: float | None = None,
-        min_gpu_memory: float | None = None,
-        min_disk: float | None = None,
-        min_cuda: str | None = None,
-        nvlink: bool | None = None,
-        labels: Iterable[str] = (),
-        exclude: Iterable[str] = (),
-        key: OfferKey | None = None,
-        payment_type: PaymentType | str | int = PaymentType.USD,
-    ) -> list[Offer]:
-        """Return the offers that `rent` would try, the best first, without renting. The arguments are those of `rent`.
-
-        A machine that recently failed to start an image keeps its rank here, because these offers are for no certain image.
-
-        Raises:
-            InvalidArgumentError: an argument cannot be used, or no GPU or several GPUs have the given part of a name.
-            RentGPUError: any of the client's errors.
-        """
-        request = self._renting.request(
-            gpu_name=gpu_name,
-            gpus=gpus,
-            regions=regions,
-            max_price=max_price,
-            min_memory=min_memory,
-            min_gpu_memory=min_gpu_memory,
-            min_disk=min_disk,
-            min_cuda=min_cuda,
-            nvlink=nvlink,
-            labels=labels,
-            exclude=exclude,
-            key=key,
-            payment_type=payment_type,
-        )
-        return await self._renting.offers(request)
 
     def ssh(
         self,

@@ -8,7 +8,7 @@ not turn null into "None", or 5 into "5".
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
@@ -288,6 +288,7 @@ def _plain_converters() -> Mapping[bool, Converter]:
         converter.register_unstructure_hook(ImageType, lambda image_type: image_type.value)
     found[True].register_unstructure_hook(Decimal, str)
     found[True].register_unstructure_hook(datetime, datetime.isoformat)
+    found[True].register_unstructure_hook(timedelta, timedelta.total_seconds)
     return found
 
 

@@ -27,6 +27,7 @@
     ├── RentalInUseError            a process uses the rental
     ├── RentalEndedError            a rental ended before its user was done with it
     │   ├── RentalExpiredError          its time was up
+    │   ├── RentalIdleError             its machine was idle for too long
     │   └── BudgetExceededError         its budget was spent
     ├── InsufficientBudgetError     a shared budget has no room for a rental
     ├── JobExistsError              the container has a job of that name already
@@ -79,6 +80,7 @@ __all__ = [
     "RentGPUError",
     "RentalEndedError",
     "RentalExpiredError",
+    "RentalIdleError",
     "SSHError",
     "SSHStage",
     "SSHTimeoutError",
@@ -421,6 +423,10 @@ class RentalExpiredError(RentalEndedError):
     """A rental's time was up, and the deletion of its container was begun."""
 
 
+class RentalIdleError(RentalEndedError):
+    """A rental's machine was idle for its `idle_timeout`, and the deletion of its container was begun."""
+
+
 class BudgetExceededError(RentalEndedError):
     """A rental's listed price used up its budget, and the deletion of its container was begun."""
 
@@ -437,14 +443,7 @@ class InsufficientBudgetError(RentGPUError):
     """
 
     def __init__(
-        self,
-        message: str,
-        *,
-        budget: str,
-        limit: Decimal,
-        spent: Decimal,
-        reserved: Decimal,
-        holders: tuple[str, ...],
+        self, message: str, *, budget: str, limit: Decimal, spent: Decimal, reserved: Decimal, holders: tuple[str, ...]
     ) -> None:
         super().__init__(message)
         self.budget = budget

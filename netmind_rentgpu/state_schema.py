@@ -116,4 +116,8 @@ MIGRATIONS: Final = (
     "ALTER TABLE rentals ADD COLUMN guardian TEXT",
     "ALTER TABLE rentals ADD COLUMN release_job TEXT",
     "ALTER TABLE rentals ADD COLUMN release_job_id TEXT",
+    "ALTER TABLE rentals ADD COLUMN idle_timeout REAL",
+    "ALTER TABLE rentals ADD COLUMN idle_since TEXT",
+    "ALTER TABLE rentals ADD COLUMN idle_read_at TEXT",
+    "ALTER TABLE budgets ADD COLUMN expires_at TEXT",
 )

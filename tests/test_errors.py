@@ -53,6 +53,7 @@ EXAMPLES = [
     errors.RentalInUseError("text", name="rg-1", container_id=1),
     errors.RentalEndedError("text", name="rg-1", container_id=1),
     errors.RentalExpiredError("text", name="rg-1", container_id=1),
+    errors.RentalIdleError("text", name="rg-1", container_id=1),
     errors.BudgetExceededError("text", name="rg-1", container_id=1),
     errors.InsufficientBudgetError(
         "text", budget="team", limit=Decimal(5), spent=Decimal(1), reserved=Decimal("4.5"), holders=("rg-1",)

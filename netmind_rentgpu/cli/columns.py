@@ -75,6 +75,7 @@ RENTAL: Final[Sequence[Column]] = (
     Column("extendable_to", "EXTENDABLE TO"),
     Column("enforced_by", "ENFORCED BY"),
     Column("release_job", "ENDS WITH JOB"),
+    Column("idle_timeout", "ENDS IF IDLE FOR"),
 )
 BUDGETS: Final[Sequence[Column]] = (
     Column("name", "NAME"),

@@ -80,6 +80,7 @@ _CODES: Final[tuple[tuple[type[BaseException], ExitCode], ...]] = (
     (errors.WaitTimeoutError, ExitCode.TIME_UP),
     (errors.SSHTimeoutError, ExitCode.TIME_UP),
     (errors.RentalExpiredError, ExitCode.TIME_UP),
+    (errors.RentalIdleError, ExitCode.TIME_UP),
     (errors.BudgetExceededError, ExitCode.TIME_UP),
     (errors.RentalEndedError, ExitCode.LOST),
     (errors.SSHError, ExitCode.LOST),

@@ -270,16 +270,20 @@ class RentRun:
     def _on_event(self, event: RentalEvent) -> None:
         notes, now = self._session.notes, self._session.now()
         match event.kind:
+            case "out_of_stock":
+                notes.say(str(event))
             case "asking":
-                self._names.append(event.name)
+                self._names += [name for name in (event.name,) if name is not None]
                 self._may_be_rented = True
                 self._asked = event
                 notes.say(preview_of(event, now))
             case "released":
-                self._released.add(event.name)
+                self._released |= {name for name in (event.name,) if name is not None}
                 self._spent_at_release = event.spent
             case "failed":
                 notes.say(f"{event.node_name} did not start: {event.reason}; {event.next_step}")
+            case "expiring" if event.reason is not None:
+                notes.say(f"{event.name} is {event.reason}")
             case "expiring" if event.expires_at is not None:
                 left = shown_duration(event.expires_at - now)
                 more = "" if self._record is None else f"; {extension_of(self._record, now)}"
@@ -299,7 +303,7 @@ class RentRun:
 
     def _say_end(self) -> None:
         spent = self._spent()
-        if self._asked is None or (spent is None and not self._released):
+        if self._asked is None or self._asked.intended_at is None or (spent is None and not self._released):
             return  # no machine has run
         ran = shown_duration((self._ended_at or self._session.now()) - self._asked.intended_at)
         cost = "an amount that is not known" if spent is None else f"about {shown_money(spent, self._asked.currency)}"

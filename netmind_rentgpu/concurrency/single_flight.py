@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from netmind_rentgpu.errors import RentGPUError
 
-__all__ = ["SingleFlight"]
+__all__ = ["SingleFlight", "copy_of_error"]
 
 Found = TypeVar("Found")
 
@@ -55,7 +55,7 @@ class SingleFlight(Generic[Found]):
                     self._began, self._found = None if self._forgotten else began, found
         if isinstance(self._found, RentGPUError):
             # Each caller gets an error of its own, with a traceback and notes of its own.
-            raise _copy_of(self._found) from self._found.__cause__
+            raise copy_of_error(self._found) from self._found.__cause__
         return self._found
 
     def _is_recent(self, asked: float) -> bool:
@@ -70,7 +70,8 @@ class SingleFlight(Generic[Found]):
         self._forgotten = True
 
 
-def _copy_of(error: RentGPUError) -> RentGPUError:
+def copy_of_error(error: RentGPUError) -> RentGPUError:
+    """Return a copy of an error that has no traceback yet."""
     other = copy(error)
     other.__dict__.pop("__notes__", None)
     for note in getattr(error, "__notes__", ()):

@@ -58,7 +58,7 @@ class AsyncBudgets:
             hourly=None if hourly is None else _positive("hourly", hourly),
             currency=self._currency(currency),
         )
-        await self._context.ledger.set_budget(budget)
+        await self._context.budgets.set(budget, self._context.clock())
 
     def _currency(self, currency: str | None) -> str:
         profile = self._context.profile
@@ -78,7 +78,7 @@ class AsyncBudgets:
         Raises:
             StateFileError: the state file cannot be used.
         """
-        return Table(await self._context.ledger.list_budgets(self._context.clock()))
+        return Table(await self._context.budgets.list(self._context.clock()))
 
     async def remove(self, name: str) -> None:
         """Remove a budget. Its past rentals stay in the history.
@@ -87,7 +87,7 @@ class AsyncBudgets:
             InvalidArgumentError: there is no such budget, or it has open rentals.
             StateFileError: the state file cannot be used.
         """
-        await self._context.ledger.remove_budget(arguments.label(name, "name"))
+        await self._context.budgets.remove(arguments.label(name, "name"))
 
 
 def _positive(argument: str, value: Decimal | float) -> Decimal:

@@ -16,6 +16,7 @@ from netmind_rentgpu.errors import ClientStateError, ConfigurationError, StateFi
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.rentals.guardian.link import ClientGuardian
+from netmind_rentgpu.rentals.ledger.budget_ledger import BudgetLedger
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading, read_clocks
 from netmind_rentgpu.rentals.ledger.container_index import ContainerIndex
 from netmind_rentgpu.rentals.ledger.process_identity import (
@@ -120,6 +121,7 @@ class RentalContext:
     profile: ServiceProfile
     containers: AsyncContainers
     ledger: Ledger
+    budgets: BudgetLedger
     catalog: MachineCatalog
     container_index: ContainerIndex
     starts: StartHistory
@@ -162,6 +164,7 @@ class RentalContext:
             profile=profile,
             containers=containers,
             ledger=Ledger(state, keep_history=settings.keep_history),
+            budgets=BudgetLedger(state),
             catalog=MachineCatalog(machines),
             container_index=ContainerIndex(containers, settings.timeouts),
             starts=StartHistory(state),
@@ -215,21 +218,25 @@ class RentalContext:
         left = _NO_DEADLINE if record.expires_at is None else record.expires_at - record.present(self.clock())
         return await self.guardian.watch(max(0.0, left.total_seconds()) + self.limits.guardian, self.limits)
 
-    async def guard_job(self) -> None:
-        """Register a rental that is about to be detached until a job is over, so that the guardian looks at the job.
+    async def guard_detached(self, wish: str, pause: float) -> None:
+        """Register a rental that is about to be detached until a job is over, or its machine is idle.
+
+        Args:
+            wish: what the rental is detached with, for the error.
+            pause: the longest time between two looks, in seconds.
 
         Raises:
             ConfigurationError: the client has no guardian, or none can be started.
         """
         if self.guardian is None:
             raise ConfigurationError(
-                "release_when='exits' needs a guardian, because a process has to see the job's end: open the client with"
-                " guardian=True, or detach without release_when"
+                f"a rental with {wish} needs a guardian once it is detached, because a process has to look at its machine:"
+                " open the client with guardian=True"
             )
         # After the record is written, however long that takes.
-        await self.guardian.watch(max(self.limits.between_job_looks, self.limits.write), self.limits)
+        await self.guardian.watch(max(pause, self.limits.write), self.limits)
 
-    async def look_at_jobs(self) -> None:
+    async def look_at_detached(self) -> None:
         """Ask the guardian to look now, because the record is written; it looks later in any case."""
         if self.guardian is not None:
             with suppress(ConfigurationError):

@@ -20,6 +20,8 @@ from netmind_rentgpu.amounts import in_own_context, rounded
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.conditions import Condition
 from netmind_rentgpu.errors import (
+    ClientStateError,
+    InsufficientBudgetError,
     InvalidArgumentError,
     JobNotFoundError,
     ReleaseError,
@@ -28,12 +30,14 @@ from netmind_rentgpu.errors import (
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.at_exit import release_at_exit
 from netmind_rentgpu.rentals.context import RentalContext
-from netmind_rentgpu.rentals.ledger.deadlines import checked_extension
+from netmind_rentgpu.rentals.ledger.deadlines import Extension, checked_extension
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.events import EventOptions, RentalEvents
 from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer, OwnerTask
+from netmind_rentgpu.rentals.lifecycle.idle_clock import between_readings
+from netmind_rentgpu.rentals.lifecycle.idleness import IdleOptions, IdleWatch
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
-from netmind_rentgpu.rentals.lifecycle.release_jobs import ReleaseWhen, StartedJob, check_release
+from netmind_rentgpu.rentals.lifecycle.release_jobs import ReleaseWhen, StartedJob, check_release, guarded
 from netmind_rentgpu.rentals.lifecycle.start import RentalStart
 from netmind_rentgpu.rentals.lifecycle.starting import MachineSource, StartLimits
 from netmind_rentgpu.rentals.lifecycle.state import EndReason, Phase, cause_of, noted, what_to_raise
@@ -65,12 +69,14 @@ class AsyncRental(RentedMachine):
         limits: StartLimits,
         fail: Condition | None = None,
         events: EventOptions,
+        idle: IdleOptions = IdleOptions(),  # noqa: B008  # frozen
     ) -> None:
         """Initialize; nothing is rented before the rental is entered.
 
         Args:
             source: rents the machine.
             fail: returns True for a container that will not start.
+            idle: the caller's wishes for an idle machine.
         """
         super().__init__(context)
         self._source = source
@@ -80,9 +86,12 @@ class AsyncRental(RentedMachine):
         self._provisioner = Provisioner(context, self._events)
         self._ending: asyncio.Task[ReleaseError | None] | None = None
         self._expiry = ExpiryTimer(self._provisioner, context, self._events)
+        self._idle = IdleWatch(context, idle, self._events)
         self._released = asyncio.Event()
         self._ended_at: datetime | None = None
         self._owner_task: OwnerTask | None = None
+        # True if its shared budget has no room for a later deadline.
+        self._is_out_of_budget = False
         self._start = RentalStart(
             context=context,
             source=source,
@@ -174,17 +183,20 @@ class AsyncRental(RentedMachine):
         Raises:
             StateFileError: the record could not be written; leaving the block still deletes the container.
             RentalEndedError: the rental is over already, or another process has ended it meanwhile.
-            ConfigurationError: the client has no guardian to see the end of the job; the rental is not detached.
+            ConfigurationError: the client has no guardian to see the end of the job, or whether the machine is idle; the
+                rental is not detached.
             InvalidArgumentError: only one of the arguments is given, or the job is not one of this rental's container.
             SSHError: the container could not be asked for the job.
-            ClientStateError: the rental was not entered yet, was left or detached before, or is kept anyway.
+            ClientStateError: the rental was not entered yet, was left or detached before, or is kept anyway; or it has an
+                `idle_when`, which no other process can call.
         """
         self._state.check_loop()
         record = self._state.check_deadline("detach").record
+        await self._guard_idleness(record)
         if (until := check_release(release_when, job)) is not None:
             await self._guard_job(until)
             record = self._state.check_deadline("detach").record
-        detaching = asyncio.create_task(self._provisioner.detach(record, until))
+        detaching = asyncio.create_task(self._provisioner.detach(record, guarded(until, self._idle.clock)))
         try:
             await wait_shielded(detaching)
         finally:
@@ -205,7 +217,17 @@ class AsyncRental(RentedMachine):
             raise InvalidArgumentError("job", f"{job.name} is no job of this rental's container") from error
         if found.id != job.id:
             raise InvalidArgumentError("job", f"{job.name} is another job of this rental's container by now")
-        await self._context.guard_job()
+        await self._context.guard_detached("release_when='exits'", self._context.limits.between_job_looks)
+
+    async def _guard_idleness(self, record: RentalRecord) -> None:
+        if self._idle.is_judged_here:
+            raise ClientStateError(
+                "this rental has idle_when, a function that only this process can call, so that it cannot be detached; rent"
+                " with idle_timeout alone"
+            )
+        if record.idle_timeout is not None:
+            pause = between_readings(record.idle_timeout, timedelta(seconds=self._context.limits.between_job_looks))
+            await self._context.guard_detached("idle_timeout", pause.total_seconds())
 
     async def extend(
         self,
@@ -234,13 +256,41 @@ class AsyncRental(RentedMachine):
         self._state.check_loop()
         name = self._state.check_deadline("extend").record.name
         wanted = checked_extension(ttl=ttl, until=until, budget=budget)
+        record = await self._move_deadline(name, wanted)
+        self._events.emit("extended", record)
+        await self._events.let_begin()
+        return record
+
+    async def _move_deadline(self, name: str, wanted: Extension) -> RentalRecord:
         record = await self._context.ledger.extend(name, wanted, self._context.clock())
         self._provisioner.move_deadline(record)
         self._state.move_deadline(record)
         self._expiry.move(record)
-        self._events.emit("extended", record)
-        await self._events.let_begin()
         return record
+
+    def _end_by(self, until: datetime | None) -> None:
+        """End the rental with its fleet; to be called before it is entered."""
+        self._source.until = until
+
+    async def _extend_lease(self, until: datetime) -> None:
+        """Move the deadline to a moment, without an event; keep a later deadline.
+
+        Raises:
+            InsufficientBudgetError: the shared budget has no room for that; the rental ends at its present deadline.
+            RentalEndedError: the rental is over.
+            StateFileError: the state file cannot be used; the deadline stays.
+            ClientStateError: the rental was left, or has no container yet.
+        """
+        record = self._state.check().record
+        clocks = self._context.clock()
+        if record.expires_at is None or until - clocks.wall <= record.expires_at - record.present(clocks):
+            return
+        self._is_out_of_budget = False
+        try:
+            await self._move_deadline(record.name, Extension(until=until))
+        except InsufficientBudgetError:
+            self._is_out_of_budget = True
+            raise
 
     async def open(self) -> Self:
         """Rent the machine without a block, as in a notebook, and return this rental; `close` deletes it.
@@ -299,6 +349,12 @@ class AsyncRental(RentedMachine):
             await self._leave_block(error)
             raise
         self._state.advance(Phase.ACTIVE)
+        self._idle.begin(
+            self._state.had.record,
+            read=self._read_activity,
+            is_used=self._is_used,
+            expire=self._end_idle,
+        )
         return self
 
     async def __aexit__(
@@ -312,7 +368,12 @@ class AsyncRental(RentedMachine):
     def __copy__(self) -> Self:
         """Return the rental as another process sees it: it has nothing to delete."""
         other = type(self)(
-            self._context, self._source, limits=self._limits, fail=self._fail, events=self._events.options
+            self._context,
+            self._source,
+            limits=self._limits,
+            fail=self._fail,
+            events=self._events.options,
+            idle=self._idle.options,
         )
         other._state.reason = self._state.reason or EndReason.OTHER_PROCESS  # noqa: SLF001  # of this class
         other._state.provisioned = self._state.provisioned  # noqa: SLF001  # of this class
@@ -331,10 +392,15 @@ class AsyncRental(RentedMachine):
         )
 
     def _expire(self) -> None:
-        reason = EndReason.BUDGET_SPENT if self._state.had.record.ends_by_budget else EndReason.EXPIRED
-        self._begin_end(reason)
+        is_spent = self._is_out_of_budget or self._state.had.record.ends_by_budget
+        self._begin_end(EndReason.BUDGET_SPENT if is_spent else EndReason.EXPIRED)
         if self._owner_task is not None:
             self._owner_task.cut_short(f"{self!r} is over")
+
+    def _end_idle(self) -> None:
+        self._begin_end(EndReason.IDLE)
+        if self._owner_task is not None:
+            self._owner_task.cut_short(f"{self!r} is idle")
 
     def _begin_end(self, reason: EndReason) -> asyncio.Task[ReleaseError | None]:
         self._state.end(reason)
@@ -344,6 +410,7 @@ class AsyncRental(RentedMachine):
             returns_detached = is_left and self._state.phase is Phase.STARTING
             self._state.advance(Phase.ENDING)
             self._expiry.end()
+            self._idle.end()
             provisioned = self._state.provisioned
             self._ended_at = None if provisioned is None else provisioned.record.present(self._context.clock())
             self._ending = asyncio.get_running_loop().create_task(self._finish(returns_detached=returns_detached))
@@ -371,6 +438,7 @@ class AsyncRental(RentedMachine):
         finally:
             with suppress(asyncio.CancelledError):
                 await self._expiry.let_tasks_end()
+                await self._idle.let_end()
             await self._close_connections()
             with suppress(asyncio.CancelledError):
                 await self._events.let_end()

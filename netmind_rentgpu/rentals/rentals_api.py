@@ -10,6 +10,7 @@ from typing import Literal
 from netmind_rentgpu import arguments
 from netmind_rentgpu.errors import (
     InvalidArgumentError,
+    NoMachineError,
     NotFoundError,
     RentalEndedError,
     RentalExpiredError,
@@ -242,6 +243,7 @@ class _Detached:
 
     Attributes:
         failed: no machines.
+        label, until: None, because they are in the record.
         has_others: False, because a detached rental has only one machine.
     """
 
@@ -249,6 +251,8 @@ class _Detached:
         self._context = context
         self._wanted = wanted
         self.failed: FailedStarts = FailedStarts()
+        self.label: str | None = None
+        self.until: datetime | None = None
         self.has_others: bool = False
 
     async def remember_failure(self, provisioned: ProvisionedRental) -> None:
@@ -256,6 +260,10 @@ class _Detached:
 
     def remember_success(self, provisioned: ProvisionedRental) -> None:
         """Do nothing, because the start is on record already."""
+
+    async def wait_for_stock(self, error: NoMachineError) -> None:
+        """Raise the error, because a detached rental has a machine."""
+        raise error
 
     async def why_no_other(self) -> str | None:
         """Return None, because no other machine is ever tried."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import attrs
@@ -22,6 +23,8 @@ from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental
 from netmind_rentgpu.rentals.lifecycle.reconnecting_shell import ReconnectingShell
 from netmind_rentgpu.rentals.lifecycle.state import EndReason, RentalState
 from netmind_rentgpu.rentals.signals import until_passed_on
+from netmind_rentgpu.results import ActivityReading
+from netmind_rentgpu.ssh.activity import activity_from, read_activity
 from netmind_rentgpu.ssh.connection_source import LONGEST_OUTAGE, LongCalls
 from netmind_rentgpu.ssh.jobs import AsyncJob, find_job, find_jobs, start_job
 from netmind_rentgpu.ssh.lasting_forwards import LastingForwards
@@ -49,6 +52,8 @@ class RentedMachine:
         self._shell = ReconnectingShell(context.shell_on)
         self._connections = RentalConnections(context, self._state, self._shell)
         self._forwards = LastingForwards(self._connections)
+        # The shell of the last reading, and the number of operations that it had begun by then.
+        self._seen: tuple[AsyncShell | None, int] = (None, 0)
 
     @property
     def shell(self) -> AsyncShell:
@@ -62,6 +67,11 @@ class RentedMachine:
         if self._shell.shell is None:
             raise ClientStateError("this rental has no shell yet")
         return self._shell.shell
+
+    @property
+    def ended(self) -> bool:
+        """True if the rental is over: it was left, its time or its budget is up, or its container is known to be gone."""
+        return self._state.reason is not None
 
     async def run(
         self,
@@ -245,6 +255,35 @@ class RentedMachine:
             if self._state.reason is not None:
                 raise self._state.error from error
             raise
+
+    async def _read_activity(self) -> ActivityReading:
+        """Return what shows whether the machine is in use."""
+        operations, before = max(self._operations_under_way, int(self._is_used())), self._seen_now
+        try:
+            connection = await self._connections.usable_connection()
+            await connection.end_unused_sftp()
+            return await read_activity(connection, operations=operations)
+        except RentGPUError as error:
+            return activity_from("", operations=operations, read_at=datetime.now(UTC), failure=str(error))
+        finally:
+            (shell, begun), (shell_before, begun_before) = self._seen_now, before
+            # The reading is a command itself.
+            is_known = shell is shell_before and begun <= begun_before + 1
+            self._seen = (shell, begun) if is_known else (None, 0)
+
+    def _is_used(self) -> bool:
+        """Return True if this process uses the machine, or has since the last reading."""
+        return self._operations_under_way > 0 or self._seen_now != self._seen
+
+    @property
+    def _operations_under_way(self) -> int:
+        shell = self._shell.shell
+        return self._forwards.count + (0 if shell is None else shell._connection.operations.under_way)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # a shell is a connection to its user
+
+    @property
+    def _seen_now(self) -> tuple[AsyncShell | None, int]:
+        shell = self._shell.shell
+        return shell, 0 if shell is None else shell._connection.operations.begun  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # as above
 
     async def _close_connections(self) -> None:
         await self._forwards.close()

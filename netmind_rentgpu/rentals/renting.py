@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from math import inf
@@ -25,6 +25,7 @@ from netmind_rentgpu.rentals.ledger.start_history import ImageStarts
 from netmind_rentgpu.rentals.lifecycle.attempt import ProvisionedRental, ProvisionSpec
 from netmind_rentgpu.rentals.lifecycle.deletion import write_behind, write_best_effort
 from netmind_rentgpu.rentals.lifecycle.events import EventOptions
+from netmind_rentgpu.rentals.lifecycle.idleness import IdleOptions
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
 from netmind_rentgpu.rentals.lifecycle.reaper import reap
 from netmind_rentgpu.rentals.lifecycle.starting import FailedStarts, StartLimits
@@ -65,7 +66,11 @@ class RentalRequest:
 
 
 class Renting:
-    """Rents for one client."""
+    """Rents for one client.
+
+    Attributes:
+        context: what the client's rentals share.
+    """
 
     def __init__(self, context: RentalContext, payment_number: Callable[[PaymentType | str | int], int]) -> None:
         """Set up.
@@ -73,10 +78,11 @@ class Renting:
         Args:
             payment_number: returns a payment type's number on the wire.
         """
-        self._context = context
+        self.context: RentalContext = context
         self._payment_number = payment_number
         self._may_log_in = False
         self._reaped: SingleFlight[None] = SingleFlight(fresh=inf)
+        self._gpu_names: set[str] = set()
         self._ranked_for: tuple[list[Machine], RentalRequest, OfferQueue, str] | None = None
 
     def request(
@@ -105,7 +111,7 @@ class Renting:
             raise InvalidArgumentError("nvlink", f"must be True, False or None, not {arguments.shown_value(nvlink)}")
         if key is not None and not callable(key):
             raise InvalidArgumentError("key", f"must be a function that takes an offer, not {type(key).__name__}")
-        currency = self._currency(payment_type)
+        currency = self.currency(payment_type)
         if currency is None and max_price is not None:
             raise InvalidArgumentError("max_price", _NO_CURRENCY)
         cuda = None if min_cuda is None else version(arguments.text("min_cuda", min_cuda))
@@ -127,21 +133,21 @@ class Renting:
                 exclude=frozenset(arguments.texts("exclude", exclude)),
                 labels=frozenset(label.casefold() for label in _names("labels", labels)) if labels else frozenset(),
             ),
-            currency=self._context.profile.currency if currency is None else currency,
+            currency=self.context.profile.currency if currency is None else currency,
             payment_type=payment_type,
             key=key,
         )
 
-    def _currency(self, payment_type: PaymentType | str | int) -> str | None:
+    def currency(self, payment_type: PaymentType | str | int) -> str | None:
         """Return the currency of a payment type; None for a number that the profile does not name."""
         number = self._payment_number(payment_type)
         value = payment_type.value if isinstance(payment_type, PaymentType) else payment_type
         if isinstance(value, str):
             # The profile's spelling, because the service may know no other.
             return next(
-                (name for name in self._context.profile.payment_types if name.casefold() == value.casefold()), value
+                (name for name in self.context.profile.payment_types if name.casefold() == value.casefold()), value
             )
-        return next((name for name, known in self._context.profile.payment_types.items() if known == number), None)
+        return next((name for name, known in self.context.profile.payment_types.items() if known == number), None)
 
     async def offers(self, request: RentalRequest) -> list[Offer]:
         """Return the offers that meet a request, the best first.
@@ -163,6 +169,7 @@ class Renting:
         extendable_to: timedelta | None,
         budget: Decimal | float | None,
         shared_budget: str | None,
+        idle: IdleOptions,
         keep: bool,
         fail: Condition | None,
         limits: StartLimits,
@@ -178,7 +185,7 @@ class Renting:
             check_asyncssh()
             # Checked once, because this check costs as much as a create.
             self._may_log_in = True
-        if not isinstance(ttl, timedelta) or not timedelta(0) < ttl < LATEST - self._context.clock().wall:
+        if not isinstance(ttl, timedelta) or not timedelta(0) < ttl < LATEST - self.context.clock().wall:
             raise InvalidArgumentError(
                 "ttl",
                 f"must be a timedelta above 0 that ends before the year {LATEST:%Y}, not {arguments.shown_value(ttl)}",
@@ -191,20 +198,19 @@ class Renting:
         limit = None if budget is None else arguments.bound("budget", budget)
         if limit is not None and limit <= 0:
             raise InvalidArgumentError("budget", f"must be above 0: {arguments.shown_value(budget)}")
-        if limit is not None and self._currency(request.payment_type) is None:
+        if limit is not None and self.currency(request.payment_type) is None:
             raise InvalidArgumentError("budget", _NO_CURRENCY)
-        if keep and limit is not None:
-            raise InvalidArgumentError("budget", "cannot be enforced with keep=True, which never deletes the container")
         if keep and extendable_to is not None:
             raise InvalidArgumentError(
                 "extendable_to", "has no effect with keep=True, which never deletes the container"
             )
-        if shared_budget is not None and self._currency(request.payment_type) is None:
+        if shared_budget is not None and self.currency(request.payment_type) is None:
             raise InvalidArgumentError("shared_budget", _NO_CURRENCY)
-        if keep and shared_budget is not None:
-            raise InvalidArgumentError(
-                "shared_budget", "cannot be enforced with keep=True, which never deletes the container"
-            )
+        for argument, value in (("budget", limit), ("shared_budget", shared_budget), ("idle_timeout", idle.timeout)):
+            if keep and value is not None:
+                raise InvalidArgumentError(
+                    argument, "cannot be enforced with keep=True, which never deletes the container"
+                )
         _check_image_and_auth(image, auth)
         desired = (
             request
@@ -213,7 +219,7 @@ class Renting:
         )
 
         source = _NextOffers(
-            self._context,
+            self.context,
             image=image,
             auth=auth,
             payment_type=request.payment_type,
@@ -222,31 +228,42 @@ class Renting:
             extendable_to=ceiling,
             budget=limit,
             shared_budget=None if shared_budget is None else arguments.label(shared_budget, "shared_budget"),
+            idle_timeout=idle.timeout,
             reap=lambda: self._reaped.get(self._reap_once),
             rank=lambda: self._ranked(desired),
+            rank_next=lambda: self._ranked_next(desired),
         )
         return AsyncRental(
-            self._context,
+            self.context,
             source,
             limits=limits,
             fail=None if fail is None else checked("fail", fail),
             events=events,
+            idle=idle,
         )
 
     async def _ranked(self, request: RentalRequest) -> tuple[OfferQueue, str]:
         """Return the offers that meet a request, and the reason if there are none."""
-        self._context.check_usable()
-        machines = await self._context.catalog.machines(request.currency)
+        self.context.check_usable()
+        return self._ranked_of(await self.context.catalog.machines(request.currency), request)
+
+    async def _ranked_next(self, request: RentalRequest) -> tuple[OfferQueue, str]:
+        """Return the same, by the next list of the machines that rentals which wait for stock share."""
+        self.context.check_usable()
+        return self._ranked_of(await self.context.catalog.next_machines(request.currency), request)
+
+    def _ranked_of(self, machines: list[Machine], request: RentalRequest) -> tuple[OfferQueue, str]:
         # Rentals with the same request and the same list of machines share one queue.
         if self._ranked_for is None or self._ranked_for[0] is not machines or self._ranked_for[1] != request:
             self._ranked_for = (machines, request, *self._rank(machines, request))
         return self._ranked_for[2:]
 
     def _rank(self, machines: list[Machine], request: RentalRequest) -> tuple[OfferQueue, str]:
-        requirements, profile = request.requirements, self._context.profile
+        requirements, profile = request.requirements, self.context.profile
         if request.gpu_names is not None:
-            on_offer = [machine.gpu_name for machine in machines if machine.gpu_name is not None]
-            requirements = attrs.evolve(requirements, gpu_names=resolved_gpu_names(request.gpu_names, on_offer))
+            # A GPU that is out of stock keeps its name, because a rental may wait for it.
+            self._gpu_names.update(machine.gpu_name for machine in machines if machine.gpu_name is not None)
+            requirements = attrs.evolve(requirements, gpu_names=resolved_gpu_names(request.gpu_names, self._gpu_names))
         offers = ranked(machines, requirements, profile, request.currency, request.key)
         return OfferQueue(offers), "" if offers else explain_no_match(machines, requirements, profile)
 
@@ -258,7 +275,7 @@ class Renting:
         Raises:
             StateFileError: the state file cannot be used.
         """
-        report = await reap(self._context, patient=False)
+        report = await reap(self.context, patient=False)
         for name, error in report.failed:
             logger.warning("could not reap %s: %s; its record stays, so run `rentals.reap()`", name, error)
         for record in report.elsewhere:
@@ -274,6 +291,8 @@ class _NextOffers:
 
     Attributes:
         failed: the machines that did not start.
+        label: the user's own name for the rental; None if it has none.
+        until: the time at which the rental ends at the latest, as its fleet does, in UTC; None for its own limits alone.
         has_others: True, because another machine may start.
     """
 
@@ -289,26 +308,37 @@ class _NextOffers:
         extendable_to: timedelta,
         budget: Decimal | None,
         shared_budget: str | None,
+        idle_timeout: timedelta | None,
         reap: Callable[[], Awaitable[object]],
         rank: Callable[[], Awaitable[tuple[OfferQueue, str]]],
+        rank_next: Callable[[], Awaitable[tuple[OfferQueue, str]]],
     ) -> None:
         self._context = context
         self._image = image
         self._auth = auth
         self._payment_type = payment_type
-        self._label = label
         self._ttl = ttl
         self._extendable_to = extendable_to
         self._budget = budget
         self._shared_budget = shared_budget
+        self._idle_timeout = idle_timeout
         self._reap = reap
         self._rank = rank
+        self._rank_next = rank_next
         self._image_id = 0
+        self._is_out_of_stock = False
         self.failed: FailedStarts = FailedStarts()
+        self.label: str | None = label
+        self.until: datetime | None = None
         self.has_others: bool = True
 
     async def provision(self, provisioner: Provisioner) -> ProvisionedRental:
         """Rent the best offer that is available."""
+        self._is_out_of_stock = False
+        if self.until is not None and self.until <= self._context.clock().wall:
+            raise NoMachineError(
+                f"no machine was available until the end of the fleet, {self.until:%Y-%m-%d %H:%M:%S} UTC"
+            )
         await self._reap()
         await self._context.check_login()
         image = await self._context.images.resolved(self._image)
@@ -319,14 +349,17 @@ class _NextOffers:
             image=image.text,
             auth_id=await self._context.password.auth_id(self._auth),
             payment_type=self._payment_type,
-            label=self._label,
+            label=self.label,
             ttl=self._ttl,
+            until=self.until,
             extendable_to=self._extendable_to,
             budget=self._budget,
             shared_budget=self._shared_budget,
+            idle_timeout=self._idle_timeout,
             spent_before=self.failed.cost or Decimal(0),
         )
         queue, reason = await self._rank()
+        self._is_out_of_stock = True
         if not queue.offers:
             before = f"; before that, these machines did not start: {self.failed}" if self.failed else ""
             raise NoMachineError(f"{reason}{before}", refusals=tuple(self.failed.by_node.values()))
@@ -340,6 +373,7 @@ class _NextOffers:
             # A killed process, or a create whose answer was lost, may hold a part of the budget.
             await reap(self._context, patient=False)
             record, container, offer = await provision()
+        self._is_out_of_stock = False
         if self._budget is not None and not offer.hourly_price:
             logger.warning(
                 "%s has a listed price of 0, so only its ttl ends the rental, and never its budget", record.name
@@ -361,6 +395,16 @@ class _NextOffers:
             return
         refusals = tuple(self.failed.by_node.values())
         raise NoMachineError(f"the budget was spent on machines that did not start: {self.failed}", refusals=refusals)
+
+    async def wait_for_stock(self, error: NoMachineError) -> None:
+        """Wait until an offer may be available."""
+        if not self._is_out_of_stock:
+            raise error
+        catalog = self._context.catalog
+        while True:
+            queue, _ = await self._rank_next()
+            if catalog.next_offer(queue, self.failed.by_node) is not None:
+                return
 
     async def remember_failure(self, provisioned: ProvisionedRental) -> None:
         """Record for other rentals that a machine did not start."""

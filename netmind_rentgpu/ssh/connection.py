@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TypeAlias
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
@@ -223,6 +223,19 @@ class ShellConnection:
             self._sftp.add_done_callback(lambda started: started.cancelled() or started.exception())
         async with asyncio.timeout(self.limits.sftp_start):
             return await asyncio.shield(self._sftp)
+
+    async def end_unused_sftp(self) -> None:
+        """End the SFTP session if no copy uses it, because its process on the container looks like a copy."""
+        started = self._sftp
+        if started is None or not started.done() or self.operations.copies_under_way:
+            return
+        self._sftp = None
+        if started.cancelled() or started.exception() is not None:
+            return
+        started.result().exit()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.limits.sftp_start):
+                await started.result().wait_closed()
 
     async def _start_sftp(self, connection: asyncssh.SSHClientConnection) -> asyncssh.SFTPClient:
         from netmind_rentgpu.ssh.refusals import open_patiently

@@ -34,7 +34,7 @@ async def run_copy(
     deadline = asyncio.timeout(None if timeout is None else checked_timeout(timeout))
     try:
         async with deadline:
-            with _transferring(connection, what):
+            with connection.operations.copying(), _transferring(connection, what):
                 server = Server(await connection.sftp_client(), connection.limits)
                 whole = await connection.operations.copy(copying(server))
     except TimeoutError as error:

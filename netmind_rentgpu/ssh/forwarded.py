@@ -149,7 +149,9 @@ async def open_forward(
             listener = await _opened(ssh.forward_local_port(LOOPBACK, local_port, host, remote_port))
     port = _PortOfConnection(connection, listener, "here")
     local = (LOOPBACK, listener.get_port())
-    return AsyncForward(port, listens="here", local=local, remote=(host, remote_port), label=connection.label)
+    forward = AsyncForward(port, listens="here", local=local, remote=(host, remote_port), label=connection.label)
+    connection.operations.add_forward(forward)
+    return forward
 
 
 async def open_reverse_forward(
@@ -166,7 +168,9 @@ async def open_reverse_forward(
             listener = await _opened(connection.connected().create_server(leading, "localhost", remote_port))
     port = _PortOfConnection(connection, listener, "there")
     remote = ("localhost", listener.get_port())
-    return AsyncForward(port, listens="there", local=(host, local_port), remote=remote, label=connection.label)
+    forward = AsyncForward(port, listens="there", local=(host, local_port), remote=remote, label=connection.label)
+    connection.operations.add_forward(forward)
+    return forward
 
 
 async def _opened(opening: Awaitable[asyncssh.SSHListener]) -> asyncssh.SSHListener:

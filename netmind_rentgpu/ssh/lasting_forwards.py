@@ -85,6 +85,11 @@ class LastingForwards:
             self._keeping.cancel()
             await asyncio.wait({self._keeping})
 
+    @property
+    def count(self) -> int:
+        """The number of ports that are forwarded now."""
+        return len(self._open)
+
     def _forget(self, port: _LastingPort) -> None:
         self._open.discard(port)
         # A port that is closed because no connection can be made is closed by that task itself.

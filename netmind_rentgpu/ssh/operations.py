@@ -6,8 +6,9 @@ No function here is an asynchronous generator, because an ending event loop clos
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Coroutine, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.ssh.turns import CommandTurns, ProbeResult
@@ -17,11 +18,20 @@ if TYPE_CHECKING:
 
     from netmind_rentgpu.ssh.commands import Command
 
-__all__ = ["ActiveOperations"]
+__all__ = ["ActiveOperations", "OpenForward"]
 
 # Seconds.
 _LONGEST_GOODBYE = 10.0
 _LONGEST_PROBE_TO_WAIT_FOR = 2.0
+
+
+class OpenForward(Protocol):
+    """A forwarded port."""
+
+    @property
+    def closed(self) -> bool:
+        """True if it accepts no more connections."""
+        ...
 
 
 class ActiveOperations:
@@ -29,6 +39,7 @@ class ActiveOperations:
 
     Attributes:
         turns: a caller holds one from before it starts a command until the command is over.
+        copies_under_way: the number of copies.
     """
 
     def __init__(self) -> None:
@@ -38,6 +49,10 @@ class ActiveOperations:
         # Each command with the task that ends it, or None while there is no such task.
         self._commands: dict[Command, asyncio.Task[None] | None] = {}
         self._copies: set[asyncio.Task[None]] = set()
+        self._copies_begun = 0
+        self.copies_under_way: int = 0
+        self._forwards: set[OpenForward] = set()
+        self._forwards_begun = 0
 
     async def start(self, command: Command, connection: asyncssh.SSHClientConnection) -> None:
         """Start a command. The caller has to call `finish` afterwards, even if this raises.
@@ -72,6 +87,32 @@ class ActiveOperations:
                 task.exception()  # mark it as retrieved, because the caller wants no error now and asyncio would log it
             raise
         return True
+
+    @contextmanager
+    def copying(self) -> Generator[None]:
+        """Count a copy as under way, from before it uses SFTP."""
+        self._copies_begun += 1
+        self.copies_under_way += 1
+        try:
+            yield
+        finally:
+            self.copies_under_way -= 1
+
+    def add_forward(self, forward: OpenForward) -> None:
+        """Record that a port is forwarded, until it is closed."""
+        self._forwards.add(forward)
+        self._forwards_begun += 1
+
+    @property
+    def under_way(self) -> int:
+        """The number of commands, copies, terminals and forwards that the connection has now."""
+        self._forwards = {forward for forward in self._forwards if not forward.closed}
+        return self.turns.under_way + self.copies_under_way + len(self._forwards)
+
+    @property
+    def begun(self) -> int:
+        """The number of commands, copies, terminals and forwards that have begun so far."""
+        return self.turns.begun + self._copies_begun + self._forwards_begun
 
     async def close(self, connection: asyncssh.SSHClientConnection) -> None:
         """End all commands and copies, and close the connection."""

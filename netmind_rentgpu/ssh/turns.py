@@ -81,6 +81,7 @@ class CommandTurns:
 
     Attributes:
         limit: the present limit.
+        begun: the number of turns and claims of the reserve that have begun.
     """
 
     def __init__(self, probe: Callable[[int], Awaitable[ProbeResult]]) -> None:
@@ -90,6 +91,7 @@ class CommandTurns:
             probe: opens a number of sessions at once, and ends them.
         """
         self.limit: SessionLimit = SessionLimit()
+        self.begun: int = 0
         self._probe = probe
         self._taken = 0
         self._reserve_claims = 0
@@ -106,6 +108,7 @@ class CommandTurns:
     async def __aenter__(self) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
+        self.begun += 1
         self._hand_out()
         if turn.done():
             return
@@ -121,6 +124,11 @@ class CommandTurns:
     ) -> None:
         self._give_back()
 
+    @property
+    def under_way(self) -> int:
+        """The number of turns that are taken or waited for, and of claims of the reserve."""
+        return self._taken + len(self._waiting) + self._reserve_claims
+
     async def claim_reserve(self, *, timeout: float | None = None) -> None:
         """Keep probes from using the reserved sessions, until `return_reserve`; wait for a probe that is under way.
 
@@ -129,6 +137,7 @@ class CommandTurns:
         Args:
             timeout: the seconds to wait; None for as long as the probe lasts.
         """
+        self.begun += 1
         self._reserve_claims += 1
         if self._probing is not None:
             await asyncio.wait({self._probing}, timeout=timeout)

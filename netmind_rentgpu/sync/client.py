@@ -16,9 +16,10 @@ from netmind_rentgpu.resources.containers import AsyncContainers
 from netmind_rentgpu.resources.images import AsyncImages
 from netmind_rentgpu.resources.machines import AsyncMachines
 from netmind_rentgpu.settings import A_YEAR, DEFAULT, RetriesOption, TimeoutOption
+from netmind_rentgpu.sync.fleet import Fleet
 from netmind_rentgpu.sync.handles import Rental, Shell
 from netmind_rentgpu.sync.portal import OwnedHandle
-from netmind_rentgpu.sync.wrappers import Pager, sync_handle, sync_iterator, sync_method, sync_pager
+from netmind_rentgpu.sync.wrappers import Pager, sync_handle, sync_iterator, sync_method, sync_pager, with_own_names
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -116,6 +117,7 @@ class Budgets(_Resource):
     remove: Final = sync_method(AsyncBudgets.remove)
 
 
+@with_own_names
 class RentGPU:
     """A synchronous client for NetMind's Rent GPU service.
 
@@ -228,6 +230,7 @@ class RentGPU:
         return self._async.profile
 
     rent: Final = sync_handle(AsyncRentGPU.rent, Rental)
+    rent_many: Final = sync_handle(AsyncRentGPU.rent_many, Fleet)
     offers: Final = sync_method(AsyncRentGPU.offers)
     ssh: Final = sync_handle(AsyncRentGPU.ssh, Shell)
     request: Final = sync_method(AsyncRentGPU.request)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
-from itertools import count
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
 from netmind_rentgpu.client import AsyncRentGPU
-from netmind_rentgpu.errors import ClientStateError, ReleaseError, RentGPUError
+from netmind_rentgpu.errors import ClientStateError
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.rentals.rental import AsyncRental
 from netmind_rentgpu.ssh.forwarded import AsyncForward
 from netmind_rentgpu.ssh.jobs import AsyncJob
 from netmind_rentgpu.ssh.shell import AsyncShell
 from netmind_rentgpu.ssh.streams import check_no_event_loop_streams
+from netmind_rentgpu.sync.blocks import RentingBlock
 from netmind_rentgpu.sync.portal import OwnedHandle, call
 from netmind_rentgpu.sync.wrappers import sync_iterator, sync_method, sync_opener, with_own_names
 
@@ -193,7 +192,7 @@ class Shell:
 
 
 @with_own_names
-class Rental:
+class Rental(RentingBlock):
     """A rented machine: `with gpu.rent(...) as rental: ...`. It is deleted when the block is left, in any way.
 
     Entering the block rents the machine and logs in to its container. Several threads may use the rental. When its time is
@@ -203,10 +202,10 @@ class Rental:
     """
 
     def __init__(self, rental: AsyncRental, client: OwnedHandle[AsyncRentGPU]) -> None:
+        super().__init__()
         self._rental = OwnedHandle(rental, "rental")
         # Each asynchronous shell with its synchronous one, which is kept because it closes the other when collected.
         self._shells: list[tuple[AsyncShell, Shell]] = []
-        self._entries = count()
         # Keep the client, because it deletes the rental and would be closed when collected.
         self._client = client
 
@@ -222,6 +221,11 @@ class Rental:
             ClientStateError: the rental was not entered yet.
         """
         return self._async.name
+
+    @property
+    def ended(self) -> bool:
+        """True if the rental is over: it was left, its time or its budget is up, or its container is known to be gone."""
+        return self._async.ended
 
     @property
     def container(self) -> Container:
@@ -331,7 +335,7 @@ class Rental:
             ReleaseError: the container could not be deleted, and stays on record.
             ClientStateError: this is the thread of the client's own event loop.
         """
-        call(self._async.close)
+        super().close()
 
     def open(self) -> Self:
         """Rent the machine without a block, as in a notebook, and return this rental; `close` deletes it.
@@ -345,46 +349,13 @@ class Rental:
         """
         return self._enter(AsyncRental.open)
 
-    def __enter__(self) -> Self:
-        return self._enter(AsyncRental.__aenter__)
-
-    def _enter(self, enter: Callable[[AsyncRental], Coroutine[Any, Any, AsyncRental]]) -> Self:
-        rental, is_first = self._async, False
-        try:
-            is_first = next(self._entries) == 0
-            call(enter, rental)
-        except BaseException as error:
-            if not is_first:
-                # Another call entered this rental first, and its caller may be using it.
-                raise
-            # The rental may already have been entered when the interrupt came.
-            with suppress(ClientStateError):
-                if rental.expires_at is None:
-                    error.add_note(
-                        f"{rental.name}, container {rental.container.id}, was rented with keep=True; it may still run"
-                    )
-            self._close_after(error)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            call(self._async.__aexit__, kind, error, traceback)
-        except BaseException as raised:
-            # The interrupt may have come before the release was started.
-            self._close_after(raised)
-            raise
-
-    def _close_after(self, error: BaseException) -> None:
-        """Delete the rental after a possible interrupt, and note on the error if it could not be deleted."""
-        try:
-            self.close()
-        except RentGPUError as problem:
-            is_known = problem is error or str(problem) in getattr(error, "__notes__", ())
-            if isinstance(problem, ReleaseError) and not is_known:
-                error.add_note(str(problem))
+    def _note_what_is_kept(self, error: BaseException) -> None:
+        rental = self._async
+        with suppress(ClientStateError):
+            if rental.expires_at is None:
+                error.add_note(
+                    f"{rental.name}, container {rental.container.id}, was rented with keep=True; it may still run"
+                )
 
     def __repr__(self) -> str:
         return repr(self._async).replace("AsyncRental", "Rental")

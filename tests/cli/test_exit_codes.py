@@ -66,6 +66,7 @@ CODES: list[tuple[type[errors.RentGPUError], dict[str, Any], int]] = [
     (errors.RentalInUseError, RENTAL, 1),
     (errors.RentalEndedError, RENTAL, 74),
     (errors.RentalExpiredError, RENTAL, 124),
+    (errors.RentalIdleError, RENTAL, 124),
     (errors.BudgetExceededError, RENTAL, 124),
     (errors.InsufficientBudgetError, NO_BUDGET, 79),
     (errors.ReleaseError, {"hourly_price": None, **RENTAL}, 125),

@@ -28,7 +28,17 @@ PUBLIC = {
 }
 # What is no class and no function: it has no docstring of its own at run time.
 VALUES = {
-    *("DEFAULT", "CurrencyName", "EndCause", "GPUName", "OnRentalEvent", "PipeSink", "PipeSource", "RegionCode"),
+    *(
+        "DEFAULT",
+        "CurrencyName",
+        "EndCause",
+        "GPUName",
+        "IdleWhen",
+        "OnRentalEvent",
+        "PipeSink",
+        "PipeSource",
+        "RegionCode",
+    ),
     *("Condition", "JobState", "__version__"),
 }
 KNOWN_LANGUAGES = {"python", "text", "console", "toml", "crontab", "sh", "{eval-rst}", "{toctree}"}

@@ -11,6 +11,7 @@ import pytest
 
 import netmind_rentgpu
 from netmind_rentgpu import (
+    AsyncFleet,
     AsyncForward,
     AsyncJob,
     AsyncPager,
@@ -18,6 +19,7 @@ from netmind_rentgpu import (
     AsyncRentGPU,
     AsyncShell,
     Container,
+    Fleet,
     Forward,
     Job,
     Pager,
@@ -45,6 +47,7 @@ PAIRS: list[tuple[type[Any], type[Any]]] = [
     (AsyncForward, Forward),
     (AsyncJob, Job),
     (AsyncRental, Rental),
+    (AsyncFleet, Fleet),
     (AsyncRentals, client.Rentals),
 ]
 # The arguments that the synchronous client lacks, each with the cause.
@@ -65,6 +68,8 @@ def test_every_async_class_has_a_synchronous_pair_with_the_same_names() -> None:
     assert public(AsyncRentGPU) >= {"machines", "auths", "images", "containers", "request", "close", "profile"}
 
 
+# The methods whose function is a coroutine function on the one side, and a plain one on the other.
+TAKES_A_FUNCTION = {"map"}
 METHODS = [
     (async_class, sync_class, name)
     for async_class, sync_class in PAIRS
@@ -82,15 +87,25 @@ def test_synchronous_method_has_the_signature_and_documentation_of_its_async_pai
     expected = [
         parameter for parameter in async_signature.parameters.values() if parameter.name not in MISSING_ARGUMENTS
     ]
+    if name in TAKES_A_FUNCTION:
+        expected = [
+            parameter.replace(annotation="Callable[[Rental, Item], Result]")
+            if parameter.name == "function"
+            else parameter
+            for parameter in expected
+        ]
     assert list(sync_signature.parameters.values()) == expected
     returned = async_signature.return_annotation.replace("AsyncPager", "Pager")
-    for name_of_pair in ("Iterator", "Generator", "Shell", "Rental", "Forward", "Job"):
+    for name_of_pair in ("Iterator", "Generator", "Shell", "Rental", "Forward", "Job", "Fleet"):
         returned = returned.replace(f"Async{name_of_pair}", name_of_pair)
     assert sync_signature.return_annotation == returned
     assert getattr(sync_class, name).__name__ == name
     assert getattr(sync_class, name).__qualname__ == f"{sync_class.__name__}.{name}"
     documented = getattr(sync_class, name).__doc__
-    if name not in ("__init__", "close", "open"):
+    if name in TAKES_A_FUNCTION:
+        assert documented.splitlines()[0] == synchronous_words(getattr(async_class, name).__doc__).splitlines()[0]
+        return
+    if name not in ("__init__", "close", "open") or (async_class, name) == (AsyncFleet, "open"):
         assert documented == synchronous_words(getattr(async_class, name).__doc__)
         return
     # Each paragraph on an argument is the same; these are the only lines that differ.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, assert_type
 
 from netmind_rentgpu import (
+    AsyncFleet,
     AsyncForward,
     AsyncJob,
     AsyncRental,
@@ -18,6 +19,7 @@ from netmind_rentgpu import (
     Change,
     CommandResult,
     Container,
+    Fleet,
     Forward,
     Image,
     ImageType,
@@ -272,6 +274,9 @@ async def renting(gpu: AsyncRentGPU) -> None:
         extendable_to=timedelta(hours=5),
         label="sweep-3",
         shared_budget="team",
+        idle_timeout=timedelta(minutes=20),
+        idle_when=lambda reading: not reading.is_busy and reading.connections == 0,
+        wait_for_stock=timedelta(hours=2),
         notice=timedelta(minutes=5),
         on_event=print,
         budget=0.5,
@@ -285,6 +290,31 @@ async def renting(gpu: AsyncRentGPU) -> None:
     assert_type(gpu.rentals.attach(records[0]), AsyncRental)
     assert_type(await gpu.rentals.reap(wait=True), ReapReport)
     assert_type(NoMachineError("x").refusals, tuple[MachineRefusal, ...])
+
+
+async def renting_many(gpu: AsyncRentGPU) -> None:
+    async def length(rental: AsyncRental, item: str) -> int:
+        return len(f"{rental.name}{item}")
+
+    async with gpu.rent_many(
+        8, at_least=4, replace=True, image=1, budget=5, gpu_name="RTX 4090", idle_timeout=None
+    ) as fleet:
+        assert_type(fleet, AsyncFleet)
+        assert_type(fleet.rentals, tuple[AsyncRental, ...])
+        assert_type(await fleet.run("x", check=True), list[CommandResult])
+        assert_type(await fleet.map(length, ["a", "b"], retries=1), list[int])
+        assert_type(fleet.spent, Decimal | None)
+
+
+def renting_many_synchronously(gpu: RentGPU) -> None:
+    def length(rental: Rental, item: str) -> int:
+        return len(f"{rental.name}{item}")
+
+    with gpu.rent_many(8, image=1, ttl=timedelta(hours=1)) as fleet:
+        assert_type(fleet, Fleet)
+        assert_type(fleet.rentals, tuple[Rental, ...])
+        assert_type(fleet.run("x"), list[CommandResult])
+        assert_type(fleet.map(length, ["a", "b"], return_exceptions=True), list[int])
 
 
 def renting_synchronously(gpu: RentGPU) -> None:

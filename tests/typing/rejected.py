@@ -80,6 +80,10 @@ def synchronous_mistakes(gpu: RentGPU, session: ClientSession) -> None:
     gpu.request("GET")  # reject
     gpu.rent(keep="yes")  # reject
     gpu.rent(image=1, budget="5")  # reject
+    gpu.rent(image=1, idle_timeout=20)  # reject
+    gpu.rent_many("8")  # reject
+    gpu.rent_many(8, keep=True)  # reject
+    gpu.rent_many(8, gpus="1")  # reject
     gpu.offers("RTX 4090")  # reject
     gpu.rentals.reap(True)  # reject
     with gpu.rent(image=1) as rental:

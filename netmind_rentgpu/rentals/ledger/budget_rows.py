@@ -5,6 +5,7 @@ A budget belongs to one service, which its origin names, and counts the rentals 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
@@ -17,9 +18,9 @@ from netmind_rentgpu.rentals.ledger.rows import COLUMNS, decoded, moment_text, r
 from netmind_rentgpu.rentals.ledger.shared_budgets import SharedBudget, check_room, described, period_at
 from netmind_rentgpu.sqlite_file import Connection
 
-__all__ = ["LONGEST_PERIOD", "check_budget", "fold", "list_budgets", "remove_budget", "set_budget"]
+__all__ = ["LONGEST_PERIOD", "check_budget", "fold", "list_budgets", "remove_budget", "remove_expired", "set_budget"]
 
-_COLUMNS: Final = 'name, "limit", per, hourly, currency'
+_COLUMNS: Final = 'name, "limit", per, hourly, currency, expires_at'
 # The rows of a service's accounts, whose names begin with its origin.
 _OF_SERVICE: Final = "shared_budget = :name AND substr(account, 1, length(:origin) + 1) = :origin || ' '"
 # Past rentals of a budget are kept at least until the present period, a month at most, is over.
@@ -38,8 +39,8 @@ def set_budget(connection: Connection, origin: str, budget: SharedBudget) -> Non
             "currency", f"budget {budget.name!r} is in {existing.currency}; remove it first, or choose another name"
         )
     connection.execute(
-        'INSERT INTO budgets (origin, name, "limit", per, hourly, currency)'
-        " VALUES (:origin, :name, :limit, :per, :hourly, :currency) ON CONFLICT (origin, name) DO UPDATE"
+        'INSERT INTO budgets (origin, name, "limit", per, hourly, currency, expires_at)'
+        " VALUES (:origin, :name, :limit, :per, :hourly, :currency, :expires_at) ON CONFLICT (origin, name) DO UPDATE"
         ' SET "limit" = excluded."limit", per = excluded.per, hourly = excluded.hourly',
         {
             "origin": origin,
@@ -48,6 +49,7 @@ def set_budget(connection: Connection, origin: str, budget: SharedBudget) -> Non
             "per": budget.per,
             "hourly": None if budget.hourly is None else str(budget.hourly),
             "currency": budget.currency,
+            "expires_at": None if budget.expires_at is None else moment_text(budget.expires_at),
         },
     )
 
@@ -64,6 +66,16 @@ def list_budgets(connection: Connection, origin: str, clocks: ClockReading) -> l
         )
         for budget in map(_budget_of, rows)
     ]
+
+
+def remove_expired(connection: Connection, origin: str, now: datetime) -> None:
+    """Remove the budgets of fleets that have expired and have no rental, as of a process that was killed."""
+    expired = connection.execute(
+        "SELECT name FROM budgets WHERE origin = ? AND expires_at < ?", (origin, moment_text(now))
+    ).fetchall()
+    for (name,) in expired:
+        with suppress(InvalidArgumentError, StateFileError):
+            remove_budget(connection, origin, name)
 
 
 def remove_budget(connection: Connection, origin: str, name: str) -> None:
@@ -141,7 +153,7 @@ def _get(connection: Connection, origin: str, name: str) -> SharedBudget:
 
 
 def _budget_of(row: tuple[Any, ...]) -> SharedBudget:
-    name, limit, per, hourly, currency = row
+    name, limit, per, hourly, currency, expires_at = row
     try:
         return SharedBudget(
             name=name,
@@ -149,8 +161,9 @@ def _budget_of(row: tuple[Any, ...]) -> SharedBudget:
             per=per,
             hourly=None if hourly is None else Decimal(hourly),
             currency=currency,
+            expires_at=None if expires_at is None else datetime.fromisoformat(expires_at),
         )
-    except ArithmeticError as error:
+    except (ArithmeticError, ValueError) as error:
         raise StateFileError(f"could not read budget {name!r}: {error}; set it again with budgets.set") from error
 
 

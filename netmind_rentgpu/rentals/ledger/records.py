@@ -24,20 +24,20 @@ _MOST_SECONDS = int(timedelta.max.total_seconds())
 _SHOWN = (
     *("name", "label", "stage", "container_id", "gpu_name", "gpus", "node_name", "region", "image"),
     *("hourly_price", "currency", "intended_at", "created_at", "ready_at", "expires_at", "extendable_to", "certain_at"),
-    *("budget", "shared_budget", "max_cost", "max_cost_at_ceiling", "enforced_by", "release_job"),
+    *("budget", "shared_budget", "max_cost", "max_cost_at_ceiling", "enforced_by", "release_job", "idle_timeout"),
 )
 
 Stage: TypeAlias = Literal["intended", "created", "ready", "detached", "abandoned"]
 """The progress of a rental. `abandoned`: the rental is over, and its container may still have to be deleted."""
 
-EndCause: TypeAlias = Literal["released", "expired", "budget", "failed", "reaped", "gone", "kept", "finished"]
+EndCause: TypeAlias = Literal["released", "expired", "budget", "failed", "reaped", "gone", "kept", "finished", "idle"]
 """The cause of a rental's end.
 
 `released`: its user ended it, by leaving its block, by `close`, by `rentals.release`, or by deleting the container of a
 detached rental.
 `expired`: its time was up. `budget`: its budget was spent. `failed`: its container did not start. `reaped`: its process had
 ended without it. `gone`: its container did not exist any longer. `kept`: it was left to its user, and costs on. `finished`:
-the job was over for which it was detached.
+the job was over for which it was detached. `idle`: its machine was idle for too long.
 """
 
 
@@ -100,6 +100,9 @@ class RentalRecord:
         release_job: the name of the job with whose end the guardian deletes the container while the rental is detached; None
             if only the expiry ends it.
         release_job_id: the id of that job.
+        idle_timeout: how long the machine may be idle before it is deleted; None for as long as it is rented.
+        idle_since: the moment since which it is idle while it is detached, as its guardian has read; None if it has not.
+        idle_read_at: the moment of the guardian's last reading; None before.
         enforced_by: the processes that delete the container at its expiry, as `rentals.list` and `rentals.get` find them,
             such as "process 4711 and guardian 4712"; None if only `rentals.reap` does.
         cause: the cause of its end, if it is over, and the record is kept because its container may not be gone; else None.
@@ -141,6 +144,9 @@ class RentalRecord:
     guardian: ProcessIdentity | None = attrs.field(default=None, repr=False)
     release_job: str | None = None
     release_job_id: str | None = attrs.field(default=None, repr=False)
+    idle_timeout: timedelta | None = None
+    idle_since: datetime | None = attrs.field(default=None, repr=False)
+    idle_read_at: datetime | None = attrs.field(default=None, repr=False)
     enforced_by: str | None = attrs.field(default=None, eq=False)
 
     @property

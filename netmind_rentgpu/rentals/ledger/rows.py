@@ -167,6 +167,9 @@ _OPEN: Final[Mapping[str, _Conversion]] = {
     "guardian": (owner_text, read_owner),
     "release_job": _PLAIN,
     "release_job_id": _PLAIN,
+    "idle_timeout": _SECONDS,
+    "idle_since": _MOMENT,
+    "idle_read_at": _MOMENT,
 }
 _PAST: Final[Mapping[str, _Conversion]] = {
     "name": _PLAIN,

@@ -39,6 +39,7 @@ class SharedBudget:
         per: the period: a `day` or a `month` of UTC; None for all time.
         hourly: the most that the rentals which run at once may cost in an hour, together; None without such a limit.
         currency: the currency of both limits.
+        expires_at: the time after which the budget of a fleet is removed; None for a budget that `budgets.set` has made.
         spent: the cost of rentals that are over, in the present period.
         reserved: the cost that open rentals may come to in the present period, or have come to already.
         hourly_now: the price of an hour of all open rentals together.
@@ -50,6 +51,7 @@ class SharedBudget:
     per: BudgetPeriod | None = None
     hourly: Decimal | None = None
     currency: str
+    expires_at: datetime | None = None
     spent: Decimal = Decimal(0)
     reserved: Decimal = Decimal(0)
     hourly_now: Decimal = Decimal(0)

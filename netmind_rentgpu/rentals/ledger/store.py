@@ -26,7 +26,7 @@ import attrs
 
 from netmind_rentgpu.errors import RentalEndedError, RentalExpiredError, StateFileError
 from netmind_rentgpu.rentals.ledger import history
-from netmind_rentgpu.rentals.ledger.budget_rows import check_budget, list_budgets, remove_budget, set_budget
+from netmind_rentgpu.rentals.ledger.budget_rows import check_budget
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.deadlines import Extension, extended
 from netmind_rentgpu.rentals.ledger.past_rentals import Grouping, PastRental, Period, Share, shares_of_open
@@ -41,7 +41,6 @@ from netmind_rentgpu.rentals.ledger.rows import (
     record_of,
     row_of,
 )
-from netmind_rentgpu.rentals.ledger.shared_budgets import SharedBudget
 from netmind_rentgpu.state_accounts import join_accounts, names_of_accounts
 from netmind_rentgpu.state_file import Connection, State
 
@@ -56,6 +55,7 @@ _DEADLINE: Final = ("expires_at", "time_limit", "budget")
 _PROGRESS: Final = (
     *("stage", "container_id", "shown_name", "certain_at", "owner", "refused"),
     *("created_at", "ready_at", "cause", "ended_at", "release_job", "release_job_id"),
+    *("idle_since", "idle_read_at"),
 )
 
 
@@ -116,26 +116,6 @@ class Ledger:
             InsufficientBudgetError: it has no room.
         """
         await self._state.read(lambda connection: check_budget(connection, self._origin, record, clocks))
-
-    async def set_budget(self, budget: SharedBudget) -> None:
-        """Add a shared budget, or change its limits.
-
-        Raises:
-            InvalidArgumentError: it exists in another currency.
-        """
-        await self._state.write(lambda connection: set_budget(connection, self._origin, budget))
-
-    async def list_budgets(self, clocks: ClockReading) -> list[SharedBudget]:
-        """Return the shared budgets of this service, with what is spent and reserved."""
-        return await self._state.read(lambda connection: list_budgets(connection, self._origin, clocks))
-
-    async def remove_budget(self, name: str) -> None:
-        """Remove a shared budget.
-
-        Raises:
-            InvalidArgumentError: there is none, or it has open rentals.
-        """
-        await self._state.write(lambda connection: remove_budget(connection, self._origin, name))
 
     @property
     def _origin(self) -> str:
@@ -319,6 +299,16 @@ class Ledger:
             return moved
 
         return await self._state.write(extend)
+
+    async def record_idleness(self, record: RentalRecord) -> None:
+        """Write since when a detached rental's machine is idle, unless the rental was attached to or ended meanwhile."""
+
+        def write(connection: Connection) -> None:
+            current = self._find(connection, record.name)
+            if current is not None and current.stage == record.stage == "detached":
+                self._write(connection, record, ("idle_since", "idle_read_at"))
+
+        await self._state.write(write)
 
     async def claim_for_reap(
         self, record: RentalRecord, *, is_due: Callable[[RentalRecord], bool], cause: EndCause | None = None

@@ -36,12 +36,14 @@ class ProvisionSpec:
 
     Attributes:
         ttl: how long the container may run; None for a container that the user keeps.
+        until: the latest end, if it comes before that of the ttl; None for the ttl alone.
         extendable_to: how long it may run at most, however it is extended.
         budget: the most that it may cost; None without a limit.
         spent_before: the cost of machines that did not start.
         label: the user's own name for the rental.
         image: the image, as the user named it.
         shared_budget: the name of the budget that the rental shares; None without one.
+        idle_timeout: how long the machine may be idle; None for as long as it is rented.
     """
 
     image_id: int
@@ -50,10 +52,12 @@ class ProvisionSpec:
     auth_id: int
     payment_type: PaymentType | str | int
     ttl: timedelta | None
+    until: datetime | None = None
     extendable_to: timedelta = timedelta(0)
     budget: Decimal | None = None
     spent_before: Decimal = Decimal(0)
     label: str | None = None
+    idle_timeout: timedelta | None = None
 
     def intent(
         self,
@@ -78,6 +82,8 @@ class ProvisionSpec:
         if announced is not None:
             ceiling = announced.extendable_to
         time_limit = None if self.ttl is None else began + self.ttl
+        if time_limit is not None and self.until is not None:
+            time_limit = min(time_limit, self.until)
         record = RentalRecord(
             name=new_name(ceiling) if announced is None else announced.name,
             stage="intended",
@@ -101,6 +107,7 @@ class ProvisionSpec:
             image=self.image,
             currency=offer.currency,
             shared_budget=self.shared_budget,
+            idle_timeout=self.idle_timeout,
             guardian=guardian,
         )
         return attrs.evolve(record, expires_at=record.earlier_limit)

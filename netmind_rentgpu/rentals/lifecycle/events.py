@@ -26,7 +26,17 @@ __all__ = ["RELEASE_REASONS", "EventKind", "EventOptions", "OnRentalEvent", "Ren
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 EventKind: TypeAlias = Literal[
-    "asking", "refused", "created", "waiting", "ready", "failed", "extended", "expiring", "releasing", "released"
+    "out_of_stock",
+    "asking",
+    "refused",
+    "created",
+    "waiting",
+    "ready",
+    "failed",
+    "extended",
+    "expiring",
+    "releasing",
+    "released",
 ]
 
 
@@ -37,38 +47,40 @@ class RentalEvent:
     A rental that tries several machines has a name for each, so that the name changes from one `asking` to the next.
 
     Attributes:
-        kind: `asking` (the create is about to be sent), `refused` (the machine is not available), `created`, `waiting` (the
-            container starts), `ready` (the login has worked), `failed` (the machine did not start), `extended`, `expiring`
-            (the end is near), `releasing` (the deletion begins), or `released` (the container is gone).
+        kind: `out_of_stock` (no machine is available, and the rental waits for one), `asking` (the create is about to be
+            sent), `refused` (the machine is not available), `created`, `waiting` (the container starts), `ready` (the login
+            has worked), `failed` (the machine did not start), `extended`, `expiring` (the end is near), `releasing` (the
+            deletion begins), or `released` (the container is gone).
         at: the time of the event, in UTC.
-        name: the container's name.
+        name: the container's name; None as long as no machine was asked.
         label: the user's own name for the rental; None if it has none.
         container_id: the container's id; None as long as the service has not shown it.
-        node_name, gpu_name, region: the machine, as it was listed.
-        gpus: the number of its GPUs.
+        node_name, gpu_name, region: the machine, as it was listed; None as long as none was asked.
+        gpus: the number of its GPUs; None likewise.
         hourly_price: the listed price of an hour; None if it could not be read.
         currency: the currency of prices and costs, such as USD; None if it is not known.
-        intended_at, created_at, ready_at, expires_at, extendable_to: the moments of the rental, as in its `RentalRecord`.
+        intended_at, created_at, ready_at, expires_at, extendable_to: the moments of the rental, as in its `RentalRecord`;
+            None likewise.
         max_cost, max_cost_at_ceiling: the most that the rental can cost until `expires_at`, and until `extendable_to`, if
             only `rentals.reap(by_name=True)` is left to end it; None if it is not known.
         spent: the estimated cost so far of this machine; None if it is not known.
-        reason: the cause of a refusal, of a failure or of the release, or what the service shows of a container that starts;
-            None for other kinds.
-        next_step: the step that follows a failure; None for other kinds.
+        reason: the cause of a lack of stock, of a refusal, of a failure or of the release; what the service shows of a
+            container that starts; or since when a machine is idle that is about to end. None for other kinds.
+        next_step: the step that follows a lack of stock or a failure; None for other kinds.
     """
 
     kind: EventKind
     at: datetime
-    name: str
+    name: str | None = None
     label: str | None = None
     container_id: int | None = None
-    node_name: str
+    node_name: str | None = None
     gpu_name: str | None = None
     region: str | None = None
-    gpus: int
+    gpus: int | None = None
     hourly_price: Decimal | None = None
     currency: str | None = None
-    intended_at: datetime
+    intended_at: datetime | None = None
     created_at: datetime | None = None
     ready_at: datetime | None = None
     expires_at: datetime | None = None
@@ -105,7 +117,8 @@ class RentalEvent:
         return plain_values({name: getattr(self, name) for name in _FIELDS}, json=json)
 
     def __str__(self) -> str:
-        return f"{self.name}: {_SENTENCES[self.kind](self)}"
+        sentence = _SENTENCES[self.kind](self)
+        return sentence if self.name is None else f"{self.name}: {sentence}"
 
 
 OnRentalEvent: TypeAlias = Callable[[RentalEvent], object]
@@ -155,6 +168,10 @@ def _most(event: RentalEvent) -> str:
     return f"at most {amount_text(event.max_cost, event.currency)}, or {ceiling} if only reap(by_name=True) ends it"
 
 
+def _out_of_stock(event: RentalEvent) -> str:
+    return f"no machine is available: {event.reason}; {event.next_step}"
+
+
 def _asking(event: RentalEvent) -> str:
     return f"asking {event.node_name} for {event.gpus} x {event.gpu_name or 'an unnamed GPU'} {_price(event)}"
 
@@ -172,7 +189,7 @@ def _waiting(event: RentalEvent) -> str:
 
 
 def _ready(event: RentalEvent) -> str:
-    took = (event.ready_at or event.at) - event.intended_at
+    took = (event.ready_at or event.at) - (event.intended_at or event.at)
     since = f"{took.total_seconds():.1f} s after its create"
     return f"ready on {event.node_name}, {since}; container {event.container_id}, {_price(event)}"
 
@@ -186,6 +203,8 @@ def _extended(event: RentalEvent) -> str:
 
 
 def _expiring(event: RentalEvent) -> str:
+    if event.reason is not None:
+        return event.reason
     return f"expires at {_end(event)}, and container {event.container_id} is deleted then, unless it is extended"
 
 
@@ -199,6 +218,7 @@ def _released(event: RentalEvent) -> str:
 
 
 _SENTENCES: Final[Mapping[EventKind, Callable[[RentalEvent], str]]] = {
+    "out_of_stock": _out_of_stock,
     "asking": _asking,
     "refused": _refused,
     "created": _created,
@@ -220,6 +240,7 @@ RELEASE_REASONS: Final[Mapping[EndCause, str]] = {
     "reaped": "its process has ended",
     "gone": "it seems to be gone",
     "kept": "its user keeps it",
+    "idle": "it was idle for too long",
 }
 """The reasons of `releasing` events, by the cause of the end."""
 
@@ -246,13 +267,34 @@ class RentalEvents:
         No error is raised, because the caller may be about to delete a container. The user's function runs in a task of its
         own, so that no error of it, and no interrupt that comes meanwhile, reaches the tasks that rent and delete.
         """
+        self._send(lambda: self._of_record(kind, record, reason, next_step), f"{record.name} is {kind}")
+
+    def tell_of_stock(self, label: str | None, *, reason: str, left: timedelta) -> None:
+        """Log that no machine is available, and hand that to the caller's function soon.
+
+        Args:
+            left: the time for which the rental waits for one.
+        """
+        at = self._context.clock().wall
+        next_step = f"the machines are listed again and again until {at + left:%Y-%m-%d %H:%M:%S} UTC"
+        self._send(
+            lambda: RentalEvent(kind="out_of_stock", at=at, label=label, reason=reason, next_step=next_step),
+            "no machine is available",
+        )
+
+    def _of_record(
+        self, kind: EventKind, record: RentalRecord, reason: str | None, next_step: str | None
+    ) -> RentalEvent:
+        clocks = self._context.clock()
+        spent = cost_of(record, record.ended_at or record.present(clocks))
+        return RentalEvent.of(kind, record, at=clocks.wall, spent=spent, reason=reason, next_step=next_step)
+
+    def _send(self, make: Callable[[], RentalEvent], fact: str) -> None:
         try:
-            clocks = self._context.clock()
-            spent = cost_of(record, record.ended_at or record.present(clocks))
-            event = RentalEvent.of(kind, record, at=clocks.wall, spent=spent, reason=reason, next_step=next_step)
+            event = make()
             logger.info("%s", event)
         except Exception:
-            logger.exception("could not tell that %s is %s", record.name, kind)
+            logger.exception("could not send the event that %s", fact)
             return
         if self.options.on_event is None:
             return

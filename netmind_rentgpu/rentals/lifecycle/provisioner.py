@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 import attrs
 
@@ -48,7 +49,6 @@ from netmind_rentgpu.rentals.lifecycle.deletion import (
 )
 from netmind_rentgpu.rentals.lifecycle.events import RELEASE_REASONS, RentalEvents
 from netmind_rentgpu.rentals.lifecycle.finding import enforced
-from netmind_rentgpu.rentals.lifecycle.release_jobs import StartedJob
 from netmind_rentgpu.rentals.selection.catalog import OfferQueue
 from netmind_rentgpu.rentals.selection.offers import Offer
 
@@ -235,11 +235,11 @@ class Provisioner:
         self._context.untrack(name)
         self._untrack(name)
 
-    async def detach(self, record: RentalRecord, job: StartedJob | None = None) -> RentalRecord:
+    async def detach(self, record: RentalRecord, progress: Mapping[str, Any]) -> RentalRecord:
         """Detach a rental; return its record. To be run in a task of its own.
 
         Args:
-            job: the job with whose end the guardian ends the rental; None if only its expiry ends it.
+            progress: what its guardian goes on with, by the fields of the record.
 
         Raises:
             StateFileError: that could not be written; the rental is not detached.
@@ -247,16 +247,15 @@ class Provisioner:
         """
         if (tracked := self._attempts.get(record.name)) is not None:
             record = tracked.attempt.record
-        name, job_id = (None, None) if job is None else (job.name, job.id)
-        record = attrs.evolve(record, release_job=name, release_job_id=job_id)
+        record = attrs.evolve(record, **progress)
         try:
             detached = await self._context.ledger.detach(record)
         except asyncio.CancelledError:  # raised once it is written
             self._disown_detached(record)
             raise
         self._disown_detached(detached)
-        if job is not None:
-            await self._context.look_at_jobs()
+        if record.release_job is not None or record.idle_timeout is not None:
+            await self._context.look_at_detached()
         return enforced(detached)
 
     def _disown_detached(self, record: RentalRecord) -> None:

@@ -34,6 +34,8 @@ from netmind_rentgpu.rentals.lifecycle.attempt import CreateAttempt, Evidence, F
 from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup, CleanupResult, TrackedAttempt
 from netmind_rentgpu.rentals.lifecycle.deletion import Deletion, Target, log_release, unreleased, write_best_effort
 from netmind_rentgpu.rentals.lifecycle.finding import in_use_error
+from netmind_rentgpu.rentals.lifecycle.idle_clock import between_readings
+from netmind_rentgpu.rentals.lifecycle.idle_detached import idle_rentals
 from netmind_rentgpu.rentals.lifecycle.release_jobs import finished_jobs
 
 __all__ = ["close_record_of_deleted", "reap", "reap_by_name", "reap_guarded", "release"]
@@ -93,6 +95,7 @@ class _Reaping:
         dead: Collection[str],
         wait: bool,
         finished: Collection[str] = (),
+        idle: Collection[str] = (),
     ) -> None:
         """End many records at once, each as `end` does.
 
@@ -102,11 +105,12 @@ class _Reaping:
             dead: the names of the records whose makers are dead for certain.
             wait: as for `end`.
             finished: the ids of the jobs that are over, with whose end their rentals end.
+            idle: the names of the rentals whose machines are idle for too long.
         """
         await self.shielded(
             self.end(
                 record,
-                _cause_to_reap(self.context, record, finished),
+                "idle" if record.name in idle else _cause_to_reap(self.context, record, finished),
                 is_living=is_living,
                 wait=wait,
                 is_dead=record.name in dead,
@@ -241,15 +245,15 @@ async def reap_guarded(
 ) -> timedelta | None:
     """Delete the containers of the rentals that a guardian has to end.
 
-    These are the rentals that are over, or whose time is up; those that were detached until a job is over, which it is; and
-    all that the owner has, if it is gone.
+    These are the rentals that are over, or whose time is up; those that were detached until a job is over, which it is, or
+    whose machines are idle for too long; and all that the owner has, if it is gone.
 
     Args:
         guardian: the guardian of the rentals.
         owner: the process that the guardian belongs to. Another process may have attached to a rental meanwhile.
         former: the guardians whose rentals it takes over.
         grace: the time after a deadline for which the deletion is left to a living owner.
-        between_job_looks: the longest time until the next look at a job that is not over.
+        between_job_looks: the longest time until the next look at a job that is not over, or at a machine that is not idle.
         owner_is_gone: True if that process is dead, or runs another program by now.
 
     Returns:
@@ -265,10 +269,12 @@ async def reap_guarded(
 
     def is_due(record: RentalRecord) -> bool:
         is_over = record.stage == "abandoned" or is_of_the_dead(record)
-        is_over |= record.stage == "detached" and record.release_job_id in finished
+        is_over |= record.stage == "detached" and (record.release_job_id in finished or record.name in idle)
         return record.guardian == guardian and (is_over or time_left(record) <= timedelta(0))
 
     def until_look(record: RentalRecord) -> timedelta:
+        if record.stage == "detached" and record.idle_timeout is not None:
+            return min(time_left(record), between_readings(record.idle_timeout, between_job_looks))
         if record.stage != "detached" or record.release_job is None:
             return time_left(record)
         # The older a rental, the less a minute costs beside it.
@@ -284,8 +290,11 @@ async def reap_guarded(
     if former:
         await ledger.change_guardian(former, guardian)
     finished: set[str] = set()
+    idle: set[str] = set()
     records = [record for record in await ledger.list_open() if record.guardian == guardian]
-    finished |= await finished_jobs(context, [record for record in records if not is_due(record)])
+    waiting = [record for record in records if not is_due(record)]
+    finished |= await finished_jobs(context, waiting)
+    idle |= await idle_rentals(context, [record for record in waiting if not is_due(record)], pause=between_job_looks)
     due = [record for record in records if is_due(record)]
     dead = {record.name for record in due if is_of_the_dead(record)}
     living = [record for record in due if _may_create(record) and record.name not in dead]
@@ -293,7 +302,7 @@ async def reap_guarded(
         *(ledger.claim_for_reap(record, is_due=is_due) for record in due if record not in living)
     )
     reaping = _Reaping(context)
-    await reaping.end_all(living, claimed, dead=dead, wait=owner_is_gone, finished=finished)
+    await reaping.end_all(living, claimed, dead=dead, wait=owner_is_gone, finished=finished, idle=idle)
     left = [record for record in await ledger.list_open() if record.guardian == guardian]
     return min((timedelta(0) if is_due(record) else until_look(record) for record in left), default=None)
 

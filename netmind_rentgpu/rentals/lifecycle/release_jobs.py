@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 from netmind_rentgpu.errors import InvalidArgumentError, JobNotFoundError, RentGPUError
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
+from netmind_rentgpu.rentals.lifecycle.idle_clock import IdleClock
 
-__all__ = ["ReleaseWhen", "StartedJob", "check_release", "finished_jobs"]
+__all__ = ["ReleaseWhen", "StartedJob", "check_release", "finished_jobs", "guarded"]
 
 _LONGEST_LOOK = 60.0
 ReleaseWhen: TypeAlias = Literal["exits"]
@@ -38,6 +39,21 @@ def check_release(release_when: ReleaseWhen | None, job: StartedJob | None) -> S
     if job is None or not all(isinstance(getattr(job, name, None), str) for name in ("name", "id")):
         raise InvalidArgumentError("job", "must be the job with whose end the rental is to end, as start() returns it")
     return job
+
+
+def guarded(job: StartedJob | None, idle: IdleClock | None) -> dict[str, Any]:
+    """Return what the guardian of a rental goes on with once it is detached, by the fields of its record.
+
+    Args:
+        job: the job with whose end the rental ends; None if there is none.
+        idle: the time for which its machine has been idle; None if that is not known.
+    """
+    return {
+        "release_job": None if job is None else job.name,
+        "release_job_id": None if job is None else job.id,
+        "idle_since": None if idle is None else idle.since,
+        "idle_read_at": None if idle is None else idle.read_at,
+    }
 
 
 async def finished_jobs(context: RentalContext, records: Iterable[RentalRecord]) -> set[str]:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import timedelta
 
 import attrs
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.conditions import Condition
-from netmind_rentgpu.errors import ContainerFailedError, ReleaseError, RentGPUError, WaitTimeoutError
+from netmind_rentgpu.errors import (
+    ContainerFailedError,
+    NoMachineError,
+    ReleaseError,
+    RentGPUError,
+    WaitTimeoutError,
+)
 from netmind_rentgpu.models import Container
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced
@@ -29,6 +36,8 @@ _GRACE = 0.5
 _SHORTEST_WAIT = 0.01
 # With less time left, no other machine is tried.
 _LEAST_FOR_ANOTHER = 1.0
+# Between two events of a lack of stock.
+_BETWEEN_STOCK_EVENTS = 60.0
 
 
 @attrs.define(kw_only=True, eq=False)
@@ -53,6 +62,8 @@ class RentalStart:
     unreleased: ReleaseError | None = None
     has_failed: bool = False
     has_interrupted: bool = False
+    # When an event said last that no machine is in stock, in seconds on the event loop's clock.
+    _stock_event_at: float | None = attrs.field(default=None, init=False)
 
     async def run(self, expire: Callable[[], None]) -> None:
         """Start the rental within its time limit.
@@ -71,7 +82,54 @@ class RentalStart:
             raise
 
     async def _run(self, expire: Callable[[], None]) -> None:
-        seconds = self._limits.total
+        time = asyncio.get_running_loop().time
+        left, stock_until = self._limits.total, time() + self._limits.stock
+        while True:
+            began = time()
+            try:
+                await self._run_within(left, expire)
+            except NoMachineError as error:
+                left -= time() - began
+                if min(left, stock_until - time()) < _LEAST_FOR_ANOTHER:
+                    raise
+                await self._wait_for_stock(error, stock_until)
+            else:
+                return
+
+    async def _wait_for_stock(self, error: NoMachineError, until: float) -> None:
+        """Wait until a machine may be available.
+
+        Args:
+            until: seconds on the event loop's clock.
+
+        Raises:
+            NoMachineError: there was none until then, or the error does not come from a lack of stock.
+        """
+        waiting = asyncio.get_running_loop().create_task(self._source.wait_for_stock(error))
+        try:
+            await asyncio.wait({waiting}, timeout=0)
+            if not waiting.done():
+                await self._tell_of_stock(error, until)
+                await asyncio.wait({waiting}, timeout=until - asyncio.get_running_loop().time())
+            if not waiting.done():
+                text = f"{error}; none was available within {self._limits.stock:g} s"
+                raise NoMachineError(text, refusals=error.refusals) from error.__cause__
+        finally:
+            waiting.cancel()
+            await asyncio.wait({waiting})
+            # Mark the error as retrieved: otherwise asyncio logs it.
+            _ = waiting.cancelled() or waiting.exception()
+        waiting.result()
+
+    async def _tell_of_stock(self, error: NoMachineError, until: float) -> None:
+        now = asyncio.get_running_loop().time()
+        if self._stock_event_at is not None and now < self._stock_event_at + _BETWEEN_STOCK_EVENTS:
+            return
+        self._stock_event_at = now
+        self._events.tell_of_stock(self._source.label, reason=str(error), left=timedelta(seconds=until - now))
+        await self._events.let_begin()
+
+    async def _run_within(self, seconds: float, expire: Callable[[], None]) -> None:
         time_limit = asyncio.timeout(seconds + _GRACE)
         try:
             async with time_limit:
@@ -79,7 +137,8 @@ class RentalStart:
         except TimeoutError:
             if not time_limit.expired():
                 raise
-            error = WaitTimeoutError(f"no machine allowed a login within {seconds:g} s", arrived={}, pending={})
+            text = f"no machine allowed a login within {self._limits.total:g} s"
+            error = WaitTimeoutError(text, arrived={}, pending={})
             raise self._source.failed.added_to(error) from None
         finally:
             # Break the reference cycle of the time limit, its task and its exception.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
@@ -34,12 +35,14 @@ class StartLimits:
     """The time limits, in seconds, for a rental to be handed over.
 
     Attributes:
-        total: for the whole start.
+        total: for the whole start, without the wait for stock.
         each: for one machine, counted from its create.
+        stock: for machines to come in stock.
     """
 
     total: float
     each: float
+    stock: float = 0.0
 
 
 def failure_condition(record: RentalRecord, fail: Condition | None) -> Condition:
@@ -92,14 +95,27 @@ class MachineSource(Protocol):
 
     Attributes:
         failed: the machines that did not start.
+        label: the user's own name for the rental; None if it has none.
+        until: the time at which the rental ends at the latest, as its fleet does, in UTC; None for its own limits alone.
         has_others: True if the source may provide another machine after a machine did not start.
     """
 
     failed: FailedStarts
+    label: str | None
+    until: datetime | None
     has_others: bool
 
     async def provision(self, provisioner: Provisioner) -> ProvisionedRental:
         """Provision a machine that is not in `failed`."""
+        ...
+
+    async def wait_for_stock(self, error: NoMachineError) -> None:
+        """Wait until a machine may be available.
+
+        Raises:
+            NoMachineError: the given error, because it does not come from a lack of stock.
+            RentGPUError: the machines cannot be listed.
+        """
         ...
 
     async def remember_failure(self, provisioned: ProvisionedRental) -> None:

@@ -16,6 +16,7 @@ from netmind_rentgpu.errors import (
     ReleaseError,
     RentalEndedError,
     RentalExpiredError,
+    RentalIdleError,
     RentGPUError,
     SSHError,
 )
@@ -47,11 +48,12 @@ class EndReason(Enum):
     OTHER_PROCESS = "it belongs to another process, from which this one was forked"
     EXPIRED = "its time is up"
     BUDGET_SPENT = "its budget is spent"
+    IDLE = "its machine was idle for too long"
     GONE = "its container is gone"
 
 
 # The reasons for which the SDK itself ends a rental while its block runs.
-_DEADLINES = (EndReason.EXPIRED, EndReason.BUDGET_SPENT)
+_DEADLINES = (EndReason.EXPIRED, EndReason.BUDGET_SPENT, EndReason.IDLE)
 
 
 def end_error(reason: EndReason | None, provisioned: ProvisionedRental | None) -> RentGPUError:
@@ -73,8 +75,13 @@ def end_error(reason: EndReason | None, provisioned: ProvisionedRental | None) -
                 )
             case EndReason.BUDGET_SPENT:
                 limit = f"{amount_text(record.budget, record.currency)}, at a listed {record.hourly_price} an hour"
+                if record.budget is None:
+                    limit = f"shared budget {record.shared_budget!r} has no room for more"
                 text = f"the budget of {name} is spent {ended}: {limit}; {deleted}"
                 return BudgetExceededError(text, name=name, container_id=container_id)
+            case EndReason.IDLE:
+                text = f"the machine of {name} was idle for its idle_timeout of {record.idle_timeout}; {deleted}"
+                return RentalIdleError(text, name=name, container_id=container_id)
             case EndReason.GONE:
                 text = f"the container of {name}, {provisioned.container.id}, is gone"
                 return RentalEndedError(text, name=name, container_id=container_id)
@@ -97,6 +104,8 @@ def cause_of(reason: EndReason | None, *, has_started: bool) -> EndCause:
             return "expired"
         case EndReason.BUDGET_SPENT:
             return "budget"
+        case EndReason.IDLE:
+            return "idle"
         case EndReason.GONE:
             return "gone"
         case _:
@@ -149,12 +158,14 @@ class RentalState:
         phase: never an earlier one than before.
         reason: the reason why the rental ends; None as long as it does not.
         provisioned: the container that the rental has, or had; None before.
+        ended: set once the rental ends.
     """
 
     def __init__(self) -> None:
         self.phase: Phase = Phase.NEW
         self.reason: EndReason | None = None
         self.provisioned: ProvisionedRental | None = None
+        self.ended: asyncio.Event = asyncio.Event()
         self._process: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -184,6 +195,7 @@ class RentalState:
     def end(self, reason: EndReason) -> None:
         """Record why the rental ends, unless an earlier reason is known."""
         self.reason = self.reason or reason
+        self.ended.set()
 
     @property
     def is_entered_here(self) -> bool:

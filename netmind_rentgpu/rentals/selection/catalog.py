@@ -12,6 +12,7 @@ from netmind_rentgpu.concurrency.single_flight import SingleFlight
 from netmind_rentgpu.errors import MachineRefusal, NoMachineError, RentGPUError
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.rentals.selection.offers import Offer, is_taken_up, next_offer
+from netmind_rentgpu.rentals.selection.stock import StockWatch
 from netmind_rentgpu.resources.machines import AsyncMachines
 from netmind_rentgpu.wire.retry import may_have_acted
 
@@ -63,6 +64,7 @@ class MachineCatalog:
         )
         self._refused: dict[str, _Refused] = {}
         self._reserved: Counter[str] = Counter()
+        self._stock = StockWatch(self._list_anew)
         # The number of releases. Until the next release no machine gets GPUs back, so each `taken_up` stays true.
         self._released = 0
 
@@ -73,6 +75,18 @@ class MachineCatalog:
             RentGPUError: any of the client's errors.
         """
         return await self._listed[currency].get(lambda: self._machines.list(currency=currency))
+
+    async def next_machines(self, currency: str) -> list[Machine]:
+        """Wait for the next list of the machines, which all rentals that wait for stock share.
+
+        Raises:
+            RentGPUError: any of the client's errors that a retry would not cure.
+        """
+        return await self._stock.next_list(currency)
+
+    async def _list_anew(self, currency: str) -> list[Machine]:
+        self._listed[currency].forget()
+        return await self.machines(currency)
 
     def exclude(self, node_name: str, gpus: int, error: RentGPUError) -> None:
         """Exclude a node for a minute from offers of as many GPUs as it has refused, or more."""

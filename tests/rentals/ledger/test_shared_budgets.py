@@ -25,6 +25,7 @@ from netmind_rentgpu import (
     StateFileError,
 )
 from netmind_rentgpu.fingerprint import Fingerprint
+from netmind_rentgpu.rentals.ledger.budget_ledger import BudgetLedger
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.deadlines import Extension
 from netmind_rentgpu.rentals.ledger.past_rentals import Period
@@ -201,55 +202,64 @@ def ledger(state_file: State) -> Ledger:
     return Ledger(state_file, keep_history=timedelta(days=1))
 
 
-async def test_budget_is_set_listed_changed_and_removed(ledger: Ledger) -> None:
-    await ledger.set_budget(TEAM)
-    await ledger.set_budget(attrs.evolve(TEAM, name="other", limit=None, hourly=Decimal("0.5")))
-    assert await ledger.list_budgets(NOW) == [
+@pytest.fixture
+def budgets(state_file: State) -> BudgetLedger:
+    return BudgetLedger(state_file)
+
+
+async def test_budget_is_set_listed_changed_and_removed(budgets: BudgetLedger) -> None:
+    await budgets.set(TEAM, NOW)
+    await budgets.set(attrs.evolve(TEAM, name="other", limit=None, hourly=Decimal("0.5")), NOW)
+    assert await budgets.list(NOW) == [
         attrs.evolve(TEAM, name="other", limit=None, hourly=Decimal("0.5")),
         TEAM,
     ]
-    await ledger.set_budget(attrs.evolve(TEAM, limit=Decimal(7), per="month"))
-    assert (await ledger.list_budgets(NOW))[1] == attrs.evolve(TEAM, limit=Decimal(7), per="month")
+    await budgets.set(attrs.evolve(TEAM, limit=Decimal(7), per="month"), NOW)
+    assert (await budgets.list(NOW))[1] == attrs.evolve(TEAM, limit=Decimal(7), per="month")
     with pytest.raises(InvalidArgumentError, match="budget 'team' is in USD; remove it first"):
-        await ledger.set_budget(attrs.evolve(TEAM, currency="CNY"))
-    await ledger.remove_budget("other")
+        await budgets.set(attrs.evolve(TEAM, currency="CNY"), NOW)
+    await budgets.remove("other")
     with pytest.raises(InvalidArgumentError, match="there is no budget 'other'; there are 'team'"):
-        await ledger.remove_budget("other")
+        await budgets.remove("other")
 
 
-async def test_reservation_is_made_with_the_row_and_given_back_when_it_closes(ledger: Ledger) -> None:
-    await ledger.set_budget(TEAM)
+async def test_reservation_is_made_with_the_row_and_given_back_when_it_closes(
+    ledger: Ledger, budgets: BudgetLedger
+) -> None:
+    await budgets.set(TEAM, NOW)
     for number in range(2):
         await ledger.insert(attrs.evolve(RECORD, name=f"rg-{number}"), NOW)
     third = attrs.evolve(RECORD, name="rg-third")
     with pytest.raises(InsufficientBudgetError, match=r"8\.000000 reserved by rg-0, rg-1"):
         await ledger.insert(third, NOW)
     assert [record.name for record in await ledger.list_open()] == ["rg-0", "rg-1"]
-    (budget,) = await ledger.list_budgets(NOW)
+    (budget,) = await budgets.list(NOW)
     assert (budget.spent, budget.reserved, budget.hourly_now, budget.holders) == (0, 8, 2, ("rg-0", "rg-1"))
     # It has cost 1, and not 4.
     await ledger.close("rg-0", PastRental.of(attrs.evolve(RECORD, name="rg-0"), ended_at=NOON + HOUR, cause="released"))
     await ledger.insert(third, NOW)
-    (budget,) = await ledger.list_budgets(NOW)
+    (budget,) = await budgets.list(NOW)
     assert (budget.spent, budget.reserved) == (1, 8)
     with pytest.raises(
         InvalidArgumentError, match="budget 'team' has open rentals: rg-1, rg-third; release them first"
     ):
-        await ledger.remove_budget("team")
+        await budgets.remove("team")
 
 
-async def test_refused_create_gives_its_reservation_back_and_one_in_doubt_keeps_it(ledger: Ledger) -> None:
-    await ledger.set_budget(TEAM)
+async def test_refused_create_gives_its_reservation_back_and_one_in_doubt_keeps_it(
+    ledger: Ledger, budgets: BudgetLedger
+) -> None:
+    await budgets.set(TEAM, NOW)
     doubtful, refused = (attrs.evolve(INTENDED, name=name) for name in ("rg-doubtful", "rg-refused"))
     for record in (doubtful, refused):
         await ledger.insert(record, NOW)
-    assert (await ledger.list_budgets(NOW))[0].reserved == 8
+    assert (await budgets.list(NOW))[0].reserved == 8
     await ledger.update(attrs.evolve(refused, refused=True))
-    assert (await ledger.list_budgets(NOW))[0].reserved == 4
+    assert (await budgets.list(NOW))[0].reserved == 4
 
 
-async def test_extension_reserves_more_or_is_refused(ledger: Ledger) -> None:
-    await ledger.set_budget(TEAM)
+async def test_extension_reserves_more_or_is_refused(ledger: Ledger, budgets: BudgetLedger) -> None:
+    await budgets.set(TEAM, NOW)
     await ledger.insert(RECORD, NOW)
     assert (await ledger.extend(RECORD.name, Extension(ttl=10 * HOUR), NOW)).expires_at == NOON + 10 * HOUR
     with pytest.raises(InsufficientBudgetError, match=r"which may cost 11\.000000 USD: of 10, 0\.000000 are spent"):
@@ -258,75 +268,82 @@ async def test_extension_reserves_more_or_is_refused(ledger: Ledger) -> None:
     assert record.expires_at == NOON + 10 * HOUR
 
 
-async def test_budget_of_another_currency_or_none_is_refused(ledger: Ledger) -> None:
+async def test_budget_of_another_currency_or_none_is_refused(ledger: Ledger, budgets: BudgetLedger) -> None:
     with pytest.raises(
         InvalidArgumentError, match=r"there is no budget 'team'; there are none; budgets\.set makes one"
     ):
         await ledger.insert(RECORD, NOW)
-    await ledger.set_budget(TEAM)
+    await budgets.set(TEAM, NOW)
     with pytest.raises(InvalidArgumentError, match="'team' is in USD, and the rental in CNY"):
         await ledger.insert(attrs.evolve(RECORD, currency="CNY"), NOW)
     assert await ledger.list_open() == []
 
 
-async def test_budget_counts_the_rentals_of_all_tokens_of_its_service_alone(ledger: Ledger) -> None:
+async def test_budget_counts_the_rentals_of_all_tokens_of_its_service_alone(
+    ledger: Ledger, budgets: BudgetLedger
+) -> None:
     states = [
         state_at(ledger.path, "another-token"),
         State(ledger.path, Fingerprint("https://service.example.org", "a-token")),
     ]
     same, elsewhere = map(Ledger, states)
-    await ledger.set_budget(TEAM)
+    await budgets.set(TEAM, NOW)
     await same.insert(RECORD, NOW)
-    assert (await ledger.list_budgets(NOW))[0].reserved == 4
-    assert await elsewhere.list_budgets(NOW) == []
-    await elsewhere.set_budget(TEAM)
+    assert (await budgets.list(NOW))[0].reserved == 4
+    budgets_elsewhere = BudgetLedger(states[1])
+    assert await budgets_elsewhere.list(NOW) == []
+    await budgets_elsewhere.set(TEAM, NOW)
     await elsewhere.insert(attrs.evolve(RECORD, name="rg-elsewhere"), NOW)
-    assert (await ledger.list_budgets(NOW))[0].reserved == 4
+    assert (await budgets.list(NOW))[0].reserved == 4
     for state_file in states:
         state_file.close()
 
 
 @pytest.mark.parametrize("per", [None, "month"])
-async def test_costs_of_removed_history_stay_in_the_budget(ledger: Ledger, per: Any) -> None:
-    await ledger.set_budget(attrs.evolve(TEAM, per=per, limit=Decimal(99)))
+async def test_costs_of_removed_history_stay_in_the_budget(ledger: Ledger, budgets: BudgetLedger, per: Any) -> None:
+    await budgets.set(attrs.evolve(TEAM, per=per, limit=Decimal(99)), NOW)
     ends = [NOON - timedelta(days=days) for days in (40, 35, 20, 10, 0.5, 0)]
     for number, end in enumerate(ends):
         record = attrs.evolve(RECORD, name=f"rg-{number}", intended_at=end - HOUR)
         await ledger.insert(record)
         await ledger.close(record.name, PastRental.of(record, ended_at=end, cause="released"))
-    (budget,) = await ledger.list_budgets(NOW)
+    (budget,) = await budgets.list(NOW)
     assert budget.spent == (6 if per is None else 4)
     # Only those of earlier periods were removed.
     kept = [past.ended_at for past in await ledger.list_past(Period(), None)]
     assert set(ends[2:]) <= set(kept)
     assert ends[0] not in kept
     # What is folded counts from then on, even if the period changes.
-    await ledger.set_budget(attrs.evolve(TEAM, per=None, limit=Decimal(99)))
-    assert (await ledger.list_budgets(NOW))[0].spent == 6
+    await budgets.set(attrs.evolve(TEAM, per=None, limit=Decimal(99)), NOW)
+    assert (await budgets.list(NOW))[0].spent == 6
 
 
-async def test_rental_counts_in_the_present_period_though_the_clock_was_set(ledger: Ledger) -> None:
-    await ledger.set_budget(attrs.evolve(TEAM, per="day", limit=Decimal(99)))
+async def test_rental_counts_in_the_present_period_though_the_clock_was_set(
+    ledger: Ledger, budgets: BudgetLedger
+) -> None:
+    await budgets.set(attrs.evolve(TEAM, per="day", limit=Decimal(99)), NOW)
     # The clock was 40 days behind when the rental was made, two hours ago.
     long_ago = NOON - timedelta(days=40)
     booted = {"boot": "a boot", "booted_at": long_ago - HOUR}
     record = attrs.evolve(RECORD, intended_at=long_ago, expires_at=long_ago + 9 * HOUR, **booted)
     await ledger.insert(record)
     now = ClockReading(NOON, boot="a boot", since_boot=3 * 3600)
-    assert (await ledger.list_budgets(now))[0].reserved == 9
+    assert (await budgets.list(now))[0].reserved == 9
 
 
-async def test_row_that_is_not_utf_8_counts(state_file: State, ledger: Ledger) -> None:
-    await ledger.set_budget(TEAM)
+async def test_row_that_is_not_utf_8_counts(state_file: State, ledger: Ledger, budgets: BudgetLedger) -> None:
+    await budgets.set(TEAM, NOW)
     await ledger.insert(RECORD, NOW)
     with closing(sqlite3.connect(state_file.path)) as connection, connection:
         connection.execute("UPDATE rentals SET node_name = CAST(x'6eff' AS TEXT)")
-    assert (await ledger.list_budgets(NOW))[0].reserved == 4
+    assert (await budgets.list(NOW))[0].reserved == 4
     await ledger.insert(attrs.evolve(RECORD, name="rg-2"), NOW)
 
 
-async def test_unreadable_open_rental_of_a_budget_refuses_another(state_file: State, ledger: Ledger) -> None:
-    await ledger.set_budget(TEAM)
+async def test_unreadable_open_rental_of_a_budget_refuses_another(
+    state_file: State, ledger: Ledger, budgets: BudgetLedger
+) -> None:
+    await budgets.set(TEAM, NOW)
     await ledger.insert(RECORD, NOW)
     with closing(sqlite3.connect(state_file.path)) as connection, connection:
         connection.execute("UPDATE rentals SET hourly_price = 'dear'")

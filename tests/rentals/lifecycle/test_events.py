@@ -228,7 +228,7 @@ class SomeError(BaseException):
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, asyncio.CancelledError, SomeError])
 @pytest.mark.parametrize(
-    "kind", [kind for kind in get_args(EventKind) if kind not in ("failed", "expiring", "extended")]
+    "kind", [kind for kind in get_args(EventKind) if kind not in ("out_of_stock", "failed", "expiring", "extended")]
 )
 async def test_function_that_raises_changes_nothing(
     gpu: AsyncRentGPU,
@@ -437,7 +437,7 @@ async def test_event_that_cannot_be_told_stops_no_deletion(
 ) -> None:
     async with gpu.rent(image=IMAGE):
         monkeypatch.setattr(RentalEvent, "of", None)
-    assert "could not tell that rg-" in caplog.text
+    assert "could not send the event that rg-" in caplog.text
     emulator.assert_nothing_rented()
     assert await gpu.rentals.list() == []
 

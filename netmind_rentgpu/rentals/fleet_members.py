@@ -1,0 +1,263 @@
+"""The machines of a fleet: their starts, their losses, and their ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Coroutine
+from contextlib import suppress
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import attrs
+
+from netmind_rentgpu.errors import (
+    AuthenticationError,
+    BudgetExceededError,
+    ClientStateError,
+    ConfigurationError,
+    InvalidArgumentError,
+    NoMachineError,
+    PermissionDeniedError,
+    RentalEndedError,
+    RentGPUError,
+    StateFileError,
+)
+from netmind_rentgpu.rentals.context import RentalContext
+from netmind_rentgpu.rentals.fleet_budget import FleetBudget
+from netmind_rentgpu.rentals.rental import AsyncRental
+
+__all__ = ["FleetMembers", "FleetPlan", "RentalTerms", "end_error"]
+
+logger: logging.Logger = logging.getLogger("netmind_rentgpu")
+
+# Errors that no other machine of the fleet would be spared.
+_HOPELESS = (
+    AuthenticationError,
+    ClientStateError,
+    ConfigurationError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+    StateFileError,
+)
+# Beyond the time limit of each machine, in seconds, for what did not start to be given back.
+_GRACE = 1.0
+
+
+@attrs.frozen(kw_only=True)
+class FleetPlan:
+    """A user's wishes for a fleet, with checked arguments.
+
+    Attributes:
+        count: the number of machines.
+        at_least: the number of machines with which the fleet can be entered.
+        replace: True to rent another machine for each that is lost.
+        timeout: the seconds after which the fleet is entered with the machines that it has.
+        ttl: how long the fleet may run.
+        ceiling: how long a machine of it may run at most.
+    """
+
+    count: int
+    at_least: int
+    replace: bool
+    timeout: float
+    ttl: timedelta
+    ceiling: timedelta
+
+
+@attrs.frozen(kw_only=True)
+class RentalTerms:
+    """The terms of one machine of a fleet.
+
+    Attributes:
+        ttl: how long it may run, unless it is extended.
+        extendable_to: how long it may run at most.
+        shared_budget: the budget of the fleet; None without one.
+        lease: how long its price is reserved at once; None without a budget of the fleet.
+    """
+
+    ttl: timedelta
+    extendable_to: timedelta
+    shared_budget: str | None
+    lease: timedelta | None
+
+
+class FleetMembers:
+    """The machines of one fleet.
+
+    Attributes:
+        begun: all rentals that were begun, in their order, those that did not start or were lost included.
+        pending: the tasks that start machines, or give lost ones back.
+        until: the time at which the fleet ends, in UTC; None before it begins.
+    """
+
+    def __init__(
+        self,
+        context: RentalContext,
+        plan: FleetPlan,
+        rent: Callable[[RentalTerms], AsyncRental],
+        budget: FleetBudget | None,
+    ) -> None:
+        self.begun: list[AsyncRental] = []
+        self.pending: set[asyncio.Task[None]] = set()
+        self.until: datetime | None = None
+        self._context = context
+        self._plan = plan
+        self._rent = rent
+        self._budget = budget
+        self._ceiling: datetime | None = None
+        self._ready: list[AsyncRental] = []
+        self._lost: dict[AsyncRental, RentGPUError] = {}
+
+    @property
+    def up(self) -> tuple[AsyncRental, ...]:
+        """The machines that can be used."""
+        return tuple(rental for rental in self._ready if rental not in self._lost and not rental.ended)
+
+    @property
+    def spent(self) -> Decimal | None:
+        """The estimated cost of all machines so far; None if a price could not be read."""
+        total = Decimal(0)
+        for rental in self.begun:
+            try:
+                spent = rental.spent
+            except ClientStateError:  # it has no machine yet, or never had one
+                continue
+            if spent is None:
+                return None
+            total += spent
+        return total
+
+    async def start_all(self) -> None:
+        """Rent the machines at once, until all have settled or the time is up.
+
+        Raises:
+            NoMachineError: too few have started.
+            RentGPUError: one has failed by an error that all would have.
+        """
+        began = self._context.clock().wall
+        self.until, self._ceiling = began + self._plan.ttl, began + self._plan.ceiling
+        if self._budget is not None:
+            await self._budget.begin(self.until, self._ceiling, self._unfinished)
+        failed: list[RentGPUError] = []
+        for _ in range(self._plan.count):
+            self._start_one(failed)
+        time = asyncio.get_running_loop().time
+        deadline = time() + self._plan.timeout + _GRACE
+        while self.pending and (left := deadline - time()) > 0:
+            done, _ = await asyncio.wait(self.pending, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                # A fault of our own, or of a function of the user's, such as `key`.
+                if not task.cancelled():
+                    task.result()
+            if hopeless := [error for error in failed if isinstance(error, _HOPELESS)]:
+                raise hopeless[0]
+        late = tuple(self.pending)
+        for task in late:
+            task.cancel()
+        if len(self._ready) < self._plan.at_least:
+            raise self._too_few(failed, len(late))
+
+    def _too_few(self, failed: Collection[RentGPUError], late: int) -> NoMachineError:
+        reasons = [str(error) for error in failed]
+        if late:
+            reasons.append(f"{late} were not ready within {self._plan.timeout:g} s")
+        counts = ", ".join(f"{number}. {reason}" for number, reason in enumerate(reasons, 1))
+        error = NoMachineError(
+            f"{len(self._ready)} of {self._plan.count} machines could be rented, and {self._plan.at_least} are needed;"
+            f" all are given back: {counts}",
+            refusals=tuple(refusal for each in failed if isinstance(each, NoMachineError) for refusal in each.refusals),
+        )
+        if failed:
+            error.__cause__ = ExceptionGroup("the machines that could not be rented", list(failed))
+        return error
+
+    def _start_one(self, failed: list[RentGPUError]) -> None:
+        """Begin to rent a machine.
+
+        Args:
+            failed: gets the error if that fails.
+        """
+        rental = self._rent(self._terms())
+        rental._end_by(self.until)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # a fleet's rentals are its own
+        self.begun.append(rental)
+        self._begin(self._start(rental, failed))
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.pending.add(task)
+        task.add_done_callback(self.pending.discard)
+
+    async def _start(self, rental: AsyncRental, failed: list[RentGPUError]) -> None:
+        try:
+            await rental.open()
+        except RentGPUError as error:
+            failed.append(error)
+            logger.warning("a machine of the fleet could not be rented: %s", error)
+        else:
+            self._ready.append(rental)
+
+    def _terms(self) -> RentalTerms:
+        """Return the terms of a machine that is rented now."""
+        now = self._context.clock().wall
+        left, ceiling = ((moment or now) - now for moment in (self.until, self._ceiling))
+        if self._budget is None:
+            return RentalTerms(ttl=left, extendable_to=ceiling, shared_budget=None, lease=None)
+        lease = self._budget.lease
+        return RentalTerms(ttl=min(lease, left), extendable_to=ceiling, shared_budget=self._budget.name, lease=lease)
+
+    def _unfinished(self) -> list[AsyncRental]:
+        return [rental for rental in self.begun if not rental.ended]
+
+    def lose(self, rental: AsyncRental, loss: RentGPUError) -> None:
+        """Delete a machine that cannot be used any more, and rent another for it if the fleet replaces lost machines."""
+        if rental in self._lost:
+            return
+        self._lost[rental] = loss
+        logger.warning("%s of the fleet is lost: %s", rental.name, loss)
+        self._begin(self._give_back(rental))
+        has_time = self.until is not None and self.until > self._context.clock().wall
+        if self._plan.replace and has_time and not (self._budget is not None and self._budget.is_spent):
+            self._start_one([])
+
+    async def _give_back(self, rental: AsyncRental) -> None:
+        with suppress(RentGPUError):  # leaving the fleet reports it
+            await rental.close()
+
+    def none_left(self) -> RentGPUError:
+        """Return the error of a fleet that has no machine."""
+        ended = [rental for rental in self._ready if rental.ended]
+        last = next((self._lost[rental] for rental in reversed(self._ready) if rental in self._lost), None)
+        name = self._ready[-1].name if self._ready else ""
+        if self._budget is not None and self._budget.is_spent:
+            text = (
+                f"no machine of the fleet is left: its budget of {self._budget.limit} {self._budget.currency} is spent"
+            )
+            error: RentGPUError = BudgetExceededError(text, name=name, container_id=None)
+        elif ended and last is None:
+            error = end_error(ended[-1])
+        else:
+            kind = type(last) if isinstance(last, RentalEndedError) else RentalEndedError
+            error = kind(f"no machine of the fleet is left; the last was lost: {last}", name=name, container_id=None)
+        error.__cause__ = last
+        return error
+
+    def interrupt(self) -> None:
+        """Count an interrupt of all deletions; the second gives them up."""
+        for rental in self.begun:
+            self._context.live.get(rental, lambda: None)()
+
+    async def close(self) -> list[BaseException]:
+        """Delete all machines; return the errors. To be run in a task of its own."""
+        ends = await asyncio.gather(*(rental.close() for rental in self.begun), return_exceptions=True)
+        if self.pending:
+            await asyncio.wait(set(self.pending))
+        if self._budget is not None:
+            await self._budget.end()
+        return [end for end in ends if isinstance(end, BaseException)]
+
+
+def end_error(rental: AsyncRental) -> RentGPUError:
+    """Return the error of a use of a rental that has ended."""
+    return rental._state.error  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # a fleet's rentals are its own
