@@ -9,8 +9,8 @@ import attrs
 
 __all__ = ["IdleClock", "between_readings"]
 
-# A pause between readings that is this many times longer than planned tells nothing of the time between them.
-_LONGEST_GAP: Final = 3
+# A reading may take as long on a slow machine. A longer gap tells nothing of the time since the reading before.
+_LONGEST_DELAY: Final = timedelta(minutes=1)
 # The readings within a short idle_timeout.
 _LEAST_READINGS: Final = 4
 
@@ -37,10 +37,10 @@ class IdleClock:
 
         Args:
             at: the moment of the reading.
-            pause: the planned pause since the last one. After a much longer one, as that of a suspended process, the machine
-                counts as busy until now, because nothing is known of that time.
+            pause: the planned pause since the last one. If far more has passed, as while this process was suspended, the
+                machine counts as busy until now, because nothing is known of that time.
         """
-        is_known = self.read_at <= at <= self.read_at + _LONGEST_GAP * pause
+        is_known = self.read_at <= at <= self.read_at + 2 * pause + _LONGEST_DELAY
         return IdleClock(self.since if is_idle and is_known else at, at)
 
     @property

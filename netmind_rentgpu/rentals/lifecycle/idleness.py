@@ -124,12 +124,15 @@ class IdleWatch:
             at = record.present(self._context.clock())
             self._clock = clock = clock.after(is_idle=self._is_idle(record, reading), at=at, pause=pause)
             is_over = clock.idle >= timeout
-            if notice is not None and noticed != clock.since and (is_over or timeout - clock.idle <= notice):
+            is_near = clock.idle > timedelta(0) and timeout - clock.idle <= (notice or timedelta(0))
+            if notice is not None and is_near and noticed != clock.since:
                 noticed = clock.since
                 self._events.emit("expiring", record, reason=_reason(record, clock, timeout))
                 await self._events.let_begin()
             # Without an await in between, because this process may begin to use the machine at any time.
-            if is_over and not is_used():
+            if is_over and self.options.judge is None and is_used():
+                self._clock = clock = IdleClock(at, at)
+            elif is_over:
                 expire()
                 return
 

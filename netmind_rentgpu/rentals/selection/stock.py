@@ -8,7 +8,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from netmind_rentgpu.concurrency.single_flight import copy_of_error
-from netmind_rentgpu.errors import RateLimitError, RentGPUError, ServerError, TransportError
+from netmind_rentgpu.errors import RateLimitError, RentGPUError, ServerError, TransportError, UnexpectedResponseError
 from netmind_rentgpu.models import Machine
 from netmind_rentgpu.waiting.strategy import AdaptiveInterval
 
@@ -57,7 +57,7 @@ class StockWatch:
             await asyncio.sleep(pause)
             try:
                 return await self._list_machines(currency)
-            except (TransportError, ServerError, RateLimitError) as error:
+            except (TransportError, ServerError, RateLimitError, UnexpectedResponseError) as error:
                 logger.info("could not list the machines, and tries again: %s", error)
                 pause = interval.after_failure(random.random(), error)  # noqa: S311  # as above
             except RentGPUError as error:
