@@ -35,6 +35,8 @@ _RENTING: Final[Mapping[str, str]] = {
     "extendable_to": "extendable_to",
     "budget": "budget",
     "shared_budget": "shared_budget",
+    "idle_timeout": "idle_timeout",
+    "wait_for_stock": "wait_for_stock",
     "label": "label",
 }
 
@@ -71,6 +73,8 @@ def with_needs(*, renting: bool) -> Callable[[Function], Function]:
         later("--extendable-to", type=DURATION, text="The longest time that `rentals extend` may give it."),
         later("--budget", type=AMOUNT, text="The most that it may cost. The machine is deleted then."),
         later("--shared-budget", metavar="NAME", text="A budget of `rentgpu budgets` to keep to, too."),
+        later("--idle-timeout", type=DURATION, text="How long it may be idle: it is deleted then."),
+        later("--wait-for-stock", type=DURATION, text="How long to wait for a machine if none is available."),
         later("--label", metavar="NAME", text="A name of your own, by which commands find it."),
     )
 

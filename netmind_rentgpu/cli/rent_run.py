@@ -315,13 +315,17 @@ class RentRun:
         except ClientStateError:  # no machine was handed over
             return self._spent_at_release
 
+    def _rented(self) -> str:
+        """Return what may be rented, for a message."""
+        return self._names[-1]
+
     def _on_first_signal(self, number: int) -> None:
         name = signal.Signals(number).name
         if not self._may_be_rented:
             self._session.notes.insist(f"rentgpu: {name}: stopping")
             return
         self._session.notes.insist(
-            f"rentgpu: {name}: giving back {self._names[-1]}; a second signal ends this at once, and the guardian goes on"
+            f"rentgpu: {name}: giving back {self._rented()}; a second signal ends this at once, and the guardian goes on"
         )
 
     def _on_second_signal(self, number: int) -> int:
@@ -331,7 +335,7 @@ class RentRun:
         if not self._may_be_rented:
             return code_of_signal(number)
         self._session.notes.insist(
-            f"rentgpu: {self._names[-1]} may still be rented; the guardian goes on deleting it: see `rentgpu rentals list`"
+            f"rentgpu: {self._rented()} may still be rented; the guardian goes on deleting it: see `rentgpu rentals list`"
         )
         if self._work.report is not None:
             self._left_names = self._left_names or self._names[-1:]

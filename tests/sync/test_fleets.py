@@ -136,7 +136,7 @@ def test_fleet_without_a_block(gpu: RentGPU, emulator: Emulator) -> None:
     fleet.close()
     fleet.close()
     emulator.assert_nothing_rented()
-    with pytest.raises(InvalidArgumentError, match="^function:"):
+    with pytest.raises(InvalidArgumentError, match=r"^function:"):
         gpu.rent_many(1).map(None, [])  # type: ignore[arg-type]  # refused
 
 

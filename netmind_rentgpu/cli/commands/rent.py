@@ -25,6 +25,12 @@ __all__ = ["command"]
     "--exclude-file", multiple=True, metavar="PATTERN", help="Do not upload such files; .git and .venv never are."
 )
 @click.option("--env", multiple=True, type=VARIABLE, metavar="NAME[=VALUE]", help="A variable of the command.")
+@click.option(
+    "--count",
+    type=int,
+    metavar="N",
+    help="Rent so many, and run the command on each, with RENTGPU_INDEX and RENTGPU_COUNT. The worst exit code counts.",
+)
 @click.option("-d", "--detach", is_flag=True, help="Leave the command running as a job, and print the rental's name.")
 @click.option("-t", "--tty", is_flag=True, help="Connect the command to this terminal.")
 @click.option(
@@ -43,6 +49,7 @@ def command(session: Session, **options: Any) -> int:
 
 
 def _rent(session: Session, options: dict[str, Any], wanted: dict[str, Any]) -> int:
+    from netmind_rentgpu import arguments
     from netmind_rentgpu.cli.copying import Upload, check_distinct, check_local, local_target
     from netmind_rentgpu.cli.rent_run import RentRun, Work
     from netmind_rentgpu.ssh.commands import prepared
@@ -52,6 +59,9 @@ def _rent(session: Session, options: dict[str, Any], wanted: dict[str, Any]) -> 
         raise CommandError(ExitCode.USAGE, "-d leaves the command running: it goes with neither -t nor --download")
     if (has_terminal or (line is None and not is_detached)) and not session.has_terminal():
         raise CommandError(ExitCode.USAGE, "no terminal is here for a shell", "Give a command behind --, or -d.")
+    count = options["count"]
+    if count is not None and (is_detached or has_terminal or line is None):
+        raise CommandError(ExitCode.USAGE, "--count goes with a command behind --, and with neither -d nor -t")
     environment = dict(options["env"])
     if is_detached and line is None and environment:
         raise CommandError(ExitCode.USAGE, "--env goes with a command or a shell")
@@ -77,6 +87,10 @@ def _rent(session: Session, options: dict[str, Any], wanted: dict[str, Any]) -> 
         environment=environment,
         report=report,
     )
+    if count is not None:
+        from netmind_rentgpu.cli.fleet_run import FleetRun
+
+        return FleetRun(session, work, arguments.count("count", count)).run(wanted)
     return RentRun(session, work).run(wanted)
 
 
