@@ -15,6 +15,7 @@ from typing import Any
 import canaries
 import openssh
 import pytest
+from guardian_copies import SharedCopies
 from hypothesis import settings
 from responses import Responses
 
@@ -93,6 +94,13 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     if call.when == "call":
         item.stash[_PASSED] = report.passed
     return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def folder_of_shared_copies(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Choose the folder of the copies that guardians run from."""
+    folder = tmp_path_factory.getbasetemp()
+    SharedCopies.folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(autouse=True)

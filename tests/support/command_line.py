@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import canaries
+from guardian_copies import share_copies
 from guardians import guardians
 
 from netmind_rentgpu.cli.app import run
@@ -167,6 +168,7 @@ class Here:
 def serving(folder: Path, **options: Any) -> Iterator[Site]:
     """Serve machines that can be logged into, and assert in the end that nothing is rented."""
     (folder / "profile.toml").write_text(PROFILE)
+    share_copies(folder)
     with Emulator(**{"seed": 7, "boot_seconds": 0.05, "ssh": True, "token": canaries.TOKEN, **options}) as emulator:
         yield Site(emulator, folder)
         emulator.assert_nothing_rented()

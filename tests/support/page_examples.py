@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+from guardian_copies import share_copies
 from nested_pytest import QUICK, own_folder
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser
@@ -57,6 +58,7 @@ class PageRun:
         self.folder = folder
         self._closing = closing
         self._output: str | None = None
+        share_copies(folder)
         emulator = closing.enter_context(Emulator(seed=7, boot_seconds=0, ssh=True))
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("NETMIND", "PYTEST"))},

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from guardian_copies import share_copies
 from programs import BEGIN, Program
 from until import until
 
@@ -108,5 +109,6 @@ async def run_quietly(service: Service, code: str, **environment: str) -> Progra
 async def renting(folder: Path, **options: Any) -> AsyncIterator[Service]:
     """Serve machines that can be logged into."""
     (folder / "profile.toml").write_text(PROFILE)
+    share_copies(folder)
     async with Emulator(**{"seed": 7, "boot_seconds": 0.05, "ssh": True, **options}) as emulator:
         yield Service(emulator, folder)

@@ -21,6 +21,7 @@ from until import is_running, until
 
 from netmind_rentgpu import RentalRecord
 from netmind_rentgpu.emulator import Fault
+from netmind_rentgpu.rentals.guardian.packages import user_id
 
 pytestmark = [
     pytest.mark.slow,
@@ -555,6 +556,8 @@ async def test_attach_without_a_guardian_leaves_the_expiry_to_the_former_one(sit
 
 
 async def test_guardian_holds_nothing_of_its_program(site: Site) -> None:
+    # This guardian makes its own copies, because it is to hold no file outside its folder.
+    shutil.rmtree(site.folder / f"guardian-{user_id()}")
     program = await site.start(HOLD, NETMIND_SECRET="canary", LC_ALL="C.UTF-8", https_proxy="http://127.0.0.1:1")
     assert await program.line() == "held"
     (guardian,) = site.guardians()

@@ -16,6 +16,7 @@ from random import Random
 import attrs
 import pytest
 from crashing import KINDS, Forge, Job
+from guardian_copies import share_copies
 from guardians import guardians
 from rented import client
 from until import until
@@ -40,6 +41,7 @@ async def test_process_with_a_guardian_that_is_killed_leaks_nothing(tmp_path: Pa
     random = Random()
     seconds: list[float] = []
     detached = killed = 0
+    share_copies(tmp_path)
     async with Emulator(ssh=True, boot_seconds=0.02, machines=20) as emulator, Forge() as forge:
         living = client(emulator, tmp_path / "living.sqlite3")
         async with living, living.rent(image="PyTorch 2.4") as mine:

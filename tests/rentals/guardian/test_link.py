@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import attrs
 import pytest
+from guardian_copies import share_copies
 from hostile import Hostile, answer
 from lifecycle import set_limits
 from rented import IMAGE, PROFILE, TIMEOUTS
@@ -33,6 +34,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the tests look 
 
 @pytest.fixture
 def gpu_with_a_guardian(emulator: Emulator, tmp_path: Path) -> Callable[..., AsyncRentGPU]:
+    share_copies(tmp_path)
+
     def make(**options: Any) -> AsyncRentGPU:
         return AsyncRentGPU(
             emulator.token,

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 import pytest
+from guardian_copies import share_copies
 from guardians import guardians
 from lifecycle import put_as_it_is
 from rented import client
@@ -172,6 +173,7 @@ async def test_detach_refuses_a_job_that_cannot_be_meant(gpu: AsyncRentGPU) -> N
 async def test_guardian_gives_the_machine_back_when_the_job_is_over(
     emulator: Emulator, tmp_path: Path, gpu: AsyncRentGPU
 ) -> None:
+    share_copies(tmp_path)
     async with AsyncRentGPU(
         emulator.token, base_url=emulator.url, state=tmp_path / "state.sqlite3", guardian=True
     ) as guarded:
