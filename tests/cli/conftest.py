@@ -17,6 +17,8 @@ def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
 
 
 @pytest.fixture
-def here(site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Here:
+def here(site: Site, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Iterator[Here]:
     """The command line within this process."""
-    return Here(site, monkeypatch, capfd)
+    here = Here(site, monkeypatch, capfdbinary)
+    yield here
+    here.close()

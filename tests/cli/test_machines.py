@@ -41,15 +41,15 @@ def site(module_site: Site, tmp_path: Path) -> Site:
 
 
 @pytest.mark.parametrize("words", [["run", "mine"], ["run"], ["ssh", "mine"], ["ssh"], ["run", "1001"], ["run", "rg-"]])
-def test_command_runs_on_the_machine_that_is_meant(site: Site, words: list[str]) -> None:
-    done = site.run(*words, "--", "cat; echo err >&2; exit 3", given=b"in\x00")
+def test_command_runs_on_the_machine_that_is_meant(here: Here, words: list[str]) -> None:
+    done = here.run(*words, "--", "cat; echo err >&2; exit 3", given=b"in\x00")
     assert (done.code, done.out, done.errors) == (3, b"in\x00", "err\n")
 
 
-def test_variables_and_timeout_of_a_command(site: Site) -> None:
-    done = site.run("run", "mine", "--env", "A=1 2", "--env", "B", "--", "echo $A $B", env={"B": "b"})
+def test_variables_and_timeout_of_a_command(here: Here) -> None:
+    done = here.run("run", "mine", "--env", "A=1 2", "--env", "B", "--", "echo $A $B", B="b")
     assert (done.code, done.out) == (0, b"1 2 b\n")
-    done = site.run("run", "mine", "--timeout", "1s", "--", "echo begun; sleep 1000")
+    done = here.run("run", "mine", "--timeout", "1s", "--", "echo begun; sleep 1000")
     # The command may not have begun, if this machine is slow.
     assert (done.code, done.out in (b"begun\n", b"")) == (124, True)
 
@@ -78,40 +78,38 @@ def test_variables_and_timeout_of_a_command(site: Site) -> None:
     ],
 )
 def test_mistake_has_its_code(
-    site: Site,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    here: Here,
     words: list[str],
     code: int,
     problem: str,
 ) -> None:
-    done = Here(site, monkeypatch, capfd).run(*words)
+    done = here.run(*words)
     assert (done.code, done.out) == (code, b"")
     assert problem in done.errors
 
 
-def test_copies_go_both_ways_as_with_cp(site: Site) -> None:
+def test_copies_go_both_ways_as_with_cp(site: Site, here: Here) -> None:
     folder = site.folder
     (folder / "tree" / "sub").mkdir(parents=True)
     (folder / "tree" / "sub" / "b.bin").write_bytes(b"\x00\xff" * 1000)
     (folder / "tree" / "skip.csv").write_text("x")
     (folder / "a:b").write_text("colon")
-    assert site.run("cp", "tree", "mine:copy", "--exclude-file", "*.csv").code == 0
+    assert here.run("cp", "tree", "mine:copy", "--exclude-file", "*.csv").code == 0
     # Into a folder that is there, under its own name.
-    assert site.run("cp", "tree", "./a:b", "mine:copy").code == 0
-    assert site.run("run", "--", "cd copy; find . -type f | sort").text.split() == [
+    assert here.run("cp", "tree", "./a:b", "mine:copy").code == 0
+    assert here.run("run", "--", "cd copy; find . -type f | sort").text.split() == [
         *("./a:b", "./sub/b.bin", "./tree/skip.csv", "./tree/sub/b.bin")
     ]
-    assert site.run("cp", ":copy/sub", "back").code == 0
+    assert here.run("cp", ":copy/sub", "back").code == 0
     assert (folder / "back" / "b.bin").read_bytes() == b"\x00\xff" * 1000
-    assert site.run("cp", "mine:copy/a:b", "mine:copy/sub", ".").code == 0
+    assert here.run("cp", "mine:copy/a:b", "mine:copy/sub", ".").code == 0
     assert (folder / "sub" / "b.bin").exists()
     big = bytes(range(256)) * 20_000
-    assert site.run("cp", "-", "mine:~/stream", given=big).code == 0
-    assert site.run("cp", "-", "mine:copy", given=b"x").code == 2
-    assert site.run("cp", "-", "mine:-x", given=b"dash").code == 0
-    assert site.run("cp", ":-x", "-").out == b"dash"
-    assert site.run("cp", "mine:stream", "-").out == big
+    assert here.run("cp", "-", "mine:~/stream", given=big).code == 0
+    assert here.run("cp", "-", "mine:copy", given=b"x").code == 2
+    assert here.run("cp", "-", "mine:-x", given=b"dash").code == 0
+    assert here.run("cp", ":-x", "-").out == b"dash"
+    assert here.run("cp", "mine:stream", "-").out == big
     done = site.shell("rentgpu cp mine:stream - | head -c 3; exit ${PIPESTATUS[0]}")
     assert (done.code, done.out, done.errors) == (141, big[:3], "")
     with Path("/dev/full").open("wb") as full:
@@ -151,44 +149,46 @@ def greet(server: socket.socket, port: int) -> None:
             assert client.makefile("rb").read() == b"hello"
 
 
-def test_jobs_are_listed_followed_waited_for_stopped_and_removed(site: Site) -> None:
-    name = site.run(
+def test_jobs_are_listed_followed_waited_for_stopped_and_removed(site: Site, here: Here) -> None:
+    name = here.run(
         "rent", "--gpu", "4090", "-d", "-q", "--", "echo out; echo err >&2; until [ -e go ]; do sleep 0.1; done; exit 7"
     ).text.strip()
-    (job,) = site.run("jobs", "list", name, "-o", "json").json
+    (job,) = here.run("jobs", "list", name, "-o", "json").json
     assert (job["state"], job["exit_status"], job["machine"]) == ("running", None, name)
     following = site.start("logs", name, "-f")
     waiting = site.start("jobs", "wait", name)
-    assert site.run("jobs", "wait", name, "--timeout", "1s").code == 124
-    assert site.run("jobs", "remove", name, "-y").code == 1
-    done = site.run("logs", name, "--tail", "5")
+    # Both are logged in now, because the machine is given back soon after the job's end.
+    assert following.stdout is not None
+    assert waiting.stderr is not None
+    assert following.stdout.readline() == b"out\n"
+    assert waiting.stderr.readline().startswith(b"waiting for job")
+    assert here.run("jobs", "wait", name, "--timeout", "1s").code == 124
+    assert here.run("jobs", "remove", name, "-y").code == 1
+    done = here.run("logs", name, "--tail", "5")
     assert (done.code, done.out, done.errors) == (0, b"out\n", "err\n")
-    lines = [json.loads(line) for line in site.run("logs", name, "-o", "jsonl").text.splitlines()]
+    lines = [json.loads(line) for line in here.run("logs", name, "-o", "jsonl").text.splitlines()]
     assert {(line["text"], line["stream"]) for line in lines} == {("out", "stdout"), ("err", "stderr")}
-    assert len(site.run("logs", name, job["name"], "-o", "json", "--since", "1h").json) == 2
-    assert site.run("run", name, "--", "touch go").code == 0
+    assert len(here.run("logs", name, job["name"], "-o", "json", "--since", "1h").json) == 2
+    assert here.run("run", name, "--", "touch go").code == 0
     assert site.end(waiting).code == 7
     done = site.end(following)
-    assert (done.code, done.out) == (0, b"out\n")
+    assert (done.code, done.out) == (0, b"")
     until_sync(lambda: site.rented == 1)
 
 
-def test_job_is_stopped_only_with_yes_where_no_terminal_is(site: Site) -> None:
-    name = site.run("rent", "--gpu", "4090", "-d", "-q", "--", "sleep 1000").text.strip()
-    done = site.run("jobs", "stop", name)
+def test_job_is_stopped_only_with_yes_where_no_terminal_is(site: Site, here: Here) -> None:
+    name = here.run("rent", "--gpu", "4090", "-d", "-q", "--", "sleep 1000").text.strip()
+    done = here.run("jobs", "stop", name)
     assert done.code == 2
     assert "is ended: sleep 1000" in done.errors
     assert "--yes" in done.errors
-    done = site.run("jobs", "stop", name, "-y", "-o", "json")
+    done = here.run("jobs", "stop", name, "-y", "-o", "json")
     assert done.code == 0, done.errors
     assert [row["state"] for row in done.json] == ["signaled"]
     until_sync(lambda: site.rented == 1)
 
 
-def test_job_that_is_over_is_removed_and_one_that_is_gone_is_no_error(
-    site: Site, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    here = Here(site, monkeypatch, capfd)
+def test_job_that_is_over_is_removed_and_one_that_is_gone_is_no_error(site: Site, here: Here) -> None:
     (row,) = here.run("rentals", "list", "-o", "json").json
     state = site.environment["NETMIND_RENTGPU_STATE"]
     with RentGPU(site.emulator.token, base_url=site.emulator.url, state=state) as gpu:

@@ -48,8 +48,8 @@ def test_command_has_its_own_streams_and_status_and_the_machine_is_given_back(si
         (["test -t 0 || test -t 1 || echo none"], b"", 0, b"none\n"),
     ],
 )
-def test_bytes_and_status_pass_unchanged(site: Site, words: list[str], given: bytes, code: int, out: bytes) -> None:
-    done = site.run(*RENT, "-q", "--", *words, given=given)
+def test_bytes_and_status_pass_unchanged(here: Here, words: list[str], given: bytes, code: int, out: bytes) -> None:
+    done = here.run(*RENT, "-q", "--", *words, given=given)
     assert (done.code, done.out, done.errors) == (code, out, "")
 
 
@@ -88,8 +88,8 @@ def test_uploads_are_the_working_folder_and_downloads_come_after_a_failure(site:
     assert (site.folder / "project" / "log").read_text() == "line\n"
 
 
-def test_download_that_is_missing_after_a_success_is_not_all_done(site: Site) -> None:
-    done = site.run(*RENT, "--download", "missing", "--download", "there", "--", "echo x > there")
+def test_download_that_is_missing_after_a_success_is_not_all_done(site: Site, here: Here) -> None:
+    done = here.run(*RENT, "--download", "missing", "--download", "there", "--", "echo x > there")
     assert done.code == 1
     assert "missing" in done.errors
     assert (site.folder / "there").read_text() == "x\n"
@@ -132,8 +132,8 @@ def test_mistake_is_found_before_anything_is_rented(
     assert len(site.emulator.requests.of("create_container")) == 0
 
 
-def test_time_that_is_up_ends_the_command_with_124(site: Site) -> None:
-    done = site.run("rent", "--gpu", "4090", "--ttl", "6s", "--", "echo begun; sleep 1000")
+def test_time_that_is_up_ends_the_command_with_124(here: Here) -> None:
+    done = here.run("rent", "--gpu", "4090", "--ttl", "6s", "--", "echo begun; sleep 1000")
     # The command may not have begun, if this machine is slow.
     assert (done.code, done.out in (b"begun\n", b"")) == (124, True)
     assert "is up" in done.errors
@@ -157,11 +157,11 @@ def test_detached_command_goes_on_and_the_machine_is_given_back_at_its_end(site:
     assert past["rentals"] == 1
 
 
-def test_detached_machine_without_a_command_stays_until_it_is_released(site: Site) -> None:
-    done = site.run(*RENT, "-d", "--label", "mine", "-o", "json")
+def test_detached_machine_without_a_command_stays_until_it_is_released(site: Site, here: Here) -> None:
+    done = here.run(*RENT, "-d", "--label", "mine", "-o", "json")
     assert done.code == 0, done.errors
     assert (done.json["label"], done.json["job"]) == ("mine", None)
-    assert site.run("rentals", "release", "mine", "--yes").code == 0
+    assert here.run("rentals", "release", "mine", "--yes").code == 0
     until_sync(site.has_ended)
 
 
@@ -198,8 +198,10 @@ def test_streams_that_are_gone_leave_nothing_rented(site: Site, script: str, cod
     ("command", "code", "origin"),
     [("exit 75", 75, "command"), ("kill -TERM $$", 143, "command"), ("true", 0, "command")],
 )
-def test_report_tells_a_status_of_the_command_from_ours(site: Site, command: str, code: int, origin: str) -> None:
-    assert site.run(*RENT, "--label", "l", "--report", "report.json", "--", command).code == code
+def test_report_tells_a_status_of_the_command_from_ours(
+    site: Site, here: Here, command: str, code: int, origin: str
+) -> None:
+    assert here.run(*RENT, "--label", "l", "--report", "report.json", "--", command).code == code
     report = json.loads((site.folder / "report.json").read_text())
     assert (report["exit_code"], report["origin"], report["label"]) == (code, origin, "l")
     assert report["name"].startswith("rg-")
@@ -207,16 +209,16 @@ def test_report_tells_a_status_of_the_command_from_ours(site: Site, command: str
     assert (report["still_rented"], report["error"]) == ([], None)
 
 
-def test_report_of_a_failure_has_its_error(site: Site) -> None:
-    assert site.run("rent", "--max-price", "0.0001", "--report", "report.json", "--", "true").code == 75
+def test_report_of_a_failure_has_its_error(site: Site, here: Here) -> None:
+    assert here.run("rent", "--max-price", "0.0001", "--report", "report.json", "--", "true").code == 75
     report = json.loads((site.folder / "report.json").read_text())
     assert (report["origin"], report["exit_status"], report["name"]) == ("rentgpu", None, None)
     assert report["error"]["error"] == "NoMachineError"
 
 
-def test_run_whose_creates_are_refused_says_nothing_of_a_machine_that_is_given_back(site: Site) -> None:
+def test_run_whose_creates_are_refused_says_nothing_of_a_machine_that_is_given_back(site: Site, here: Here) -> None:
     site.emulator.faults.add(Fault("status", status=409, call="create_container", times="all"))
-    done = site.run(*RENT, "--", "true")
+    done = here.run(*RENT, "--", "true")
     assert (done.code, done.out) == (75, b""), done.errors
     assert "given back" not in done.errors
     assert "ran " not in done.errors
@@ -236,16 +238,16 @@ def test_machine_that_cannot_be_deleted_is_said_and_beats_the_commands_status(si
     until_sync(site.has_ended)
 
 
-def test_report_of_a_run_that_could_not_begin_replaces_an_older_one(site: Site) -> None:
+def test_report_of_a_run_that_could_not_begin_replaces_an_older_one(site: Site, here: Here) -> None:
     (site.folder / "report.json").write_text('{"exit_code": 0}')
-    assert site.run("rent", "--report", "report.json", "--", "true", env={"NETMIND_API_KEY": ""}).code == 78
+    assert here.run("rent", "--report", "report.json", "--", "true", NETMIND_API_KEY="").code == 78
     report = json.loads((site.folder / "report.json").read_text())
     assert (report["exit_code"], report["error"]["error"]) == (78, "ConfigurationError")
 
 
-def test_report_that_cannot_be_written_hides_no_other_code(site: Site) -> None:
+def test_report_that_cannot_be_written_hides_no_other_code(site: Site, here: Here) -> None:
     for command, code in (("exit 3", 3), ("true", 74)):
-        done = site.run(*RENT, "--report", "/dev/full", "--", command)
+        done = here.run(*RENT, "--report", "/dev/full", "--", command)
         assert done.code == code
         assert "could not write the report to /dev/full" in done.errors
     site.emulator.faults.add(Fault("status", status=403, call="delete_container", times="all"))
@@ -255,11 +257,13 @@ def test_report_that_cannot_be_written_hides_no_other_code(site: Site) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_lost_answer_of_a_create_is_waited_out_and_is_no_machine_that_is_left(site: Site, when: str) -> None:
+def test_lost_answer_of_a_create_is_waited_out_and_is_no_machine_that_is_left(
+    site: Site, here: Here, when: str
+) -> None:
     site.emulator.faults.add(
         Fault("status", status=502, call="create_container", when="after" if when == "after" else "before")
     )
-    done = site.run(*RENT, "--", "echo used")
+    done = here.run(*RENT, "--", "echo used")
     # There is one such machine, and a create that was not done is not done again before it is certain.
     assert (done.code, done.out) == ((0, b"used\n") if when == "after" else (75, b"")), done.errors
     assert "may still be rented" not in done.errors
@@ -291,8 +295,8 @@ def test_preview_lists_each_offer_with_its_highest_cost(site: Site, here: Here) 
     assert len(site.emulator.requests.of("create_container")) == 0
 
 
-def test_quiet_run_says_nothing_of_its_own(site: Site) -> None:
-    done = site.run(*RENT, "-q", "--", "echo out; echo err >&2")
+def test_quiet_run_says_nothing_of_its_own(here: Here) -> None:
+    done = here.run(*RENT, "-q", "--", "echo out; echo err >&2")
     assert (done.code, done.out, done.errors) == (0, b"out\n", "err\n")
 
 

@@ -18,13 +18,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def rented(site: Site) -> Iterator[str]:
+def rented(site: Site, here: Here) -> Iterator[str]:
     """The name of a detached rental with the label `mine`."""
-    done = site.run("rent", "--gpu", "4090", "--ttl", "2h", "--label", "mine", "-d", "-q")
+    done = here.run("rent", "--gpu", "4090", "--ttl", "2h", "--label", "mine", "-d", "-q")
     assert done.code == 0, done.errors
     yield done.text.strip()
     site.emulator.faults.clear()
-    site.run("rentals", "release", "mine", "-y")
+    here.run("rentals", "release", "mine", "-y")
     until_sync(site.has_ended)
 
 
@@ -84,7 +84,7 @@ def test_release_of_what_is_gone_is_success_and_said(here: Here, rented: str) ->
 
 def test_release_of_a_label_that_is_over_deletes_no_other_machine(site: Site, here: Here, rented: str) -> None:
     assert here.run("rentals", "release", "-y").code == 0
-    other = site.run("rent", "--gpu", "4090", "--label", "mine-too", "-d", "-q").text.strip()
+    other = here.run("rent", "--gpu", "4090", "--label", "mine-too", "-d", "-q").text.strip()
     # The label and the id of what is over are parts of the other's name, too, if it has these letters.
     for wanted in ("mine", "1001", rented):
         done = here.run("rentals", "release", wanted, "-y", "-o", "json")
@@ -137,7 +137,7 @@ def test_rental_in_use_is_released_only_by_force(site: Site, here: Here) -> None
 
 
 def test_several_open_rentals_have_to_be_named(site: Site, here: Here, rented: str) -> None:
-    other = site.run("rent", "--gpu", "3090", "-d", "-q").text.strip()
+    other = here.run("rent", "--gpu", "3090", "-d", "-q").text.strip()
     done = here.run("rentals", "show")
     assert done.code == 2
     assert rented in done.errors
@@ -159,14 +159,14 @@ def test_spending_is_by_label_gpu_and_day(here: Here, rented: str) -> None:
     assert rented
 
 
-def test_watch_prints_each_change_as_a_line_of_json(site: Site, rented: str) -> None:
+def test_watch_prints_each_change_as_a_line_of_json(site: Site, here: Here, rented: str) -> None:
     process = site.start("rentals", "watch", "--interval", "0.2s")
     assert process.stdout is not None
     row = json.loads(process.stdout.readline())
     assert (row["name"], row["stage"]) == (rented, "detached")
-    assert site.run("rentals", "extend", "--ttl", "3h").code == 0
+    assert here.run("rentals", "extend", "--ttl", "3h").code == 0
     assert json.loads(process.stdout.readline())["expires_at"] > row["expires_at"]
-    assert site.run("rentals", "release", "-y").code == 0
+    assert here.run("rentals", "release", "-y").code == 0
     stages = [json.loads(process.stdout.readline())["stage"] for _ in range(1)]
     while stages[-1] != "over":
         stages.append(json.loads(process.stdout.readline())["stage"])
@@ -179,10 +179,10 @@ def test_budget_is_set_kept_to_and_removed(site: Site, here: Here) -> None:
     assert here.run("budgets", "set", "team", "0.7", "--hourly", "12").code == 0
     (row,) = here.run("budgets", "list", "-o", "json").json
     assert (row["name"], row["limit"], row["hourly"], row["per"], row["holders"]) == ("team", 0.7, 12, None, [])
-    done = site.run("rent", "--gpu", "4090", "--ttl", "2h", "--shared-budget", "team", "--", "true")
+    done = here.run("rent", "--gpu", "4090", "--ttl", "2h", "--shared-budget", "team", "--", "true")
     assert done.code == 79
     assert "rentgpu budgets" in done.errors
-    assert site.run("rent", "--gpu", "4090", "--ttl", "1h", "--shared-budget", "team", "-d", "-q").code == 0
+    assert here.run("rent", "--gpu", "4090", "--ttl", "1h", "--shared-budget", "team", "-d", "-q").code == 0
     done = here.run("budgets", "remove", "team", "-y")
     assert done.code == 1
     assert "has open rentals" in done.errors

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import PROGRAM, Site
+from command_line import PROGRAM, Here, Site
 from terminals import Terminal, terminal
 from until import until_sync
 
@@ -23,10 +23,10 @@ def on_terminal(site: Site, *words: str, **options: Any) -> AbstractContextManag
 
 
 @pytest.fixture
-def rented(site: Site) -> Iterator[str]:
+def rented(site: Site, here: Here) -> Iterator[str]:
     """The name of a detached rental with the label `mine`."""
-    yield site.run("rent", "--gpu", "4090", "--label", "mine", "-d", "-q").text.strip()
-    site.run("rentals", "release", "mine", "-y")
+    yield here.run("rent", "--gpu", "4090", "--label", "mine", "-d", "-q").text.strip()
+    here.run("rentals", "release", "mine", "-y")
     until_sync(site.has_ended)
 
 

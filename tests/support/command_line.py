@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from guardians import guardians
 
 from netmind_rentgpu.cli.app import run
 from netmind_rentgpu.emulator import Emulator
+from netmind_rentgpu.rentals.guardian import link
 
 LONGEST = 120
 PROGRAM = (sys.executable, "-m", "netmind_rentgpu")
@@ -141,27 +143,59 @@ class Site:
 
 @dataclass
 class Here:
-    """The command line within this process, for runs that need no process of their own."""
+    """The command line within this process, for runs that need no process of their own, because a start takes a second."""
 
     site: Site
     monkeypatch: Any
-    capfd: Any
+    capfdbinary: Any
 
-    def run(self, *words: str, **variables: str) -> Done:
-        """Run the program's main function, and return what it wrote to stdout and stderr."""
-        with self.monkeypatch.context() as patch:
+    def run(self, *words: str, given: bytes = b"", **variables: str) -> Done:
+        """Run the program's main function, and return what it wrote to stdout and stderr.
+
+        Args:
+            given: its stdin.
+        """
+        with self.monkeypatch.context() as patch, standard_streams(given):
             for name, value in {**self.site.environment, **variables}.items():
                 patch.setenv(name, value)
             patch.chdir(self.site.folder)
-            self.capfd.readouterr()
+            self.capfdbinary.readouterr()
             before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
             try:
                 code = run(words)
             finally:
                 for number, handler in before.items():
                     signal.signal(number, handler)
-        out, errors = self.capfd.readouterr()
-        return Done(code, out.encode("utf-8", "surrogateescape"), errors)
+        out, errors = self.capfdbinary.readouterr()
+        return Done(code, out, errors.decode())
+
+    def close(self) -> None:
+        """Forget the guardian of this process, because the service of the next test has another."""
+        link._link.close_inherited()
+
+
+@contextmanager
+def standard_streams(given: bytes) -> Iterator[None]:
+    """Replace stdin by a pipe with some bytes, and restore stdout and stderr, which the program may have replaced."""
+    reading, writing = os.pipe()
+
+    def write() -> None:
+        # The program need not read all of it.
+        with suppress(BrokenPipeError), os.fdopen(writing, "wb") as stream:
+            stream.write(given)
+
+    before = [os.dup(descriptor) for descriptor in range(3)]
+    os.dup2(reading, 0)
+    os.close(reading)
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        yield
+    finally:
+        for descriptor, copy in enumerate(before):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        thread.join()
 
 
 @contextmanager
