@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,8 +95,13 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
 MODULES = dict(modules())
 
 
-def imports(tree: ast.Module) -> Iterator[str]:
-    """Yield the full name of each module that is imported, by whatever statement, at the top or within a function."""
+@functools.cache
+def imports(tree: ast.Module) -> tuple[str, ...]:
+    """Return the full name of each module that is imported, by whatever statement, at the top or within a function."""
+    return tuple(found_imports(tree))
+
+
+def found_imports(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0

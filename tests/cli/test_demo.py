@@ -13,6 +13,7 @@ from urllib.request import Request, urlopen
 import click
 import pytest
 from click.testing import CliRunner
+from short_forms import paired
 
 import netmind_rentgpu.cli
 from netmind_rentgpu import AsyncRentGPU, PaymentType, __version__
@@ -137,11 +138,14 @@ async def test_live_demo_reads_and_rents_nothing(tmp_path: Path, interface: tupl
         assert len(emulator.charges) == 1
 
 
-@pytest.mark.parametrize("interface", [(), ("--sync",)])
-@pytest.mark.parametrize(("boot_seconds", "step", "deleted"), [(3600, RENT, []), (2, WAIT, ["1002", "1003", "1004"])])
+@pytest.mark.parametrize(
+    ("moment", "interface"),
+    paired([(3600, RENT, []), (2, WAIT, ["1002", "1003", "1004"])], [(), ("--sync",)]),
+)
 def test_interrupted_demo_deletes_its_containers(
-    tmp_path: Path, interface: tuple[str, ...], boot_seconds: int, step: str, deleted: list[str]
+    tmp_path: Path, moment: tuple[int, str, list[str]], interface: tuple[str, ...]
 ) -> None:
+    boot_seconds, step, deleted = moment
     with subprocess.Popen(
         [sys.executable, "-c", WITH_KNOWN_TOKEN, "demo", "--boot-seconds", str(boot_seconds), *interface],
         stdout=subprocess.PIPE,

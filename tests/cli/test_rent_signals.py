@@ -40,13 +40,15 @@ def ended_by(site: Site, process: subprocess.Popen[bytes], number: int) -> Done:
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGKILL"])
-def test_signal_at_any_moment_leaves_nothing_rented(site: Site, name: str, pytestconfig: pytest.Config) -> None:
-    """`--crash-stride=1` sends sixty."""
+def test_signal_at_any_moment_leaves_nothing_rented(
+    site: Site, name: str, full: bool, pytestconfig: pytest.Config
+) -> None:
+    """`--full` sends six, and `--crash-stride=1` sixty."""
     number, drawn = signal.Signals[name], random.Random(name)
     began = time.monotonic()
     assert site.run(*RENT, "true").code == 0
     whole = time.monotonic() - began
-    for _ in range(60 if pytestconfig.getoption("--crash-stride") == 1 else 3):
+    for _ in range(60 if pytestconfig.getoption("--crash-stride") == 1 else 6 if full else 2):
         process = site.start(*HOLD)
         moment = drawn.uniform(0, 1.5 * whole)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -61,7 +63,10 @@ def test_signal_at_any_moment_leaves_nothing_rented(site: Site, name: str, pytes
             assert "the machine is given back" in done.errors
 
 
-@pytest.mark.parametrize(("first", "second"), [("SIGINT", "SIGINT"), ("SIGTERM", "SIGINT"), ("SIGHUP", "SIGTERM")])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("SIGINT", "SIGINT"), ("SIGHUP", "SIGTERM"), pytest.param("SIGTERM", "SIGINT", marks=pytest.mark.full)],
+)
 def test_second_signal_ends_at_once_with_125_and_the_guardian_goes_on(site: Site, first: str, second: str) -> None:
     process = held(site, *HOLD)
     site.emulator.faults.add(Fault("slow", call="delete_container", seconds=3))
@@ -92,7 +97,9 @@ def test_two_signals_at_once_count_as_one(site: Site) -> None:
     assert site.rented == 0
 
 
-@pytest.mark.parametrize(("ignored", "other"), [("INT", "TERM"), ("HUP", "INT"), ("TERM", "HUP")])
+@pytest.mark.parametrize(
+    ("ignored", "other"), [("INT", "TERM"), ("HUP", "INT"), pytest.param("TERM", "HUP", marks=pytest.mark.full)]
+)
 def test_signal_that_was_ignored_at_the_start_stays_so(site: Site, ignored: str, other: str) -> None:
     process = held(site, *RENT, "echo held; read line; echo $line; sleep 1000", before=(*IGNORING, ignored))
     process.send_signal(signal.Signals[f"SIG{ignored}"])

@@ -216,7 +216,7 @@ def points(kind: str, count: int, stride: int, every: int) -> range:
     last = count + 4
     if stride:
         return range(1, last + 1, stride if kind == "loop step" else every)
-    return range(2, last + 1, max(1, last // 3))
+    return range(2, last + 1, max(1, last // 2))
 
 
 @pytest.mark.parametrize("act", ["rent", "hand on", "expire"])
@@ -251,7 +251,7 @@ async def test_any_fault_leaks_nothing(site: Site, stride: int, every: int, part
     chosen = list(faults())[::every]
     if not stride:
         creates = [fault for fault in chosen if fault.call == "create_container"]
-        chosen = Random(7).sample(creates, 6) + Random(8).sample(chosen, 6)
+        chosen = Random(7).sample(creates, 4) + Random(8).sample(chosen, 4)
     for fault in chosen[part]:
         await site.crash(fault)
     print(
@@ -276,7 +276,7 @@ async def test_process_killed_under_faults_leaks_nothing(site: Site, stride: int
 async def test_rental_cancelled_at_any_step_leaks_nothing(site: Site, stride: int, part: slice) -> None:
     whole = await site.crash()
     random = Random(10)
-    for n in range(1, whole.counts["loop step"], stride or 40)[part]:
+    for n in range(1, whole.counts["loop step"], stride or 80)[part]:
         await site.crash(clean=True, cancel_at=(n,))
         await site.crash(cancel_at=(n, n + random.randint(1, 12)))
         # A task in a cancelled scope of anyio is cancelled again at each wait.
@@ -285,7 +285,7 @@ async def test_rental_cancelled_at_any_step_leaks_nothing(site: Site, stride: in
 
 async def test_handover_cancelled_at_any_step_leaks_nothing(site: Site, stride: int, part: slice) -> None:
     whole = await site.crash(act="hand on")
-    for n in range(1, whole.counts["loop step"], stride or 60)[part]:
+    for n in range(1, whole.counts["loop step"], stride or 120)[part]:
         await site.crash(act="hand on", cancel_at=(n,))
         await site.crash(act="hand on", cancel_at=(n, n + 3))
 
@@ -346,7 +346,7 @@ async def test_rental_cancelled_while_a_machine_is_replaced_leaks_nothing(site: 
     fault = Fault("dies")
     whole = await site.crash(fault)
     random = Random(11)
-    for n in range(1, whole.counts["loop step"], stride or 50)[part]:
+    for n in range(1, whole.counts["loop step"], stride or 100)[part]:
         await site.crash(fault, clean=True, cancel_at=(n,))
         await site.crash(fault, cancel_at=(n, n + random.randint(1, 12)))
         await site.crash(fault, clean=True, cancel_at=(n,), scope=True)

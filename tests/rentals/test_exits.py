@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from programs import Program
 from renters import QUIETLY, Service, run_quietly
-from short_forms import thinned
+from short_forms import paired, thinned
 
 from netmind_rentgpu.emulator import Emulator, Fault
 
@@ -46,7 +46,10 @@ async def test_rental_never_left_is_deleted_at_exit(emulator: Emulator, state: P
     emulator.assert_nothing_rented()
 
 
-@pytest.mark.parametrize("kind", ["asking", "created", "ready", "releasing", "released"])
+EVENTS = ["asking", "created", "ready", "releasing", "released"]
+
+
+@pytest.mark.parametrize("kind", thinned(EVENTS, every=2))
 async def test_interrupt_within_a_function_for_events_leaves_nothing_rented(service: Service, kind: str) -> None:
     program = await service.program(
         f"""
@@ -66,19 +69,25 @@ async def test_interrupt_within_a_function_for_events_leaves_nothing_rented(serv
     assert program.errors.rstrip().endswith("KeyboardInterrupt")
     service.emulator.assert_nothing_rented()
     await service.assert_one_reap_clears()
-    # The interrupt of a synchronous client's own thread can only be the function's own error.
+
+
+async def test_interrupt_within_a_function_for_events_of_the_blocking_client_is_the_functions_own_error(
+    service: Service,
+) -> None:
     program = await service.run(
         f"""
-        def on_event(event):
-            if event.kind == "{kind}":
-                raise KeyboardInterrupt
+        for kind in {EVENTS}:
+            def on_event(event):
+                if event.kind == kind:
+                    raise KeyboardInterrupt  # in the client's own thread
 
-        with RentGPU() as gpu, gpu.rent(**WANTED, on_event=on_event) as rental:
-            print(rental.run("echo goes on"), end="")
+            with RentGPU() as gpu, gpu.rent(**WANTED, on_event=on_event) as rental:
+                print(rental.run("echo goes on"), end="")
+            print(rented())
         """,
         measured=False,
     )
-    assert (program.status, program.output) == (0, "goes on\n")
+    assert (program.status, program.output) == (0, "goes on\n[]\n" * len(EVENTS))
     await service.assert_nothing_left()
 
 
@@ -208,8 +217,7 @@ threading.Thread(target=rent).start()
     await service.assert_nothing_left()
 
 
-@pytest.mark.parametrize("synchronously", [False, True])
-@pytest.mark.parametrize("logged", [False, True])
+@pytest.mark.parametrize(("synchronously", "logged"), paired([False, True], [False, True]))
 async def test_failed_deletion_at_exit_is_reported_once(service: Service, synchronously: bool, logged: bool) -> None:
     rent = """
         gpu = RentGPU()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from renters import Service
+from short_forms import paired
 
 pytestmark = pytest.mark.slow
 
@@ -23,8 +24,7 @@ async def test_core_works_without_what_only_posix_has(service: Service, claimed:
     await service.assert_nothing_left()
 
 
-@pytest.mark.parametrize("claimed", ["darwin", "win32"])
-@pytest.mark.parametrize("known", ["boot", "card", "nothing"])
+@pytest.mark.parametrize(("known", "claimed"), paired(["boot", "card", "nothing"], ["darwin", "win32"]))
 async def test_reaper_off_linux_deletes_what_a_killed_process_rents(service: Service, claimed: str, known: str) -> None:
     program = await service.run_file("reap_without_posix.py", claimed, known)
     # Of a machine without a mark, it cannot be told whether it is this one.

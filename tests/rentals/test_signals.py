@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from programs import LONGEST, with_programs
 from renters import QUIETLY, Service
-from short_forms import thinned
+from short_forms import paired, thinned
 from until import until
 
 from netmind_rentgpu import AsyncRentGPU, ClientStateError, ConfigurationError, InvalidArgumentError, RentGPU
@@ -107,12 +107,11 @@ ELSEWHERE = {
 }
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("code", SYNCHRONOUS.values(), ids=SYNCHRONOUS)
+@pytest.mark.parametrize(("name", "number"), paired(SYNCHRONOUS, [signal.SIGTERM, signal.SIGHUP]))
 async def test_program_that_gets_a_signal_releases_its_rentals_and_dies_of_it(
-    service: Service, code: str, number: int
+    service: Service, name: str, number: int
 ) -> None:
-    program = await service.run(f"sent = {number:d}\n" + dedent(code), measured=False)
+    program = await service.run(f"sent = {number:d}\n" + dedent(SYNCHRONOUS[name]), measured=False)
     assert (program.status, program.output, program.errors) == (-number, "held\n", "")
     await service.assert_nothing_left()
     async with service.client() as gpu:

@@ -92,7 +92,7 @@ async def test_job_of_a_killed_process_is_found_again_and_followed_to_its_end(si
 def kills(request: pytest.FixtureRequest, full: bool) -> int:
     if request.config.getoption("--crash-stride"):
         return 50
-    return 10 if full else 5
+    return 10 if full else 3
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from until import is_running
 def guardians(folder: Path) -> list[int]:
     """Return the process ids of the guardians, and of their children, whose copies of the packages are below a folder."""
     found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
-    return [pid for pid in found if is_running(pid) and f"{folder}/guardian-" in command_line(pid)]
+    return [pid for pid in found if f"{folder}/guardian-" in command_line(pid) and is_running(pid)]
 
 
 def command_line(pid: int) -> str:

@@ -9,23 +9,30 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+# Seconds. A short wait is looked at often, and a long one seldom, because each look takes a part of the machine.
+_FIRST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.005, 0.05, 1.1
+
 
 async def until(condition: Callable[[], Any | Awaitable[Any]]) -> None:
     """Wait until a condition is true; it may be asynchronous. The bound is against hanging, and measures nothing."""
+    pause = _FIRST_PAUSE
     async with asyncio.timeout(120):
         while True:
             met = condition()
             if await met if inspect.isawaitable(met) else met:
                 return
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(pause)
+            pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 
 
 def until_sync(condition: Callable[[], Any]) -> None:
     """Wait, in a program without an event loop, until a condition is true."""
     deadline = time.monotonic() + 120
+    pause = _FIRST_PAUSE
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(pause * _GROWTH, _LONGEST_PAUSE)
 
 
 def is_running(pid: int) -> bool:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from importlib.metadata import Distribution
 from pathlib import Path
 from textwrap import dedent
 
@@ -21,7 +22,7 @@ from until import is_running, until
 
 from netmind_rentgpu import RentalRecord
 from netmind_rentgpu.emulator import Fault
-from netmind_rentgpu.rentals.guardian.packages import user_id
+from netmind_rentgpu.rentals.guardian.packages import _files, _with_dependencies, user_id
 
 pytestmark = [
     pytest.mark.slow,
@@ -618,18 +619,18 @@ async def test_guardian_acts_after_the_virtual_environment_was_changed(site: Sit
 
 
 def make_environment(folder: Path) -> Path:
-    """Make a virtual environment with copies of the packages that this one has; return its interpreter."""
-    from importlib.metadata import distributions
-
-    import netmind_rentgpu
-
+    """Make a virtual environment with copies of the packages that the SDK needs; return its interpreter."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
-    (packages,) = folder.glob("lib/python*/site-packages")
-    source = Path(next(iter(distributions(name="aiohttp"))).locate_file(""))  # type: ignore[arg-type]  # a path
-    unused = ("nvidia*", "mypy*", "ruff*", "basedpyright*", "sphinx*", "*.pth", "pip*", "chromium*", "nodejs*")
-    shutil.copytree(source, packages, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", *unused))
-    own = Path(netmind_rentgpu.__file__).parent
-    shutil.copytree(own, packages / own.name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    (site_packages,) = folder.glob("lib/python*/site-packages")
+    for relative, source in _files():
+        (site_packages / relative).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, site_packages / relative)
+    found = dict[str, Distribution]()
+    for name in ("netmind_rentgpu", "asyncssh"):
+        _with_dependencies(name, found)
+    for distribution in found.values():
+        metadata: Path = distribution._path  # type: ignore[attr-defined]  # of those in a folder
+        shutil.copytree(metadata, site_packages / metadata.name)
     return folder / "bin" / "python"
 
 

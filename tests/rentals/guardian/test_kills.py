@@ -34,7 +34,7 @@ pytestmark = [
 def kills(request: pytest.FixtureRequest, full: bool) -> int:
     if request.config.getoption("--crash-stride"):
         return 200
-    return 30 if full else 10
+    return 30 if full else 6
 
 
 async def test_process_with_a_guardian_that_is_killed_leaks_nothing(tmp_path: Path, kills: int) -> None:
