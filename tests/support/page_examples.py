@@ -58,13 +58,15 @@ class PageRun:
         self.folder = folder
         self._closing = closing
         self._output: str | None = None
-        share_copies(folder)
+        # Hidden, because a page's `pytest` would collect tests from the copies.
+        state = folder / ".state"
+        share_copies(state)
         emulator = closing.enter_context(Emulator(seed=7, boot_seconds=0, ssh=True))
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("NETMIND", "PYTEST"))},
             "NETMIND_BASE_URL": emulator.url,
             "NETMIND_API_KEY": emulator.token,
-            "NETMIND_RENTGPU_STATE": str(folder / "state.sqlite3"),
+            "NETMIND_RENTGPU_STATE": str(state / "state.sqlite3"),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONWARNINGS": "error",
             "PYTEST_ADDOPTS": " ".join([*QUICK, "-oasyncio_default_fixture_loop_scope=function", own_folder(folder)]),
