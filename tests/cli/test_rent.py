@@ -179,9 +179,9 @@ def test_detached_machine_whose_name_cannot_be_printed_is_given_back(site: Site)
         ("rentgpu rent --gpu 4090 -- yes | head -1; exit ${PIPESTATUS[0]}", 141),
         ("rentgpu rent --gpu 4090 -- yes > /dev/full", 74),
         ("rentgpu rent --gpu 4090 -- 'echo err >&2; exit 4' 2>&-", 4),
-        ("rentgpu rent --gpu 4090 -- 'echo err >&2; exit 4' 2>/dev/full", 4),
+        pytest.param("rentgpu rent --gpu 4090 -- 'echo err >&2; exit 4' 2>/dev/full", 4, marks=pytest.mark.full),
         ("rentgpu rent --gpu 4090 -- 'echo out; exit 4' >&-", 4),
-        ("rentgpu rent --gpu 4090 -- 'cat; exit 4' <&-", 4),
+        pytest.param("rentgpu rent --gpu 4090 -- 'cat; exit 4' <&-", 4, marks=pytest.mark.full),
         # As nohup does at a terminal.
         ("rentgpu rent --gpu 4090 -- 'cat; exit 4' 0>/dev/null", 4),
         ("(rentgpu rent --gpu 4090 -- 'sleep 1; echo err >&2; exit 4'; echo $? >&3) 3>&1 2>&1 >/dev/null | head -0", 0),

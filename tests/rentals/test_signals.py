@@ -306,7 +306,7 @@ async def end_by_a_signal(service: Service, program: Any, number: int, happened:
             os.kill(program.pid, number)
 
 
-@pytest.mark.parametrize("request_number", thinned(range(1, 19), every=5))
+@pytest.mark.parametrize("request_number", thinned(range(1, 19), every=6))
 async def test_signal_at_any_request_of_a_rental_leaves_nothing_rented(service: Service, request_number: int) -> None:
     program = service.program(
         """

@@ -6,7 +6,7 @@ import re
 
 import pytest
 from renters import Service
-from short_forms import thinned
+from short_forms import paired, thinned
 
 from netmind_rentgpu.emulator import Fault
 
@@ -51,7 +51,7 @@ WHILE_ENTERING = {
 }
 
 
-@pytest.mark.parametrize("moment", thinned(WHILE_ENTERING, every=2))
+@pytest.mark.parametrize("moment", thinned(WHILE_ENTERING, every=3))
 async def test_ctrl_c_while_entering_is_raised_after_the_deletion(service: Service, moment: str) -> None:
     fault, call, times = WHILE_ENTERING[moment]
     service.emulator.faults.add(fault)
@@ -72,8 +72,7 @@ async def test_ctrl_c_while_entering_is_raised_after_the_deletion(service: Servi
     await service.assert_nothing_left()
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
-@pytest.mark.parametrize("ending", ["pass", "raise ZeroDivisionError"])
+@pytest.mark.parametrize(("ending", "when"), paired(["pass", "raise ZeroDivisionError"], ["before", "after"]))
 async def test_ctrl_c_while_leaving_is_raised_after_the_deletion(service: Service, when: str, ending: str) -> None:
     service.emulator.faults.add(Fault("slow", call="delete_container", seconds=0.3, when=when))
     program = service.program(f"""
@@ -131,7 +130,7 @@ async def test_second_ctrl_c_while_a_deletion_fails_gives_up_and_reports_it(serv
     await service.assert_one_reap_clears()
 
 
-@pytest.mark.parametrize("seed", ["1", "2"])
+@pytest.mark.parametrize("seed", thinned(["1", "2"], every=2))
 async def test_ctrl_c_at_any_moment_leaves_nothing_rented(full: bool, service: Service, seed: str) -> None:
     program = await service.run_file("interrupt_rentals.py", seed, "30" if full else "10", measured=False)
     program.assert_silent("")
