@@ -58,7 +58,7 @@ class AsyncFleet:
 
     @property
     def expires_at(self) -> datetime | None:
-        """The latest time at which the machines are deleted, in UTC; None before the fleet is entered."""
+        """The time at which its machines end, in UTC, but for those that are extended alone; None before it is entered."""
         return self._members.until
 
     @property
@@ -143,7 +143,8 @@ class AsyncFleet:
         Args:
             function: a coroutine function that takes a rental and an item.
             items: the items, all of which are read first.
-            retries: how often an item goes to a machine again after it was lost.
+            retries: how often an item goes to a machine again after it was lost. A machine counts as lost if it has ended,
+                or if no login works for five minutes.
             return_exceptions: True to return an item's error as its result, as `asyncio.gather` does. Otherwise the first
                 error ends the others.
 
@@ -151,7 +152,7 @@ class AsyncFleet:
             RentalEndedError: no machine is left; or an item was lost more often than `retries`.
             SSHError: an item's connections were lost more often than `retries`.
             InvalidArgumentError: an argument cannot be used.
-            ClientStateError: the fleet was not entered yet, or was left.
+            ClientStateError: the fleet was not entered yet, or was left, also meanwhile.
             Exception: an error of the function, as it is.
         """
         self._check_entered()

@@ -81,19 +81,21 @@ class FleetBudget:
                 await self._context.budgets.remove(self.name)
 
     async def _renew(self, rentals: Callable[[], Collection[AsyncRental]]) -> None:
-        while open_rentals := await self._after_a_while(rentals):
-            for rental in open_rentals:
-                await self._extend_lease_of(rental)
-
-    async def _after_a_while(self, rentals: Callable[[], Collection[AsyncRental]]) -> Collection[AsyncRental]:
-        await asyncio.sleep(self.lease.total_seconds() * _RENEWED_AFTER)
-        return rentals()
+        while not self._context.closing:
+            await asyncio.sleep(self.lease.total_seconds() * _RENEWED_AFTER)
+            for rental in rentals():
+                try:
+                    await self._extend_lease_of(rental)
+                except Exception:
+                    logger.exception("could not extend the lease of a machine, and tries again")
 
     async def _extend_lease_of(self, rental: AsyncRental) -> None:
         for part in _PARTS:
             until = self._context.clock().wall + self.lease * part
             try:
-                await rental._extend_lease(until if self._until is None else min(until, self._until))  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # a fleet's rentals are its own
+                await rental._extend_lease(  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # a fleet's rentals are its own
+                    until if self._until is None else min(until, self._until), is_whole=part == _PARTS[0]
+                )  # pyright: ignore[reportPrivateUsage]  # a fleet's rentals are its own
             except InsufficientBudgetError as error:
                 if not self.is_spent:
                     logger.warning("the budget of %s has no room for all its machines any longer: %s", self.name, error)

@@ -43,6 +43,8 @@ _HOPELESS = (
 )
 # Beyond the time limit of each machine, in seconds, for what did not start to be given back.
 _GRACE = 1.0
+# With less time left, no other machine is rented for a lost one.
+_LEAST_TIME = timedelta(seconds=1)
 
 
 @attrs.frozen(kw_only=True)
@@ -90,6 +92,8 @@ class FleetMembers:
         begun: all rentals that were begun, in their order, those that did not start or were lost included.
         pending: the tasks that start machines, or give lost ones back.
         until: the time at which the fleet ends, in UTC; None before it begins.
+        is_ending: True once the fleet is being left, so that nothing more is rented.
+        busy: the machines that work on an item.
     """
 
     def __init__(
@@ -102,6 +106,9 @@ class FleetMembers:
         self.begun: list[AsyncRental] = []
         self.pending: set[asyncio.Task[None]] = set()
         self.until: datetime | None = None
+        self.is_ending: bool = False
+        self.busy: set[AsyncRental] = set()
+        self._changed: asyncio.Future[None] | None = None
         self._context = context
         self._plan = plan
         self._rent = rent
@@ -128,6 +135,17 @@ class FleetMembers:
                 return None
             total += spent
         return total
+
+    def changed(self) -> asyncio.Future[None]:
+        """Return a future that is done once a machine may have become free, or the fleet is left."""
+        if self._changed is None or self._changed.done():
+            self._changed = asyncio.get_running_loop().create_future()
+        return self._changed
+
+    def note_change(self) -> None:
+        """Wake the maps, so that each looks at the machines again."""
+        if self._changed is not None and not self._changed.done():
+            self._changed.set_result(None)
 
     async def start_all(self) -> None:
         """Rent the machines at once, until all have settled or the time is up.
@@ -180,14 +198,18 @@ class FleetMembers:
             failed: gets the error if that fails.
         """
         rental = self._rent(self._terms())
-        rental._end_by(self.until)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # a fleet's rentals are its own
+        rental._join_fleet(self.until, is_leased=self._budget is not None)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # a fleet's rentals are its own
         self.begun.append(rental)
         self._begin(self._start(rental, failed))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self.pending.add(task)
-        task.add_done_callback(self.pending.discard)
+        task.add_done_callback(self._end_pending)
+
+    def _end_pending(self, task: asyncio.Task[None]) -> None:
+        self.pending.discard(task)
+        self.note_change()
 
     async def _start(self, rental: AsyncRental, failed: list[RentGPUError]) -> None:
         try:
@@ -210,14 +232,20 @@ class FleetMembers:
     def _unfinished(self) -> list[AsyncRental]:
         return [rental for rental in self.begun if not rental.ended]
 
+    def lose_ended(self) -> None:
+        """Record as lost the machines that have ended by themselves since the last look."""
+        for rental in self._ready:
+            if rental.ended and rental not in self._lost and rental._state.is_lost:  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # a fleet's rentals are its own
+                self.lose(rental, end_error(rental))
+
     def lose(self, rental: AsyncRental, loss: RentGPUError) -> None:
         """Delete a machine that cannot be used any more, and rent another for it if the fleet replaces lost machines."""
-        if rental in self._lost:
+        if rental in self._lost or self.is_ending:
             return
         self._lost[rental] = loss
         logger.warning("%s of the fleet is lost: %s", rental.name, loss)
         self._begin(self._give_back(rental))
-        has_time = self.until is not None and self.until > self._context.clock().wall
+        has_time = self.until is not None and self.until > self._context.clock().wall + _LEAST_TIME
         if self._plan.replace and has_time and not (self._budget is not None and self._budget.is_spent):
             self._start_one([])
 
@@ -225,21 +253,18 @@ class FleetMembers:
         with suppress(RentGPUError):  # leaving the fleet reports it
             await rental.close()
 
-    def none_left(self) -> RentGPUError:
+    def none_left(self) -> RentalEndedError:
         """Return the error of a fleet that has no machine."""
-        ended = [rental for rental in self._ready if rental.ended]
+        self.lose_ended()
         last = next((self._lost[rental] for rental in reversed(self._ready) if rental in self._lost), None)
-        name = self._ready[-1].name if self._ready else ""
+        kind, why = RentalEndedError, ""
         if self._budget is not None and self._budget.is_spent:
-            text = (
-                f"no machine of the fleet is left: its budget of {self._budget.limit} {self._budget.currency} is spent"
-            )
-            error: RentGPUError = BudgetExceededError(text, name=name, container_id=None)
-        elif ended and last is None:
-            error = end_error(ended[-1])
-        else:
+            kind, why = BudgetExceededError, f": its budget of {self._budget.limit} {self._budget.currency} is spent"
+        elif last is not None:
             kind = type(last) if isinstance(last, RentalEndedError) else RentalEndedError
-            error = kind(f"no machine of the fleet is left; the last was lost: {last}", name=name, container_id=None)
+            why = f"; the last was lost: {last}"
+        name = self._ready[-1].name if self._ready else ""
+        error = kind(f"no machine of the fleet is left{why}", name=name, container_id=None)
         error.__cause__ = last
         return error
 
@@ -250,6 +275,8 @@ class FleetMembers:
 
     async def close(self) -> list[BaseException]:
         """Delete all machines; return the errors. To be run in a task of its own."""
+        self.is_ending = True
+        self.note_change()
         ends = await asyncio.gather(*(rental.close() for rental in self.begun), return_exceptions=True)
         if self.pending:
             await asyncio.wait(set(self.pending))

@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from decimal import Decimal
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from netmind_rentgpu.amounts import in_own_context, rounded
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
@@ -43,9 +43,6 @@ from netmind_rentgpu.rentals.lifecycle.starting import MachineSource, StartLimit
 from netmind_rentgpu.rentals.lifecycle.state import EndReason, Phase, cause_of, noted, what_to_raise
 from netmind_rentgpu.rentals.rented_machine import RentedMachine
 from netmind_rentgpu.rentals.signals import check_signals, until_passed_on
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["AsyncRental"]
 
@@ -92,6 +89,7 @@ class AsyncRental(RentedMachine):
         self._owner_task: OwnerTask | None = None
         # True if its shared budget has no room for a later deadline.
         self._is_out_of_budget = False
+        self._is_leased = False
         self._start = RentalStart(
             context=context,
             source=source,
@@ -188,10 +186,14 @@ class AsyncRental(RentedMachine):
             InvalidArgumentError: only one of the arguments is given, or the job is not one of this rental's container.
             SSHError: the container could not be asked for the job.
             ClientStateError: the rental was not entered yet, was left or detached before, or is kept anyway; or it has an
-                `idle_when`, which no other process can call.
+                `idle_when`, which no other process can call, or belongs to a fleet with a budget.
         """
         self._state.check_loop()
         record = self._state.check_deadline("detach").record
+        if self._is_leased:
+            raise ClientStateError(
+                "this rental belongs to a fleet with a budget, which extends its time; rent it alone to detach it"
+            )
         await self._guard_idleness(record)
         if (until := check_release(release_when, job)) is not None:
             await self._guard_job(until)
@@ -225,7 +227,9 @@ class AsyncRental(RentedMachine):
                 "this rental has idle_when, a function that only this process can call, so that it cannot be detached; rent"
                 " with idle_timeout alone"
             )
-        if record.idle_timeout is not None:
+        # The guardian of the process that has rented it goes on.
+        has_guardian = self._context.guardian is None and record.guardian is not None
+        if record.idle_timeout is not None and not has_guardian:
             pause = between_readings(record.idle_timeout, timedelta(seconds=self._context.limits.between_job_looks))
             await self._context.guard_detached("idle_timeout", pause.total_seconds())
 
@@ -268,12 +272,20 @@ class AsyncRental(RentedMachine):
         self._expiry.move(record)
         return record
 
-    def _end_by(self, until: datetime | None) -> None:
-        """End the rental with its fleet; to be called before it is entered."""
-        self._source.until = until
+    def _join_fleet(self, until: datetime | None, *, is_leased: bool) -> None:
+        """End the rental with its fleet; to be called before it is entered.
 
-    async def _extend_lease(self, until: datetime) -> None:
+        Args:
+            until: the end of the fleet, in UTC.
+            is_leased: True if the fleet extends the rental's time while it lives.
+        """
+        self._source.until, self._is_leased = until, is_leased
+
+    async def _extend_lease(self, until: datetime, *, is_whole: bool) -> None:
         """Move the deadline to a moment, without an event; keep a later deadline.
+
+        Args:
+            is_whole: False for a part of a lease, because the budget had no room for a whole one.
 
         Raises:
             InsufficientBudgetError: the shared budget has no room for that; the rental ends at its present deadline.
@@ -285,12 +297,13 @@ class AsyncRental(RentedMachine):
         clocks = self._context.clock()
         if record.expires_at is None or until - clocks.wall <= record.expires_at - record.present(clocks):
             return
-        self._is_out_of_budget = False
         try:
             await self._move_deadline(record.name, Extension(until=until))
         except InsufficientBudgetError:
             self._is_out_of_budget = True
             raise
+        if is_whole:
+            self._is_out_of_budget = False
 
     async def open(self) -> Self:
         """Rent the machine without a block, as in a notebook, and return this rental; `close` deletes it.
@@ -349,6 +362,7 @@ class AsyncRental(RentedMachine):
             await self._leave_block(error)
             raise
         self._state.advance(Phase.ACTIVE)
+        self._seen = self._seen_now
         self._idle.begin(
             self._state.had.record,
             read=self._read_activity,

@@ -255,6 +255,10 @@ class RentingCalls:
 
         if unknown := options.keys() - RentOptions.__annotations__:
             raise TypeError(f"rent_many() got an unexpected keyword argument {min(unknown)!r}")
+        # Read once, because each machine needs them.
+        for name in ("gpu_name", "regions", "labels", "exclude"):
+            if isinstance(value := options.get(name), Iterable) and not isinstance(value, str):
+                options[name] = tuple(value)
         most = arguments.count("count", count)
         least = most if at_least is None else arguments.count("at_least", at_least, most)
         # A rental that is never entered, to check all arguments.
@@ -282,7 +286,7 @@ class RentingCalls:
             count=most,
             at_least=least,
             replace=bool(replace),
-            timeout=timeout,
+            timeout=timeout + (stock.total_seconds() if (stock := options.get("wait_for_stock")) else 0.0),
             ttl=ttl,
             ceiling=ceiling_after(ttl) if extendable_to is None else extendable_to,
         )

@@ -46,6 +46,11 @@ class WorkQueue(Generic[Item, Result]):
         """Record the result of an item; the first result counts."""
         self._results.setdefault(number, result)
 
+    def finish_all(self, error: Exception) -> None:
+        """Record an error as the result of each item that has none."""
+        for number in range(len(self._items)):
+            self.finish(number, error)
+
     def lose(self, number: int) -> bool:
         """Record that an item was lost with its machine; return True if it waits again, before all others."""
         self._losses[number] += 1

@@ -61,7 +61,7 @@ class Fleet(RentingBlock):
 
     @property
     def expires_at(self) -> datetime | None:
-        """The latest time at which the machines are deleted, in UTC; None before the fleet is entered."""
+        """The time at which its machines end, in UTC, but for those that are extended alone; None before it is entered."""
         return self._async.expires_at
 
     @property
@@ -129,6 +129,7 @@ class Fleet(RentingBlock):
     def _rental_of(self, rental: AsyncRental) -> Rental:
         if rental not in self._rentals:
             made = Rental(rental, self._client)
+            made._owner = self  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # keep the fleet, which would be closed when collected
             self._made.append(made)
             # Another thread may have been first.
             self._rentals.setdefault(rental, made)

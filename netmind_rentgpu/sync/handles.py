@@ -208,6 +208,7 @@ class Rental(RentingBlock):
         self._shells: list[tuple[AsyncShell, Shell]] = []
         # Keep the client, because it deletes the rental and would be closed when collected.
         self._client = client
+        self._owner: object = None
 
     @property
     def _async(self) -> AsyncRental:

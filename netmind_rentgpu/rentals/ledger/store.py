@@ -300,15 +300,21 @@ class Ledger:
 
         return await self._state.write(extend)
 
-    async def record_idleness(self, record: RentalRecord) -> None:
-        """Write since when a detached rental's machine is idle, unless the rental was attached to or ended meanwhile."""
+    async def record_idleness(self, before: RentalRecord, after: RentalRecord) -> bool:
+        """Write since when a detached rental's machine is idle; return False if its record has changed since it was read.
 
-        def write(connection: Connection) -> None:
-            current = self._find(connection, record.name)
-            if current is not None and current.stage == record.stage == "detached":
-                self._write(connection, record, ("idle_since", "idle_read_at"))
+        Args:
+            before, after: the record as it was read, and with the values to write.
+        """
 
-        await self._state.write(write)
+        def write(connection: Connection) -> bool:
+            current = self._find(connection, before.name)
+            if current is None or current != before:
+                return False
+            self._write(connection, after, ("idle_since", "idle_read_at"))
+            return True
+
+        return await self._state.write(write)
 
     async def claim_for_reap(
         self, record: RentalRecord, *, is_due: Callable[[RentalRecord], bool], cause: EndCause | None = None

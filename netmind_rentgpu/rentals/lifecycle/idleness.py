@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -33,6 +34,8 @@ def _check_timeout(_: object, __: object, timeout: timedelta | None) -> None:
 def _check_judge(options: IdleOptions, _: object, judge: IdleWhen | None) -> None:
     if judge is not None and not callable(judge):
         raise InvalidArgumentError("idle_when", f"must be a function of a reading, not {type(judge).__name__}")
+    if inspect.iscoroutinefunction(judge):
+        raise InvalidArgumentError("idle_when", "must be a plain function, not a coroutine function")
     if judge is not None and options.timeout is None:
         raise InvalidArgumentError("idle_when", "has no effect without idle_timeout=")
 
@@ -64,6 +67,7 @@ class IdleWatch:
         self._task: asyncio.Task[None] | None = None
         self._clock: IdleClock | None = None
         self._has_complained = False
+        self._has_ended = False
 
     def begin(
         self,
@@ -80,7 +84,7 @@ class IdleWatch:
             is_used: returns True if this process has begun to use the machine since the last reading.
             expire: ends the rental.
         """
-        if record.idle_timeout is not None:
+        if record.idle_timeout is not None and not self._has_ended:
             watching = self._watch(record, record.idle_timeout, read, is_used, expire)
             self._task = asyncio.get_running_loop().create_task(watching)
 
@@ -95,7 +99,8 @@ class IdleWatch:
         return self.options.judge is not None
 
     def end(self) -> None:
-        """Stop reading."""
+        """Stop reading, or do not begin."""
+        self._has_ended = True
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
 
@@ -139,7 +144,9 @@ class IdleWatch:
     def _is_idle(self, record: RentalRecord, reading: ActivityReading) -> bool:
         if self.options.judge is not None:
             try:
-                return bool(self.options.judge(reading))
+                judged = self.options.judge(reading)
+                # An awaitable is no judgement.
+                return bool(judged) and not inspect.isawaitable(judged)
             except Exception:
                 logger.exception("%s: idle_when raised an error, so that its machine counts as busy", record.name)
                 return False

@@ -35,7 +35,7 @@ from netmind_rentgpu.rentals.lifecycle.cleanup import Cleanup, CleanupResult, Tr
 from netmind_rentgpu.rentals.lifecycle.deletion import Deletion, Target, log_release, unreleased, write_best_effort
 from netmind_rentgpu.rentals.lifecycle.finding import in_use_error
 from netmind_rentgpu.rentals.lifecycle.idle_clock import between_readings
-from netmind_rentgpu.rentals.lifecycle.idle_detached import idle_rentals
+from netmind_rentgpu.rentals.lifecycle.idle_detached import end_idle_rentals
 from netmind_rentgpu.rentals.lifecycle.release_jobs import finished_jobs
 
 __all__ = ["close_record_of_deleted", "reap", "reap_by_name", "reap_guarded", "release"]
@@ -95,7 +95,6 @@ class _Reaping:
         dead: Collection[str],
         wait: bool,
         finished: Collection[str] = (),
-        idle: Collection[str] = (),
     ) -> None:
         """End many records at once, each as `end` does.
 
@@ -105,12 +104,11 @@ class _Reaping:
             dead: the names of the records whose makers are dead for certain.
             wait: as for `end`.
             finished: the ids of the jobs that are over, with whose end their rentals end.
-            idle: the names of the rentals whose machines are idle for too long.
         """
         await self.shielded(
             self.end(
                 record,
-                "idle" if record.name in idle else _cause_to_reap(self.context, record, finished),
+                _cause_to_reap(self.context, record, finished),
                 is_living=is_living,
                 wait=wait,
                 is_dead=record.name in dead,
@@ -160,6 +158,13 @@ class _Reaping:
             if past is not None:
                 await write_best_effort(self.context.ledger.add_past(past))
         self._note(record, tracked, result, is_living=is_living)
+
+    async def end_idle(self, record: RentalRecord) -> None:
+        """End a rental whose machine is idle, unless its record is another by now, as after an attach."""
+        ledger = self.context.ledger
+        claimed = await ledger.claim_for_reap(record, is_due=lambda current: current == record, cause="idle")
+        if claimed is not None:
+            await self.shielded([self.end(claimed, "idle", is_living=False, wait=False)])
 
     def _note(self, record: RentalRecord, tracked: TrackedAttempt, result: CleanupResult, *, is_living: bool) -> None:
         """Record the result of a record's cleanup for the report."""
@@ -269,7 +274,7 @@ async def reap_guarded(
 
     def is_due(record: RentalRecord) -> bool:
         is_over = record.stage == "abandoned" or is_of_the_dead(record)
-        is_over |= record.stage == "detached" and (record.release_job_id in finished or record.name in idle)
+        is_over |= record.stage == "detached" and record.release_job_id in finished
         return record.guardian == guardian and (is_over or time_left(record) <= timedelta(0))
 
     def until_look(record: RentalRecord) -> timedelta:
@@ -290,11 +295,9 @@ async def reap_guarded(
     if former:
         await ledger.change_guardian(former, guardian)
     finished: set[str] = set()
-    idle: set[str] = set()
     records = [record for record in await ledger.list_open() if record.guardian == guardian]
     waiting = [record for record in records if not is_due(record)]
     finished |= await finished_jobs(context, waiting)
-    idle |= await idle_rentals(context, [record for record in waiting if not is_due(record)], pause=between_job_looks)
     due = [record for record in records if is_due(record)]
     dead = {record.name for record in due if is_of_the_dead(record)}
     living = [record for record in due if _may_create(record) and record.name not in dead]
@@ -302,7 +305,11 @@ async def reap_guarded(
         *(ledger.claim_for_reap(record, is_due=is_due) for record in due if record not in living)
     )
     reaping = _Reaping(context)
-    await reaping.end_all(living, claimed, dead=dead, wait=owner_is_gone, finished=finished, idle=idle)
+    await reaping.end_all(living, claimed, dead=dead, wait=owner_is_gone, finished=finished)
+
+    await end_idle_rentals(
+        context, [record for record in waiting if not is_due(record)], pause=between_job_looks, end=reaping.end_idle
+    )
     left = [record for record in await ledger.list_open() if record.guardian == guardian]
     return min((timedelta(0) if is_due(record) else until_look(record) for record in left), default=None)
 

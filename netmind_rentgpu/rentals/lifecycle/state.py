@@ -52,7 +52,9 @@ class EndReason(Enum):
     GONE = "its container is gone"
 
 
-# The reasons for which the SDK itself ends a rental while its block runs.
+# The reasons for which a rental ends though its user is not done with it.
+_LOSSES = (EndReason.EXPIRED, EndReason.BUDGET_SPENT, EndReason.IDLE, EndReason.GONE)
+# Those for which the SDK itself ends a rental while its block runs.
 _DEADLINES = (EndReason.EXPIRED, EndReason.BUDGET_SPENT, EndReason.IDLE)
 
 
@@ -196,6 +198,11 @@ class RentalState:
         """Record why the rental ends, unless an earlier reason is known."""
         self.reason = self.reason or reason
         self.ended.set()
+
+    @property
+    def is_lost(self) -> bool:
+        """True if the rental ended though its user was not done with it."""
+        return self.reason in _LOSSES
 
     @property
     def is_entered_here(self) -> bool:

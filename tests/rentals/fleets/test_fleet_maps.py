@@ -16,6 +16,7 @@ from until import until
 from netmind_rentgpu import (
     AsyncRental,
     AsyncRentGPU,
+    ClientStateError,
     InvalidArgumentError,
     RentalEndedError,
     RentalExpiredError,
@@ -119,11 +120,142 @@ async def test_machine_that_allows_no_login_is_given_back(gpu: AsyncRentGPU, emu
     async with gpu.rent_many(2, image=IMAGE) as fleet:
         bad = fleet.rentals[0]
         emulator.faults.add(Fault("ssh refuse", path=f"/v1/rentgpu/containers/{bad.container.id}", times="all"))
+        bad._connections.longest_outage = 1.0
         assert bad.shell._connection._connection is not None
         bad.shell._connection._connection.abort()
         assert await fleet.map(echo, range(4)) == ["0", "1", "2", "3"]
         assert bad not in fleet.rentals
         await until(lambda: len(emulator.running) == 1)
+
+
+async def test_one_refused_login_loses_no_machine(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    async with gpu.rent_many(1, image=IMAGE) as fleet:
+        (rental,) = fleet.rentals
+        emulator.faults.add(Fault("ssh refuse", path=f"/v1/rentgpu/containers/{rental.container.id}", times=2))
+        assert rental.shell._connection._connection is not None
+        rental.shell._connection._connection.abort()
+        assert await fleet.map(echo, [1, 2]) == ["1", "2"]
+        assert fleet.rentals == (rental,)
+    emulator.assert_nothing_rented()
+
+
+async def test_machine_that_hangs_does_not_stop_the_others(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    done: list[int] = []
+
+    async def work(rental: AsyncRental, item: int) -> int:
+        if item == 0 and not done:
+            emulator.faults.add(
+                Fault("ssh freeze", path=f"/v1/rentgpu/containers/{rental.container.id}", after_bytes=0)
+            )
+            assert rental.shell._connection._connection is not None
+            rental.shell._connection._connection.abort()
+        if item == 0:
+            # As long as the others have something to do, the lost connection is made again beside them.
+            return int(await echo(rental, item))
+        done.append(int(await echo(rental, item)))
+        return item
+
+    async with gpu.rent_many(2, image=IMAGE) as fleet:
+        mapping = asyncio.create_task(fleet.map(work, range(6)))
+        await until(lambda: len(done) == 5)
+        mapping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await mapping
+
+
+async def test_map_that_runs_when_the_fleet_is_left_ends_and_rents_nothing(
+    gpu: AsyncRentGPU, emulator: Emulator
+) -> None:
+    async with gpu.rent_many(2, replace=True, image=IMAGE) as fleet:
+        mapping = asyncio.create_task(fleet.map(lambda rental, item: rental.run("sleep 3600"), range(9)))
+        await until(lambda: len(fleet._members.busy) == 2)
+        creates = len(emulator.requests.of("create_container"))
+    with pytest.raises(ClientStateError, match="this fleet was left"):
+        await mapping
+    assert len(emulator.requests.of("create_container")) == creates
+    emulator.assert_nothing_rented()
+
+
+async def test_two_maps_at_once_share_the_machines(gpu: AsyncRentGPU) -> None:
+    working: Counter[str] = Counter()
+    most = 0
+
+    async def work(rental: AsyncRental, item: int) -> int:
+        nonlocal most
+        working[rental.name] += 1
+        most = max(most, working[rental.name])
+        await rental.run("true", check=True)
+        working[rental.name] -= 1
+        return item
+
+    async with gpu.rent_many(2, image=IMAGE) as fleet:
+        found = await asyncio.gather(fleet.map(work, range(6)), fleet.map(work, range(6, 12)))
+        assert found == [list(range(6)), list(range(6, 12))]
+        assert most == 1
+
+
+async def test_function_may_detach_or_close_its_machine(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    async def detach(rental: AsyncRental, item: int) -> str:
+        return (await rental.detach()).name
+
+    async def close(rental: AsyncRental, item: int) -> None:
+        await rental.close()
+        raise ValueError("mine")
+
+    async with gpu.rent_many(3, replace=True, image=IMAGE) as fleet:
+        names = await fleet.map(detach, range(2))
+        assert {record.name for record in await gpu.rentals.list()} >= set(names)
+        creates = len(emulator.requests.of("create_container"))
+        with pytest.raises(ValueError, match="mine"):
+            await fleet.map(close, [1])
+        assert len(emulator.requests.of("create_container")) == creates
+        assert fleet.rentals == ()
+        with pytest.raises(RentalEndedError, match="no machine of the fleet is left"):
+            await fleet.map(echo, [1])
+    for name in names:
+        await gpu.rentals.release(name)
+    emulator.assert_nothing_rented()
+
+
+async def test_results_are_kept_beside_the_error_of_a_fleet_without_machines(gpu: AsyncRentGPU) -> None:
+    async def work(rental: AsyncRental, item: int) -> int:
+        if item == 2:
+            await gpu.containers.delete(rental.container.id)
+            await rental.run("true")
+        return item
+
+    async with gpu.rent_many(1, image=IMAGE) as fleet:
+        results: list[Any] = await fleet.map(work, range(4), return_exceptions=True)
+        assert results[:2] == [0, 1]
+        assert [type(result) for result in results[2:]] == [RentalEndedError] * 2
+
+
+async def test_machine_that_was_lost_outside_a_map_is_replaced_by_the_next(gpu: AsyncRentGPU) -> None:
+    async with gpu.rent_many(2, replace=True, image=IMAGE) as fleet:
+        lost = fleet.rentals[0]
+        await gpu.containers.delete(lost.container.id)
+        with pytest.raises(RentalEndedError):
+            await fleet.run("true")
+        assert await fleet.map(echo, [1, 2]) == ["1", "2"]
+        await until(lambda: len(fleet.rentals) == 2)
+        assert lost not in fleet.rentals
+
+
+async def test_loss_in_a_group_of_errors_is_a_loss(gpu: AsyncRentGPU) -> None:
+    tries = 0
+
+    async def work(rental: AsyncRental, item: int) -> str:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            assert rental.shell._connection._connection is not None
+            rental.shell._connection._connection.abort()
+        async with asyncio.TaskGroup() as group:
+            echoing = group.create_task(echo(rental, item))
+        return echoing.result()
+
+    async with gpu.rent_many(1, image=IMAGE) as fleet:
+        assert await fleet.map(work, [7]) == ["7"]
 
 
 @pytest.mark.parametrize("retries", [0, 2])

@@ -124,6 +124,19 @@ async def test_arguments_that_cannot_be_used_are_refused_before_anything_is_rent
     assert len(emulator.requests) == 0
 
 
+async def test_iterators_among_the_arguments_are_for_each_machine(gpu: AsyncRentGPU) -> None:
+    others = await all_but(gpu, 2)
+    async with gpu.rent_many(2, image=IMAGE, exclude=iter(others), regions=None, labels=iter(())) as fleet:
+        assert not {rental.machine.node_name for rental in fleet.rentals} & set(others)
+
+
+async def test_fleet_waits_for_stock_beyond_its_time_to_start(gpu: AsyncRentGPU) -> None:
+    with pytest.raises(NoMachineError, match=r"1\. none of the .*; none was available within 2 s"):
+        await gpu.rent_many(
+            1, image=IMAGE, max_price=Decimal("0.000001"), timeout=1.2, wait_for_stock=timedelta(seconds=2)
+        ).open()
+
+
 async def test_fleet_with_fewer_machines_than_wanted_is_entered_if_there_are_enough(
     gpu: AsyncRentGPU, emulator: Emulator
 ) -> None:
@@ -277,14 +290,16 @@ async def test_budget_is_a_shared_one_in_which_each_machine_reserves_a_lease(
     emulator.assert_nothing_rented()
 
 
+@pytest.mark.slow
 async def test_leases_are_extended_while_the_budget_has_room_and_machines_end_by_it_then(
     gpu: AsyncRentGPU, emulator: Emulator
 ) -> None:
-    set_limits(gpu, lease=1.0)
+    # Long enough for a machine that is busy with other tests to extend it in time.
+    set_limits(gpu, lease=5.0)
     price = (await gpu.offers())[0].hourly_price or Decimal(0)
     events: list[str] = []
-    # Two seconds of two machines, and some more.
-    limit = price * Decimal("4.5") / 3600
+    # Ten seconds of two machines.
+    limit = price * Decimal(20) / 3600
     async with gpu.rent_many(
         2, image=IMAGE, budget=limit, ttl=HOUR, on_event=lambda event: events.append(event.kind)
     ) as fleet:
@@ -308,7 +323,20 @@ async def test_leases_are_extended_while_the_budget_has_room_and_machines_end_by
     past = await gpu.rentals.history()
     assert {rental.cause for rental in past} == {"budget"}
     # The price of each is the listed one, so that the sum is exact; a lease more is promised.
-    assert sum(rental.spent or 0 for rental in past) <= limit + 2 * price / 3600
+    assert sum(rental.spent or 0 for rental in past) <= limit + 2 * 5 * price / 3600
+    emulator.assert_nothing_rented()
+
+
+async def test_machine_whose_lease_the_fleet_extends_cannot_be_detached(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    async with gpu.rent_many(1, image=IMAGE, budget=5) as fleet:
+        with pytest.raises(ClientStateError, match="belongs to a fleet with a budget"):
+            await fleet.rentals[0].detach()
+    emulator.assert_nothing_rented()
+    async with gpu.rent_many(2, image=IMAGE) as fleet:
+        record = await fleet.rentals[0].detach()
+        assert len(fleet.rentals) == 1
+    assert len(emulator.running) == 1
+    await gpu.rentals.release(record)
     emulator.assert_nothing_rented()
 
 

@@ -17,6 +17,7 @@ from until import until
 
 from netmind_rentgpu import AsyncRentGPU, RentalRecord
 from netmind_rentgpu.emulator import Emulator, Fault
+from netmind_rentgpu.rentals.lifecycle import idle_detached
 
 from .test_look import ME, look
 
@@ -120,6 +121,23 @@ async def test_rental_that_was_attached_to_meanwhile_is_left(gpu: AsyncRentGPU, 
         assert rental._idle._task is not None
         assert (await rental.run("echo here")).stdout == "here\n"
     emulator.assert_nothing_rented()
+
+
+async def test_machine_that_another_process_has_used_during_the_reading_is_left(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await detached(gpu, ago=2 * HOUR)
+    read = idle_detached._read
+
+    async def detach_anew_meanwhile(*arguments: Any) -> Any:
+        reading = await read(*arguments)
+        await put_as_it_is(gpu, attrs.evolve(before, idle_since=None, idle_read_at=None))
+        return reading
+
+    monkeypatch.setattr(idle_detached, "_read", detach_anew_meanwhile)
+    await look(gpu, gone=False)
+    assert (await the_record(gpu)).idle_since is None
+    assert len(emulator.running) == 1
 
 
 DETACHES = """

@@ -14,7 +14,7 @@ import attrs
 import pytest
 from virtual import VirtualLoop
 
-from netmind_rentgpu import ActivityReading, RentalRecord
+from netmind_rentgpu import ActivityReading, InvalidArgumentError, RentalRecord
 from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.lifecycle.idle_clock import IdleClock, between_readings
 from netmind_rentgpu.rentals.lifecycle.idleness import IdleOptions, IdleWatch
@@ -244,6 +244,18 @@ def test_function_of_the_user_judges_in_place_of_the_reading(caplog: pytest.LogC
     assert watched.ended_at == 23
     assert set(seen) == {always_busy}
     assert "idle_when raised an error" in caplog.text
+
+
+def test_judgement_that_is_no_answer_counts_as_busy() -> None:
+    async def never(reading: ActivityReading) -> bool:
+        return False
+
+    with pytest.raises(InvalidArgumentError, match=r"^idle_when: must be a plain function"):
+        IdleOptions(timeout=MINUTE, judge=never)  # type: ignore[arg-type]  # refused
+    loop = asyncio.new_event_loop()
+    futures: Any = lambda reading: loop.create_future()  # noqa: E731  # an awaitable
+    assert Watched(lambda _: IDLE, judge=futures).run(60).ended_at is None
+    loop.close()
 
 
 @pytest.mark.parametrize("seed", range(30))

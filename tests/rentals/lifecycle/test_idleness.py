@@ -19,6 +19,7 @@ from netmind_rentgpu import (
     ClientStateError,
     ConfigurationError,
     InvalidArgumentError,
+    RentalEndedError,
     RentalEvent,
     RentalIdleError,
 )
@@ -63,6 +64,22 @@ async def test_idle_machine_is_deleted_while_the_block_runs_after_an_event(
     with pytest.raises(RentalIdleError):
         await rental.run("true")
     assert rental.ended
+
+
+async def test_rental_that_ends_while_it_is_entered_is_read_by_no_task(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    events: list[RentalEvent] = []
+
+    def end_at_ready(event: RentalEvent) -> None:
+        events.append(event)
+        if event.kind == "ready":
+            rental._expire()
+
+    rental = gpu.rent(image=IMAGE, idle_timeout=SHORT, on_event=end_at_ready)
+    with pytest.raises(RentalEndedError):
+        await rental.open()
+    assert events[-1].kind == "released"
+    assert rental._idle._task is None or rental._idle._task.done()
+    emulator.assert_nothing_rented()
 
 
 async def test_rental_without_a_block_ends_too_and_says_so_at_its_next_use(
