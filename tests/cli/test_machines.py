@@ -16,7 +16,8 @@ from until import until_sync
 from netmind_rentgpu import RentGPU
 from netmind_rentgpu.emulator import Fault
 
-pytestmark = pytest.mark.slow
+# In one group, because each worker would rent a machine for this file otherwise.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("machines")]
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +190,8 @@ def test_job_is_stopped_only_with_yes_where_no_terminal_is(site: Site, here: Her
 
 
 def test_job_that_is_over_is_removed_and_one_that_is_gone_is_no_error(site: Site, here: Here) -> None:
-    (row,) = here.run("rentals", "list", "-o", "json").json
+    # By its label, because another test's rental may still be on record.
+    row = here.run("rentals", "show", "mine", "-o", "json").json
     state = site.environment["NETMIND_RENTGPU_STATE"]
     with RentGPU(site.emulator.token, base_url=site.emulator.url, state=state) as gpu:
         with gpu.ssh(row["container_id"]) as shell:

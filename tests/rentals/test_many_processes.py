@@ -16,7 +16,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 
 async def test_many_processes_rent_and_return_at_once(full: bool, service: Service) -> None:
-    count = 100 if full else 20
+    count = 100 if full else 10
     program = await service.run_file("many_renters.py", str(count), measured=False)
     program.assert_silent("{0}\n")
     service.emulator.assert_nothing_rented()
@@ -30,7 +30,7 @@ async def test_many_processes_rent_and_return_at_once(full: bool, service: Servi
 
 
 async def test_one_reap_deletes_the_rentals_of_killed_processes_and_no_others(full: bool, service: Service) -> None:
-    count, kills = (30, 20) if full else (9, 6)
+    count, kills = (30, 20) if full else (6, 4)
     program = await service.run_file("killed_renters.py", str(count), str(kills), measured=False)
     program.assert_silent("{0}\n")
     await service.assert_nothing_left()

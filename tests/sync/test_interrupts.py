@@ -93,7 +93,7 @@ async def test_interrupt_during_the_collection_of_a_handle_closes_its_value_at_e
 
 async def test_interrupt_while_the_loop_thread_starts_leaves_the_client_usable(full: bool) -> None:
     # Each child starts a loop thread of its own.
-    times = 60 if full else 15
+    times = 60 if full else 8
     program = Program(
         measured=False,
         environment={"TIMES": str(times)},
@@ -120,7 +120,7 @@ async def test_interrupt_while_the_loop_thread_starts_leaves_the_client_usable(f
 
 
 async def test_signal_handler_can_call_the_client_while_the_loop_thread_starts(full: bool) -> None:
-    times = 40 if full else 15
+    times = 40 if full else 8
     program = Program(
         measured=False,
         environment={"TIMES": str(times)},

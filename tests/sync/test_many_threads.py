@@ -6,6 +6,7 @@ import pytest
 from hostile import Hostile
 from programs import Program
 from served import GET
+from short_forms import thinned
 
 pytestmark = pytest.mark.xdist_group("machine")
 
@@ -31,7 +32,7 @@ async def test_many_threads_share_a_client_and_one_loop_thread() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("end", ["close", "del"])
+@pytest.mark.parametrize("end", thinned(["del", "close"], every=2))
 async def test_many_clients_leave_no_memory_descriptor_or_thread(full: bool, end: str) -> None:
     first, measured = (300, 1000) if full else (100, 200)
     program = Program(file="many_clients.py", arguments=[end, str(first), str(measured)])
