@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from netmind_rentgpu.concurrency.backoff import backoff
 from netmind_rentgpu.errors import (
@@ -213,7 +213,8 @@ def _loss_in(error: BaseException, rental: AsyncRental) -> RentGPUError | None:
         if isinstance(cause, SSHError) and cause.stage == "connection":
             return cause
         if isinstance(cause, BaseExceptionGroup):
-            losses = [_loss_in(inner, rental) for inner in cause.exceptions]
+            inner = cast("BaseExceptionGroup[BaseException]", cause).exceptions
+            losses = [_loss_in(each, rental) for each in inner]
             return losses[0] if all(losses) else None
         cause = cause.__cause__
     return None

@@ -22,8 +22,6 @@ from netmind_rentgpu.conditions import Condition
 from netmind_rentgpu.errors import (
     ClientStateError,
     InsufficientBudgetError,
-    InvalidArgumentError,
-    JobNotFoundError,
     ReleaseError,
     RentalEndedError,
 )
@@ -32,12 +30,13 @@ from netmind_rentgpu.rentals.at_exit import release_at_exit
 from netmind_rentgpu.rentals.context import RentalContext
 from netmind_rentgpu.rentals.ledger.deadlines import Extension, checked_extension
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
+from netmind_rentgpu.rentals.lifecycle import release_jobs
 from netmind_rentgpu.rentals.lifecycle.events import EventOptions, RentalEvents
 from netmind_rentgpu.rentals.lifecycle.expiry import ExpiryTimer, OwnerTask
 from netmind_rentgpu.rentals.lifecycle.idle_clock import between_readings
 from netmind_rentgpu.rentals.lifecycle.idleness import IdleOptions, IdleWatch
 from netmind_rentgpu.rentals.lifecycle.provisioner import Provisioner
-from netmind_rentgpu.rentals.lifecycle.release_jobs import ReleaseWhen, StartedJob, check_release, guarded
+from netmind_rentgpu.rentals.lifecycle.release_jobs import ReleaseWhen, StartedJob
 from netmind_rentgpu.rentals.lifecycle.start import RentalStart
 from netmind_rentgpu.rentals.lifecycle.starting import MachineSource, StartLimits
 from netmind_rentgpu.rentals.lifecycle.state import EndReason, Phase, cause_of, noted, what_to_raise
@@ -195,10 +194,10 @@ class AsyncRental(RentedMachine):
                 "this rental belongs to a fleet with a budget, which extends its time; rent it alone to detach it"
             )
         await self._guard_idleness(record)
-        if (until := check_release(release_when, job)) is not None:
+        if (until := release_jobs.check_release(release_when, job)) is not None:
             await self._guard_job(until)
             record = self._state.check_deadline("detach").record
-        detaching = asyncio.create_task(self._provisioner.detach(record, guarded(until, self._idle.clock)))
+        detaching = asyncio.create_task(self._provisioner.detach(record, release_jobs.guarded(until, self._idle.clock)))
         try:
             await wait_shielded(detaching)
         finally:
@@ -213,12 +212,7 @@ class AsyncRental(RentedMachine):
         return detached
 
     async def _guard_job(self, job: StartedJob) -> None:
-        try:
-            found = await self.job(job.name)
-        except JobNotFoundError as error:
-            raise InvalidArgumentError("job", f"{job.name} is no job of this rental's container") from error
-        if found.id != job.id:
-            raise InvalidArgumentError("job", f"{job.name} is another job of this rental's container by now")
+        await release_jobs.check_job(job, self.job)
         await self._context.guard_detached("release_when='exits'", self._context.limits.between_job_looks)
 
     async def _guard_idleness(self, record: RentalRecord) -> None:

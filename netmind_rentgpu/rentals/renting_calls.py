@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final, TypedDict, Unpack
+from typing import TYPE_CHECKING, Final, TypedDict, Unpack, cast
 
 from netmind_rentgpu import arguments
 from netmind_rentgpu.errors import InvalidArgumentError
@@ -258,7 +258,7 @@ class RentingCalls:
         # Read once, because each machine needs them.
         for name in ("gpu_name", "regions", "labels", "exclude"):
             if isinstance(value := options.get(name), Iterable) and not isinstance(value, str):
-                options[name] = tuple(value)
+                options[name] = tuple(cast("Iterable[str]", value))
         most = arguments.count("count", count)
         least = most if at_least is None else arguments.count("at_least", at_least, most)
         # A rental that is never entered, to check all arguments.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Literal, Protocol, TypeAlias
 
 from netmind_rentgpu.errors import InvalidArgumentError, JobNotFoundError, RentGPUError
@@ -12,7 +12,7 @@ from netmind_rentgpu.rentals.ledger.container_index import check_not_replaced
 from netmind_rentgpu.rentals.ledger.records import RentalRecord
 from netmind_rentgpu.rentals.lifecycle.idle_clock import IdleClock
 
-__all__ = ["ReleaseWhen", "StartedJob", "check_release", "finished_jobs", "guarded"]
+__all__ = ["ReleaseWhen", "StartedJob", "check_job", "check_release", "finished_jobs", "guarded"]
 
 _LONGEST_LOOK = 60.0
 ReleaseWhen: TypeAlias = Literal["exits"]
@@ -39,6 +39,23 @@ def check_release(release_when: ReleaseWhen | None, job: StartedJob | None) -> S
     if job is None or not all(isinstance(getattr(job, name, None), str) for name in ("name", "id")):
         raise InvalidArgumentError("job", "must be the job with whose end the rental is to end, as start() returns it")
     return job
+
+
+async def check_job(job: StartedJob, find: Callable[[str], Awaitable[StartedJob]]) -> None:
+    """Check that a job is one of a rental's container.
+
+    Args:
+        find: returns the container's job of a name.
+
+    Raises:
+        InvalidArgumentError: it is not.
+    """
+    try:
+        found = await find(job.name)
+    except JobNotFoundError as error:
+        raise InvalidArgumentError("job", f"{job.name} is no job of this rental's container") from error
+    if found.id != job.id:
+        raise InvalidArgumentError("job", f"{job.name} is another job of this rental's container by now")
 
 
 def guarded(job: StartedJob | None, idle: IdleClock | None) -> dict[str, Any]:
