@@ -48,7 +48,7 @@ def test_every_page_can_be_printed_by_its_name(page: Path) -> None:
     ("words", "title"),
     [
         (["first"], "# Your first rental"),
-        (["many", "at", "once"], "# Many rentals at once"),
+        (["many", "at", "once"], "# Many machines at once"),
         (["BUDGETS"], "# Budgets"),
         (["how-to/reap.md"], "# Reap"),
         (["reference"], "# Reference"),

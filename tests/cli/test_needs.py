@@ -40,6 +40,8 @@ RENTING: list[tuple[list[str], dict[str, Any]]] = [
     (["--extendable-to", "3d"], {"extendable_to": timedelta(days=3)}),
     (["--budget", "7.5"], {"budget": Decimal("7.5")}),
     (["--shared-budget", "lab"], {"shared_budget": "lab"}),
+    (["--idle-timeout", "20m"], {"idle_timeout": timedelta(minutes=20)}),
+    (["--wait-for-stock", "2h"], {"wait_for_stock": timedelta(hours=2)}),
     (["--label", "nightly"], {"label": "nightly"}),
     (["--label", ""], {"label": ""}),
     (["--until", "2027-08-03T14:30Z"], {"ttl": timedelta(hours=2, minutes=30)}),
@@ -82,7 +84,10 @@ def test_options_of_rentals_are_hidden_from_the_help_of_offers() -> None:
         options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
         return {option.opts[0] for option in options if not option.hidden}
 
-    renting = {"--image", "--ttl", "--until", "--extendable-to", "--budget", "--shared-budget", "--label"}
+    renting = {
+        *("--image", "--ttl", "--until", "--extendable-to", "--budget", "--shared-budget", "--label"),
+        *("--idle-timeout", "--wait-for-stock"),
+    }
     assert listed(renting=True) - listed(renting=False) == renting
 
 

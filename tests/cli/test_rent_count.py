@@ -135,6 +135,7 @@ def test_idle_machine_is_given_back_and_its_command_line_says_why(site: Site) ->
     variables = site.environment
     state = variables["NETMIND_RENTGPU_STATE"]
     with RentGPU(variables["NETMIND_API_KEY"], base_url=variables["NETMIND_BASE_URL"], state=state) as gpu:
+        until_sync(gpu.rentals.history)
         (past,) = gpu.rentals.history()
     assert (past.name, past.cause) == (name, "idle")
 

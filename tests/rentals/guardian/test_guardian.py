@@ -63,7 +63,7 @@ EXPIRE = """
         async with AsyncRentGPU(guardian=True) as gpu:
             grace(gpu, 0.3)
             try:
-                async with gpu.rent(**WANTED, ttl=timedelta(seconds=8), timeout=7.5) as rental:
+                async with gpu.rent(**WANTED, ttl=timedelta(seconds=16), timeout=15) as rental:
                     tell("held")
                     await until_expired()
                     tell("used on")
@@ -348,7 +348,7 @@ async def test_machine_that_is_rented_while_the_guardian_looks_is_deleted(site: 
     program = await site.start("""
     async def hold(gpu, held):
         grace(gpu, 0.0)
-        async with gpu.rent(**WANTED, ttl=timedelta(seconds=8), timeout=7.5):
+        async with gpu.rent(**WANTED, ttl=timedelta(seconds=16), timeout=15):
             held.set()
             await asyncio.sleep(1000)
 
@@ -409,7 +409,7 @@ async def test_machine_of_a_stopped_program_is_deleted_after_its_deadline(site: 
 
 async def test_program_stopped_while_its_machine_starts_rents_nothing_again(site: Site) -> None:
     site.emulator.faults.add(Fault("never reachable", times=5))
-    program = await site.start(EXPIRE.replace("timeout=7.5", "timeout=30"))
+    program = await site.start(EXPIRE.replace("timeout=15", "timeout=30"))
     await until(site.service.asked("create_container"))
     os.kill(program.pid, signal.SIGSTOP)
     await until(lambda: site.emulator.charges and not site.rented)
@@ -421,7 +421,7 @@ async def test_program_stopped_while_its_machine_starts_rents_nothing_again(site
 
 
 async def test_machine_of_a_program_that_hangs_is_deleted_after_its_deadline(site: Site) -> None:
-    program = await site.start(EXPIRE.replace("await until_expired()", "time.sleep(12); await asyncio.sleep(1000)"))
+    program = await site.start(EXPIRE.replace("await until_expired()", "time.sleep(24); await asyncio.sleep(1000)"))
     assert await program.line() == "held"
     await until(lambda: not site.rented)
     assert is_running(program.pid)
@@ -446,7 +446,7 @@ async def test_deadline_that_another_process_has_moved_counts(site: Site) -> Non
     assert await program.line() == "held"
     os.kill(program.pid, signal.SIGSTOP)
     async with site.service.client() as gpu:
-        record = await gpu.rentals.extend(await site.record(), ttl=timedelta(seconds=12))
+        record = await gpu.rentals.extend(await site.record(), ttl=timedelta(seconds=20))
         assert record.expires_at is not None
         await until(gpu.rentals.history)
         (past,) = await gpu.rentals.history()
@@ -460,7 +460,7 @@ async def test_deadline_that_another_process_has_moved_counts(site: Site) -> Non
 
 DETACH = """
     with RentGPU(guardian=True) as gpu:
-        with gpu.rent(**WANTED, ttl=timedelta(seconds={ttl}), timeout=7.5) as rental:
+        with gpu.rent(**WANTED, ttl=timedelta(seconds={ttl}), timeout=60) as rental:
             record = rental.detach()
         assert record.enforced_by == f"guardian {{record.guardian.process_id}}"
         tell(record.guardian.process_id)
@@ -468,7 +468,7 @@ DETACH = """
 
 
 async def test_detached_rental_is_deleted_at_its_expiry_when_its_program_has_ended(site: Site) -> None:
-    program = await site.start(DETACH.format(ttl=8))
+    program = await site.start(DETACH.format(ttl=15))
     guardian = await program.line()
     assert await program.end() == (0, "")
     assert site.rented == 1
@@ -493,7 +493,7 @@ async def test_caller_that_reads_a_program_to_its_end_does_not_wait_for_the_guar
 
 
 async def test_detached_rental_that_another_process_has_attached_is_its_own(site: Site) -> None:
-    first = await site.start(DETACH.format(ttl=12))
+    first = await site.start(DETACH.format(ttl=30))
     assert await first.line()
     assert await first.end() == (0, "")
     second = await site.start("""
@@ -537,7 +537,7 @@ async def test_failed_attach_leaves_the_rental_to_its_guardian(site: Site) -> No
 
 
 async def test_attach_without_a_guardian_leaves_the_expiry_to_the_former_one(site: Site) -> None:
-    first = await site.start(DETACH.format(ttl=12))
+    first = await site.start(DETACH.format(ttl=30))
     guardian = await first.line()
     await first.end()
     second = await site.start("""
