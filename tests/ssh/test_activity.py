@@ -16,6 +16,7 @@ from typing import Any
 import canaries
 import openssh
 import pytest
+from openssh import missing
 from openssh_programs import OpenSSHPrograms
 from ssh_client import LASTING, login, port_of, rent
 from until import is_running, until
@@ -134,7 +135,7 @@ async def test_process_that_a_command_has_left_behind_is_counted(
 
 async def test_session_of_a_detached_tmux_is_counted(site: Any, idle_shell: AsyncShell) -> None:
     if shutil.which("tmux") is None:
-        pytest.skip("tmux is missing")
+        missing("tmux")
     tmux = f"TMUX_TMPDIR={site.home} tmux"
     async with site.shell() as other:
         await other.run(f"{tmux} new-session -d 'exec sleep 10000'", check=True)
