@@ -18,7 +18,7 @@ from netmind_rentgpu.errors import InvalidArgumentError
 from netmind_rentgpu.results import CommandResult
 from netmind_rentgpu.ssh.arguments import text
 from netmind_rentgpu.ssh.output import Capture, Output
-from netmind_rentgpu.ssh.refusals import open_patiently
+from netmind_rentgpu.ssh.refusals import open_once, open_patiently
 
 __all__ = [
     "LONGEST_ARGUMENT",
@@ -202,7 +202,7 @@ class Command(asyncssh.SSHClientSession[bytes]):
         # POSIX's form, which dash requires; the form that other shells accept; and a form that signals only the leader.
         ways = (f"-s {name} -- -{self._leader}", f"-{name} -{self._leader}", f"-{name} {self._leader}")
         kill = " || ".join(f"kill {way} 2>/dev/null" for way in ways)
-        await self._connection.run(kill, encoding=None, stdin=asyncssh.DEVNULL)
+        await open_once(self._connection, self._connection.run(kill, encoding=None, stdin=asyncssh.DEVNULL))
 
     def _abandon(self) -> None:
         if self._channel is not None:

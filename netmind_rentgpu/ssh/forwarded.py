@@ -146,7 +146,7 @@ async def open_forward(
     with connection.failing("connection", f"port {local_port} cannot be forwarded"):
         async with asyncio.timeout(_LONGEST_OPENING):
             ssh = connection.connected()
-            listener = await _opened(ssh.forward_local_port(LOOPBACK, local_port, host, remote_port))
+            listener = await _opened(ssh, ssh.forward_local_port(LOOPBACK, local_port, host, remote_port))
     port = _PortOfConnection(connection, listener, "here")
     local = (LOOPBACK, listener.get_port())
     forward = AsyncForward(port, listens="here", local=local, remote=(host, remote_port), label=connection.label)
@@ -165,7 +165,8 @@ async def open_reverse_forward(
     with connection.failing("connection", f"port {remote_port} of the container cannot be forwarded"):
         async with asyncio.timeout(_LONGEST_OPENING):
             leading = leading_to(host, local_port)
-            listener = await _opened(connection.connected().create_server(leading, "localhost", remote_port))
+            ssh = connection.connected()
+            listener = await _opened(ssh, ssh.create_server(leading, "localhost", remote_port))
     port = _PortOfConnection(connection, listener, "there")
     remote = ("localhost", listener.get_port())
     forward = AsyncForward(port, listens="there", local=(host, local_port), remote=remote, label=connection.label)
@@ -173,9 +174,13 @@ async def open_reverse_forward(
     return forward
 
 
-async def _opened(opening: Awaitable[asyncssh.SSHListener]) -> asyncssh.SSHListener:
+async def _opened(
+    connection: asyncssh.SSHClientConnection, opening: Awaitable[asyncssh.SSHListener]
+) -> asyncssh.SSHListener:
     """Open a port, and return its listener; close the listener if the caller is cancelled meanwhile."""
-    task = asyncio.ensure_future(opening)
+    from netmind_rentgpu.ssh.refusals import open_once
+
+    task = asyncio.ensure_future(open_once(connection, opening))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

@@ -216,12 +216,15 @@ class _LocalPort:
         """Connect to the container's port."""
         import asyncssh
 
+        from netmind_rentgpu.ssh.refusals import open_once
+
         for pause in backoff():
             connection = None
             try:
                 connection = await self._source.usable_connection()
                 ssh = connection.connected()
-                reader, writer = await ssh.open_connection(self._host, self._port, encoding=None)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped **kwargs
+                opening = ssh.open_connection(self._host, self._port, encoding=None)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped **kwargs
+                reader, writer = await open_once(ssh, opening)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # as above
             except (SSHError, TransportError, OSError, asyncssh.Error):
                 if connection is not None and not connection.lost:
                     raise

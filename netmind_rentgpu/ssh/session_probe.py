@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import asyncssh
 
+from netmind_rentgpu.ssh.refusals import open_once
 from netmind_rentgpu.ssh.turns import ProbeResult
 
 __all__ = ["probe_sessions"]
@@ -70,7 +71,8 @@ class _Session(asyncssh.SSHClientSession[bytes]):
     async def open(self, connection: asyncssh.SSHClientConnection) -> None:
         """Open the session; return also if the server refuses it."""
         try:
-            await connection.create_session(lambda: self, _COMMAND, encoding=None, request_pty=False)  # pyright: ignore[reportUnknownMemberType]  # untyped **kwargs
+            opening = connection.create_session(lambda: self, _COMMAND, encoding=None, request_pty=False)  # pyright: ignore[reportUnknownMemberType]  # untyped **kwargs
+            await open_once(connection, opening)
         except (OSError, asyncssh.Error):
             self.is_refused = True
         else:
