@@ -384,7 +384,7 @@ def _started(copies: Copies, environment: Mapping[str, str]) -> _Connection:
     arguments = [str(its_own.fileno()), str(-1 if pidfd is None else pidfd), str(os.getpid())]
     try:
         process = subprocess.Popen(  # noqa: S603  # this interpreter, and a file of ours
-            [sys.executable, "-I", "-S", "-c", program, *arguments],
+            [sys.executable, "-I", "-S", "-B", "-c", program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

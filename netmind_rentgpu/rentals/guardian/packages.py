@@ -28,10 +28,26 @@ from netmind_rentgpu.sqlite_file import make_folder
 __all__ = ["Copies", "copy_packages", "user_id"]
 
 _NAME: Final = "netmind_rentgpu"
+# It imports what a guardian imports, which writes nothing there itself. Python writes a part of a compiled file where a disk is
+# full, and cannot read that; here, such a file is left out.
 _TRIAL: Final = """
-import sys
+import os, sys
+from importlib.machinery import SourceFileLoader
+
+def keep(loader, path, data, **_):
+    begun = path + "." + str(os.getpid())
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(begun, "wb") as file:
+            file.write(data)
+        os.replace(begun, path)
+    except OSError:
+        if os.path.exists(begun):
+            os.remove(begun)
+
+SourceFileLoader.set_data = keep
 sys.path.insert(0, {folder!r})
-import aiohttp, anyio, cattrs, orjson
+import aiohttp, anyio, anyio._backends._asyncio, cattrs, orjson
 from netmind_rentgpu.rentals.guardian.look import AsyncRentGPU
 AsyncRentGPU("token", base_url="http://localhost", state="/state")
 import importlib.util
@@ -114,7 +130,7 @@ def _check_owner(folder: Path) -> None:
 
 
 def _try_out(target: Path, environment: Mapping[str, str]) -> None:
-    """Import the SDK from the copies alone, once; Python compiles them meanwhile."""
+    """Import the SDK from the copies alone, once, and compile it."""
     tried = target / ".imported"
     if tried.exists():
         return

@@ -1,8 +1,8 @@
 """The guardian's own process, which waits for its parent's death and for deadlines, and forks a child that acts then.
 
-`link` runs it, with `-I` and `-S`, from the copies of the packages, so that it needs no file of the virtual environment. It
-imports little, so that it stays small. The parent sends it messages, each a line of JSON, over a socket; each is answered by
-a line.
+`link` runs it, with `-I`, `-S` and `-B`, from the copies of the packages, so that it needs no file of the virtual
+environment, and writes none of its own. It imports little, so that it stays small. The parent sends it messages, each a line
+of JSON, over a socket; each is answered by a line.
 """
 
 from __future__ import annotations

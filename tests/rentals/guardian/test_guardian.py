@@ -133,6 +133,11 @@ class Site:
     def guardians(self) -> list[int]:
         return guardians(self.folder)
 
+    def copies(self) -> set[Path]:
+        """Return all files of the copies that the guardians run from."""
+        (folder,) = (self.folder / f"guardian-{user_id()}").glob("packages-*")
+        return {each for each in folder.resolve().rglob("*") if each.is_file()}
+
     async def all_ended(self) -> None:
         """Wait until no guardian is left, and assert that nothing else is."""
         await until(lambda: not self.guardians())
@@ -174,9 +179,12 @@ async def test_machine_of_a_killed_program_is_deleted(site: Site) -> None:
     assert record.guardian is not None
     assert site.guardians() == [record.guardian.process_id]
     assert record.enforced_by == f"process {program.pid} and guardian {record.guardian.process_id}"
+    copies = site.copies()
     await program.kill()
     await site.all_ended()
     assert await site.causes() == ["reaped"]
+    # Another guardian that runs from them must not find files that this one has half written.
+    assert copies == site.copies()
 
 
 @pytest.mark.parametrize(

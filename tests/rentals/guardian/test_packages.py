@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import marshal
 import os
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -155,3 +158,29 @@ def test_package_without_a_list_of_files_is_found_by_its_name() -> None:
 
     found: Any = Bare()
     assert list(packages._modules_of(found)) == ["some_thing", "first", "second"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no limits of files")
+def test_compiled_files_are_whole_or_missing_where_the_disk_is_full(tmp_path: Path) -> None:
+    copies = copy_packages(tmp_path, ENVIRONMENT)
+    os.close(copies.lock)
+    whole = len(compiled(copies.folder))
+    (copies.folder / ".imported").unlink()
+    for each in compiled(copies.folder):
+        each.unlink()
+    limited = f"""
+        import os, resource
+        from pathlib import Path
+        from netmind_rentgpu.rentals.guardian.packages import copy_packages
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        copy_packages(Path({str(tmp_path)!r}), dict(os.environ))
+    """
+    subprocess.run([sys.executable, "-c", dedent(limited)], check=True, env=ENVIRONMENT)
+    left = compiled(copies.folder)
+    assert 0 < len(left) < whole
+    for each in left:
+        marshal.loads(each.read_bytes()[16:])
+
+
+def compiled(folder: Path) -> list[Path]:
+    return [each for each in folder.rglob("__pycache__/*") if each.is_file()]
