@@ -28,8 +28,8 @@ from netmind_rentgpu.sqlite_file import make_folder
 __all__ = ["Copies", "copy_packages", "user_id"]
 
 _NAME: Final = "netmind_rentgpu"
-# It imports what a guardian imports, which writes nothing there itself. Python writes a part of a compiled file where a disk is
-# full, and cannot read that; here, such a file is left out.
+# It imports what a guardian imports, which writes nothing there itself. Where a disk is full, Python may keep a part of a
+# compiled file, which it cannot read again; here, such a file is left out.
 _TRIAL: Final = """
 import os, sys
 from importlib.machinery import SourceFileLoader

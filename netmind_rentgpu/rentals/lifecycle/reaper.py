@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -86,6 +86,22 @@ class _Reaping:
         for error in running.result():
             if error is not None:
                 raise error
+
+    async def claim(
+        self, record: RentalRecord, *, is_due: Callable[[RentalRecord], bool], is_of_the_dead: bool
+    ) -> RentalRecord | None:
+        """Claim a record for this process; return None if it cannot be claimed.
+
+        A record may have changed since it was read: another process may have detached, attached, extended or reaped it. A
+        rental of the dead is ended even if the state file cannot be written, as on a full disk: no process can attach to it.
+        """
+        try:
+            return await self.context.ledger.claim_for_reap(record, is_due=is_due)
+        except StateFileError as error:
+            if is_of_the_dead or record.stage == "abandoned":
+                return record
+            self.failed.append((record.name, error))
+            return None
 
     async def end_all(
         self,
@@ -232,8 +248,9 @@ async def reap(
     living = [record for record in wanted if _may_create(record)]
     orphans = [record for record in wanted if record not in living]
     dead = {record.name for record in orphans if _has_dead_owner(record)}
-    # A record may have changed since it was read: another process may have detached, attached, extended or reaped it.
-    claimed = await asyncio.gather(*(context.ledger.claim_for_reap(record, is_due=is_orphan) for record in orphans))
+    claimed = await asyncio.gather(
+        *(reaping.claim(record, is_due=is_orphan, is_of_the_dead=record.name in dead) for record in orphans)
+    )
     await reaping.end_all(living, claimed, dead=dead, wait=wait)
     return reaping.report(elsewhere, state_file=context.ledger.path)
 
@@ -275,7 +292,7 @@ async def reap_guarded(
     def is_due(record: RentalRecord) -> bool:
         is_over = record.stage == "abandoned" or is_of_the_dead(record)
         is_over |= record.stage == "detached" and record.release_job_id in finished
-        return record.guardian == guardian and (is_over or time_left(record) <= timedelta(0))
+        return record.guardian in guardians and (is_over or time_left(record) <= timedelta(0))
 
     def until_look(record: RentalRecord) -> timedelta:
         if record.stage == "detached" and record.idle_timeout is not None:
@@ -292,25 +309,30 @@ async def reap_guarded(
         waits = timedelta(0) if record.owner is None or is_of_the_dead(record) else grace
         return record.expires_at + waits - record.present(context.clock())
 
+    guardians = {guardian, *former}
     if former:
-        await ledger.change_guardian(former, guardian)
+        await write_best_effort(ledger.change_guardian(former, guardian))
     finished: set[str] = set()
-    records = [record for record in await ledger.list_open() if record.guardian == guardian]
+    records = [record for record in await ledger.list_open() if record.guardian in guardians]
     waiting = [record for record in records if not is_due(record)]
     finished |= await finished_jobs(context, waiting)
     due = [record for record in records if is_due(record)]
     dead = {record.name for record in due if is_of_the_dead(record)}
     living = [record for record in due if _may_create(record) and record.name not in dead]
-    claimed = await asyncio.gather(
-        *(ledger.claim_for_reap(record, is_due=is_due) for record in due if record not in living)
-    )
     reaping = _Reaping(context)
+    claimed = await asyncio.gather(
+        *(
+            reaping.claim(record, is_due=is_due, is_of_the_dead=record.name in dead)
+            for record in due
+            if record not in living
+        )
+    )
     await reaping.end_all(living, claimed, dead=dead, wait=owner_is_gone, finished=finished)
 
     await end_idle_rentals(
         context, [record for record in waiting if not is_due(record)], pause=between_job_looks, end=reaping.end_idle
     )
-    left = [record for record in await ledger.list_open() if record.guardian == guardian]
+    left = [record for record in await ledger.list_open() if record.guardian in guardians]
     return min((timedelta(0) if is_due(record) else until_look(record) for record in left), default=None)
 
 

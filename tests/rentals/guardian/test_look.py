@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 import pytest
+from full_disk import disk_full
 from lifecycle import put_as_it_is, refuse_deletes
 from rented import IMAGE
 
@@ -62,6 +63,30 @@ async def test_rental_of_the_dead_is_ended(gpu: AsyncRentGPU, emulator: Emulator
     assert await gpu.rentals.list() == []
     (past,) = await gpu.rentals.history()
     assert past.cause == "reaped"
+
+
+async def test_rental_of_the_dead_is_ended_while_the_disk_is_full(
+    gpu: AsyncRentGPU, emulator: Emulator, record: RentalRecord
+) -> None:
+    former = attrs.evolve(record, guardian=FORMER)
+    await put_as_it_is(gpu, former)
+    with disk_full():
+        assert await look(gpu, gone=True, former=(FORMER,)) == 0
+        emulator.assert_nothing_rented()
+    assert await look(gpu, gone=True, former=(FORMER,)) is None
+    assert await gpu.rentals.list() == []
+
+
+async def test_detached_rental_is_left_while_no_process_could_say_that_it_has_attached(
+    gpu: AsyncRentGPU, emulator: Emulator, record: RentalRecord
+) -> None:
+    over = attrs.evolve(expired(record, timedelta(0)), stage="detached", owner=None)
+    await put_as_it_is(gpu, over)
+    with disk_full():
+        assert await look(gpu, gone=True) == 0
+        assert len(emulator.running) == 1
+    assert await look(gpu, gone=True) is None
+    emulator.assert_nothing_rented()
 
 
 async def test_rental_of_the_living_is_left(gpu: AsyncRentGPU, emulator: Emulator, record: RentalRecord) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 import pytest
+from full_disk import disk_full
 from lifecycle import create_again, most_gpus_first, put_as_it_is, refuse_deletes, set_clock, set_limits
 from rented import IMAGE, cancel_twice, client
 from until import until
@@ -108,6 +109,23 @@ async def test_unreadable_record_is_reported_and_keeps_nothing_from_being_reaped
     assert f"could not read the record of rental {damaged.name}" in caplog.text
     assert [charge.name for charge in emulator.running] == [damaged.name]
     await gpu.containers.delete(emulator.running[0].container_id)
+
+
+async def test_rentals_of_the_dead_are_reaped_while_the_disk_is_full(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    async with gpu.rent(image=IMAGE) as first, gpu.rent(image=IMAGE) as second:
+        orphan, expired = await first.detach(), await second.detach()
+    dead = attrs.evolve(this_process(), process_id=2**22 + 1)
+    await put_as_it_is(gpu, attrs.evolve(orphan, stage="ready", owner=dead))
+    await put_as_it_is(gpu, attrs.evolve(expired, expires_at=expired.intended_at))
+    with disk_full():
+        report = await gpu.rentals.reap()
+    assert report.deleted == (orphan.name,)
+    assert {name for name, _ in report.failed} == {orphan.name, expired.name}
+    assert all(isinstance(error, StateFileError) for _, error in report.failed)
+    # No process could have said that it has attached to the expired one.
+    assert [charge.name for charge in emulator.running] == [expired.name]
+    assert (await gpu.rentals.reap()).deleted == (expired.name,)
+    assert await gpu.rentals.list() == []
 
 
 async def test_unreadable_item_of_the_list_keeps_no_container_from_being_found(
