@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -85,13 +85,25 @@ class Login:
         return activity_from(output.decode(), operations=0, read_at=NOW)
 
 
+def has_processes_of_logins(port: int) -> bool:
+    """Return True if a process is left of logins to another server that had the port, as that of another test."""
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            for variable in environ.read_bytes().split(b"\0"):
+                if variable.startswith(b"SSH_CONNECTION=") and variable.endswith(b" %d" % port):
+                    return True
+    return False
+
+
 @contextmanager
 def logged_in(host: str, client_host: str, folder: Path) -> Iterator[Login]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with (
-        socket.create_server((host, 0), family=family, dualstack_ipv6=host == "::") as server,
-        socket.create_connection((client_host, server.getsockname()[1])) as client,
-    ):
+    with ExitStack() as stack:
+        while True:
+            server = stack.enter_context(socket.create_server((host, 0), family=family, dualstack_ipv6=host == "::"))
+            if not has_processes_of_logins(server.getsockname()[1]):
+                break
+        client = stack.enter_context(socket.create_connection((client_host, server.getsockname()[1])))
         login = Login(client, folder)
         smi = folder / "nvidia-smi"
         smi.write_text("#!/bin/sh\necho 0\n")
