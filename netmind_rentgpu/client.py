@@ -9,6 +9,7 @@ from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from netmind_rentgpu.accounts import choose_account
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.rentals.renting_calls import RentingCalls
 from netmind_rentgpu.settings import A_YEAR, DEFAULT, ClientParts, RetriesOption, Settings, TimeoutOption
@@ -62,6 +63,7 @@ class AsyncRentGPU(RentingCalls):
         self,
         token: str | None = None,
         *,
+        account: str | None = None,
         base_url: str | None = None,
         profile: ServiceProfile | str | os.PathLike[str] | None = None,
         timeout: TimeoutOption = DEFAULT,
@@ -79,11 +81,15 @@ class AsyncRentGPU(RentingCalls):
         """Set up a client; it opens nothing before its first call.
 
         Args:
-            token: the API token; by default `NETMIND_API_KEY` from the environment, then `NETMIND_API_TOKEN`.
-            base_url: the service's URL; by default `NETMIND_BASE_URL`, then https://api.netmind.ai. The client sends the
-                token nowhere else.
+            token: the API token; by default `NETMIND_API_KEY` from the environment, then `NETMIND_API_TOKEN`, then the token
+                of the account that `config.toml` names.
+            account: an account of `config.toml`, whose token is used in place of all others. The URL and the profile of that
+                account go before those of the environment. Reading a token may run a command, for which this waits.
+            base_url: the service's URL; by default `NETMIND_BASE_URL`, then that of the account whose token is used, then
+                https://api.netmind.ai. The client sends the token nowhere else.
             profile: the assumptions about the service where its documentation is silent: a `ServiceProfile`, or the path
-                of a TOML file; by default the file that `NETMIND_RENTGPU_PROFILE` names, then `ServiceProfile()`.
+                of a TOML file; by default the file that `NETMIND_RENTGPU_PROFILE` names, then that of the account whose
+                token is used, then `ServiceProfile()`.
             timeout: `Timeouts`, or the seconds that a whole call may take. Every call accepts a `timeout` of its own, too.
             retries: `Retries`, or the most retries of one call.
             max_connections: the most requests that may be under way at once; further requests wait.
@@ -104,12 +110,15 @@ class AsyncRentGPU(RentingCalls):
 
         Raises:
             ConfigurationError: no token, or a URL, proxy, profile or session that cannot be used.
+            ConfigurationError: both `token` and `account` are given, or `config.toml` or its account cannot be used.
             ConfigurationError: `handle_signals` is True outside the main thread.
             ConfigurationError: `guardian` is True on a system without forks, or `sys.executable` is no program.
             InvalidArgumentError: a timeout, a retry setting, `max_connections` or `keep_history` is out of range.
         """
+        choice = choose_account(account, token=token, environment=os.environ)
         settings = Settings.resolve(
             token=token,
+            choice=choice,
             base_url=base_url,
             proxy=proxy,
             timeout=timeout,
@@ -130,7 +139,7 @@ class AsyncRentGPU(RentingCalls):
             from netmind_rentgpu.rentals.signals import handle_signals as set_handlers
 
             set_handlers()
-        self._connect(ClientParts(settings, ServiceProfile.resolve(profile, os.environ), ssl_context), session)
+        self._connect(ClientParts(settings, ServiceProfile.resolve(profile, os.environ, choice), ssl_context), session)
 
     def _connect(self, parts: ClientParts, session: ClientSession | None) -> None:
         from netmind_rentgpu.rentals.budgets_api import AsyncBudgets

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import attrs
 
 from netmind_rentgpu import arguments
+from netmind_rentgpu.accounts import AccountChoice
 from netmind_rentgpu.errors import ConfigurationError
 
 __all__ = ["ServiceProfile"]
@@ -177,9 +178,15 @@ class ServiceProfile:
 
     @classmethod
     def resolve(
-        cls, profile: ServiceProfile | str | os.PathLike[str] | None, environment: Mapping[str, str]
+        cls,
+        profile: ServiceProfile | str | os.PathLike[str] | None,
+        environment: Mapping[str, str],
+        choice: AccountChoice | None = None,
     ) -> ServiceProfile:
         """Return the profile that an argument is or names, else that of `NETMIND_RENTGPU_PROFILE`, else the default.
+
+        Args:
+            choice: the account, whose profile goes before or behind the variable.
 
         Raises:
             ConfigurationError: the argument is no profile and no path, or the file cannot be used.
@@ -188,7 +195,10 @@ class ServiceProfile:
             return profile
         if profile is not None and not isinstance(profile, (str, os.PathLike)):
             raise ConfigurationError(f"profile must be a ServiceProfile or a path, not {type(profile).__name__}")
-        path = profile or environment.get(PROFILE_VARIABLE)
+        choice = choice or AccountChoice()
+        of_account = None if choice.account is None or choice.account.profile is None else str(choice.account.profile)
+        argument = None if profile is None else os.fspath(profile)
+        path = choice.first(argument, environment.get(PROFILE_VARIABLE), of_account)
         return cls.from_toml(path) if path else cls()
 
 

@@ -19,6 +19,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 import attrs
 
 from netmind_rentgpu import arguments
+from netmind_rentgpu.accounts import TOKEN_VARIABLES, AccountChoice, read_token
 from netmind_rentgpu.errors import ConfigurationError, InvalidArgumentError
 from netmind_rentgpu.fingerprint import Fingerprint
 from netmind_rentgpu.profile import ServiceProfile
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["A_YEAR", "DEFAULT", "ClientParts", "Retries", "RetriesOption", "Settings", "TimeoutOption", "Timeouts"]
 
-TOKEN_VARIABLES: Final = ("NETMIND_API_KEY", "NETMIND_API_TOKEN")
 BASE_URL_VARIABLE: Final = "NETMIND_BASE_URL"
 STATE_VARIABLE: Final = "NETMIND_RENTGPU_STATE"
 DEFAULT_BASE_URL: Final = "https://api.netmind.ai"
@@ -193,12 +193,16 @@ class Settings:
         max_connections: int,
         allow_insecure_http: bool,
         environment: Mapping[str, str],
+        choice: AccountChoice | None = None,
         state: str | os.PathLike[str] | None = None,
         keep_history: timedelta | None = A_YEAR,
         handle_signals: bool = False,
         guardian: bool = False,
     ) -> Settings:
-        """Merge arguments and environment.
+        """Merge arguments, environment and account.
+
+        Args:
+            choice: the account whose token and URL the client uses; none by default.
 
         Raises:
             ConfigurationError: no token, or a URL, proxy or state path that cannot be used.
@@ -207,9 +211,15 @@ class Settings:
         for argument, value in (("token", token), ("base_url", base_url), ("proxy", proxy)):
             if value is not None and not isinstance(value, str):
                 raise ConfigurationError(f"{argument} must be a text, not {type(value).__name__}")
-        url = _base_url(
-            base_url or environment.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL, allow_insecure_http=allow_insecure_http
-        )
+        choice = choice or AccountChoice()
+        of_account = None if choice.account is None else choice.account.base_url
+        wanted = choice.first(base_url, environment.get(BASE_URL_VARIABLE), of_account) or DEFAULT_BASE_URL
+        try:
+            url = _base_url(wanted, allow_insecure_http=allow_insecure_http)
+        except ConfigurationError as error:
+            if choice.account is None or wanted != of_account:
+                raise
+            raise ConfigurationError(f"account {choice.account.name}: {error}") from None
         if retries is DEFAULT:
             retries = Retries()
         elif not isinstance(retries, Retries):
@@ -226,7 +236,7 @@ class Settings:
                 "the proxy would see the token in plain http; use https, or pass allow_insecure_http=True"
             )
         return cls(
-            token=_token(token, environment),
+            token=_token(token, environment, choice),
             base_url=urlunsplit(url),
             proxy=chosen,
             timeouts=timeouts_for(timeout, Timeouts()),
@@ -270,13 +280,16 @@ def _state_file(state: str | os.PathLike[str] | None, environment: Mapping[str, 
         ) from error
 
 
-def _token(token: str | None, environment: Mapping[str, str]) -> str:
-    if token is None:
+def _token(token: str | None, environment: Mapping[str, str], choice: AccountChoice) -> str:
+    if choice.account is not None:
+        token = read_token(choice.account)
+    elif token is None:
         token = next((environment[name] for name in TOKEN_VARIABLES if environment.get(name)), "")
     # As it stands in the examples of other clients. The profile decides on the form of the header.
     found = re.sub(r"(?i)^bearer\s+", "", token.strip())
     if not found or found.casefold() == "bearer":
-        raise ConfigurationError(f"no API token: pass token=..., or set {' or '.join(TOKEN_VARIABLES)}")
+        ways = f"pass token=..., or set {' or '.join(TOKEN_VARIABLES)}, or {choice.hint or 'run `rentgpu login`'}"
+        raise ConfigurationError(f"no API token: {ways}")
     if not (found.isascii() and found.isprintable()):
         raise ConfigurationError(
             "the API token cannot be sent in a header: it holds characters other than printable ASCII"

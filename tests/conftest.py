@@ -132,6 +132,7 @@ def every_fault_is_met(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
 def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the machine's own settings out of the tests, and the tests out of the user's state file and one another's."""
     monkeypatch.setenv("NETMIND_RENTGPU_STATE", str(tmp_path / "netmind-rentgpu-state" / "state.sqlite3"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "netmind-rentgpu-config"))
     for name in (
         "NETMIND_API_KEY",
         "NETMIND_API_TOKEN",

@@ -16,7 +16,7 @@ PACKAGE = Path(netmind_rentgpu.__file__).parent
 LAYERS = [
     {"models", "literals", "version", "results", "escaping", "tables", "amounts"},
     {"errors", "arguments"},
-    {"requests", "profile", "settings", "fingerprint", "conditions", "gpu_names"},
+    {"requests", "profile", "settings", "fingerprint", "conditions", "gpu_names", "accounts", "config_file"},
     {"conversion"},
     {"concurrency"},
     {"connecting", "state_schema"},

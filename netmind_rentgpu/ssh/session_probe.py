@@ -71,8 +71,10 @@ class _Session(asyncssh.SSHClientSession[bytes]):
     async def open(self, connection: asyncssh.SSHClientConnection) -> None:
         """Open the session; return also if the server refuses it."""
         try:
-            opening = connection.create_session(lambda: self, _COMMAND, encoding=None, request_pty=False)  # pyright: ignore[reportUnknownMemberType]  # untyped **kwargs
-            await open_once(connection, opening)
+            await open_once(
+                connection,
+                connection.create_session(lambda: self, _COMMAND, encoding=None, request_pty=False),  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]  # untyped **kwargs
+            )
         except (OSError, asyncssh.Error):
             self.is_refused = True
         else:

@@ -150,6 +150,7 @@ class RentGPU:
         self,
         token: str | None = None,
         *,
+        account: str | None = None,
         base_url: str | None = None,
         profile: ServiceProfile | str | os.PathLike[str] | None = None,
         timeout: TimeoutOption = DEFAULT,
@@ -168,11 +169,15 @@ class RentGPU:
         `AsyncRentGPU`'s argument `session` is missing here, because a session belongs to the event loop that created it.
 
         Args:
-            token: the API token; by default `NETMIND_API_KEY` from the environment, then `NETMIND_API_TOKEN`.
-            base_url: the service's URL; by default `NETMIND_BASE_URL`, then https://api.netmind.ai. The client sends the
-                token nowhere else.
+            token: the API token; by default `NETMIND_API_KEY` from the environment, then `NETMIND_API_TOKEN`, then the token
+                of the account that `config.toml` names.
+            account: an account of `config.toml`, whose token is used in place of all others. The URL and the profile of that
+                account go before those of the environment. Reading a token may run a command, for which this waits.
+            base_url: the service's URL; by default `NETMIND_BASE_URL`, then that of the account whose token is used, then
+                https://api.netmind.ai. The client sends the token nowhere else.
             profile: the assumptions about the service where its documentation is silent: a `ServiceProfile`, or the path
-                of a TOML file; by default the file that `NETMIND_RENTGPU_PROFILE` names, then `ServiceProfile()`.
+                of a TOML file; by default the file that `NETMIND_RENTGPU_PROFILE` names, then that of the account whose
+                token is used, then `ServiceProfile()`.
             timeout: `Timeouts`, or the seconds that a whole call may take. Every call accepts a `timeout` of its own, too.
             retries: `Retries`, or the most retries of one call.
             max_connections: the most requests that may be under way at once; further requests wait.
@@ -191,6 +196,7 @@ class RentGPU:
 
         Raises:
             ConfigurationError: no token, or a URL, proxy or profile that cannot be used.
+            ConfigurationError: both `token` and `account` are given, or `config.toml` or its account cannot be used.
             ConfigurationError: `handle_signals` is True outside the main thread.
             ConfigurationError: `guardian` is True on a system without forks, or `sys.executable` is no program.
             InvalidArgumentError: a timeout, a retry setting, `max_connections` or `keep_history` is out of range.
@@ -198,6 +204,7 @@ class RentGPU:
         self._client = OwnedHandle(
             AsyncRentGPU(
                 token,
+                account=account,
                 base_url=base_url,
                 profile=profile,
                 timeout=timeout,
