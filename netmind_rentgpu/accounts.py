@@ -6,7 +6,7 @@ import os
 import stat
 import subprocess
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 
@@ -16,6 +16,8 @@ from netmind_rentgpu.errors import ConfigurationError
 __all__ = ["TOKEN_VARIABLES", "AccountChoice", "choose_account", "read_token"]
 
 TOKEN_VARIABLES: Final = ("NETMIND_API_KEY", "NETMIND_API_TOKEN")
+Value = TypeVar("Value")
+
 # In seconds: a password manager may ask its user first.
 _LONGEST_COMMAND: Final = 120.0
 _LONGEST_TOKEN: Final = 65_536
@@ -35,7 +37,7 @@ class AccountChoice:
     is_named: bool = False
     hint: str = ""
 
-    def first(self, argument: str | None, variable: str | None, of_account: str | None) -> str | None:
+    def first(self, argument: Value | None, variable: Value | None, of_account: Value | None) -> Value | None:
         """Return the first value that is given: of an argument, of the environment, of the account.
 
         An account that the caller has named goes before the environment, because the caller means all that belongs to it.
@@ -45,7 +47,7 @@ class AccountChoice:
 
 
 def choose_account(name: str | None, *, token: str | None, environment: Mapping[str, str]) -> AccountChoice:
-    """Return the account of a client: an account that is named, or that of the configuration file if there is no other token.
+    """Return the account that the caller names, or that of the configuration file if there is no other token.
 
     Args:
         name: the name that the caller gives; None without one.

@@ -242,7 +242,7 @@ class Settings:
             timeouts=timeouts_for(timeout, Timeouts()),
             retries=retries,
             max_connections=max_connections,
-            state=_state_file(state, environment),
+            state=state_file(state, environment),
             keep_history=keep_history,
             handle_signals=handle_signals,
             guardian=guardian,
@@ -264,7 +264,12 @@ class ClientParts:
     ssl_context: SSLContext | None
 
 
-def _state_file(state: str | os.PathLike[str] | None, environment: Mapping[str, str]) -> Path:
+def state_file(state: str | os.PathLike[str] | None, environment: Mapping[str, str]) -> Path:
+    """Return the path of the state file: an argument, else that of the environment, else the usual one.
+
+    Raises:
+        ConfigurationError: the argument is no path, or the home folder is not known.
+    """
     if state is not None and not isinstance(state, (str, os.PathLike)):
         raise ConfigurationError(f"state must be a path, not {type(state).__name__}")
     chosen = state or environment.get(STATE_VARIABLE)

@@ -79,6 +79,7 @@ LIBRARY_USERS = {
     "orjson": {"wire.payload"},
     "psutil": {"rentals.ledger.process_identity"},
     "rich": {"cli.demo", "cli.markdown", "cli.tables"},
+    "tomlkit": {"cli.config_writing"},
     "pytest": {"testing"},
     "sqlite3": {"sqlite_file"},
     "uvloop": {"concurrency.event_loops"},

@@ -39,6 +39,12 @@ _TREE: Final[Mapping[str, Mapping[str, str]]] = {
         "rentals": "List, show, extend, release and count rentals.",
         "budgets": "List, set and remove limits that several programs share.",
     },
+    "Settings": {
+        "login": "Check an API token, and save it for further commands.",
+        "logout": "Remove an account and its saved token. It asks.",
+        "account": "List, choose and show accounts.",
+        "config": "List the settings, and show where each comes from.",
+    },
     "More": {
         "emulator": "Serve an emulated service, which needs no account.",
         "demo": "Run a rental on an emulated service.",

@@ -52,13 +52,6 @@ class _Kind(_ParamType):
             self.fail(str(error), param, ctx)
 
 
-def _some_time(text: str) -> timedelta:
-    length = values.duration(text)
-    if not length:
-        raise ValueError(f"{text!r} is no time at all; write it like 90s, 45m, 8h, 1h30m or 2d")
-    return length
-
-
 def _moment(text: str) -> datetime:
     return values.moment(text, datetime.now().astimezone())
 
@@ -70,7 +63,7 @@ def _since(text: str) -> datetime | timedelta:
         return _moment(text)
 
 
-DURATION: Final = _Kind("duration", _some_time)
+DURATION: Final = _Kind("duration", values.some_duration)
 MOMENT: Final = _Kind("moment", _moment)
 SINCE: Final = _Kind("duration or moment", _since)
 AMOUNT: Final = _Kind("amount", values.money)
@@ -114,6 +107,7 @@ def _global_options() -> list[click.Option]:
 
     return [
         valued("-o", "--output", kind=click.Choice(FORMATS), text="The form of results; table by default."),
+        valued("--account", metavar="NAME", text="An account of config.toml, in place of the one in use."),
         valued("--profile", metavar="FILE", text="A TOML file of assumptions about the service."),
         valued("--base-url", metavar="URL", text="The service; NETMIND_BASE_URL by default."),
         valued("--state", metavar="FILE", text="The state file; NETMIND_RENTGPU_STATE by default."),
@@ -182,6 +176,8 @@ class Command(click.Command):
             raise click.UsageError(f"{self.name} takes no command behind --", ctx)
         session = invocation.begin()
         session.reads_only = self.reads_only
+        if self.prints:
+            session.use_default_output()
         ctx.params = {"session": session, **ctx.params}
         try:
             return super().invoke(ctx)

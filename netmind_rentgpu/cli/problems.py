@@ -63,7 +63,7 @@ class Problem:
 
 
 _HINTS: Final[Mapping[type[BaseException], str]] = {
-    errors.AuthenticationError: "Set NETMIND_API_KEY to a token of your account.",
+    errors.AuthenticationError: "Run `rentgpu login`, or set NETMIND_API_KEY to a token of your account.",
     errors.ReleaseError: "It costs money until it is deleted: run `rentgpu rentals reap`, and see `rentgpu rentals list`.",
     errors.NoMachineError: "See `rentgpu offers` for what there is; `--gpu` may be given several times.",
     errors.RentalInUseError: "See `rentgpu rentals show` for the process that uses it.",
@@ -96,7 +96,7 @@ _OPTIONS: Final[Mapping[str, str]] = {
         )
     },
 }
-_WITHOUT_ACCOUNT: Final = "Set NETMIND_API_KEY to a token of your account, or try all this with `rentgpu emulator`."
+_WITHOUT_ACCOUNT: Final = "Or try all this without an account: `rentgpu emulator`."
 
 
 # The client's errors and warnings speak of its own names.
@@ -142,7 +142,7 @@ def problem_of(error: BaseException, *, reads_only: bool = False) -> Problem:
     notes = [in_own_words(escaped(note)) for note in getattr(error, "__notes__", ())]
     code = code_of_error(error, reads_only=reads_only)
     hint = next((text for kind, text in _HINTS.items() if isinstance(error, kind)), "")
-    if isinstance(error, errors.ConfigurationError) and "token" in message.split(":")[0]:
+    if isinstance(error, errors.ConfigurationError) and message.startswith("no API token:"):
         hint = _WITHOUT_ACCOUNT
     if code is ExitCode.BUG:
         message = f"{name}: {message}" if str(error) else name

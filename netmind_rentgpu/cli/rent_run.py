@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from netmind_rentgpu.cli.columns import rental_row
+from netmind_rentgpu.cli.confirming import confirm_cost
 from netmind_rentgpu.cli.copying import Upload, local_target, progress_of, upload_all
 from netmind_rentgpu.cli.deadlines import deadline_note, extension_of, machine_of, preview_of
 from netmind_rentgpu.cli.exit_codes import ExitCode, code_of_result, code_of_signal
@@ -71,6 +72,7 @@ class RentRun:
     def __init__(self, session: Session, work: Work) -> None:
         self._session = session
         self._work = work
+        self._count = 1
         self._names: list[str] = []
         self._released: set[str] = set()
         # True from the first create until the last look at the state file says otherwise.
@@ -87,16 +89,17 @@ class RentRun:
         self._result: CommandResult | None = None
         self._problem: Problem | None = None
 
-    def run(self, wanted: Mapping[str, Any]) -> int:
+    def run(self, wanted: Mapping[str, Any], selecting: Mapping[str, Any]) -> int:
         """Rent, work, give back, and return the exit code.
 
         Args:
             wanted: the arguments of `AsyncRentGPU.rent`.
+            selecting: those among them that are arguments of `AsyncRentGPU.offers`, too.
         """
         stopping = self._session.stopping
         stopping.on_first, stopping.on_second = self._on_first_signal, self._on_second_signal
         try:
-            code = stopping.run(lambda: self._run(wanted))
+            code = stopping.run(lambda: self._run(wanted, selecting))
         except StoppedError as error:
             # A code that was decided before the signal stands.
             code = code_of_signal(error.number) if self._code is None else self._code
@@ -106,9 +109,10 @@ class RentRun:
             return code or ExitCode.LOST
         return code
 
-    async def _run(self, wanted: Mapping[str, Any]) -> int:
+    async def _run(self, wanted: Mapping[str, Any], selecting: Mapping[str, Any]) -> int:
         async with self._session.client(guardian=True) as gpu:
             try:
+                await confirm_cost(self._session, gpu, wanted, selecting, machines=self._count)
                 code = await self._rent(gpu, wanted)
             except BaseException as error:  # noqa: BLE001  # what it has left is looked for in any case
                 code = self._code_after(error)

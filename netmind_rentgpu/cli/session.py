@@ -8,15 +8,18 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import attrs
 
+from netmind_rentgpu.cli.defaults import Defaults, read_defaults
 from netmind_rentgpu.cli.exit_codes import ExitCode, code_of_signal
 from netmind_rentgpu.cli.notes import Notes
 from netmind_rentgpu.cli.output import Format, Results
 from netmind_rentgpu.cli.problems import CommandError, Problem, in_own_words
 from netmind_rentgpu.cli.stopping import Stopping
+from netmind_rentgpu.config_file import ConfigFile, read_config
 from netmind_rentgpu.wire.payload import dump_exactly
 
 if TYPE_CHECKING:
@@ -38,7 +41,8 @@ class GlobalOptions:
         timeout: the longest time of a call, a start, a copy, a remote command or a wait; None for the usual ones.
     """
 
-    output: Format = "table"
+    output: Format | None = None
+    account: str | None = None
     profile: str | None = None
     base_url: str | None = None
     state: str | None = None
@@ -74,7 +78,9 @@ class Session:
         self.command: list[str] | None = command
         self.notes: Notes = Notes(is_quiet=options.quiet)
         self.has_colour: bool = has_colour(options.color, 1, os.environ)
-        self.results: Results = Results(options.output, now=self.now, note=self.notes.say, has_colour=self.has_colour)
+        self.results: Results = Results(
+            options.output or "table", now=self.now, note=self.notes.say, has_colour=self.has_colour
+        )
         self.stopping: Stopping = Stopping()
         self.stopping.on_second = self.end_at_once
         self.reads_only: bool = True
@@ -101,8 +107,38 @@ class Session:
         """Return the present time in the local time zone."""
         return datetime.now().astimezone()
 
-    def client(self, *, guardian: bool = False) -> AsyncRentGPU:
+    def use_default_output(self) -> None:
+        """Choose the form of results that the configuration file names, unless an option says another.
+
+        Raises:
+            ConfigurationError: the configuration file cannot be used.
+        """
+        if self.options.output is None and self.defaults.output is not None:
+            self.results.format = self.defaults.output
+
+    @cached_property
+    def config(self) -> ConfigFile:
+        """The configuration file.
+
+        Raises:
+            ConfigurationError: it cannot be used.
+        """
+        return read_config(os.environ)
+
+    @cached_property
+    def defaults(self) -> Defaults:
+        """The defaults of the configuration file.
+
+        Raises:
+            ConfigurationError: it cannot be used.
+        """
+        return read_defaults(self.config)
+
+    def client(self, *, guardian: bool = False, **arguments: Any) -> AsyncRentGPU:
         """Return a client with the options and the environment.
+
+        Args:
+            arguments: further arguments of the client, or others in place of those of the options.
 
         Raises:
             ConfigurationError: a setting is missing or cannot be used.
@@ -112,7 +148,7 @@ class Session:
         class CommandClient(AsyncRentGPU):
             _imports_late = True
 
-        return CommandClient(**self.client_options(), guardian=guardian)
+        return CommandClient(**{**self.client_options(), **arguments}, guardian=guardian)
 
     def client_options(self) -> dict[str, Any]:
         """Return the arguments of a client."""
@@ -120,6 +156,7 @@ class Session:
 
         options = self.options
         return {
+            "account": options.account,
             "base_url": options.base_url,
             "profile": options.profile,
             "state": options.state,
@@ -149,7 +186,7 @@ class Session:
         if error is not None and self.options.debug:
             self.notes.insist("".join(traceback.format_exception(error)).rstrip())
         if problem.exit_code != ExitCode.OUTPUT_CLOSED:
-            show(problem, self.notes, self.options.output)
+            show(problem, self.notes, self.results.format)
 
     def command_line(self) -> str | None:
         """Return the remote command: several words are quoted and joined, a single one is a line for the shell.
@@ -169,6 +206,23 @@ class Session:
     def has_terminal(self) -> bool:
         """Return True if a user can type and see: stdin and stdout are terminals."""
         return is_terminal(0) and is_terminal(1)
+
+    def ask_unseen(self, question: str, instead: str) -> str:
+        """Return what the user types, which the terminal does not show.
+
+        Args:
+            instead: what to do where there is no terminal.
+
+        Raises:
+            CommandError: there is no terminal to ask on.
+        """
+        if self.options.no_input or not (is_terminal(0) and self.notes.is_terminal):
+            raise CommandError(ExitCode.USAGE, f"no terminal is here to ask for it: {question}", instead)
+        from getpass import getpass
+
+        self.notes.clear()
+        with self.stopping.asking():
+            return getpass(f"{question}: ", stream=sys.stderr)
 
     def confirm(self, question: str) -> None:
         """Ask before something is destroyed; `--yes` answers.

@@ -24,6 +24,7 @@ __all__ = [
     "shown_moment",
     "shown_money",
     "shown_size",
+    "some_duration",
     "variable",
 ]
 
@@ -48,6 +49,18 @@ def duration(text: str) -> timedelta:
     if seconds > Decimal(_LONGEST.total_seconds()):
         raise ValueError(f"{text!r} is longer than {_LONGEST.days} days")
     return timedelta(seconds=float(seconds))
+
+
+def some_duration(text: str) -> timedelta:
+    """Return the duration that a text stands for, as `duration` does.
+
+    Raises:
+        ValueError: the text is no duration, or one of no time at all.
+    """
+    length = duration(text)
+    if not length:
+        raise ValueError(f"{text!r} is no time at all; write it like 90s, 45m, 8h, 1h30m or 2d")
+    return length
 
 
 def moment(text: str, now: datetime) -> datetime:

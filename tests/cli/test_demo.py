@@ -179,7 +179,9 @@ def test_interrupted_demo_deletes_its_containers(
 def test_live_demo_without_a_token_names_the_missing_variables(tmp_path: Path) -> None:
     done = run("demo", "--live", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (78, "")
-    assert done.stderr.startswith("rentgpu: no API token: set NETMIND_API_KEY or NETMIND_API_TOKEN\n")
+    assert done.stderr.startswith(
+        "rentgpu: no API token: set NETMIND_API_KEY or NETMIND_API_TOKEN, or run `rentgpu login`\n"
+    )
 
 
 def test_command_prints_help_and_version() -> None:

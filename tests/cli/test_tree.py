@@ -33,8 +33,15 @@ PRINTING = {
     "budgets list": [],
     "budgets set": ["mine", "50"],
     "budgets remove": ["gone"],
+    "login": ["--token-file", "token"],
+    "logout": ["gone"],
+    "account list": [],
+    "account use": None,
+    "account show": None,
+    "config list": [],
+    "config get": ["ttl"],
 }
-"""None for those that need a rented machine, whose own tests run them."""
+"""None for those that need a rented machine or an account, whose own tests run them."""
 
 
 def commands(group: click.Group = app, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
@@ -83,6 +90,7 @@ def test_help_of_command_describes_each_option(here: Here, name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, words in PRINTING.items() if words is not None])
 def test_every_command_prints_its_result_in_every_form(here: Here, name: str, output: str) -> None:
     words = [*name.split(), *(PRINTING[name] or [])]
+    (here.site.folder / "token").write_text(here.site.emulator.token)
     done = here.run(*words, "-o", output, "-q", "--yes")
     assert (done.code, done.errors) == (0, ""), done.errors
     if output == "json":
@@ -137,7 +145,7 @@ def test_no_words_print_the_help_and_a_group_alone_its_own(here: Here) -> None:
 def test_refused_token_is_77_and_a_missing_one_78_with_what_to_do(here: Here) -> None:
     refused = here.run("offers", NETMIND_API_KEY="wrong")
     assert refused.code == 77
-    assert "Set NETMIND_API_KEY" in refused.errors
+    assert "Run `rentgpu login`, or set NETMIND_API_KEY" in refused.errors
     missing = here.run("offers", NETMIND_API_KEY="")
     assert missing.code == 78
     assert "rentgpu emulator" in missing.errors
@@ -146,7 +154,7 @@ def test_refused_token_is_77_and_a_missing_one_78_with_what_to_do(here: Here) ->
 @pytest.mark.parametrize("name", [name for name in LEAVES if not getattr(LEAVES[name], "takes_command", False)])
 def test_command_behind_two_dashes_is_refused_where_none_is_run(here: Here, name: str) -> None:
     words = {"cp": ["a", "b:"], "forward": ["1"], "jobs stop": ["x"], "jobs remove": ["x"], "budgets set": ["x"]}
-    more = {"budgets remove": ["x"], "completion": ["bash"]}
+    more = {"budgets remove": ["x"], "completion": ["bash"], "account use": ["x"], "config get": ["x"]}
     done = here.run(*name.split(), *{**words, **more}.get(name, []), "--", "echo")
     assert done.code == 2
     assert f"{name.rsplit(maxsplit=1)[-1]} takes no command behind --" in done.errors

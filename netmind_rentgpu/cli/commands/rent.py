@@ -42,10 +42,21 @@ def command(session: Session, **options: Any) -> int:
 
     Without a command, it opens a shell. The command's output and exit status become those of this program.
     """
+    _use_defaults(session, options)
     wanted = rent_arguments(options, session.now())
     if options["dry_run"]:
         return _dry_run(session, options, wanted)
     return _rent(session, options, wanted)
+
+
+def _use_defaults(session: Session, options: dict[str, Any]) -> None:
+    """Fill in the defaults of the configuration file, in place of options that were not given."""
+    defaults = session.defaults
+    if options["ttl"] is None and options["until"] is None:
+        options["ttl"] = defaults.ttl
+    for name, value in (("budget", defaults.budget), ("image", defaults.image)):
+        if options[name] is None:
+            options[name] = value
 
 
 def _rent(session: Session, options: dict[str, Any], wanted: dict[str, Any]) -> int:
@@ -90,8 +101,8 @@ def _rent(session: Session, options: dict[str, Any], wanted: dict[str, Any]) -> 
     if count is not None:
         from netmind_rentgpu.cli.fleet_run import FleetRun
 
-        return FleetRun(session, work, arguments.count("count", count)).run(wanted)
-    return RentRun(session, work).run(wanted)
+        return FleetRun(session, work, arguments.count("count", count)).run(wanted, offer_arguments(options))
+    return RentRun(session, work).run(wanted, offer_arguments(options))
 
 
 def _dry_run(session: Session, options: dict[str, Any], wanted: dict[str, Any]) -> int:

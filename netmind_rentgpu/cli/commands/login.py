@@ -1,0 +1,24 @@
+"""`rentgpu login`: save a token."""
+
+from __future__ import annotations
+
+import click
+
+from netmind_rentgpu.cli.options import Command
+from netmind_rentgpu.cli.session import Session
+
+__all__ = ["command"]
+
+
+@click.command("login", cls=Command, reads_only=True)
+@click.argument("name", metavar="ACCOUNT", required=False)
+@click.option("--token-file", metavar="FILE", help="Read the token from a file, or from stdin with -.")
+def command(session: Session, *, name: str | None, token_file: str | None) -> int:
+    """Check an API token, and save it for further commands.
+
+    It asks for the token, which the terminal does not show; a token is never a word of the command line. The account is
+    called `default` unless you name it. --base-url and --profile are saved with it.
+    """
+    from netmind_rentgpu.cli.accounts import log_in
+
+    return log_in(session, name, token_file)
