@@ -13,6 +13,7 @@ from pygments.lexers.special import TextLexer
 import netmind_rentgpu
 
 if TYPE_CHECKING:
+    import click
     from sphinx.addnodes import pending_xref
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
@@ -27,6 +28,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.intersphinx",
+    "sphinx_click",
     "sphinx_copybutton",
 ]
 # Relative links to headings, as on GitHub.
@@ -136,6 +138,17 @@ def skip(app: Sphinx, what: str, name: str, obj: object, skipped: bool, options:
     return True if name == "__init__" and not options.get("special-members") else None
 
 
+def show_own_options(app: Sphinx, ctx: click.Context, lines: list[str]) -> None:
+    """Leave the options of all commands to the root's own list."""
+    del app
+    if ctx.parent is None:
+        return
+    everywhere = {option.opts[0] for option in ctx.find_root().command.params}
+    blocks = re.split(r"(?=^\.\. option:: )", "\n".join(lines), flags=re.MULTILINE)
+    own = [block for block in blocks if not everywhere & set(re.findall(r"--?[\w-]+", block.partition("\n")[0]))]
+    lines[:] = "".join(own).split("\n") if own else []
+
+
 def write_llms(app: Sphinx, error: Exception | None) -> None:
     """Write `llms.txt`: the title, the summary and a link to the source of each page, for programs that read."""
     if error is not None or app.builder.format != "html":
@@ -154,5 +167,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-skip-member", skip)
     app.connect("autodoc-process-signature", shorten)
     app.connect("missing-reference", resolve, priority=900)
+    app.connect("sphinx-click-process-options", show_own_options)
     app.connect("build-finished", write_llms)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

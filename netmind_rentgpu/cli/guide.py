@@ -74,6 +74,8 @@ def _page(path: Path) -> str:
 
 def _list_of(names: dict[str, str]) -> str:
     lines = [f"* `{name}`{_summary(full)}\n" for name, full in names.items()]
+    if not lines:
+        return ""  # the site alone lists the commands
     return "".join(lines) + f"\n`python -m {_PACKAGE} help reference NAME` prints the documentation of one of these.\n"
 
 

@@ -65,7 +65,7 @@ def test_page_is_found_by_a_part_of_its_name(words: list[str], title: str) -> No
         (["xyzzy"], "no page is called 'xyzzy' or mentions it; the pages are\n    explanation/"),
         (["ttl"], "no page is called 'ttl'; it is mentioned in\n    how-to/"),
         (["exposed", "port"], "no page is called 'exposed-port'; it is mentioned in\n    "),
-        (["how-to"], "'how-to' may mean any of\n    how-to/budgets\n    how-to/"),
+        (["how-to"], "'how-to' may mean any of\n    how-to/accounts\n    how-to/"),
         (["reference", "spent"], "no public name is 'spent'; did you mean .*Rental.spent"),
         (
             ["reference", "exposed_service"],
