@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final, Literal, TypeAlias, cast
 
@@ -192,7 +192,7 @@ def _csv_text(value: object) -> str:
             return ""
         case str():
             return value
-        case datetime() | bool() | Mapping() | list() | tuple():
+        case datetime() | timedelta() | bool() | Mapping() | list() | tuple():
             return dump_exactly(cast("object", value)).decode().strip('"')
         case Decimal():
             return f"{value:f}"

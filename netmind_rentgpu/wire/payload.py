@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections.abc import Generator, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
 from typing import Any, Final, cast
@@ -214,7 +214,7 @@ def dump(value: Any) -> bytes:
 
 
 def dump_exactly(value: object, *, indented: bool = False) -> bytes:
-    """Write a value as JSON in UTF-8, with decimal numbers as exact numbers, and times in UTC.
+    """Write a value as JSON in UTF-8, with decimal numbers as exact numbers, times in UTC, and durations in seconds.
 
     Raises:
         TypeError: the value holds something else that JSON cannot hold.
@@ -227,6 +227,8 @@ def dump_exactly(value: object, *, indented: bool = False) -> bytes:
 def _exact(value: object) -> Any:
     if isinstance(value, Decimal) and value.is_finite():
         return orjson.Fragment(f"{value:f}")
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     raise TypeError(f"JSON cannot hold a {type(value).__name__}")

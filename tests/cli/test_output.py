@@ -113,6 +113,11 @@ def test_value_in_json_is_read_as_it_was(amount: Decimal, at: datetime, text: st
     assert (Decimal(found["amount"]), datetime.fromisoformat(found["at"]), found["text"]) == (amount, at, text)
 
 
+@pytest.mark.parametrize(("wanted", "expected"), [("jsonl", '{"a":1200.0}\n'), ("csv", "a\n1200.0\n")])
+def test_duration_is_a_number_of_seconds(wanted: Format, expected: str) -> None:
+    assert text_of(wanted, lambda results: results.value({"a": timedelta(minutes=20)}, ())) == expected
+
+
 def test_csv_has_all_fields_and_nothing_for_none() -> None:
     text = text_of("csv", lambda results: results.rows(ROWS, COLUMNS))
     assert text == (

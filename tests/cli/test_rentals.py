@@ -44,6 +44,13 @@ def test_rental_is_listed_with_its_cost_its_end_and_who_enforces_it(site: Site, 
     assert f"rentgpu rentals extend {rented}" in shown.errors
 
 
+def test_rental_with_an_idle_timeout_is_listed_with_its_seconds(here: Here) -> None:
+    assert here.run("rent", "--gpu", "4090", "--idle-timeout", "20m", "-d", "-q", "-o", "json").code == 0
+    done = here.run("rentals", "list", "-o", "json")
+    assert (done.code, [row["idle_timeout"] for row in done.json]) == (0, [1200])
+    assert here.run("rentals", "release", "-y").code == 0
+
+
 @pytest.mark.parametrize("words", [["show"], ["show", "mine"], ["show", "1001"]])
 def test_rental_is_shown_by_name_label_or_container(here: Here, rented: str, words: list[str]) -> None:
     assert here.run("rentals", *words, "-o", "json").json["name"] == rented
