@@ -13,7 +13,7 @@ import click
 
 from netmind_rentgpu.cli.exit_codes import ExitCode, code_of_signal
 from netmind_rentgpu.cli.notes import Notes
-from netmind_rentgpu.cli.options import Group, Invocation, write_global_options
+from netmind_rentgpu.cli.options import Group, Invocation, write_global_options, write_section
 from netmind_rentgpu.cli.problems import CommandError, Problem, problem_of
 from netmind_rentgpu.cli.session import show
 from netmind_rentgpu.cli.stopping import StoppedError
@@ -23,11 +23,9 @@ __all__ = ["app", "run"]
 
 # By section: the name of each command, and the line that describes it. A command is `command` in its module of that name.
 _TREE: Final[Mapping[str, Mapping[str, str]]] = {
-    "Rent": {
+    "Rent and use a machine": {
         "rent": "Rent a machine, run a command there, and give it back.",
         "offers": "List the machines that rent would try, the best first.",
-    },
-    "Use a rented machine": {
         "ssh": "Open a shell on a machine, or run a command there.",
         "run": "Run a command on a machine.",
         "cp": "Copy files to or from a machine.",
@@ -38,6 +36,11 @@ _TREE: Final[Mapping[str, Mapping[str, str]]] = {
     "Look after rentals": {
         "rentals": "List, show, extend, release and count rentals.",
         "budgets": "List, set and remove limits that several programs share.",
+    },
+    "The service": {
+        "machines": "List the machines on offer.",
+        "auths": "List, show and create passwords of SSH logins.",
+        "images": "List, show and create images that containers start from.",
     },
     "Settings": {
         "login": "Check an API token, and save it for further commands.",
@@ -69,12 +72,16 @@ class _Tree(Group):
         module = import_module(f"netmind_rentgpu.cli.commands.{cmd_name}")
         return cast("click.Command", module.command)
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the commands by section, and the options of all commands."""
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by section, and the options of all commands, all on one screen."""
+        self.format_usage(ctx, formatter)
+        with formatter.indentation():
+            formatter.write_text(self.help or "")
+        formatter.write_paragraph()
         for section, commands in _TREE.items():
-            with formatter.section(section):
-                formatter.write_dl(list(commands.items()), col_max=12)
+            write_section(formatter, section, list(commands.items()))
         write_global_options(ctx, formatter)
+        formatter.write_text(self.epilog or "")
 
 
 @click.group(

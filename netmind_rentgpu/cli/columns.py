@@ -15,7 +15,22 @@ if TYPE_CHECKING:
     from netmind_rentgpu.rentals.ledger.records import RentalRecord
     from netmind_rentgpu.rentals.selection.offers import Offer
 
-__all__ = ["BUDGETS", "JOBS", "OFFERS", "OFFERS_WITH_COST", "RENTAL", "RENTALS", "offer_rows_with_cost", "rental_row"]
+__all__ = [
+    "AUTHS",
+    "BUDGETS",
+    "CONTAINER",
+    "CONTAINERS",
+    "IMAGE",
+    "IMAGES",
+    "JOBS",
+    "MACHINES",
+    "OFFERS",
+    "OFFERS_WITH_COST",
+    "RENTAL",
+    "RENTALS",
+    "offer_rows_with_cost",
+    "rental_row",
+]
 
 
 def _gpus(row: Row) -> str:
@@ -31,6 +46,22 @@ def _money(name: str) -> Callable[[Row], str]:
         return "" if row.get(name) is None else shown_money(row[name], row.get("currency"))
 
     return show
+
+
+def _counted_gpus(count: str) -> Callable[[Row], str]:
+    def show(row: Row) -> str:
+        return f"{'?' if row.get(count) is None else row[count]} x {row.get('gpu_name') or '?'}"
+
+    return show
+
+
+def _status(row: Row) -> str:
+    name = row.get("status") if row.get("status_name") is None else row["status_name"]
+    return "" if name is None else str(name)
+
+
+def _image(row: Row) -> str:
+    return f"{row.get('image_name') or '?'}:{row.get('image_tag') or '?'}"
 
 
 OFFERS: Final[Sequence[Column]] = (
@@ -97,6 +128,57 @@ JOBS: Final[Sequence[Column]] = (
     Column("stdout_size", "STDOUT", 4, is_number=True),
     Column("stderr_size", "STDERR", 5, is_number=True),
     Column("command", "COMMAND", 3),
+)
+MACHINES: Final[Sequence[Column]] = (
+    Column("node_name", "MACHINE"),
+    Column("gpu_name", "GPUS", show=_counted_gpus("gpu_count")),
+    Column("price", "PRICE", is_number=True),
+    *OFFERS[3:],
+)
+AUTHS: Final[Sequence[Column]] = (
+    Column("id", "ID", is_number=True),
+    Column("value", "PASSWORD"),
+    Column("created_at", "CREATED", 1),
+)
+IMAGES: Final[Sequence[Column]] = (
+    Column("id", "ID", is_number=True),
+    Column("name", "NAME"),
+    Column("image_name", "IMAGE", show=_image),
+    Column("image_label", "LABEL", 1),
+    Column("image_type", "TYPE", 2),
+    Column("created_at", "CREATED", 3),
+)
+IMAGE: Final[Sequence[Column]] = (
+    *IMAGES[:5],
+    Column("description", "DESCRIPTION"),
+    Column("docker_registry", "REGISTRY"),
+    Column("docker_username", "USER"),
+    Column("docker_passwd", "PASSWORD"),
+    Column("public_port", "PORT"),
+    Column("onstart", "ON START"),
+    Column("options", "OPTIONS"),
+    Column("created_at", "CREATED"),
+)
+CONTAINERS: Final[Sequence[Column]] = (
+    Column("id", "ID", is_number=True),
+    Column("name", "NAME"),
+    Column("status", "STATUS", show=_status),
+    Column("gpu", "GPUS", 3, show=_counted_gpus("gpu")),
+    Column("node_name", "MACHINE", 1),
+    Column("ssh", "SSH", 2),
+    Column("created_at", "CREATED", 4),
+)
+CONTAINER: Final[Sequence[Column]] = (
+    *CONTAINERS[:6],
+    Column("auth_id", "AUTH"),
+    Column("image_template_id", "IMAGE"),
+    Column("cpu", "CPU"),
+    Column("memory", "MEMORY"),
+    Column("disk_size", "DISK"),
+    Column("exposed_service", "EXPOSED SERVICE"),
+    Column("vscode_service", "VS CODE"),
+    Column("jupyter_service", "JUPYTER"),
+    Column("created_at", "CREATED"),
 )
 
 

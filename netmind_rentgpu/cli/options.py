@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,10 +23,12 @@ __all__ = [
     "PORTS",
     "SINCE",
     "VARIABLE",
+    "WAIT_CONDITION",
     "Command",
     "Group",
     "Invocation",
     "write_global_options",
+    "write_section",
 ]
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ MOMENT: Final = _Kind("moment", _moment)
 SINCE: Final = _Kind("duration or moment", _since)
 AMOUNT: Final = _Kind("amount", values.money)
 PORTS: Final = _Kind("[local:]remote", values.port_pair)
+WAIT_CONDITION: Final = _Kind("condition", values.wait_condition)
 VARIABLE: Final = _Kind("name[=value]", lambda text: values.variable(text, os.environ))
 
 
@@ -106,26 +109,45 @@ def _global_options() -> list[click.Option]:
         )
 
     return [
-        valued("-o", "--output", kind=click.Choice(FORMATS), text="The form of results; table by default."),
+        valued(
+            *("-o", "--output"),
+            kind=click.Choice(FORMATS),
+            metavar="FORM",
+            text="The form of results: table (by default), json, jsonl or csv.",
+        ),
         valued("--account", metavar="NAME", text="An account of config.toml, in place of the one in use."),
         valued("--profile", metavar="FILE", text="A TOML file of assumptions about the service."),
         valued("--base-url", metavar="URL", text="The service; NETMIND_BASE_URL by default."),
         valued("--state", metavar="FILE", text="The state file; NETMIND_RENTGPU_STATE by default."),
         valued("--timeout", kind=DURATION, text="Longest time of a call, of rent's start, or of run, cp or wait."),
-        valued("--color", kind=click.Choice(("auto", "always", "never")), text="Colours; auto by default."),
+        valued(
+            "--color",
+            kind=click.Choice(("auto", "always", "never")),
+            metavar="WHEN",
+            text="Colours: auto (by default), always or never.",
+        ),
         flag("-q", "--quiet", text="Hide notes and progress, but no result and no error."),
         flag("-v", "--verbose", text="Log what the client does."),
-        flag("--debug", text="Log each request, and show where an error happened."),
+        flag("--debug", text="Log each request, and where an error happened."),
         flag("--no-input", text="Never ask."),
         flag("-y", "--yes", text="Answer questions with yes."),
     ]
 
 
 def write_global_options(context: click.Context, formatter: click.HelpFormatter) -> None:
-    """Write the section of the global options."""
-    with formatter.section("Global options, before or behind the command"):
-        records = (option.get_help_record(context) for option in _global_options())
-        formatter.write_dl([record for record in records if record is not None])
+    """Write the section of the global options, related ones in one line."""
+    records = {option.name: option.get_help_record(context) or ("", "") for option in _global_options()}
+    for first, second in (("verbose", "debug"), ("no_input", "yes")):
+        (names, text), (other_names, other) = records[first], records.pop(second)
+        records[first] = (f"{names}; {other_names}", f"{text.removesuffix('.')}; {other[0].lower()}{other[1:]}")
+    write_section(formatter, "Global options, before or behind the command", list(records.values()))
+
+
+def write_section(formatter: click.HelpFormatter, title: str, records: Sequence[tuple[str, str]]) -> None:
+    """Write a section of two columns without an empty line before, because the root's help has to fit on a screen."""
+    formatter.write_heading(title)
+    with formatter.indentation():
+        formatter.write_dl(records)
 
 
 class Command(click.Command):

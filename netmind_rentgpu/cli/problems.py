@@ -78,6 +78,14 @@ _OPTIONS: Final[Mapping[str, str]] = {
     "payment_type": "--balance",
     "grace": "--grace",
     "environment": "--env",
+    "gpu": "--gpus",
+    "gpu_names": "--gpu",
+    "region": "--region",
+    "image_type": "--type",
+    "auth_id": "--auth",
+    "node_name": "--machine",
+    "image_template_id": "--image",
+    "options": "--options",
     **{
         name: f"--{name.replace('_', '-')}"
         for name in (

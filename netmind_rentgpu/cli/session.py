@@ -242,6 +242,34 @@ class Session:
         if answer not in ("y", "yes"):
             raise CommandError(ExitCode.NO, "Nothing was done.")
 
+    def ask_unseen(self, question: str, option: str) -> str:
+        """Ask for a secret, which the terminal does not show.
+
+        Args:
+            option: the option that names a file with the secret.
+
+        Raises:
+            CommandError: there is no terminal to ask on, or no answer.
+            StoppedError: a signal has come meanwhile.
+        """
+        if self.options.no_input or not (is_terminal(0) and self.notes.is_terminal):
+            raise CommandError(
+                ExitCode.USAGE,
+                f"{question}: no terminal is here to ask for it on",
+                f"Give it with {option} FILE, where - is stdin.",
+            )
+        from getpass import getpass
+
+        self.notes.clear()
+        with self.stopping.asking():
+            try:
+                answer = getpass(f"{question}: ")
+            except EOFError:
+                answer = ""
+        if not answer:
+            raise CommandError(ExitCode.NO, "Nothing was done.")
+        return answer
+
 
 def show(problem: Problem, notes: Notes, output: str | None) -> None:
     """Write an error in the form of the results."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Final
+from typing import Final, Literal
 
 import attrs
 
@@ -15,6 +15,7 @@ from netmind_rentgpu.amounts import in_own_context, rounded
 __all__ = [
     "Place",
     "PortPair",
+    "WaitCondition",
     "duration",
     "moment",
     "money",
@@ -26,6 +27,7 @@ __all__ = [
     "shown_size",
     "some_duration",
     "variable",
+    "wait_condition",
 ]
 
 _UNITS: Final[Mapping[str, int]] = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
@@ -178,6 +180,39 @@ def port_pair(text: str) -> PortPair:
     if pair.local > 65_535 or not 0 < pair.remote <= 65_535:
         raise ValueError(f"{text!r} is no port; a port is at most 65535, and that of the machine is at least 1")
     return pair
+
+
+@attrs.frozen
+class WaitCondition:
+    """A condition of a wait for a container.
+
+    Attributes:
+        kind: the condition.
+        statuses: for `status`, the status as a name or a number.
+    """
+
+    kind: Literal["ready", "reachable", "has-ssh", "gone", "status"]
+    statuses: tuple[str | int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"status={self.statuses[-1]}" if self.statuses else self.kind
+
+
+def wait_condition(text: str) -> WaitCondition:
+    """Return the condition that a text stands for, such as `ready`, `has-ssh` or `status=running`.
+
+    Raises:
+        ValueError: the text is no condition.
+    """
+    name, equals, value = text.strip().partition("=")
+    if name == "status" and value:
+        # The service may send a number as a text.
+        return WaitCondition("status", (int(value), value) if value.isascii() and value.isdecimal() else (value,))
+    kinds: tuple[Literal["ready", "reachable", "has-ssh", "gone"], ...] = ("ready", "reachable", "has-ssh", "gone")
+    for kind in kinds:
+        if not equals and name.replace("_", "-") == kind:
+            return WaitCondition(kind)
+    raise ValueError(f"{text!r} is no condition; write ready, reachable, has-ssh, gone, or status=2")
 
 
 def shown_duration(length: timedelta) -> str:

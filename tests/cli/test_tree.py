@@ -13,6 +13,7 @@ from command_line import PROGRAM, Here, Site
 from netmind_rentgpu.cli.app import app
 from netmind_rentgpu.cli.options import Command, Invocation
 
+IMAGE = ["--name", "a", "--image-name", "b", "--image-tag", "c", "--image-label", "d"]
 # For each command that prints a thing: words that make it print, within a service on which nothing is rented.
 PRINTING = {
     "rent": ["--dry-run"],
@@ -40,8 +41,33 @@ PRINTING = {
     "account show": None,
     "config list": [],
     "config get": ["ttl"],
+    "machines list": [],
+    "auths list": [],
+    "auths show": None,
+    "auths ensure": None,
+    "auths create": None,
+    "images list": [],
+    "images show": ["1"],
+    "images ensure": IMAGE,
+    "images create": IMAGE,
 }
-"""None for those that need a rented machine or an account, whose own tests run them."""
+"""None for those that need a rented machine a password or an account, whose own tests run them."""
+# For each command that refuses to run without words: such words.
+REQUIRED = {
+    "cp": ["a", "b:"],
+    "forward": ["1"],
+    "jobs stop": ["x"],
+    "jobs remove": ["x"],
+    "budgets set": ["x"],
+    "budgets remove": ["x"],
+    "completion": ["bash"],
+    "account use": ["x"],
+    "config get": ["x"],
+    "auths show": ["1"],
+    "images show": ["1"],
+    "images ensure": IMAGE,
+    "images create": IMAGE,
+}
 
 
 def commands(group: click.Group = app, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
@@ -62,6 +88,14 @@ def test_table_has_every_command_that_prints_a_thing() -> None:
     assert {name for name, command in LEAVES.items() if isinstance(command, Command) and command.prints} == set(
         PRINTING
     )
+
+
+def test_root_help_fits_on_a_screen_and_has_every_global_option(here: Here) -> None:
+    text = here.run("--help", COLUMNS="100").text
+    assert len(text.splitlines()) <= 40
+    assert max(map(len, text.splitlines())) <= 100
+    own = {option.opts[-1] for option in LEAVES["offers"].params if not option.expose_value}
+    assert [name for name in own if name not in text] == []
 
 
 def test_root_describes_each_command_as_the_command_does(here: Here) -> None:
@@ -95,7 +129,7 @@ def test_every_command_prints_its_result_in_every_form(here: Here, name: str, ou
     assert (done.code, done.errors) == (0, ""), done.errors
     if output == "json":
         assert isinstance(done.json, (list, dict))
-    if name in ("rentals list", "rentals reap", "budgets list", "rentals spend"):
+    if name in ("rentals list", "rentals reap", "budgets list", "rentals spend", "auths list", "containers list"):
         assert (done.text.strip() == {"json": "[]", "jsonl": "", "csv": ""}[output]) if output != "table" else done.text
     # The same, with the options before the command.
     again = here.run("-o", output, "-q", "--yes", *words)
@@ -153,9 +187,7 @@ def test_refused_token_is_77_and_a_missing_one_78_with_what_to_do(here: Here) ->
 
 @pytest.mark.parametrize("name", [name for name in LEAVES if not getattr(LEAVES[name], "takes_command", False)])
 def test_command_behind_two_dashes_is_refused_where_none_is_run(here: Here, name: str) -> None:
-    words = {"cp": ["a", "b:"], "forward": ["1"], "jobs stop": ["x"], "jobs remove": ["x"], "budgets set": ["x"]}
-    more = {"budgets remove": ["x"], "completion": ["bash"], "account use": ["x"], "config get": ["x"]}
-    done = here.run(*name.split(), *{**words, **more}.get(name, []), "--", "echo")
+    done = here.run(*name.split(), *REQUIRED.get(name, []), "--", "echo")
     assert done.code == 2
     assert f"{name.rsplit(maxsplit=1)[-1]} takes no command behind --" in done.errors
 
