@@ -41,6 +41,7 @@ _TREE: Final[Mapping[str, Mapping[str, str]]] = {
         "machines": "List the machines on offer.",
         "auths": "List, show and create passwords of SSH logins.",
         "images": "List, show and create images that containers start from.",
+        "containers": "List, create, wait for, stop and delete containers.",
     },
     "Settings": {
         "login": "Check an API token, and save it for further commands.",

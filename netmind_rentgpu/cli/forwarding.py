@@ -16,6 +16,7 @@ from netmind_rentgpu.errors import SSHError, TransportError
 from netmind_rentgpu.ssh.connection_source import LONGEST_OUTAGE
 
 if TYPE_CHECKING:
+    from netmind_rentgpu.cli.rows import ForwardedPort
     from netmind_rentgpu.client import AsyncRentGPU
 
 __all__ = ["forward"]
@@ -70,7 +71,7 @@ async def _forward_once(
             for pair in ports
         ]
         if is_first:
-            rows = [
+            rows: list[ForwardedPort] = [
                 {
                     "url": f"127.0.0.1:{each.local_port}",
                     "local_port": each.local_port,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -19,6 +19,7 @@ from netmind_rentgpu.cli.values import shown_money
 from netmind_rentgpu.errors import RentalNotFoundError, RentGPUError
 
 if TYPE_CHECKING:
+    from netmind_rentgpu.cli.rows import ReapedRental, ReleasedRental
     from netmind_rentgpu.client import AsyncRentGPU
     from netmind_rentgpu.rentals.ledger.past_rentals import PastRental
     from netmind_rentgpu.rentals.ledger.records import ReapReport, RentalRecord
@@ -114,7 +115,7 @@ class _Releasing:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[ReleasedRental] = []
         self.codes: list[int] = []
         self.current: str | None = None
 
@@ -172,12 +173,15 @@ def reap(session: Session, *, wait: bool, by_name: bool) -> int:
 
     session.reads_only = False
     report = session.run(work)
-    rows: list[dict[str, Any]] = [
-        *({"name": name, "state": "deleted", "error": None} for name in report.deleted),
-        *({"name": name, "state": "gone", "error": None} for name in report.gone),
-        *({"name": record.name, "state": "doubtful", "error": None} for record in report.doubtful),
-        *({"name": name, "state": "failed", "error": str(error)} for name, error in report.failed),
-        *({"name": record.name, "state": "elsewhere", "error": None} for record in report.elsewhere),
+    failed: list[ReapedRental] = [
+        {"name": name, "state": "failed", "error": str(error)} for name, error in report.failed
+    ]
+    rows = [
+        *_reaped_rows("deleted", report.deleted),
+        *_reaped_rows("gone", report.gone),
+        *_reaped_rows("doubtful", [record.name for record in report.doubtful]),
+        *failed,
+        *_reaped_rows("elsewhere", [record.name for record in report.elsewhere]),
     ]
     session.results.rows(rows, _REAPED)
     if report.doubtful:
@@ -186,6 +190,12 @@ def reap(session: Session, *, wait: bool, by_name: bool) -> int:
     if report.failed:
         session.notes.insist("rentgpu: what failed costs money until it is deleted; run `rentgpu rentals reap` again")
     return ExitCode.DONE if report.clean else ExitCode.STILL_RENTED
+
+
+def _reaped_rows(
+    state: Literal["deleted", "gone", "doubtful", "elsewhere"], names: Iterable[str]
+) -> list[ReapedRental]:
+    return [{"name": name, "state": state, "error": None} for name in names]
 
 
 def print_spending(
@@ -215,7 +225,7 @@ def _what_dies(record: RentalRecord) -> str:
     return f"Delete {record.name}: {machine_of(record)}, cost so far {cost}{used}."
 
 
-def _row(rental: RentalRecord | PastRental, state: str) -> dict[str, Any]:
+def _row(rental: RentalRecord | PastRental, state: Literal["released", "gone"]) -> ReleasedRental:
     from netmind_rentgpu.rentals.ledger.records import RentalRecord
 
     spent = rental_row(rental)["spent"] if isinstance(rental, RentalRecord) else rental.spent

@@ -31,6 +31,8 @@ Returned = TypeVar("Returned")
 
 _logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 _silent: logging.Handler = logging.NullHandler()
+# Seconds.
+_STEP = 0.5
 
 
 @attrs.frozen(kw_only=True)
@@ -238,6 +240,7 @@ class Session:
             )
         with self.stopping.asking():
             self.notes.ask(f"{question} [y/N] ")
+            _wait_for_input()
             answer = sys.stdin.readline().strip().lower()
         if answer not in ("y", "yes"):
             raise CommandError(ExitCode.NO, "Nothing was done.")
@@ -269,6 +272,16 @@ class Session:
         if not answer:
             raise CommandError(ExitCode.NO, "Nothing was done.")
         return answer
+
+
+def _wait_for_input() -> None:
+    """Wait in short steps until stdin can be read, because a signal just before a read would not interrupt it."""
+    if sys.platform == "win32":
+        return
+    import select
+
+    while not select.select([0], [], [], _STEP)[0]:
+        pass
 
 
 def show(problem: Problem, notes: Notes, output: str | None) -> None:

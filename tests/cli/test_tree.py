@@ -50,6 +50,15 @@ PRINTING = {
     "images show": ["1"],
     "images ensure": IMAGE,
     "images create": IMAGE,
+    "containers list": [],
+    "containers get": None,
+    "containers create": None,
+    "containers stop": None,
+    "containers restart": None,
+    "containers delete": ["1"],
+    "containers wait": ["1", "--until", "gone"],
+    "containers watch": None,
+    "containers ssh-config": None,
 }
 """None for those that need a rented machine a password or an account, whose own tests run them."""
 # For each command that refuses to run without words: such words.
@@ -67,6 +76,8 @@ REQUIRED = {
     "images show": ["1"],
     "images ensure": IMAGE,
     "images create": IMAGE,
+    "containers create": ["--name", "a", "--auth", "1", "--machine", "b", "--image", "1"],
+    **{f"containers {name}": ["1"] for name in ("get", "stop", "restart", "delete", "wait", "ssh-config")},
 }
 
 
@@ -210,6 +221,7 @@ def test_words_behind_the_first_two_dashes_are_the_commands_own(site: Site) -> N
         (["budgets", "list", "-o", "json"], {}, ["aiohttp", "asyncssh", "rich"]),
         (["rentals", "spend"], {}, ["aiohttp", "asyncssh", "rich"]),
         (["offers", "-o", "json"], {}, ["asyncssh", "rich"]),
+        (["containers", "list"], {}, ["asyncssh", "rich"]),
     ],
 )
 def test_command_imports_only_what_it_needs(
