@@ -50,6 +50,7 @@ _TREE: Final[Mapping[str, Mapping[str, str]]] = {
         "config": "List the settings, and show where each comes from.",
     },
     "More": {
+        "profile": "Show and check the assumptions about the service.",
         "emulator": "Serve an emulated service, which needs no account.",
         "demo": "Run a rental on an emulated service.",
         "completion": "Print the completion of a shell.",

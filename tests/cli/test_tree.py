@@ -59,6 +59,8 @@ PRINTING = {
     "containers wait": ["1", "--until", "gone"],
     "containers watch": None,
     "containers ssh-config": None,
+    "profile show": [],
+    "profile check": [],
 }
 """None for those that need a rented machine a password or an account, whose own tests run them."""
 # For each command that refuses to run without words: such words.
@@ -222,6 +224,7 @@ def test_words_behind_the_first_two_dashes_are_the_commands_own(site: Site) -> N
         (["rentals", "spend"], {}, ["aiohttp", "asyncssh", "rich"]),
         (["offers", "-o", "json"], {}, ["asyncssh", "rich"]),
         (["containers", "list"], {}, ["asyncssh", "rich"]),
+        (["profile", "show"], {}, ["aiohttp", "asyncssh", "rich", "netmind_rentgpu.client"]),
     ],
 )
 def test_command_imports_only_what_it_needs(
