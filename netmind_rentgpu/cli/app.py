@@ -51,6 +51,7 @@ _TREE: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "More": {
         "profile": "Show and check the assumptions about the service.",
+        "schema": "Print the JSON Schema of a command's results.",
         "emulator": "Serve an emulated service, which needs no account.",
         "demo": "Run a rental on an emulated service.",
         "completion": "Print the completion of a shell.",

@@ -12,6 +12,7 @@ from command_line import PROGRAM, Here, Site
 
 from netmind_rentgpu.cli.app import app
 from netmind_rentgpu.cli.options import Command, Invocation
+from netmind_rentgpu.cli.schemas import RESULTS
 
 IMAGE = ["--name", "a", "--image-name", "b", "--image-tag", "c", "--image-label", "d"]
 # For each command that prints a thing: words that make it print, within a service on which nothing is rented.
@@ -74,6 +75,7 @@ REQUIRED = {
     "completion": ["bash"],
     "account use": ["x"],
     "config get": ["x"],
+    "schema": ["offers"],
     "auths show": ["1"],
     "images show": ["1"],
     "images ensure": IMAGE,
@@ -101,6 +103,10 @@ def test_table_has_every_command_that_prints_a_thing() -> None:
     assert {name for name, command in LEAVES.items() if isinstance(command, Command) and command.prints} == set(
         PRINTING
     )
+
+
+def test_every_command_that_prints_a_thing_has_a_schema() -> None:
+    assert set(RESULTS) == set(PRINTING)
 
 
 def test_root_help_fits_on_a_screen_and_has_every_global_option(here: Here) -> None:
@@ -225,6 +231,7 @@ def test_words_behind_the_first_two_dashes_are_the_commands_own(site: Site) -> N
         (["offers", "-o", "json"], {}, ["asyncssh", "rich"]),
         (["containers", "list"], {}, ["asyncssh", "rich"]),
         (["profile", "show"], {}, ["aiohttp", "asyncssh", "rich", "netmind_rentgpu.client"]),
+        (["schema", "offers"], {}, ["aiohttp", "asyncssh", "rich", "netmind_rentgpu.client"]),
     ],
 )
 def test_command_imports_only_what_it_needs(

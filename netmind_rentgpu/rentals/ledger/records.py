@@ -16,16 +16,25 @@ from netmind_rentgpu.rentals.ledger.clocks import ClockReading
 from netmind_rentgpu.rentals.ledger.names import LATEST, expiry_in
 from netmind_rentgpu.rentals.ledger.process_identity import ProcessIdentity
 
-__all__ = ["EndCause", "ReapReport", "RentalRecord", "Stage", "amount_text", "is_legal_change", "is_to_be_reaped"]
+__all__ = [
+    "SHOWN_FIELDS",
+    "EndCause",
+    "ReapReport",
+    "RentalRecord",
+    "Stage",
+    "amount_text",
+    "is_legal_change",
+    "is_to_be_reaped",
+]
 
 _SECONDS_IN_AN_HOUR = 3600
 _MOST_SECONDS = int(timedelta.max.total_seconds())
-# The fields that `to_dict` returns.
-_SHOWN = (
+SHOWN_FIELDS: Final = (
     *("name", "label", "stage", "container_id", "gpu_name", "gpus", "node_name", "region", "image"),
     *("hourly_price", "currency", "intended_at", "created_at", "ready_at", "expires_at", "extendable_to", "certain_at"),
     *("budget", "shared_budget", "max_cost", "max_cost_at_ceiling", "enforced_by", "release_job", "idle_timeout"),
 )
+"""The names of the fields and properties that `RentalRecord.to_dict` returns."""
 
 Stage: TypeAlias = Literal["intended", "created", "ready", "detached", "abandoned"]
 """The progress of a rental. `abandoned`: the rental is over, and its container may still have to be deleted."""
@@ -210,7 +219,7 @@ class RentalRecord:
             json: True to return only what JSON can hold: prices become texts, and times become texts in ISO 8601.
         """
         del secrets
-        return plain_values({name: getattr(self, name) for name in _SHOWN}, json=json)
+        return plain_values({name: getattr(self, name) for name in SHOWN_FIELDS}, json=json)
 
     def with_deadline_of(self, other: RentalRecord) -> RentalRecord:
         """Return the record with the deadline of another, as it is on file now."""
