@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from netmind_rentgpu.accounts import read_token
 from netmind_rentgpu.cli.cells import Column
 from netmind_rentgpu.cli.config_writing import remove_account, save_account, save_token, token_path, use_account
 from netmind_rentgpu.cli.exit_codes import ExitCode, code_of_error
 from netmind_rentgpu.cli.problems import CommandError, problem_of
+from netmind_rentgpu.cli.rows import AccountRow
+from netmind_rentgpu.cli.secret_input import read_secret
 from netmind_rentgpu.cli.session import Session
 from netmind_rentgpu.config_file import Account, ConfigFile, check_account_name
 from netmind_rentgpu.errors import AuthenticationError, ConfigurationError, PermissionDeniedError, RentGPUError
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["log_in", "log_out", "print_account", "print_accounts", "use"]
 
 _USUAL_NAME: Final = "default"
-_LONGEST_TOKEN: Final = 65_536
 _ACCOUNTS: Final = (
     Column("name", "ACCOUNT"),
     Column("is_used", "USED"),
@@ -50,7 +51,9 @@ def log_in(session: Session, name: str | None, token_file: str | None) -> int:
     before = config.accounts.get(name)
     if before is not None and before.token_command is not None:
         session.confirm(f"Account {name} has a token_command in {config.path}, which a saved token replaces.")
-    token = _typed_or_read(session, token_file)
+    token = read_secret(session, token_file, kind="token", option="--token-file", question="API token")
+    if not token.strip():
+        raise CommandError(ExitCode.USAGE, "no token was given")
     # The settings of the account, as the next command will find them.
     options = session.options
     url = options.base_url or (None if before is None else before.base_url)
@@ -71,7 +74,7 @@ def log_in(session: Session, name: str | None, token_file: str | None) -> int:
     )
     saved = save_account(config, account)
     check = "the token works" if problem is None else "nothing: it was not reached"
-    session.results.value(_row(saved, saved.get(name)) | {"check": check}, _LOGIN)
+    session.results.value({**_row(saved, saved.get(name)), "check": check}, _LOGIN)
     session.notes.say(f"saved in {path}, and named in {config.path}")
     if problem is None:
         return ExitCode.DONE
@@ -87,18 +90,6 @@ async def _refusal_or_failure(gpu: AsyncRentGPU) -> RentGPUError | None:
         except RentGPUError as error:
             return error
     return None
-
-
-def _typed_or_read(session: Session, token_file: str | None) -> str:
-    if token_file is None:
-        token = session.ask_unseen("API token", "Give --token-file FILE, or --token-file - for stdin.")
-    else:
-        is_stdin = token_file == "-"  # noqa: S105  # no token
-        with open(0 if is_stdin else token_file, encoding="utf-8", errors="replace", closefd=not is_stdin) as file:
-            token = file.read(_LONGEST_TOKEN)
-    if not token.strip():
-        raise CommandError(ExitCode.USAGE, "no token was given")
-    return token.strip()
 
 
 def log_out(session: Session, name: str | None) -> int:
@@ -127,7 +118,7 @@ def log_out(session: Session, name: str | None) -> int:
     session.confirm(f"Account {wanted} is removed from {config.path}, with the token that `login` has saved.{left}")
     row = _row(config, account)
     remove_account(config, wanted)
-    session.results.value(row | {"is_used": False}, _ACCOUNTS)
+    session.results.value({**row, "is_used": False}, _ACCOUNTS)
     return ExitCode.DONE
 
 
@@ -170,7 +161,7 @@ def print_account(session: Session, name: str | None) -> None:
         raise CommandError(ExitCode.NOT_FOUND, "no account is in use", f"Name one: {config.known_accounts()}.")
     account = config.get(wanted)
     session.results.value(
-        _row(config, account) | {"check": _state_of_token(account)}, (*_ACCOUNTS, Column("check", "TOKEN"))
+        {**_row(config, account), "check": _state_of_token(account)}, (*_ACCOUNTS, Column("check", "TOKEN"))
     )
 
 
@@ -185,7 +176,7 @@ def _state_of_token(account: Account) -> str:
     return "can be read"
 
 
-def _row(config: ConfigFile, account: Account) -> dict[str, Any]:
+def _row(config: ConfigFile, account: Account) -> AccountRow:
     # The arguments of a command may hold a secret.
     command = account.token_command
     return {

@@ -48,9 +48,9 @@ _TREE: Final[Mapping[str, Mapping[str, str]]] = {
         "logout": "Remove an account and its saved token. It asks.",
         "account": "List, choose and show accounts.",
         "config": "List the settings, and show where each comes from.",
+        "profile": "Show and check the assumptions about the service.",
     },
     "More": {
-        "profile": "Show and check the assumptions about the service.",
         "schema": "Print the JSON Schema of a command's results.",
         "emulator": "Serve an emulated service, which needs no account.",
         "demo": "Run a rental on an emulated service.",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from netmind_rentgpu.accounts import TOKEN_VARIABLES, choose_account
 from netmind_rentgpu.cli.cells import Column
 from netmind_rentgpu.cli.defaults import read_defaults
+from netmind_rentgpu.cli.rows import Setting
 from netmind_rentgpu.config_file import ConfigFile
 
 if TYPE_CHECKING:
@@ -22,9 +23,7 @@ SETTINGS: Final[Sequence[Column]] = (
 )
 
 
-def settings_in_effect(
-    options: GlobalOptions, environment: Mapping[str, str], config: ConfigFile
-) -> list[dict[str, Any]]:
+def settings_in_effect(options: GlobalOptions, environment: Mapping[str, str], config: ConfigFile) -> list[Setting]:
     """Return each setting with its value and its source; of a token, only that there is one.
 
     Raises:

@@ -9,11 +9,14 @@ from typing import Literal, TypeAlias, TypedDict
 from netmind_rentgpu.rentals.ledger.records import Stage
 
 __all__ = [
+    "AccountCheck",
+    "AccountRow",
     "ContainerChange",
     "CostOfOffer",
     "DeletedContainer",
     "DetachedJob",
     "ForwardedPort",
+    "GoneAccount",
     "GoneBudget",
     "GoneJob",
     "JobPlace",
@@ -23,11 +26,42 @@ __all__ = [
     "ReleasedRental",
     "RentalCost",
     "SSHHost",
+    "Setting",
     "Verdict",
     "WatchedStage",
 ]
 
 Verdict: TypeAlias = Literal["confirmed", "contradicted", "open"]
+
+
+class AccountRow(TypedDict):
+    """An account of the configuration file."""
+
+    name: str
+    is_used: bool
+    base_url: str
+    profile: str | None
+    token_from: str
+
+
+class AccountCheck(TypedDict):
+    """The state of an account's token."""
+
+    check: str
+
+
+class GoneAccount(TypedDict):
+    """An account that was gone already."""
+
+    name: str
+
+
+class Setting(TypedDict):
+    """A setting of the command line, and where its value comes from."""
+
+    name: str
+    value: str | None
+    source: str | None
 
 
 class CostOfOffer(TypedDict):

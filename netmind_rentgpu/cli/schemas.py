@@ -48,6 +48,7 @@ class _OneOf(_Of):
 
 _RENTAL: Final = _Row(RentalRecord, rows.RentalCost)
 _JOB: Final = _Row(JobStatus, rows.JobPlace)
+_ACCOUNT: Final = _Row(rows.AccountRow, rows.AccountCheck)
 
 RESULTS: Final[Mapping[str, Any]] = {
     "rent": _OneOf(_List(_Row(Offer, rows.CostOfOffer)), _Row(RentalRecord, rows.RentalCost, rows.DetachedJob)),
@@ -68,6 +69,13 @@ RESULTS: Final[Mapping[str, Any]] = {
     "budgets list": _List(SharedBudget),
     "budgets set": SharedBudget,
     "budgets remove": _OneOf(SharedBudget, rows.GoneBudget),
+    "login": _ACCOUNT,
+    "logout": _OneOf(rows.AccountRow, rows.GoneAccount),
+    "account list": _List(rows.AccountRow),
+    "account use": rows.AccountRow,
+    "account show": _ACCOUNT,
+    "config list": _List(rows.Setting),
+    "config get": rows.Setting,
     "machines list": _List(Machine),
     "auths list": _List(Auth),
     "auths show": Auth,

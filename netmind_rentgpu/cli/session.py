@@ -209,23 +209,6 @@ class Session:
         """Return True if a user can type and see: stdin and stdout are terminals."""
         return is_terminal(0) and is_terminal(1)
 
-    def ask_unseen(self, question: str, instead: str) -> str:
-        """Return what the user types, which the terminal does not show.
-
-        Args:
-            instead: what to do where there is no terminal.
-
-        Raises:
-            CommandError: there is no terminal to ask on.
-        """
-        if self.options.no_input or not (is_terminal(0) and self.notes.is_terminal):
-            raise CommandError(ExitCode.USAGE, f"no terminal is here to ask for it: {question}", instead)
-        from getpass import getpass
-
-        self.notes.clear()
-        with self.stopping.asking():
-            return getpass(f"{question}: ", stream=sys.stderr)
-
     def confirm(self, question: str) -> None:
         """Ask before something is destroyed; `--yes` answers.
 

@@ -45,9 +45,11 @@ def print_config(session: Session, ids: Sequence[int], password_file: str | None
     async def work(gpu: AsyncRentGPU) -> list[tuple[SSHHost, Container]]:
         password = None
         if password_file is not None:
-            from netmind_rentgpu.cli.passwords import read_password
+            from netmind_rentgpu.cli.secret_input import read_secret
 
-            password = read_password(session, password_file, option="--password-file", question="Password")
+            password = read_secret(
+                session, password_file, kind="password", option="--password-file", question="Password"
+            )
         found: list[tuple[SSHHost, Container]] = []
         for container_id in dict.fromkeys(ids):
             container = await gpu.containers.get(container_id)

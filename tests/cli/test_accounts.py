@@ -119,7 +119,7 @@ def test_login_without_a_token_is_a_mistake_of_the_command_line(user: User, give
     assert user.log_in(token=given).code == 2
     done = user.run("login")
     assert done.code == 2
-    assert "no terminal is here to ask for it: API token\nGive --token-file FILE, or --token-file - for" in done.errors
+    assert "API token: no terminal is here to ask for it on\nGive it with --token-file FILE, where - is stdin" in done.errors
     assert user.run("login", "--token-file", "missing").code == 66
     assert user.log_in("a/b").code == 78
     assert user.run("login", "--token-file", "-", given=b"\xff").code == 78

@@ -12,7 +12,7 @@ import pytest
 from command_line import PROGRAM, Done, Here, Site
 from terminals import terminal
 
-from netmind_rentgpu.cli.passwords import _LONGEST
+from netmind_rentgpu.cli.secret_input import _LONGEST
 from netmind_rentgpu.emulator import Fault
 
 pytestmark = pytest.mark.slow

@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 import canaries
+import jsonschema
 import pytest
 from command_line import Done, Here, Site, serving
 from until import until_sync
@@ -17,8 +18,6 @@ from until import until_sync
 from netmind_rentgpu import RentGPU
 from netmind_rentgpu.cli.schemas import RESULTS, schema_of_command
 from netmind_rentgpu.models import Auth, Container, Image, Machine
-
-jsonschema = pytest.importorskip("jsonschema")
 
 # In one group, because each worker would rent a machine for this file otherwise.
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("schemas")]
@@ -150,6 +149,15 @@ def checked(here: Here, name: str, *words: str, given: bytes = b"") -> Done:
 )
 def test_output_is_as_the_schema_says(here: Here, name: str, words: list[str]) -> None:
     checked(here, name, *words)
+
+
+def test_output_about_accounts_is_as_the_schema_says(here: Here) -> None:
+    checked(here, "login", "work", "--token-file", "-", given=here.site.emulator.token.encode())
+    for name, *words in (["account list"], ["account use", "work"], ["account show"], ["config list"]):
+        checked(here, name, *words)
+    checked(here, "config get", "ttl")
+    for _ in range(2):
+        checked(here, "logout", "work")
 
 
 def test_output_of_jobs_that_end_is_as_the_schema_says(here: Here) -> None:

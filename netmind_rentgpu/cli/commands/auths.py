@@ -77,10 +77,10 @@ def create_auth(session: Session, *, password_file: str | None) -> None:
 
 
 def _store(session: Session, path: str | None, method: Literal["ensure", "create"]) -> None:
-    from netmind_rentgpu.cli.passwords import read_password
+    from netmind_rentgpu.cli.secret_input import read_secret
 
     async def work(gpu: AsyncRentGPU) -> Auth:
-        password = read_password(session, path, option="--password-file", question="Password")
+        password = read_secret(session, path, kind="password", option="--password-file", question="Password")
         return await (gpu.auths.ensure(password) if method == "ensure" else gpu.auths.create(password))
 
     session.results.value(session.run(work).to_dict(), AUTHS)

@@ -95,14 +95,14 @@ def create_image(session: Session, **content: Any) -> None:
 
 
 def _store(session: Session, content: dict[str, Any], method: Literal["ensure", "create"]) -> None:
-    from netmind_rentgpu.cli.passwords import read_password
+    from netmind_rentgpu.cli.secret_input import read_secret
 
     path = content.pop("docker_password_file")
 
     async def work(gpu: AsyncRentGPU) -> Image:
         if path is not None or content["docker_username"] is not None:
-            content["docker_passwd"] = read_password(
-                session, path, option="--docker-password-file", question="Password of the registry"
+            content["docker_passwd"] = read_secret(
+                session, path, kind="password", option="--docker-password-file", question="Password of the registry"
             )
         return await (gpu.images.ensure(**content) if method == "ensure" else gpu.images.create(**content))
 

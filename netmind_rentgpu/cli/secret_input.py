@@ -1,4 +1,4 @@
-"""Passwords that a command needs: from a file, from stdin, or typed unseen; never from the command line."""
+"""Passwords and tokens that a command needs: from a file, from stdin, or typed unseen; never from the command line."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from netmind_rentgpu.cli.exit_codes import ExitCode
 from netmind_rentgpu.cli.problems import CommandError
 from netmind_rentgpu.cli.session import Session, is_terminal
 
-__all__ = ["read_password"]
+__all__ = ["read_secret"]
 
-# More is no password, and a device such as /dev/zero has no end.
+# More is no secret, and a device such as /dev/zero has no end.
 _LONGEST: Final = 64 * 1024
 
 
-def read_password(session: Session, path: str | None, *, option: str, question: str) -> str:
-    """Return a password, without the line end behind it.
+def read_secret(session: Session, path: str | None, *, kind: str, option: str, question: str) -> str:
+    """Return a secret, without the line end behind it.
 
     Args:
         path: the file; `-` for stdin, and None to ask on the terminal.
+        kind: the kind of secret, as errors name it, such as `password`.
         option: the option that names the file.
         question: the question for a terminal, such as `Password`.
 
     Raises:
-        CommandError: the file cannot be read or holds no password, or there is no terminal to ask on.
+        CommandError: the file cannot be read or holds no secret, or there is no terminal to ask on.
         StoppedError: a signal has come meanwhile.
     """
     if path is None or (path == "-" and is_terminal(0)):
@@ -36,18 +37,18 @@ def read_password(session: Session, path: str | None, *, option: str, question: 
             data = _read(0) if path == "-" else _read(Path(path))
         except OSError as error:
             code = ExitCode.NOT_FOUND if isinstance(error, FileNotFoundError) else ExitCode.LOST
-            raise CommandError(code, f"could not read the password from {place}: {error.strerror}") from error
+            raise CommandError(code, f"could not read the {kind} from {place}: {error.strerror}") from error
     if len(data) > _LONGEST:
-        raise CommandError(ExitCode.USAGE, f"{place} has more than {_LONGEST // 1024} KiB, which is no password")
+        raise CommandError(ExitCode.USAGE, f"{place} has more than {_LONGEST // 1024} KiB, which is no {kind}")
     try:
         text = data.decode()
     except UnicodeDecodeError:
-        # Without its cause, whose text shows a part of the password.
-        raise CommandError(ExitCode.USAGE, f"{place} is no text in UTF-8, so it holds no password") from None
-    password = text.removesuffix("\n").removesuffix("\r")
-    if not password:
-        raise CommandError(ExitCode.USAGE, f"{place} is empty, so it holds no password")
-    return password
+        # Without its cause, whose text shows a part of the secret.
+        raise CommandError(ExitCode.USAGE, f"{place} is no text in UTF-8, so it holds no {kind}") from None
+    secret = text.removesuffix("\n").removesuffix("\r")
+    if not secret:
+        raise CommandError(ExitCode.USAGE, f"{place} is empty, so it holds no {kind}")
+    return secret
 
 
 def _read(place: int | Path) -> bytes:
