@@ -13,13 +13,13 @@ from tempfile import TemporaryDirectory
 from benchmarks.measure import report
 
 PROGRAM = ("-m", "netmind_rentgpu")
-COMPLETION = {"_RENTGPU_COMPLETE": "bash_complete", "COMP_WORDS": "rentgpu ren", "COMP_CWORD": "1"}
 BASELINE = "import click"
 CASES: Mapping[str, tuple[tuple[str, ...], Mapping[str, str]]] = {
     BASELINE: (("-c", "import click"), {}),
     "rentgpu --help": ((*PROGRAM, "--help"), {}),
     "rentgpu rent --help": ((*PROGRAM, "rent", "--help"), {}),
-    "a completion": (PROGRAM, COMPLETION),
+    "a completion": (PROGRAM, {"_RENTGPU_COMPLETE": "bash", "_RENTGPU_LINE": "rentgpu ren"}),
+    "a completion from the state file": (PROGRAM, {"_RENTGPU_COMPLETE": "bash", "_RENTGPU_LINE": "rentgpu ssh "}),
     "rentgpu rentals list": ((*PROGRAM, "rentals", "list"), {}),
     "rentgpu budgets list -o json": ((*PROGRAM, "budgets", "list", "-o", "json"), {}),
     "import aiohttp": (("-c", "import aiohttp"), {}),

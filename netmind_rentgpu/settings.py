@@ -23,6 +23,7 @@ from netmind_rentgpu.accounts import TOKEN_VARIABLES, AccountChoice, read_token
 from netmind_rentgpu.errors import ConfigurationError, InvalidArgumentError
 from netmind_rentgpu.fingerprint import Fingerprint
 from netmind_rentgpu.profile import ServiceProfile
+from netmind_rentgpu.state_path import state_path
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["A_YEAR", "DEFAULT", "ClientParts", "Retries", "RetriesOption", "Settings", "TimeoutOption", "Timeouts"]
 
 BASE_URL_VARIABLE: Final = "NETMIND_BASE_URL"
-STATE_VARIABLE: Final = "NETMIND_RENTGPU_STATE"
 DEFAULT_BASE_URL: Final = "https://api.netmind.ai"
 A_YEAR: Final = timedelta(days=365)
 _LONGEST_HISTORY: Final = 100 * A_YEAR
@@ -242,7 +242,7 @@ class Settings:
             timeouts=timeouts_for(timeout, Timeouts()),
             retries=retries,
             max_connections=max_connections,
-            state=state_file(state, environment),
+            state=state_path(state, environment),
             keep_history=keep_history,
             handle_signals=handle_signals,
             guardian=guardian,
@@ -262,27 +262,6 @@ class ClientParts:
     settings: Settings
     profile: ServiceProfile
     ssl_context: SSLContext | None
-
-
-def state_file(state: str | os.PathLike[str] | None, environment: Mapping[str, str]) -> Path:
-    """Return the path of the state file: an argument, else that of the environment, else the usual one.
-
-    Raises:
-        ConfigurationError: the argument is no path, or the home folder is not known.
-    """
-    if state is not None and not isinstance(state, (str, os.PathLike)):
-        raise ConfigurationError(f"state must be a path, not {type(state).__name__}")
-    chosen = state or environment.get(STATE_VARIABLE)
-    if not chosen:
-        # The folder that the XDG base directory specification defines for state; it says to ignore a relative path.
-        folder = environment.get("XDG_STATE_HOME", "")
-        chosen = Path(folder if Path(folder).is_absolute() else "~/.local/state") / "netmind-rentgpu" / "state.sqlite3"
-    try:
-        return Path(chosen).expanduser().absolute()
-    except RuntimeError as error:  # the home folder is not known
-        raise ConfigurationError(
-            f"no place for the state file: pass state=..., or set {STATE_VARIABLE} ({error})"
-        ) from error
 
 
 def _token(token: str | None, environment: Mapping[str, str], choice: AccountChoice) -> str:

@@ -34,6 +34,7 @@ __all__ = [
     "make_folder",
     "open_file",
     "open_for_reading",
+    "open_unchanged",
     "rows_of",
     "transaction",
 ]
@@ -427,6 +428,32 @@ def open_for_reading(path: Path, longest_lock: float) -> Connection:
     connection = sqlite3.connect(
         f"{path.as_uri()}?mode=rw", uri=True, timeout=longest_lock, isolation_level=None, check_same_thread=False
     )
+    return _at_present_version(connection, path)
+
+
+def open_unchanged(path: Path) -> Connection:
+    """Open a file to read names from it, without a wait for locks; no file is changed or left beside it.
+
+    Texts that are not UTF-8 are escaped.
+
+    Raises:
+        StateFileError: a newer version of this package wrote it.
+        DatabaseError, OSError: there is no regular file, or it is locked or cannot be read.
+    """
+    path = Path(os.path.realpath(path))
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path} is not a regular file")
+    # No process has a file without a write-ahead log open, and SQLite would leave an empty log. If a process opens the file
+    # now, this reads what the file had before.
+    mode = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "mode=ro&immutable=1"
+    connection = sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True, timeout=0, isolation_level=None)
+    connection = _at_present_version(connection, path)
+    connection.text_factory = _decoded
+    return connection
+
+
+def _at_present_version(connection: Connection, path: Path) -> Connection:
+    """Return a connection to a file of the present version, or else to a copy in memory that is migrated."""
     try:
         check_version(connection, path)
         return connection if _version_of(connection) == len(MIGRATIONS) else copy_in_memory(connection, path)

@@ -21,7 +21,6 @@ from netmind_rentgpu.concurrency.running_loop import running_loop
 from netmind_rentgpu.concurrency.threads import run_in_thread, start_thread
 from netmind_rentgpu.errors import ClientStateError, StateFileError, StateFolderError
 from netmind_rentgpu.fingerprint import Fingerprint
-from netmind_rentgpu.settings import STATE_VARIABLE
 from netmind_rentgpu.sqlite_file import (
     Connection,
     DatabaseError,
@@ -37,6 +36,7 @@ from netmind_rentgpu.sqlite_file import (
     rows_of,
 )
 from netmind_rentgpu.state_accounts import account_of, are_tidy, drop_rows_of_past_rentals, tidy_names
+from netmind_rentgpu.state_path import STATE_VARIABLE
 
 __all__ = ["LONGEST_LOCK", "Connection", "State"]
 

@@ -16,7 +16,17 @@ PACKAGE = Path(netmind_rentgpu.__file__).parent
 LAYERS = [
     {"models", "literals", "version", "results", "escaping", "tables", "amounts"},
     {"errors", "arguments"},
-    {"requests", "profile", "settings", "fingerprint", "conditions", "gpu_names", "accounts", "config_file"},
+    {
+        "requests",
+        "profile",
+        "settings",
+        "fingerprint",
+        "conditions",
+        "gpu_names",
+        "accounts",
+        "config_file",
+        "state_path",
+    },
     {"conversion"},
     {"concurrency"},
     {"connecting", "state_schema"},

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import click
 
@@ -19,7 +19,13 @@ from netmind_rentgpu.cli.session import show
 from netmind_rentgpu.cli.stopping import StoppedError
 from netmind_rentgpu.version import __version__
 
-__all__ = ["app", "run"]
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+__all__ = ["COMPLETION_VARIABLE", "app", "run"]
+
+COMPLETION_VARIABLE: Final = "_RENTGPU_COMPLETE"
+"""The variable by which the script of a shell asks for the words that complete a line; it holds the shell's name."""
 
 # By section: the name of each command, and the line that describes it. A command is `command` in its module of that name.
 _TREE: Final[Mapping[str, Mapping[str, str]]] = {
@@ -75,6 +81,13 @@ class _Tree(Group):
         module = import_module(f"netmind_rentgpu.cli.commands.{cmd_name}")
         return cast("click.Command", module.command)
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands that may be meant, without importing them, or the options."""
+        from click.shell_completion import CompletionItem
+
+        found = [CompletionItem(name, help=text) for name, text in _COMMANDS.items() if name.startswith(incomplete)]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands by section, and the options of all commands, all on one screen."""
         self.format_usage(ctx, formatter)
@@ -100,12 +113,15 @@ def app() -> None:
 def run(arguments: Sequence[str], prog_name: str = "rentgpu") -> int:
     """Run the command line, and return its exit code. Errors are written to stderr."""
     _open_missing_descriptors()
+    if (shell := os.environ.get(COMPLETION_VARIABLE)) is not None:
+        return _complete(shell, os.environ)
     words, command = _split(arguments)
-    if not words and not any(name.endswith("_COMPLETE") for name in os.environ):
-        words = ["--help"]
+    words = words or ["--help"]
     invocation = Invocation(command)
     try:
-        result = app.main(words, prog_name=prog_name, standalone_mode=False, obj=invocation)
+        result = app.main(
+            words, prog_name=prog_name, complete_var=COMPLETION_VARIABLE, standalone_mode=False, obj=invocation
+        )
     except StoppedError as error:
         return code_of_signal(error.number)
     except (click.Abort, KeyboardInterrupt):
@@ -113,8 +129,8 @@ def run(arguments: Sequence[str], prog_name: str = "rentgpu") -> int:
     except click.ClickException as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # a group without its command; not in each version of click
             Notes().insist(error.format_message())
-            return ExitCode.USAGE
-        show(_usage_problem(error), Notes(), _output_format(words))
+        else:
+            show(_usage_problem(error), Notes(), _output_format(words))
         return ExitCode.USAGE
     except Exception as error:  # noqa: BLE001  # the last place that can show it
         return _code_after(error, invocation, words)
@@ -122,6 +138,24 @@ def run(arguments: Sequence[str], prog_name: str = "rentgpu") -> int:
         if invocation.session is not None:
             invocation.session.close()
     return result if isinstance(result, int) else ExitCode.DONE
+
+
+def _complete(shell: str, environment: Mapping[str, str]) -> int:
+    """Print the words that complete the line of a shell, for the shell's script."""
+    from click.shell_completion import ShellComplete
+
+    from netmind_rentgpu.cli.completing import answer, read_line
+    from netmind_rentgpu.cli.completions import Completion
+    from netmind_rentgpu.cli.output import write_bytes
+
+    line = read_line(environment.get("_RENTGPU_LINE", ""), environment.get("_RENTGPU_REPLACED", ""))
+    if not line.words or "--" in line.words:
+        return ExitCode.DONE  # a remote command
+    source = ShellComplete(app, {"obj": Invocation()}, line.words[0], COMPLETION_VARIABLE)
+    items = source.get_completions(list(line.words[1:]), line.current)
+    found = [Completion(item.value, item.help or "", item.type) for item in items]
+    write_bytes(answer(shell, line, found).encode(errors="surrogateescape"))
+    return ExitCode.DONE
 
 
 def _code_after(error: Exception, invocation: Invocation, words: Sequence[str]) -> int:

@@ -30,7 +30,8 @@ def settings_in_effect(options: GlobalOptions, environment: Mapping[str, str], c
         ConfigurationError: the account or a default cannot be used.
     """
     from netmind_rentgpu.profile import PROFILE_VARIABLE
-    from netmind_rentgpu.settings import BASE_URL_VARIABLE, DEFAULT_BASE_URL, STATE_VARIABLE, state_file
+    from netmind_rentgpu.settings import BASE_URL_VARIABLE, DEFAULT_BASE_URL
+    from netmind_rentgpu.state_path import STATE_VARIABLE, state_path
 
     choice = choose_account(options.account, token=None, environment=environment)
     account, defaults = choice.account, read_defaults(config)
@@ -57,7 +58,7 @@ def settings_in_effect(options: GlobalOptions, environment: Mapping[str, str], c
         "base_url": choice.first(given(options.base_url, "--base-url"), variable(BASE_URL_VARIABLE), url)
         or (DEFAULT_BASE_URL, usual),
         "profile": choice.first(given(options.profile, "--profile"), variable(PROFILE_VARIABLE), profile),
-        "state": given(options.state, "--state") or variable(STATE_VARIABLE) or (state_file(None, environment), usual),
+        "state": given(options.state, "--state") or variable(STATE_VARIABLE) or (state_path(None, environment), usual),
         "ttl": default(config.defaults.get("ttl")) or ("24h", usual),
         "budget": default(config.defaults.get("budget")),
         "image": default(defaults.image),

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
-__all__ = ["NoSuchTopicError", "help_text"]
+__all__ = ["NoSuchTopicError", "help_text", "public_names", "titles"]
 
 GUIDE: Final = Path(__file__).parent.parent / "guide"
 _PACKAGE = "netmind_rentgpu"
@@ -39,8 +39,23 @@ def help_text(words: list[str]) -> str:
     if words[0] == "reference" and len(words) == 2:
         return _documentation(words[1])
     if words == ["reference"]:
-        return f"# Reference\n\n{_list_of(_names())}"
+        return f"# Reference\n\n{_list_of(public_names())}"
     return _page(_path_of("-".join(words)))
+
+
+def titles() -> dict[str, str]:
+    """Return the names of the pages, each with the page's title."""
+    pages: dict[str, str] = {}
+    for path in sorted(GUIDE.rglob("*.md")):
+        with path.open(encoding="utf-8") as page:
+            pages[path.stem] = page.readline().strip("# \n")
+    return pages
+
+
+def public_names() -> dict[str, str]:
+    """Return the public names that the reference documents, each with its full name."""
+    pages = sorted((GUIDE / "reference").glob("*.md"))
+    return dict(found for page in pages for found in _documented_in(page.read_text(encoding="utf-8")))
 
 
 def _path_of(topic: str) -> Path:
@@ -90,19 +105,13 @@ def _summary(full: str) -> str:
 def _with_member(member: str) -> list[str]:
     """Return the public names that have a member or a field of this name."""
     found: list[str] = []
-    for name, full in _names().items():
+    for name, full in public_names().items():
         # A module may need a library that is not installed.
         with suppress(ImportError):
             value = _value_of(full)
             if inspect.isclass(value) and (hasattr(value, member) or _field_text(value, member)):
                 found.append(f"{name}.{member}")
     return sorted(found, key=lambda name: (name.startswith("Async"), name))
-
-
-def _names() -> dict[str, str]:
-    """Return the public names that the reference documents, each with its full name."""
-    pages = sorted((GUIDE / "reference").glob("*.md"))
-    return dict(found for page in pages for found in _documented_in(page.read_text(encoding="utf-8")))
 
 
 def _documented_in(text: str) -> Iterator[tuple[str, str]]:
@@ -120,7 +129,7 @@ def _value_of(full: str) -> Any:
 
 def _documentation(name: str) -> str:
     """Return the signature and the docstring of a public name; of a class, also the first line of each member."""
-    names = _names()
+    names = public_names()
     first, *rest = re.sub(rf"^(?:{_PACKAGE}\.)?(?:(?:conditions|emulator|testing|gpu)\.)?", "", name).split(".")
     if first not in names and f"Async{first.capitalize()}" in names:
         first = f"Async{first.capitalize()}"  # the class of `gpu.machines`, for example
@@ -179,7 +188,7 @@ def _prefix(value: Any) -> str:
 
 def _members_of(value: type) -> Iterator[tuple[str, Any]]:
     # The reference shows a base that is not public only by the classes that have its members.
-    public = _names().keys() - {value.__name__}
+    public = public_names().keys() - {value.__name__}
     kinds = [kind for kind in value.__mro__ if kind.__module__.startswith(_PACKAGE) and kind.__name__ not in public]
     for name in dict.fromkeys(name for kind in kinds for name in vars(kind)):
         item = inspect.getattr_static(value, name)

@@ -8,8 +8,9 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from netmind_rentgpu.cli.completions import budgets
 from netmind_rentgpu.cli.exit_codes import ExitCode
-from netmind_rentgpu.cli.options import AMOUNT, DURATION, MOMENT
+from netmind_rentgpu.cli.options import AMOUNT, DURATION, MOMENT, completed_by
 from netmind_rentgpu.cli.problems import CommandError
 
 __all__ = ["offer_arguments", "rent_arguments", "with_needs"]
@@ -72,7 +73,12 @@ def with_needs(*, renting: bool) -> Callable[[Function], Function]:
         later("--until", type=MOMENT, text="The moment until which to rent, such as 18:30, in place of --ttl."),
         later("--extendable-to", type=DURATION, text="The longest time that `rentals extend` may give it."),
         later("--budget", type=AMOUNT, text="The most that it may cost. The machine is deleted then."),
-        later("--shared-budget", metavar="NAME", text="A budget of `rentgpu budgets` to keep to, too."),
+        later(
+            "--shared-budget",
+            metavar="NAME",
+            text="A budget of `rentgpu budgets` to keep to, too.",
+            shell_complete=completed_by(budgets),
+        ),
         later("--idle-timeout", type=DURATION, text="How long it may be idle: it is deleted then."),
         later("--wait-for-stock", type=DURATION, text="How long to wait for a machine if none is available."),
         later("--label", metavar="NAME", text="A name of your own, by which commands find it."),

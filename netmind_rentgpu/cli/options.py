@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import click
 
-from netmind_rentgpu.cli import values
+from netmind_rentgpu.cli import completions, values
 from netmind_rentgpu.cli.output import FORMATS, OutputClosedError
 from netmind_rentgpu.cli.session import GlobalOptions, Session
 from netmind_rentgpu.errors import RentGPUError
@@ -27,11 +27,14 @@ __all__ = [
     "Command",
     "Group",
     "Invocation",
+    "completed_by",
     "write_global_options",
     "write_section",
 ]
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     _ParamType = click.ParamType[Any]
 else:  # not generic in each version of click
     _ParamType = click.ParamType
@@ -94,6 +97,26 @@ class Invocation:
         return self.session
 
 
+def completed_by(
+    find: Callable[[completions.Typed], Iterable[completions.Completion]],
+) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Return the `shell_complete` of an argument or an option, by a function that finds its words."""
+
+    def complete(context: click.Context, parameter: click.Parameter, current: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        earlier = context.params.get(parameter.name or "")
+        invocation = context.find_object(Invocation)
+        typed = completions.Typed(
+            current,
+            earlier if isinstance(earlier, tuple) else (),
+            None if invocation is None else invocation.given.get("state"),
+        )
+        return [CompletionItem(word.text, type=word.kind, help=word.description) for word in find(typed)]
+
+    return complete
+
+
 def _remember(context: click.Context, option: click.Parameter, value: Any) -> None:
     if value is not None and value is not False:
         context.find_object(Invocation).given[option.name] = value  # type: ignore[union-attr]  # the program sets it
@@ -103,10 +126,10 @@ def _global_options() -> list[click.Option]:
     def flag(*names: str, text: str) -> click.Option:
         return click.Option(names, is_flag=True, default=False, help=text, expose_value=False, callback=_remember)
 
-    def valued(*names: str, kind: Any = str, text: str, metavar: str | None = None) -> click.Option:
-        return click.Option(
-            names, type=kind, default=None, help=text, metavar=metavar, expose_value=False, callback=_remember
-        )
+    def valued(*names: str, kind: Any = str, text: str, **named: Any) -> click.Option:
+        return click.Option(names, type=kind, default=None, help=text, expose_value=False, callback=_remember, **named)
+
+    files = completed_by(completions.files)
 
     return [
         valued(
@@ -115,10 +138,17 @@ def _global_options() -> list[click.Option]:
             metavar="FORM",
             text="The form of results: table (by default), json, jsonl or csv.",
         ),
-        valued("--account", metavar="NAME", text="An account of config.toml, in place of the one in use."),
-        valued("--profile", metavar="FILE", text="A TOML file of assumptions about the service."),
+        valued(
+            "--account",
+            metavar="NAME",
+            text="An account of config.toml, in place of the one in use.",
+            shell_complete=completed_by(completions.accounts),
+        ),
+        valued("--profile", metavar="FILE", text="A TOML file of assumptions about the service.", shell_complete=files),
         valued("--base-url", metavar="URL", text="The service; NETMIND_BASE_URL by default."),
-        valued("--state", metavar="FILE", text="The state file; NETMIND_RENTGPU_STATE by default."),
+        valued(
+            "--state", metavar="FILE", text="The state file; NETMIND_RENTGPU_STATE by default.", shell_complete=files
+        ),
         valued("--timeout", kind=DURATION, text="Longest time of a call, of rent's start, or of run, cp or wait."),
         valued(
             "--color",

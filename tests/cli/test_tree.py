@@ -224,7 +224,7 @@ def test_words_behind_the_first_two_dashes_are_the_commands_own(site: Site) -> N
         (["--help"], {}, ["aiohttp", "asyncssh", "rich", "asyncio", "netmind_rentgpu.client"]),
         (["rent", "--help"], {}, ["aiohttp", "asyncssh", "rich", "netmind_rentgpu.client"]),
         (["completion", "bash"], {}, ["aiohttp", "asyncssh", "rich", "netmind_rentgpu.client"]),
-        ([], {"_RENTGPU_COMPLETE": "bash_complete", "COMP_WORDS": "rentgpu r", "COMP_CWORD": "1"}, ["aiohttp", "rich"]),
+        ([], {"_RENTGPU_COMPLETE": "bash", "_RENTGPU_LINE": "rentgpu r"}, ["aiohttp", "asyncio", "rich"]),
         (["rentals", "list"], {}, ["aiohttp", "asyncssh", "rich"]),
         (["budgets", "list", "-o", "json"], {}, ["aiohttp", "asyncssh", "rich"]),
         (["rentals", "spend"], {}, ["aiohttp", "asyncssh", "rich"]),

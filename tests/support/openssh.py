@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-INSTALL = "apt-get install openssh-server openssh-client libnss-wrapper busybox tmux"
+INSTALL = "apt-get install openssh-server openssh-client libnss-wrapper busybox tmux zsh fish"
 """The command that installs what these tests need."""
 PASSWORD = "a-real-servers-password"
 # Of that password, by `openssl passwd -6`.

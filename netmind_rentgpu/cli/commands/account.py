@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from netmind_rentgpu.cli.options import Command, Group
+from netmind_rentgpu.cli.completions import accounts
+from netmind_rentgpu.cli.options import Command, Group, completed_by
 from netmind_rentgpu.cli.session import Session
 
 __all__ = ["command"]
@@ -27,7 +28,7 @@ def list_accounts(session: Session) -> None:
 
 
 @command.command("use", cls=Command, reads_only=True)
-@click.argument("name", metavar="ACCOUNT")
+@click.argument("name", metavar="ACCOUNT", shell_complete=completed_by(accounts))
 def use_account(session: Session, *, name: str) -> None:
     """Use an account from now on.
 
@@ -39,7 +40,7 @@ def use_account(session: Session, *, name: str) -> None:
 
 
 @command.command("show", cls=Command, reads_only=True)
-@click.argument("name", metavar="ACCOUNT", required=False)
+@click.argument("name", metavar="ACCOUNT", required=False, shell_complete=completed_by(accounts))
 def show_account(session: Session, *, name: str | None) -> None:
     """Show one account, by default the one in use."""
     from netmind_rentgpu.cli.accounts import print_account

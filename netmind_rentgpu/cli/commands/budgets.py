@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from netmind_rentgpu.cli.columns import BUDGETS
+from netmind_rentgpu.cli.completions import budgets
 from netmind_rentgpu.cli.exit_codes import ExitCode
-from netmind_rentgpu.cli.options import AMOUNT, Command, Group
+from netmind_rentgpu.cli.options import AMOUNT, Command, Group, completed_by
 from netmind_rentgpu.cli.problems import CommandError
 from netmind_rentgpu.cli.session import Session
 
@@ -34,7 +35,7 @@ def list_budgets(session: Session) -> None:
 
 
 @command.command("set", cls=Command, reads_only=True)
-@click.argument("name")
+@click.argument("name", shell_complete=completed_by(budgets))
 @click.argument("limit", type=AMOUNT, required=False)
 @click.option(
     "--per", type=click.Choice(("day", "month")), help="The period of the limit, in UTC; for all time by default."
@@ -60,7 +61,7 @@ def set_budget(
 
 
 @command.command("remove", cls=Command, reads_only=True)
-@click.argument("name")
+@click.argument("name", shell_complete=completed_by(budgets))
 def remove_budget(session: Session, *, name: str) -> None:
     """Remove a budget. It asks; the history stays. A budget that is gone is no error."""
 

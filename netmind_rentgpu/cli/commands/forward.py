@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import click
 
-from netmind_rentgpu.cli.options import PORTS, Command
+from netmind_rentgpu.cli.completions import rental_before_ports
+from netmind_rentgpu.cli.options import PORTS, Command, completed_by
 from netmind_rentgpu.cli.session import Session
 
 __all__ = ["command"]
 
 
 @click.command("forward", cls=Command)
-@click.argument("words", nargs=-1, required=True, metavar="[TARGET] [LOCAL:]REMOTE...")
+@click.argument(
+    "words",
+    nargs=-1,
+    required=True,
+    metavar="[TARGET] [LOCAL:]REMOTE...",
+    shell_complete=completed_by(rental_before_ports),
+)
 @click.pass_context
 def command(context: click.Context, session: Session, *, words: tuple[str, ...]) -> None:
     """Forward ports of this machine to those of a machine.

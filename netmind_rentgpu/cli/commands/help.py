@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import click
 
+from netmind_rentgpu.cli.completions import topics
 from netmind_rentgpu.cli.exit_codes import ExitCode
 from netmind_rentgpu.cli.guide import NoSuchTopicError, help_text
-from netmind_rentgpu.cli.options import Command
+from netmind_rentgpu.cli.options import Command, completed_by
 from netmind_rentgpu.cli.output import write_bytes
 from netmind_rentgpu.cli.problems import CommandError
 from netmind_rentgpu.cli.session import Session, is_terminal
@@ -15,7 +16,7 @@ __all__ = ["command"]
 
 
 @click.command("help", cls=Command, reads_only=True, prints=False)
-@click.argument("topic", nargs=-1)
+@click.argument("topic", nargs=-1, shell_complete=completed_by(topics))
 def command(session: Session, *, topic: tuple[str, ...]) -> None:
     """Print a page of the guide, or of the reference.
 

@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import click
 
-from netmind_rentgpu.cli.options import DURATION, Command, Group
+from netmind_rentgpu.cli.completions import rentals
+from netmind_rentgpu.cli.options import DURATION, Command, Group, completed_by
 from netmind_rentgpu.cli.session import Session
 
 __all__ = ["command"]
@@ -21,7 +22,7 @@ def command() -> None:
 
 
 @command.command("list", cls=Command, reads_only=True)
-@click.argument("target", required=False)
+@click.argument("target", required=False, shell_complete=completed_by(rentals))
 def list_jobs(session: Session, *, target: str | None) -> None:
     """List the jobs of a machine, those that are over included."""
     from netmind_rentgpu.cli.jobs import print_jobs
@@ -30,7 +31,7 @@ def list_jobs(session: Session, *, target: str | None) -> None:
 
 
 @command.command("wait", cls=Command, reads_only=True)
-@click.argument("target", required=False)
+@click.argument("target", required=False, shell_complete=completed_by(rentals))
 @click.argument("job", required=False)
 def wait_for_job(session: Session, *, target: str | None, job: str | None) -> int:
     """Wait until a job is over, and exit with its status.
@@ -43,7 +44,7 @@ def wait_for_job(session: Session, *, target: str | None, job: str | None) -> in
 
 
 @command.command("stop", cls=Command)
-@click.argument("target", required=False)
+@click.argument("target", required=False, shell_complete=completed_by(rentals))
 @click.argument("job", required=False)
 @click.option("--grace", type=DURATION, default="10s", show_default=True, help="The time between SIGTERM and SIGKILL.")
 def stop_job(session: Session, *, target: str | None, job: str | None, grace: timedelta) -> None:
@@ -54,7 +55,7 @@ def stop_job(session: Session, *, target: str | None, job: str | None, grace: ti
 
 
 @command.command("remove", cls=Command)
-@click.argument("target", required=False)
+@click.argument("target", required=False, shell_complete=completed_by(rentals))
 @click.argument("job", required=False)
 def remove_job(session: Session, *, target: str | None, job: str | None) -> None:
     """Delete the files of a job that is over, its log included. It asks."""

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import click
 
-from netmind_rentgpu.cli.options import Command
+from netmind_rentgpu.cli.completions import accounts, files
+from netmind_rentgpu.cli.options import Command, completed_by
 from netmind_rentgpu.cli.session import Session
 
 __all__ = ["command"]
 
 
 @click.command("login", cls=Command, reads_only=True)
-@click.argument("name", metavar="ACCOUNT", required=False)
-@click.option("--token-file", metavar="FILE", help="Read the token from a file, or from stdin with -.")
+@click.argument("name", metavar="ACCOUNT", required=False, shell_complete=completed_by(accounts))
+@click.option(
+    "--token-file",
+    metavar="FILE",
+    help="Read the token from a file, or from stdin with -.",
+    shell_complete=completed_by(files),
+)
 def command(session: Session, *, name: str | None, token_file: str | None) -> int:
     """Check an API token, and save it for further commands.
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import click
 
-from netmind_rentgpu.cli.options import Command
+from netmind_rentgpu.cli.completions import accounts
+from netmind_rentgpu.cli.options import Command, completed_by
 from netmind_rentgpu.cli.session import Session
 
 __all__ = ["command"]
 
 
 @click.command("logout", cls=Command, reads_only=True)
-@click.argument("name", metavar="ACCOUNT", required=False)
+@click.argument("name", metavar="ACCOUNT", required=False, shell_complete=completed_by(accounts))
 def command(session: Session, *, name: str | None) -> int:
     """Remove an account and its saved token. It asks.
 

@@ -6,14 +6,15 @@ from datetime import datetime, timedelta
 
 import click
 
-from netmind_rentgpu.cli.options import SINCE, Command
+from netmind_rentgpu.cli.completions import rentals
+from netmind_rentgpu.cli.options import SINCE, Command, completed_by
 from netmind_rentgpu.cli.session import Session
 
 __all__ = ["command"]
 
 
 @click.command("logs", cls=Command, reads_only=True)
-@click.argument("target", required=False)
+@click.argument("target", required=False, shell_complete=completed_by(rentals))
 @click.argument("job", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what the job writes until it is over.")
 @click.option(

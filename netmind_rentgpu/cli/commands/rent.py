@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from netmind_rentgpu.cli.columns import OFFERS_WITH_COST
+from netmind_rentgpu.cli.completions import files
 from netmind_rentgpu.cli.exit_codes import ExitCode
 from netmind_rentgpu.cli.needs import offer_arguments, rent_arguments, with_needs
-from netmind_rentgpu.cli.options import VARIABLE, Command
+from netmind_rentgpu.cli.options import VARIABLE, Command, completed_by
 from netmind_rentgpu.cli.problems import CommandError
 from netmind_rentgpu.cli.session import Session
 
@@ -19,7 +20,13 @@ __all__ = ["command"]
 
 @click.command("rent", cls=Command, takes_command=True, options_metavar="[NEEDS]")
 @with_needs(renting=True)
-@click.option("--upload", multiple=True, metavar="PATH", help="Copy it into the command's working folder before.")
+@click.option(
+    "--upload",
+    multiple=True,
+    metavar="PATH",
+    help="Copy it into the command's working folder before.",
+    shell_complete=completed_by(files),
+)
 @click.option("--download", multiple=True, metavar="PATH", help="Fetch it from there afterwards, into this folder.")
 @click.option(
     "--exclude-file", multiple=True, metavar="PATTERN", help="Do not upload such files; .git and .venv never are."
@@ -36,7 +43,12 @@ __all__ = ["command"]
 @click.option(
     "--dry-run", is_flag=True, help="List what would be tried, and what each would cost at most. Rents nothing."
 )
-@click.option("--report", metavar="FILE", help="Write how it went into this file, as JSON.")
+@click.option(
+    "--report",
+    metavar="FILE",
+    help="Write how it went into this file, as JSON.",
+    shell_complete=completed_by(files),
+)
 def command(session: Session, **options: Any) -> int:
     """Rent a machine, run a command there, and give it back.
 

@@ -8,7 +8,8 @@ from typing import Literal
 
 import click
 
-from netmind_rentgpu.cli.options import AMOUNT, DURATION, MOMENT, SINCE, Command, Group
+from netmind_rentgpu.cli import completions
+from netmind_rentgpu.cli.options import AMOUNT, DURATION, MOMENT, SINCE, Command, Group, completed_by
 from netmind_rentgpu.cli.session import Session
 
 __all__ = ["command"]
@@ -31,7 +32,7 @@ def list_rentals(session: Session) -> None:
 
 
 @command.command("show", cls=Command, reads_only=True)
-@click.argument("rental", required=False)
+@click.argument("rental", required=False, shell_complete=completed_by(completions.rentals))
 def show_rental(session: Session, *, rental: str | None) -> None:
     """Show one rental."""
     from netmind_rentgpu.cli.rentals import print_rental
@@ -40,7 +41,7 @@ def show_rental(session: Session, *, rental: str | None) -> None:
 
 
 @command.command("extend", cls=Command, reads_only=True)
-@click.argument("rental", required=False)
+@click.argument("rental", required=False, shell_complete=completed_by(completions.rentals))
 @click.option("--ttl", type=DURATION, help="The time from now on for which it may run.")
 @click.option("--until", type=MOMENT, help="The moment until which it may run, such as 18:30.")
 @click.option("--budget", type=AMOUNT, help="The new total of what it may cost.")
@@ -54,7 +55,7 @@ def extend_rental(
 
 
 @command.command("release", cls=Command)
-@click.argument("rentals", nargs=-1, metavar="RENTAL...")
+@click.argument("rentals", nargs=-1, metavar="RENTAL...", shell_complete=completed_by(completions.rentals))
 @click.option("--force", is_flag=True, help="Also where a living process uses it.")
 def release_rentals(session: Session, *, rentals: tuple[str, ...], force: bool) -> int:
     """Delete machines now. It asks; what is gone already is no error."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
+from netmind_rentgpu.cli.completions import rentals
 from netmind_rentgpu.cli.exit_codes import ExitCode
-from netmind_rentgpu.cli.options import VARIABLE, Command
+from netmind_rentgpu.cli.options import VARIABLE, Command, completed_by
 from netmind_rentgpu.cli.problems import CommandError
 from netmind_rentgpu.cli.session import Session
 
@@ -13,7 +14,7 @@ __all__ = ["command"]
 
 
 @click.command("run", cls=Command, takes_command=True, prints=False)
-@click.argument("target", required=False)
+@click.argument("target", required=False, shell_complete=completed_by(rentals))
 @click.option("-t", "--tty", is_flag=True, help="Connect the command to this terminal.")
 @click.option("--env", multiple=True, type=VARIABLE, metavar="NAME[=VALUE]", help="A variable of the command.")
 def command(session: Session, *, target: str | None, tty: bool, env: tuple[tuple[str, str], ...]) -> int:
