@@ -38,7 +38,7 @@ EXPLANATIONS: Final[Mapping[ExitCode, str]] = {
     ExitCode.DONE: "Done. For a remote command: it exited with 0, and a machine that was rented for it is given back.",
     ExitCode.NO: "The answer is no, or not all was done.",
     ExitCode.USAGE: "The command line cannot be used as it was typed, or needs `--yes`.",
-    ExitCode.NOT_FOUND: "There is no such rental, container, job or file.",
+    ExitCode.NOT_FOUND: "There is no such rental, container, job, password, image or file.",
     ExitCode.UNREACHABLE: "The service could not be reached or failed, and certainly did nothing.",
     ExitCode.BUG: "A bug of this program.",
     ExitCode.LOST: "The state file, SSH or an output failed, or the connection or the machine was lost.",

@@ -86,6 +86,7 @@ _OPTIONS: Final[Mapping[str, str]] = {
     "node_name": "--machine",
     "image_template_id": "--image",
     "options": "--options",
+    "value": "the password",
     **{
         name: f"--{name.replace('_', '-')}"
         for name in (
