@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from netmind_rentgpu.models import Container
     from netmind_rentgpu.state_file import State
 
-__all__ = ["print_config"]
+__all__ = ["config_block", "find_host", "print_config"]
 
 # The service's texts become lines of a configuration that can run programs, so nothing else is written into it.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -53,17 +53,26 @@ def print_config(session: Session, ids: Sequence[int], password_file: str | None
         found: list[tuple[SSHHost, Container]] = []
         for container_id in dict.fromkeys(ids):
             container = await gpu.containers.get(container_id)
-            found.append((await _host_of(gpu, container, password), container))
+            found.append((await find_host(gpu, container, password), container))
         return found
 
     hosts = session.run(work)
     if session.results.format == "table":
-        write_bytes("\n".join(_block(host, container) for host, container in hosts).encode())
+        write_bytes("\n".join(config_block(host, container) for host, container in hosts).encode())
     else:
         session.results.rows([host for host, _ in hosts], ())
 
 
-async def _host_of(gpu: AsyncRentGPU, container: Container, password: str | None) -> SSHHost:
+async def find_host(gpu: AsyncRentGPU, container: Container, password: str | None) -> SSHHost:
+    """Return a container as OpenSSH finds it, and write its host key into a file for OpenSSH.
+
+    Args:
+        password: the password of a first login; None to ask the service for it.
+
+    Raises:
+        CommandError: the container has no address yet, or no password for a first login is known.
+        RentGPUError: the first login has failed, or the state file cannot be used.
+    """
     state: State = gpu._state  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # the host keys are no public value
     endpoint = container.ssh_endpoint
     if endpoint is None:
@@ -116,7 +125,12 @@ async def _log_in_once(gpu: AsyncRentGPU, container: Container, password: str | 
         pass
 
 
-def _block(host: SSHHost, container: Container) -> str:
+def config_block(host: SSHHost, container: Container) -> str:
+    """Return the lines of a container in OpenSSH's configuration.
+
+    Raises:
+        CommandError: a part of them cannot stand there.
+    """
     for word in (host["host_name"], host["user"]):
         if not _WORD.fullmatch(word):
             raise CommandError(

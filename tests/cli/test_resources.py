@@ -184,7 +184,12 @@ def test_password_is_revealed_into_a_pipe_only_with_yes(here: Here, reveal_where
         (["create", "--password-file", "-"], b"\n", 2, "stdin is empty"),
         (["create", "--password-file", "-"], b"hidden-\xff-word", 2, "stdin is no text in UTF-8"),
         (["create", "--password-file", "-"], b"x" * (_LONGEST + 1), 2, "stdin has more than 64 KiB"),
-        (["create", "--password-file", "-"], b"hidden", 2, "the password: a password has 8 to 32 characters, and this one has 6"),
+        (
+            ["create", "--password-file", "-"],
+            b"hidden",
+            2,
+            "the password: a password has 8 to 32 characters, and this one has 6",
+        ),
         (["show", "7"], b"", 66, "404"),
         (["show", "many"], b"", 2, "not a valid integer"),
         (["show"], b"", 2, "Missing argument"),

@@ -2,60 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import canaries
 import pytest
 from command_line import Done, Here, Site
-from openssh import program
+from configured_ssh import ConfiguredSSH
 
 from netmind_rentgpu.emulator import World, dialect
 
 pytestmark = pytest.mark.slow
 
 
-class OpenSSH:
-    """OpenSSH's client with a configuration, and a program that answers its question for the password.
-
-    Attributes:
-        asked: a file that exists once the password was asked for.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.asked = folder / "asked"
-        script = folder / "password.sh"
-        script.write_text(f"#!/bin/sh\ntouch '{self.asked}'\necho '{canaries.PASSWORD}'\n")
-        script.chmod(0o700)
-        self._environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(folder),
-            "SSH_ASKPASS": str(script),
-            "SSH_ASKPASS_REQUIRE": "force",
-            "DISPLAY": ":0",
-        }
-
-    def run(self, config: str, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run the client."""
-        path = self._folder / "config"
-        path.write_text(config)
-        return subprocess.run(
-            [program("ssh"), "-F", str(path), *words],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-
 @pytest.fixture
-def client(tmp_path: Path) -> OpenSSH:
-    return OpenSSH(tmp_path)
+def client(tmp_path: Path) -> ConfiguredSSH:
+    return ConfiguredSSH(tmp_path, canaries.PASSWORD)
 
 
 def create(here: Here, name: str) -> str:
@@ -90,7 +52,7 @@ def config_of(here: Here, *words: str) -> Done:
 
 
 @pytest.mark.parametrize("host", ["container-1001", "mine"])
-def test_openssh_logs_in_by_what_is_printed(here: Here, client: OpenSSH, mine: str, host: str) -> None:
+def test_openssh_logs_in_by_what_is_printed(here: Here, client: ConfiguredSSH, mine: str, host: str) -> None:
     config = config_of(here, started(here, mine)).text
     done = client.run(config, host, "cat /dev/null; echo in; exit 5")
     assert (done.returncode, done.stdout, done.stderr) == (5, "in\n", "")
@@ -99,7 +61,7 @@ def test_openssh_logs_in_by_what_is_printed(here: Here, client: OpenSSH, mine: s
 
 
 def test_openssh_sends_no_password_to_a_server_with_another_key(
-    here: Here, site: Site, client: OpenSSH, mine: str
+    here: Here, site: Site, client: ConfiguredSSH, mine: str
 ) -> None:
     config = config_of(here, started(here, mine)).text
     (known,) = (site.folder / "known_hosts").iterdir()
@@ -133,7 +95,7 @@ def test_other_forms_have_the_fields(here: Here, site: Site, mine: str, form: st
         assert part in text
 
 
-def test_several_containers_have_a_block_each(here: Here, client: OpenSSH, mine: str) -> None:
+def test_several_containers_have_a_block_each(here: Here, client: ConfiguredSSH, mine: str) -> None:
     other = started(here, create(here, "other"))
     config = config_of(here, started(here, mine), other, mine).text
     assert config.count("\nHost ") == 2
@@ -144,7 +106,7 @@ def test_several_containers_have_a_block_each(here: Here, client: OpenSSH, mine:
 
 @pytest.mark.parametrize("folder", ["a folder", "%h of ~"])
 def test_path_with_odd_characters_is_found_by_openssh(
-    here: Here, site: Site, client: OpenSSH, mine: str, folder: str
+    here: Here, site: Site, client: ConfiguredSSH, mine: str, folder: str
 ) -> None:
     started(here, mine)
     config = config_of(here, mine, "--state", f"{folder}/state.sqlite3").text
@@ -153,7 +115,9 @@ def test_path_with_odd_characters_is_found_by_openssh(
 
 
 @pytest.mark.parametrize("name", ["mine\n  ProxyCommand touch evil", "mine touch", "*", "!mine", "-F", "a\x1b[1m", "é"])
-def test_name_that_is_no_plain_word_is_left_out(here: Here, site: Site, client: OpenSSH, mine: str, name: str) -> None:
+def test_name_that_is_no_plain_word_is_left_out(
+    here: Here, site: Site, client: ConfiguredSSH, mine: str, name: str
+) -> None:
     other = started(here, create(here, name))
     config = config_of(here, other).text
     assert f"\nHost container-{other}\n" in config
@@ -179,7 +143,7 @@ def test_container_without_an_address_is_refused_with_what_to_do(here: Here, min
 
 @pytest.mark.parametrize("site", [{"world": World(optional_fields="absent")}], indirect=True)
 def test_password_that_the_service_does_not_show_comes_from_a_file(
-    here: Here, site: Site, client: OpenSSH, mine: str, monkeypatch: pytest.MonkeyPatch
+    here: Here, site: Site, client: ConfiguredSSH, mine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # No world of the emulator hides it.
     monkeypatch.setitem(dialect._OPTIONAL, "auth", frozenset({"value"}))
