@@ -183,7 +183,8 @@ class Command(asyncssh.SSHClientSession[bytes]):
             if not self._starting.done():
                 self._starting.cancel()
         for name, seconds in (("TERM", _TERMINATION), ("KILL", _KILL)):
-            if self.closed or self._channel is None:
+            # asyncssh reports no end of a session that it made when the connection was already lost.
+            if self.closed or self._channel is None or self._connection is None or self._connection.is_closed():
                 return
             self.go_on()
             with suppress(TimeoutError, OSError, asyncssh.Error):
