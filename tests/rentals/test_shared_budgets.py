@@ -69,8 +69,8 @@ async def test_rental_reserves_its_price_and_gives_back_what_it_did_not_cost(
 
 
 async def test_hourly_limit_bounds_what_runs_at_once(gpu: AsyncRentGPU, emulator: Emulator) -> None:
-    price = await cheapest(gpu)
-    await gpu.budgets.set("team", hourly=price)
+    # Room for one, which need not be the cheapest: the list may not yet show that machine again.
+    await gpu.budgets.set("team", hourly=await cheapest(gpu) * Decimal("1.5"))
     async with gpu.rent(image=IMAGE, shared_budget="team"):
         with pytest.raises(InsufficientBudgetError, match="an hour run already by rg-"):
             await gpu.rent(image=IMAGE, shared_budget="team").open()
@@ -137,7 +137,8 @@ async def test_room_that_a_killed_process_holds_is_reaped_before_a_refusal(
     gpu: AsyncRentGPU, emulator: Emulator
 ) -> None:
     price = await cheapest(gpu)
-    await gpu.budgets.set("team", hourly=price)
+    # Room for one, which need not be the cheapest: the list may not yet show that machine again.
+    await gpu.budgets.set("team", hourly=price * Decimal("1.5"))
     async with gpu.rent(image=IMAGE, shared_budget="team") as rental:
         record = await rental.detach()
     dead = attrs.evolve(this_process(), started="before")
