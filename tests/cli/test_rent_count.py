@@ -8,6 +8,7 @@ import signal
 
 import pytest
 from command_line import Here, Site
+from short_forms import thinned
 from until import until_sync
 
 from netmind_rentgpu import RentGPU
@@ -110,7 +111,7 @@ def test_lost_machine_fails_alone(site: Site) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("name", thinned(["SIGINT", "SIGTERM", "SIGKILL"], every=2))
 def test_signal_gives_all_machines_back(site: Site, name: str) -> None:
     site.measured = False
     number = signal.Signals[name]

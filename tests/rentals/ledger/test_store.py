@@ -15,6 +15,7 @@ import attrs
 import pytest
 from programs import Program
 from rented import IMAGE, client
+from short_forms import thinned
 from state_files import state_at
 
 from netmind_rentgpu import RentalEndedError, StateFileError
@@ -329,7 +330,7 @@ async def test_rent_with_a_state_file_that_stays_locked_is_refused(emulator: Emu
     holder.close()
 
 
-@pytest.mark.parametrize("size", [1, 5_000, 30_000, 60_000])
+@pytest.mark.parametrize("size", thinned([1, 5_000, 30_000, 60_000], every=2))
 async def test_rent_on_a_full_disk_is_refused_and_leaves_nothing_rented(
     emulator: Emulator, state: Path, size: int
 ) -> None:

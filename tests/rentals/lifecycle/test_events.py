@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 import pytest
 from lifecycle import expire, set_clock, set_limits
 from rented import IMAGE, PROFILE, TIMEOUTS, client
+from short_forms import paired
 from until import until
 
 from netmind_rentgpu import (
@@ -226,9 +227,12 @@ class SomeError(BaseException):
     """An error that no handler of `Exception` catches."""
 
 
-@pytest.mark.parametrize("error", [ValueError, SystemExit, asyncio.CancelledError, SomeError])
 @pytest.mark.parametrize(
-    "kind", [kind for kind in get_args(EventKind) if kind not in ("out_of_stock", "failed", "expiring", "extended")]
+    ("kind", "error"),
+    paired(
+        [kind for kind in get_args(EventKind) if kind not in ("out_of_stock", "failed", "expiring", "extended")],
+        [ValueError, SystemExit, asyncio.CancelledError, SomeError],
+    ),
 )
 async def test_function_that_raises_changes_nothing(
     gpu: AsyncRentGPU,
