@@ -12,12 +12,28 @@ from netmind_rentgpu.errors import RentGPUError
 from netmind_rentgpu.escaping import escaped
 from netmind_rentgpu.state_path import state_path
 
-__all__ = ["Completion", "Typed", "accounts", "budgets", "files", "places", "rental_before_ports", "rentals", "topics"]
+__all__ = [
+    "Completion",
+    "Typed",
+    "accounts",
+    "budgets",
+    "containers",
+    "files",
+    "places",
+    "rental_before_ports",
+    "rentals",
+    "results",
+    "settings",
+    "topics",
+]
 
 # As `RentalRecord.may_be_rented`.
 _RENTALS: Final = (
     "SELECT account, name, label, gpus, gpu_name, stage FROM rentals WHERE container_id IS NOT NULL OR NOT refused"
     " ORDER BY intended_at, name"
+)
+_CONTAINERS: Final = (
+    "SELECT container_id, name, label FROM rentals WHERE container_id IS NOT NULL ORDER BY container_id"
 )
 # Without those of fleets, which end with them.
 _BUDGETS: Final = 'SELECT name, "limit", per, hourly, currency FROM budgets WHERE expires_at IS NULL ORDER BY name'
@@ -70,6 +86,12 @@ def rentals(typed: Typed) -> list[Completion]:
     return _words(found)
 
 
+def containers(typed: Typed) -> list[Completion]:
+    """Return the ids of the open rentals' containers, except of those that were typed before."""
+    ids = {str(row[0]): row[2] or row[1] for row in _read(typed, _CONTAINERS)}
+    return _words({each: name for each, name in ids.items() if each not in map(str, typed.earlier)})
+
+
 def rental_before_ports(typed: Typed) -> list[Completion]:
     """Return the names and labels of the open rentals for the first word of `forward`, and nothing for a port."""
     return [] if typed.earlier else rentals(typed)
@@ -116,6 +138,23 @@ def topics(typed: Typed) -> list[Completion]:
     if typed.earlier:
         return []
     return _words({**titles(), "reference": "a class, a function or a method"})
+
+
+def results(typed: Typed) -> list[Completion]:
+    """Return the next words of the commands that print a result."""
+    from netmind_rentgpu.cli.schemas import RESULTS
+
+    count = len(typed.earlier)
+    commands = (tuple(name.split()) for name in RESULTS)
+    following = (words[count] for words in commands if words[:count] == typed.earlier and len(words) > count)
+    return _words(dict.fromkeys(following, ""))
+
+
+def settings(_typed: Typed) -> list[Completion]:
+    """Return the names of the settings of `config list`."""
+    from netmind_rentgpu.cli.configuration import NAMES
+
+    return _words(dict.fromkeys(NAMES, ""))
 
 
 def files(_typed: Typed) -> list[Completion]:

@@ -14,12 +14,16 @@ from netmind_rentgpu.config_file import ConfigFile
 if TYPE_CHECKING:
     from netmind_rentgpu.cli.session import GlobalOptions
 
-__all__ = ["SETTINGS", "settings_in_effect"]
+__all__ = ["NAMES", "SETTINGS", "settings_in_effect"]
 
 SETTINGS: Final[Sequence[Column]] = (
     Column("name", "SETTING"),
     Column("value", "VALUE"),
     Column("source", "FROM"),
+)
+NAMES: Final = (
+    *("account", "token", "base_url", "profile", "state"),
+    *("ttl", "budget", "image", "output", "ask_above"),
 )
 
 
@@ -67,5 +71,5 @@ def settings_in_effect(options: GlobalOptions, environment: Mapping[str, str], c
     }
     return [
         {"name": name, "value": None if each is None else str(each[0]), "source": None if each is None else each[1]}
-        for name, each in found.items()
+        for name, each in ((name, found[name]) for name in NAMES)
     ]

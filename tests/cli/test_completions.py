@@ -25,9 +25,12 @@ from netmind_rentgpu.cli.completions import (
     Typed,
     accounts,
     budgets,
+    containers,
     places,
     rental_before_ports,
     rentals,
+    results,
+    settings,
     topics,
 )
 from netmind_rentgpu.cli.options import Invocation
@@ -101,6 +104,23 @@ def test_place_of_a_copy_is_a_target_with_a_colon_or_a_file(typed: Typed) -> Non
     assert [(word.text, word.kind) for word in places(typed)] == [*targets, ("", "file")]
     assert places(typed._replace(current="rg-1:mod")) == []
     assert places(typed._replace(current="./rg-1:mod"))[-1].kind == "file"
+
+
+def test_container_of_a_rental_completes_by_its_id(typed: Typed) -> None:
+    first, second = record("rg-1", container_id=5, label="desk"), record("rg-2", container_id=6)
+    write_records(path_of(typed), first, second, record("rg-3"))
+    assert containers(typed) == [Completion("5", "desk"), Completion("6", "rg-2")]
+    assert texts(containers(typed._replace(earlier=("5",)))) == ["6"]
+
+
+def test_commands_with_results_complete_word_by_word() -> None:
+    assert {"offers", "rentals"} <= set(texts(results(Typed())))
+    assert texts(results(Typed(earlier=("account",)))) == ["list", "use", "show"]
+    assert results(Typed(earlier=("offers",))) == results(Typed(earlier=("account", "list"))) == []
+
+
+def test_settings_complete_by_their_names() -> None:
+    assert texts(settings(Typed()))[:2] == ["account", "token"]
 
 
 async def test_budget_completes_by_its_name_with_its_limits_unless_a_fleet_has_made_it(typed: Typed) -> None:

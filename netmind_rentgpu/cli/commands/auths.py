@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from netmind_rentgpu.cli.columns import AUTHS
+from netmind_rentgpu.cli.completions import files
 from netmind_rentgpu.cli.exit_codes import ExitCode
-from netmind_rentgpu.cli.options import Command, Group
+from netmind_rentgpu.cli.options import Command, Group, completed_by
 from netmind_rentgpu.cli.problems import CommandError
 from netmind_rentgpu.cli.session import Session, is_terminal
 
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _FILE = click.option(
-    "--password-file", metavar="FILE", help="A file with the password; - for stdin. By default, it is asked for."
+    "--password-file",
+    metavar="FILE",
+    shell_complete=completed_by(files),
+    help="A file with the password; - for stdin. By default, it is asked for.",
 )
 
 

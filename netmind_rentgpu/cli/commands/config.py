@@ -6,9 +6,10 @@ import os
 
 import click
 
+from netmind_rentgpu.cli.completions import settings
 from netmind_rentgpu.cli.configuration import SETTINGS, settings_in_effect
 from netmind_rentgpu.cli.exit_codes import ExitCode
-from netmind_rentgpu.cli.options import Command, Group
+from netmind_rentgpu.cli.options import Command, Group, completed_by
 from netmind_rentgpu.cli.problems import CommandError
 from netmind_rentgpu.cli.session import Session
 from netmind_rentgpu.config_file import config_path
@@ -31,7 +32,7 @@ def list_settings(session: Session) -> None:
 
 
 @command.command("get", cls=Command, reads_only=True)
-@click.argument("name")
+@click.argument("name", shell_complete=completed_by(settings))
 def get_setting(session: Session, *, name: str) -> None:
     """Print the value of one setting; of a token, only that it is set."""
     rows = {row["name"]: row for row in settings_in_effect(session.options, os.environ, session.config)}

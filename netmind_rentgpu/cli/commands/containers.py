@@ -6,14 +6,17 @@ from typing import Any
 
 import click
 
-from netmind_rentgpu.cli.options import WAIT_CONDITION, Command, Group
+from netmind_rentgpu.cli.completions import containers, files
+from netmind_rentgpu.cli.options import WAIT_CONDITION, Command, Group, completed_by
 from netmind_rentgpu.cli.session import Session
 from netmind_rentgpu.cli.values import WaitCondition
 
 __all__ = ["command"]
 
-_ID = click.argument("container_id", type=int, metavar="ID")
-_IDS = click.argument("ids", nargs=-1, type=int, required=True, metavar="ID...")
+_ID = click.argument("container_id", type=int, metavar="ID", shell_complete=completed_by(containers))
+_IDS = click.argument(
+    "ids", nargs=-1, type=int, required=True, metavar="ID...", shell_complete=completed_by(containers)
+)
 
 
 @click.group("containers", cls=Group)
@@ -112,7 +115,7 @@ def wait_for_containers(session: Session, *, ids: tuple[int, ...], until: WaitCo
 
 
 @command.command("watch", cls=Command, reads_only=True)
-@click.argument("ids", nargs=-1, type=int, metavar="[ID...]")
+@click.argument("ids", nargs=-1, type=int, metavar="[ID...]", shell_complete=completed_by(containers))
 def watch_containers(session: Session, *, ids: tuple[int, ...]) -> None:
     """Show containers, until Ctrl-C or until all of these are gone.
 
@@ -128,6 +131,7 @@ def watch_containers(session: Session, *, ids: tuple[int, ...]) -> None:
 @click.option(
     "--password-file",
     metavar="FILE",
+    shell_complete=completed_by(files),
     help="A file with the password of the login; - for stdin. By default, the service is asked.",
 )
 def print_ssh_config(session: Session, *, ids: tuple[int, ...], password_file: str | None) -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from netmind_rentgpu.cli.columns import IMAGE, IMAGES
-from netmind_rentgpu.cli.options import Command, Group
+from netmind_rentgpu.cli.completions import files
+from netmind_rentgpu.cli.options import Command, Group, completed_by
 from netmind_rentgpu.cli.session import Session
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def _with_content(function: Function) -> Function:
         click.option(
             "--docker-password-file",
             metavar="FILE",
+            shell_complete=completed_by(files),
             help="A file with its password; - for stdin. By default, it is asked for.",
         ),
         click.option("--docker-registry", metavar="URL", help="The registry; Docker Hub by default."),

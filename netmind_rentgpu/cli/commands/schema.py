@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import click
 
-from netmind_rentgpu.cli.options import Command
+from netmind_rentgpu.cli.completions import results
+from netmind_rentgpu.cli.options import Command, completed_by
 from netmind_rentgpu.cli.session import Session
 
 __all__ = ["command"]
 
 
 @click.command("schema", cls=Command, reads_only=True, prints=False)
-@click.argument("words", nargs=-1, required=True, metavar="COMMAND...")
-def command(session: Session, *, words: tuple[str, ...]) -> None:
+@click.argument("names", nargs=-1, required=True, metavar="COMMAND...", shell_complete=completed_by(results))
+def command(session: Session, *, names: tuple[str, ...]) -> None:
     """Print the JSON Schema of a command's results.
 
     `rentgpu schema rentals list` describes what `rentgpu rentals list -o json` prints. With `-o jsonl`, each line is an item
@@ -23,4 +24,4 @@ def command(session: Session, *, words: tuple[str, ...]) -> None:
     from netmind_rentgpu.wire.payload import dump_exactly
 
     del session
-    write_bytes(dump_exactly(schema_of_command(" ".join(words)), indented=True) + b"\n")
+    write_bytes(dump_exactly(schema_of_command(" ".join(names)), indented=True) + b"\n")
