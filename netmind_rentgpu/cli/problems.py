@@ -101,7 +101,8 @@ _OPTIONS: Final[Mapping[str, str]] = {
                 "ttl",
                 "extendable_to",
             ),
-            *("budget", "shared_budget", "label", "until", "timeout", "tail", "since", "hourly", "currency", "per"),
+            *("min_price", "max_memory", "max_disk", "currency"),
+            *("budget", "shared_budget", "label", "until", "timeout", "tail", "since", "hourly", "per"),
         )
     },
 }

@@ -71,6 +71,11 @@ def test_output_that_fails_is_no_bug_and_has_no_hint(error: OutputError, code: i
         ("payment_type", "--balance"),
         ("grace", "--grace"),
         ("gpus", "--gpus"),
+        ("gpu", "--gpus"),
+        ("gpu_names", "--gpu"),
+        ("image_template_id", "--image"),
+        ("max_disk", "--max-disk"),
+        ("value", "the password"),
         ("max_price", "--max-price"),
         ("min_gpu_memory", "--min-gpu-memory"),
         ("extendable_to", "--extendable-to"),
@@ -78,7 +83,6 @@ def test_output_that_fails_is_no_bug_and_has_no_hint(error: OutputError, code: i
         ("hourly", "--hourly"),
         # These are no options.
         ("command", "command"),
-        ("gpu", "gpu"),
         ("rental", "rental"),
     ],
 )

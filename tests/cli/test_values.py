@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from netmind_rentgpu.cli.values import (
     Place,
     PortPair,
+    WaitCondition,
     duration,
     moment,
     money,
@@ -24,6 +25,7 @@ from netmind_rentgpu.cli.values import (
     shown_money,
     shown_size,
     variable,
+    wait_condition,
 )
 
 
@@ -455,3 +457,25 @@ def test_size_is_shown_in_a_unit_that_fits(count: int, expected: str) -> None:
 )
 def test_size_that_rounds_to_a_thousand_is_shown_in_the_next_unit(count: int, expected: str) -> None:
     assert shown_size(count) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "condition", "shown"),
+    [
+        ("ready", WaitCondition("ready"), "ready"),
+        (" has_ssh ", WaitCondition("has-ssh"), "has-ssh"),
+        ("has-ssh", WaitCondition("has-ssh"), "has-ssh"),
+        ("status=2", WaitCondition("status", (2, "2")), "status=2"),
+        ("status=up_now", WaitCondition("status", ("up_now",)), "status=up_now"),
+        ("status=a=b", WaitCondition("status", ("a=b",)), "status=a=b"),
+    ],
+)
+def test_condition_of_a_wait_is_read_and_shown(text: str, condition: WaitCondition, shown: str) -> None:
+    assert wait_condition(text) == condition
+    assert str(condition) == shown
+
+
+@pytest.mark.parametrize("text", ["", "soon", "status", "status=", "gone=1", "READY"])
+def test_condition_that_there_is_not_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no condition; write ready, reachable, has-ssh, gone, or status=2"):
+        wait_condition(text)
