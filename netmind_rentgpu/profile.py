@@ -19,7 +19,7 @@ from netmind_rentgpu import arguments
 from netmind_rentgpu.accounts import AccountChoice
 from netmind_rentgpu.errors import ConfigurationError
 
-__all__ = ["ServiceProfile"]
+__all__ = ["ServiceProfile", "profile_path"]
 
 PROFILE_VARIABLE = "NETMIND_RENTGPU_PROFILE"
 
@@ -195,11 +195,18 @@ class ServiceProfile:
             return profile
         if profile is not None and not isinstance(profile, (str, os.PathLike)):
             raise ConfigurationError(f"profile must be a ServiceProfile or a path, not {type(profile).__name__}")
-        choice = choice or AccountChoice()
-        of_account = None if choice.account is None or choice.account.profile is None else str(choice.account.profile)
-        argument = None if profile is None else os.fspath(profile)
-        path = choice.first(argument, environment.get(PROFILE_VARIABLE), of_account)
+        path = profile_path(profile, environment, choice or AccountChoice())
         return cls.from_toml(path) if path else cls()
+
+
+def profile_path(
+    argument: str | os.PathLike[str] | None, environment: Mapping[str, str], choice: AccountChoice
+) -> str | None:
+    """Return the path of the profile's file, by the argument, the environment and the account; None for the default."""
+    account = choice.account
+    of_account = None if account is None or account.profile is None else str(account.profile)
+    given = None if argument is None else os.fspath(argument)
+    return choice.first(given, environment.get(PROFILE_VARIABLE), of_account)
 
 
 def _from_values(values: dict[str, Any]) -> ServiceProfile:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import attrs
 
+from netmind_rentgpu.accounts import choose_account
 from netmind_rentgpu.cli.cells import Column, Row
 from netmind_rentgpu.cli.exit_codes import ExitCode
 from netmind_rentgpu.cli.session import Session
-from netmind_rentgpu.profile import PROFILE_VARIABLE, ServiceProfile
+from netmind_rentgpu.profile import ServiceProfile, profile_path
 
 if TYPE_CHECKING:
     from netmind_rentgpu.cli.profile_check import Finding
@@ -49,8 +50,9 @@ def print_profile(session: Session) -> None:
     Raises:
         ConfigurationError: the file cannot be used.
     """
-    path = session.options.profile or os.environ.get(PROFILE_VARIABLE) or None
-    profile = ServiceProfile.resolve(path, os.environ)
+    choice = choose_account(session.options.account, token=None, environment=os.environ)
+    path = profile_path(session.options.profile, os.environ, choice)
+    profile = ServiceProfile() if path is None else ServiceProfile.from_toml(path)
     in_file = set[str]() if path is None else tomllib.loads(Path(path).read_text(encoding="utf-8-sig")).keys()
     rows: list[ProfileValue] = [
         {

@@ -348,3 +348,19 @@ async def test_highest_cost_is_that_of_the_dearest_offer(gpu: AsyncRentGPU) -> N
     assert highest_cost([*offers, unknown], hours, None) is None
     assert highest_cost([unknown], hours, Decimal(3)) == Decimal(3)
     assert highest_cost([], hours, None) is None
+
+
+def test_profile_of_an_account_is_the_one_that_is_shown(user: User) -> None:
+    user.write('account = "work"\n[accounts.work]\ntoken_file = "work"\nprofile = "work.toml"\n')
+    (user.folder / "work.toml").write_text("page_size = 7\n")
+    (user.folder / "other.toml").write_text("page_size = 8\n")
+
+    def shown(*words: str, **variables: str) -> tuple[int, str | None]:
+        done = user.run("profile", "show", *words, "-o", "json", **variables)
+        (row,) = [row for row in done.json if row["name"] == "page_size"]
+        return row["value"], row["file"]
+
+    assert shown() == (7, str(user.folder / "work.toml"))
+    other = str(user.folder / "other.toml")
+    assert shown(NETMIND_RENTGPU_PROFILE=other) == shown("--profile", other) == (8, other)
+    assert shown("--account", "work", NETMIND_RENTGPU_PROFILE=other) == (7, str(user.folder / "work.toml"))
