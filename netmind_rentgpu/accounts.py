@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ import attrs
 from netmind_rentgpu.config_file import Account, read_config
 from netmind_rentgpu.errors import ConfigurationError
 
-__all__ = ["TOKEN_VARIABLES", "AccountChoice", "choose_account", "read_token"]
+__all__ = ["TOKEN_VARIABLES", "AccountChoice", "choose_account", "read_token", "shown_source"]
 
 TOKEN_VARIABLES: Final = ("NETMIND_API_KEY", "NETMIND_API_TOKEN")
 Value = TypeVar("Value")
@@ -40,9 +41,10 @@ class AccountChoice:
     def first(self, argument: Value | None, variable: Value | None, of_account: Value | None) -> Value | None:
         """Return the first value that is given: of an argument, of the environment, of the account.
 
-        An account that the caller has named goes before the environment, because the caller means all that belongs to it.
+        The environment does not count for an account that the caller has named: its token goes to its own service alone,
+        which is the usual one if it names none.
         """
-        order = (argument, of_account, variable) if self.is_named else (argument, variable, of_account)
+        order = (argument, of_account) if self.is_named else (argument, variable, of_account)
         return next((value for value in order if value), None)
 
 
@@ -66,10 +68,8 @@ def choose_account(name: str | None, *, token: str | None, environment: Mapping[
         return AccountChoice()
     config = read_config(environment)
     if config.account is None:
-        has_some = bool(config.accounts)
-        return AccountChoice(
-            hint=f"name an account: {config.path} has {', '.join(config.accounts)}" if has_some else ""
-        )
+        known = ", ".join(config.accounts)
+        return AccountChoice(hint=f"choose an account by `rentgpu account use`: there is {known}" if known else "")
     return AccountChoice(account=config.accounts[config.account])
 
 
@@ -79,27 +79,57 @@ def read_token(account: Account) -> str:
     Raises:
         ConfigurationError: the command has failed or printed nothing, or the file is missing, empty or open to others.
     """
-    found = _from_command(account.name, account.token_command) if account.token_command else _from_file(account)
-    if not found.strip():
-        source = "token_command printed nothing" if account.token_command else f"{account.token_file} is empty"
-        raise _error(account.name, source)
+    if account.token_command is not None:
+        # Password managers print the password in the first line, and notes behind it.
+        output = _from_command(account, account.token_command)
+        found = next((line.strip() for line in output.splitlines() if line.strip()), "")
+    else:
+        found = _from_file(account).strip()
+    source = shown_source(account)
+    if not found:
+        raise _error(account.name, f"{source} printed nothing" if account.token_command else f"{source} is empty")
+    if not found.isascii() or any(character.isspace() for character in found.removeprefix("Bearer ")):
+        raise _error(account.name, f"{source} holds more than a token")
     return found
 
 
-def _from_command(name: str, command: tuple[str, ...]) -> str:
-    # The error shows the program alone, because the arguments may hold a secret.
+def shown_source(account: Account) -> str:
+    """Return the source of an account's token. Of a command, it is the program alone, because the rest may hold a secret."""
+    if account.token_command is None:
+        return str(account.token_file)
+    program = account.token_command[0]
+    # A token may stand in the place of a program by mistake.
+    return f"the command {program}" if shutil.which(program) else "a command that is not there"
+
+
+def _from_command(account: Account, command: tuple[str, ...]) -> str:
+    name, source = account.name, shown_source(account)
     try:
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=False, timeout=_LONGEST_COMMAND)  # noqa: S603  # the user's
+        done = subprocess.run(  # noqa: S603  # the user's own
+            command,
+            # What is piped into this program is not for the command, which may read all of it.
+            stdin=None if _is_terminal(0) else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            check=False,
+            timeout=_LONGEST_COMMAND,
+        )
     except OSError as error:
-        raise _error(name, f"token_command could not run {command[0]}: {error.strerror}") from error
+        raise _error(name, f"{source}: {error.strerror}") from error
     except subprocess.TimeoutExpired:
-        raise _error(name, f"token_command {command[0]} printed no token within {_LONGEST_COMMAND:.0f} s") from None
+        raise _error(name, f"{source} printed no token within {_LONGEST_COMMAND:.0f} s") from None
     if done.returncode:
-        raise _error(name, f"token_command {command[0]} exited with {done.returncode}")
+        raise _error(name, f"{source} exited with {done.returncode}")
     try:
         return done.stdout.decode()
     except UnicodeDecodeError:
-        raise _error(name, f"token_command {command[0]} printed no text") from None
+        raise _error(name, f"{source} printed no text") from None
+
+
+def _is_terminal(descriptor: int) -> bool:
+    try:
+        return os.isatty(descriptor)
+    except OSError:
+        return False
 
 
 def _from_file(account: Account) -> str:
@@ -111,7 +141,7 @@ def _from_file(account: Account) -> str:
             mode = os.fstat(file.fileno()).st_mode
             if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise _error(account.name, f"other users may use {path}; run `chmod 600 {path}`")
-            return file.read(_LONGEST_TOKEN).decode()
+            return file.read(_LONGEST_TOKEN).decode("utf-8-sig")
     except FileNotFoundError:
         raise _error(account.name, f"{path} does not exist; run `rentgpu login {account.name}`") from None
     except OSError as error:

@@ -9,6 +9,7 @@ from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, cast
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -19,6 +20,7 @@ __all__ = ["Account", "ConfigFile", "check_account_name", "config_path", "parse_
 _ACCOUNT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OF_ACCOUNT: Final = ("token_command", "token_file", "profile", "base_url")
 _OF_DEFAULTS: Final = ("ttl", "budget", "image", "output", "ask_above")
+_LARGEST: Final = 10**12
 _SETTINGS: Final = ("account", "defaults", "accounts")
 # Names under which a token itself may be written, which does not belong in a file that is shown and shared.
 _OF_TOKENS: Final = ("token", "api_token", "api_key", "key", "password", "secret")
@@ -125,13 +127,19 @@ def parse_config(content: bytes, path: Path) -> ConfigFile:
 
     config = ConfigFile(path=path)
     try:
-        values = tomllib.loads(content.decode(), parse_float=Decimal)
+        values = tomllib.loads(content.decode("utf-8-sig"), parse_float=Decimal)
     except UnicodeDecodeError as error:
         raise config.error(f"it is not UTF-8: byte {error.start} cannot be read") from None
     except tomllib.TOMLDecodeError as error:
         raise config.error(f"it is no TOML: {error}") from None
+    except (ValueError, ArithmeticError, RecursionError) as error:
+        # Such as a number of thousands of digits, or thousands of brackets.
+        raise config.error(f"it cannot be read ({type(error).__name__})") from None
     _check_names(config, "", values, _SETTINGS)
     accounts = {name: _account(config, name, table) for name, table in _table(config, values, "accounts").items()}
+    if len({name.casefold() for name in accounts}) < len(accounts):
+        # Some systems would keep both tokens in one file.
+        raise config.error("the names of two accounts differ in the case of their letters alone")
     config = attrs.evolve(config, accounts=accounts, defaults=_defaults(config, _table(config, values, "defaults")))
     if "account" in values:
         name = _text(config, "account", values["account"])
@@ -169,6 +177,8 @@ def _account(config: ConfigFile, name: str, table: object) -> Account:
         neither = "neither token_command nor token_file; add one of them, or run `rentgpu login`"
         raise config.error(f"{place} has {both if 'token_file' in values else neither}")
     texts = {key: _text(config, f"{place}.{key}", values[key]) for key in _OF_ACCOUNT[1:] if key in values}
+    if "base_url" in texts:
+        _check_url(config, f"{place}.base_url", texts["base_url"])
     paths = {key: _path(config, f"{place}.{key}", texts[key]) for key in ("token_file", "profile") if key in texts}
     command = _command(config, f"{place}.token_command", values["token_command"]) if "token_command" in values else None
     return Account(name=name, token_command=command, base_url=texts.get("base_url"), **paths)
@@ -190,6 +200,8 @@ def _command(config: ConfigFile, place: str, value: object) -> tuple[str, ...]:
             raise config.error(f"{place} must be a text or a list of texts")
     if not words or not words[0]:
         raise config.error(f"{place} is empty")
+    if any("\0" in word for word in words):
+        raise config.error(f"{place} holds a null character")
     return tuple(words)
 
 
@@ -197,10 +209,26 @@ def _defaults(config: ConfigFile, table: Mapping[str, object]) -> dict[str, str]
     _check_names(config, "defaults.", table, _OF_DEFAULTS)
     texts: dict[str, str] = {}
     for name, value in table.items():
-        is_number = isinstance(value, (int, Decimal)) and not isinstance(value, bool)
-        texts[name] = f"{value}" if is_number and name in ("budget", "ask_above") else ""
-        texts[name] = texts[name] or _text(config, f"defaults.{name}", value)
+        if name in ("budget", "ask_above") and not isinstance(value, str):
+            amount = Decimal(value) if isinstance(value, (int, Decimal)) and not isinstance(value, bool) else None
+            if amount is None or not amount.is_finite() or not 0 <= amount <= _LARGEST:
+                raise config.error(f"defaults.{name} must be an amount of money")
+            texts[name] = f"{amount:f}"
+        else:
+            texts[name] = _text(config, f"defaults.{name}", value)
     return texts
+
+
+def _check_url(config: ConfigFile, place: str, url: str) -> None:
+    # Neither is shown, because such a URL may hold a password.
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise config.error(f"{place} is no URL") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise config.error(f"{place} must be an http:// or https:// URL with a host")
+    if parts.username is not None or parts.password is not None:
+        raise config.error(f"{place} must not hold a user name or a password")
 
 
 def _check_names(config: ConfigFile, place: str, values: Mapping[str, object], known: Iterable[str]) -> None:
@@ -226,6 +254,8 @@ def _text(config: ConfigFile, place: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         kind = "an empty one" if isinstance(value, str) else type(value).__name__
         raise config.error(f"{place} must be a text, not {kind}")
+    if "\0" in value:
+        raise config.error(f"{place} holds a null character")
     return value
 
 

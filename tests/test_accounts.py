@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import standard_streams
 
 from netmind_rentgpu import AsyncRentGPU, ConfigurationError, RentGPU
 from netmind_rentgpu import accounts as accounts_module
@@ -26,7 +27,7 @@ class Config:
     def write(self, text: str) -> None:
         (self.folder / "config.toml").write_text(text)
 
-    def token(self, token: str = "of the file", *, name: str = "work", mode: int = 0o600) -> None:
+    def token(self, token: str = "of-the-file", *, name: str = "work", mode: int = 0o600) -> None:
         (self.folder / name).write_text(token)
         (self.folder / name).chmod(mode)
 
@@ -46,7 +47,7 @@ def config(tmp_path: Path, no_environment: None) -> Config:
         token_file = "home"
     """)
     config.token()
-    config.token("of home", name="home")
+    config.token("of-home", name="home")
     (config.folder / "work.toml").write_text('authorization = "bare"')
     return config
 
@@ -59,9 +60,9 @@ def told(**options: str) -> tuple[str, str, str]:
 
 
 def test_account_in_use_gives_token_url_and_profile(config: Config) -> None:
-    assert told() == ("of the file", "https://work.example", "bare")
+    assert told() == ("of-the-file", "https://work.example", "bare")
     with RentGPU() as gpu:
-        assert gpu._async._parts.settings.token == "of the file"
+        assert gpu._async._parts.settings.token == "of-the-file"
 
 
 def test_arguments_and_variables_go_before_the_account_in_use(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,7 +71,7 @@ def test_arguments_and_variables_go_before_the_account_in_use(config: Config, mo
     assert told(profile=str(config.folder / "other.toml"))[2] == "bearer"
     monkeypatch.setenv("NETMIND_BASE_URL", "https://variable.example")
     monkeypatch.setenv("NETMIND_RENTGPU_PROFILE", str(config.folder / "other.toml"))
-    assert told() == ("of the file", "https://variable.example", "bearer")
+    assert told() == ("of-the-file", "https://variable.example", "bearer")
 
 
 @pytest.mark.parametrize("given", ["argument", "variable"])
@@ -88,10 +89,10 @@ def test_named_account_goes_before_the_environment_with_all_that_belongs_to_it(
 ) -> None:
     monkeypatch.setenv("NETMIND_API_KEY", "other")
     monkeypatch.setenv("NETMIND_BASE_URL", "https://variable.example")
-    assert told(account="work") == ("of the file", "https://work.example", "bare")
+    assert told(account="work") == ("of-the-file", "https://work.example", "bare")
     assert told(account="work", base_url="https://argument.example")[1] == "https://argument.example"
-    # It has no URL of its own.
-    assert told(account="home") == ("of home", "https://variable.example", "bearer")
+    # It names no service of its own, so that its token goes to the usual one.
+    assert told(account="home") == ("of-home", "https://api.netmind.ai", "bearer")
 
 
 def test_token_and_account_together_are_an_error(config: Config) -> None:
@@ -113,7 +114,7 @@ def test_file_with_a_mistake_is_an_error_only_where_it_is_read(config: Config) -
 
 def test_accounts_of_which_none_is_chosen_are_named(config: Config) -> None:
     config.write("[accounts.work]\ntoken_file = 'work'\n[accounts.home]\ntoken_file = 'home'")
-    with pytest.raises(ConfigurationError, match=r"no API token: .*, or name an account: .*config.toml has work, home"):
+    with pytest.raises(ConfigurationError, match="or choose an account by `rentgpu account use`: there is work, home"):
         told()
 
 
@@ -129,14 +130,14 @@ def test_token_file_that_others_may_use_is_refused(config: Config, mode: int) ->
     config.token(mode=mode)
     with pytest.raises(ConfigurationError, match=r"account work: other users may use .*; run `chmod 600") as raised:
         told()
-    assert "of the file" not in str(raised.value)
+    assert "of-the-file" not in str(raised.value)
 
 
 @posix
 @pytest.mark.parametrize("mode", [0o600, 0o400])
 def test_token_file_of_the_user_alone_is_read(config: Config, mode: int) -> None:
     config.token(mode=mode)
-    assert told()[0] == "of the file"
+    assert told()[0] == "of-the-file"
 
 
 def test_missing_token_file_says_to_log_in(config: Config) -> None:
@@ -150,6 +151,19 @@ def test_empty_token_file_is_an_error(config: Config, content: bytes) -> None:
     (config.folder / "work").write_bytes(content)
     with pytest.raises(ConfigurationError, match="work is empty"):
         told()
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbftoken\r\n", b"token", b"\ntoken\n"])
+def test_token_file_may_have_a_mark_and_line_ends(config: Config, content: bytes) -> None:
+    (config.folder / "work").write_bytes(content)
+    assert told()[0] == "token"
+
+
+def test_token_file_of_several_lines_is_an_error(config: Config) -> None:
+    config.token("token\nanother")
+    with pytest.raises(ConfigurationError, match=r"account work: .*work holds more than a token") as raised:
+        told()
+    assert "another" not in str(raised.value)
 
 
 def test_token_file_that_is_no_text_is_an_error(config: Config) -> None:
@@ -167,16 +181,27 @@ def command(config: Config, code: str) -> None:
     config.write(f"account = 'work'\n[accounts.work]\ntoken_command = [{words}]")
 
 
-def test_token_command_prints_the_token(config: Config) -> None:
-    command(config, 'print("of the command")')
-    assert told()[0] == "of the command"
+@pytest.mark.parametrize(
+    "code", ['print("token")', r'print("\n  token \r\nuser: me")', 'print("Bearer token", end="")']
+)
+def test_token_command_prints_the_token_in_its_first_line(config: Config, code: str) -> None:
+    command(config, code)
+    assert told()[0] == "token"
+
+
+def test_token_command_gets_no_stdin_that_is_piped_into_the_program(config: Config) -> None:
+    command(config, 'import sys; print("token" if sys.stdin.read() == "" else "piped")')
+    with standard_streams(b"piped"):
+        assert told()[0] == "token"
+        assert os.read(0, 10) == b"piped"
 
 
 @pytest.mark.parametrize(
     ("code", "cause"),
     [
         ("raise SystemExit(3)", "exited with 3"),
-        ("pass", "token_command printed nothing"),
+        ("pass", "printed nothing"),
+        ('print("a b")', "holds more than a token"),
         (r'import sys; sys.stdout.buffer.write(b"\xff")', "printed no text"),
         ("import os; os.kill(os.getpid(), 9)", "exited with -9"),
     ],
@@ -192,8 +217,10 @@ def test_token_command_that_fails_is_an_error_that_does_not_show_its_arguments(
 
 def test_token_command_that_is_missing_or_hangs_is_an_error(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     config.write("account = 'work'\n[accounts.work]\ntoken_command = 'no-such-program x'")
-    with pytest.raises(ConfigurationError, match="could not run no-such-program: No such file or directory"):
+    # A token may stand there by mistake.
+    with pytest.raises(ConfigurationError, match="a command that is not there: No such file or directory") as raised:
         told()
+    assert "no-such-program" not in str(raised.value)
     command(config, "import time; time.sleep(1000)")
     monkeypatch.setattr(accounts_module, "_LONGEST_COMMAND", 0.2)
     with pytest.raises(ConfigurationError, match="printed no token within 0 s"):

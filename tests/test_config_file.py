@@ -112,7 +112,20 @@ def test_all_settings_are_read() -> None:
         ),
         ("[defaults]\nbugdet = 5", "defaults.bugdet is no setting; did you mean budget?"),
         ("[defaults]\nttl = 5", "defaults.ttl must be a text, not int"),
-        ("[defaults]\nbudget = true", "defaults.budget must be a text, not bool"),
+        *(
+            (f"[defaults]\nbudget = {value}", "defaults.budget must be an amount")
+            for value in ("true", "[]", "nan", "-1", "inf")
+        ),
+        ("[defaults]\nask_above = 1e13", "defaults.ask_above must be an amount"),
+        (f"x = {'[' * 100_000}", "it cannot be read (RecursionError)"),
+        (f"[defaults]\nbudget = {'9' * 5000}", "it cannot be read (ValueError)"),
+        (f'{WORK}[accounts.WORK]\ntoken_file = "x"', "the names of two accounts differ in the case of their letters"),
+        ('[accounts.work]\ntoken_file = "a\\u0000b"', "accounts.work.token_file holds a null character"),
+        ('[accounts.work]\ntoken_command = ["a", "\\u0000"]', "accounts.work.token_command holds a null character"),
+        (f"{WORK}base_url = 'nonsense'", "accounts.work.base_url must be an http:// or https:// URL with a host"),
+        (f"{WORK}base_url = 'ftp://x'", "accounts.work.base_url must be an http:// or https:// URL with a host"),
+        (f"{WORK}base_url = 'http://[x'", "accounts.work.base_url is no URL"),
+        (f"{WORK}base_url = 'http://a:canary@x'", "accounts.work.base_url must not hold a user name or a password"),
     ],
 )
 def test_mistake_is_named_with_its_place_and_the_file(text: str | bytes, cause: str) -> None:
@@ -135,6 +148,10 @@ def test_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "netmind-rentgpu" / "config.toml").mkdir(parents=True)
     with pytest.raises(ConfigurationError, match=r"cannot use the configuration file .*config.toml: Is a directory"):
         read_config({"XDG_CONFIG_HOME": str(tmp_path)})
+
+
+def test_byte_order_mark_of_an_editor_is_no_mistake() -> None:
+    assert list(parsed(b"\xef\xbb\xbf" + WORK.encode()).accounts) == ["work"]
 
 
 def test_unknown_account_is_an_error_that_names_the_others() -> None:

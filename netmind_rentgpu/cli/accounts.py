@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from netmind_rentgpu.accounts import read_token
+from netmind_rentgpu.accounts import TOKEN_VARIABLES, read_token, shown_source
 from netmind_rentgpu.cli.cells import Column
-from netmind_rentgpu.cli.config_writing import remove_account, save_account, save_token, token_path, use_account
+from netmind_rentgpu.cli.config_writing import remove_account, save_account, token_path, use_account
 from netmind_rentgpu.cli.exit_codes import ExitCode, code_of_error
 from netmind_rentgpu.cli.problems import CommandError, problem_of
 from netmind_rentgpu.cli.rows import AccountRow
@@ -49,11 +50,14 @@ def log_in(session: Session, name: str | None, token_file: str | None) -> int:
     config = session.config
     name = check_account_name(name or session.options.account or config.account or _USUAL_NAME)
     before = config.accounts.get(name)
-    if before is not None and before.token_command is not None:
-        session.confirm(f"Account {name} has a token_command in {config.path}, which a saved token replaces.")
+    path = token_path(config, name)
+    if before is not None and before.token_file != path:
+        session.confirm(f"Account {name} of {config.path} has its token from elsewhere, which a saved token replaces.")
     token = read_secret(session, token_file, kind="token", option="--token-file", question="API token")
     if not token.strip():
         raise CommandError(ExitCode.USAGE, "no token was given")
+    if token.strip() == name:
+        raise CommandError(ExitCode.USAGE, "the name of the account is the token itself", "Give it a name of your own.")
     # The settings of the account, as the next command will find them.
     options = session.options
     url = options.base_url or (None if before is None else before.base_url)
@@ -64,15 +68,13 @@ def log_in(session: Session, name: str | None, token_file: str | None) -> int:
     if isinstance(problem, (AuthenticationError, PermissionDeniedError)):
         problem.add_note("Nothing was saved.")
         raise problem
-    path = token_path(config, name)
-    save_token(path, settings.token)
     account = Account(
         name=name,
         token_file=path,
-        base_url=None if settings.base_url == DEFAULT_BASE_URL else settings.base_url,
+        base_url=settings.base_url,
         profile=None if profile is None else Path(profile).absolute(),
     )
-    saved = save_account(config, account)
+    saved = save_account(os.environ, account, settings.token)
     check = "the token works" if problem is None else "nothing: it was not reached"
     session.results.value({**_row(saved, saved.get(name)), "check": check}, _LOGIN)
     session.notes.say(f"saved in {path}, and named in {config.path}")
@@ -106,6 +108,8 @@ def log_out(session: Session, name: str | None) -> int:
         raise CommandError(ExitCode.USAGE, "no account is in use", f"Name one: {config.known_accounts()}.")
     account = config.accounts.get(wanted)
     if account is None:
+        # Its token may be left of a run that has failed.
+        remove_account(os.environ, check_account_name(wanted))
         session.notes.say(f"account {wanted} is gone already")
         session.results.value({"name": wanted}, _ACCOUNTS)
         return ExitCode.DONE
@@ -117,7 +121,7 @@ def log_out(session: Session, name: str | None) -> int:
     )
     session.confirm(f"Account {wanted} is removed from {config.path}, with the token that `login` has saved.{left}")
     row = _row(config, account)
-    remove_account(config, wanted)
+    remove_account(os.environ, wanted)
     session.results.value({**row, "is_used": False}, _ACCOUNTS)
     return ExitCode.DONE
 
@@ -138,7 +142,9 @@ def use(session: Session, name: str) -> None:
         ConfigurationError: there is no such account, or the configuration file cannot be used.
         OSError: the file cannot be written.
     """
-    changed = use_account(session.config, name)
+    changed = use_account(os.environ, name)
+    if (variable := next((each for each in TOKEN_VARIABLES if os.environ.get(each)), None)) is not None:
+        session.notes.say(f"{variable} is set, and goes before it here")
     session.results.value(_row(changed, changed.get(name)), _ACCOUNTS)
 
 
@@ -177,12 +183,10 @@ def _state_of_token(account: Account) -> str:
 
 
 def _row(config: ConfigFile, account: Account) -> AccountRow:
-    # The arguments of a command may hold a secret.
-    command = account.token_command
     return {
         "name": account.name,
         "is_used": account.name == config.account,
         "base_url": account.base_url or DEFAULT_BASE_URL,
         "profile": None if account.profile is None else str(account.profile),
-        "token_from": str(account.token_file) if command is None else f"the command {command[0]}",
+        "token_from": shown_source(account),
     }

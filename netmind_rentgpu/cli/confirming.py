@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from netmind_rentgpu.client import AsyncRentGPU
     from netmind_rentgpu.rentals.selection.offers import Offer
 
-__all__ = ["confirm_cost", "highest_cost"]
+__all__ = ["confirm_cost", "highest_cost", "highest_price"]
 
 _USUAL_TTL: Final = timedelta(hours=24)
 
 
 async def confirm_cost(
     session: Session, gpu: AsyncRentGPU, wanted: Mapping[str, Any], selecting: Mapping[str, Any], *, machines: int
-) -> None:
+) -> dict[str, Any]:
     """Ask before a rental whose highest cost is above the limit of the configuration file, or is not known.
 
     Args:
@@ -30,26 +30,32 @@ async def confirm_cost(
         selecting: those that select offers.
         machines: the number of machines to rent.
 
+    Returns:
+        The arguments that keep the rental to the allowed cost, because prices may rise meanwhile.
+
     Raises:
         CommandError: the answer is no, or there is no terminal to ask on.
         RentGPUError: the offers could not be read.
     """
     limit = session.defaults.ask_above
     if limit is None or session.options.yes:
-        return
+        return {}
     ttl, budget = wanted.get("ttl") or _USUAL_TTL, wanted.get("budget")
     if budget is not None and budget <= limit:
-        return
+        return {}
     offers = await gpu.offers(**selecting)
     if not offers and "wait_for_stock" not in wanted:
-        return  # the rental fails for that
+        return {}  # the rental fails for that
     cost = highest_cost(offers, ttl, budget, machines=machines)
     currency = next((offer.currency for offer in offers), None)
-    if cost is not None and cost <= limit:
-        return
-    shown = "an amount that is not known" if cost is None else shown_money(cost, currency)
-    count = "This rental" if machines == 1 else f"Renting {machines} machines"
-    session.confirm(f"{count} may cost {shown} in {shown_duration(ttl)}, which is above {limit:f} (ask_above).")
+    if cost is None or cost > limit:
+        shown = "an amount that is not known" if cost is None else shown_money(cost, currency)
+        count = "This rental" if machines == 1 else f"Renting {machines} machines"
+        session.confirm(f"{count} may cost {shown} in {shown_duration(ttl)}, which is above {limit:f} (ask_above).")
+    if budget is not None or cost is None:
+        return {}
+    price = highest_price(offers, ttl, max(cost, limit), machines=machines)
+    return {} if price is None else {"max_price": min(price, wanted.get("max_price") or price)}
 
 
 @in_own_context
@@ -67,3 +73,19 @@ def highest_cost(
     hours = Decimal(str(ttl.total_seconds())) / 3600
     highest = rounded(max(price for price in prices if price is not None) * hours * machines)
     return highest if budget is None else min(highest, budget)
+
+
+@in_own_context
+def highest_price(offers: Sequence[Offer], ttl: timedelta, cost: Decimal, *, machines: int) -> Decimal | None:
+    """Return the highest listed price at which renting costs no more than an amount; None if no offer has a price.
+
+    A listed price is that of a GPU or of a machine, by the profile; the offers show which.
+    """
+    priced = [
+        (listed, hourly) for offer in offers if (listed := offer.machine.price) and (hourly := offer.hourly_price)
+    ]
+    if not priced:
+        return None
+    hours = Decimal(str(ttl.total_seconds())) / 3600
+    allowed = [listed for listed, hourly in priced if rounded(hourly * hours * machines) <= cost]
+    return max([*allowed, cost / hours / machines * min(listed / hourly for listed, hourly in priced)])

@@ -51,11 +51,18 @@ def read_defaults(config: ConfigFile) -> Defaults:
 
     return Defaults(
         ttl=read("ttl", values.some_duration),
-        budget=read("budget", values.money),
+        budget=read("budget", _budget),
         image=read("image", str),
         output=read("output", _output),
         ask_above=read("ask_above", values.money),
     )
+
+
+def _budget(text: str) -> Decimal:
+    budget = values.money(text)
+    if not budget:
+        raise ValueError("must be above 0")
+    return budget
 
 
 def _output(text: str) -> Format:

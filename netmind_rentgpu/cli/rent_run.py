@@ -112,8 +112,8 @@ class RentRun:
     async def _run(self, wanted: Mapping[str, Any], selecting: Mapping[str, Any]) -> int:
         async with self._session.client(guardian=True) as gpu:
             try:
-                await confirm_cost(self._session, gpu, wanted, selecting, machines=self._count)
-                code = await self._rent(gpu, wanted)
+                kept = await confirm_cost(self._session, gpu, wanted, selecting, machines=self._count)
+                code = await self._rent(gpu, {**wanted, **kept})
             except BaseException as error:  # noqa: BLE001  # what it has left is looked for in any case
                 code = self._code_after(error)
             self._session.notes.clear()
@@ -206,7 +206,7 @@ class RentRun:
         number = self._session.stopping.number
         if self._detached is not None:
             return ExitCode.DONE  # the signal came when all was done
-        if number is not None and isinstance(error, asyncio.CancelledError):
+        if number is not None and isinstance(error, (asyncio.CancelledError, StoppedError)):
             return code_of_signal(number)
         if not isinstance(error, Exception):
             raise error

@@ -150,7 +150,9 @@ class Session:
         class CommandClient(AsyncRentGPU):
             _imports_late = True
 
-        return CommandClient(**{**self.client_options(), **arguments}, guardian=guardian)
+        # An account's token_command may take long.
+        with self.stopping.asking():
+            return CommandClient(**{**self.client_options(), **arguments}, guardian=guardian)
 
     def client_options(self) -> dict[str, Any]:
         """Return the arguments of a client."""
@@ -252,6 +254,9 @@ class Session:
                 answer = getpass(f"{question}: ")
             except EOFError:
                 answer = ""
+            except UnicodeDecodeError:
+                # Without its cause, whose text shows a part of the answer.
+                raise CommandError(ExitCode.USAGE, f"{question}: the answer is no text in UTF-8") from None
         if not answer:
             raise CommandError(ExitCode.NO, "Nothing was done.")
         return answer

@@ -104,13 +104,13 @@ class Stopping:
     @contextmanager
     def asking(self) -> Generator[None]:
         """Raise `StoppedError` at once when a signal comes, because a wait for an answer cannot be cancelled."""
-        self.phase = Phase.ASKING
+        before, self.phase = self.phase, Phase.ASKING
         try:
             if self.number is not None:  # it came a moment ago
                 raise StoppedError(self.number)
             yield
         finally:
-            self.phase = Phase.WORKING
+            self.phase = before
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame

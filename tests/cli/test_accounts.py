@@ -14,9 +14,10 @@ import pytest
 from command_line import PROGRAM, Done, Here, Site
 from rented import IMAGE
 from terminals import terminal
+from until import until_sync
 
 from netmind_rentgpu import AsyncRentGPU
-from netmind_rentgpu.cli.confirming import highest_cost
+from netmind_rentgpu.cli.confirming import highest_cost, highest_price
 from netmind_rentgpu.emulator import Fault
 
 FORMS = ["table", "json", "jsonl", "csv"]
@@ -73,7 +74,7 @@ def test_login_saves_a_token_that_works_for_further_commands(user: User, site: S
     path = user.folder / "tokens" / "default"
     assert done.json["token_from"] == str(path)
     assert f"saved in {path}, and named in {user.folder / 'config.toml'}" in done.errors
-    # The URL of the environment is saved with it, because the token is for that.
+    # The service is saved with it, because the token is for that alone.
     assert (
         user.config
         == f'account = "default"\n\n[accounts.default]\ntoken_file = "tokens/default"\nbase_url = "{site.emulator.url}"\n'
@@ -103,7 +104,7 @@ def test_login_again_replaces_the_token_and_keeps_the_rest_of_the_file(user: Use
     user.write("# mine\n[defaults] # usual\nttl = '2h'\n[accounts.work]\ntoken_command = 'pass x' # old\n")
     refused = user.log_in("work")
     assert refused.code == 2
-    assert "has a token_command in" in refused.errors
+    assert "has its token from elsewhere, which a saved token replaces" in refused.errors
     assert user.log_in("work", "-y").code == 0
     assert user.config.startswith("# mine\n")
     assert "[defaults] # usual\nttl = '2h'\n" in user.config
@@ -149,6 +150,65 @@ def test_interrupted_login_saves_nothing(user: User, site: Site) -> None:
     assert not user.folder.exists()
 
 
+def test_login_that_cannot_write_the_file_keeps_the_earlier_token(user: User, monkeypatch: pytest.MonkeyPatch) -> None:
+    user.log_in("work")
+    token, config = user.folder / "tokens" / "work", user.config
+    token.write_text("earlier")
+    replace = Path.replace
+
+    def fails(self: Path, target: Path) -> Path:
+        if target.name == "config.toml":
+            raise PermissionError(13, "Permission denied", str(self))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", fails)
+    for name in ("work", "new"):
+        done = user.log_in(name)
+        assert done.code == 74
+        assert f"Permission denied: '{user.folder / 'config.toml'}'" in done.errors
+    assert (token.read_text(), user.config, names(user.folder / "tokens")) == ("earlier", config, ["work"])
+
+
+def test_logins_at_the_same_time_all_count(user: User, site: Site) -> None:
+    environment = {**site.environment, "NETMIND_API_KEY": ""}
+    (site.folder / "token").write_text(canaries.TOKEN)
+    started = [site.start("login", f"a{number}", "--token-file", "token", env=environment) for number in range(4)]
+    assert [site.end(process).code for process in started] == [0] * 4
+    listed = user.run("account", "list", "-o", "json").json
+    assert sorted(row["name"] for row in listed) == ["a0", "a1", "a2", "a3"]
+    assert sum(row["is_used"] for row in listed) == 1
+
+
+def test_name_that_is_the_token_is_refused(user: User) -> None:
+    done = user.log_in("tokenname", token="tokenname")
+    assert done.code == 2
+    assert "the name of the account is the token itself" in done.errors
+
+
+def test_logout_removes_a_token_that_a_failed_run_has_left(user: User) -> None:
+    user.log_in()
+    user.write("# nothing\n")
+    assert user.run("logout", "default", "-y").code == 0
+    assert names(user.folder / "tokens") == []
+
+
+def test_token_of_a_named_account_goes_to_its_own_service_alone(user: User, site: Site) -> None:
+    user.write("[accounts.real]\ntoken_file = 'real'\n")
+    (user.folder / "real").write_text("real")
+    (user.folder / "real").chmod(0o600)
+    rows = settings(user.run("--account", "real", "config", "list", "-o", "json", NETMIND_BASE_URL=site.emulator.url))
+    assert rows["base_url"] == ("https://api.netmind.ai", "default")
+
+
+def test_signal_ends_a_command_that_waits_for_the_token(user: User, site: Site) -> None:
+    user.write("account = 'slow'\n[accounts.slow]\ntoken_command = 'sh -c \"touch begun; exec sleep 1000\"'\n")
+    site.measured = False
+    process = site.start("rentals", "list", env={"NETMIND_API_KEY": ""})
+    until_sync((site.folder / "begun").exists)
+    process.terminate()
+    assert site.end(process).code == 143
+
+
 def test_logout_asks_and_removes_the_account_with_its_token(user: User) -> None:
     user.log_in()
     user.log_in("other")
@@ -183,12 +243,12 @@ def test_token_file_that_login_has_not_written_stays(user: User, tmp_path: Path)
 
 @pytest.mark.parametrize("form", FORMS)
 def test_accounts_are_listed_used_and_shown_in_each_form(user: User, form: str) -> None:
-    user.write("[accounts.work]\ntoken_command = ['pass', 'show', 'canary']\n[accounts.home]\ntoken_file = 'home'\n")
+    user.write("[accounts.work]\ntoken_command = ['sh', '-c', 'canary']\n[accounts.home]\ntoken_file = 'home'\n")
     for words in (("list",), ("use", "work"), ("show",), ("show", "home")):
         done = user.run("account", *words, "-o", form)
         assert done.code == 0
         assert "canary" not in done.text
-        assert ("the command pass" in done.text) == (words != ("show", "home"))
+        assert ("the command sh" in done.text) == (words != ("show", "home"))
     assert "account = 'work'" in user.config.replace('"', "'")
     assert user.run("account", "list", "-o", "json").json[0]["is_used"] is True
     assert "home does not exist; run `rentgpu login home`" in user.run("account", "show", "home").text
@@ -226,10 +286,10 @@ def test_each_setting_is_listed_with_its_source(user: User, site: Site) -> None:
         account = "work"
         [defaults]
         ttl = "2h"
-        budget = 0
+        budget = 5
         image = "x"
         output = "json"
-        ask_above = 1.50
+        ask_above = 0
         [accounts.work]
         token_file = "work"
         base_url = "https://work.example"
@@ -244,10 +304,10 @@ def test_each_setting_is_listed_with_its_source(user: User, site: Site) -> None:
         "profile": (profile, "account work"),
         "state": ("/s", "NETMIND_RENTGPU_STATE"),
         "ttl": ("2h", "[defaults]"),
-        "budget": ("0", "[defaults]"),
+        "budget": ("5", "[defaults]"),
         "image": ("x", "[defaults]"),
         "output": ("json", "[defaults]"),
-        "ask_above": ("1.50", "[defaults]"),
+        "ask_above": ("0", "[defaults]"),
     }
     words = ("--base-url", "http://127.0.0.1:1", "--state", "/t", "--profile", "p", "--account", "work")
     given = settings(user.run("config", "list", *words, NETMIND_API_KEY="x"))
@@ -326,14 +386,15 @@ def test_rent_asks_where_its_highest_cost_is_above_the_limit_of_the_file(user: U
     assert user.run("rent", "--gpu", "4090", "--max-price", "0.01", "--", "true").code == 75
 
 
-@pytest.mark.parametrize(("answer", "code"), [("n", 1), ("y", 0)])
+@pytest.mark.parametrize(("answer", "code"), [("n\n", 1), ("y\n", 0), ("\x03", 130)])
 def test_answer_decides_over_a_rental_above_the_limit(user: User, site: Site, answer: str, code: int) -> None:
     user.write("[defaults]\nask_above = 1")
     words = ("rent", "--gpu", "4090", "--", "echo ran")
     with terminal([*PROGRAM, *words], folder=site.folder, environment=site.environment) as shown:
         shown.until(r"above 1 \(ask_above\)\. \[y/N\] ")
-        shown.type(f"{answer}\n")
+        shown.type(answer)
         assert shown.end() == code
+    assert "bug" not in shown.shown
     assert ("ran" in shown.shown) == (code == 0)
 
 
@@ -348,6 +409,20 @@ async def test_highest_cost_is_that_of_the_dearest_offer(gpu: AsyncRentGPU) -> N
     assert highest_cost([*offers, unknown], hours, None) is None
     assert highest_cost([unknown], hours, Decimal(3)) == Decimal(3)
     assert highest_cost([], hours, None) is None
+
+
+async def test_price_is_bounded_by_the_allowed_cost(gpu: AsyncRentGPU) -> None:
+    offers = await gpu.offers(gpu_name="4090", gpus=2)
+    listed = [offer.machine.price for offer in offers if offer.machine.price is not None]
+    hours = timedelta(hours=3)
+    whole = highest_cost(offers, hours, None, machines=5)
+    assert whole is not None
+    # All that were offered may be rented, and nothing dearer.
+    assert highest_price(offers, hours, whole, machines=5) == max(listed)
+    half = highest_price(offers, hours, whole / 2, machines=5)
+    assert half is not None
+    assert float(half) == pytest.approx(float(max(listed)) / 2, rel=0.01)
+    assert highest_price([], hours, whole, machines=5) is None
 
 
 def test_profile_of_an_account_is_the_one_that_is_shown(user: User) -> None:

@@ -22,8 +22,8 @@ __all__ = ["command"]
 def command(session: Session, *, name: str | None, token_file: str | None) -> int:
     """Check an API token, and save it for further commands.
 
-    It asks for the token, which the terminal does not show; a token is never a word of the command line. The account is
-    called `default` unless you name it. --base-url and --profile are saved with it.
+    It asks for the token, which the terminal does not show; a token is never a word of the command line. Without a name, it
+    is for the account in use, which is called `default` at first. --base-url and --profile are saved with it.
     """
     from netmind_rentgpu.cli.accounts import log_in
 

@@ -160,8 +160,13 @@ def _copy(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # Several processes may copy at once.
     begun = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.copy2(source, begun)
-    begun.replace(target)
+    try:
+        shutil.copy2(source, begun)
+        begun.replace(target)
+    except BaseException:
+        # A part would keep a full disk full.
+        begun.unlink(missing_ok=True)
+        raise
 
 
 def _locked(target: Path) -> int:
