@@ -107,7 +107,7 @@ def _from_command(account: Account, command: tuple[str, ...]) -> str:
     try:
         done = subprocess.run(  # noqa: S603  # the user's own
             command,
-            # What is piped into this program is not for the command, which may read all of it.
+            # The command could read all of what is piped into this program.
             stdin=None if _is_terminal(0) else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             check=False,

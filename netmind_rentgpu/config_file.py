@@ -133,7 +133,7 @@ def parse_config(content: bytes, path: Path) -> ConfigFile:
     except tomllib.TOMLDecodeError as error:
         raise config.error(f"it is no TOML: {error}") from None
     except (ValueError, ArithmeticError, RecursionError) as error:
-        # Such as a number of thousands of digits, or thousands of brackets.
+        # It has a number of thousands of digits, say, or thousands of brackets.
         raise config.error(f"it cannot be read ({type(error).__name__})") from None
     _check_names(config, "", values, _SETTINGS)
     accounts = {name: _account(config, name, table) for name, table in _table(config, values, "accounts").items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -144,9 +145,9 @@ def _changing(
 
 @contextmanager
 def _locked(path: Path) -> Generator[None]:
-    """Hold a lock, where the system has such locks."""
+    """Run the block while no other process runs it, on systems with locks for that."""
     with path.open("ab") as file:
-        with suppress(ImportError):
+        if sys.platform != "win32":
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -156,7 +157,7 @@ def _locked(path: Path) -> Generator[None]:
 def _make_private_folder(folder: Path) -> None:
     if not folder.exists():
         folder.mkdir(parents=True)
-        # Whatever the umask is.
+        # The umask may say otherwise.
         folder.chmod(0o700)
 
 

@@ -172,7 +172,7 @@ class RentGPU:
             token: the API token; by default `NETMIND_API_KEY` from the environment, then `NETMIND_API_TOKEN`, then the token
                 of the account that `config.toml` names.
             account: an account of `config.toml`, whose token is used in place of all others. It goes to the URL of that
-                account, whatever the environment says. Reading a token may run a command, for which this waits.
+                account, and never to one of the environment. Reading a token may run a command, for which this waits.
             base_url: the service's URL; by default `NETMIND_BASE_URL`, then that of the account in use, then
                 https://api.netmind.ai. The client sends the token nowhere else.
             profile: the assumptions about the service where its documentation is silent: a `ServiceProfile`, or the path

@@ -37,7 +37,7 @@ def command() -> None:
 
 @command.command("list", cls=Command, reads_only=True)
 def list_auths(session: Session) -> None:
-    """List the account's passwords, each as ***."""
+    """List the account's passwords, each masked."""
 
     async def work(gpu: AsyncRentGPU) -> list[Auth]:
         return [auth async for auth in gpu.auths.list()]
@@ -49,7 +49,7 @@ def list_auths(session: Session) -> None:
 @click.argument("auth_id", type=int, metavar="ID")
 @click.option("--reveal", is_flag=True, help="Show the password itself: on a terminal, or with --yes.")
 def show_auth(session: Session, *, auth_id: int, reveal: bool) -> None:
-    """Show one password, as *** without --reveal."""
+    """Show one password, masked without --reveal."""
     if reveal and not (session.options.yes or is_terminal(1)):
         raise CommandError(
             ExitCode.USAGE,
