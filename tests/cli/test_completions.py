@@ -396,5 +396,5 @@ def test_script_of_a_shell_is_for_both_names_of_the_program(shell: str, capfd: p
 def test_help_of_completion_says_what_to_put_where(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["completion", "--help"]) == 0
     out, _ = capfd.readouterr()
-    for text in ("bash, 4.4 or newer, in ~/.bashrc", 'eval "$(rentgpu completion zsh)"', "fish/config.fish"):
+    for text in ("~/.bashrc, bash 4.4 or newer:", 'eval "$(rentgpu completion zsh)"', "fish/config.fish"):
         assert text in out

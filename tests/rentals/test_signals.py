@@ -15,7 +15,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
-from programs import LONGEST, with_programs
+from programs import INSTALLED, LONGEST, with_programs
 from renters import QUIETLY, Service
 from short_forms import paired, thinned
 from until import until
@@ -273,7 +273,7 @@ async def test_first_process_of_a_container_ends_too(service: Service) -> None:
     program = service.program(code, measured=False)
     # Without coverage, whose own handler would wait for the signal to end the process.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    environment = {**with_programs(environment), **program.environment}
+    environment = {**with_programs(environment), **INSTALLED, **program.environment}
     command = [unshare, "--pid", "--fork", sys.executable, "-c", program.begin + dedent(code)]
     process = await asyncio.create_subprocess_exec(*command, env=environment, stdout=asyncio.subprocess.PIPE)
     async with asyncio.timeout(LONGEST):

@@ -53,9 +53,13 @@ class Talk:
         return talk
 
     async def say(self, words: bytes) -> bytes:
+        """Send words, and return the answer; empty once the other end is closed, or has reset the connection."""
         self._writer.write(words)
-        async with asyncio.timeout(60):
-            return await self._reader.read(len(words))
+        try:
+            async with asyncio.timeout(60):
+                return await self._reader.read(len(words))
+        except ConnectionError:
+            return b""
 
     def close(self) -> None:
         self._writer.close()

@@ -26,6 +26,10 @@ preamble.install()
 """
 
 
+INSTALLED = {"PYTHONSAFEPATH": "1"}
+"""The variable by which a program uses the package that the tests use, and not the one in the present folder."""
+
+
 def with_programs(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment in which programs can import what they share."""
     return {**environment, "PYTHONPATH": os.pathsep.join([str(FOLDER), *filter(None, [environment.get("PYTHONPATH")])])}
@@ -72,7 +76,13 @@ class Program:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**with_programs(environment), "NETMIND_BASE_URL": url, "NETMIND_API_KEY": "token", **self.environment},
+            env={
+                **with_programs(environment),
+                **INSTALLED,
+                "NETMIND_BASE_URL": url,
+                "NETMIND_API_KEY": "token",
+                **self.environment,
+            },
             start_new_session=True,
         )
         self.pid = process.pid

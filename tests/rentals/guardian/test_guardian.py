@@ -16,7 +16,7 @@ from textwrap import dedent
 
 import pytest
 from guardians import command_line, guardians
-from programs import LONGEST, with_programs
+from programs import INSTALLED, LONGEST, with_programs
 from renters import QUIETLY, Service, renting
 from short_forms import thinned
 from until import is_running, until
@@ -122,7 +122,7 @@ class Site:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**with_programs(inherited), **program.environment, **environment},
+            env={**with_programs(inherited), **INSTALLED, **program.environment, **environment},
         )
         self._started.append(process)
         return Running(process)

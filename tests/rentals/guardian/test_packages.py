@@ -12,6 +12,7 @@ from textwrap import dedent
 from typing import Any
 
 import pytest
+from programs import INSTALLED
 
 from netmind_rentgpu.errors import ConfigurationError
 from netmind_rentgpu.rentals.guardian import packages
@@ -175,7 +176,7 @@ def test_compiled_files_are_whole_or_missing_where_the_disk_is_full(tmp_path: Pa
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
         copy_packages(Path({str(tmp_path)!r}), dict(os.environ))
     """
-    subprocess.run([sys.executable, "-c", dedent(limited)], check=True, env=ENVIRONMENT)
+    subprocess.run([sys.executable, "-c", dedent(limited)], check=True, env={**ENVIRONMENT, **INSTALLED})
     left = compiled(copies.folder)
     assert 0 < len(left) < whole
     for each in left:
