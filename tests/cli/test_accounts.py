@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import tomllib
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -75,10 +76,8 @@ def test_login_saves_a_token_that_works_for_further_commands(user: User, site: S
     assert done.json["token_from"] == str(path)
     assert f"saved in {path}, and named in {user.folder / 'config.toml'}" in done.errors
     # The service is saved with it, because the token is for that alone.
-    assert (
-        user.config
-        == f'account = "default"\n\n[accounts.default]\ntoken_file = "tokens/default"\nbase_url = "{site.emulator.url}"\n'
-    )
+    account = {"token_file": "tokens/default", "base_url": site.emulator.url}
+    assert tomllib.loads(user.config) == {"account": "default", "accounts": {"default": account}}
     assert [mode(path), mode(path.parent), mode(user.folder / "config.toml")] == [0o600, 0o700, 0o600]
     assert user.run(*user.offer_command(), NETMIND_BASE_URL="").json
 

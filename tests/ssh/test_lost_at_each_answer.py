@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import io
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -66,6 +69,20 @@ async def reverse_forward(shell: AsyncShell, folder: Path) -> None:
         pass
 
 
+@pytest.fixture
+async def unsent_requests() -> AsyncIterator[None]:
+    """Collect the futures of SFTP requests that asyncssh could not send any more, whose errors it leaves unread."""
+
+    def report(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if not isinstance(context.get("exception"), asyncssh.SFTPConnectionLost):
+            loop.default_exception_handler(context)
+
+    asyncio.get_running_loop().set_exception_handler(report)
+    yield
+    gc.collect()
+
+
+@pytest.mark.usefixtures("unsent_requests")
 @pytest.mark.parametrize("call", [run, upload, pipe, probe, reverse_forward])
 async def test_connection_lost_at_any_answer_is_an_error_of_ssh(
     call: Callable[[AsyncShell, Path], Awaitable[None]],
