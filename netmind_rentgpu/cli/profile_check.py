@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import attrs
 
-from netmind_rentgpu.errors import AuthenticationError, InvalidRequestError, PermissionDeniedError
+from netmind_rentgpu.errors import AuthenticationError, InvalidRequestError, NotFoundError, PermissionDeniedError
 from netmind_rentgpu.models import Container, Machine
 from netmind_rentgpu.profile import ServiceProfile
 from netmind_rentgpu.wire.payload import as_array, as_object
@@ -161,7 +161,11 @@ class _Checks:
             return Finding("contradicted", f"the service refuses pages of {size}; the client asks for fewer then")
         if len(first) >= size:
             return Finding("confirmed", f"a page has {len(first)} items")
-        if first and any(image not in first for image in await self._images(size, marker=first[-1])):
+        try:
+            following = await self._images(size, marker=first[-1]) if first else []
+        except (InvalidRequestError, NotFoundError):
+            return Finding("open", f"the service accepts pages of {size}, and tells no next page of {len(first)} items")
+        if any(image not in first for image in following):
             return Finding("contradicted", f"a page has {len(first)} items, and others follow")
         return Finding("open", f"the service accepts pages of {size}, and its list has only {len(first)} items")
 

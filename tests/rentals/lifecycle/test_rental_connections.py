@@ -259,7 +259,7 @@ async def test_cancelled_forward_leaves_no_port_open(steps: int, rental: AsyncRe
             if not forwarding.cancelled():
                 await forwarding.result().close()
             # The port may be opened a moment later, and is closed then.
-            await until(lambda: not any("_wrap_awaitable" in repr(task) for task in asyncio.all_tasks()))
+            await until(lambda: not any("open_once" in repr(task) for task in asyncio.all_tasks()))
             await until(lambda port=port: is_free(port))  # type: ignore[misc]  # mypy cannot infer it
 
 
