@@ -33,12 +33,7 @@ def module_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 @pytest.fixture
 def site(module_site: Site, tmp_path: Path) -> Site:
     """The service, and a folder of the test's own."""
-    (tmp_path / "profile.toml").write_text((module_site.folder / "profile.toml").read_text())
-    variables = {
-        "NETMIND_RENTGPU_STATE": str(module_site.folder / "state.sqlite3"),
-        "XDG_STATE_HOME": str(module_site.folder),
-    }
-    return Site(module_site.emulator, tmp_path, variables)
+    return module_site.in_folder(tmp_path)
 
 
 @pytest.mark.parametrize("words", [["run", "mine"], ["run"], ["ssh", "mine"], ["ssh"], ["run", "1001"], ["run", "rg-"]])

@@ -80,6 +80,12 @@ class Site:
             **self.variables,
         }
 
+    def in_folder(self, folder: Path) -> Site:
+        """Return the same service and state file, for programs that run in another folder."""
+        (folder / "profile.toml").write_text((self.folder / "profile.toml").read_text())
+        variables = {"NETMIND_RENTGPU_STATE": str(self.folder / "state.sqlite3"), "XDG_STATE_HOME": str(self.folder)}
+        return Site(self.emulator, folder, variables)
+
     def start(self, *words: str, before: tuple[str, ...] = (), **options: Any) -> subprocess.Popen[bytes]:
         """Start the program, in a session of its own.
 
