@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
 import attrs
@@ -105,24 +106,42 @@ def shown_source(account: Account) -> str:
 def _from_command(account: Account, command: tuple[str, ...]) -> str:
     name, source = account.name, shown_source(account)
     try:
-        done = subprocess.run(  # noqa: S603  # the user's own
-            command,
-            # The command could read all of what is piped into this program.
-            stdin=None if _is_terminal(0) else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            check=False,
-            timeout=_LONGEST_COMMAND,
-        )
+        code, output = _run(command)
     except OSError as error:
         raise _error(name, f"{source}: {error.strerror}") from error
     except subprocess.TimeoutExpired:
         raise _error(name, f"{source} printed no token within {_LONGEST_COMMAND:.0f} s") from None
-    if done.returncode:
-        raise _error(name, f"{source} exited with {done.returncode}")
+    if code:
+        raise _error(name, f"{source} exited with {code}")
     try:
-        return done.stdout.decode()
+        return output.decode()
     except UnicodeDecodeError:
         raise _error(name, f"{source} printed no text") from None
+
+
+def _run(command: tuple[str, ...]) -> tuple[int, bytes]:
+    """Run a command to its end, and return its exit code and output. If this is interrupted, the command is killed."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> None:
+        # The command could read all of what is piped into this program.
+        stdin = None if _is_terminal(0) else subprocess.DEVNULL
+        started.append(subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE))  # noqa: S603  # the user's own
+
+    try:
+        # Signals interrupt the main thread alone, so a process that has just begun is never lost.
+        with ThreadPoolExecutor(max_workers=1) as executor:
+            executor.submit(start).result()
+        output, _ = started[0].communicate(timeout=_LONGEST_COMMAND)
+    except BaseException:
+        for process in started:
+            process.kill()
+        raise
+    finally:
+        for process in started:
+            with process:
+                process.wait()
+    return started[0].returncode, output
 
 
 def _is_terminal(descriptor: int) -> bool:

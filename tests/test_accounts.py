@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import standard_streams
@@ -225,6 +228,24 @@ def test_token_command_that_is_missing_or_hangs_is_an_error(config: Config, monk
     monkeypatch.setattr(accounts_module, "_LONGEST_COMMAND", 0.2)
     with pytest.raises(ConfigurationError, match="printed no token within 0 s"):
         told()
+
+
+def test_interruption_at_the_start_of_a_token_command_leaves_no_process(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(subprocess.Popen[bytes]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            started.append(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    command(config, "import time; time.sleep(1000)")
+    monkeypatch.setattr(accounts_module.subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        told()
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
 
 
 async def test_client_with_an_account_reaches_the_service(config: Config, emulator: Emulator) -> None:

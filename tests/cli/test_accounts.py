@@ -208,6 +208,13 @@ def test_signal_ends_a_command_that_waits_for_the_token(user: User, site: Site) 
     assert site.end(process).code == 143
 
 
+def test_signal_at_the_start_of_the_command_that_prints_the_token_leaves_no_process(user: User, site: Site) -> None:
+    user.write("account = 'slow'\n[accounts.slow]\ntoken_command = 'sh -c \"kill -TERM $PPID; exec sleep 1000\"'\n")
+    site.measured = False
+    # The end of its output is that of the command, too.
+    assert site.run("rentals", "list", env={"NETMIND_API_KEY": ""}).code == 143
+
+
 def test_logout_asks_and_removes_the_account_with_its_token(user: User) -> None:
     user.log_in()
     user.log_in("other")

@@ -164,7 +164,7 @@ def test_every_command_prints_its_result_in_every_form(here: Here, name: str, ou
         (["rentals", "show"], 66, "CommandError"),
         (["rentals", "show", "no-such"], 66, "RentalNotFoundError"),
         (["offers", "--gpu", "no such"], 2, "InvalidArgumentError"),
-        (["offers", "--base-url", "http://127.0.0.1:1", "--timeout", "2s"], 69, "APIConnectionError"),
+        (["offers", "--base-url", "http://127.0.0.1:1", "--timeout", "1m"], 69, "APIConnectionError"),
         (["offers", "--base-url", "ftp://x"], 78, "ConfigurationError"),
         (["budgets", "set", "mine", "5", "--state", "/dev/null/x"], 74, "StateFolderError"),
         (["help", "no-such-topic"], 66, "CommandError"),
