@@ -45,6 +45,7 @@ LAYERS = [
     {"rentals.rented_machine"},
     {"rentals.rental", "rentals.work_queue"},
     {"rentals.fleet_budget"},
+    {"rentals.fleet_rentals"},
     {"rentals.fleet_members"},
     {"rentals.fleet_map"},
     {"rentals.fleet"},

@@ -59,13 +59,13 @@ class AsyncFleet:
     @property
     def expires_at(self) -> datetime | None:
         """The time at which its machines end, in UTC, but for those that are extended alone; None before it is entered."""
-        return self._members.until
+        return self._members.rentals.until
 
     @property
     @in_own_context
     def spent(self) -> Decimal | None:
         """The estimated cost of all its machines so far, lost ones included; None if a price could not be read."""
-        return self._members.spent
+        return self._members.rentals.spent
 
     async def open(self) -> Self:
         """Rent the machines without a block, as in a notebook, and return this fleet; `close` deletes them.
@@ -203,8 +203,8 @@ class AsyncFleet:
         if self._ending is None:
             self._ending = asyncio.get_running_loop().create_task(self._members.close())
         if interrupted:
-            self._members.interrupt()
-        await wait_shielded(self._ending, cancelled=self._members.interrupt)
+            self._members.rentals.interrupt()
+        await wait_shielded(self._ending, cancelled=self._members.rentals.interrupt)
         return self._ending.result()
 
     def _check_loop(self) -> None:
@@ -215,7 +215,7 @@ class AsyncFleet:
 
     def _check_entered(self) -> None:
         self._check_loop()
-        if self._loop is None or self._members.until is None:
+        if self._loop is None or self._members.rentals.until is None:
             raise ClientStateError("this fleet was not entered yet; enter its `with` block, or call its open(), first")
         if self._ending is not None:
             raise ClientStateError("this fleet was left; make another one")
@@ -227,7 +227,7 @@ class AsyncFleet:
         return other
 
     def __repr__(self) -> str:
-        if self._members.until is None:
+        if self._members.rentals.until is None:
             return f"<{type(self).__name__} of {self._count} machines: nothing is rented yet>"
         state = "left" if self._ending is not None else f"{len(self.rentals)} are up"
         return f"<{type(self).__name__} of {self._count} machines: {state}>"

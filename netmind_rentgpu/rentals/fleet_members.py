@@ -4,47 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Collection, Coroutine
 from contextlib import suppress
-from datetime import datetime, timedelta
-from decimal import Decimal
 from typing import Any
 
 import attrs
 
 from netmind_rentgpu.errors import (
-    AuthenticationError,
     BudgetExceededError,
-    ClientStateError,
-    ConfigurationError,
-    InvalidArgumentError,
     NoMachineError,
-    PermissionDeniedError,
     RentalEndedError,
     RentGPUError,
-    StateFileError,
 )
-from netmind_rentgpu.rentals.context import RentalContext
-from netmind_rentgpu.rentals.fleet_budget import FleetBudget
+from netmind_rentgpu.rentals.fleet_rentals import HOPELESS, FleetRentals
 from netmind_rentgpu.rentals.rental import AsyncRental
 
-__all__ = ["FleetMembers", "FleetPlan", "RentalTerms", "end_error"]
+__all__ = ["FleetMembers", "FleetPlan", "end_error"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
-# Errors that no other machine of the fleet would be spared.
-_HOPELESS = (
-    AuthenticationError,
-    ClientStateError,
-    ConfigurationError,
-    InvalidArgumentError,
-    PermissionDeniedError,
-    StateFileError,
-)
 # Beyond the time limit of each machine, in seconds, for what did not start to be given back.
 _GRACE = 1.0
-# With less time left, no other machine is rented for a lost one.
-_LEAST_TIME = timedelta(seconds=1)
 
 
 @attrs.frozen(kw_only=True)
@@ -56,64 +36,31 @@ class FleetPlan:
         at_least: the number of machines with which the fleet can be entered.
         replace: True to rent another machine for each that is lost.
         timeout: the seconds after which the fleet is entered with the machines that it has.
-        ttl: how long the fleet may run.
-        ceiling: how long a machine of it may run at most.
     """
 
     count: int
     at_least: int
     replace: bool
     timeout: float
-    ttl: timedelta
-    ceiling: timedelta
-
-
-@attrs.frozen(kw_only=True)
-class RentalTerms:
-    """The terms of one machine of a fleet.
-
-    Attributes:
-        ttl: how long it may run, unless it is extended.
-        extendable_to: how long it may run at most.
-        shared_budget: the budget of the fleet; None without one.
-        lease: how long its price is reserved at once; None without a budget of the fleet.
-    """
-
-    ttl: timedelta
-    extendable_to: timedelta
-    shared_budget: str | None
-    lease: timedelta | None
 
 
 class FleetMembers:
     """The machines of one fleet.
 
     Attributes:
-        begun: all rentals that were begun, in their order, those that did not start or were lost included.
+        rentals: all rentals of the fleet, those that did not start or were lost included.
         pending: the tasks that start machines, or give lost ones back.
-        until: the time at which the fleet ends, in UTC; None before it begins.
         is_ending: True once the fleet is being left, so that nothing more is rented.
         busy: the machines that work on an item.
     """
 
-    def __init__(
-        self,
-        context: RentalContext,
-        plan: FleetPlan,
-        rent: Callable[[RentalTerms], AsyncRental],
-        budget: FleetBudget | None,
-    ) -> None:
-        self.begun: list[AsyncRental] = []
+    def __init__(self, rentals: FleetRentals, plan: FleetPlan) -> None:
+        self.rentals: FleetRentals = rentals
         self.pending: set[asyncio.Task[None]] = set()
-        self.until: datetime | None = None
         self.is_ending: bool = False
         self.busy: set[AsyncRental] = set()
         self._changed: asyncio.Future[None] | None = None
-        self._context = context
         self._plan = plan
-        self._rent = rent
-        self._budget = budget
-        self._ceiling: datetime | None = None
         self._ready: list[AsyncRental] = []
         self._lost: dict[AsyncRental, RentGPUError] = {}
 
@@ -121,20 +68,6 @@ class FleetMembers:
     def up(self) -> tuple[AsyncRental, ...]:
         """The machines that can be used."""
         return tuple(rental for rental in self._ready if rental not in self._lost and not rental.ended)
-
-    @property
-    def spent(self) -> Decimal | None:
-        """The estimated cost of all machines so far; None if a price could not be read."""
-        total = Decimal(0)
-        for rental in self.begun:
-            try:
-                spent = rental.spent
-            except ClientStateError:  # it has no machine yet, or never had one
-                continue
-            if spent is None:
-                return None
-            total += spent
-        return total
 
     def changed(self) -> asyncio.Future[None]:
         """Return a future that is done once a machine may have become free, or the fleet is left."""
@@ -154,10 +87,7 @@ class FleetMembers:
             NoMachineError: too few have started.
             RentGPUError: one has failed by an error that all would have.
         """
-        began = self._context.clock().wall
-        self.until, self._ceiling = began + self._plan.ttl, began + self._plan.ceiling
-        if self._budget is not None:
-            await self._budget.begin(self.until, self._ceiling, self._unfinished)
+        await self.rentals.begin()
         failed: list[RentGPUError] = []
         for _ in range(self._plan.count):
             self._start_one(failed)
@@ -169,7 +99,7 @@ class FleetMembers:
                 # A fault of our own, or of a function of the user's, such as `key`.
                 if not task.cancelled():
                     task.result()
-            if hopeless := [error for error in failed if isinstance(error, _HOPELESS)]:
+            if hopeless := [error for error in failed if isinstance(error, HOPELESS)]:
                 raise hopeless[0]
         late = tuple(self.pending)
         for task in late:
@@ -197,10 +127,7 @@ class FleetMembers:
         Args:
             failed: gets the error if that fails.
         """
-        rental = self._rent(self._terms())
-        rental._join_fleet(self.until, is_leased=self._budget is not None)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # a fleet's rentals are its own
-        self.begun.append(rental)
-        self._begin(self._start(rental, failed))
+        self._begin(self._start(self.rentals.new(), failed))
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -220,18 +147,6 @@ class FleetMembers:
         else:
             self._ready.append(rental)
 
-    def _terms(self) -> RentalTerms:
-        """Return the terms of a machine that is rented now."""
-        now = self._context.clock().wall
-        left, ceiling = ((moment or now) - now for moment in (self.until, self._ceiling))
-        if self._budget is None:
-            return RentalTerms(ttl=left, extendable_to=ceiling, shared_budget=None, lease=None)
-        lease = self._budget.lease
-        return RentalTerms(ttl=min(lease, left), extendable_to=ceiling, shared_budget=self._budget.name, lease=lease)
-
-    def _unfinished(self) -> list[AsyncRental]:
-        return [rental for rental in self.begun if not rental.ended]
-
     def lose_ended(self) -> None:
         """Record as lost the machines that have ended by themselves since the last look."""
         for rental in self._ready:
@@ -245,8 +160,7 @@ class FleetMembers:
         self._lost[rental] = loss
         logger.warning("%s of the fleet is lost: %s", rental.name, loss)
         self._begin(self._give_back(rental))
-        has_time = self.until is not None and self.until > self._context.clock().wall + _LEAST_TIME
-        if self._plan.replace and has_time and not (self._budget is not None and self._budget.is_spent):
+        if self._plan.replace and self.rentals.can_rent:
             self._start_one([])
 
     async def _give_back(self, rental: AsyncRental) -> None:
@@ -258,8 +172,8 @@ class FleetMembers:
         self.lose_ended()
         last = next((self._lost[rental] for rental in reversed(self._ready) if rental in self._lost), None)
         kind, why = RentalEndedError, ""
-        if self._budget is not None and self._budget.is_spent:
-            kind, why = BudgetExceededError, f": its budget of {self._budget.limit} {self._budget.currency} is spent"
+        if (budget := self.rentals.budget) is not None and budget.is_spent:
+            kind, why = BudgetExceededError, f": its budget of {budget.limit} {budget.currency} is spent"
         elif last is not None:
             kind = type(last) if isinstance(last, RentalEndedError) else RentalEndedError
             why = f"; the last was lost: {last}"
@@ -268,20 +182,14 @@ class FleetMembers:
         error.__cause__ = last
         return error
 
-    def interrupt(self) -> None:
-        """Count an interrupt of all deletions; the second gives them up."""
-        for rental in self.begun:
-            self._context.live.get(rental, lambda: None)()
-
     async def close(self) -> list[BaseException]:
         """Delete all machines; return the errors. To be run in a task of its own."""
         self.is_ending = True
         self.note_change()
-        ends = await asyncio.gather(*(rental.close() for rental in self.begun), return_exceptions=True)
+        ends = await asyncio.gather(*(rental.close() for rental in self.rentals.begun), return_exceptions=True)
         if self.pending:
             await asyncio.wait(set(self.pending))
-        if self._budget is not None:
-            await self._budget.end()
+        await self.rentals.end()
         return [end for end in ends if isinstance(end, BaseException)]
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from netmind_rentgpu.conditions import Condition
     from netmind_rentgpu.models import Auth, Image
     from netmind_rentgpu.rentals.fleet import AsyncFleet
+    from netmind_rentgpu.rentals.fleet_rentals import FleetRentals, RentalTerms
     from netmind_rentgpu.rentals.lifecycle.events import OnRentalEvent
     from netmind_rentgpu.rentals.lifecycle.idleness import IdleWhen
     from netmind_rentgpu.rentals.rental import AsyncRental
@@ -249,18 +250,45 @@ class RentingCalls:
             ReleaseError: on leaving, a container could not be deleted, and stays on record.
         """
         from netmind_rentgpu.rentals.fleet import AsyncFleet
-        from netmind_rentgpu.rentals.fleet_budget import FleetBudget
-        from netmind_rentgpu.rentals.fleet_members import FleetMembers, FleetPlan, RentalTerms
-        from netmind_rentgpu.rentals.ledger.deadlines import ceiling_after
+        from netmind_rentgpu.rentals.fleet_members import FleetMembers, FleetPlan
 
         if unknown := options.keys() - RentOptions.__annotations__:
             raise TypeError(f"rent_many() got an unexpected keyword argument {min(unknown)!r}")
+        most = arguments.count("count", count)
+        least = most if at_least is None else arguments.count("at_least", at_least, most)
+        rentals = self._fleet_rentals(options, ttl=ttl, extendable_to=extendable_to, budget=budget, timeout=timeout)
+        stock = options.get("wait_for_stock")
+        plan = FleetPlan(
+            count=most,
+            at_least=least,
+            replace=bool(replace),
+            timeout=timeout + (stock.total_seconds() if stock else 0.0),
+        )
+        return AsyncFleet(FleetMembers(rentals, plan), most, self._renting.context.check_usable)
+
+    def _fleet_rentals(
+        self,
+        options: RentOptions,
+        *,
+        ttl: timedelta,
+        extendable_to: timedelta | None,
+        budget: Decimal | float | None,
+        timeout: float,
+    ) -> FleetRentals:
+        """Return the rentals of a fleet, of which none is begun yet; `rent_many` documents the arguments.
+
+        Raises:
+            InvalidArgumentError: an argument cannot be used.
+            ConfigurationError: asyncssh is missing.
+        """
+        from netmind_rentgpu.rentals.fleet_budget import FleetBudget
+        from netmind_rentgpu.rentals.fleet_rentals import FleetRentals
+        from netmind_rentgpu.rentals.ledger.deadlines import ceiling_after
+
         # Read once, because each machine needs them.
         for name in ("gpu_name", "regions", "labels", "exclude"):
             if isinstance(value := options.get(name), Iterable) and not isinstance(value, str):
                 options[name] = tuple(cast("Iterable[str]", value))
-        most = arguments.count("count", count)
-        least = most if at_least is None else arguments.count("at_least", at_least, most)
         # A rental that is never entered, to check all arguments.
         self.rent(ttl=ttl, extendable_to=extendable_to, budget=budget, timeout=timeout, **options)
         if budget is not None and options.get("shared_budget") is not None:
@@ -282,16 +310,8 @@ class RentingCalls:
                 changed["shared_budget"] = terms.shared_budget
             return self.rent(ttl=terms.ttl, extendable_to=terms.extendable_to, timeout=timeout, **changed)
 
-        plan = FleetPlan(
-            count=most,
-            at_least=least,
-            replace=bool(replace),
-            timeout=timeout + (stock.total_seconds() if (stock := options.get("wait_for_stock")) else 0.0),
-            ttl=ttl,
-            ceiling=ceiling_after(ttl) if extendable_to is None else extendable_to,
-        )
-        context = self._renting.context
-        return AsyncFleet(FleetMembers(context, plan, rent, money), most, context.check_usable)
+        ceiling = ceiling_after(ttl) if extendable_to is None else extendable_to
+        return FleetRentals(self._renting.context, rent, ttl=ttl, ceiling=ceiling, budget=money)
 
     async def offers(
         self,

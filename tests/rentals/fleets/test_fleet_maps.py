@@ -392,8 +392,8 @@ async def test_nothing_is_rented_for_a_lost_machine_once_the_fleet_has_no_time_o
     gpu: AsyncRentGPU, emulator: Emulator
 ) -> None:
     async with gpu.rent_many(1, replace=True, image=IMAGE, budget=5) as fleet:
-        assert fleet._members._budget is not None
-        fleet._members._budget.is_spent = True
+        assert fleet._members.rentals.budget is not None
+        fleet._members.rentals.budget.is_spent = True
         creates = len(emulator.requests.of("create_container"))
 
         async def work(rental: AsyncRental, item: int) -> None:
