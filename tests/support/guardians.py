@@ -4,18 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from until import is_running
+from until import command_line, is_running
 
 
 def guardians(folder: Path) -> list[int]:
     """Return the process ids of the guardians, and of their children, whose copies of the packages are below a folder."""
     found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
     return [pid for pid in found if f"{folder}/guardian-" in command_line(pid) and is_running(pid)]
-
-
-def command_line(pid: int) -> str:
-    """Return the command line of a process; empty if it has ended."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""

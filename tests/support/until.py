@@ -1,4 +1,4 @@
-"""Waiting for what happens by itself, and whether a process runs."""
+"""Waiting for what happens by itself, and a look at processes that run."""
 
 from __future__ import annotations
 
@@ -41,3 +41,17 @@ def is_running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def command_line(pid: int) -> str:
+    """Return the command line of a process, with spaces between its words; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def command_lines() -> list[str]:
+    """Return the command lines of all processes of this machine."""
+    found = [command_line(int(entry.name)) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
+    return [line for line in found if line]

@@ -15,11 +15,11 @@ from pathlib import Path
 from textwrap import dedent
 
 import pytest
-from guardians import command_line, guardians
+from guardians import guardians
 from programs import INSTALLED, LONGEST, with_programs
 from renters import QUIETLY, Service, renting
 from short_forms import thinned
-from until import is_running, until
+from until import command_line, is_running, until
 
 from netmind_rentgpu import RentalRecord
 from netmind_rentgpu.emulator import Fault
