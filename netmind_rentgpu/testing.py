@@ -59,6 +59,7 @@ class EmulatorOptions(TypedDict, total=False):
     faults: Iterable[Fault]
     keep_requests: int | None
     ssh: bool
+    isolated: bool
     allow_hosts: Iterable[str]
 
 

@@ -185,6 +185,12 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m netmi
         help="accept SSH logins to containers, with the auth's password; commands run on this machine, as your user",
     )
     parser.add_argument(
+        "--isolated",
+        action="store_true",
+        help="with --ssh, give each container a network of its own, which only SSH reaches; files, processes and users stay "
+        "this machine's",
+    )
+    parser.add_argument(
         "--allow-host",
         action="append",
         default=[],
@@ -204,6 +210,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m netmi
             faults=_faults(options.faults),
             keep_requests=_KEPT_REQUESTS,
             ssh=options.ssh,
+            isolated=options.isolated,
             allow_hosts=options.allow_host,
         )
     except (ValueError, ModuleNotFoundError, NotImplementedError) as error:

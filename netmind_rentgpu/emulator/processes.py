@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
+from netmind_rentgpu.emulator.namespaces import NetworkNamespace
 from netmind_rentgpu.emulator.nvidia_smi import GPUs, nvidia_smi
 
 __all__ = ["ContainerProcesses", "login_variables", "set_terminal_size"]
@@ -41,6 +42,7 @@ class ContainerProcesses:
 
     Attributes:
         home: the home folder of the container's user, and the root folder over SFTP.
+        namespace: the network namespace that the processes run in; None for this machine's network.
     """
 
     def __init__(self, tasks: set[asyncio.Task[Any]]) -> None:
@@ -51,6 +53,7 @@ class ContainerProcesses:
         """
         self._folder = Path(tempfile.mkdtemp(prefix="netmind-emulator-")).resolve()
         self.home: Path = self._folder / "home"
+        self.namespace: NetworkNamespace | None = None
         self._programs = self._folder / "bin"
         self.home.mkdir(mode=0o700)
         self._programs.mkdir(mode=0o700)
@@ -96,6 +99,8 @@ class ContainerProcesses:
         arguments: Sequence[str] = (_SHELL, *(("-c", command) if command is not None else ("-i",) if terminal else ()))
         if terminal is not None:
             arguments = ("/bin/sh", "-c", _ON_TERMINAL, terminal, *arguments)
+        if self.namespace is not None:
+            arguments = (*self.namespace.entry(), *arguments)
         stdin, stdout, stderr = streams
         process = await asyncio.create_subprocess_exec(
             *arguments,
@@ -199,8 +204,10 @@ class ContainerProcesses:
         return f"{_MARK}={self._mark}".encode() in (process / "environ").read_bytes().split(b"\0")
 
     def remove(self) -> None:
-        """Kill all processes of the container, and remove its folder."""
+        """Kill all processes of the container, and remove its folder and its namespace."""
         self.end()
+        if self.namespace is not None:
+            self.namespace.close()
         try:
             shutil.rmtree(self._folder, ignore_errors=True)
         except RecursionError:  # because folders are nested too deeply

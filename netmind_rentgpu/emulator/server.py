@@ -46,6 +46,11 @@ class Emulator:
     files apart, but is no protection. The emulator kills a container's processes when the container is stopped or deleted,
     and removes the folder of a deleted container. On macOS, which has no /proc, processes that left their group go on.
 
+    With `isolated=True`, too, each container has a network of its own, a network namespace of Linux: its commands reach the
+    container's own loopback interface, and neither this machine, the internet nor another container. Servers of two
+    containers can use the same port, and a client reaches them through SSH alone. **Only the network is isolated**: files,
+    processes, users and sockets in the file system are this machine's, and it is no protection either.
+
     Attributes:
         token: the API token that the emulator accepts from the beginning.
         world: the behaviour where the service's documentation is silent.
@@ -65,6 +70,7 @@ class Emulator:
         faults: Iterable[Fault] = (),
         keep_requests: int | None = None,
         ssh: bool = False,
+        isolated: bool = False,
         allow_hosts: Iterable[str] = (),
     ) -> None:
         """Configure a service, which starts with `async with` or `with`.
@@ -84,18 +90,24 @@ class Emulator:
             keep_requests: how many of the newest requests to keep; None for all.
             ssh: True to accept SSH logins to containers, which needs the extra `ssh`. The controls over HTTP then
                 need the token.
+            isolated: True to give each container a network namespace of its own, which needs `ssh` and Linux. A user who is
+                not root must be allowed to make user namespaces, so that `unshare -Urn true` succeeds; the commands cannot
+                become another user then, as by sudo.
             allow_hosts: host names beside those of the loopback that requests may be addressed to (`Host`) or come from
                 (`Origin`). Other requests are refused, so that no web page reaches the emulator through a browser.
 
         Raises:
             ModuleNotFoundError: asyncssh, which `ssh` needs, is not installed.
-            NotImplementedError: the system, such as Windows, lacks the POSIX functions that `ssh` needs.
+            NotImplementedError: the system, such as Windows, lacks the POSIX functions that `ssh` needs, or lacks or forbids
+                the namespaces that `isolated` needs.
             KeyError: no preset has the name `world`.
-            ValueError: a number is negative, infinite or not a number.
+            ValueError: a number is negative, infinite or not a number, or `isolated` is given without `ssh`.
             TypeError: a fault is not a Fault, the clock is not a Clock, or the world is not a World.
         """
         if not (machines >= 0 and 0 <= boot_seconds < math.inf):
             raise ValueError(f"machines and boot_seconds must be 0 or more, not {machines!r} and {boot_seconds!r}")
+        if isolated and not ssh:
+            raise ValueError("isolated=True needs ssh=True, because no commands run in containers without SSH")
         generated = f"emulator-token-{secrets.token_urlsafe(24)}" if ssh else f"emulator-token-{seed:08x}"
         self.token: str = token or generated
         self._allow_hosts = tuple(allow_hosts)
@@ -106,7 +118,7 @@ class Emulator:
             raise TypeError(f"world must be a World or the name of a preset, not {world!r}")
         if not isinstance(emulator_clock, Clock):
             raise TypeError(f"clock must be a Clock, as Clock(scale=0), not {clock!r}")
-        self._shells = _shells(self._connect) if ssh else None
+        self._shells = _shells(self._connect, isolated=isolated) if ssh else None
         numbers = count(1)
 
         def make() -> Service:
@@ -315,8 +327,9 @@ class Emulator:
         return f"<Emulator at {self._url or 'no port yet'}>"
 
 
-def _shells(connect: Callable[[int], Sequence[Fault]]) -> Shells:
+def _shells(connect: Callable[[int], Sequence[Fault]], *, isolated: bool) -> Shells:
     try:
+        from netmind_rentgpu.emulator.namespaces import check_namespaces
         from netmind_rentgpu.emulator.shells import Shells
     except ModuleNotFoundError as error:
         if error.name in ("fcntl", "termios"):
@@ -328,4 +341,6 @@ def _shells(connect: Callable[[int], Sequence[Fault]]) -> Shells:
             " this package's source",
             name="asyncssh",
         ) from None
-    return Shells(connect)
+    if isolated:
+        check_namespaces()
+    return Shells(connect, isolated=isolated)

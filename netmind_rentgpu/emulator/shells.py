@@ -27,8 +27,9 @@ from asyncssh.saslprep import SASLPrepError, saslprep
 
 from netmind_rentgpu.emulator.connection_faults import ConnectionFaults
 from netmind_rentgpu.emulator.faults import Fault
-from netmind_rentgpu.emulator.forwards import connect_to_port
+from netmind_rentgpu.emulator.forwards import LOOPBACK, connect_to_port, listen_in_namespace
 from netmind_rentgpu.emulator.host_keys import host_key
+from netmind_rentgpu.emulator.namespaces import NetworkNamespace
 from netmind_rentgpu.emulator.ports import Inside
 from netmind_rentgpu.emulator.processes import ContainerProcesses, login_variables, set_terminal_size
 from netmind_rentgpu.emulator.relay import Begin, Relay
@@ -36,7 +37,6 @@ from netmind_rentgpu.emulator.relay import Begin, Relay
 __all__ = ["Shells"]
 
 _HOST = "127.0.0.1"
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _BACKLOG = 100
 _PIECE = 64 * 1024
 _NOTHING_LISTENS = 1
@@ -50,14 +50,16 @@ class Shells:
     After a reset or the emulator's end, calls from the old service have no effect.
     """
 
-    def __init__(self, connect: Callable[[int], Sequence[Fault]]) -> None:
+    def __init__(self, connect: Callable[[int], Sequence[Fault]], *, isolated: bool) -> None:
         """Create shells for a service without containers.
 
         Args:
             connect: counts a connection to the container with an id, and returns the faults that it meets. The event loop
                 calls it.
+            isolated: True if each container has a network namespace of its own.
         """
         self._connect = connect
+        self._isolated = isolated
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._containers: dict[int, _Container] = {}
@@ -84,7 +86,7 @@ class Shells:
     def renewed(self) -> Shells:
         """Close all ports for good, and return empty shells for the next service."""
         self._end()
-        successor = Shells(self._connect)
+        successor = Shells(self._connect, isolated=self._isolated)
         successor._loop, successor._thread, successor._tasks = self._loop, self._thread, self._tasks
         successor._sessions = self._sessions
         return successor
@@ -100,7 +102,7 @@ class Shells:
             return _NOTHING_LISTENS
         if container_id not in self._containers:
             self._containers[container_id] = _Container(
-                container_id, self._begin, partial(self._meet, container_id), self._sessions
+                container_id, self._begin, partial(self._meet, container_id), self._sessions, isolated=self._isolated
             )
         return self._containers[container_id].move()
 
@@ -154,8 +156,11 @@ class _Container:
         begin: Begin,
         meet: Callable[[], ConnectionFaults],
         sessions: set[asyncio.Task[Any]],
+        *,
+        isolated: bool,
     ) -> None:
         self._id = container_id
+        self._isolated = isolated
         self._begin = begin
         self._meet = meet
         self._processes = ContainerProcesses(sessions)
@@ -188,6 +193,8 @@ class _Container:
         listener = _bound(self._port)
         listener.listen(_BACKLOG)
         self._processes.install(inside.gpus)
+        if self._isolated and self._processes.namespace is None:
+            self._processes.namespace = NetworkNamespace()
 
         def serve() -> None:
             self._listener = listener
@@ -253,6 +260,9 @@ class _Container:
     async def _serve(self, connected: socket.socket, login: Callable[[], _Login]) -> None:
         if self._host_key is None:
             self._host_key = asyncssh.import_private_key(host_key(self._id, self._host_keys))
+        if self._processes.namespace is not None:
+            with suppress(OSError):  # because commands and forwards fail then, and say why
+                await self._processes.namespace.ready()
         try:
             await asyncssh.run_server(
                 connected,
@@ -325,11 +335,14 @@ class _Login(asyncssh.SSHServer):
         del orig_host, orig_port
         if not self._forwards_ports:
             raise asyncssh.ChannelOpenError(OPEN_ADMINISTRATIVELY_PROHIBITED, "port forwarding is disabled")
-        return dest_host in _LOOPBACK and connect_to_port(dest_host, dest_port)
+        return dest_host in LOOPBACK and connect_to_port(dest_host, dest_port, self._processes.namespace)
 
-    def server_requested(self, listen_host: str, listen_port: int) -> bool:
-        del listen_port
-        return self._forwards_ports and listen_host in _LOOPBACK
+    def server_requested(self, listen_host: str, listen_port: int) -> Any:
+        if not self._forwards_ports or listen_host not in LOOPBACK:
+            return False
+        if self._connection is None or self._processes.namespace is None:
+            return True
+        return listen_in_namespace(self._connection, listen_host, listen_port, self._processes.namespace)
 
 
 class _Session(asyncssh.SSHServerProcess[bytes]):
