@@ -11,6 +11,7 @@ from typing import Any
 
 import canaries
 import pytest
+from isolation import NETWORKS, is_isolated
 from openssh_programs import OpenSSHPrograms
 from ssh_client import PASSWORD, port_of, rent, shout
 
@@ -22,9 +23,12 @@ HERE = "root@127.0.0.1"
 pytestmark = pytest.mark.usefixtures("temporary_folder")
 
 
-@pytest.fixture
-async def emulator(clock: Any) -> AsyncIterator[Emulator]:
-    async with Emulator(seed=7, boot_seconds=0, ssh=True, token=canaries.TOKEN, clock=clock) as emulator:
+@pytest.fixture(params=NETWORKS)
+async def emulator(request: pytest.FixtureRequest, clock: Any) -> AsyncIterator[Emulator]:
+    isolated = is_isolated(request)
+    async with Emulator(
+        seed=7, boot_seconds=0, ssh=True, isolated=isolated, token=canaries.TOKEN, clock=clock
+    ) as emulator:
         yield emulator
 
 
@@ -76,6 +80,7 @@ async def test_sftp_copies_both_ways(openssh: OpenSSHPrograms) -> None:
     assert (openssh.folder / "down").read_text() == "up"
 
 
+@pytest.mark.parametrize("emulator", ["shared network"], indirect=True)
 async def test_openssh_forwards_both_ways(openssh: OpenSSHPrograms, echo: int) -> None:
     # A socket in the file system, because a free port may be in use by the time that OpenSSH binds it.
     here = openssh.folder / "socket"
@@ -92,5 +97,23 @@ async def test_openssh_forwards_both_ways(openssh: OpenSSHPrograms, echo: int) -
             port = re.match(rb"Allocated port (\d+) for remote forward", await process.stderr.readline())
         assert await shout(*await asyncio.open_unix_connection(here)) == b"HELLO\n"
         assert await shout(*await asyncio.open_connection("127.0.0.1", int(port[1]))) == b"HELLO\n"
+        process.stdin.close()
+        assert await process.wait() == 0
+
+
+@pytest.mark.parametrize("emulator", ["isolated"], indirect=True)
+async def test_openssh_forwards_both_ways_through_a_port_of_an_isolated_container(
+    openssh: OpenSSHPrograms, echo: int
+) -> None:
+    here = openssh.folder / "socket"
+    process = await openssh.start(
+        "ssh", "-L", f"{here}:localhost:8000", "-R", f"localhost:8000:127.0.0.1:{echo}", HERE, "echo ready; cat"
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    async with asyncio.timeout(60):
+        assert await process.stdout.readline() == b"ready\n"
+        # From this machine to the container's port, and from there to the server on this machine.
+        assert await shout(*await asyncio.open_unix_connection(here)) == b"HELLO\n"
         process.stdin.close()
         assert await process.wait() == 0

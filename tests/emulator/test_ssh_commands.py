@@ -11,6 +11,7 @@ from typing import Any
 
 import canaries
 import pytest
+from isolation import NETWORKS, is_isolated
 from ssh_client import LASTING, PASSWORD, login, port_of, rent, shout
 from until import is_running, until
 
@@ -22,9 +23,12 @@ asyncssh = pytest.importorskip("asyncssh")
 pytestmark = pytest.mark.usefixtures("temporary_folder")
 
 
-@pytest.fixture
-async def emulator(clock: Any) -> AsyncIterator[Emulator]:
-    async with Emulator(seed=7, boot_seconds=0, ssh=True, token=canaries.TOKEN, clock=clock) as emulator:
+@pytest.fixture(params=NETWORKS)
+async def emulator(request: pytest.FixtureRequest, clock: Any) -> AsyncIterator[Emulator]:
+    isolated = is_isolated(request)
+    async with Emulator(
+        seed=7, boot_seconds=0, ssh=True, isolated=isolated, token=canaries.TOKEN, clock=clock
+    ) as emulator:
         yield emulator
 
 
@@ -253,6 +257,7 @@ async def test_unknown_subsystem_is_refused(connection: Any) -> None:
     assert done.exit_status == 1
 
 
+@pytest.mark.parametrize("emulator", ["shared network"], indirect=True)
 async def test_ports_are_forwarded_both_ways_on_loopback(connection: Any, echo: int) -> None:
     async with connection.forward_local_port("127.0.0.1", 0, "localhost", echo) as listener:
         assert await shout(*await asyncio.open_connection("127.0.0.1", listener.get_port())) == b"HELLO\n"
