@@ -6,7 +6,7 @@ from pathlib import Path
 
 project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
 extras = project["optional-dependencies"]
-for requirement in [*project["dependencies"], *extras["cli"], *extras["ssh"]]:
+for requirement in dict.fromkeys([*project["dependencies"], *extras["cli"], *extras["dask"], *extras["ssh"]]):
     # What other systems need is tested here, too.
     version, _, _ = requirement.partition(";")
     print(re.sub(r"\[.*\]|\s", "", version).replace(">=", "=="))

@@ -55,7 +55,7 @@ LAYERS = [
     {"rentals.guardian.look"},
     {"rentals.guardian.process"},
     {"sync"},
-    {"cli", "testing"},
+    {"cli", "dask", "testing"},
     {"__main__"},
 ]
 # Imports that run upwards all the same, within a function, so that no module needs the other to be imported.
@@ -87,6 +87,8 @@ LIBRARY_USERS = {
         "ssh.transfer",
     },
     "cattrs": {"conversion"},
+    "cryptography": {"dask.certificates", "emulator.host_keys"},
+    "distributed": {"dask.certificates"},
     "orjson": {"wire.payload"},
     "psutil": {"rentals.ledger.process_identity"},
     "rich": {"cli.demo", "cli.markdown", "cli.tables"},
