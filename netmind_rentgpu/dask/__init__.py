@@ -1,1 +1,5 @@
 """A Dask cluster on rented containers."""
+
+from netmind_rentgpu.dask.software import Software
+
+__all__ = ["Software"]
