@@ -60,7 +60,19 @@ html_show_copyright = False
 # A prompt is not copied, and of a session only its commands are.
 copybutton_prompt_text = "$ "
 
-PUBLIC = ("netmind_rentgpu", "netmind_rentgpu.conditions", "netmind_rentgpu.emulator", "netmind_rentgpu.testing")
+PUBLIC = (
+    "netmind_rentgpu",
+    "netmind_rentgpu.conditions",
+    "netmind_rentgpu.emulator",
+    "netmind_rentgpu.testing",
+    "netmind_rentgpu.dask",
+)
+    "netmind_rentgpu",
+    "netmind_rentgpu.conditions",
+    "netmind_rentgpu.emulator",
+    "netmind_rentgpu.testing",
+    "netmind_rentgpu.dask",
+)
 NAMES = {name: f"{module}.{name}" for module in reversed(PUBLIC) for name in import_module(module).__all__}
 
 

@@ -12,6 +12,7 @@ from benchmarks import (
     bridging,
     calls,
     commands,
+    dask,
     decoding,
     guardian,
     importing,
@@ -36,6 +37,7 @@ ALL = {
     "guardian": guardian.run,
     "spending": spending.run,
     "ssh": ssh.run,
+    "dask": dask.run,
 }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import ec
     from distributed.security import Security
 
-__all__ = ["ClusterCertificates", "make_certificates"]
+__all__ = ["ClusterCertificates", "make_certificates", "worker_options"]
 
 # The clocks of machines differ: certificates are valid somewhat earlier, and longer, than the cluster lives.
 _EARLIER: Final = timedelta(minutes=10)
@@ -56,7 +57,7 @@ def make_certificates(lifetime: timedelta) -> ClusterCertificates:
     certificate, key = authority.issue("scheduler and client")
     worker_certificate, worker_key = authority.issue("worker")
     # Each field is given, because Dask's configuration fills in those that are not.
-    security = Security(  # type: ignore[no-untyped-call]  # Dask has types for few of its functions
+    security = Security(
         require_encryption=True,
         tls_ca_file=authority.certificate,
         tls_scheduler_cert=certificate,
@@ -76,6 +77,22 @@ def make_certificates(lifetime: timedelta) -> ClusterCertificates:
         "tls_client_key": worker_key,
     }
     return ClusterCertificates(security=security, worker=worker, expires_at=authority.expires_at)
+
+
+def worker_options(security: Security) -> dict[str, bool | str | None]:
+    """Return the keyword arguments of `distributed.Security` for a worker, from a user's own; files are read here.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    config: dict[str, str | None] = security.get_tls_config_for_role("worker")  # pyright: ignore[reportUnknownMemberType]  # untyped
+    options = {"tls_ca_file": config["ca_file"], "tls_worker_cert": config["cert"], "tls_worker_key": config["key"]}
+    texts = {
+        name: value if value is None or "\n" in value else Path(value).read_text("ascii")
+        for name, value in options.items()
+    }
+    encrypts = bool(security.require_encryption)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]  # untyped
+    return {"require_encryption": encrypts, "tls_ciphers": config["ciphers"], **texts}
 
 
 class _Authority:

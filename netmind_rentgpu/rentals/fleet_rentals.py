@@ -134,6 +134,17 @@ class FleetRentals:
             total += spent
         return total
 
+    @property
+    def running(self) -> list[AsyncRental]:
+        """The rentals that have a machine, and have not ended."""
+        return [rental for rental in self.begun if not rental.ended and rental._state.provisioned is not None]  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]  # a fleet's rentals are its own
+
+    @property
+    def hourly_price(self) -> Decimal | None:
+        """The price of an hour of all running rentals together; None if one could not be read."""
+        prices = [rental.hourly_price for rental in self.running]
+        return None if None in prices else sum((price for price in prices if price is not None), Decimal(0))
+
     def interrupt(self) -> None:
         """Count an interrupt of all deletions; the second gives them up."""
         for rental in self.begun:

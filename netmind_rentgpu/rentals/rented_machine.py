@@ -26,6 +26,7 @@ from netmind_rentgpu.rentals.signals import until_passed_on
 from netmind_rentgpu.results import ActivityReading
 from netmind_rentgpu.ssh.activity import activity_from, read_activity
 from netmind_rentgpu.ssh.connection_source import LONGEST_OUTAGE, LongCalls
+from netmind_rentgpu.ssh.forwarded import check_forwarding
 from netmind_rentgpu.ssh.jobs import AsyncJob, find_job, find_jobs, start_job
 from netmind_rentgpu.ssh.lasting_forwards import LastingForwards
 
@@ -274,6 +275,15 @@ class RentedMachine:
     def _is_used(self) -> bool:
         """Return True if this process uses the machine, or has since the last reading."""
         return self._operations_under_way > 0 or self._seen_now != self._seen
+
+    async def _check_forwarding(self) -> None:
+        """Check that ports can be forwarded in both directions.
+
+        Raises:
+            RentalEndedError: the rental is over.
+            SSHError: the server forbids it, or the connection was lost.
+        """
+        await check_forwarding(await self._connections.usable_connection())
 
     @property
     def _operations_under_way(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
@@ -15,7 +16,14 @@ from netmind_rentgpu.ssh.connection import ShellConnection
 if TYPE_CHECKING:
     import asyncssh
 
-__all__ = ["LOOPBACK", "AsyncForward", "ForwardedPort", "open_forward", "open_reverse_forward"]
+__all__ = [
+    "LOOPBACK",
+    "AsyncForward",
+    "ForwardedPort",
+    "check_forwarding",
+    "open_forward",
+    "open_reverse_forward",
+]
 
 # Seconds.
 _LONGEST_OPENING = 30.0
@@ -172,6 +180,32 @@ async def open_reverse_forward(
     forward = AsyncForward(port, listens="there", local=(host, local_port), remote=remote, label=connection.label)
     connection.operations.add_forward(forward)
     return forward
+
+
+async def check_forwarding(connection: ShellConnection) -> None:
+    """Check that the server forwards ports in both directions: connect to a port of the container that leads back here.
+
+    Raises:
+        SSHError: the server forbids it, or cannot do it.
+    """
+    from netmind_rentgpu.ssh.refusals import open_once
+
+    here = socket.create_server((LOOPBACK, 0))
+    back: AsyncForward | None = None
+    try:
+        back = await open_reverse_forward(
+            connection, remote_port=0, local_port=here.getsockname()[1], local_host=LOOPBACK
+        )
+        with connection.failing("connection", "the ports of the container cannot be reached"):
+            async with asyncio.timeout(_LONGEST_OPENING):
+                ssh = connection.connected()
+                opening = ssh.open_connection(LOOPBACK, back.remote_port, encoding=None)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  # untyped **kwargs
+                _, writer = await open_once(ssh, opening)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]  # as above
+                writer.close()
+    finally:
+        here.close()
+        if back is not None:
+            await back.close()
 
 
 async def _opened(

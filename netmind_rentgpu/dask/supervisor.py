@@ -1,0 +1,489 @@
+"""The supervisor of a cluster's machines: it rents them, runs their workers, and replaces what is lost.
+
+Each entry of the cluster's specification has one task, `run`, which takes it through the phases of `WorkersPhase`. If the
+workers end without a wish of the cluster, another entry with another name takes their place, in the same container if that
+still lives.
+"""
+
+# Because the annotations of dask and distributed are incomplete:
+# pyright: reportUnknownMemberType=false
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from netmind_rentgpu.concurrency.cancellation import wait_shielded
+from netmind_rentgpu.dask.failures import SHORT_LIFE, FailuresInARow
+from netmind_rentgpu.dask.machine_workers import MachineWorkers, WorkersPhase
+from netmind_rentgpu.dask.mesh import Mesh, MeshMember
+from netmind_rentgpu.dask.software import prepare, versions_here
+from netmind_rentgpu.dask.worker_jobs import (
+    WorkerPlan,
+    count_gpus,
+    worker_command,
+    worker_environment,
+    worker_input,
+)
+from netmind_rentgpu.errors import (
+    BudgetExceededError,
+    ConfigurationError,
+    InsufficientBudgetError,
+    RentalEndedError,
+    RentalExpiredError,
+    RentGPUError,
+    SSHError,
+    WaitTimeoutError,
+)
+from netmind_rentgpu.rentals.fleet_rentals import HOPELESS, FleetRentals
+
+if TYPE_CHECKING:
+    from distributed.scheduler import Scheduler
+
+    from netmind_rentgpu.rentals.lifecycle.events import RentalEvent
+    from netmind_rentgpu.rentals.rental import AsyncRental
+    from netmind_rentgpu.ssh.jobs import AsyncJob
+
+__all__ = ["ClusterCalls", "Supervisor"]
+
+logger: logging.Logger = logging.getLogger("netmind_rentgpu")
+
+# Seconds.
+_LONGEST_RETIREMENT: Final = 30.0
+_LONGEST_LISTING: Final = 60.0
+# A worker that the scheduler has lost may come back, because its nanny restarts it.
+_LONGEST_ABSENCE: Final = 60.0
+_LINES_OF_LOG: Final = 10
+# The deadlines of a cluster and of its machines are set one after the other.
+_SAME_TIME: Final = timedelta(seconds=10)
+# The errors of a start that no other machine would be spared.
+_HOPELESS: Final = (*HOPELESS, InsufficientBudgetError, BudgetExceededError, RentalExpiredError)
+_HAVE_MACHINE: Final = frozenset({WorkersPhase.JOINING, WorkersPhase.RUNNING, WorkersPhase.RETIRING})
+
+
+@attrs.frozen(kw_only=True)
+class ClusterCalls:
+    """The calls by which the supervisor changes its cluster.
+
+    Attributes:
+        scheduler: returns the scheduler, once it was started.
+        replace: puts a new entry in the place of one.
+        drop: removes an entry.
+        end: ends the cluster, because it has no workers, and gets none any more.
+    """
+
+    scheduler: Callable[[], Scheduler]
+    replace: Callable[[MachineWorkers], object]
+    drop: Callable[[MachineWorkers], object]
+    end: Callable[[], object]
+
+
+@attrs.define(eq=False)
+class _Run:
+    """The run of one machine's workers.
+
+    Attributes:
+        python: the path of the machine's Python; None before that is ready for workers.
+        jobs: the jobs of the workers.
+        has_joined: True once all workers were connected to the scheduler.
+        has_lasted: True once they were so for long enough to be no failure.
+        is_wanted: False once the cluster has asked for the end.
+    """
+
+    workers: MachineWorkers
+    python: str | None = None
+    jobs: tuple[AsyncJob, ...] = ()
+    has_joined: bool = False
+    has_lasted: bool = False
+    is_wanted: bool = True
+
+
+@attrs.frozen
+class _FreeMachine:
+    """A machine that has outlived its workers."""
+
+    rental: AsyncRental
+    python: str
+
+
+class Supervisor:
+    """The machines of one cluster.
+
+    Attributes:
+        reason: the cause for which no more machines are rented; None as long as they are.
+        problems: the errors of machines that could not be deleted.
+    """
+
+    def __init__(
+        self,
+        rentals: FleetRentals,
+        plan: WorkerPlan,
+        cluster: ClusterCalls,
+        *,
+        security: Mapping[str, Any],
+        config: Any,
+        most_failures: int,
+        start_timeout: float,
+        replaces: bool,
+    ) -> None:
+        """Initialize; nothing is rented before `run`.
+
+        Args:
+            security: the keyword arguments of Dask's `Security` on a worker.
+            config: values of Dask's configuration for the workers, by names with dots.
+            most_failures: the number of failures in a row after which no more machines are rented.
+            start_timeout: the seconds in which started workers must join the cluster.
+            replaces: True to start other workers for those that are lost.
+        """
+        self.reason: RentGPUError | None = None
+        self.problems: list[RentGPUError] = []
+        self._rentals = rentals
+        self._plan = plan
+        self._cluster = cluster
+        self._mesh = Mesh()
+        self._security = security
+        self._config = config
+        self._failures = FailuresInARow(most_failures)
+        self._start_timeout = start_timeout
+        self._replaces = replaces
+        self._runs: dict[MachineWorkers, _Run] = {}
+        self._free: list[_FreeMachine] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+        self._is_ending = False
+
+    @property
+    def rentals(self) -> dict[str, AsyncRental]:
+        """The machines whose workers run or are being started, by the names of their entries."""
+        return {
+            workers.name: workers.rental
+            for workers in self._runs
+            if workers.rental is not None and workers.phase in _HAVE_MACHINE
+        }
+
+    @property
+    def seen_workers(self) -> set[str]:
+        """The names of the workers that are connected to the scheduler."""
+        return {str(worker.name) for worker in self._cluster.scheduler().workers.values()}
+
+    def names(self, of_machine: str) -> tuple[str, ...]:
+        """Return the names of the workers of one machine."""
+        return self._plan.names(of_machine)
+
+    def note_change(self) -> None:
+        """Wake the tasks that wait for workers."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def changed(self) -> None:
+        """Wait until the workers that the scheduler sees may have changed, or no more machines are rented."""
+        await self._changed.wait()
+
+    async def run(self, workers: MachineWorkers) -> None:
+        """Run workers on a machine until they have ended, and give the machine back; a cancellation ends that."""
+        run = self._runs[workers] = _Run(workers)
+        loss: RentGPUError | None = None
+        try:
+            await self._work(run)
+        except RentGPUError as error:
+            loss = error
+        finally:
+            await self._end_run(run, loss)
+
+    def retire(self, workers: MachineWorkers) -> None:
+        """Begin to end workers: let them hand their data over if they run, and give the machine back."""
+        run = self._runs.get(workers)
+        if run is None:  # they have ended, or have not begun
+            if workers.task is not None:
+                workers.task.cancel()
+            return
+        run.is_wanted = False
+        if workers.phase is WorkersPhase.RUNNING and not self._is_ending:
+            workers.phase = WorkersPhase.RETIRING
+            self._begin(self._retire(workers))
+        elif workers.task is not None and workers.phase is not WorkersPhase.RETIRING:
+            workers.task.cancel()
+
+    def on_event(self, event: RentalEvent) -> None:
+        """Begin to end the workers of a machine that is about to expire before the cluster does."""
+        until = self._rentals.until
+        if event.kind != "expiring" or self._is_ending or event.expires_at is None or until is None:
+            return
+        if event.expires_at >= until - _SAME_TIME:
+            return
+        for workers in tuple(self._runs):
+            if workers.phase in _HAVE_MACHINE and workers.rental is not None and workers.rental.name == event.name:
+                logger.warning("the workers %s are retired, because their machine expires", workers.name)
+                if self._rentals.can_rent and self.reason is None:
+                    self._cluster.replace(workers)
+                else:
+                    self._cluster.drop(workers)
+
+    async def end(self) -> None:
+        """End all workers, without their data, and give all machines back, however often this is cancelled."""
+        self._is_ending = True
+        ending = asyncio.get_running_loop().create_task(self._end())
+        await wait_shielded(ending, cancelled=self._rentals.interrupt)
+        ending.result()
+
+    async def _end(self) -> None:
+        tasks = [*self._tasks, *(workers.task for workers in self._runs if workers.task is not None)]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        # Rentals that no run has, and those whose deletion has failed before.
+        for end in await asyncio.gather(*(rental.close() for rental in self._rentals.begun), return_exceptions=True):
+            if isinstance(end, RentGPUError) and end not in self.problems:
+                self.problems.append(end)
+        await self._rentals.end()
+
+    async def _work(self, run: _Run) -> None:
+        """Run workers through their phases.
+
+        Raises:
+            RentGPUError: the workers could not be started, or have ended.
+        """
+        workers = run.workers
+        if pause := self._failures.pause:
+            workers.phase = WorkersPhase.WAITING
+            await asyncio.sleep(pause)
+        if self.reason is not None:
+            raise self.reason
+        rental, run.python = await self._machine_for(workers)
+        workers.phase = WorkersPhase.JOINING
+        member = await self._mesh.join(rental, self._plan.on_each, _port_of(self._cluster.scheduler()))
+        try:
+            starting = [
+                self._start_worker(rental, run.python, name, number, member)
+                for number, name in enumerate(workers.worker_names)
+            ]
+            run.jobs = tuple(await asyncio.gather(*starting))
+            await self._watch(run)
+        finally:
+            self._begin(self._mesh.leave(member))
+
+    async def _machine_for(self, workers: MachineWorkers) -> tuple[AsyncRental, str]:
+        """Return a machine that is ready for workers, and the path of its Python."""
+        while self._free:
+            free = self._free.pop()
+            if not free.rental.ended:
+                workers.rental = free.rental
+                return free.rental, free.python
+        workers.phase = WorkersPhase.RENTING
+        if not self._rentals.can_rent:
+            raise self._no_more_rentals()
+        rental = workers.rental = self._rentals.new()
+        await rental.open()
+        workers.phase = WorkersPhase.PREPARING
+        python = await prepare(rental, self._plan.software, self._plan.environment, versions_here())
+        if self._plan.per_gpu:
+            await self._check_gpus(rental)
+        return rental, python
+
+    def _no_more_rentals(self) -> RentalEndedError:
+        budget = self._rentals.budget
+        if budget is not None and budget.is_spent:
+            text = f"the cluster rents no more machines: its budget of {budget.limit} {budget.currency} is spent"
+            return BudgetExceededError(text, name="", container_id=None)
+        return RentalExpiredError("the cluster rents no more machines: its time is up", name="", container_id=None)
+
+    async def _check_gpus(self, rental: AsyncRental) -> None:
+        listing = await rental.run("nvidia-smi -L", timeout=_LONGEST_LISTING)
+        found = count_gpus(listing.stdout)
+        if not listing.ok or found < self._plan.on_each:
+            cause = f"{found} of {self._plan.on_each}" if listing.ok else (listing.stderr.strip() or "no answer")
+            raise ConfigurationError(
+                f"cannot start a worker for each GPU of {rental.name}: nvidia-smi lists {cause}; use an image with NVIDIA's"
+                " tools, or worker_per='container'"
+            )
+
+    async def _start_worker(
+        self, rental: AsyncRental, python: str, name: str, number: int, member: MeshMember
+    ) -> AsyncJob:
+        given = worker_input(
+            self._plan,
+            name=name,
+            scheduler=str(self._cluster.scheduler().address),
+            ports=member.ports[number],
+            security=self._security,
+            config=self._config,
+        )
+        variables = worker_environment(self._plan, number)
+        return await rental.start(worker_command(python), name=f"dask-{name}", environment=variables, input=given)
+
+    async def _watch(self, run: _Run) -> None:
+        """Wait until workers have joined, and then until one has ended.
+
+        Raises:
+            RentGPUError: they have not joined, or one has ended.
+        """
+        workers = run.workers
+        names = frozenset(workers.worker_names)
+        ends = [
+            asyncio.create_task(self._end_of(job, name))
+            for job, name in zip(run.jobs, workers.worker_names, strict=True)
+        ]
+        success: asyncio.TimerHandle | None = None
+        try:
+            seen = asyncio.create_task(self._seen(names, self._start_timeout))
+            ends.append(seen)
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            _raise_first(ends)
+            run.has_joined = True
+            if workers.phase is WorkersPhase.JOINING:
+                workers.phase = WorkersPhase.RUNNING
+            logger.info("the workers %s have joined the cluster, on %s", workers.name, workers.rental)
+            success = asyncio.get_running_loop().call_later(SHORT_LIFE, self._note_success, run)
+            ends[-1] = asyncio.create_task(self._unseen(names))
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            _raise_first(ends)
+        finally:
+            if success is not None:
+                success.cancel()
+            for task in ends:
+                task.cancel()
+            await asyncio.wait(ends)
+
+    def _note_success(self, run: _Run) -> None:
+        run.has_lasted = True
+        self._failures = self._failures.after_success()
+
+    async def _seen(self, names: Collection[str], longest: float) -> None:
+        """Wait until the scheduler sees workers.
+
+        Raises:
+            WaitTimeoutError: it has not, for so many seconds.
+        """
+        missing = set(names)
+        try:
+            async with asyncio.timeout(longest):
+                while missing := set(names) - self.seen_workers:
+                    await self.changed()
+        except TimeoutError as error:
+            text = f"the scheduler has not seen {', '.join(sorted(missing))} for {longest:g} s"
+            raise WaitTimeoutError(text, arrived={}, pending={}) from error
+
+    async def _unseen(self, names: Collection[str]) -> None:
+        """Wait until the scheduler does not see workers for longer than a restart takes.
+
+        Raises:
+            WaitTimeoutError: always, in the end.
+        """
+        while True:
+            await self._seen(names, _LONGEST_ABSENCE)
+            await self.changed()
+
+    async def _end_of(self, job: AsyncJob, name: str) -> None:
+        """Wait for the end of a worker's job.
+
+        Raises:
+            RentGPUError: always, in the end.
+        """
+        status = await job.wait()
+        how = f"signal {status.exit_signal}" if status.exit_signal else f"status {status.exit_status}"
+        text = f"worker {name} has ended: {'it was lost' if status.state == 'lost' else how}"
+        raise SSHError(text + await _last_lines(job), stage="command")
+
+    async def _retire(self, workers: MachineWorkers) -> None:
+        try:
+            async with asyncio.timeout(_LONGEST_RETIREMENT):
+                await self._cluster.scheduler().retire_workers(names=list(workers.worker_names))
+        except Exception as error:  # noqa: BLE001  # of Dask, or of its connections
+            cause = str(error) or type(error).__name__
+            logger.warning("the workers %s could not hand their data over: %s", workers.name, cause)
+        finally:
+            if workers.task is not None:
+                workers.task.cancel()
+
+    async def _end_run(self, run: _Run, loss: RentGPUError | None) -> None:
+        """Delete the machine of workers, or keep it for others, and replace workers that were lost."""
+        workers = run.workers
+        phase, workers.phase = workers.phase, WorkersPhase.ENDED
+        try:
+            if loss is None or not run.is_wanted or self._is_ending:
+                await self._release(workers.rental)
+                return
+            logger.warning("the workers %s are lost: %s", workers.name, loss)
+            if not run.has_lasted:
+                self._failures = self._failures.and_one_more()
+            if self._failures.are_too_many or (phase is WorkersPhase.RENTING and isinstance(loss, _HOPELESS)):
+                self._give_up(loss)
+            starts_others = self.reason is None and (self._replaces or not run.has_joined)
+            if starts_others and run.has_joined:
+                await self._keep(run)
+            else:
+                self._begin(self._release(workers.rental))
+            if starts_others:
+                self._cluster.replace(workers)
+            else:
+                self._cluster.drop(workers)
+        finally:
+            del self._runs[workers]
+            if self.reason is not None and not self._runs and not self._is_ending:
+                self._cluster.end()
+
+    async def _keep(self, run: _Run) -> None:
+        """Keep a machine for other workers, unless it has ended."""
+        rental = run.workers.rental
+        if rental is None or run.python is None:
+            return
+        try:
+            async with asyncio.timeout(_LONGEST_LISTING):
+                await asyncio.gather(*(job.stop(grace=1) for job in run.jobs))
+        except (RentGPUError, TimeoutError):
+            self._begin(self._release(rental))
+        else:
+            self._free.append(_FreeMachine(rental, run.python))
+
+    def _give_up(self, loss: RentGPUError) -> None:
+        if self.reason is not None:
+            return
+        self.reason = loss
+        logger.error("the cluster rents no more machines: %s", loss)
+        self.note_change()
+        for workers in tuple(self._runs):
+            # Others have a machine, or are about to have one, and may be the only workers that the cluster gets.
+            if workers.phase is WorkersPhase.WAITING:
+                self._cluster.drop(workers)
+        free, self._free = self._free, []
+        for machine in free:
+            self._begin(self._release(machine.rental))
+
+    async def _release(self, rental: AsyncRental | None) -> None:
+        if rental is None:
+            return
+        try:
+            await rental.close()
+        except RentGPUError as error:  # it stays on record
+            self.problems.append(error)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _port_of(scheduler: Scheduler) -> int:
+    return int(scheduler.address.rpartition(":")[2])
+
+
+def _raise_first(ends: Collection[asyncio.Task[None]]) -> None:
+    for task in ends:
+        if task.done():
+            task.result()
+
+
+async def _last_lines(job: AsyncJob) -> str:
+    """Return the last lines that a job has written, as the end of an error's text; nothing if they cannot be read."""
+    try:
+        async with asyncio.timeout(_LONGEST_LISTING):
+            lines = [line.text async for line in job.logs(tail=_LINES_OF_LOG)]
+    except (RentGPUError, TimeoutError):
+        return ""
+    return "; it wrote: " + " / ".join(lines) if lines else ""
