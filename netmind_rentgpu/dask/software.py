@@ -72,7 +72,8 @@ _ADVICE: Final = {
     "No module named pip": "choose an image whose Python has pip, or install it by Software(setup=...)",
     "No module named venv": "choose an image whose Python has venv, or install it by Software(setup=...)",
     "ensurepip": "choose an image whose Python has pip, or install it by Software(setup=...)",
-    "No matching distribution found": "check Software(packages=...), and that the machine can reach an index with all",
+    "conflicting dependencies": "change Software(packages=...), which exclude the versions of this machine",
+    "No matching distribution found": "check Software(packages=...), and the index that the machine uses (PIP_INDEX_URL)",
 }
 _LINES, _LINE_LENGTH = 8, 300
 # Shorter values, such as `1`, are no secrets, and would make holes in every text.

@@ -302,10 +302,10 @@ async def test_further_packages_are_installed_and_replace_no_version(
     await prepare(machine, Software(python=str(python), packages=["further>=3"]), environment, TINY)
     assert await version_of(shell, str(python), "further") == "3.1"
     for packages, problem in (
-        ("tiny>=2", "(?s)pip failed on the machine: status 1; .*tiny"),
+        ("tiny>=2", r"pip failed on the machine: status 1; change Software\(packages=...\), which (?s:.*)tiny>=2"),
         (
             ["no-such-package"],
-            r"pip failed on the machine: status 1; check Software\(packages=...\), and (?s:.*)\n  ERROR",
+            r"pip failed on the machine: status 1; check Software\(packages=...\), and the index (?s:.*)\n  ERROR",
         ),
     ):
         with pytest.raises(ConfigurationError, match=problem):
