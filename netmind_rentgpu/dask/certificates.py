@@ -31,7 +31,9 @@ _LOOPBACK: Final = "127.0.0.1"
 
 @attrs.frozen(kw_only=True)
 class ClusterCertificates:
-    """The certificates and private keys of one cluster. They are in no file, and not in Dask's configuration.
+    """The certificates and private keys of one cluster. They are not in Dask's configuration.
+
+    Dask loads a key from a temporary file, which only this user can read, and removes it at once. There is no other file.
 
     Attributes:
         security: for the scheduler and the client on this machine.
