@@ -67,12 +67,6 @@ PUBLIC = (
     "netmind_rentgpu.testing",
     "netmind_rentgpu.dask",
 )
-    "netmind_rentgpu",
-    "netmind_rentgpu.conditions",
-    "netmind_rentgpu.emulator",
-    "netmind_rentgpu.testing",
-    "netmind_rentgpu.dask",
-)
 NAMES = {name: f"{module}.{name}" for module in reversed(PUBLIC) for name in import_module(module).__all__}
 
 
