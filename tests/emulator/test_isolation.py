@@ -256,7 +256,7 @@ async def test_deleted_container_leaves_neither_a_process_nor_the_holder_of_its_
 async def test_command_starts_as_it_does_without_isolation(gpu: AsyncRentGPU, clock: Any) -> None:
     """Covers Python's own changes to its signals and environment, which the command must not inherit."""
     command = (
-        "grep -E 'Sig(Blk|Ign)|NoNewPrivs|Groups' /proc/$$/status; env | cut -d= -f1 | sort; ls /proc/$$/fd; id; umask;"
+        "grep -E 'Sig(Blk|Ign)|NoNewPrivs|Groups' /proc/self/status; env | cut -d= -f1 | sort; ls /proc/self/fd; id; umask;"
         " printf '%s|' \"$ODD\"; pwd | sed 's/-[^-]*$//'"
     )
     odd = {"ODD": "a\nb=\u2603"}

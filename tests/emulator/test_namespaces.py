@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -52,36 +53,28 @@ def need(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize("prefix", [[], NO_PRIVILEGE, OTHER_USER], ids=["this user", "no privilege", "other user"])
-async def test_containers_are_isolated_for_users_with_and_without_privileges(prefix: list[str], tmp_path: Path) -> None:
+def test_containers_are_isolated_for_users_with_and_without_privileges(prefix: list[str]) -> None:
     require_isolation()
     if prefix:
         need(prefix)
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    if prefix == OTHER_USER:
-        os.chown(folder, 65534, 65534)
-        # pytest makes folders that only their user may enter, and those of a container must be reached without privileges.
-        for parent in folder.parents[:3]:
-            parent.chmod(parent.stat().st_mode | 0o011)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(isolation.__file__).parent), os.environ.get("PYTHONPATH", "")]),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "TMPDIR": str(folder),
-        "HOME": str(folder),
-        "NETMIND_RENTGPU_STATE": str(folder / "state.sqlite3"),
-    }
-    process = await asyncio.create_subprocess_exec(
-        *prefix,
-        *(sys.executable, "-W", "error", str(FOLDER / "isolated_containers.py")),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment,
-    )
-    async with asyncio.timeout(120):
-        out, err = await process.communicate()
-    assert (process.returncode, err.decode()) == (0, "")
-    in_user_namespace, *rest = out.decode().splitlines()
+    # Not in a folder of pytest, which only this user may enter.
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        if prefix == OTHER_USER:
+            os.chown(folder, 65534, 65534)
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")},
+            "PYTHONPATH": os.pathsep.join(
+                filter(None, [str(Path(isolation.__file__).parent), os.environ.get("PYTHONPATH")])
+            ),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TMPDIR": folder,
+            "HOME": folder,
+            "NETMIND_RENTGPU_STATE": f"{folder}/state.sqlite3",
+        }
+        command = [*prefix, sys.executable, "-W", "error", str(FOLDER / "isolated_containers.py")]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    in_user_namespace, *rest = done.stdout.splitlines()
     # Root with all privileges needs none.
     assert in_user_namespace == "user namespace: True" or not prefix
     assert rest == [
