@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from html import escape
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, Unpack, cast
+from typing import TYPE_CHECKING, Any, Final, Self, Unpack, cast
 
 from dask.utils import parse_bytes, parse_timedelta
 from distributed.core import Status
@@ -26,6 +27,7 @@ from distributed.utils import NoOpAwaitable
 
 from netmind_rentgpu import arguments
 from netmind_rentgpu.amounts import in_own_context
+from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.dask.adaptive import MachineAdaptive, machine_of
 from netmind_rentgpu.dask.machine_workers import MachineWorkers, WorkersPhase
 from netmind_rentgpu.dask.options import MachineOptions, config_for_workers, plan_of, securities_of, usual_client
@@ -47,6 +49,8 @@ __all__ = ["RentGPUCluster"]
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 _LOOPBACK: Final = "127.0.0.1"
+# Seconds between two looks at a start that is about to fail.
+_BETWEEN_LOOKS: Final = 0.01
 
 
 class RentGPUCluster(SpecCluster):
@@ -138,6 +142,7 @@ class RentGPUCluster(SpecCluster):
             environment=environment,
             software=software,
         )
+        self._process_id = os.getpid()
         self._max_workers = arguments.count("max_workers", max_workers)
         self._numbers = count(1)
         self._idle_timeout = arguments.duration("idle_timeout", idle_timeout)
@@ -391,8 +396,18 @@ class RentGPUCluster(SpecCluster):
         except BaseException:
             # Otherwise Dask waits for the start, which has ended.
             self.status = Status.failed
+            # The caller may have no cluster to close.
+            await self._close()
             raise
         self._following = asyncio.create_task(self._follow_scheduler())
+
+    async def __aenter__(self) -> Self:
+        try:
+            await super().__aenter__()
+        except BaseException:
+            await self._close()
+            raise
+        return self
 
     async def _follow_scheduler(self) -> None:
         """Close the cluster when its scheduler has ended by itself: otherwise it would rent for a dead one."""
@@ -403,6 +418,19 @@ class RentGPUCluster(SpecCluster):
             logger.warning("%s", self._reason)
             self._begin_close()
 
+    def close(self, timeout: float | None = None) -> Any:
+        """Delete all machines, and end the cluster. A second call does nothing, nor does one in a forked child.
+
+        Args:
+            timeout: the seconds to wait; the deletion goes on after them.
+
+        Raises:
+            ReleaseError: a machine could not be deleted, and stays on record.
+            TimeoutError: the time is over.
+        """
+        # Because a forked child has no event loop, and would wait without an end.
+        return super().close(timeout) if os.getpid() == self._process_id else None
+
     def _begin_close(self) -> asyncio.Task[None]:
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close_all())
@@ -411,8 +439,10 @@ class RentGPUCluster(SpecCluster):
         return self._closing
 
     async def _close(self) -> None:
-        # Cancelled only for the caller, because the machines have to be deleted in any case.
-        await asyncio.shield(self._begin_close())
+        # However often this is cancelled, because an event loop may end with its last caller.
+        closing = self._begin_close()
+        await wait_shielded(closing)
+        closing.result()
 
     async def _close_all(self) -> None:
         """Delete all machines, then close the scheduler and the client.
@@ -422,11 +452,18 @@ class RentGPUCluster(SpecCluster):
         """
         if self._adaptive is not None:
             self._adaptive.stop()
+        while self.status is Status.starting:  # noqa: ASYNC110  # Dask looks so, too, and has no event
+            await asyncio.sleep(_BETWEEN_LOOKS)
         try:
             await self._supervisor.end()
-            if self.scheduler is not None and self.scheduler.status is not Status.running:
-                self.shutdown_scheduler = False
-            await super()._close()
+            if self.scheduler_comm is None:  # the start has failed, of which Dask's own method would warn
+                if self.scheduler is not None:
+                    await self.scheduler.close()
+                await super(SpecCluster, self)._close()
+            else:
+                if self.scheduler is not None and self.scheduler.status is not Status.running:
+                    self.shutdown_scheduler = False
+                await super()._close()
             if self._following is not None:
                 self._following.cancel()
         finally:

@@ -1,4 +1,4 @@
-"""A container whose commands run on this machine, and virtual environments for pip to change there."""
+"""A container whose commands run on this machine, environments for pip to change there, and isolated machines."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 import canaries
 import pytest
 import wheels
+from dask_clusters import serving
+from renters import Service
 
 from netmind_rentgpu import AsyncRentGPU, AsyncShell, PaymentType
 from netmind_rentgpu.emulator import Emulator
@@ -44,3 +46,10 @@ def python(tmp_path: Path) -> Path:
     for path in wheels.top_level("pip"):
         (wheels.libraries_of(venv / "bin" / "python") / path.name).symlink_to(path)
     return venv / "bin" / "python"
+
+
+@pytest.fixture
+async def service(tmp_path: Path) -> AsyncIterator[Service]:
+    """Serve isolated machines to clusters of the test, or of programs in processes of their own."""
+    async with serving(tmp_path) as service:
+        yield service
