@@ -456,7 +456,7 @@ class RentGPUCluster(SpecCluster):
             await asyncio.sleep(_BETWEEN_LOOKS)
         try:
             await self._supervisor.end()
-            if self.scheduler_comm is None:  # the start has failed, of which Dask's own method would warn
+            if not self.scheduler_comm:  # the start has failed, of which Dask's own method would warn
                 if self.scheduler is not None:
                     await self.scheduler.close()
                 await super(SpecCluster, self)._close()

@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from guardian_copies import share_copies
+from isolation import require_isolation
 from nested_pytest import QUICK, own_folder
 from sybil import Document, Example
 from sybil.parsers.markdown import CodeBlockParser
@@ -187,6 +188,8 @@ def is_used(file: str, later: str) -> bool:
 
 def run_page(page: Path, folder: Path) -> int:
     """Run all examples of a page in their order; return their number."""
+    if re.search(r"^\$ .*--isolated", page.read_text(encoding="utf-8"), re.MULTILINE):
+        require_isolation()
     with ExitStack() as closing:
         run = PageRun(folder, closing)
         examples = list(Document.parse(str(page), *run.parsers()))
