@@ -20,7 +20,6 @@ from dask.utils import parse_bytes, parse_timedelta
 from distributed.core import Status
 from distributed.deploy.adaptive import Adaptive
 from distributed.deploy.spec import SpecCluster
-from distributed.exceptions import WorkerStartTimeoutError
 from distributed.scheduler import Scheduler
 from distributed.security import Security
 from distributed.utils import NoOpAwaitable
@@ -372,15 +371,18 @@ class RentGPUCluster(SpecCluster):
         self._supervisor.note_change()
 
     async def _wait_for_workers(self, n_workers: int = 0, timeout: str | float | timedelta | None = None) -> None:
-        seconds = None if timeout is None else parse_timedelta(timeout)
+        deadline = asyncio.timeout(None if timeout is None else parse_timedelta(timeout))
         try:
-            async with asyncio.timeout(seconds):
+            async with deadline:
                 while len(self._supervisor.seen_workers) < n_workers:
                     if self.reason is not None:
                         raise self.reason
                     await self._supervisor.changed()
         except TimeoutError as error:
-            raise WorkerStartTimeoutError(len(self._supervisor.seen_workers), n_workers, seconds or 0.0) from error
+            if not deadline.expired():  # it is the reason
+                raise
+            seen = len(self._supervisor.seen_workers)
+            raise TimeoutError(f"{seen} of {n_workers} workers have joined within {timeout}") from error
 
     def _on_event(self, event: RentalEvent) -> None:
         self._supervisor.on_event(event)
