@@ -34,6 +34,7 @@ from netmind_rentgpu.dask.software import Software
 from netmind_rentgpu.dask.supervisor import ClusterCalls, Supervisor
 from netmind_rentgpu.dask.worker_jobs import WorkerPer
 from netmind_rentgpu.errors import ClientStateError, InvalidArgumentError, RentalIdleError, RentGPUError
+from netmind_rentgpu.waiting.waits import checked_timeout
 
 if TYPE_CHECKING:
     from netmind_rentgpu.client import AsyncRentGPU
@@ -145,7 +146,12 @@ class RentGPUCluster(SpecCluster):
         self._max_workers = arguments.count("max_workers", max_workers)
         self._numbers = count(1)
         self._idle_timeout = arguments.duration("idle_timeout", idle_timeout)
+        arguments.duration("ttl", ttl)
+        arguments.count("max_failures", max_failures)
+        checked_timeout(start_timeout, argument="start_timeout")
+        machines = self._machines_for(n_workers)
         own, of_workers = securities_of(ttl, security=security)
+        config = config_for_workers()
         self._client = (client or usual_client)()
         rent_options: RentOptions = {
             "image": image,
@@ -171,8 +177,8 @@ class RentGPUCluster(SpecCluster):
                 end=self._end_without_workers,
             ),
             security=of_workers,
-            config=config_for_workers(),
-            most_failures=arguments.count("max_failures", max_failures),
+            config=config,
+            most_failures=max_failures,
             start_timeout=start_timeout,
             replaces=bool(replace),
         )
@@ -182,7 +188,7 @@ class RentGPUCluster(SpecCluster):
         worker: dict[str, Any] = {"cls": MachineWorkers, "options": {"runner": self._supervisor}}
         if self._plan.suffixes:
             worker["group"] = self._plan.suffixes
-        first = {self._new_worker_name(0): worker for _ in range(self._machines_for(n_workers))}
+        first = {self._new_worker_name(0): worker for _ in range(machines)}
         try:
             super().__init__(
                 workers=first,

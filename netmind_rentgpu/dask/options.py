@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import dask.config
+from dask.utils import parse_bytes
 from distributed.security import Security
 
 from netmind_rentgpu import arguments
@@ -19,7 +20,8 @@ from netmind_rentgpu.client import AsyncRentGPU
 from netmind_rentgpu.dask.certificates import make_certificates, worker_options
 from netmind_rentgpu.dask.software import Software
 from netmind_rentgpu.dask.worker_jobs import WorkerPer, WorkerPlan
-from netmind_rentgpu.errors import InvalidArgumentError
+from netmind_rentgpu.errors import ConfigurationError, InvalidArgumentError
+from netmind_rentgpu.ssh.commands import exports
 
 if TYPE_CHECKING:
     from netmind_rentgpu.models import Auth, PaymentType
@@ -27,17 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["MachineOptions", "config_for_workers", "plan_of", "securities_of", "usual_client"]
 
-# The sections of Dask's configuration that workers get. Others may hold secrets, or mean this machine.
-_SENT: Final = (
-    "array",
-    "bag",
-    "dataframe",
-    "delayed",
-    "optimization",
-    "tokenize",
-    "distributed.worker",
-    "distributed.p2p",
-)
+# The sections of Dask's own settings. Others may hold a user's tokens, or objects that cannot be sent.
+_FOR_WORKERS: Final = ("array", "dataframe", "distributed", "optimization", "tokenize")
+# These lead to files, addresses and keys of this machine.
+_OF_THIS_MACHINE: Final = ("distributed.comm.tls", "distributed.dashboard")
 
 
 class MachineOptions(TypedDict, total=False):
@@ -76,17 +71,39 @@ def plan_of(
         raise InvalidArgumentError("worker_per", f"must be 'gpu' or 'container': {arguments.shown_value(worker_per)}")
     if not isinstance(software, Software):
         raise InvalidArgumentError("software", f"must be a Software, not {type(software).__name__}")
+    exports(environment)  # checks them
     per_gpu = worker_per == "gpu"
     threads = None if nthreads is None else arguments.count("nthreads", nthreads)
     return WorkerPlan(
         per_gpu=per_gpu,
         on_each=arguments.count("gpus", gpus) if per_gpu else 1,
         nthreads=1 if threads is None and per_gpu else threads,
-        memory_limit=memory_limit,
-        resources={**(resources or {}), **({"GPU": 1.0} if per_gpu else {})},
+        memory_limit=_memory_limit(memory_limit),
+        resources={**_resources(resources), **({"GPU": 1.0} if per_gpu else {})},
         environment=dict(environment or {}),
         software=software,
     )
+
+
+def _memory_limit(value: str | float | None) -> str | float | None:
+    if value not in (None, "auto"):
+        try:
+            parse_bytes(value)
+        except (ValueError, TypeError, AttributeError):
+            problem = f"must be a number of bytes, as '4 GB', 'auto' or None: {arguments.shown_value(value)}"
+            raise InvalidArgumentError("memory_limit", problem) from None
+    return value
+
+
+def _resources(value: Mapping[str, float] | None) -> dict[str, float]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(
+        isinstance(name, str) and arguments.is_seconds(number, above_zero=False) for name, number in value.items()
+    ):
+        problem = f"must be a mapping of names to numbers: {arguments.shown_value(value)}"
+        raise InvalidArgumentError("resources", problem)
+    return dict(value)
 
 
 def securities_of(ttl: timedelta, *, security: Security | bool) -> tuple[Security, Mapping[str, Any]]:
@@ -96,13 +113,29 @@ def securities_of(ttl: timedelta, *, security: Security | bool) -> tuple[Securit
         return certificates.security, certificates.worker
     if security is False:
         return Security(require_encryption=False), {"require_encryption": False}
+    if not isinstance(security, Security):
+        raise InvalidArgumentError("security", f"must be True, False or a Security, not {type(security).__name__}")
     return security, worker_options(security)
 
 
 def config_for_workers() -> dict[str, Any]:
-    """Return the part of Dask's configuration that workers get, by names with dots; JSON cannot hold all values."""
-    found = {name: dask.config.get(name, None) for name in _SENT}
-    return {name: json.loads(json.dumps(value, default=lambda _: None)) for name, value in found.items() if value}
+    """Return Dask's own configuration without what is of this machine alone.
+
+    Raises:
+        ConfigurationError: it holds a value that cannot be sent.
+    """
+    ours = dask.config.config
+    try:
+        config: dict[str, Any] = json.loads(json.dumps({name: ours[name] for name in _FOR_WORKERS if name in ours}))
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(f"dask.config cannot be sent to workers: {error}") from None
+    for name in _OF_THIS_MACHINE:
+        *parents, last = name.split(".")
+        place: Any = config
+        for parent in parents:
+            place = place.get(parent, {})
+        place.pop(last, None)
+    return config
 
 
 def usual_client() -> AsyncRentGPU:

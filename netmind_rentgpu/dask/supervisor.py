@@ -135,7 +135,7 @@ class Supervisor:
 
         Args:
             security: the keyword arguments of Dask's `Security` on a worker.
-            config: values of Dask's configuration for the workers, by names with dots.
+            config: Dask's configuration for the workers.
             most_failures: the number of failures in a row after which no more machines are rented.
             start_timeout: the seconds in which started workers must join the cluster.
             replaces: True to start other workers for those that are lost.

@@ -84,7 +84,7 @@ def worker_input(
     Args:
         scheduler: the scheduler's address, as the worker sees it.
         security: the keyword arguments of Dask's `Security` on the worker; they hold a private key.
-        config: values of Dask's configuration for the worker, by names with dots.
+        config: Dask's configuration for the worker.
     """
     given = {
         "program": files("netmind_rentgpu.dask").joinpath("worker_program.py").read_text("utf-8"),

@@ -24,7 +24,7 @@ async def run(given: dict[str, Any]) -> None:
     from distributed.security import Security
     from distributed.system import MEMORY_LIMIT
 
-    dask.config.set(given["config"])
+    dask.config.update(dask.config.config, given["config"])
     limit = given["memory_limit"]
     if limit == "auto":
         limit = MEMORY_LIMIT // given["workers"]

@@ -9,19 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import dask_tasks
 import pytest
 from isolation import require_isolation
 from renters import Service, renting
 
 from netmind_rentgpu import AsyncRentGPU
 from netmind_rentgpu.dask import Software
-
-FILTERS = [
-    # distributed imports the deprecated name of this package's own event loop policies on some versions.
-    "ignore:.*event_loop_policy:DeprecationWarning",
-]
-MARK = "CLUSTER_OF_TEST"
-"""A variable of workers, by which a test knows their processes."""
 
 
 @asynccontextmanager
@@ -32,13 +26,14 @@ async def serving(folder: Path, **options: Any) -> AsyncIterator[Service]:
         yield service
 
 
-def wanted(service: Service, **options: Any) -> dict[str, Any]:
+def wanted(service: Service | None, **options: Any) -> dict[str, Any]:
     """Return a cluster's arguments: machines that have the tests' own Python, and a client without a guardian."""
-
-    def client() -> AsyncRentGPU:
-        return service.client()
-
-    return {"image": "PyTorch 2.4", "software": Software(python=sys.executable), "client": client, **options}
+    # The workers import the functions of the tests.
+    environment = {"PYTHONPATH": str(Path(dask_tasks.__file__).parent), **options.pop("environment", {})}
+    usual: dict[str, Any] = {"image": "PyTorch 2.4", "software": Software(python=sys.executable)}
+    if service is not None:
+        usual["client"] = service.client
+    return {**usual, **options, "environment": environment}
 
 
 def processes_with(text: str) -> list[int]:
