@@ -91,6 +91,7 @@ LIBRARY_USERS = {
     "dask": {"dask.cluster", "dask.options", "dask.worker_program"},
     "distributed": {
         "dask.adaptive",
+        "dask.at_exit",
         "dask.certificates",
         "dask.cluster",
         "dask.machine_workers",

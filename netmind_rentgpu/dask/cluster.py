@@ -28,6 +28,7 @@ from netmind_rentgpu import arguments
 from netmind_rentgpu.amounts import in_own_context
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.dask.adaptive import MachineAdaptive, machine_of
+from netmind_rentgpu.dask.at_exit import close_at_exit
 from netmind_rentgpu.dask.machine_workers import MachineWorkers, WorkersPhase
 from netmind_rentgpu.dask.options import MachineOptions, config_for_workers, plan_of, securities_of, usual_client
 from netmind_rentgpu.dask.software import Software
@@ -400,6 +401,7 @@ class RentGPUCluster(SpecCluster):
         try:
             await self._client.__aenter__()
             await self._rentals.begin()
+            close_at_exit(self)
             await super()._start()
         except BaseException:
             # Otherwise Dask waits for the start, which has ended.

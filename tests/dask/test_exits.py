@@ -126,9 +126,11 @@ async def test_program_with_an_error_leaves_nothing(service: Service, use: str) 
     await assert_nothing_left(service)
 
 
-async def test_program_that_never_closes_its_cluster_leaves_nothing(service: Service) -> None:
-    service.emulator.faults.add(Fault("slow", call="delete_container", seconds=1, times=2))
-    program = await run(service, "no block", "returns", "logs")
+@pytest.mark.parametrize("place", thinned(["leaves work", "returns"], every=2))
+async def test_program_that_never_closes_its_cluster_leaves_nothing(service: Service, place: str) -> None:
+    # Longer than the time that Dask gives a cluster at exit.
+    service.emulator.faults.add(Fault("slow", call="delete_container", seconds=11, times=2))
+    program = await run(service, "no block", place, "logs")
     assert (program.status, program.output, shown(program)) == (0, "ended\n", "")
     await assert_nothing_left(service)
 

@@ -23,6 +23,7 @@ from netmind_rentgpu import AsyncRentGPU
 from netmind_rentgpu.dask import RentGPUCluster, Software
 
 use, place = sys.argv[1:3]
+kept: list[object] = []
 wanted: dict[str, Any] = {
     "image": "PyTorch 2.4",
     "software": Software(python=sys.executable),
@@ -82,6 +83,11 @@ def go_on(cluster: RentGPUCluster) -> None:
     if place == "forks":
         cluster.wait_for_workers(2)
         fork()
+        return
+    if place == "leaves work":
+        client = Client(cluster)
+        wait_for_workers(client)
+        kept.append(client.map(sleep, [60] * 4, pure=False))
         return
     with Client(cluster) as client:
         wait_for_workers(client)
