@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import re
 import signal
 import sys
@@ -144,4 +145,15 @@ async def test_program_that_ends_at_once_leaves_nothing(service: Service) -> Non
 async def test_forked_children_leave_the_machines_of_their_parent(service: Service) -> None:
     program = await run(service, "block", "forks", "logs")
     assert (program.status, program.output, shown(program)) == (0, "ended\n", "")
+    await assert_nothing_left(service)
+
+
+async def test_clusters_interrupted_at_random_moments_leave_nothing(service: Service, full: bool) -> None:
+    seed = random.randrange(10**6)
+    environment = {**service.environment, "DASK_LOGGING__DISTRIBUTED": "critical"}
+    arguments = (str(seed), "40" if full else "4")
+    file = "interrupt_dask_clusters.py"
+    program = Program("", environment, measured=False, file=file, arguments=arguments)
+    await program.run(service.emulator.url, WARNINGS)
+    program.assert_silent()
     await assert_nothing_left(service)
