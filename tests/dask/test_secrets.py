@@ -8,19 +8,22 @@ import re
 import secrets
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import canaries
 import dask.config
 import pytest
-from dask_clusters_exits import command_lines_by_id, environments, serving, wanted
+from dask_clusters_exits import command_lines_by_id, environments, never, serving, wanted
 from dask_tasks import configuration
 from distributed import Client
 from renters import Service
 
+from netmind_rentgpu import ConfigurationError
 from netmind_rentgpu.dask import RentGPUCluster, Software
 from netmind_rentgpu.dask.certificates import ClusterCertificates, make_certificates
+from netmind_rentgpu.dask.cluster import _config_for_workers
 
 pytestmark = [
     pytest.mark.slow,
@@ -185,3 +188,20 @@ def shown_things(cluster: RentGPUCluster, made: list[ClusterCertificates]) -> di
         "runs": list(cluster._supervisor._runs.values()),
         "variables of the runs": [run.jobs for run in cluster._supervisor._runs.values()],
     }
+
+
+def test_configuration_for_workers_has_no_tokens_and_objects_of_the_user() -> None:
+    with ThreadPoolExecutor() as pool:
+        others = {"coiled.token": VALUE, "pool": pool, "scheduler": "dask.distributed", "temporary-directory": "/here"}
+        ours = {"array.chunk-size": "7MiB", "distributed.comm.tls.ca-file": VALUE}
+        with dask.config.set({**others, **ours}):
+            found = _config_for_workers()
+    assert VALUE not in repr(found)
+    assert not others.keys() & found.keys()
+    assert found["array"]["chunk-size"] == "7MiB"
+    assert found["distributed"]["worker"]
+
+
+def test_configuration_that_cannot_be_sent_is_refused_before_a_client_is_made() -> None:
+    with dask.config.set({"array.backend": object()}), pytest.raises(ConfigurationError, match="cannot be sent to workers"):
+        RentGPUCluster(image="PyTorch 2.4", client=never())

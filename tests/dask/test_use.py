@@ -68,6 +68,7 @@ def assert_shown(cluster: RentGPUCluster, client: Client) -> None:
     assert all(word in shown for word in ("of-a-user", "Machines: 2", str(cluster.hourly_price), "Spent", "Ends at"))
     assert "Rents no more" not in shown
     assert "workers=2" in repr(cluster)
+    cluster._ipython_display_()  # without ipywidgets
     logs = cluster.get_logs()
     assert {"Cluster", "Scheduler", *client.scheduler_info()["workers"]} == set(logs)
     assert status_of(cluster.dashboard_link) in (200, 404)  # without bokeh, it has no pages
