@@ -29,12 +29,24 @@ from netmind_rentgpu.amounts import in_own_context
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.dask.adaptive import MachineAdaptive, machine_of
 from netmind_rentgpu.dask.at_exit import close_at_exit
+from netmind_rentgpu.dask.endings import error_of_end
 from netmind_rentgpu.dask.machine_workers import MachineWorkers, WorkersPhase
-from netmind_rentgpu.dask.options import MachineOptions, config_for_workers, plan_of, securities_of, usual_client
+from netmind_rentgpu.dask.options import (
+    MachineOptions,
+    config_for_workers,
+    plan_of,
+    scheduler_spec,
+    securities_of,
+    usual_client,
+)
 from netmind_rentgpu.dask.software import Software
 from netmind_rentgpu.dask.supervisor import ClusterCalls, Supervisor
 from netmind_rentgpu.dask.worker_jobs import WorkerPer
-from netmind_rentgpu.errors import ClientStateError, InvalidArgumentError, RentalIdleError, RentGPUError
+from netmind_rentgpu.errors import (
+    ClientStateError,
+    InvalidArgumentError,
+    RentGPUError,
+)
 from netmind_rentgpu.waiting.waits import checked_timeout
 
 if TYPE_CHECKING:
@@ -49,7 +61,6 @@ __all__ = ["RentGPUCluster"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
-_LOOPBACK: Final = "127.0.0.1"
 # Seconds between two looks at a start that is about to fail.
 _BETWEEN_LOOKS: Final = 0.01
 
@@ -94,7 +105,7 @@ class RentGPUCluster(SpecCluster):
         start_timeout: float = 900,
         max_failures: int = 3,
         replace: bool = True,
-        dashboard_address: str | None = f"{_LOOPBACK}:0",
+        dashboard_address: str | None = "127.0.0.1:0",
         asynchronous: bool = False,
         name: str | None = None,
         **options: Unpack[MachineOptions],
@@ -193,17 +204,7 @@ class RentGPUCluster(SpecCluster):
         try:
             super().__init__(
                 workers=first,
-                scheduler={
-                    "cls": Scheduler,
-                    "options": {
-                        "host": _LOOPBACK,
-                        "port": 0,
-                        "protocol": "tls://" if own.require_encryption else "tcp://",
-                        "security": own,
-                        "dashboard_address": dashboard_address,
-                        "idle_timeout": self._idle_timeout and f"{self._idle_timeout.total_seconds()}s",
-                    },
-                },
+                scheduler=scheduler_spec(own, dashboard_address, self._idle_timeout),
                 worker=worker,
                 asynchronous=asynchronous,
                 security=own,
@@ -305,7 +306,7 @@ class RentGPUCluster(SpecCluster):
         named = frozenset(workers)
         for entry in tuple(self.worker_spec):
             if named.issuperset(self._plan.names(entry)):
-                del self.worker_spec[entry]
+                self._remove(entry)
         await self._correct_state()
 
     def _started_scheduler(self) -> Scheduler:
@@ -313,14 +314,21 @@ class RentGPUCluster(SpecCluster):
             raise ClientStateError("this cluster was not started; use it with 'with', or 'async with'")
         return self.scheduler
 
-    def _replace(self, workers: MachineWorkers) -> None:
-        if workers.name in self.worker_spec:
-            self.worker_spec.update(self.new_worker_spec())
-            self._drop(workers)
+    def _replace(self, workers: MachineWorkers) -> str | None:
+        if workers.name not in self.worker_spec:
+            return None
+        new = self.new_worker_spec()
+        self.worker_spec.update(new)
+        self._drop(workers)
+        return str(next(iter(new)))
 
     def _drop(self, workers: MachineWorkers) -> None:
-        self.worker_spec.pop(workers.name, None)
+        self._remove(workers.name)
         self._correct_soon()
+
+    def _remove(self, entry: str) -> None:
+        self.worker_spec.pop(entry, None)
+        self._supervisor.forget(entry)
 
     def _end_without_workers(self) -> None:
         # Otherwise the clients would wait without an end.
@@ -360,17 +368,14 @@ class RentGPUCluster(SpecCluster):
     def _scale_to(self, machines: int) -> None:
         spec = self.worker_spec
         # Those first whose workers do not run yet, and of those that run the newest.
-        by_value = sorted(spec, key=lambda entry: (self._runs(entry), -_number(entry)))
+        running = {entry for entry, workers in self.workers.items() if workers.phase is WorkersPhase.RUNNING}
+        by_value = sorted(spec, key=lambda entry: (entry in running, -int(entry.rpartition("-")[2])))
         for entry in by_value[: max(0, len(spec) - machines)]:
-            del spec[entry]
+            self._remove(entry)
         if self.reason is None and self.status not in (Status.closing, Status.closed):
             while len(spec) < machines:
                 spec.update(self.new_worker_spec())
         self._correct_soon()
-
-    def _runs(self, entry: str) -> bool:
-        workers = self.workers.get(entry)
-        return workers is not None and workers.phase is WorkersPhase.RUNNING
 
     def _update_worker_status(self, op: str, msg: Any) -> None:
         # Not that of SpecCluster, which closes lost workers and starts others of the same name.
@@ -384,6 +389,8 @@ class RentGPUCluster(SpecCluster):
                 while len(self._supervisor.seen_workers) < n_workers:
                     if self.reason is not None:
                         raise self.reason
+                    if self._closing is not None:
+                        raise ClientStateError("this cluster is closed, and starts no more workers")
                     await self._supervisor.changed()
         except TimeoutError as error:
             if not deadline.expired():  # it is the reason
@@ -423,8 +430,7 @@ class RentGPUCluster(SpecCluster):
         """Close the cluster when its scheduler has ended by itself: otherwise it would rent for a dead one."""
         await self._started_scheduler().finished()
         if self._closing is None:
-            idle = f"it has had no tasks for {self._idle_timeout}" if self._idle_timeout else "its scheduler has ended"
-            self._reason = RentalIdleError(f"the cluster was closed: {idle}", name="", container_id=None)
+            self._reason = error_of_end(self._started_scheduler(), self._idle_timeout)
             logger.warning("%s", self._reason)
             self._begin_close()
 
@@ -444,6 +450,7 @@ class RentGPUCluster(SpecCluster):
     def _begin_close(self) -> asyncio.Task[None]:
         if self._closing is None:
             self._closing = asyncio.get_running_loop().create_task(self._close_all())
+            self._supervisor.note_change()
             # Mark the error as retrieved: otherwise asyncio logs it where the cluster ends by itself.
             self._closing.add_done_callback(lambda done: done.cancelled() or done.exception())
         return self._closing
@@ -491,7 +498,3 @@ class RentGPUCluster(SpecCluster):
         }
         cells = "".join(f"<tr><td>{name}: {escape(str(value))}</td></tr>" for name, value in rows.items() if value)
         return str(super()._repr_html_(cluster_status=(cluster_status or "") + f"<table>{cells}</table>"))
-
-
-def _number(entry: str) -> int:
-    return int(entry.rpartition("-")[2])

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 import dask.config
 from dask.utils import parse_bytes
+from distributed.scheduler import Scheduler
 from distributed.security import Security
 
 from netmind_rentgpu import arguments
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from netmind_rentgpu.models import Auth, PaymentType
     from netmind_rentgpu.rentals.selection.offers import OfferKey
 
-__all__ = ["MachineOptions", "config_for_workers", "plan_of", "securities_of", "usual_client"]
+__all__ = ["MachineOptions", "config_for_workers", "plan_of", "scheduler_spec", "securities_of", "usual_client"]
 
+_LOOPBACK: Final = "127.0.0.1"
 # The sections of Dask's own settings. Others may hold a user's tokens, or objects that cannot be sent.
 _FOR_WORKERS: Final = ("array", "dataframe", "distributed", "optimization", "tokenize")
 # These lead to files, addresses and keys of this machine.
@@ -118,13 +120,30 @@ def securities_of(ttl: timedelta, *, security: Security | bool) -> tuple[Securit
     return security, worker_options(security)
 
 
+def scheduler_spec(security: Security, dashboard_address: str | None, idle_timeout: timedelta | None) -> dict[str, Any]:
+    """Return the specification of the scheduler for Dask's `SpecCluster`."""
+    return {
+        "cls": Scheduler,
+        "options": {
+            "host": _LOOPBACK,
+            "port": 0,
+            "protocol": "tls://" if security.require_encryption else "tcp://",
+            "security": security,
+            # Dask's own default is port 8787, which another cluster may have.
+            "dashboard_address": dashboard_address or f"{_LOOPBACK}:0",
+            "dashboard": dashboard_address is not None,
+            "idle_timeout": None if idle_timeout is None else f"{idle_timeout.total_seconds()}s",
+        },
+    }
+
+
 def config_for_workers() -> dict[str, Any]:
     """Return Dask's own configuration without what is of this machine alone.
 
     Raises:
         ConfigurationError: it holds a value that cannot be sent.
     """
-    ours = dask.config.config
+    ours: dict[str, Any] = dask.config.config
     try:
         config: dict[str, Any] = json.loads(json.dumps({name: ours[name] for name in _FOR_WORKERS if name in ours}))
     except (TypeError, ValueError) as error:

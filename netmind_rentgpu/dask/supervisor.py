@@ -19,22 +19,22 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
+from netmind_rentgpu.dask.endings import error_without_rentals
 from netmind_rentgpu.dask.failures import SHORT_LIFE, FailuresInARow
 from netmind_rentgpu.dask.machine_workers import MachineWorkers, WorkersPhase
 from netmind_rentgpu.dask.mesh import Mesh, MeshMember
 from netmind_rentgpu.dask.software import prepare, versions_here
 from netmind_rentgpu.dask.worker_jobs import (
     WorkerPlan,
-    count_gpus,
+    check_gpus,
+    last_lines,
     worker_command,
     worker_environment,
     worker_input,
 )
 from netmind_rentgpu.errors import (
     BudgetExceededError,
-    ConfigurationError,
     InsufficientBudgetError,
-    RentalEndedError,
     RentalExpiredError,
     RentGPUError,
     SSHError,
@@ -55,10 +55,10 @@ logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 # Seconds.
 _LONGEST_RETIREMENT: Final = 30.0
-_LONGEST_LISTING: Final = 60.0
+# For what a machine with lost workers answers, which may not answer at all.
+_LONGEST_LOOK: Final = 20.0
 # A worker that the scheduler has lost may come back, because its nanny restarts it.
 _LONGEST_ABSENCE: Final = 60.0
-_LINES_OF_LOG: Final = 10
 # The deadlines of a cluster and of its machines are set one after the other.
 _SAME_TIME: Final = timedelta(seconds=10)
 # The errors of a start that no other machine would be spared.
@@ -72,13 +72,13 @@ class ClusterCalls:
 
     Attributes:
         scheduler: returns the scheduler, once it was started.
-        replace: puts a new entry in the place of one.
+        replace: puts a new entry in the place of one, and returns its name; None if the old entry is not wanted any more.
         drop: removes an entry.
         end: ends the cluster, because it has no workers, and gets none any more.
     """
 
     scheduler: Callable[[], Scheduler]
-    replace: Callable[[MachineWorkers], object]
+    replace: Callable[[MachineWorkers], str | None]
     drop: Callable[[MachineWorkers], object]
     end: Callable[[], object]
 
@@ -152,7 +152,8 @@ class Supervisor:
         self._start_timeout = start_timeout
         self._replaces = replaces
         self._runs: dict[MachineWorkers, _Run] = {}
-        self._free: list[_FreeMachine] = []
+        # By the name of the entry that each is kept for.
+        self._free: dict[str, _FreeMachine] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._is_ending = False
@@ -186,28 +187,37 @@ class Supervisor:
 
     async def run(self, workers: MachineWorkers) -> None:
         """Run workers on a machine until they have ended, and give the machine back; a cancellation ends that."""
+        if self._is_ending:
+            return
         run = self._runs[workers] = _Run(workers)
         loss: RentGPUError | None = None
         try:
             await self._work(run)
         except RentGPUError as error:
             loss = error
+        except Exception as error:
+            # For example too many open files. Otherwise the entry would stay without a machine, and clients would wait.
+            logger.exception("the workers %s could not be run", workers.name)
+            loss = RentGPUError(f"the workers {workers.name} could not be run: {error!r}")
         finally:
             await self._end_run(run, loss)
 
     def retire(self, workers: MachineWorkers) -> None:
         """Begin to end workers: let them hand their data over if they run, and give the machine back."""
         run = self._runs.get(workers)
-        if run is None:  # they have ended, or have not begun
-            if workers.task is not None:
-                workers.task.cancel()
-            return
-        run.is_wanted = False
+        if run is not None:
+            run.is_wanted = False
         if workers.phase is WorkersPhase.RUNNING and not self._is_ending:
             workers.phase = WorkersPhase.RETIRING
             self._begin(self._retire(workers))
-        elif workers.task is not None and workers.phase is not WorkersPhase.RETIRING:
+        # Otherwise a machine that is kept for others would be forgotten.
+        elif workers.task is not None and workers.phase not in (WorkersPhase.RETIRING, WorkersPhase.ENDED):
             workers.task.cancel()
+
+    def forget(self, entry: str) -> None:
+        """Release the machine that was kept for an entry, because that is not wanted any more."""
+        if (free := self._free.pop(entry, None)) is not None:
+            self._begin(self._release(free.rental))
 
     def on_event(self, event: RentalEvent) -> None:
         """Begin to end the workers of a machine that is about to expire before the cluster does."""
@@ -218,11 +228,18 @@ class Supervisor:
             return
         for workers in tuple(self._runs):
             if workers.phase in _HAVE_MACHINE and workers.rental is not None and workers.rental.name == event.name:
-                logger.warning("the workers %s are retired, because their machine expires", workers.name)
-                if self._rentals.can_rent and self.reason is None:
-                    self._cluster.replace(workers)
-                else:
-                    self._cluster.drop(workers)
+                self._end_before_expiry(workers)
+
+    def _end_before_expiry(self, workers: MachineWorkers) -> None:
+        if self._rentals.can_rent and self.reason is None:
+            logger.warning("the workers %s are replaced, because their machine expires", workers.name)
+            self._cluster.replace(workers)
+            return
+        self._give_up(error_without_rentals(self._rentals))
+        # The last ones work until their machine expires, because no others could have their data.
+        if any(run.is_wanted and run.has_joined for other, run in self._runs.items() if other is not workers):
+            logger.warning("the workers %s are retired, because their machine expires", workers.name)
+            self._cluster.drop(workers)
 
     async def end(self) -> None:
         """End all workers, without their data, and give all machines back, however often this is cancelled."""
@@ -241,6 +258,9 @@ class Supervisor:
         for end in await asyncio.gather(*(rental.close() for rental in self._rentals.begun), return_exceptions=True):
             if isinstance(end, RentGPUError) and end not in self.problems:
                 self.problems.append(end)
+        # Because the tasks above have begun others, which close forwards.
+        while self._tasks:
+            await asyncio.wait(self._tasks)
         await self._rentals.end()
 
     async def _work(self, run: _Run) -> None:
@@ -250,7 +270,8 @@ class Supervisor:
             RentGPUError: the workers could not be started, or have ended.
         """
         workers = run.workers
-        if pause := self._failures.pause:
+        pause = self._failures.pause
+        if pause and self.reason is None:
             workers.phase = WorkersPhase.WAITING
             await asyncio.sleep(pause)
         if self.reason is not None:
@@ -270,38 +291,20 @@ class Supervisor:
 
     async def _machine_for(self, workers: MachineWorkers) -> tuple[AsyncRental, str]:
         """Return a machine that is ready for workers, and the path of its Python."""
-        while self._free:
-            free = self._free.pop()
-            if not free.rental.ended:
-                workers.rental = free.rental
-                return free.rental, free.python
+        free = self._free.pop(workers.name, None)
+        if free is not None and not free.rental.ended:
+            workers.rental = free.rental
+            return free.rental, free.python
         workers.phase = WorkersPhase.RENTING
         if not self._rentals.can_rent:
-            raise self._no_more_rentals()
+            raise error_without_rentals(self._rentals)
         rental = workers.rental = self._rentals.new()
         await rental.open()
         workers.phase = WorkersPhase.PREPARING
         python = await prepare(rental, self._plan.software, self._plan.environment, versions_here())
         if self._plan.per_gpu:
-            await self._check_gpus(rental)
+            await check_gpus(rental, self._plan.on_each)
         return rental, python
-
-    def _no_more_rentals(self) -> RentalEndedError:
-        budget = self._rentals.budget
-        if budget is not None and budget.is_spent:
-            text = f"the cluster rents no more machines: its budget of {budget.limit} {budget.currency} is spent"
-            return BudgetExceededError(text, name="", container_id=None)
-        return RentalExpiredError("the cluster rents no more machines: its time is up", name="", container_id=None)
-
-    async def _check_gpus(self, rental: AsyncRental) -> None:
-        listing = await rental.run("nvidia-smi -L", timeout=_LONGEST_LISTING)
-        found = count_gpus(listing.stdout)
-        if not listing.ok or found < self._plan.on_each:
-            cause = f"{found} of {self._plan.on_each}" if listing.ok else (listing.stderr.strip() or "no answer")
-            raise ConfigurationError(
-                f"cannot start a worker for each GPU of {rental.name}: nvidia-smi lists {cause}; use an image with NVIDIA's"
-                " tools, or worker_per='container'"
-            )
 
     async def _start_worker(
         self, rental: AsyncRental, python: str, name: str, number: int, member: MeshMember
@@ -388,7 +391,7 @@ class Supervisor:
         status = await job.wait()
         how = f"signal {status.exit_signal}" if status.exit_signal else f"status {status.exit_status}"
         text = f"worker {name} has ended: {'it was lost' if status.state == 'lost' else how}"
-        raise SSHError(text + await _last_lines(job), stage="command")
+        raise SSHError(text + await last_lines(job), stage="command")
 
     async def _retire(self, workers: MachineWorkers) -> None:
         try:
@@ -414,32 +417,33 @@ class Supervisor:
                 self._failures = self._failures.and_one_more()
             if self._failures.are_too_many or (phase is WorkersPhase.RENTING and isinstance(loss, _HOPELESS)):
                 self._give_up(loss)
-            starts_others = self.reason is None and (self._replaces or not run.has_joined)
-            if starts_others and run.has_joined:
-                await self._keep(run)
+            starts_others = self._replaces or not run.has_joined
+            if not starts_others and len(self._runs) == 1:
+                self._give_up(loss)
+            kept = await self._kept(run) if starts_others and run.has_joined and self.reason is None else None
+            entry = self._cluster.replace(workers) if starts_others and self.reason is None else None
+            if kept is not None and entry is not None:
+                self._free[entry] = kept
             else:
                 self._begin(self._release(workers.rental))
-            if starts_others:
-                self._cluster.replace(workers)
-            else:
+            if entry is None:
                 self._cluster.drop(workers)
         finally:
             del self._runs[workers]
             if self.reason is not None and not self._runs and not self._is_ending:
                 self._cluster.end()
 
-    async def _keep(self, run: _Run) -> None:
-        """Keep a machine for other workers, unless it has ended."""
+    async def _kept(self, run: _Run) -> _FreeMachine | None:
+        """Return the machine of lost workers for others; None if it cannot run them."""
         rental = run.workers.rental
         if rental is None or run.python is None:
-            return
+            return None
         try:
-            async with asyncio.timeout(_LONGEST_LISTING):
+            async with asyncio.timeout(_LONGEST_LOOK):
                 await asyncio.gather(*(job.stop(grace=1) for job in run.jobs))
         except (RentGPUError, TimeoutError):
-            self._begin(self._release(rental))
-        else:
-            self._free.append(_FreeMachine(rental, run.python))
+            return None
+        return None if rental.ended else _FreeMachine(rental, run.python)
 
     def _give_up(self, loss: RentGPUError) -> None:
         if self.reason is not None:
@@ -451,9 +455,8 @@ class Supervisor:
             # Others have a machine, or are about to have one, and may be the only workers that the cluster gets.
             if workers.phase is WorkersPhase.WAITING:
                 self._cluster.drop(workers)
-        free, self._free = self._free, []
-        for machine in free:
-            self._begin(self._release(machine.rental))
+        for entry in tuple(self._free):
+            self.forget(entry)
 
     async def _release(self, rental: AsyncRental | None) -> None:
         if rental is None:
@@ -477,13 +480,3 @@ def _raise_first(ends: Collection[asyncio.Task[None]]) -> None:
     for task in ends:
         if task.done():
             task.result()
-
-
-async def _last_lines(job: AsyncJob) -> str:
-    """Return the last lines that a job has written, as the end of an error's text; nothing if they cannot be read."""
-    try:
-        async with asyncio.timeout(_LONGEST_LISTING):
-            lines = [line.text async for line in job.logs(tail=_LINES_OF_LOG)]
-    except (RentGPUError, TimeoutError):
-        return ""
-    return "; it wrote: " + " / ".join(lines) if lines else ""

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 from collections.abc import Mapping
 from importlib.resources import files
-from typing import Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
 
 from netmind_rentgpu.dask.mesh import WorkerPorts
 from netmind_rentgpu.dask.software import Software
+from netmind_rentgpu.errors import ConfigurationError, RentGPUError
 
-__all__ = ["WorkerPer", "WorkerPlan", "count_gpus", "worker_command", "worker_environment", "worker_input"]
+if TYPE_CHECKING:
+    from netmind_rentgpu.rentals.rental import AsyncRental
+    from netmind_rentgpu.ssh.jobs import AsyncJob
+
+__all__ = [
+    "WorkerPer",
+    "WorkerPlan",
+    "check_gpus",
+    "last_lines",
+    "worker_command",
+    "worker_environment",
+    "worker_input",
+]
 
 WorkerPer: TypeAlias = Literal["container", "gpu"]
 
@@ -22,6 +36,9 @@ _BOOT: Final = (
     "import asyncio, json, sys; given = json.loads(sys.stdin.readline()); scope = {'__name__': 'dask_worker'};"
     " exec(given.pop('program'), scope); asyncio.run(scope['run'](given))"
 )
+# For what a machine with lost workers answers, which may not answer at all, in seconds.
+_LONGEST_LOOK: Final = 20.0
+_LINES_OF_LOG: Final = 10
 # Seconds within which a worker has to reach the scheduler.
 _DEATH_TIMEOUT: Final = 60
 
@@ -102,6 +119,28 @@ def worker_input(
     return json.dumps(given) + "\n"
 
 
-def count_gpus(listing: str) -> int:
-    """Return the number of GPUs in what `nvidia-smi -L` prints."""
-    return sum(line.startswith("GPU ") for line in listing.splitlines())
+async def check_gpus(rental: AsyncRental, wanted: int) -> None:
+    """Check that a machine has a GPU for each worker.
+
+    Raises:
+        ConfigurationError: it has fewer, or `nvidia-smi` does not list them.
+        RentGPUError: as for `AsyncRental.run`.
+    """
+    listing = await rental.run("nvidia-smi -L", timeout=_LONGEST_LOOK)
+    found = sum(line.startswith("GPU ") for line in listing.stdout.splitlines())
+    if not listing.ok or found < wanted:
+        cause = f"lists {found} of {wanted}" if listing.ok else f"failed ({listing.stderr.strip() or 'no message'})"
+        raise ConfigurationError(
+            f"cannot start a worker for each GPU of {rental.name}: nvidia-smi {cause}; use an image with NVIDIA's tools, or"
+            " worker_per='container'"
+        )
+
+
+async def last_lines(job: AsyncJob) -> str:
+    """Return the last lines that a job has written, as the end of an error's text; nothing if they cannot be read."""
+    try:
+        async with asyncio.timeout(_LONGEST_LOOK):
+            lines = [line.text async for line in job.logs(tail=_LINES_OF_LOG)]
+    except (RentGPUError, TimeoutError):
+        return ""
+    return "; it wrote: " + " / ".join(lines) if lines else ""
