@@ -143,7 +143,7 @@ def config_for_workers() -> dict[str, Any]:
     Raises:
         ConfigurationError: it holds a value that cannot be sent.
     """
-    ours: dict[str, Any] = dask.config.config
+    ours: dict[str, Any] = dask.config.config  # pyright: ignore[reportUnknownVariableType]  # untyped
     try:
         config: dict[str, Any] = json.loads(json.dumps({name: ours[name] for name in _FOR_WORKERS if name in ours}))
     except (TypeError, ValueError) as error:

@@ -15,7 +15,7 @@ from typing import Any
 import canaries
 import dask.config
 import pytest
-from dask_clusters_exits import command_lines_by_id, environments, never, serving, wanted
+from dask_clusters import command_lines_by_id, environments, never, serving, wanted
 from dask_tasks import configuration
 from distributed import Client
 from renters import Service
@@ -203,5 +203,8 @@ def test_configuration_for_workers_has_no_tokens_and_objects_of_the_user() -> No
 
 
 def test_configuration_that_cannot_be_sent_is_refused_before_a_client_is_made() -> None:
-    with dask.config.set({"array.backend": object()}), pytest.raises(ConfigurationError, match="cannot be sent to workers"):
+    with (
+        dask.config.set({"array.backend": object()}),
+        pytest.raises(ConfigurationError, match="cannot be sent to workers"),
+    ):
         RentGPUCluster(image="PyTorch 2.4", client=never())

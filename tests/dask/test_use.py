@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dask_clusters_exits import never, wanted
+from dask_clusters import never, wanted
 from dask_tasks import incoming, namespace, square, variable
 from distributed import Client
 from distributed.security import Security

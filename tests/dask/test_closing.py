@@ -1,0 +1,122 @@
+"""The end of a cluster in each phase of its workers: it waits for no machine, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dask_sites import (
+    BROKEN,
+    MANY,
+    SOFTWARE,
+    client_of,
+    entries,
+    open_site,
+    seen_workers,
+    until_running,
+    worker_pid,
+)
+from until import is_running, until
+
+from netmind_rentgpu import ClientStateError, ReleaseError
+from netmind_rentgpu.dask import Software, supervisor
+from netmind_rentgpu.dask.failures import FailuresInARow
+from netmind_rentgpu.dask.machine_workers import WorkersPhase
+from netmind_rentgpu.emulator import Fault
+
+_LONG = 600.0
+
+
+@pytest.mark.parametrize(
+    ("phase", "software", "boot_seconds"),
+    [
+        (WorkersPhase.WAITING, BROKEN, 0.1),
+        (WorkersPhase.RENTING, SOFTWARE, _LONG),
+        (WorkersPhase.PREPARING, Software(setup=(f"sleep {_LONG:.0f}",)), 0.1),
+        pytest.param(WorkersPhase.JOINING, SOFTWARE, 0.1, marks=pytest.mark.slow),
+    ],
+    ids=["waiting", "renting", "preparing", "joining"],
+)
+async def test_close_in_a_phase_before_the_workers_run_does_not_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: WorkersPhase, software: Software, boot_seconds: float
+) -> None:
+    monkeypatch.setattr(FailuresInARow, "pause", property(lambda failures: _LONG if failures.count else 0.0))
+    async with open_site(tmp_path, boot_seconds=boot_seconds) as site:
+        async with site.cluster(2, software=software, max_failures=MANY) as cluster:
+            await until(lambda: len(entries(cluster, phase)) == 2)
+            async with asyncio.timeout(_LONG / 5):
+                await cluster.close()
+        assert cluster.reason is None
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_close_soon_after_scaling_up_rents_nothing_more(tmp_path: Path, steps: int) -> None:
+    async with open_site(tmp_path, boot_seconds=_LONG) as site:
+        async with site.cluster(0) as cluster:
+            cluster.scale(2)
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            async with asyncio.timeout(_LONG / 5):
+                await cluster.close()
+        charges = len(site.emulator.charges)
+        await asyncio.sleep(0)
+        assert len(site.emulator.charges) == charges
+
+
+@pytest.mark.slow
+async def test_close_while_a_worker_retires_that_does_not_answer_does_not_wait_for_it(tmp_path: Path) -> None:
+    async with open_site(tmp_path) as site, site.cluster(2) as cluster:
+        await until_running(cluster, 2)
+        async with client_of(cluster) as client:
+            data = await client.scatter([b"1", b"2"], hash=False)
+            pid = await worker_pid(cluster, "gpu-2")
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                cluster.scale(1)
+                await until(lambda: entries(cluster, WorkersPhase.RETIRING) or len(cluster.workers) == 1)
+            finally:
+                await cluster.close()
+            await until(lambda: not is_running(pid))
+            del data
+
+
+@pytest.mark.slow
+@pytest.mark.full
+async def test_worker_that_does_not_answer_ends_though_it_cannot_hand_its_data_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "_LONGEST_RETIREMENT", 1.0)
+    async with open_site(tmp_path) as site, site.cluster(2) as cluster:
+        await until_running(cluster, 2)
+        async with client_of(cluster) as client:
+            data = await client.scatter([b"1", b"2", b"3", b"4"], hash=False)
+            os.kill(await worker_pid(cluster, "gpu-2"), signal.SIGSTOP)
+            cluster.scale(1)
+            await until(lambda: len(cluster.workers) == len(seen_workers(cluster)) == len(site.emulator.running) == 1)
+            del data
+        assert cluster.reason is None
+
+
+async def test_close_ends_the_wait_for_workers(tmp_path: Path) -> None:
+    async with open_site(tmp_path, boot_seconds=_LONG) as site, site.cluster(1) as cluster:
+        waiting = asyncio.ensure_future(cluster.wait_for_workers(1))
+        await until(lambda: entries(cluster, WorkersPhase.RENTING))
+        await cluster.close()
+        with pytest.raises(ClientStateError, match="closed"):
+            await waiting
+
+
+async def test_close_that_cannot_delete_a_machine_says_so_and_it_stays_on_record(tmp_path: Path) -> None:
+    async with open_site(tmp_path) as site:
+        cluster: Any = await site.cluster(1, software=Software(setup=("sleep 600",)))
+        await until(lambda: entries(cluster, WorkersPhase.PREPARING))
+        site.emulator.faults.add(Fault("status", call="delete_container", status=403, times="all"))
+        with pytest.raises(ReleaseError, match="delete"):
+            await cluster.close()
+        assert len(site.emulator.running) == 1
+        site.emulator.faults.clear()
+        await site.reap()
