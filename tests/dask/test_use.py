@@ -19,6 +19,7 @@ from dask_tasks import incoming, namespace, square, variable
 from distributed import Client
 from distributed.security import Security
 from renters import Service
+from short_forms import thinned
 from until import until, until_sync
 
 from netmind_rentgpu import AsyncRentGPU, ConfigurationError, InvalidArgumentError
@@ -342,7 +343,7 @@ SECURITIES: dict[str, Callable[[Path], Security | bool]] = {
 }
 
 
-@pytest.mark.parametrize("kind", SECURITIES)
+@pytest.mark.parametrize("kind", thinned(["with files", "temporary", "none"], every=2))
 async def test_workers_use_the_security_that_is_given(service: Service, tmp_path: Path, kind: str) -> None:
     security = SECURITIES[kind](tmp_path)
     async with (
