@@ -8,6 +8,7 @@ rented machine, the same port leads here. On each of them, the port of the sched
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from netmind_rentgpu.ssh.forwarded import AsyncForward
 
 __all__ = ["Mesh", "MeshMember", "WorkerPorts"]
+
+logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 _LOOPBACK: Final = "127.0.0.1"
 # Times that a machine joins with other ports, because a port may be taken on a machine.
@@ -149,10 +152,15 @@ class MeshMember:
         """
         task = asyncio.get_running_loop().create_task(self._lead_back_at_last(port))
         self._late[port] = task
-        task.add_done_callback(lambda _: self._late.pop(port, None))
+        task.add_done_callback(lambda done: self._end_late(port, done))
         done, _ = await asyncio.wait({task}, timeout=_LONGEST_WAIT)
         if done and not task.cancelled():
             task.result()
+
+    def _end_late(self, port: int, done: asyncio.Task[None]) -> None:
+        self._late.pop(port, None)
+        if not done.cancelled() and (error := done.exception()) is not None:
+            logger.warning("a worker of the cluster cannot be reached from %s: %s", self._rental.name, error)
 
     async def _lead_back_at_last(self, port: int) -> None:
         while not self._is_closed:

@@ -142,6 +142,7 @@ class _LocalPort:
         self._forget = forget
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
+        self._has_ended = False
         self.closed: bool = False
 
     async def listen(self, port: int) -> int:
@@ -152,9 +153,14 @@ class _LocalPort:
         """
 
         def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if self._has_ended:  # it was accepted a moment before
+                writer.transport.abort()
+                return
             task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
             self._serving.add(task)
             task.add_done_callback(self._serving.discard)
+            # Here, because a task that is cancelled before its first step runs none of its code.
+            task.add_done_callback(lambda _: writer.close())
 
         listener = socket.socket()
         try:
@@ -182,6 +188,7 @@ class _LocalPort:
 
     async def close_all(self) -> None:
         """Stop listening, and disconnect the clients."""
+        self._has_ended = True
         await self.close()
         for task in tuple(self._serving):
             task.cancel()

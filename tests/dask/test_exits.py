@@ -132,9 +132,9 @@ async def test_program_with_an_error_leaves_nothing(service: Service, use: str) 
 
 
 @pytest.mark.parametrize("place", thinned(["leaves work", "returns"], every=2))
-async def test_program_that_never_closes_its_cluster_leaves_nothing(service: Service, place: str) -> None:
-    # Longer than the time that Dask gives a cluster at exit.
-    service.emulator.faults.add(Fault("slow", call="delete_container", seconds=11, times=2))
+async def test_program_that_never_closes_its_cluster_leaves_nothing(service: Service, place: str, full: bool) -> None:
+    # In the full form, longer than the time that Dask gives a cluster at exit.
+    service.emulator.faults.add(Fault("slow", call="delete_container", seconds=11 if full else 1, times=2))
     program = await run(service, "no block", place, "logs")
     assert (program.status, program.output, shown(program)) == (0, "ended\n", "")
     await assert_nothing_left(service)
@@ -152,10 +152,11 @@ async def test_forked_children_leave_the_machines_of_their_parent(service: Servi
     await assert_nothing_left(service)
 
 
-async def test_clusters_interrupted_at_random_moments_leave_nothing(service: Service, full: bool) -> None:
+@pytest.mark.full
+async def test_clusters_interrupted_at_random_moments_leave_nothing(service: Service) -> None:
     seed = random.randrange(10**6)
     environment = {**service.environment, "DASK_LOGGING__DISTRIBUTED": "critical"}
-    arguments = (str(seed), "40" if full else "4")
+    arguments = (str(seed), "10")
     file = "interrupt_dask_clusters.py"
     program = Program("", environment, measured=False, file=file, arguments=arguments)
     await program.run(service.emulator.url, WARNINGS)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
 import sys
 from pathlib import Path
 
-import dask.config
 import pytest
 from dask_sites import (
     BROKEN,
@@ -114,13 +114,16 @@ async def test_forwarding_that_the_server_forbids_is_said_before_a_worker_starts
 
 
 @pytest.mark.usefixtures("no_pause")
-async def test_error_of_another_kind_counts_as_a_failure(tmp_path: Path) -> None:
-    with dask.config.set({"not-for-json": object()}):
-        async with open_site(tmp_path) as site, site.cluster(1, max_failures=2) as cluster:
-            with pytest.raises(RentGPUError, match="TypeError"):
-                await cluster.wait_for_workers(1)
-            await until(lambda: cluster.status is Status.closed)
-            assert len(site.emulator.charges) == 2
+async def test_error_of_another_kind_counts_as_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(supervisor, "check_gpus", fail)
+    async with open_site(tmp_path) as site, site.cluster(1, max_failures=2) as cluster:
+        with pytest.raises(RentGPUError, match="too many open files"):
+            await cluster.wait_for_workers(1)
+        await until(lambda: cluster.status is Status.closed)
+        assert len(site.emulator.charges) == 2
 
 
 @pytest.mark.slow

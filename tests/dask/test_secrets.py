@@ -23,7 +23,7 @@ from renters import Service
 from netmind_rentgpu import ConfigurationError
 from netmind_rentgpu.dask import RentGPUCluster, Software
 from netmind_rentgpu.dask.certificates import ClusterCertificates, make_certificates
-from netmind_rentgpu.dask.cluster import _config_for_workers
+from netmind_rentgpu.dask.options import config_for_workers
 
 pytestmark = [
     pytest.mark.slow,
@@ -195,7 +195,7 @@ def test_configuration_for_workers_has_no_tokens_and_objects_of_the_user() -> No
         others = {"coiled.token": VALUE, "pool": pool, "scheduler": "dask.distributed", "temporary-directory": "/here"}
         ours = {"array.chunk-size": "7MiB", "distributed.comm.tls.ca-file": VALUE}
         with dask.config.set({**others, **ours}):
-            found = _config_for_workers()
+            found = config_for_workers()
     assert VALUE not in repr(found)
     assert not others.keys() & found.keys()
     assert found["array"]["chunk-size"] == "7MiB"

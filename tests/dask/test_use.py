@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 import urllib.error
 import urllib.request
@@ -15,16 +16,17 @@ from typing import Any
 
 import pytest
 from dask_clusters import never, wanted
-from dask_tasks import incoming, namespace, square, variable
+from dask_tasks import incoming, namespace, square, sum_of_squares, variable
 from distributed import Client
 from distributed.security import Security
 from renters import Service
 from short_forms import thinned
 from until import until, until_sync
 
-from netmind_rentgpu import AsyncRentGPU, ConfigurationError, InvalidArgumentError
+from netmind_rentgpu import AsyncRentGPU, ClientStateError, ConfigurationError, InvalidArgumentError, RentGPUError
 from netmind_rentgpu.dask import RentGPUCluster, Software
 from netmind_rentgpu.dask.certificates import make_certificates
+from netmind_rentgpu.dask.mesh import Mesh
 from netmind_rentgpu.emulator import Emulator, Fault
 
 pytestmark = pytest.mark.slow
@@ -157,7 +159,7 @@ async def test_machine_with_two_gpus_has_two_workers(service: Service) -> None:
         del kept
         cluster.adapt(minimum=1, maximum=4, interval="100ms", wait_count=2)
         await until(lambda: len(service.emulator.running) == 1)
-        await until(lambda: len(cluster.seen_workers) == 2)
+        await until(lambda: len(cluster._supervisor.seen_workers) == 2)
     await service.assert_nothing_left()
 
 
@@ -185,7 +187,7 @@ async def test_wait_for_workers_ends_with_the_reason_or_its_time(service: Servic
     def use() -> None:
         options = wanted(service, software=Software(python="no-such-python", install="never"), max_failures=1)
         with RentGPUCluster(**options) as cluster, Client(cluster) as client:
-            with pytest.raises(TimeoutError, match="0/1 workers"):
+            with pytest.raises(TimeoutError, match="0 of 1 workers"):
                 cluster.wait_for_workers(1, timeout=0.1)
             with pytest.raises(TimeoutError):
                 client.wait_for_workers(1, timeout=0.1)
@@ -195,6 +197,11 @@ async def test_wait_for_workers_ends_with_the_reason_or_its_time(service: Servic
             assert isinstance(cluster.reason, ConfigurationError)
             assert "Rents no more" in cluster._repr_html_()
             until_sync(lambda: cluster.status.name == "closed")
+            for waits in (cluster, client):
+                with pytest.raises(ConfigurationError, match="no-such-python"):
+                    waits.wait_for_workers(1)
+            cluster.scale(1)
+            assert cluster.worker_spec == {}
 
     await asyncio.to_thread(use)
     await service.assert_nothing_left()
@@ -226,6 +233,31 @@ async def test_synchronous_cluster_works_beside_a_running_loop(tmp_path: Path) -
             cluster.wait_for_workers(1, timeout=60)
             assert dask.submit(square, 3).result(timeout=60) == 9
         emulator.assert_nothing_rented()
+
+
+async def test_error_of_the_system_is_a_reason(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def join(*_: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Mesh, "join", join)
+    async with RentGPUCluster(1, **wanted(service), max_failures=1, asynchronous=True) as cluster:
+        with pytest.raises(RentGPUError, match="Too many open files"):
+            await cluster.wait_for_workers(1, timeout=60)
+        assert isinstance(cluster.reason, RentGPUError)
+    await service.assert_nothing_left()
+
+
+async def test_wait_for_workers_ends_when_the_cluster_is_closed(service: Service) -> None:
+    service.emulator.faults.add(Fault("never starts"))
+    async with RentGPUCluster(1, **wanted(service), asynchronous=True) as cluster:
+        waiting = asyncio.create_task(cluster.wait_for_workers(1))
+        await until(lambda: service.emulator.running)
+        await cluster.close()
+        with pytest.raises(ClientStateError, match="is closed"):
+            await waiting
+        with pytest.raises(ClientStateError, match="is closed"):
+            await cluster.wait_for_workers(1)
+    await service.assert_nothing_left()
 
 
 @pytest.mark.parametrize("place", ["starts", "boots", "runs"])
@@ -353,7 +385,8 @@ async def test_workers_use_the_security_that_is_given(service: Service, tmp_path
         await client.wait_for_workers(2, timeout=60)
         protocol = "tcp" if kind == "none" else "tls"
         assert all(address.startswith(f"{protocol}://127.0.0.1:") for address in cluster.scheduler_info["workers"])
-        assert await client.submit(square, 3) == 9
+        # The clients of tasks have to be accepted, too.
+        assert await client.submit(sum_of_squares, [1, 2, 3]) == 14
 
 
 async def test_joblib_runs_on_the_workers(service: Service) -> None:

@@ -7,12 +7,18 @@ import os
 from pathlib import Path
 
 import dask.config
-from distributed import Worker
+from distributed import Worker, worker_client
 
 
 def square(number: int) -> int:
     """Return the square of a number."""
     return number * number
+
+
+def sum_of_squares(numbers: list[int]) -> int:
+    """Return a sum that other tasks compute, which this one starts."""
+    with worker_client() as client:
+        return sum(client.gather(client.map(square, numbers)))
 
 
 def namespace() -> str:
