@@ -94,6 +94,7 @@ LIBRARY_USERS = {
         "dask.at_exit",
         "dask.certificates",
         "dask.cluster",
+        "dask.endings",
         "dask.machine_workers",
         "dask.options",
         "dask.supervisor",

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import os
 from functools import cache, partial
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from weakref import WeakSet
 
 from distributed.core import Status
+from distributed.deploy.spec import SpecCluster
 
 from netmind_rentgpu.concurrency.exit_hooks import at_exit, report_problem, wait_despite_interrupts
 from netmind_rentgpu.errors import RentGPUError
 from netmind_rentgpu.rentals.at_exit import release_at_exit
 
-if TYPE_CHECKING:
-    from netmind_rentgpu.dask.cluster import RentGPUCluster
-
 __all__ = ["close_at_exit"]
 
 # Seconds for each cluster.
 _LONGEST_CLOSE: Final = 90.0
-_clusters: Final[WeakSet[RentGPUCluster]] = WeakSet()
+_clusters: Final[WeakSet[SpecCluster]] = WeakSet()
 
 
-def close_at_exit(cluster: RentGPUCluster) -> None:
+def close_at_exit(cluster: SpecCluster) -> None:
     """Close a cluster when this process exits: before its rentals are deleted one by one, and before Dask closes it."""
     _clusters.add(cluster)
     _register(os.getpid())

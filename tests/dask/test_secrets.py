@@ -128,7 +128,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[ClusterCertificates]:
         found.append(make_certificates(*arguments, **keywords))
         return found[-1]
 
-    monkeypatch.setattr("netmind_rentgpu.dask.cluster.make_certificates", make)
+    monkeypatch.setattr("netmind_rentgpu.dask.options.make_certificates", make)
     return found
 
 
