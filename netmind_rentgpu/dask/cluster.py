@@ -324,6 +324,7 @@ class RentGPUCluster(SpecCluster):
 
     def _drop(self, workers: MachineWorkers) -> None:
         self._remove(workers.name)
+        self._supervisor.note_change()
         self._correct_soon()
 
     def _remove(self, entry: str) -> None:
@@ -387,7 +388,7 @@ class RentGPUCluster(SpecCluster):
         try:
             async with deadline:
                 while len(self._supervisor.seen_workers) < n_workers:
-                    if self.reason is not None:
+                    if self.reason is not None and len(self.plan) < n_workers:
                         raise self.reason
                     if self._closing is not None:
                         raise ClientStateError("this cluster is closed, and starts no more workers")
@@ -395,8 +396,8 @@ class RentGPUCluster(SpecCluster):
         except TimeoutError as error:
             if not deadline.expired():  # it is the reason
                 raise
-            seen = len(self._supervisor.seen_workers)
-            raise TimeoutError(f"{seen} of {n_workers} workers have joined within {timeout}") from error
+            seen = self._supervisor.seen_workers
+            raise TimeoutError(f"{len(seen)} of {n_workers} workers have joined within {timeout}") from error
 
     def _on_event(self, event: RentalEvent) -> None:
         self._supervisor.on_event(event)
@@ -457,8 +458,7 @@ class RentGPUCluster(SpecCluster):
 
     async def _close(self) -> None:
         # However often this is cancelled, because an event loop may end with its last caller.
-        closing = self._begin_close()
-        await wait_shielded(closing)
+        await wait_shielded(closing := self._begin_close())
         closing.result()
 
     async def _close_all(self) -> None:

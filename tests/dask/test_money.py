@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from decimal import Decimal
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from dask_sites import MANY, client_of, endless, entries, open_site, seen_workers, tenfold, until_running
 from distributed.client import FutureCancelledError
 from distributed.core import Status
-from lifecycle import set_limits
+from lifecycle import set_clock, set_limits
 from until import until
 
 from netmind_rentgpu import (
@@ -46,7 +47,7 @@ def _lease_shortly(gpu: AsyncRentGPU) -> None:
 
 
 @pytest.mark.slow
-async def test_spending_stays_within_the_budget_while_a_cluster_scales(tmp_path: Path) -> None:
+async def test_spending_stays_within_the_budget_while_a_cluster_scales_and_its_clock_is_set(tmp_path: Path) -> None:
     async with open_site(tmp_path, change=_lease_shortly) as site:
         async with site.client() as gpu:
             price = max(offer.hourly_price or Decimal(0) for offer in (await gpu.offers())[:8])
@@ -54,7 +55,12 @@ async def test_spending_stays_within_the_budget_while_a_cluster_scales(tmp_path:
         limit = price * 30 * _SECOND
         async with site.cluster(1, software=_ENDLESS, budget=limit, max_failures=MANY) as cluster:
             wanted, most = 1, 0
-            while cluster.reason is None:
+            moves = {4: timedelta(hours=2), 12: timedelta(hours=-5)}
+            for step in count():
+                if cluster.reason is not None:
+                    break
+                if (by := moves.get(step)) is not None:
+                    set_clock(cluster._client, by)
                 cluster.scale(wanted)
                 wanted = wanted % 3 + 1
                 most = max(most, len(site.emulator.running))
@@ -64,6 +70,7 @@ async def test_spending_stays_within_the_budget_while_a_cluster_scales(tmp_path:
             await until(lambda: cluster.status is Status.closed)
             assert isinstance(cluster.reason, (BudgetExceededError, InsufficientBudgetError))
             assert most > 1
+            assert step > max(moves)
             spent = cluster.spent
         # A second for each machine, which is the time of its deletion.
         tick = price * _SECOND * len(site.emulator.charges)
@@ -171,11 +178,22 @@ async def _adapt(cluster: RentGPUCluster, _: pytest.MonkeyPatch) -> None:
 
 
 async def _expire_one(cluster: RentGPUCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the lease of one machine end, as if the state file could not be written for it."""
-    extend, name = AsyncRental._extend_lease, cluster.rentals["gpu-2"].name
+    _let_expire(cluster, monkeypatch, "gpu-2")
+
+
+async def _expire_two(cluster: RentGPUCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the leases of two machines end, as if the budget had no more room for them, nor for others."""
+    assert cluster._rentals.budget is not None
+    cluster._rentals.budget.is_spent = True
+    _let_expire(cluster, monkeypatch, "gpu-2", "gpu-3")
+
+
+def _let_expire(cluster: RentGPUCluster, monkeypatch: pytest.MonkeyPatch, *entries: str) -> None:
+    """Let the leases of some machines end, as if the state file could not be written for them."""
+    extend, names = AsyncRental._extend_lease, {cluster.rentals[entry].name for entry in entries}
 
     async def extend_others(self: AsyncRental, until: Any, *, is_whole: bool) -> None:
-        if self.name == name:
+        if self.name in names:
             raise StateFileError("cannot be written")
         await extend(self, until, is_whole=is_whole)
 
@@ -184,7 +202,14 @@ async def _expire_one(cluster: RentGPUCluster, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "end", [_scale, pytest.param(_adapt, marks=pytest.mark.full), _expire_one], ids=["scale", "adapt", "expiry"]
+    "end",
+    [
+        _scale,
+        pytest.param(_adapt, marks=pytest.mark.full),
+        _expire_two,
+        pytest.param(_expire_one, marks=pytest.mark.full),
+    ],
+    ids=["scale", "adapt", "expiry", "expiry of one that is replaced"],
 )
 async def test_scattered_data_stays_when_workers_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Any) -> None:
     workers = 3 if end is _expire_one else 4
@@ -209,4 +234,4 @@ async def test_scattered_data_stays_when_workers_end(tmp_path: Path, monkeypatch
             )
             assert await client.gather(scattered) == values
             assert await client.gather(client.map(tenfold, range(20))) == list(range(0, 200, 10))
-        assert cluster.reason is None
+        assert isinstance(cluster.reason, BudgetExceededError) if end is _expire_two else cluster.reason is None

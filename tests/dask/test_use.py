@@ -183,6 +183,14 @@ async def test_rechunk_crosses_three_namespaces(service: Service) -> None:
         print({receiver: len(senders) for receiver, senders in transfers.items()})
 
 
+async def test_wait_for_workers_goes_on_for_workers_that_are_under_way(service: Service) -> None:
+    async with RentGPUCluster(1, **wanted(service), asynchronous=True) as cluster:
+        cluster._supervisor._give_up(RentGPUError("no more machines"))
+        await cluster.wait_for_workers(1, timeout=60)
+        with pytest.raises(RentGPUError, match="no more machines"):
+            await cluster.wait_for_workers(2)
+
+
 async def test_wait_for_workers_ends_with_the_reason_or_its_time(service: Service) -> None:
     def use() -> None:
         options = wanted(service, software=Software(python="no-such-python", install="never"), max_failures=1)
