@@ -27,9 +27,10 @@ from distributed.utils import NoOpAwaitable
 from netmind_rentgpu import arguments
 from netmind_rentgpu.amounts import in_own_context
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
-from netmind_rentgpu.dask.adaptive import MachineAdaptive, machine_of
+from netmind_rentgpu.dask.adaptive import adaptive_like, checked_bounds, machine_of
 from netmind_rentgpu.dask.at_exit import close_at_exit
 from netmind_rentgpu.dask.endings import error_of_end
+from netmind_rentgpu.dask.machine_runs import ClusterCalls
 from netmind_rentgpu.dask.machine_workers import MachineWorkers, WorkersPhase
 from netmind_rentgpu.dask.options import (
     MachineOptions,
@@ -40,7 +41,7 @@ from netmind_rentgpu.dask.options import (
     usual_client,
 )
 from netmind_rentgpu.dask.software import Software
-from netmind_rentgpu.dask.supervisor import ClusterCalls, Supervisor
+from netmind_rentgpu.dask.supervisor import Supervisor
 from netmind_rentgpu.dask.worker_jobs import WorkerPer
 from netmind_rentgpu.errors import (
     ClientStateError,
@@ -119,7 +120,8 @@ class RentGPUCluster(SpecCluster):
                 reserves its price for ten minutes, again and again while this process lives.
             shared_budget: the name of a budget that the cluster shares with other rentals; not with `budget`.
             ttl: the longest duration of the cluster, counted from its start.
-            idle_timeout: how long the cluster may have no tasks before it is closed; None for no limit.
+            idle_timeout: how long the cluster may have no tasks before it is closed, also while machines start or are waited
+                for; None for no limit.
             max_workers: the most workers. All traffic between them passes through this machine.
             worker_per: `gpu` for a worker with one GPU each, `container` for one worker for each machine.
             nthreads: the threads of a worker; None for one with `gpu`, and for as many as there are processors else.
@@ -131,7 +133,8 @@ class RentGPUCluster(SpecCluster):
                 for none: SSH encrypts the traffic in any case, but each process on a machine can reach the scheduler then.
             client: a function that returns the client to rent with; by default an `AsyncRentGPU()`, with a guardian where
                 the system allows one. The cluster closes it.
-            start_timeout: the seconds in which a machine must accept the login, and then its workers must have joined.
+            start_timeout: the seconds in which a machine must accept the login, and, once its software is installed, its
+                workers must have joined.
             max_failures: the number of failures in a row after which no more machines are rented.
             replace: True to replace lost workers.
             dashboard_address: the address of Dask's dashboard; None for no dashboard.
@@ -156,12 +159,14 @@ class RentGPUCluster(SpecCluster):
         )
         self._process_id = os.getpid()
         self._max_workers = arguments.count("max_workers", max_workers)
+        if self._max_workers < self._plan.on_each:
+            raise InvalidArgumentError("max_workers", f"must be at least gpus, {self._plan.on_each}: {max_workers}")
         self._numbers = count(1)
         self._idle_timeout = arguments.duration("idle_timeout", idle_timeout)
         arguments.duration("ttl", ttl)
         arguments.count("max_failures", max_failures)
         checked_timeout(start_timeout, argument="start_timeout")
-        machines = self._machines_for(n_workers)
+        machines = self._machines_for(n_workers, "n_workers")
         own, of_workers = securities_of(ttl, security=security)
         config = config_for_workers()
         self._client = (client or usual_client)()
@@ -231,7 +236,7 @@ class RentGPUCluster(SpecCluster):
 
     @property
     def expires_at(self) -> datetime | None:
-        """The time at which the cluster ends at the latest, in UTC; None before it was started."""
+        """The time at which all machines end at the latest, in UTC; None before the cluster was started."""
         return self._rentals.until
 
     @property
@@ -248,7 +253,7 @@ class RentGPUCluster(SpecCluster):
         """Start or end workers, until there are as many as wanted; those that end hand their data over.
 
         Args:
-            n: the number of workers; with several on a machine, it is rounded up. More than `max_workers` are not started.
+            n: the number of workers; with several on a machine, it is rounded up. `max_workers` bounds it.
             memory: the memory of all workers together; needs `memory_limit` as a number.
             cores: the threads of all workers together; needs `nthreads`.
 
@@ -256,9 +261,9 @@ class RentGPUCluster(SpecCluster):
             InvalidArgumentError: the number cannot be used, or a needed argument was not given to the cluster.
         """
         if memory is not None:
-            n = max(n, math.ceil(parse_bytes(memory) / self._memory_per_worker()))
+            n = max(n, math.ceil(parse_bytes(memory) / self._plan.memory_of_worker))
         if cores is not None:
-            n = max(n, math.ceil(cores / self._threads_per_worker()))
+            n = max(n, math.ceil(cores / self._plan.threads_of_worker))
         machines = self._machines_for(n)
         if self.asynchronous:
             self._scale_to(machines)
@@ -270,7 +275,7 @@ class RentGPUCluster(SpecCluster):
         Adaptive: type[Adaptive] | None = None,  # noqa: N803  # as Dask names it
         *,
         minimum: int = 0,
-        maximum: float | None = None,
+        maximum: int | None = None,
         interval: str | float | timedelta = "5s",
         wait_count: int = 60,
         target_duration: str | float | timedelta = "5m",
@@ -288,11 +293,11 @@ class RentGPUCluster(SpecCluster):
         Raises:
             InvalidArgumentError: a bound cannot be used.
         """
-        most = self._max_workers if maximum is None or math.isinf(maximum) else min(int(maximum), self._max_workers)
+        most = checked_bounds(minimum, maximum, self._max_workers)
         if self._plan.suffixes:
             options.setdefault("worker_key", machine_of)
         return super().adapt(
-            Adaptive=Adaptive or MachineAdaptive,
+            Adaptive=adaptive_like(Adaptive),
             minimum=minimum,
             maximum=most,
             interval=interval,
@@ -336,32 +341,26 @@ class RentGPUCluster(SpecCluster):
         if not self.worker_spec:
             self._begin_close()
 
+    def _correct_state(self) -> asyncio.Future[Any]:  # pyright: ignore[reportIncompatibleMethodOverride]  # awaited alone
+        # All callers share one task, which Dask never replaces once one of them is cancelled.
+        return asyncio.shield(super()._correct_state())
+
     def _correct_soon(self) -> None:
         """Start and close entries as the specification has them now."""
         if self.loop is not None:
             self.loop.add_callback(self._correct_state)
 
-    def _machines_for(self, workers: int) -> int:
+    def _machines_for(self, workers: int, argument: str = "n") -> int:
         """Return the number of machines for a number of workers."""
         if type(workers) is not int or workers < 0:
-            raise InvalidArgumentError("n", f"must be a number of workers: {arguments.shown_value(workers)}")
+            raise InvalidArgumentError(argument, f"must be a number of workers: {arguments.shown_value(workers)}")
         if workers > self._max_workers:
             logger.warning("%d workers are wanted, and max_workers allows %d", workers, self._max_workers)
-        return math.ceil(min(workers, self._max_workers) / self._plan.on_each)
+        return min(math.ceil(workers / self._plan.on_each), self._max_workers // self._plan.on_each)
 
     def _new_worker_name(self, worker_number: int) -> str:
         del worker_number  # names are never used again
         return f"{'gpu' if self._plan.per_gpu else 'machine'}-{next(self._numbers)}"
-
-    def _threads_per_worker(self) -> int:
-        if self._plan.nthreads is None:
-            raise InvalidArgumentError("cores", "needs the number of threads of a worker; give nthreads to the cluster")
-        return self._plan.nthreads
-
-    def _memory_per_worker(self) -> int:
-        if self._plan.memory_limit in (None, "auto"):
-            raise InvalidArgumentError("memory", "needs the memory of a worker; give memory_limit to the cluster")
-        return int(parse_bytes(self._plan.memory_limit))
 
     async def _scale_soon(self, machines: int) -> None:
         self._scale_to(machines)
@@ -384,6 +383,8 @@ class RentGPUCluster(SpecCluster):
         self._supervisor.note_change()
 
     async def _wait_for_workers(self, n_workers: int = 0, timeout: str | float | timedelta | None = None) -> None:
+        if n_workers > self._max_workers:
+            raise InvalidArgumentError("n_workers", f"is {n_workers}, and max_workers allows {self._max_workers}")
         deadline = asyncio.timeout(None if timeout is None else parse_timedelta(timeout))
         try:
             async with deadline:
@@ -412,8 +413,8 @@ class RentGPUCluster(SpecCluster):
             close_at_exit(self)
             await super()._start()
         except BaseException:
-            # Otherwise Dask waits for the start, which has ended.
-            self.status = Status.failed
+            if cast("Status", self.status) is not Status.closed:  # otherwise Dask waits for the start, which has ended
+                self.status = Status.failed
             # The caller may have no cluster to close.
             await self._close()
             raise
@@ -436,17 +437,20 @@ class RentGPUCluster(SpecCluster):
             self._begin_close()
 
     def close(self, timeout: float | None = None) -> Any:
-        """Delete all machines, and end the cluster. A second call does nothing, nor does one in a forked child.
+        """Delete all machines, and end the cluster. A second call does nothing, nor does a call in a forked child.
 
         Args:
-            timeout: the seconds to wait; the deletion goes on after them.
+            timeout: the seconds to wait; the deletion goes on after them. In an event loop, the whole end is waited for.
 
         Raises:
             ReleaseError: a machine could not be deleted, and stays on record.
             TimeoutError: the time is over.
         """
-        # Because a forked child has no event loop, and would wait without an end.
-        return super().close(timeout) if os.getpid() == self._process_id else None
+        if os.getpid() != self._process_id:  # a forked child has no event loop, and would wait without an end
+            return None
+        if self.status is Status.closed:
+            self._supervisor.raise_problems()
+        return super().close(timeout)
 
     def _begin_close(self) -> asyncio.Task[None]:
         if self._closing is None:
@@ -460,13 +464,10 @@ class RentGPUCluster(SpecCluster):
         # However often this is cancelled, because an event loop may end with its last caller.
         await wait_shielded(closing := self._begin_close())
         closing.result()
+        self._supervisor.raise_problems()
 
     async def _close_all(self) -> None:
-        """Delete all machines, then close the scheduler and the client.
-
-        Raises:
-            ReleaseError: a machine could not be deleted, and stays on record.
-        """
+        """Delete all machines, then close the scheduler and the client."""
         if self._adaptive is not None:
             self._adaptive.stop()
         while self.status is Status.starting:  # noqa: ASYNC110  # Dask looks so, too, and has no event
@@ -485,8 +486,6 @@ class RentGPUCluster(SpecCluster):
                 self._following.cancel()
         finally:
             await self._client.close()
-        for problem in self._supervisor.problems:
-            raise problem
 
     def _repr_html_(self, cluster_status: str | None = None) -> str:
         rows = {

@@ -102,13 +102,13 @@ class Mesh:
 
     async def _open(self, member: MeshMember, scheduler_port: int) -> None:
         others = [other for other in self._members if other is not member]
-        own: list[Coroutine[Any, Any, None]] = [member.lead_back(scheduler_port)]
+        own: list[Coroutine[Any, Any, None]] = [member.open_remote_forward(scheduler_port)]
         for ports in member.ports:
-            own += [member.lead_there(port) for port in (ports.worker, ports.nanny, ports.dashboard)]
+            own += [member.open_local_forward(port) for port in (ports.worker, ports.nanny, ports.dashboard)]
         for other in others:
-            own += [member.lead_back(ports.worker) for ports in other.ports]
+            own += [member.open_remote_forward(ports.worker) for ports in other.ports]
         await _all(own)
-        await _all([other.lead_back_in_time(ports.worker) for other in others for ports in member.ports])
+        await _all([other.open_remote_forward_in_time(ports.worker) for other in others for ports in member.ports])
 
 
 class MeshMember:
@@ -126,7 +126,7 @@ class MeshMember:
         self._late: dict[int, asyncio.Task[None]] = {}
         self._is_closed = False
 
-    async def lead_there(self, port: int) -> None:
+    async def open_local_forward(self, port: int) -> None:
         """Forward a port of this machine to the same port of the rented machine.
 
         Raises:
@@ -135,7 +135,7 @@ class MeshMember:
         """
         await self._keep(port, await self._rental.forward(local_port=port, remote_port=port))
 
-    async def lead_back(self, port: int) -> None:
+    async def open_remote_forward(self, port: int) -> None:
         """Forward a port of the rented machine to the same port of this machine.
 
         Raises:
@@ -144,13 +144,13 @@ class MeshMember:
         """
         await self._keep(port, await self._rental.reverse_forward(remote_port=port, local_port=port))
 
-    async def lead_back_in_time(self, port: int) -> None:
-        """Do as `lead_back` does; if that takes too long, because the connection is broken, go on with it later.
+    async def open_remote_forward_in_time(self, port: int) -> None:
+        """Open a remote forward; if that takes too long, because the connection is broken, go on with it later.
 
         Raises:
             SSHError: the port is taken on the rented machine.
         """
-        task = asyncio.get_running_loop().create_task(self._lead_back_at_last(port))
+        task = asyncio.get_running_loop().create_task(self._retry_remote_forward(port))
         self._late[port] = task
         task.add_done_callback(lambda done: self._end_late(port, done))
         done, _ = await asyncio.wait({task}, timeout=_LONGEST_WAIT)
@@ -162,10 +162,10 @@ class MeshMember:
         if not done.cancelled() and (error := done.exception()) is not None:
             logger.warning("a worker of the cluster cannot be reached from %s: %s", self._rental.name, error)
 
-    async def _lead_back_at_last(self, port: int) -> None:
+    async def _retry_remote_forward(self, port: int) -> None:
         while not self._is_closed:
             try:
-                await self.lead_back(port)
+                await self.open_remote_forward(port)
             except SSHError:
                 if not self._rental.ended and not self._rental.shell.lost:
                     raise
@@ -198,7 +198,7 @@ class MeshMember:
 
 
 async def _all(works: list[Coroutine[Any, Any, None]]) -> None:
-    """Do all at once, and raise the first error once all have ended."""
+    """Run all at once, and raise the first error once all have ended."""
     results = await asyncio.gather(*works, return_exceptions=True)
     for result in results:
         if isinstance(result, BaseException):

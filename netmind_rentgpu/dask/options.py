@@ -33,6 +33,8 @@ __all__ = ["MachineOptions", "config_for_workers", "plan_of", "scheduler_spec", 
 _LOOPBACK: Final = "127.0.0.1"
 # The sections of Dask's own settings. Others may hold a user's tokens, or objects that cannot be sent.
 _FOR_WORKERS: Final = ("array", "dataframe", "distributed", "optimization", "tokenize")
+# A job's input, in which it is sent with the certificates, holds 64 KiB.
+_LONGEST_CONFIG: Final = 40_000
 # These lead to files, addresses and keys of this machine.
 _OF_THIS_MACHINE: Final = ("distributed.comm.tls", "distributed.dashboard")
 
@@ -141,13 +143,16 @@ def config_for_workers() -> dict[str, Any]:
     """Return Dask's own configuration without what is of this machine alone.
 
     Raises:
-        ConfigurationError: it holds a value that cannot be sent.
+        ConfigurationError: it holds a value that cannot be sent, or is too large.
     """
     ours: dict[str, Any] = dask.config.config  # pyright: ignore[reportUnknownVariableType]  # untyped
     try:
-        config: dict[str, Any] = json.loads(json.dumps({name: ours[name] for name in _FOR_WORKERS if name in ours}))
+        text = json.dumps({name: ours[name] for name in _FOR_WORKERS if name in ours})
     except (TypeError, ValueError) as error:
         raise ConfigurationError(f"dask.config cannot be sent to workers: {error}") from None
+    if len(text) > _LONGEST_CONFIG:
+        raise ConfigurationError(f"dask.config is too large for workers: {len(text)} bytes; {_LONGEST_CONFIG} at most")
+    config: dict[str, Any] = json.loads(text)
     for name in _OF_THIS_MACHINE:
         *parents, last = name.split(".")
         place: Any = config

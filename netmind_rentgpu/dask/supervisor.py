@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Collection, Coroutine, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
-
-import attrs
 
 from netmind_rentgpu.concurrency.cancellation import wait_shielded
 from netmind_rentgpu.dask.endings import error_without_rentals
 from netmind_rentgpu.dask.failures import SHORT_LIFE, FailuresInARow
+from netmind_rentgpu.dask.machine_runs import ClusterCalls, FreeMachine, MachineRun
 from netmind_rentgpu.dask.machine_workers import MachineWorkers, WorkersPhase
 from netmind_rentgpu.dask.mesh import Mesh, MeshMember
 from netmind_rentgpu.dask.software import prepare, versions_here
@@ -38,9 +37,11 @@ from netmind_rentgpu.errors import (
     RentalExpiredError,
     RentGPUError,
     SSHError,
+    TransportError,
     WaitTimeoutError,
 )
 from netmind_rentgpu.rentals.fleet_rentals import HOPELESS, FleetRentals
+from netmind_rentgpu.ssh.connection_source import LONGEST_OUTAGE
 
 if TYPE_CHECKING:
     from distributed.scheduler import Scheduler
@@ -49,12 +50,13 @@ if TYPE_CHECKING:
     from netmind_rentgpu.rentals.rental import AsyncRental
     from netmind_rentgpu.ssh.jobs import AsyncJob
 
-__all__ = ["ClusterCalls", "Supervisor"]
+__all__ = ["Supervisor"]
 
 logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 
 # Seconds.
-_LONGEST_RETIREMENT: Final = 30.0
+_LONGEST_RETIREMENT: Final = 300.0
+_AFTER_OUTAGE: Final = 5.0
 # For what a machine with lost workers answers, which may not answer at all.
 _LONGEST_LOOK: Final = 20.0
 # A worker that the scheduler has lost may come back, because its nanny restarts it.
@@ -64,51 +66,6 @@ _SAME_TIME: Final = timedelta(seconds=10)
 # The errors of a start that no other machine would be spared.
 _HOPELESS: Final = (*HOPELESS, InsufficientBudgetError, BudgetExceededError, RentalExpiredError)
 _HAVE_MACHINE: Final = frozenset({WorkersPhase.JOINING, WorkersPhase.RUNNING, WorkersPhase.RETIRING})
-
-
-@attrs.frozen(kw_only=True)
-class ClusterCalls:
-    """The calls by which the supervisor changes its cluster.
-
-    Attributes:
-        scheduler: returns the scheduler, once it was started.
-        replace: puts a new entry in the place of one, and returns its name; None if the old entry is not wanted any more.
-        drop: removes an entry.
-        end: ends the cluster, because it has no workers, and gets none any more.
-    """
-
-    scheduler: Callable[[], Scheduler]
-    replace: Callable[[MachineWorkers], str | None]
-    drop: Callable[[MachineWorkers], object]
-    end: Callable[[], object]
-
-
-@attrs.define(eq=False)
-class _Run:
-    """The run of one machine's workers.
-
-    Attributes:
-        python: the path of the machine's Python; None before that is ready for workers.
-        jobs: the jobs of the workers.
-        has_joined: True once all workers were connected to the scheduler.
-        has_lasted: True once they were so for long enough to be no failure.
-        is_wanted: False once the cluster has asked for the end.
-    """
-
-    workers: MachineWorkers
-    python: str | None = None
-    jobs: tuple[AsyncJob, ...] = ()
-    has_joined: bool = False
-    has_lasted: bool = False
-    is_wanted: bool = True
-
-
-@attrs.frozen
-class _FreeMachine:
-    """A machine that has outlived its workers."""
-
-    rental: AsyncRental
-    python: str
 
 
 class Supervisor:
@@ -151,19 +108,22 @@ class Supervisor:
         self._failures = FailuresInARow(most_failures)
         self._start_timeout = start_timeout
         self._replaces = replaces
-        self._runs: dict[MachineWorkers, _Run] = {}
+        self._runs: dict[MachineWorkers, MachineRun] = {}
         # By the name of the entry that each is kept for.
-        self._free: dict[str, _FreeMachine] = {}
+        self._free: dict[str, FreeMachine] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
+        # True once any workers have lasted, so that the service is known to be reached from here.
+        self._has_worked = False
         self._is_ending = False
 
     @property
     def rentals(self) -> dict[str, AsyncRental]:
         """The machines whose workers run or are being started, by the names of their entries."""
+        # A copy, because any thread may ask.
         return {
             workers.name: workers.rental
-            for workers in self._runs
+            for workers in tuple(self._runs)
             if workers.rental is not None and workers.phase in _HAVE_MACHINE
         }
 
@@ -189,7 +149,7 @@ class Supervisor:
         """Run workers on a machine until they have ended, and give the machine back; a cancellation ends that."""
         if self._is_ending:
             return
-        run = self._runs[workers] = _Run(workers)
+        run = self._runs[workers] = MachineRun(workers)
         loss: RentGPUError | None = None
         try:
             await self._work(run)
@@ -211,8 +171,8 @@ class Supervisor:
             workers.phase = WorkersPhase.RETIRING
             self._begin(self._retire(workers))
         # Otherwise a machine that is kept for others would be forgotten.
-        elif workers.task is not None and workers.phase not in (WorkersPhase.RETIRING, WorkersPhase.ENDED):
-            workers.task.cancel()
+        elif workers.phase not in (WorkersPhase.RETIRING, WorkersPhase.ENDED):
+            _cancel(workers)
 
     def forget(self, entry: str) -> None:
         """Release the machine that was kept for an entry, because that is not wanted any more."""
@@ -239,6 +199,8 @@ class Supervisor:
         # The last ones work until their machine expires, because no others could have their data.
         if any(run.is_wanted and run.has_joined for other, run in self._runs.items() if other is not workers):
             logger.warning("the workers %s are retired, because their machine expires", workers.name)
+            # At once, because the next machine may expire before the cluster closes this entry.
+            self._runs[workers].is_wanted = False
             self._cluster.drop(workers)
 
     async def end(self) -> None:
@@ -250,20 +212,31 @@ class Supervisor:
 
     async def _end(self) -> None:
         tasks = [*self._tasks, *(workers.task for workers in self._runs if workers.task is not None)]
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
+        for workers in self._runs:
+            _cancel(workers)
         if tasks:
             await asyncio.wait(tasks)
-        # Rentals that no run has, and those whose deletion has failed before.
         for end in await asyncio.gather(*(rental.close() for rental in self._rentals.begun), return_exceptions=True):
             if isinstance(end, RentGPUError) and end not in self.problems:
                 self.problems.append(end)
+            elif isinstance(end, BaseException) and end not in self.problems:
+                logger.error("a machine of the cluster could not be deleted", exc_info=end)
         # Because the tasks above have begun others, which close forwards.
         while self._tasks:
             await asyncio.wait(self._tasks)
         await self._rentals.end()
 
-    async def _work(self, run: _Run) -> None:
+    def raise_problems(self) -> None:
+        """Raise, once, the error of a machine that could not be deleted, with notes of the others."""
+        problems, self.problems = self.problems, []
+        for problem in problems[1:]:
+            problems[0].add_note(str(problem))
+        if problems:
+            raise problems[0]
+
+    async def _work(self, run: MachineRun) -> None:
         """Run workers through their phases.
 
         Raises:
@@ -320,7 +293,7 @@ class Supervisor:
         variables = worker_environment(self._plan, number)
         return await rental.start(worker_command(python), name=f"dask-{name}", environment=variables, input=given)
 
-    async def _watch(self, run: _Run) -> None:
+    async def _watch(self, run: MachineRun) -> None:
         """Wait until workers have joined, and then until one has ended.
 
         Raises:
@@ -351,10 +324,11 @@ class Supervisor:
                 success.cancel()
             for task in ends:
                 task.cancel()
-            await asyncio.wait(ends)
+            # Several may have failed, and asyncio logs an error that no task has retrieved.
+            await asyncio.gather(*ends, return_exceptions=True)
 
-    def _note_success(self, run: _Run) -> None:
-        run.has_lasted = True
+    def _note_success(self, run: MachineRun) -> None:
+        run.has_lasted = self._has_worked = True
         self._failures = self._failures.after_success()
 
     async def _seen(self, names: Collection[str], longest: float) -> None:
@@ -395,16 +369,20 @@ class Supervisor:
 
     async def _retire(self, workers: MachineWorkers) -> None:
         try:
+            await self._move_data_off(workers.worker_names)
+        finally:
+            _cancel(workers)
+
+    async def _move_data_off(self, names: Collection[str]) -> None:
+        """Move the data that only some workers have to others, for a limited time. They get no more work."""
+        try:
             async with asyncio.timeout(_LONGEST_RETIREMENT):
-                await self._cluster.scheduler().retire_workers(names=list(workers.worker_names))
+                await self._cluster.scheduler().retire_workers(names=list(names))
         except Exception as error:  # noqa: BLE001  # of Dask, or of its connections
             cause = str(error) or type(error).__name__
-            logger.warning("the workers %s could not hand their data over: %s", workers.name, cause)
-        finally:
-            if workers.task is not None:
-                workers.task.cancel()
+            logger.warning("the workers %s could not hand their data over: %s", ", ".join(names), cause)
 
-    async def _end_run(self, run: _Run, loss: RentGPUError | None) -> None:
+    async def _end_run(self, run: MachineRun, loss: RentGPUError | None) -> None:
         """Delete the machine of workers, or keep it for others, and replace workers that were lost."""
         workers = run.workers
         phase, workers.phase = workers.phase, WorkersPhase.ENDED
@@ -413,12 +391,15 @@ class Supervisor:
                 await self._release(workers.rental)
                 return
             logger.warning("the workers %s are lost: %s", workers.name, loss)
-            if not run.has_lasted:
+            if self._has_worked and isinstance(loss, TransportError):
+                # The network of this machine is down: no machine is at fault, and nothing is rented meanwhile.
+                await asyncio.sleep(_AFTER_OUTAGE)
+            elif not run.has_lasted:
                 self._failures = self._failures.and_one_more()
             if self._failures.are_too_many or (phase is WorkersPhase.RENTING and isinstance(loss, _HOPELESS)):
                 self._give_up(loss)
             starts_others = self._replaces or not run.has_joined
-            if not starts_others and len(self._runs) == 1:
+            if not starts_others and not any(other.is_wanted for other in self._runs.values() if other is not run):
                 self._give_up(loss)
             kept = await self._kept(run) if starts_others and run.has_joined and self.reason is None else None
             entry = self._cluster.replace(workers) if starts_others and self.reason is None else None
@@ -433,17 +414,21 @@ class Supervisor:
             if self.reason is not None and not self._runs and not self._is_ending:
                 self._cluster.end()
 
-    async def _kept(self, run: _Run) -> _FreeMachine | None:
+    async def _kept(self, run: MachineRun) -> FreeMachine | None:
         """Return the machine of lost workers for others; None if it cannot run them."""
         rental = run.workers.rental
         if rental is None or run.python is None:
             return None
+        seen = self.seen_workers
+        if left := seen.intersection(run.workers.worker_names):
+            await self._move_data_off(left)
         try:
-            async with asyncio.timeout(_LONGEST_LOOK):
+            # If all workers are lost at once, the network of this machine may be down for a while.
+            async with asyncio.timeout(_LONGEST_LOOK if seen else LONGEST_OUTAGE):
                 await asyncio.gather(*(job.stop(grace=1) for job in run.jobs))
         except (RentGPUError, TimeoutError):
             return None
-        return None if rental.ended else _FreeMachine(rental, run.python)
+        return None if rental.ended else FreeMachine(rental, run.python)
 
     def _give_up(self, loss: RentGPUError) -> None:
         if self.reason is not None:
@@ -470,6 +455,12 @@ class Supervisor:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _cancel(workers: MachineWorkers) -> None:
+    """Cancel the task of workers once, because a rental takes a second cancellation for a wish to give its deletion up."""
+    if workers.task is not None and not workers.task.cancelling():
+        workers.task.cancel()
 
 
 def _port_of(scheduler: Scheduler) -> int:

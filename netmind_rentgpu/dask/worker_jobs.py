@@ -10,10 +10,11 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import attrs
+from dask.utils import parse_bytes
 
 from netmind_rentgpu.dask.mesh import WorkerPorts
 from netmind_rentgpu.dask.software import Software
-from netmind_rentgpu.errors import ConfigurationError, RentGPUError
+from netmind_rentgpu.errors import ConfigurationError, InvalidArgumentError, RentGPUError
 
 if TYPE_CHECKING:
     from netmind_rentgpu.rentals.rental import AsyncRental
@@ -73,6 +74,28 @@ class WorkerPlan:
     def names(self, of_machine: str) -> tuple[str, ...]:
         """Return the names of the workers of one machine."""
         return tuple(f"{of_machine}{suffix}" for suffix in self.suffixes) or (of_machine,)
+
+    @property
+    def threads_of_worker(self) -> int:
+        """The threads of a worker.
+
+        Raises:
+            InvalidArgumentError: the cluster was made without their number.
+        """
+        if self.nthreads is None:
+            raise InvalidArgumentError("cores", "needs the number of threads of a worker; give nthreads to the cluster")
+        return self.nthreads
+
+    @property
+    def memory_of_worker(self) -> int:
+        """The memory of a worker, in bytes.
+
+        Raises:
+            InvalidArgumentError: the cluster was made without it.
+        """
+        if self.memory_limit in (None, "auto"):
+            raise InvalidArgumentError("memory", "needs the memory of a worker; give memory_limit to the cluster")
+        return int(parse_bytes(self.memory_limit))
 
 
 def worker_command(python: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from dask_sites import (
     until_running,
     worker_pid,
 )
+from distributed.core import Status
 from until import is_running, until
 
 from netmind_rentgpu import ClientStateError, ReleaseError
@@ -108,6 +110,43 @@ async def test_close_ends_the_wait_for_workers(tmp_path: Path) -> None:
         await cluster.close()
         with pytest.raises(ClientStateError, match="closed"):
             await waiting
+
+
+@pytest.mark.slow
+async def test_close_soon_after_scaling_down_deletes_a_machine_whose_create_is_under_way(tmp_path: Path) -> None:
+    """A second cancellation would count as a wish to give the deletion up."""
+    async with open_site(tmp_path, boot_seconds=_LONG) as site:
+        site.emulator.faults.add(Fault("slow", call="create_container", seconds=6, when="before"))
+        async with site.cluster(1) as cluster:
+            await until(lambda: site.emulator.requests.of("create_container"))
+            workers = cluster.workers["gpu-1"]
+            cluster.scale(0)
+            await until(lambda: workers.task is not None and workers.task.cancelling())
+
+
+async def test_cancelled_scaling_leaves_the_cluster_able_to_scale(tmp_path: Path) -> None:
+    async with open_site(tmp_path, boot_seconds=_LONG) as site, site.cluster(0) as cluster:
+        async with cluster._lock:
+            scaling = asyncio.ensure_future(cluster.scale_down(["gpu-9"]))
+            await until(lambda: cluster._correct_state_waiting is not None)
+            scaling.cancel()
+            await asyncio.wait({scaling})
+        cluster.scale(1)
+        await until(lambda: len(cluster.workers) == 1)
+
+
+async def test_close_says_what_a_cluster_that_has_ended_by_itself_could_not_delete(tmp_path: Path) -> None:
+    async with open_site(tmp_path) as site:
+        options: Any = {"software": Software(setup=("sleep 600",)), "idle_timeout": timedelta(seconds=3)}
+        cluster: Any = await site.cluster(1, **options)
+        await until(lambda: entries(cluster, WorkersPhase.PREPARING))
+        site.emulator.faults.add(Fault("status", call="delete_container", status=403, times="all"))
+        await until(lambda: cluster.status is Status.closed)
+        with pytest.raises(ReleaseError, match="delete"):
+            await cluster.close()
+        await cluster.close()
+        site.emulator.faults.clear()
+        await site.reap()
 
 
 async def test_close_that_cannot_delete_a_machine_says_so_and_it_stays_on_record(tmp_path: Path) -> None:

@@ -181,6 +181,13 @@ async def _expire_one(cluster: RentGPUCluster, monkeypatch: pytest.MonkeyPatch) 
     _let_expire(cluster, monkeypatch, "gpu-2")
 
 
+async def _expire_all(cluster: RentGPUCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the leases of all machines end at one time, as of a budget that is spent."""
+    assert cluster._rentals.budget is not None
+    cluster._rentals.budget.is_spent = True
+    _let_expire(cluster, monkeypatch, *cluster.rentals)
+
+
 async def _expire_two(cluster: RentGPUCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the leases of two machines end, as if the budget had no more room for them, nor for others."""
     assert cluster._rentals.budget is not None
@@ -198,6 +205,25 @@ def _let_expire(cluster: RentGPUCluster, monkeypatch: pytest.MonkeyPatch, *entri
         await extend(self, until, is_whole=is_whole)
 
     monkeypatch.setattr(AsyncRental, "_extend_lease", extend_others)
+
+
+@pytest.mark.slow
+async def test_last_worker_keeps_the_data_when_all_leases_end_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lease(gpu: AsyncRentGPU) -> None:
+        set_limits(gpu, lease=16.0)
+
+    async with open_site(tmp_path, change=lease) as site, site.cluster(3, budget=5) as cluster:
+        await until_running(cluster, 3)
+        async with client_of(cluster) as client, asyncio.timeout(120):
+            values = [bytes([number]) * 1000 for number in range(9)]
+            scattered = await client.scatter(values, hash=False)
+            await _expire_all(cluster, monkeypatch)
+            await until(lambda: len(seen_workers(cluster)) == 1)
+            assert await client.gather(scattered) == values
+        await until(lambda: cluster.status is Status.closed)
+        assert isinstance(cluster.reason, BudgetExceededError)
 
 
 @pytest.mark.slow

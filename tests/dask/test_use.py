@@ -18,6 +18,7 @@ import pytest
 from dask_clusters import never, wanted
 from dask_tasks import incoming, namespace, square, sum_of_squares, variable
 from distributed import Client
+from distributed.deploy.adaptive import Adaptive
 from distributed.security import Security
 from renters import Service
 from short_forms import thinned
@@ -25,6 +26,7 @@ from until import until, until_sync
 
 from netmind_rentgpu import AsyncRentGPU, ClientStateError, ConfigurationError, InvalidArgumentError, RentGPUError
 from netmind_rentgpu.dask import RentGPUCluster, Software
+from netmind_rentgpu.dask.adaptive import MachineAdaptive, adaptive_like
 from netmind_rentgpu.dask.certificates import make_certificates
 from netmind_rentgpu.dask.mesh import Mesh
 from netmind_rentgpu.emulator import Emulator, Fault
@@ -314,6 +316,7 @@ WRONG: list[dict[str, Any]] = [
     {"worker_per": "machine"},
     {"gpus": 0},
     {"gpus": "2"},
+    {"gpus": 3, "max_workers": 2},
     {"nthreads": 0},
     {"memory_limit": "much"},
     {"memory_limit": ["4 GB"]},
@@ -340,6 +343,32 @@ WRONG_FOR_CLIENTS: list[dict[str, Any]] = [
     {"budget": 1, "shared_budget": "ours"},
     {"regions": ""},
 ]
+
+
+@pytest.mark.parametrize("wrong", [{"minimum": -1}, {"minimum": 3}, {"minimum": 2, "maximum": 1}, {"maximum": "x"}])
+async def test_wrong_bounds_of_adaptive_scaling_are_refused(service: Service, wrong: dict[str, Any]) -> None:
+    async with RentGPUCluster(**wanted(service, max_workers=2), asynchronous=True) as cluster:
+        with pytest.raises(InvalidArgumentError):
+            cluster.adapt(**wrong)
+        with pytest.raises(InvalidArgumentError, match="max_workers allows 2"):
+            await cluster.wait_for_workers(3)
+
+
+def test_adaptive_scaling_of_the_users_own_leaves_the_retirement_to_the_cluster() -> None:
+    class Own(Adaptive):
+        pass
+
+    made = adaptive_like(Own)
+    assert issubclass(made, Own)
+    assert made.scale_down is MachineAdaptive.scale_down
+    assert adaptive_like(made) is made
+    assert adaptive_like(None) is MachineAdaptive
+
+
+async def test_number_of_machines_is_bounded_by_whole_ones(service: Service) -> None:
+    options = wanted(service, gpus=3, max_workers=8)
+    async with RentGPUCluster(**options, asynchronous=True) as cluster:
+        assert [cluster._machines_for(number) for number in (0, 1, 3, 4, 8, 20)] == [0, 1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)
