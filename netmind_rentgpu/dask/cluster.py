@@ -392,7 +392,7 @@ class RentGPUCluster(SpecCluster):
                     if self.reason is not None and len(self.plan) < n_workers:
                         raise self.reason
                     if self._closing is not None:
-                        raise ClientStateError("this cluster is closed, and starts no more workers")
+                        raise self.reason or ClientStateError("this cluster is closed, and starts no more workers")
                     await self._supervisor.changed()
         except TimeoutError as error:
             if not deadline.expired():  # it is the reason

@@ -25,7 +25,9 @@ NEED_POSIX = {"netmind_rentgpu.ssh.terminal", "netmind_rentgpu.emulator.processe
 
 def import_all() -> None:
     for found in pkgutil.walk_packages(netmind_rentgpu.__path__, "netmind_rentgpu."):
-        if found.name not in NEED_POSIX and not found.name.endswith("__main__"):
+        # Dask needs what this test hides, of POSIX or of Windows.
+        is_of_dask = found.name.startswith("netmind_rentgpu.dask")
+        if found.name not in NEED_POSIX and not found.name.endswith("__main__") and not is_of_dask:
             importlib.import_module(found.name)
 
 

@@ -1,5 +1,7 @@
 """Secrets that differ from run to run, so that where one of them shows, it was not the source that showed it."""
 
+import copyreg
+import io
 import logging
 import pickle
 import secrets
@@ -13,6 +15,17 @@ TOKEN = f"token-{secrets.token_hex(8)}"
 PASSWORD = f"password-{secrets.token_hex(8)}"
 DOCKER_PASSWORD = f"docker-{secrets.token_hex(8)}"
 ALL = (TOKEN, PASSWORD, DOCKER_PASSWORD)
+
+
+def _pickled(error: BaseException) -> bytes:
+    """Pickle an error as a program does that has not imported Dask, which changes the pickling of all errors."""
+    written = io.BytesIO()
+    pickler = pickle.Pickler(written)
+    pickler.dispatch_table = {
+        kind: reduce for kind, reduce in copyreg.dispatch_table.items() if not issubclass(kind, BaseException)
+    }
+    pickler.dump(error)
+    return written.getvalue()
 
 
 class Watch(logging.Handler):
@@ -33,7 +46,7 @@ class Watch(logging.Handler):
             yield "an error's str", str(error).encode(errors="replace")
             yield "an error's repr", repr(error).encode(errors="replace")
             yield "an error's attributes", repr(vars(error)).encode(errors="replace")
-            yield "an error's pickle", pickle.dumps(error)
+            yield "an error's pickle", _pickled(error)
             yield "a traceback", "".join(traceback.format_exception(error)).encode(errors="replace")
             cause = error.__cause__
             yield (
