@@ -244,6 +244,8 @@ def test_script_starts_few_processes_however_many_run(login: Login, sh: str) -> 
     for count in (1, 300):
         command = (
             f"i=0; while [ $i -lt {count} ]; do sleep 10000 </dev/null >/dev/null 2>&1 & i=$((i + 1)); done\n"
+            # A process shows no environment at the moment at which it becomes another program.
+            f"until [ $(cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' '\\n' | grep -cx 10000) -ge {count} ]; do :; done\n"
             f"sh -c 'echo $$'; setsid -w {sh} -c 'eval \"$(cat)\"'; sh -c 'echo $$'"
         )
         done = subprocess.run(
