@@ -33,7 +33,6 @@ from netmind_rentgpu.dask.endings import error_of_end
 from netmind_rentgpu.dask.machine_runs import ClusterCalls
 from netmind_rentgpu.dask.machine_workers import MachineWorkers, WorkersPhase
 from netmind_rentgpu.dask.options import (
-    MachineOptions,
     config_for_workers,
     plan_of,
     scheduler_spec,
@@ -48,6 +47,7 @@ from netmind_rentgpu.errors import (
     InvalidArgumentError,
     RentGPUError,
 )
+from netmind_rentgpu.rentals.renting_calls import MachineOptions, RentOptions
 from netmind_rentgpu.waiting.waits import checked_timeout
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ if TYPE_CHECKING:
     from netmind_rentgpu.models import Image
     from netmind_rentgpu.rentals.lifecycle.events import RentalEvent
     from netmind_rentgpu.rentals.rental import AsyncRental
-    from netmind_rentgpu.rentals.renting_calls import RentOptions
 
 __all__ = ["RentGPUCluster"]
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final, TypedDict
+from typing import TYPE_CHECKING, Any, Final
 
 import dask.config
 from dask.utils import parse_bytes
@@ -25,10 +25,9 @@ from netmind_rentgpu.errors import ConfigurationError, InvalidArgumentError
 from netmind_rentgpu.ssh.commands import exports
 
 if TYPE_CHECKING:
-    from netmind_rentgpu.models import Auth, PaymentType
-    from netmind_rentgpu.rentals.selection.offers import OfferKey
+    pass
 
-__all__ = ["MachineOptions", "config_for_workers", "plan_of", "scheduler_spec", "securities_of", "usual_client"]
+__all__ = ["config_for_workers", "plan_of", "scheduler_spec", "securities_of", "usual_client"]
 
 _LOOPBACK: Final = "127.0.0.1"
 # The sections of Dask's own settings. Others may hold a user's tokens, or objects that cannot be sent.
@@ -37,23 +36,6 @@ _FOR_WORKERS: Final = ("array", "dataframe", "distributed", "optimization", "tok
 _LONGEST_CONFIG: Final = 40_000
 # These lead to files, addresses and keys of this machine.
 _OF_THIS_MACHINE: Final = ("distributed.comm.tls", "distributed.dashboard")
-
-
-class MachineOptions(TypedDict, total=False):
-    """The arguments that choose the machines, as those of `AsyncRentGPU.rent`."""
-
-    min_memory: float | None
-    min_gpu_memory: float | None
-    min_disk: float | None
-    min_cuda: str | None
-    nvlink: bool | None
-    labels: Iterable[str]
-    exclude: Iterable[str]
-    key: OfferKey | None
-    auth: int | str | Auth | None
-    payment_type: PaymentType | str | int
-    label: str | None
-    wait_for_stock: timedelta | None
 
 
 def plan_of(

@@ -23,20 +23,15 @@ if TYPE_CHECKING:
     from netmind_rentgpu.rentals.renting import Renting
     from netmind_rentgpu.rentals.selection.offers import Offer, OfferKey
 
-__all__ = ["RentOptions", "RentingCalls"]
+__all__ = ["MachineOptions", "RentOptions", "RentingCalls"]
 
 
 _NOTICE: Final = timedelta(minutes=5)
 
 
-class RentOptions(TypedDict, total=False):
-    """The arguments of `rent_many` that mean the same as those of `rent`."""
+class MachineOptions(TypedDict, total=False):
+    """The arguments of `rent` that choose a machine and its login, and that a cluster of machines has, too."""
 
-    image: int | str | Image | None
-    gpu_name: GPUName | Iterable[GPUName] | None
-    gpus: int
-    regions: RegionCode | Iterable[RegionCode] | None
-    max_price: Decimal | float | None
     min_memory: float | None
     min_gpu_memory: float | None
     min_disk: float | None
@@ -48,10 +43,20 @@ class RentOptions(TypedDict, total=False):
     auth: int | str | Auth | None
     payment_type: PaymentType | str | int
     label: str | None
+    wait_for_stock: timedelta | None
+
+
+class RentOptions(MachineOptions, total=False):
+    """The arguments of `rent_many` that mean the same as those of `rent`."""
+
+    image: int | str | Image | None
+    gpu_name: GPUName | Iterable[GPUName] | None
+    gpus: int
+    regions: RegionCode | Iterable[RegionCode] | None
+    max_price: Decimal | float | None
     shared_budget: str | None
     idle_timeout: timedelta | None
     idle_when: IdleWhen | None
-    wait_for_stock: timedelta | None
     fail: Condition | None
     start_timeout: float
     notice: timedelta | None

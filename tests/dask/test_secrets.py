@@ -1,4 +1,4 @@
-"""Where a cluster's keys, passwords and variables must not be seen while its software is installed and its workers run."""
+"""A cluster shows its keys, passwords and variables nowhere, neither while software is installed nor while workers run."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ async def version_of(shell: AsyncShell, python: str, package: str) -> str:
         ({"install": "always"}, "install: must be one of 'missing', 'venv', 'never', not 'always'"),
         ({"install": []}, "install: must be one of"),
         (
-            {"packages": ["--index-url=https://user:secret@host"]},
+            {"packages": ["--proxy=http://user:secret@host"]},
             "packages: must be requirements for pip, and no options",
         ),
         ({"packages": [""]}, "packages: must be requirements"),

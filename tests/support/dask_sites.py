@@ -29,7 +29,7 @@ _PROFILE = ServiceProfile(
     list_lag=timedelta(seconds=0.2), create_lag=timedelta(seconds=0.3), delete_lag=timedelta(seconds=0.3)
 )
 SOFTWARE = Software(python=sys.executable, install="never")
-"""What is installed here, because the containers see the files of this machine."""
+"""The software of this machine, whose files the containers see."""
 BROKEN = Software(python="/nonexistent/python", install="never")
 """A Python that no machine has."""
 MANY = 1000
