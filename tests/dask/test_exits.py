@@ -53,13 +53,15 @@ async def assert_nothing_left(service: Service) -> None:
 
 
 # Dask's own lines: a worker may end within a handshake, a forked child that exits removes a folder of the scheduler, and a
-# scheduler with work wants a thread while the program exits.
+# scheduler with work wants a thread while the program exits, or logs that it was cancelled.
 OF_DASK = re.compile(
     r".* distributed\.(comm\.tcp - WARNING - .* TLS handshake failed|diskutils - ERROR"
     r"|scheduler - ERROR - cannot schedule new futures after).*\n"
     # An interrupt before a call of Dask's has begun.
     r"|.* tornado\.application - ERROR - Exception in callback functools\.partial\(<function sync\..*\n"
     r"Traceback.*\n(?: .*\n)+.*\n"
+    r"|.* distributed\.scheduler - ERROR - \n(?:Traceback.*\n(?: .*\n)+KeyboardInterrupt\n\n.*\n\n)*"
+    r"Traceback.*\n(?: .*\n)+.*CancelledError\n"
 )
 PLACES = ["before the start", "after the start", "boots", "computes", "closes"]
 USES = ["block", "no block", "asynchronous"]
