@@ -258,7 +258,13 @@ class Supervisor:
                 for number, name in enumerate(workers.worker_names)
             ]
             run.jobs = tuple(await asyncio.gather(*starting))
-            await self._watch(run)
+            try:
+                await self._watch(run)
+            except RentGPUError:
+                # While the mesh still leads to those that are left.
+                if run.has_joined and (left := self.seen_workers.intersection(workers.worker_names)):
+                    await self._move_data_off(left)
+                raise
         finally:
             self._begin(self._mesh.leave(member))
 
@@ -419,12 +425,9 @@ class Supervisor:
         rental = run.workers.rental
         if rental is None or run.python is None:
             return None
-        seen = self.seen_workers
-        if left := seen.intersection(run.workers.worker_names):
-            await self._move_data_off(left)
         try:
             # If all workers are lost at once, the network of this machine may be down for a while.
-            async with asyncio.timeout(_LONGEST_LOOK if seen else LONGEST_OUTAGE):
+            async with asyncio.timeout(_LONGEST_LOOK if self.seen_workers else LONGEST_OUTAGE):
                 await asyncio.gather(*(job.stop(grace=1) for job in run.jobs))
         except (RentGPUError, TimeoutError):
             return None

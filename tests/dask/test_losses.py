@@ -28,7 +28,7 @@ from short_forms import thinned
 from until import is_running, until
 
 from netmind_rentgpu import AsyncRentGPU, NotFoundError
-from netmind_rentgpu.dask import RentGPUCluster
+from netmind_rentgpu.dask import RentGPUCluster, supervisor
 from netmind_rentgpu.dask.failures import FailuresInARow
 from netmind_rentgpu.dask.machine_workers import MachineWorkers, WorkersPhase
 from netmind_rentgpu.emulator import Fault
@@ -192,6 +192,47 @@ async def test_workers_of_one_machine_are_replaced_together_when_one_of_them_is_
         await until(lambda: {worker.name for worker in seen_workers(cluster)} == {"gpu-2-0", "gpu-2-1"})
         await finish_work(cluster)
         assert len(site.emulator.charges) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.full
+async def test_workers_hand_their_data_over_before_they_end_with_another_one_of_their_machine(tmp_path: Path) -> None:
+    async with open_site(tmp_path) as site, site.cluster(4, gpus=2) as cluster:
+        await until(lambda: len(seen_workers(cluster)) == 4)
+        await until_running(cluster, 2)
+        async with client_of(cluster) as client:
+            [address] = [worker.address for worker in seen_workers(cluster) if worker.name == "gpu-1-0"]
+            data = await client.scatter(["kept", "too"], workers=[address])
+            os.kill(await worker_pid(cluster, "gpu-1-1", nanny=True), signal.SIGKILL)
+            await until(
+                lambda: {worker.name for worker in seen_workers(cluster)} == {"gpu-2-0", "gpu-2-1", "gpu-3-0", "gpu-3-1"}
+            )
+            assert await client.gather(data) == ["kept", "too"]
+        assert len(site.emulator.charges) == 2
+
+
+@pytest.mark.slow
+async def test_outage_of_the_network_here_is_no_failure_of_machines_which_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "SHORT_LIFE", 0.1)
+    monkeypatch.setattr(supervisor, "_AFTER_OUTAGE", 0.1)
+    async with open_site(tmp_path) as site, site.cluster(2, max_failures=1) as cluster:
+        running = await until_running(cluster, 2)
+        await until(lambda: cluster._supervisor._has_worked)
+        # No machine is logged into meanwhile either, because that begins with a look at its container.
+        site.emulator.faults.add(Fault("drop", times="all"))
+        for workers in running:
+            await _cut_line(site, cluster, workers)
+        # Another machine is wanted meanwhile: its entry is replaced again and again.
+        cluster.scale(3)
+        await until(lambda: any(int(name.rpartition("-")[2]) > 4 for name in cluster.workers))
+        await until(lambda: not seen_workers(cluster))
+        site.emulator.faults.clear()
+        await until_running(cluster, 3)
+        await finish_work(cluster)
+        assert len(site.emulator.charges) == 3
+        assert cluster.reason is None
 
 
 @pytest.mark.slow
