@@ -15,7 +15,7 @@ from asyncssh.listener import SSHForwardListener
 
 from netmind_rentgpu.emulator.namespaces import NetworkNamespace
 
-__all__ = ["LOOPBACK", "connect_to_port", "listen_in_namespace"]
+__all__ = ["LOOPBACK", "connect_to_port", "listen_on_port"]
 
 LOOPBACK: Mapping[str, Sequence[tuple[socket.AddressFamily, str]]] = {
     "localhost": ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")),
@@ -52,16 +52,16 @@ async def connect_to_port(host: str, port: int, namespace: NetworkNamespace | No
     return session
 
 
-async def listen_in_namespace(
-    connection: asyncssh.SSHServerConnection, host: str, port: int, namespace: NetworkNamespace
+async def listen_on_port(
+    connection: asyncssh.SSHServerConnection, host: str, port: int, namespace: NetworkNamespace | None = None
 ) -> asyncssh.SSHListener | None:
-    """Listen on a port of a namespace, and forward each connection to the client, as asyncssh does on this machine.
+    """Listen on a port, and forward each connection to the client.
 
     Args:
         connection: the client's connection, with which the listener ends.
         host: a name or address of the loopback interface.
         port: the port; 0 for any free port.
-        namespace: the namespace of the container.
+        namespace: the namespace of the container; None if its network is this machine's.
 
     Returns:
         The listener; None if the client has disconnected meanwhile.
@@ -72,7 +72,14 @@ async def listen_in_namespace(
     loop = asyncio.get_running_loop()
 
     async def open_channel(session: Any, orig_host: str, orig_port: int) -> Any:
-        return await connection.create_connection(session, host, port, orig_host, orig_port)
+        try:
+            return await connection.create_connection(session, host, port, orig_host, orig_port)
+        except (AttributeError, AssertionError):
+            # asyncssh goes on with an answer whose channel it has forgotten, if the client has disconnected right behind it.
+            # It closes the accepted connection for the error of a channel alone.
+            if not connection.is_closed():
+                raise
+            raise asyncssh.ChannelOpenError(OPEN_CONNECT_FAILED, "the client has disconnected") from None
 
     servers: list[asyncio.Server] = []
     try:
@@ -104,10 +111,13 @@ def _close(servers: list[asyncio.Server]) -> None:
         server.close()
 
 
-async def _bound(family: socket.AddressFamily, address: str, port: int, namespace: NetworkNamespace) -> socket.socket:
-    """Return a socket of a namespace that is bound to a port."""
-    bound = await namespace.open_socket(family)
+async def _bound(
+    family: socket.AddressFamily, address: str, port: int, namespace: NetworkNamespace | None
+) -> socket.socket:
+    """Return a socket that is bound to a port."""
+    bound = socket.socket(family) if namespace is None else await namespace.open_socket(family)
     try:
+        bound.settimeout(0)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

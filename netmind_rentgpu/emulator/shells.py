@@ -27,7 +27,7 @@ from asyncssh.saslprep import SASLPrepError, saslprep
 
 from netmind_rentgpu.emulator.connection_faults import ConnectionFaults
 from netmind_rentgpu.emulator.faults import Fault
-from netmind_rentgpu.emulator.forwards import LOOPBACK, connect_to_port, listen_in_namespace
+from netmind_rentgpu.emulator.forwards import LOOPBACK, connect_to_port, listen_on_port
 from netmind_rentgpu.emulator.host_keys import host_key
 from netmind_rentgpu.emulator.namespaces import NetworkNamespace
 from netmind_rentgpu.emulator.ports import Inside
@@ -338,11 +338,9 @@ class _Login(asyncssh.SSHServer):
         return dest_host in LOOPBACK and connect_to_port(dest_host, dest_port, self._processes.namespace)
 
     def server_requested(self, listen_host: str, listen_port: int) -> Any:
-        if not self._forwards_ports or listen_host not in LOOPBACK:
+        if self._connection is None or not self._forwards_ports or listen_host not in LOOPBACK:
             return False
-        if self._connection is None or self._processes.namespace is None:
-            return True
-        return listen_in_namespace(self._connection, listen_host, listen_port, self._processes.namespace)
+        return listen_on_port(self._connection, listen_host, listen_port, self._processes.namespace)
 
 
 class _Session(asyncssh.SSHServerProcess[bytes]):

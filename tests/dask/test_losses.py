@@ -205,7 +205,9 @@ async def test_workers_hand_their_data_over_before_they_end_with_another_one_of_
             data = await client.scatter(["kept", "too"], workers=[address])
             os.kill(await worker_pid(cluster, "gpu-1-1", nanny=True), signal.SIGKILL)
             await until(
-                lambda: {worker.name for worker in seen_workers(cluster)} == {"gpu-2-0", "gpu-2-1", "gpu-3-0", "gpu-3-1"}
+                lambda: (
+                    {worker.name for worker in seen_workers(cluster)} == {"gpu-2-0", "gpu-2-1", "gpu-3-0", "gpu-3-1"}
+                )
             )
             assert await client.gather(data) == ["kept", "too"]
         assert len(site.emulator.charges) == 2

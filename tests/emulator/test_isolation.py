@@ -196,6 +196,22 @@ async def test_both_addresses_of_localhost_are_forwarded(gpu: AsyncRentGPU) -> N
             writer.close()
 
 
+async def test_client_that_disconnects_right_behind_its_answer_leaves_no_connection_to_a_forwarded_port(
+    gpu: AsyncRentGPU, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forgets(connection: Any, *_: Any) -> Any:
+        connection.abort()
+        await connection.wait_closed()
+        raise AssertionError  # as asyncssh does with an answer whose channel it has forgotten
+
+    container = await rent(gpu)
+    monkeypatch.setattr(asyncssh.SSHServerConnection, "create_connection", forgets)
+    async with gpu.ssh(container) as shell, login(port_of(container)) as connection:
+        await connection.forward_remote_port("localhost", PORT, "127.0.0.1", 1)
+        # The client of the port waits for the end of its connection.
+        assert await get(shell, "127.0.0.1", PORT) in ("", "ECONNRESET")
+
+
 async def test_port_of_the_container_is_free_once_the_client_has_disconnected(gpu: AsyncRentGPU) -> None:
     container = await rent(gpu)
     async with login(port_of(container)) as connection:
