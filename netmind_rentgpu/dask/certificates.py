@@ -33,18 +33,18 @@ _LOOPBACK: Final = "127.0.0.1"
 class ClusterCertificates:
     """The certificates and private keys of one cluster. They are not in Dask's configuration.
 
+    Open connections outlive the end of the certificates, and new ones are refused.
+
     Dask loads a key from a temporary file, which only this user can read, and removes it at once. There is no other file.
 
     Attributes:
         security: for the scheduler and the client on this machine.
         worker: the keyword arguments of `distributed.Security` for a worker and its nanny. They are plain values that JSON
             can carry, and hold a private key.
-        expires_at: the end of all certificates, in UTC. Open connections outlive it, and new ones are refused.
     """
 
     security: Security = attrs.field(repr=False)
     worker: Mapping[str, bool | str] = attrs.field(repr=False)
-    expires_at: datetime
 
 
 def make_certificates(lifetime: timedelta) -> ClusterCertificates:
@@ -78,7 +78,7 @@ def make_certificates(lifetime: timedelta) -> ClusterCertificates:
         "tls_client_cert": worker_certificate,
         "tls_client_key": worker_key,
     }
-    return ClusterCertificates(security=security, worker=worker, expires_at=authority.expires_at)
+    return ClusterCertificates(security=security, worker=worker)
 
 
 def worker_options(security: Security) -> dict[str, bool | str | None]:
@@ -106,7 +106,7 @@ class _Authority:
 
         now = datetime.now(UTC).replace(microsecond=0)
         self._starts_at = now - _EARLIER
-        self.expires_at = now + lifetime + _LONGER
+        self._expires_at = now + lifetime + _LONGER
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name("cluster")
         builder = (
@@ -153,7 +153,7 @@ class _Authority:
             .public_key(key)
             .serial_number(x509.random_serial_number())
             .not_valid_before(self._starts_at)
-            .not_valid_after(self.expires_at)
+            .not_valid_after(self._expires_at)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
