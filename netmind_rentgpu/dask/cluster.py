@@ -473,14 +473,14 @@ class RentGPUCluster(SpecCluster):
             await asyncio.sleep(_BETWEEN_LOOKS)
         try:
             await self._supervisor.end()
-            if not self.scheduler_comm:  # the start has failed, of which Dask's own method would warn
+            if not self.scheduler_comm:
                 if self.scheduler is not None:
                     await self.scheduler.close()
-                await super(SpecCluster, self)._close()
-            else:
-                if self.scheduler is not None and self.scheduler.status is not Status.running:
-                    self.shutdown_scheduler = False
-                await super()._close()
+                # Not failed, of which Dask's own method would warn.
+                self.status = Status.created
+            elif self.scheduler is not None and self.scheduler.status is not Status.running:
+                self.shutdown_scheduler = False
+            await super()._close()
             if self._following is not None:
                 self._following.cancel()
         finally:

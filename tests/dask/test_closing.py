@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
 import os
 import signal
 from datetime import timedelta
@@ -24,8 +26,8 @@ from dask_sites import (
 from distributed.core import Status
 from until import is_running, until
 
-from netmind_rentgpu import ClientStateError, ReleaseError
-from netmind_rentgpu.dask import Software, supervisor
+from netmind_rentgpu import AsyncRentGPU, ClientStateError, ReleaseError, StateFileError
+from netmind_rentgpu.dask import RentGPUCluster, Software, supervisor
 from netmind_rentgpu.dask.failures import FailuresInARow
 from netmind_rentgpu.dask.machine_workers import WorkersPhase
 from netmind_rentgpu.emulator import Fault
@@ -159,3 +161,21 @@ async def test_close_that_cannot_delete_a_machine_says_so_and_it_stays_on_record
         assert len(site.emulator.running) == 1
         site.emulator.faults.clear()
         await site.reap()
+
+
+async def test_failed_start_leaves_the_logs_of_dask_as_they_were(tmp_path: Path) -> None:
+    def client() -> AsyncRentGPU:
+        return AsyncRentGPU("token", base_url="http://127.0.0.1:9", state=tmp_path)  # a folder, where a file should be
+
+    handler = logging.StreamHandler(io.StringIO())
+    logging.getLogger("distributed").addHandler(handler)
+    try:
+        cluster: Any = RentGPUCluster(1, budget=1, client=client, dashboard_address=None, asynchronous=True)
+        assert handler.level == logging.WARNING
+        with pytest.raises(StateFileError):
+            await cluster
+        assert handler.level == logging.NOTSET
+    finally:
+        logging.getLogger("distributed").removeHandler(handler)
+    assert cluster.status is Status.closed
+    assert "Cluster closed" not in handler.stream.getvalue()
