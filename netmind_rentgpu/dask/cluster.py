@@ -188,6 +188,7 @@ class RentGPUCluster(SpecCluster):
             self._plan,
             ClusterCalls(
                 scheduler=self._started_scheduler,
+                wanted=lambda: tuple(self.worker_spec),
                 replace=self._replace,
                 drop=self._drop,
                 end=self._end_without_workers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import attrs
@@ -24,12 +24,14 @@ class ClusterCalls:
 
     Attributes:
         scheduler: returns the scheduler, once it was started.
+        wanted: returns the names of the entries that the cluster wants.
         replace: puts a new entry in the place of one, and returns its name; None if the old entry is not wanted any more.
         drop: removes an entry.
         end: ends the cluster, because it has no workers, and gets none any more.
     """
 
     scheduler: Callable[[], Scheduler]
+    wanted: Callable[[], Collection[str]]
     replace: Callable[[MachineWorkers], str | None]
     drop: Callable[[MachineWorkers], object]
     end: Callable[[], object]

@@ -57,6 +57,7 @@ logger: logging.Logger = logging.getLogger("netmind_rentgpu")
 # Seconds.
 _LONGEST_RETIREMENT: Final = 300.0
 _AFTER_OUTAGE: Final = 5.0
+_BETWEEN_LOOKS: Final = 0.2
 # For what a machine with lost workers answers, which may not answer at all.
 _LONGEST_LOOK: Final = 20.0
 # A worker that the scheduler has lost may come back, because its nanny restarts it.
@@ -383,10 +384,17 @@ class Supervisor:
         """Move the data that only some workers have to others, for a limited time. They get no more work."""
         try:
             async with asyncio.timeout(_LONGEST_RETIREMENT):
+                while self._must_wait_for_others():  # noqa: ASYNC110  # Dask has no event for a worker that can take data
+                    await asyncio.sleep(_BETWEEN_LOOKS)
                 await self._cluster.scheduler().retire_workers(names=list(names))
         except Exception as error:  # noqa: BLE001  # of Dask, or of its connections
             cause = str(error) or type(error).__name__
             logger.warning("the workers %s could not hand their data over: %s", ", ".join(names), cause)
+
+    def _must_wait_for_others(self) -> bool:
+        """Check if other workers are about to start, and none that stays can take data yet."""
+        wanted = {name for entry in self._cluster.wanted() for name in self.names(entry)}
+        return bool(wanted) and wanted.isdisjoint(str(worker.name) for worker in self._cluster.scheduler().running)
 
     async def _end_run(self, run: MachineRun, loss: RentGPUError | None) -> None:
         """Delete the machine of workers, or keep it for others, and replace workers that were lost."""

@@ -181,6 +181,10 @@ async def _expire_one(cluster: RentGPUCluster, monkeypatch: pytest.MonkeyPatch) 
     _let_expire(cluster, monkeypatch, "gpu-2")
 
 
+async def _expire_each(cluster: RentGPUCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    _let_expire(cluster, monkeypatch, *cluster.rentals)
+
+
 async def _expire_all(cluster: RentGPUCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the leases of all machines end at one time, as of a budget that is spent."""
     assert cluster._rentals.budget is not None
@@ -234,14 +238,16 @@ async def test_last_worker_keeps_the_data_when_all_leases_end_together(
         pytest.param(_adapt, marks=pytest.mark.full),
         _expire_two,
         pytest.param(_expire_one, marks=pytest.mark.full),
+        pytest.param(_expire_each, marks=pytest.mark.full),
     ],
-    ids=["scale", "adapt", "expiry", "expiry of one that is replaced"],
+    ids=["scale", "adapt", "expiry", "expiry of one that is replaced", "expiry of all, which are replaced"],
 )
 async def test_scattered_data_stays_when_workers_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Any) -> None:
-    workers = 3 if end is _expire_one else 4
+    workers = {_expire_one: 3, _expire_each: 2}.get(end, 4)
 
     def lease(gpu: AsyncRentGPU) -> None:
-        set_limits(gpu, lease=16.0)
+        # Where all are replaced, others have to start within half of that.
+        set_limits(gpu, lease=40.0 if end is _expire_each else 16.0)
 
     async with open_site(tmp_path, change=lease) as site, site.cluster(workers, budget=5) as cluster:
         await until_running(cluster, workers)
@@ -251,7 +257,7 @@ async def test_scattered_data_stays_when_workers_end(tmp_path: Path, monkeypatch
             assert len(set((await client.who_has(scattered)).values())) == workers
             machines = {charge.container_id for charge in site.emulator.running}
             await end(cluster, monkeypatch)
-            wanted = 3 if end is _expire_one else 2
+            wanted = workers if end in (_expire_one, _expire_each) else 2
             await until(
                 lambda: (
                     len(seen_workers(cluster)) == wanted == len(site.emulator.running)
