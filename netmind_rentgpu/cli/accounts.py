@@ -143,22 +143,14 @@ def use(session: Session, name: str) -> None:
         OSError: the file cannot be written.
     """
     changed = use_account(os.environ, name)
-    _say_what_goes_before(session)
-    session.results.value(_row(changed, changed.get(name)), _ACCOUNTS)
-
-
-def _say_what_goes_before(session: Session) -> None:
-    """Say that the environment has a token, which commands take before that of the account in use."""
-    variable = next((each for each in TOKEN_VARIABLES if os.environ.get(each)), None)
-    if variable is not None:
+    if (variable := next((each for each in TOKEN_VARIABLES if os.environ.get(each)), None)) is not None:
         session.notes.say(f"{variable} is set, and goes before the account in use")
+    session.results.value(_row(changed, changed.get(name)), _ACCOUNTS)
 
 
 def print_accounts(session: Session) -> None:
     """Print all accounts."""
     config = session.config
-    if config.account is not None and session.options.account is None:
-        _say_what_goes_before(session)
     session.results.rows([_row(config, account) for account in config.accounts.values()], _ACCOUNTS)
 
 
