@@ -72,7 +72,12 @@ def test_rental_of_a_closed_event_loop_is_reaped(state: Path) -> None:
 
         async def leave_open() -> None:
             gpu = client(emulator, state)
-            await gpu.rent(image=IMAGE).__aenter__()
+            rental = await gpu.rent(image=IMAGE).__aenter__()
+            # Otherwise Python warns of the connection in any later test.
+            connection = rental.shell._connection._connection
+            assert connection is not None
+            connection.abort()
+            await connection.wait_closed()
             await gpu._caller.close()
             gpu._state.close()
 
