@@ -79,6 +79,7 @@ class RentGPUCluster(SpecCluster):
     worker_spec: dict[str, dict[str, Any]]
     workers: dict[str, MachineWorkers]
     scheduler: Scheduler | None
+    status: Status
 
     def __init__(
         self,
