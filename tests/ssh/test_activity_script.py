@@ -154,6 +154,8 @@ async def test_commands_in_one_session_of_a_server_are_counted(login: Login, sh:
     # The session's leader is no process of a login, as with Dropbear.
     serve = (
         'export SSH_CONNECTION="$0"; sleep 10000 </dev/null >/dev/null 2>&1 & '
+        # Until then it is a shell without the variable.
+        "until grep -aq SSH_CONNECTION=1 /proc/$!/environ; do :; done; "
         f'export SSH_CONNECTION="$0"; {sh} -c \'eval "$(cat)"\'; kill $!'
     )
     reading = await login.read_by("/bin/sh", "-c", serve, login.variable, SSH_CONNECTION="")
