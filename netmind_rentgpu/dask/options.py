@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import dask.config
 from dask.utils import parse_bytes
@@ -23,9 +23,6 @@ from netmind_rentgpu.dask.software import Software
 from netmind_rentgpu.dask.worker_jobs import WorkerPer, WorkerPlan
 from netmind_rentgpu.errors import ConfigurationError, InvalidArgumentError
 from netmind_rentgpu.ssh.commands import exports
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["config_for_workers", "plan_of", "scheduler_spec", "securities_of", "usual_client"]
 

@@ -117,7 +117,6 @@ async def _bound(
     """Return a socket that is bound to a port."""
     bound = socket.socket(family) if namespace is None else await namespace.open_socket(family)
     try:
-        bound.settimeout(0)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -65,6 +65,14 @@ def refused() -> SSHError:
     return SSHError("the port is taken", stage="connection")
 
 
+async def joined_beside_a_broken_one(mesh: Mesh, errors: int) -> tuple[Machine, Any]:
+    """Let a machine join while the connection of another one is broken, and return that and the new member."""
+    broken = Machine()
+    await joined(mesh, broken)
+    broken.lost, broken.errors = True, [refused() for _ in range(errors)]
+    return broken, await joined(mesh, Machine())
+
+
 async def test_machines_reach_the_scheduler_and_each_others_workers_until_they_leave() -> None:
     mesh, first, second = Mesh(), Machine(), Machine()
     of_first, of_second = await joined(mesh, first), await joined(mesh, second)
@@ -92,19 +100,14 @@ async def test_machine_on_which_ports_are_always_taken_cannot_join() -> None:
 
 async def test_machine_whose_connection_is_broken_is_reached_later(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mesh_module, "_LONGEST_WAIT", 0.0)
-    mesh, broken = Mesh(), Machine()
-    await joined(mesh, broken)
-    broken.lost, broken.errors = True, [refused() for _ in range(6)]
-    member = await joined(mesh, Machine())
+    broken, member = await joined_beside_a_broken_one(Mesh(), errors=6)
     await until(lambda: broken.back == {7, *(ports.worker for ports in member.ports)})
 
 
 async def test_machine_that_leaves_is_not_waited_for_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mesh_module, "_LONGEST_WAIT", 0.0)
-    mesh, broken = Mesh(), Machine()
-    await joined(mesh, broken)
-    broken.lost, broken.errors = True, [refused() for _ in range(10_000)]
-    member = await joined(mesh, Machine())
+    mesh = Mesh()
+    broken, member = await joined_beside_a_broken_one(mesh, errors=10_000)
     await mesh.leave(member)
     assert broken.back == {7}
 
