@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -62,7 +61,10 @@ async def read_until(shell: AsyncShell, condition: Callable[[ActivityReading], b
         readings.append(await read(shell))
         return condition(readings[-1])
 
-    await until(is_met)
+    try:
+        await until(is_met)
+    except TimeoutError:
+        pytest.fail(f"no reading met the condition; the last ones: {readings[-3:]}")
     return readings[-1]
 
 
@@ -91,11 +93,7 @@ async def running(shell: AsyncShell, command: str) -> AsyncIterator[None]:
 
 def kill_left(site: Any) -> None:
     """Kill what commands have left behind in a container."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # because the process may end meanwhile
-            is_of_site = f"HOME={site.home}".encode() in (process / "environ").read_bytes().split(b"\0")
-            if is_of_site and b"10000" in (process / "cmdline").read_bytes():
-                os.kill(int(process.name), signal.SIGKILL)
+    openssh.kill_processes_of(site.home, "10000")
 
 
 async def test_connection_of_the_reader_alone_is_idle(idle_shell: AsyncShell) -> None:

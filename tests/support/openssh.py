@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,6 +97,22 @@ def openssh_server(folder: Path, port: int, *, sessions: int = 10) -> Iterator[O
             yield OpenSSH(port, home)
         finally:
             process.kill()
+            kill_processes_of(home)
+
+
+def kill_processes_of(home: Path, command: str = "") -> None:
+    """Kill the processes that logins with a home folder have left behind.
+
+    A process that outlives its server names the server's port in its environment, and another server may get that port.
+
+    Args:
+        command: a text that the command line of a process must hold to be killed.
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # because the process may end meanwhile
+            is_of_home = f"HOME={home}".encode() in (process / "environ").read_bytes().split(b"\0")
+            if is_of_home and command.encode() in (process / "cmdline").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
 
 
 def _listening(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
