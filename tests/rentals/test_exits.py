@@ -248,7 +248,7 @@ async def test_failed_deletion_at_exit_is_reported_once(service: Service, synchr
 
 
 async def test_one_ctrl_c_at_exit_does_not_stop_the_deletion(service: Service) -> None:
-    service.emulator.faults.add(Fault("slow", call="delete_container", seconds=0.5))
+    service.emulator.faults.add(Fault("slow", call="delete_container", seconds=2))
     program = service.program("""
         gpu = RentGPU()
         rental = gpu.rent(**WANTED)

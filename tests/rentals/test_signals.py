@@ -130,7 +130,7 @@ async def test_rental_of_an_event_loop_that_does_not_run_is_released_elsewhere(s
 
 
 async def test_rental_that_another_client_begins_meanwhile_is_released_too(service: Service) -> None:
-    service.emulator.faults.add(Fault("slow", call="delete_container", seconds=0.4))
+    service.emulator.faults.add(Fault("slow", call="delete_container", seconds=2))
     program = await service.run(
         """
         def rent_again():
@@ -282,7 +282,7 @@ async def test_first_process_of_a_container_ends_too(service: Service) -> None:
     service.emulator.assert_nothing_rented()
 
 
-@pytest.mark.parametrize("fault", [Fault("never reachable"), Fault("slow", call="create_container", seconds=0.5)])
+@pytest.mark.parametrize("fault", [Fault("never reachable"), Fault("slow", call="create_container", seconds=2)])
 async def test_signal_while_a_rental_starts_releases_it(service: Service, fault: Fault) -> None:
     service.emulator.faults.add(fault)
     program = service.program(

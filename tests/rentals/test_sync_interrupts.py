@@ -39,11 +39,11 @@ async def test_ctrl_c_within_the_block_is_raised_after_the_deletion(service: Ser
 
 
 WHILE_ENTERING = {
-    "the images are listed": (Fault("slow", call="list_images", seconds=0.5), "list_images", 1),
-    "the password is made": (Fault("slow", call="create_auth", seconds=0.5), "create_auth", 1),
-    "the machines are listed": (Fault("slow", call="list_machines", seconds=0.5), "list_machines", 1),
-    "it is about to be created": (Fault("slow", call="create_container", seconds=0.5), "create_container", 1),
-    "it was created": (Fault("slow", call="create_container", seconds=0.5, when="after"), "create_container", 1),
+    "the images are listed": (Fault("slow", call="list_images", seconds=2), "list_images", 1),
+    "the password is made": (Fault("slow", call="create_auth", seconds=2), "create_auth", 1),
+    "the machines are listed": (Fault("slow", call="list_machines", seconds=2), "list_machines", 1),
+    "it is about to be created": (Fault("slow", call="create_container", seconds=2), "create_container", 1),
+    "it was created": (Fault("slow", call="create_container", seconds=2, when="after"), "create_container", 1),
     "the answer is lost": (Fault("drop", call="create_container", when="after"), "list_containers", 1),
     "it may come late": (Fault("late commit", seconds=0.1), "list_containers", 1),
     "it starts": (Fault("never starts"), "get_container", 2),
@@ -55,6 +55,9 @@ WHILE_ENTERING = {
 async def test_ctrl_c_while_entering_is_raised_after_the_deletion(service: Service, moment: str) -> None:
     fault, call, times = WHILE_ENTERING[moment]
     service.emulator.faults.add(fault)
+    if moment == "it may come late":
+        # Otherwise it may be ready before the next look.
+        service.emulator.faults.add(Fault("never starts"))
     program = service.program("""
         with RentGPU() as gpu:
             try:
@@ -74,7 +77,7 @@ async def test_ctrl_c_while_entering_is_raised_after_the_deletion(service: Servi
 
 @pytest.mark.parametrize(("ending", "when"), paired(["pass", "raise ZeroDivisionError"], ["before", "after"]))
 async def test_ctrl_c_while_leaving_is_raised_after_the_deletion(service: Service, when: str, ending: str) -> None:
-    service.emulator.faults.add(Fault("slow", call="delete_container", seconds=0.3, when=when))
+    service.emulator.faults.add(Fault("slow", call="delete_container", seconds=2, when=when))
     program = service.program(f"""
         with RentGPU() as gpu:
             try:

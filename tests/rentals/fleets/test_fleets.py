@@ -131,9 +131,9 @@ async def test_iterators_among_the_arguments_are_for_each_machine(gpu: AsyncRent
 
 
 async def test_fleet_waits_for_stock_beyond_its_time_to_start(gpu: AsyncRentGPU) -> None:
-    with pytest.raises(NoMachineError, match=r"1\. none of the .*; none was available within 2 s"):
+    with pytest.raises(NoMachineError, match=r"1\. none of the .*; none was available within 4 s"):
         await gpu.rent_many(
-            1, image=IMAGE, max_price=Decimal("0.000001"), timeout=1.2, wait_for_stock=timedelta(seconds=2)
+            1, image=IMAGE, max_price=Decimal("0.000001"), timeout=3.5, wait_for_stock=timedelta(seconds=4)
         ).open()
 
 
@@ -200,14 +200,14 @@ async def test_machines_that_are_late_are_given_back_when_the_time_is_up(gpu: As
     emulator.assert_nothing_rented()
 
 
+@pytest.mark.rentgpu_may_leave_unmet_faults
 @pytest.mark.parametrize("cancel", [lambda task: task.cancel(), cancel_twice], ids=["once", "twice"])
 @pytest.mark.parametrize("moment", ["list_machines", "create_container", "get_container", "ready"])
 async def test_cancelled_entry_leaves_nothing_rented(
     gpu: AsyncRentGPU, emulator: Emulator, moment: str, cancel: Callable[[asyncio.Task[Any]], Any]
 ) -> None:
-    if moment == "ready":
-        # Otherwise all four may be ready before the next look.
-        emulator.faults.add(Fault("never starts"))
+    # Otherwise all four may be ready before the next look.
+    emulator.faults.add(Fault("never starts"))
     entered = asyncio.create_task(gpu.rent_many(4, image=IMAGE).open())
     if moment == "ready":
         await until(lambda: any(rental.ready_at for rental in ready) if (ready := gpu_records(gpu)) else False)

@@ -17,6 +17,8 @@ from netmind_rentgpu.emulator import Emulator, Fault
 async def test_closed_client_deletes_its_rentals_and_refuses_new_ones(emulator: Emulator, state: Path) -> None:
     gpu = client(emulator, state)
     rental = await gpu.rent(image=IMAGE).__aenter__()
+    # Otherwise it may be ready before the next look.
+    emulator.faults.add(Fault("never starts"))
     late = gpu.rent(image=IMAGE)
     entering = asyncio.create_task(late.__aenter__())
     await until(lambda: len(emulator.requests.of("create_container")) == 2)
@@ -34,6 +36,7 @@ async def test_closed_client_deletes_its_rentals_and_refuses_new_ones(emulator: 
 async def test_client_close_that_is_cancelled_once_still_deletes_its_rental(emulator: Emulator, state: Path) -> None:
     gpu = client(emulator, state)
     emulator.faults.add(Fault("slow", call="create_container", seconds=0.3, when="after"))
+    emulator.faults.add(Fault("never starts"))
     entering = asyncio.create_task(gpu.rent(image=IMAGE).__aenter__())
     await until(lambda: bool(emulator.requests.of("create_container")))
     closing = asyncio.create_task(gpu.close())
@@ -82,12 +85,13 @@ async def test_client_close_does_not_cut_short_a_deletion_under_way(emulator: Em
 async def test_rental_that_a_closing_client_refused_can_be_closed(emulator: Emulator, state: Path) -> None:
     gpu = client(emulator, state)
     await gpu.rent(image=IMAGE).__aenter__()
-    refuse_deletes(emulator, 2)
+    refuse_deletes(emulator, "all")
     closing = asyncio.create_task(gpu.close())
     await until(lambda: gpu._context.closing)
     late = gpu.rent(image=IMAGE)
     with pytest.raises(ClientStateError, match="being closed"):
         await late.__aenter__()
+    emulator.faults.clear()
     async with asyncio.timeout(60):
         await late.close()
     await closing

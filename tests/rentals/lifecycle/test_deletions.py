@@ -172,6 +172,7 @@ async def test_list_with_an_unreadable_item_does_not_prove_a_container_gone(
 
 async def test_clock_set_back_does_not_prolong_a_release(state: Path) -> None:
     async with served(state) as (emulator, gpu):
+        emulator.faults.add(Fault("never starts"))
         rental = gpu.rent(image=IMAGE)
         entering = asyncio.create_task(rental.__aenter__())
         await until(lambda: bool(emulator.charges))

@@ -343,11 +343,13 @@ async def test_unknown_price_of_a_failed_start_makes_what_was_spent_unknown(
 
 @pytest.fixture
 async def failing(gpu: AsyncRentGPU, emulator: Emulator) -> asyncio.Task[Any]:
-    """A rental whose machines never start."""
-    emulator.faults.add(Fault("dies", times="all"))
+    """A rental whose first machine dies, and whose others never start."""
+    emulator.faults.add(Fault("dies"))
+    emulator.faults.add(Fault("never starts", times="all"))
     return asyncio.create_task(gpu.rent(image=IMAGE, fail=DIED).__aenter__())
 
 
+@pytest.mark.rentgpu_may_leave_unmet_faults
 @pytest.mark.parametrize("calls", [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize("twice", [False, True])
 async def test_cancellation_while_a_machine_is_replaced_leaves_nothing(
@@ -372,10 +374,12 @@ async def test_cancellation_while_a_machine_is_replaced_leaves_nothing(
     assert await gpu.rentals.list() == []
 
 
+@pytest.mark.rentgpu_may_leave_unmet_faults
 async def test_rental_that_is_closed_while_a_machine_is_replaced_leaves_nothing(
     gpu: AsyncRentGPU, emulator: Emulator
 ) -> None:
-    emulator.faults.add(Fault("dies", times="all"))
+    emulator.faults.add(Fault("dies"))
+    emulator.faults.add(Fault("never starts", times="all"))
     rental = gpu.rent(image=IMAGE, fail=DIED)
     entering = asyncio.create_task(rental.__aenter__())
     await until(lambda: emulator.requests.of("delete_container"))

@@ -154,18 +154,20 @@ async def test_uploaded_file_leaves_no_session_that_counts(gpu: AsyncRentGPU, tm
 
 async def test_short_commands_between_readings_count(gpu: AsyncRentGPU) -> None:
     readings: list[ActivityReading] = []
+    commands: list[asyncio.Task[Any]] = []
 
     def judge(reading: ActivityReading) -> bool:
         readings.append(reading)
+        if len(readings) < 9:
+            commands.append(asyncio.create_task(rental.run("true", check=True)))
         return not reading.is_busy
 
-    async with gpu.rent(image=IMAGE, idle_timeout=SHORT, idle_when=judge) as rental:
-        while len(readings) < 9:
-            count = len(readings)
-            await rental.run("true", check=True)
-            await until(lambda count=count: len(readings) > count)  # type: ignore[misc]  # mypy cannot infer its type
+    rental = gpu.rent(image=IMAGE, idle_timeout=SHORT, idle_when=judge)
+    async with rental:
+        await until(lambda: len(readings) >= 9)
         assert not rental.ended
-    assert all(reading.operations for reading in readings[1:])
+        await asyncio.gather(*commands)
+    assert all(reading.operations for reading in readings[1:9])
 
 
 async def test_gpu_in_use_is_no_idle_machine(gpu: AsyncRentGPU, emulator: Emulator) -> None:
