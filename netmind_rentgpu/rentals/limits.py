@@ -24,6 +24,7 @@ class RentalLimits:
         callbacks: for the coroutines of `on_event` to end, once their rental has ended.
         guardian: for a process that misses a deadline, before its guardian deletes the container.
         between_readings: between two readings of a machine that may be idle.
+        reading_end: in which the end of a job can still be read, before the guardian gives its machine back.
         lease: for which a fleet with a budget reserves the price of each machine, again and again.
         between_job_looks: the longest time between two looks of the guardian at a job whose end gives its machine back.
     """
@@ -38,5 +39,6 @@ class RentalLimits:
     callbacks: float = 5.0
     guardian: float = 10.0
     between_job_looks: float = 60.0
+    reading_end: float = 5.0
     between_readings: float = 60.0
     lease: float = 600.0

@@ -170,8 +170,9 @@ class AsyncRental(RentedMachine):
         cannot be used any longer.
 
         Args:
-            release_when: `exits` to let the guardian give the machine back when the job is over, however it ends: at most a
-                minute later. None for the expiry alone, which holds in any case.
+            release_when: `exits` to let the guardian give the machine back when the job is over, however it ends: five
+                seconds later, which leave time to read the end, to about a minute later. None for the expiry alone, which
+                holds in any case.
             job: the job that is meant, of this rental.
 
         Returns:

@@ -317,6 +317,7 @@ class ClientGuardian:
             **registration_of(self._parts),
             "grace": limits.guardian,
             "between_job_looks": limits.between_job_looks,
+            "reading_end": limits.reading_end,
         }
         # Users may share the folder of the state file, but not code.
         folder = self._parts.settings.state.parent / f"guardian-{user_id()}"

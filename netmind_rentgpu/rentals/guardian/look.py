@@ -57,6 +57,7 @@ async def _look_for(registration: Mapping[str, Any], *, parent_is_gone: bool) ->
             former=[each for each in former if each is not None],
             grace=timedelta(seconds=registration["grace"]),
             between_job_looks=timedelta(seconds=registration["between_job_looks"]),
+            reading_end=timedelta(seconds=registration["reading_end"]),
             owner_is_gone=parent_is_gone,
         )
     return None if left is None else min(left, _LONGEST_WAIT).total_seconds()

@@ -263,6 +263,7 @@ async def reap_guarded(
     former: Collection[ProcessIdentity],
     grace: timedelta,
     between_job_looks: timedelta,
+    reading_end: timedelta,
     owner_is_gone: bool,
 ) -> timedelta | None:
     """Delete the containers of the rentals that a guardian has to end.
@@ -276,6 +277,7 @@ async def reap_guarded(
         former: the guardians whose rentals it takes over.
         grace: the time after a deadline for which the deletion is left to a living owner.
         between_job_looks: the longest time until the next look at a job that is not over, or at a machine that is not idle.
+        reading_end: the time in which the end of a job can still be read, before its container is deleted.
         owner_is_gone: True if that process is dead, or runs another program by now.
 
     Returns:
@@ -315,7 +317,7 @@ async def reap_guarded(
     finished: set[str] = set()
     records = [record for record in await ledger.list_open() if record.guardian in guardians]
     waiting = [record for record in records if not is_due(record)]
-    finished |= await finished_jobs(context, waiting)
+    finished |= await finished_jobs(context, waiting, reading_end)
     due = [record for record in records if is_due(record)]
     dead = {record.name for record in due if is_of_the_dead(record)}
     living = [record for record in due if _may_create(record) and record.name not in dead]

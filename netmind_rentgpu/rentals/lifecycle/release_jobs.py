@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
+from datetime import timedelta
 from typing import Any, Literal, Protocol, TypeAlias
 
 from netmind_rentgpu.errors import InvalidArgumentError, JobNotFoundError, RentGPUError
@@ -73,14 +74,19 @@ def guarded(job: StartedJob | None, idle: IdleClock | None) -> dict[str, Any]:
     }
 
 
-async def finished_jobs(context: RentalContext, records: Iterable[RentalRecord]) -> set[str]:
-    """Return the ids of those jobs that are over, of records that are detached until then."""
+async def finished_jobs(context: RentalContext, records: Iterable[RentalRecord], reading_end: timedelta) -> set[str]:
+    """Return the ids of those jobs that are over, of records that are detached until then.
+
+    Args:
+        reading_end: the time in which the end of a job can still be read. It has passed when this returns, unless the
+            deadline of the rental is earlier.
+    """
     waiting = [record for record in records if record.stage == "detached" and record.release_job_id is not None]
-    over = await asyncio.gather(*(_is_over(context, record) for record in waiting))
+    over = await asyncio.gather(*(_is_over(context, record, reading_end) for record in waiting))
     return {record.release_job_id or "" for record, is_over in zip(waiting, over, strict=True) if is_over}
 
 
-async def _is_over(context: RentalContext, record: RentalRecord) -> bool:
+async def _is_over(context: RentalContext, record: RentalRecord, reading_end: timedelta) -> bool:
     """Return True if a record's job is over for certain, or was removed; False if that cannot be found out."""
     if record.container_id is None:
         return False
@@ -90,9 +96,15 @@ async def _is_over(context: RentalContext, record: RentalRecord) -> bool:
             check_not_replaced(record, container)
             async with context.shell_on(container) as shell:
                 job = await shell.job(record.release_job or "")
-                # Another job of that name may have taken its place.
-                return job.id != record.release_job_id or (await job.status()).is_over
+                if job.id != record.release_job_id:  # another job of that name has taken its place
+                    return True
+                if not (await job.status()).is_over:
+                    return False
     except JobNotFoundError:
         return True
     except (RentGPUError, TimeoutError):
         return False
+    if record.expires_at is not None:
+        reading_end = min(reading_end, record.expires_at - record.present(context.clock()))
+    await asyncio.sleep(reading_end.total_seconds())
+    return True

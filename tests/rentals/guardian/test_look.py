@@ -45,6 +45,7 @@ async def look(
         "former": [owner_text(each) for each in former],
         "grace": 10.0,
         "between_job_looks": 60.0,
+        "reading_end": 0.0,
         **options,
     }
     found = await look_module._look([("key", registration)], parent_is_gone=gone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -21,9 +22,12 @@ from netmind_rentgpu import (
     AsyncRentGPU,
     ConfigurationError,
     InvalidArgumentError,
+    JobStatus,
     RentalRecord,
 )
 from netmind_rentgpu.emulator import Emulator, Fault
+from netmind_rentgpu.rentals.ledger.clocks import read_clocks
+from netmind_rentgpu.rentals.limits import RentalLimits
 from netmind_rentgpu.ssh.job_scripts import FoundJob
 
 from .test_look import ME, look
@@ -66,6 +70,40 @@ async def test_machine_is_given_back_once_the_job_is_over(gpu: AsyncRentGPU, emu
     emulator.assert_nothing_rented()
     (past,) = await gpu.rentals.history()
     assert past.cause == "finished"
+
+
+async def test_end_of_the_job_can_be_read_before_the_machine_is_given_back(
+    gpu: AsyncRentGPU, emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = await detached(gpu, "exit 3")
+    assert record.container_id is not None
+    async with gpu.ssh(record.container_id) as shell:
+        job = await shell.job("train")
+        await job.wait()
+        read_status, was_read = AsyncJob.status, asyncio.Event()
+
+        async def status(self: AsyncJob) -> JobStatus:
+            found = await read_status(self)
+            was_read.set()
+            return found
+
+        monkeypatch.setattr(AsyncJob, "status", status)
+        looking = asyncio.create_task(look(gpu, gone=False, reading_end=RentalLimits().reading_end))
+        await was_read.wait()
+        assert (await job.wait()).exit_status == 3
+    assert await looking is None
+    emulator.assert_nothing_rented()
+
+
+async def test_time_to_read_the_end_of_a_job_ends_at_the_deadline(gpu: AsyncRentGPU, emulator: Emulator) -> None:
+    record = await detached(gpu, "exit 3")
+    async with gpu.ssh(record.container_id or 0) as shell:
+        await (await shell.job("train")).wait()
+    soon = read_clocks().wall + timedelta(seconds=2)
+    await put_as_it_is(gpu, attrs.evolve(record, expires_at=soon, time_limit=soon))
+    async with asyncio.timeout(120):
+        assert await look(gpu, gone=False, reading_end=600.0) is None
+    emulator.assert_nothing_rented()
 
 
 async def test_older_rental_is_looked_at_less_often(gpu: AsyncRentGPU) -> None:
